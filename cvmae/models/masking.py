@@ -1,0 +1,184 @@
+"""Which tokens are seen: masks of a fixed count, and moving tokens by permutation without a scatter.
+
+Every mask is a permutation of the N tokens of a sample whose first K are visible. Tokens move by gather both ways: the
+gradient of a gather by a permutation is a gather by its inverse, so no scatter reaches the compiled program (scatters
+are slow on TPU and sequential on CPU).
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cvmae.models.patches import Grid
+
+KINDS = ("random", "tube", "frame")
+ROUNDINGS = ("up", "down")
+
+
+@flax.struct.dataclass
+class Mask:
+    """A permutation of tokens per sample.
+
+    Attributes:
+      shuffle: int32 [B, N]; the token that comes at each place, the visible ones first.
+      restore: int32 [B, N]; its inverse.
+      num_visible: K.
+    """
+
+    shuffle: jax.Array
+    restore: jax.Array
+    num_visible: int = flax.struct.field(pytree_node=False)
+
+    @property
+    def visible(self):
+        """int32 [B, K], the tokens that are seen."""
+        return self.shuffle[:, : self.num_visible]
+
+    @property
+    def masked(self):
+        """int32 [B, N - K], the tokens that are hidden, in the order of predictions."""
+        return self.shuffle[:, self.num_visible :]
+
+    @property
+    def hidden(self):
+        """bool [B, N] in the order of the grid, True where hidden."""
+        return self.restore >= self.num_visible
+
+
+def num_visible(count: int, ratio: float, rounding: str = "up") -> int:
+    """How many of `count` tokens stay visible at a masking `ratio`.
+
+    `up`: count - floor(ratio·count), VideoMAE's (157 of 1568 at 0.9; 20 of 196). `down`: floor(count·(1 - ratio)), MAE's and
+    mae_st's (156 of 1568 at 0.9).
+
+    Raises:
+      ValueError: nothing would stay visible or nothing would be masked, or the rounding is unknown.
+    """
+    if rounding == "up":
+        kept = count - int(ratio * count)
+    elif rounding == "down":
+        kept = int(count * (1 - ratio))
+    else:
+        raise ValueError(f"mask rounding is {rounding!r}; expected one of {', '.join(ROUNDINGS)}")
+    if not 0 < kept < count:
+        raise ValueError(
+            f"a masking ratio of {ratio} leaves {kept} of {count} tokens (or slots) visible; at least 1 must be visible "
+            "and 1 masked: change the ratio, or take smaller patches or a larger input"
+        )
+    return kept
+
+
+def from_noise(noise, kept: int) -> Mask:
+    """Keeps the `kept` tokens of lowest noise [B, N], in the order of the noise (MAE, mae_st)."""
+    shuffle = jnp.argsort(noise, axis=1)
+    return Mask(shuffle.astype(jnp.int32), jnp.argsort(shuffle, axis=1).astype(jnp.int32), kept)
+
+
+def from_hidden(hidden, kept: int) -> Mask:
+    """A mask from booleans [B, N], True where hidden; visible and hidden tokens stay in grid order (VideoMAE).
+
+    Every row must leave exactly `kept` tokens visible; this cannot be checked under `jit`.
+    """
+    return from_noise(hidden.astype(jnp.float32), kept)  # argsort is stable, so ties keep the order of the grid
+
+
+def draw(noise_key, grid: Grid, kind: str, ratio: float, rounding: str = "up") -> Mask:
+    """Draws one mask a sample.
+
+    Args:
+      noise_key: one PRNG key a sample, [B].
+      grid: the tokens.
+      kind: `random` over all tokens (mae_st), `tube` one spatial mask for all slots (VideoMAE), `frame` whole slots.
+      ratio: the share that is hidden, of tokens, positions or slots respectively.
+      rounding: see `num_visible`.
+
+    Raises:
+      ValueError: the kind is unknown or the ratio leaves nothing visible or hidden.
+    """
+    if kind == "random":
+        noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.tokens,)))(noise_key)
+        return from_noise(noise, num_visible(grid.tokens, ratio, rounding))
+    if kind == "tube":
+        kept = num_visible(grid.positions, ratio, rounding)
+        noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.positions,)))(noise_key)
+        hidden = jnp.tile(from_noise(noise, kept).hidden, (1, grid.slots))
+        return from_hidden(hidden, kept * grid.slots)
+    if kind == "frame":
+        kept = num_visible(grid.slots, ratio, rounding)
+        noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.slots,)))(noise_key)
+        hidden = jnp.repeat(from_noise(noise, kept).hidden, grid.positions, axis=1)
+        return from_hidden(hidden, kept * grid.positions)
+    raise ValueError(f"mask kind is {kind!r}; expected one of {', '.join(KINDS)}")
+
+
+def count_visible(grid: Grid, kind: str, ratio: float, rounding: str = "up") -> int:
+    """K of a mask that `draw` would make, without drawing it."""
+    return jax.eval_shape(lambda k: draw(k, grid, kind, ratio, rounding), jax.random.split(jax.random.key(0), 1)).num_visible
+
+
+def _gather(x, index):
+    return jnp.take_along_axis(x, index[..., None], axis=1, mode="clip")
+
+
+@jax.custom_vjp
+def _permute(x, index, inverse):
+    """x[b, index[b, i]] for x [B, N, D] and index [B, M], the first M places of a permutation whose inverse is given."""
+    del inverse
+    return _gather(x, index)
+
+
+def _permute_forward(x, index, inverse):
+    return _gather(x, index), inverse
+
+
+def _permute_backward(inverse, gradient):
+    absent = inverse.shape[1] - gradient.shape[1]
+    gradient = jnp.pad(gradient, ((0, 0), (0, absent), (0, 0)))
+    return _gather(gradient, inverse), None, None
+
+
+_permute.defvjp(_permute_forward, _permute_backward)
+
+
+def take_visible(x, mask: Mask):
+    """Visible tokens [B, K, D] of x [B, N, D]."""
+    return _permute(x, mask.visible, mask.restore)
+
+
+def take_masked(x, mask: Mask):
+    """Hidden tokens [B, N - K, D] of x [B, N, D], in the order of `mask.masked`."""
+    # Rolled, so that the hidden tokens come first and the same gradient rule holds.
+    inverse = (mask.restore - mask.num_visible) % mask.restore.shape[1]
+    return _permute(x, mask.masked, inverse)
+
+
+def restore(shuffled, mask: Mask):
+    """Tokens [B, N, D] in the order of `mask.shuffle` put back in the order of the grid."""
+    return _permute(shuffled, mask.restore, mask.shuffle)
+
+
+@jax.custom_vjp
+def _rows(table, index, inverse):
+    del inverse
+    return jnp.take(table, index, axis=0, mode="clip")
+
+
+def _rows_forward(table, index, inverse):
+    return jnp.take(table, index, axis=0, mode="clip"), inverse
+
+
+def _rows_backward(inverse, gradient):
+    return _permute_backward(inverse, gradient)[0].sum(0), None, None
+
+
+_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def rows_of_visible(table, mask: Mask):
+    """Rows [B, K, D] of a table [N, D] for the visible tokens; its gradient gathers and sums, it does not scatter."""
+    return _rows(table, mask.visible, mask.restore)
+
+
+def rows_of_masked(table, mask: Mask):
+    """Rows [B, N - K, D] of a table [N, D] for the hidden tokens."""
+    return _rows(table, mask.masked, (mask.restore - mask.num_visible) % mask.restore.shape[1])

@@ -1,0 +1,191 @@
+"""The Vision Transformer: one table of sizes, the pre-norm block, and the encoder that sees visible tokens only."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cvmae.models import masking
+from cvmae.models.patches import Grid, patchify
+from cvmae.models.positions import Positions
+
+QKV_BIASES = ("qkv", "qv", "none")
+ATTENTIONS = ("auto", "einsum", "xla")
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """Width D, number of blocks, attention heads and hidden width of the MLP over D."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}: change one of them")
+
+
+SIZES = {
+    "test": Size(32, 2, 2),
+    "mini": Size(96, 3, 3),
+    "Ti": Size(192, 12, 3),
+    "S": Size(384, 12, 6),
+    "B": Size(768, 12, 12),
+    "L": Size(1024, 24, 16),
+    "H": Size(1280, 32, 16),
+}
+
+
+def decode_variant(variant: str) -> tuple[Size, int]:
+    """Reads a variant such as `B/16` into its size and patch side.
+
+    Raises:
+      ValueError: the variant is not of that form or names no size of the table.
+    """
+    name, _, patch = variant.partition("/")
+    if name not in SIZES or not patch.isdigit() or int(patch) < 1:
+        raise ValueError(f"variant is {variant!r}; expected SIZE/PATCH such as 'B/16', with SIZE one of {', '.join(SIZES)}")
+    return SIZES[name], int(patch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk:
+    """What every block of a stack shares.
+
+    Attributes:
+      size: widths, depth and heads.
+      qkv_bias: `qkv` for all three, `qv` for query and value only (VideoMAE), `none`.
+      eps: of the blocks' layer norms (1e-6 in MAE, mae_st and VideoMAE; 1e-12 in transformers).
+      attention: `einsum` plain matrix products; `xla` jax.nn.dot_product_attention; `auto` takes `einsum` on CPU, where it
+        is the faster one, and `xla` elsewhere.
+      dtype: of the computation; parameters, softmax and norms' statistics stay float32.
+    """
+
+    size: Size
+    qkv_bias: str = "qkv"
+    eps: float = 1e-6
+    attention: str = "auto"
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        for name, value, known in (("qkv_bias", self.qkv_bias, QKV_BIASES), ("attention", self.attention, ATTENTIONS)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+
+
+def dense(features: int, dtype, name: str, use_bias: bool = True):
+    """A linear layer with the initialisation of MAE and VideoMAE: Xavier uniform, zero bias."""
+    return nn.Dense(features, use_bias, dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+
+
+def layer_norm(eps: float, dtype, name: str):
+    """Layer norm whose variance is taken in two passes, as PyTorch does."""
+    return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)
+
+
+def attend(query, key, value, kind: str):
+    """Softmax attention; query, key and value are [B, N, heads, D/heads]; the softmax is taken in float32."""
+    if kind == "auto":
+        kind = "einsum" if jax.default_backend() == "cpu" else "xla"
+    if kind == "xla":
+        return jax.nn.dot_product_attention(query, key, value)
+    scale = query.shape[-1] ** -0.5
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention on [B, N, D]."""
+
+    trunk: Trunk
+
+    @nn.compact
+    def __call__(self, x):
+        size, bias = self.trunk.size, self.trunk.qkv_bias
+        split = (*x.shape[:2], size.heads, size.width // size.heads)
+        query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x).reshape(split)
+        key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x).reshape(split)
+        value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x).reshape(split)
+        mixed = attend(query, key, value, self.trunk.attention)
+        return dense(size.width, self.trunk.dtype, "out")(mixed.reshape(x.shape))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block on [B, N, D] with the exact GELU."""
+
+    trunk: Trunk
+
+    @nn.compact
+    def __call__(self, x):
+        trunk = self.trunk
+        x = x + Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
+        y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
+        y = dense(int(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
+        return x + dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
+
+
+class Blocks(nn.Module):
+    """The stack of blocks; each output is sown as the intermediate `hidden`."""
+
+    trunk: Trunk
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(self.trunk.size.depth):
+            x = Block(self.trunk, name=f"block{i}")(x)
+            self.sow("intermediates", "hidden", x)
+        return x
+
+
+@flax.struct.dataclass
+class Encoded:
+    """What an encoder gives: tokens [B, K, D] in the order of the mask, and cls [B, D], or None without a cls token."""
+
+    tokens: jax.Array
+    cls: jax.Array | None
+
+
+class Encoder(nn.Module):
+    """A ViT over the visible tubelets of a clip.
+
+    Pixels of visible patches are gathered before the embedding and positions are added to them alone: the same numbers as
+    embedding everything and dropping tokens afterwards, for a twentieth of the work at the paper's ratio.
+
+    Attributes:
+      trunk: the blocks.
+      grid: how the clip is cut.
+      positions: one of `positions.KINDS`.
+      cls_token: prepend a learned token (MAE, mae_st).
+      final_norm: a layer norm after the last block; transformers' VideoMAE has none when it pools by the mean.
+    """
+
+    trunk: Trunk
+    grid: Grid
+    positions: str
+    cls_token: bool = False
+    final_norm: bool = True
+
+    @nn.compact
+    def __call__(self, video, mask: masking.Mask | None = None) -> Encoded:
+        """Encodes video [B, T, H, W, C], normalised; without a mask every token is visible."""
+        trunk, width = self.trunk, self.trunk.size.width
+        patches = patchify(video, self.grid.tubelet, self.grid.patch)
+        table, cls_position = Positions(self.positions, self.grid, width, self.cls_token, name="positions")()
+        if mask is not None:
+            patches = masking.take_visible(patches, mask)
+            table = masking.rows_of_visible(table, mask)
+        x = dense(width, trunk.dtype, "embed")(patches) + table.astype(trunk.dtype)
+        if self.cls_token:
+            cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position
+            cls = jnp.broadcast_to(cls.astype(trunk.dtype), (x.shape[0], 1, width))
+            x = jnp.concatenate([cls, x], axis=1)
+        x = Blocks(trunk, name="blocks")(x)
+        if self.final_norm:
+            x = layer_norm(trunk.eps, trunk.dtype, "norm")(x)
+        return Encoded(x[:, 1:], x[:, 0]) if self.cls_token else Encoded(x, None)
