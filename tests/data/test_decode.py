@@ -1,0 +1,215 @@
+import io
+import pickle
+
+import av
+import numpy as np
+import pytest
+
+from cvmae.data import decode
+from tests.data import videos
+
+COUNT = 40
+CHOICES = [25, 27, 31, 31, 26, 3]
+
+# name -> arguments of write_video. h264 everywhere with three B-frames between references, unless it says otherwise.
+KINDS = {
+    "h264.mp4": {},
+    "h264.mkv": {},
+    "h264_faststart.mp4": {"container": {"movflags": "faststart"}},
+    "h264_fragmented.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}},
+    "h264_open_gop.mp4": {"options": {"x264-params": "open-gop=1:keyint=10:bframes=3:b-adapt=0:b-pyramid=normal"}},
+    "h264_intra_refresh.mp4": {"options": {"x264-params": "intra-refresh=1:keyint=10:bframes=0"}},
+    "h264_b_frames.avi": {},
+    "h264.ts": {},
+    "h264_vfr.mp4": {"pts": [40 * i + 11 * (i % 3) for i in range(COUNT)]},
+    "h264_odd.mp4": {"size": (33, 65)},
+    "h264_portrait.mp4": {"size": (96, 64)},
+    "hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=15:bframes=3:b-adapt=0:log-level=none"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "15"}},
+    "vp9_vfr.webm": {"codec": "libvpx-vp9", "pts": [40 * i + 11 * (i % 3) for i in range(COUNT)]},
+    "mpeg4.avi": {"codec": "mpeg4", "options": {"g": "12"}},
+    "mpeg4_b_frames.avi": {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}},
+    "mpeg2.mpg": {"codec": "mpeg2video", "fps": 25, "options": {"g": "12", "bf": "2"}},
+}
+
+
+def decode_all(path):
+    """uint8 [n, H, W, 3]: the whole file, without a seek, a table or a skip."""
+    with av.open(path) as file:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def h264(tmp_path_factory):
+    return videos.write_video(tmp_path_factory.mktemp("decode") / "video.mp4")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exactly_the_frames_asked_for(tmp_path, kind):
+    path = videos.write_video(tmp_path / kind, COUNT, **KINDS[kind])
+    truth = decode_all(path)
+    assert videos.numbers_of(truth) == list(range(COUNT))
+    assert len(decode.read_table(path)) == COUNT
+    got = decode.read_frames(path, CHOICES)
+    assert videos.numbers_of(got) == CHOICES
+    np.testing.assert_array_equal(got, truth[CHOICES])
+    # The comparison can tell neighbours apart.
+    assert np.abs(got.astype(int) - truth[np.array(CHOICES) + 1]).max() > 100
+
+
+def test_a_file_without_non_reference_frames_skipped_is_the_same(h264, monkeypatch):
+    skipped = decode.read_frames(h264, CHOICES)
+    monkeypatch.setattr(decode, "_SKIPPING", frozenset())
+    np.testing.assert_array_equal(decode.read_frames(h264, CHOICES), skipped)
+
+
+def test_decoding_starts_at_the_keyframe_and_stops_at_the_last_wanted_frame(h264, monkeypatch):
+    seen = []
+    original = decode._Video._decode_wanted
+
+    def spy(self, *args, **kwargs):
+        for item in original(self, *args, **kwargs):
+            seen.append(item)
+            yield item
+
+    monkeypatch.setattr(decode._Video, "_decode_wanted", spy)
+    decode.read_frames(h264, [22])
+    assert 0 < len(seen) <= 5
+
+
+def test_bytes_read_like_a_path(h264):
+    with open(h264, "rb") as file:
+        data = file.read()
+    np.testing.assert_array_equal(decode.read_frames(data, CHOICES), decode.read_frames(h264, CHOICES))
+
+
+def test_a_known_table_and_a_choice_from_the_table(h264):
+    table = decode.read_table(h264)
+    assert videos.numbers_of(decode.read_frames(h264, [7], table=table)) == [7]
+    assert videos.numbers_of(decode.read_chosen(h264, lambda t: [len(t) - 1, 0])) == [COUNT - 1, 0]
+
+
+@pytest.mark.parametrize("index", [-1, COUNT])
+def test_frame_numbers_outside_are_the_callers_mistake(h264, index):
+    with pytest.raises(ValueError, match=rf"must lie in \[0, {COUNT}\)"):
+        decode.read_frames(h264, [index])
+
+
+def test_times_follow_a_variable_frame_rate(tmp_path):
+    pts = [0, 40, 51, 300, 340, 1000]
+    table = decode.read_table(videos.write_video(tmp_path / "v.mp4", 6, pts=pts))
+    np.testing.assert_allclose(table.times, np.array(pts) / 1000, atol=1e-3)
+    assert table.fps == pytest.approx(5, rel=1e-3) and table.reliable
+
+
+def test_h264_in_avi_is_counted_not_timed(tmp_path):
+    table = decode.read_table(videos.write_video(tmp_path / "v.avi"))
+    assert not table.reliable and len(table) == COUNT
+    np.testing.assert_allclose(table.times, np.arange(COUNT) / 12)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_rotation_is_applied(tmp_path, degrees):
+    path = videos.write_video(tmp_path / "v.mp4", 10, rotation=degrees)
+    got = decode.read_frames(path, [4, 9])
+    # A display matrix of d degrees is a turn against the clock, as np.rot90 turns.
+    expected = np.rot90(decode_all(path)[[4, 9]], degrees // 90, axes=(1, 2))
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_mirrors_are_applied(tmp_path):
+    path = str(tmp_path / "v.mp4")
+    with av.open(path, "w") as file:
+        stream = file.add_stream("libx264", rate=5)
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        stream.set_display_rotation(0, hflip=True)
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(0b1011), "rgb24")))
+        file.mux(stream.encode())
+    assert videos.number_of(decode.read_frames(path, [0])[0, :, ::-1]) == 0b1011
+
+
+def test_an_edit_list_hides_frames(h264, tmp_path):
+    """A cut without re-encoding keeps frames before the cut in the file, marked as not to be shown."""
+    path = str(tmp_path / "cut.mp4")
+    with av.open(h264) as source, av.open(path, "w") as target:
+        old = source.streams.video[0]
+        new = target.add_stream_from_template(old)
+        cut = 24 * 1024  # 24 frames; the keyframe before is at 20 or earlier
+        source.seek(cut, stream=old)
+        for packet in source.demux(old):
+            if packet.size:
+                packet.pts -= cut
+                packet.dts -= cut
+                packet.stream = new
+                target.mux(packet)
+    truth = videos.numbers_of(decode_all(path))
+    assert truth[-1] == COUNT - 1 and len(truth) < COUNT
+    assert len(decode.read_table(path)) == len(truth)
+    assert videos.numbers_of(decode.read_frames(path, range(len(truth)))) == truth
+
+
+def test_a_header_that_lies_about_the_count(tmp_path):
+    path = videos.write_video(tmp_path / "v.avi", **KINDS["mpeg4.avi"])
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    at = data.find(b"strh") + 8 + 32  # dwLength of the stream header
+    data[at : at + 4] = (999).to_bytes(4, "little")
+    with av.open(io.BytesIO(data)) as file:
+        assert file.streams.video[0].frames == 999
+    assert len(decode.read_table(bytes(data))) == COUNT
+    assert videos.numbers_of(decode.read_frames(bytes(data), CHOICES)) == CHOICES
+
+
+def test_webm_has_no_count_in_its_header(tmp_path):
+    path = videos.write_video(tmp_path / "v.webm", codec="libvpx-vp9")
+    with av.open(path) as file:
+        assert file.streams.video[0].frames == 0
+    assert len(decode.read_table(path)) == COUNT
+
+
+def audio_only(path):
+    with av.open(path, "w") as file:
+        stream = file.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
+        frame.rate = 44100
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [(b"", "Invalid data"), (b"not a video\n" * 99, "Invalid data"), (None, "No such file"), ("audio", "no video stream")],
+)
+def test_files_that_are_no_video(tmp_path, content, reason):
+    path = str(tmp_path / "bad.mp4")
+    if content == "audio":
+        audio_only(path)
+    elif content is not None:
+        (tmp_path / "bad.mp4").write_bytes(content)
+    with pytest.raises(decode.DecodeError, match=reason) as caught:
+        decode.read_frames(path, [0])
+    assert caught.value.name == path and str(caught.value).startswith(path)
+    assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason
+
+
+def test_a_file_cut_short_is_good_up_to_the_cut(tmp_path):
+    path = videos.write_video(tmp_path / "v.mp4", container={"movflags": "faststart"})
+    with open(path, "rb") as file:
+        data = file.read()
+    cut = data[: int(len(data) * 0.9)]
+    assert videos.numbers_of(decode.read_frames(cut, [1, 18])) == [1, 18]
+    with pytest.raises(decode.DecodeError, match="damaged|ends early|Invalid data"):
+        decode.read_frames(cut, range(len(decode.read_table(cut))))
+    with pytest.raises(decode.DecodeError):
+        decode.read_frames(data[: int(len(data) * 0.2)], [0])
+
+
+def test_flipped_bits_are_reported_where_the_decoder_sees_them(tmp_path):
+    path = videos.write_video(tmp_path / "v.mp4", size=(64, 64), options={"bf": "2", "g": "40", "crf": "10"})
+    with open(path, "rb") as file:
+        data = np.frombuffer(file.read(), np.uint8).copy()
+    middle = slice(len(data) // 4, len(data) * 3 // 4)
+    data[middle] ^= np.random.default_rng(0).choice(np.array([0, 64], np.uint8), data[middle].size, p=[0.99, 0.01])
+    with pytest.raises(decode.DecodeError, match="damaged frame"):
+        decode.read_frames(data.tobytes(), range(COUNT))
+    assert videos.numbers_of(decode.read_frames(data.tobytes(), [0])) == [0]

@@ -1,0 +1,58 @@
+"""Small video files whose frames carry their own number, for the tests of this folder."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+
+BLOCK = 16  # side of one bit of the number, in pixels: coarse enough to survive any codec
+
+
+def numbered_frame(number: int, height: int = 32, width: int = 64) -> np.ndarray:
+    """uint8 [H, W, 3]: the number in 8 bits, as 2 rows of 4 black or white blocks in the upper left, on noise."""
+    frame = np.random.default_rng(number).integers(100, 156, (height, width, 3), dtype=np.uint8)
+    for bit in range(8):
+        y, x = BLOCK * (bit // 4), BLOCK * (bit % 4)
+        frame[y : y + BLOCK, x : x + BLOCK] = 235 if number >> bit & 1 else 20
+    return frame
+
+
+def number_of(frame: np.ndarray) -> int:
+    """The number written in a decoded frame, uint8 [H, W, 3]; fails on a frame that holds none."""
+    number = 0
+    for bit in range(8):
+        y, x = BLOCK * (bit // 4), BLOCK * (bit % 4)
+        level = frame[y + 4 : y + BLOCK - 4, x + 4 : x + BLOCK - 4].mean()
+        assert not 80 < level < 170, f"bit {bit} is neither black nor white but {level:.0f}"
+        number |= int(level > 128) << bit
+    return number
+
+
+def numbers_of(frames: np.ndarray) -> list[int]:
+    """number_of each frame of uint8 [T, H, W, 3]."""
+    return [number_of(frame) for frame in frames]
+
+
+def write_video(path, count=40, *, codec="libx264", size=(32, 64), fps=12, options=None, pts=None, rotation=None, container=None):
+    """Encodes frames numbered 0 .. count-1 into `path` and returns it as a str.
+
+    size: (H, W). pts: one integer per frame, in 1/1000 s (else a constant rate). rotation: degrees, written as a display
+    matrix. container: FFmpeg's options for the file. By default H.264 with B-frames, two of them between references.
+    """
+    if options is None and codec == "libx264":
+        options = {"bf": "3", "b_strategy": "0", "g": "20", "preset": "veryfast"}
+    with av.open(str(path), "w", container_options=container or {}) as file:
+        stream = file.add_stream(codec, rate=fps, options=options or {})
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p" if size[0] % 2 == 0 == size[1] % 2 else "yuv444p"
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, *size), "rgb24")
+            if pts is not None:
+                frame.pts, frame.time_base = pts[number], Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return str(path)
