@@ -6,6 +6,7 @@ import os
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 
 def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantizer: int) -> None:
@@ -29,8 +30,11 @@ def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantiz
     stream = container.add_stream("libx264", rate=fps, options={
         "qp": str(quantizer), "preset": "veryfast", "tune": "fastdecode", "x264-params": x264})
     stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-    for frame in frames:
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    convert = VideoReformatter()  # one for all frames: setting one up costs more than converting a small frame
+    for index, frame in enumerate(frames):
+      picture = convert.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p", threads=1)
+      picture.pts = index
+      container.mux(stream.encode(picture))
     container.mux(stream.encode(None))
 
 
@@ -39,4 +43,6 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
   with av.open(str(path)) as container:
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1  # threads cost more than they save at this size
-    return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    convert = VideoReformatter()
+    return np.stack([convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                     for frame in container.decode(stream)])
