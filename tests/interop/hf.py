@@ -1,0 +1,129 @@
+"""transformers' models as oracles: random weights, saved by them and loaded by us; needs the test extra `parity`."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+from cvmae.interop.weights import KEY_MAPS, convert
+from cvmae.models import masking
+from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder, Size, Trunk
+from tests.interop.comparison import assert_close, relative, tree_errors
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, as transformers un-normalises with
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+transformers.logging.set_verbosity_error()
+
+
+@dataclasses.dataclass
+class Run:
+    """What one implementation gave: states after each encoder block, predictions for hidden patches, loss, gradients."""
+
+    hidden: list
+    predictions: np.ndarray
+    loss: float
+    gradients: dict
+
+
+def shake(model, seed: int):
+    """Adds noise to every trained parameter, so that no bias is 0 and no scale 1 (which would hide a swap)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def gradients_by_file_key(model) -> dict[str, np.ndarray]:
+    """The gradients of a model that was run backward, under the keys of its parameters."""
+    return {name: p.grad.numpy() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trunk(config, prefix: str, qkv_bias: str) -> Trunk:
+    """Our trunk for the encoder (prefix '') or decoder (prefix 'decoder_') of a transformers config."""
+    width = getattr(config, f"{prefix}hidden_size")
+    ratio = getattr(config, f"{prefix}intermediate_size") / width
+    size = Size(width, getattr(config, f"{prefix}num_hidden_layers"), getattr(config, f"{prefix}num_attention_heads"), ratio)
+    return Trunk(size, qkv_bias, eps=config.layer_norm_eps)
+
+
+def videomae_module(config) -> Autoencoder:
+    """Our module for a VideoMAEConfig."""
+    grid = Grid(config.num_frames, config.image_size, config.image_size, config.tubelet_size, config.patch_size)
+    bias = "qv" if config.qv_bias else "none"
+    encoder = Encoder(trunk(config, "", bias), grid, "sincos1d", final_norm=not config.use_mean_pooling)
+    spec = DecoderSpec(trunk(config, "decoder_", bias), "concat", "sincos1d", embed_bias=False, norm_eps=1e-5)
+    return Autoencoder(encoder, Decoder(spec, grid))
+
+
+def vit_mae_module(config) -> Autoencoder:
+    """Our module for a ViTMAEConfig."""
+    grid = Grid(1, config.image_size, config.image_size, 1, config.patch_size)
+    bias = "qkv" if config.qkv_bias else "none"
+    encoder = Encoder(trunk(config, "", bias), grid, "sincos2d", cls_token=True)
+    spec = DecoderSpec(trunk(config, "decoder_", bias), "unshuffle", "sincos2d", "encoder", norm_eps=config.layer_norm_eps)
+    return Autoencoder(encoder, Decoder(spec, grid))
+
+
+def shapes(module: Autoencoder, batch: int = 1):
+    """Shapes of the parameters of a module, without making them."""
+    grid = module.encoder.grid
+    clip = jax.ShapeDtypeStruct((batch, grid.num_frames, grid.height, grid.width, 3), jnp.float32)
+    mask = jax.eval_shape(lambda: masking.from_noise(jnp.zeros((batch, grid.tokens)), grid.tokens // 2))
+    return jax.eval_shape(module.init, jax.random.key(0), clip, mask)["params"]
+
+
+def run_ours(module: Autoencoder, params, clip, target_clip, mask, norm: str) -> Run:
+    """Our forward and backward pass; see `Run`."""
+
+    def loss_of(params):
+        (encoded, predictions), state = module.apply({"params": params}, clip, mask, mutable=["intermediates"])
+        targets = make_targets(target_clip, mask, module.decoder.spec, module.encoder.grid, norm).values
+        hidden = state["intermediates"]["encoder"]["blocks"]["hidden"]
+        return jnp.mean((predictions - targets) ** 2), (hidden, predictions)
+
+    (loss, (hidden, predictions)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
+    return Run([np.asarray(h) for h in hidden], np.asarray(predictions), float(loss), gradients)
+
+
+def compare(ours: Run, theirs: Run, name: str):
+    """Asserts that states, predictions, loss and the whole gradient agree."""
+    assert len(ours.hidden) == len(theirs.hidden)
+    assert_close(f"{name} encoder states", max(map(relative, ours.hidden, theirs.hidden)))
+    assert_close(f"{name} predictions", relative(ours.predictions, theirs.predictions))
+    assert_close(f"{name} loss", abs(ours.loss - theirs.loss) / theirs.loss)
+    errors = tree_errors(ours.gradients, theirs.gradients)
+    worst = max(errors, key=errors.get)
+    assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
+
+
+def tree_of(model, kind: str, template):
+    """The gradients of a transformers model in our tree, through the key map that loads its weights."""
+    gradients, problems = convert(gradients_by_file_key(model), KEY_MAPS[kind], template)
+    assert not problems, problems
+    return gradients
+
+
+def videomae_run(model, clip, hidden_tokens, template) -> Run:
+    """transformers' forward and backward pass on clip [B, T, H, W, 3], ImageNet-normalised; hidden_tokens bool [B, N]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 1, 4, 2, 3)))
+    out = model(pixels, bool_masked_pos=torch.from_numpy(np.array(hidden_tokens)), output_hidden_states=True)
+    out.loss.backward()
+    states = [h.detach().numpy() for h in out.hidden_states[1:]]
+    return Run(states, out.logits.detach().numpy(), out.loss.item(), tree_of(model, "hf-videomae", template))
+
+
+def vit_mae_run(model, image, noise, template) -> tuple[Run, np.ndarray, np.ndarray]:
+    """transformers' pass on image [B, H, W, 3]; the run, with predictions [B, N, P] for all patches, and its mask and ids."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
+    out = model(pixels, noise=torch.from_numpy(noise), output_hidden_states=True)
+    out.loss.backward()
+    states = [h.detach().numpy() for h in out.hidden_states[1:]]
+    run = Run(states, out.logits.detach().numpy(), out.loss.item(), tree_of(model, "hf-vit-mae", template))
+    return run, out.mask.numpy(), out.ids_restore.numpy()

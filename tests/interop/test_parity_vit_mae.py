@@ -1,0 +1,119 @@
+"""transformers' ViTMAEForPreTraining against our autoencoder with the same weights: states, predictions, loss, gradients."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.requirements import missing
+
+if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+
+import torch
+from safetensors.numpy import save_file
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
+
+from cvmae.interop import load_autoencoder
+from cvmae.models import masking
+from tests.interop import hf
+from tests.interop.comparison import assert_close, relative
+
+TINY = dict(
+    image_size=32,
+    patch_size=8,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=96,
+    decoder_hidden_size=24,
+    decoder_num_hidden_layers=2,
+    decoder_num_attention_heads=3,
+    decoder_intermediate_size=72,
+)
+CASES = {
+    "raw pixels": dict(mask_ratio=0.75),
+    "normalised pixels": dict(mask_ratio=0.6, norm_pix_loss=True),
+    "no qkv bias": dict(mask_ratio=0.9, qkv_bias=False, norm_pix_loss=True, decoder_num_hidden_layers=1),
+    "other sizes": dict(image_size=96, patch_size=16, hidden_size=64, decoder_hidden_size=32, decoder_num_attention_heads=4),
+    "eps 1e-6": dict(layer_norm_eps=1e-6, mask_ratio=0.5),
+}
+
+
+def with_tables(model):
+    """The model with the position tables of published weights, which transformers 5 leaves at zero in a fresh model."""
+    embeddings, decoder = model.vit.embeddings, model.decoder
+    for table in (embeddings.position_embeddings, decoder.decoder_pos_embed):
+        side, width = round((table.shape[1] - 1) ** 0.5), table.shape[2]
+        rows = build_2d_sinusoidal_position_embedding(side, side, width, cls_token=True)
+        # Published weights have the column's half first; transformers' own initialisation swaps the halves likewise.
+        table.data.copy_(torch.cat([rows[:, width // 2 :], rows[:, : width // 2]], dim=1)[None])
+    return model
+
+
+def build(config):
+    """A transformers model of random weights."""
+    torch.manual_seed(0)
+    return with_tables(hf.shake(ViTMAEForPreTraining(config), seed=1))
+
+
+def check(config, batch: int, folder, name: str):
+    """Builds, saves, loads and runs one configuration both ways."""
+    model = build(config)
+    model.save_pretrained(folder)
+    module = hf.vit_mae_module(config)
+    template = hf.shapes(module)
+    params = load_autoencoder(folder, "auto", template, module)
+
+    grid = module.encoder.grid
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(batch, grid.height, grid.width, 3)).astype(np.float32)
+    noise = rng.uniform(size=(batch, grid.tokens)).astype(np.float32)
+    theirs, hidden, restore = hf.vit_mae_run(model, image, noise, template)
+
+    mask = masking.from_noise(jnp.asarray(noise), masking.num_visible(grid.tokens, config.mask_ratio, "down"))
+    np.testing.assert_array_equal(mask.restore, restore)
+    np.testing.assert_array_equal(mask.hidden, hidden.astype(bool))
+    everywhere = theirs.predictions
+    theirs.predictions = np.take_along_axis(everywhere, np.asarray(mask.masked)[..., None], axis=1)
+    clip = jnp.asarray(image)[:, None]
+    ours = hf.run_ours(module, params, clip, clip, mask, "patch" if config.norm_pix_loss else "none")
+    hf.compare(ours, theirs, name)
+    return model, module, params, image, noise, mask, everywhere
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_tiny(name, tmp_path):
+    model, module, params, image, noise, mask, everywhere = check(ViTMAEConfig(**{**TINY, **CASES[name]}), 2, tmp_path, name)
+    with torch.no_grad():
+        pixels = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+        theirs = model.vit(pixels, noise=torch.from_numpy(noise)).last_hidden_state
+
+    @jax.jit
+    def everything(params):
+        encoded = module.apply({"params": params}, image[:, None], mask, method="encode")
+        return encoded, module.apply({"params": params}, encoded, mask, True, method="decode")
+
+    encoded, predictions = everything(params)
+    ours = np.concatenate([encoded.cls[:, None], encoded.tokens], axis=1)
+    assert_close(f"{name} encoder output", relative(ours, theirs))
+    assert_close(f"{name} predictions for visible patches too", relative(predictions, everywhere))
+
+
+def test_vit_b(tmp_path):
+    """The published size: 224 pixels, 49 of 196 tokens visible, decoder 512 x 8."""
+    *_, mask, _ = check(ViTMAEConfig(norm_pix_loss=True), 1, tmp_path, "ViT-B")
+    assert mask.num_visible == 49
+
+
+def test_names_of_a_plain_state_dict(tmp_path):
+    """The names in memory load too, and give what the names of save_pretrained give."""
+    model = build(ViTMAEConfig(**TINY))
+    model.save_pretrained(tmp_path)
+    save_file({k: v.numpy() for k, v in model.state_dict().items()}, tmp_path / "plain.safetensors")
+    template = hf.shapes(hf.vit_mae_module(model.config))
+    one, two = (load_autoencoder(p, "hf-vit-mae", template) for p in (tmp_path, tmp_path / "plain.safetensors"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
