@@ -27,9 +27,9 @@ class ClipError(Exception):
 class ClipSpec:
     """How a clip is cut.
 
-    num_frames: T. stride: source frames from one clip frame to the next, where fps is 0.
-    fps: if above 0, clip frames per second: the clip is sampled by time, whatever the source's frame rate, and `stride`
-      is not used.
+    num_frames: T. stride: frames from one clip frame to the next.
+    fps: 0: the stride counts the file's own frames. Above 0: it counts frames at this rate, whatever the file's: clip
+      frames are stride / fps seconds apart, and each is the frame on show at its time.
     height, width, fit: the shape, see fit_frames.
     sampling: `random` start, `middle` (centred), or `uniform` (the centres of T equal segments of the whole video; stride
       and fps are not used).
@@ -86,10 +86,11 @@ def clip_indices(
     if spec.sampling == "uniform":
         inside = (2 * steps + 1) * len(part) // (2 * spec.num_frames)
     elif spec.fps > 0:
-        spare = max(0.0, part[-1] - part[0] - steps[-1] / spec.fps)
+        offsets = steps * (spec.stride / spec.fps)
+        spare = max(0.0, part[-1] - part[0] - offsets[-1])
         begin = part[0] + spare * (rng.random() if spec.sampling == "random" else 0.5)
-        # The frame on show at that time: the last one that is not later.
-        inside = np.searchsorted(part, begin + steps / spec.fps + _TIME_SLACK, side="right") - 1
+        # The frame on show at a time is the last one that is not later.
+        inside = np.searchsorted(part, begin + offsets + _TIME_SLACK, side="right") - 1
     else:
         spare = max(0, len(part) - 1 - int(steps[-1]) * spec.stride)
         begin = int(rng.integers(spare + 1)) if spec.sampling == "random" else spare // 2

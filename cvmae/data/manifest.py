@@ -1,0 +1,134 @@
+"""Manifests: which videos there are, as a CSV file or as JSON lines.
+
+A CSV file has a header line; each line of a JSON-lines file (.jsonl, .ndjson) is an object. The fields are
+
+    path   of the video, absolute, or relative to `root` or else to the manifest's folder
+    label  a class number, a class name, or empty for an unlabelled video
+    split  train, val, ... any word
+    start, end   (optional) seconds, the part of the video to use; empty is open
+
+and any others, which are ignored. If every label is a whole number they are used as they are; otherwise they are
+names, numbered in sorted order over all of the manifest's splits.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+
+COLUMNS = "path,label,split[,start,end]"
+UNLABELLED = -1
+
+
+class ManifestError(Exception):
+    """A manifest cannot be used; the message says where and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One video: its path, label (UNLABELLED if it has none), and part in seconds (None: open)."""
+
+    path: str
+    label: int
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The entries of one split, and the class names of all splits (() if labels are numbers)."""
+
+    entries: tuple[Entry, ...]
+    class_names: tuple[str, ...]
+
+
+def read_manifest(path: str, split: str, root: str = "") -> Manifest:
+    """The part `split` of the manifest at `path`. Raises: ManifestError."""
+    path = os.path.expanduser(path)
+    rows = list(_read_rows(path))
+    labels = {label for _, row in rows if (label := _text(row["label"]))}
+    names = () if all(_is_number(label) for label in labels) else tuple(sorted(labels))
+    number = {name: i for i, name in enumerate(names)} or {label: int(label) for label in labels}
+    folder = os.path.expanduser(root) or os.path.dirname(os.path.abspath(path))
+    entries = tuple(_entry(where, row, number, folder) for where, row in rows if _text(row["split"]) == split)
+    if not entries:
+        known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
+        raise ManifestError(f"{path}: no video has split {split!r}; the splits there are: {known}")
+    return Manifest(entries, names)
+
+
+def _read_rows(path):
+    """Pairs of ("file:line", {field: value}) that have path, label and split."""
+    as_json = path.endswith((".jsonl", ".ndjson", ".json"))
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from (_json_rows if as_json else _csv_rows)(path, file)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; set data.manifest to a file with {COLUMNS}") from error
+    except csv.Error as error:
+        raise ManifestError(f"{path}: not a CSV file ({error}); expected {COLUMNS}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def _csv_rows(path, file):
+    reader = csv.DictReader(file)
+    _check_fields(f"{path}:1", reader.fieldnames or (), "the header line")
+    for row in reader:
+        where = f"{path}:{reader.line_num}"
+        if None in row or None in row.values():
+            raise ManifestError(
+                f"{where}: the header has {len(reader.fieldnames)} columns, this line has not; quote a path that has a comma"
+            )
+        yield where, row
+
+
+def _json_rows(path, file):
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{where}: not JSON ({error.msg}); write one object per line") from error
+        if not isinstance(row, dict):
+            raise ManifestError(f"{where}: expected an object with {COLUMNS}, got {line.strip()[:40]!r}")
+        _check_fields(where, row, "the object")
+        yield where, row
+
+
+def _check_fields(where, fields, what):
+    absent = [name for name in ("path", "label", "split") if name not in fields]
+    if absent:
+        raise ManifestError(f"{where}: {what} lacks {', '.join(absent)}; expected {COLUMNS}")
+
+
+def _entry(where, row, number, folder):
+    path = _text(row["path"])
+    if not path:
+        raise ManifestError(f"{where}: the path is empty; expected {COLUMNS}")
+    label = number.get(_text(row["label"]), UNLABELLED)
+    if label < 0 and _text(row["label"]) not in ("", str(UNLABELLED)):
+        raise ManifestError(f"{where}: label {label} is negative; number classes from 0, or leave it empty for no label")
+    start, end = _seconds(where, row, "start"), _seconds(where, row, "end")
+    if (start or 0) < 0 or (end is not None and end <= (start or 0)):
+        raise ManifestError(f"{where}: start {start} and end {end} are not 0 <= start < end; give seconds or leave them empty")
+    return Entry(os.path.join(folder, os.path.expanduser(path)), label, start, end)
+
+
+def _seconds(where, row, field):
+    text = _text(row.get(field))
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise ManifestError(f"{where}: {field} is {text!r}; give seconds, such as 1.5, or leave it empty") from error
+
+
+def _text(value) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _is_number(label: str) -> bool:
+    return label.removeprefix("-").isdecimal() and label.isascii()
