@@ -1,0 +1,148 @@
+"""The fields every config has, with their defaults: the paper's where it speaks, its parents' elsewhere, else our choice.
+
+Marks: [paper] arXiv 2502.07811; [mae_st], [VideoMAE], [MAE] its parents' published code or text; [CrossPoint]; [choice] ours.
+A config imports `base`, changes what its data set needs, and applies `runlocal` last.
+"""
+
+import ml_collections
+
+from cvmae.config import parse_arg
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def arguments(arg, **defaults):
+    """The arg string of a config; every config knows `variant` and `runlocal`."""
+    return parse_arg(arg, **({"variant": "B/16", "runlocal": False} | defaults))
+
+
+def _data():
+    c = ml_collections.ConfigDict()
+    c.source = "files"  # files | tfds | motion | synthetic
+    c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
+    c.root = ""  # where the manifest's relative paths start; '' is the manifest's folder
+    c.split, c.eval_split = "train", "val"
+    c.num_frames, c.stride = 16, 4  # [mae_st], [VideoMAE]
+    c.fps = 0.0  # above 0: the stride counts frames at this rate, whatever the file's
+    c.frame_size = (256, 256)  # height and width that reach the accelerator, before the crop
+    c.fit = "crop"  # crop | stretch | pad: how a frame of another aspect becomes frame_size
+    c.clip_sampling = "random"  # random | middle | uniform
+    c.workers = 8  # processes that decode, on each host; 0 decodes in the training process
+    c.threads = 1  # threads in each of them
+    c.prefetch = 2  # batches decoded ahead, in each of them
+    c.timeout_s = 30.0  # a decoder that takes longer counts as a bad file
+    c.max_bad_fraction = 0.01  # the run stops when more of the split's files than this cannot be read
+    c.tfds = ml_collections.ConfigDict(
+        {"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"}
+    )
+    c.motion = ml_collections.ConfigDict(
+        {"size": "easy", "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}  # 0 clips: the size's own number
+    )
+    c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
+    return c
+
+
+def _augment():
+    c = ml_collections.ConfigDict()
+    c.size = (224, 224)  # [paper's parents] height and width of every view
+    c.scale, c.ratio = (0.5, 1.0), (0.75, 4 / 3)  # [mae_st] crop of v
+    c.plus_scale, c.plus_ratio = (0.5, 1.0), (0.75, 4 / 3)  # crop of v⁺; [paper] random crop and scale, values [choice]
+    c.flip = 0.5  # [mae_st]; 0 where labels name left and right
+    c.brightness, c.contrast, c.saturation = 0.4, 0.4, 0.4  # [paper] colour jitter; values [CrossPoint]
+    c.hue = 0.0
+    c.color_probability = 0.8  # [choice]
+    c.mean, c.std = IMAGENET_MEAN, IMAGENET_STD
+    return c
+
+
+def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
+    c = ml_collections.ConfigDict()
+    c.variant = variant
+    c.tubelet = tubelet
+    c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d
+    c.cls_token = cls_token
+    c.qkv_bias = "qkv"  # qkv | qv | none
+    c.eps = 1e-6
+    c.final_norm = True
+    c.mask = ml_collections.ConfigDict(
+        # kind: random | tube | frame; rounding of the kept count: up (VideoMAE) | down (MAE, mae_st)
+        {"kind": "random", "ratio": mask_ratio, "rounding": "up"}
+    )
+    c.target_norm = "patch"  # patch (MAE, mae_st) | patch_channel (VideoMAE) | none
+    c.decoder = ml_collections.ConfigDict(
+        {
+            "width": 512,
+            "depth": decoder_depth,
+            "heads": 16,
+            "layout": "unshuffle",  # unshuffle (MAE, mae_st) | concat (VideoMAE)
+            "positions": positions,
+            "cls": "own" if tubelet > 1 else "encoder",  # none | own (mae_st) | encoder (MAE)
+            "embed_bias": True,
+            "norm_eps": 1e-6,
+            "target_frames": 0,  # 0 predicts all frames; 8 of 16 is mae_st's
+        }
+    )
+    return c
+
+
+def _optimizer():
+    c = ml_collections.ConfigDict()
+    c.base_lr = 1.6e-3  # [mae_st] per 256 clips
+    c.min_lr = 0.0  # [mae_st]
+    c.warmup = "5_percent"  # [mae_st] 5 of 100 epochs
+    c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # [MAE], [mae_st], [VideoMAE]
+    c.weight_decay = 0.05  # [MAE], [mae_st], [VideoMAE]; not on biases, norms, positions and tokens
+    c.clip_norm = 0.02  # [mae_st]; 0 turns it off
+    c.ema_decay = 0.0  # above 0: evaluation uses the moving average of the parameters
+    return c
+
+
+def base(variant: str = "B/16") -> ml_collections.ConfigDict:
+    """The default config, for `variant` in both branches."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.batch_size = 512  # global; the negatives of the contrast are this batch
+    c.accumulate = 1  # parts a batch is computed in; the negatives are then those of a part
+    c.total = "400_epochs"
+    c.log_every = "50_steps"
+    c.eval_every = "20_epochs"
+    c.checkpoint_every = "5_epochs"
+    c.checkpoint_keep = 2
+    c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
+    c.attention = "auto"  # auto | einsum | xla
+    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "model": 1})  # -1 takes all devices
+    c.data = _data()
+    c.augment = _augment()
+    c.video_branch = _branch(variant, "separable", True, 2, 0.95, 4)  # [mae_st]; ratio [paper]
+    c.image_branch = _branch(variant, "sincos2d", True, 1, 0.90, 8)  # [MAE]; ratio [paper]
+    c.image_branch.frames = 1  # F, frames sampled of a clip [choice]
+    c.image_branch.frame_sampling = "random"  # random | middle | first | uniform
+    c.image_branch.crop = "shared"  # shared (with v) | independent
+    c.image_branch.train = "full"  # full | frozen
+    c.image_branch.init_from = ""  # a folder or .safetensors file of transformers' ViTMAEForPreTraining
+    c.contrast = ml_collections.ConfigDict(
+        # [CrossPoint] temperature and width; hidden 0 is the encoder's width; reversed negatives are ours, not the paper's
+        {"temperature": 0.1, "width": 256, "hidden": 0, "time_reversed_negatives": False}
+    )
+    terms = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+    c.loss = ml_collections.ConfigDict({term: 1.0 for term in terms})  # weights; 0 removes a term. [CrossPoint] 1 : 1
+    c.loss_warmup = ml_collections.ConfigDict({term: "0_steps" for term in terms})  # a weight may rise linearly from 0
+    c.optimizer = _optimizer()
+    c.report = ml_collections.ConfigDict({"enabled": False, "clips": 400, "labelled": 1600, "pictures": 4})
+    return c
+
+
+def runlocal(c):
+    """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
+    c.batch_size, c.accumulate = 8, 1
+    c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
+    c.dtype = "float32"
+    c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
+    c.data.frame_size, c.augment.size = (40, 40), (32, 32)
+    c.data.workers = 0
+    for branch in (c.video_branch, c.image_branch):
+        branch.variant = "test/16"
+        branch.mask.ratio = 0.5
+        branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 32, 1, 2
+        branch.decoder.target_frames = 0
+    return c

@@ -1,0 +1,111 @@
+"""Configs: arg strings, durations, and checks that run before anything compiles."""
+
+import difflib
+import math
+import re
+
+import ml_collections
+
+
+class ConfigError(ValueError):
+    """A config that cannot run; the message is one line that names the field and the fix."""
+
+
+def nearest(name: str, known) -> str:
+    """A hint that names the known word nearest to `name`, or all of them where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
+    """Reads the arg string of a config file, `configs/ssv2.py:variant=B/16,runlocal`.
+
+    Args:
+      arg: comma-separated `key=value`; a key alone means True.
+      **defaults: the known keys; a value takes the type of its default.
+
+    Raises:
+      ConfigError: an unknown key, or a value that is not of its key's type.
+    """
+    values = dict(defaults)
+    for part in filter(None, (arg or "").split(",")):
+        key, equals, text = part.partition("=")
+        if key not in defaults:
+            raise ConfigError(f"config argument {key!r} is unknown: {nearest(key, defaults)}")
+        kind = type(defaults[key])
+        try:
+            values[key] = _parse_bool(text if equals else "true") if kind is bool else kind(text)
+        except ValueError as error:
+            raise ConfigError(f"config argument {part!r}: expected a value of type {kind.__name__}") from error
+    return ml_collections.ConfigDict(values)
+
+
+def _parse_bool(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]
+
+
+def steps(duration: str, field: str, *, steps_per_epoch: float | None = None, total: int | None = None) -> int:
+    """Resolves a duration such as `800_epochs`, `5000_steps` or `5_percent` (of the whole run) into steps.
+
+    Args:
+      duration: the text; `0_steps` is 0.
+      field: the name of the config field, for errors.
+      steps_per_epoch: clips of the training split over the global batch.
+      total: steps of the whole run; needed for percents.
+
+    Raises:
+      ConfigError: the text is no duration, or its unit cannot be used here.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)_(steps|epochs|percent)", str(duration))
+    if not match:
+        raise ConfigError(f"config.{field}={duration!r} is no duration: write it like 5000_steps, 800_epochs or 5_percent")
+    amount, unit = float(match[1]), match[2]
+    per_unit = {"steps": 1.0, "epochs": steps_per_epoch, "percent": None if total is None else total / 100}[unit]
+    if per_unit is None:
+        raise ConfigError(f"config.{field}={duration!r}: {unit} cannot be used for this field; write steps or epochs")
+    return math.ceil(round(amount * per_unit, 6))
+
+
+def load(path: str, overrides: dict | None = None) -> ml_collections.ConfigDict:
+    """The config of `path.py:arg` as notebooks and tests use it, locked.
+
+    Args:
+      path: as on the command line.
+      overrides: {'data.workers': 2}; a key must exist.
+
+    Raises:
+      ConfigError: an override names no field, or the file's argument is wrong.
+    """
+    import importlib.util
+
+    file, _, arg = path.partition(":")
+    spec = importlib.util.spec_from_file_location("cvmae_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(arg or None)
+    config.lock()
+    for key, value in (overrides or {}).items():
+        check_key(config, key)
+        config.update_from_flattened_dict({key: value})
+    return config
+
+
+def check_key(config, key: str) -> None:
+    """Raises ConfigError, naming the nearest known field, where the dotted `key` is no field of `config`."""
+    node, walked = config, []
+    for part in key.split("."):
+        if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+            where = ".".join(["config", *walked])
+            names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+            raise ConfigError(f"config.{key} does not exist: {where} has no field {part!r}; {nearest(part, names)}")
+        walked.append(part)
+        node = node[part]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError(message) unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)

@@ -1,0 +1,94 @@
+"""From a batch of uint8 clips to what the model and its losses take: views, masks and slots, inside the jitted step."""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cvmae import augment, rng
+from cvmae.models import masking
+from cvmae.models.build import image_grid, needs_of, video_grid
+from cvmae.models.patches import Grid
+
+STREAMS = ("views", "mask_video", "mask_image")
+
+
+@flax.struct.dataclass
+class Inputs:
+    """What a pass takes; V views and F frames of a clip stand next to each other on the first axis.
+
+    Attributes:
+      video: float32 [B·V, T, H, W, 3], pixels in 0..1.
+      video_mask: of B·V samples.
+      image: float32 [B·F, 1, H, W, 3], pixels in 0..1, or None.
+      image_mask: of B·F samples, or None.
+      slots: int32 [B, V, F], the slot of each view that holds each sampled frame.
+    """
+
+    video: jax.Array
+    video_mask: masking.Mask
+    image: jax.Array | None
+    image_mask: masking.Mask | None
+    slots: jax.Array
+
+
+def sample_keys(key, step, count: int):
+    """{stream: one key a sample} of a step, for the `count` samples of the global batch."""
+    return {name: rng.per_sample(rng.stream(key, name, step), count) for name in STREAMS}
+
+
+def view_spec(config, views: int) -> augment.ViewSpec:
+    """How config.augment wants the views."""
+    c = config.augment
+    crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
+    plus = augment.Crop(c.size, c.plus_scale, c.plus_ratio, c.flip)
+    color = augment.Color(c.brightness, c.contrast, c.saturation, c.hue, c.color_probability)
+    return augment.ViewSpec(crop, plus, color, views, config.image_branch.crop)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSpec:
+    """How one branch is masked."""
+
+    grid: Grid
+    kind: str
+    ratio: float
+    rounding: str
+
+    def draw(self, keys, count: int) -> masking.Mask:
+        """Masks of B·count samples, `count` from each of B keys."""
+        keys = jax.vmap(lambda k: jax.random.split(k, count))(keys).reshape(-1)
+        return masking.draw(keys, self.grid, self.kind, self.ratio, self.rounding)
+
+
+class InputMaker:
+    """Makes `Inputs` the way a config says."""
+
+    def __init__(self, config):
+        needs = needs_of(config)
+        self.views, self.image = view_spec(config, needs.views), needs.image_branch
+        video, image = config.video_branch.mask, config.image_branch.mask
+        self.video_mask = MaskSpec(video_grid(config), video.kind, video.ratio, video.rounding)
+        self.image_mask = MaskSpec(image_grid(config), image.kind, image.ratio, image.rounding) if self.image else None
+
+    def __call__(self, samples) -> Inputs:
+        """Makes the inputs of samples: {video u8 [B, T, H0, W0, 3], frame_index i32 [B, F], and a key a stream [B]}."""
+        video, frames = jax.vmap(lambda k, v, i: augment.make_views(k, v, i, self.views, self.image))(
+            samples["views"], samples["video"], samples["frame_index"]
+        )
+        count = samples["frame_index"].shape[1]
+        return Inputs(
+            video=video.reshape(-1, *video.shape[2:]),
+            video_mask=self.video_mask.draw(samples["mask_video"], self.views.views),
+            image=None if frames is None else frames.reshape(-1, 1, *frames.shape[2:]),
+            image_mask=self.image_mask.draw(samples["mask_image"], count) if self.image else None,
+            slots=self.slots(samples["frame_index"]),
+        )
+
+    def slots(self, frame_index):
+        """The slot of each view that holds each sampled frame, int32 [B, V, F]; the reversed clip counts from its end."""
+        grid = self.video_mask.grid
+        forward = frame_index // grid.tubelet
+        backward = (grid.num_frames - 1 - frame_index) // grid.tubelet
+        return jnp.stack([forward, forward, backward][: self.views.views], axis=1)

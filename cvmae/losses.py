@@ -1,0 +1,130 @@
+"""Masked reconstruction and NT-Xent in float32, and the six terms of CrossVideoMAE (METHOD: Σ weight · term).
+
+A term whose weight is the constant 0 is never computed: the model is built without what only that term needs.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+RECONSTRUCTION_TERMS = ("mse_video", "mse_image")
+CONTRASTIVE_TERMS = ("intra_video", "intra_frame", "cross_video", "cross_frame")
+TERMS = RECONSTRUCTION_TERMS + CONTRASTIVE_TERMS
+
+
+def masked_mse(predictions, targets):
+    """Mean squared error of each hidden patch, float32 [...] of two [..., P].
+
+    MAE, mae_st and VideoMAE all take the mean over the values of a patch, then over hidden patches: with predictions for
+    hidden patches only, that is the mean of what this returns.
+    """
+    return jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32)).mean(-1)
+
+
+@flax.struct.dataclass
+class Contrast:
+    """A contrastive term before it is averaged.
+
+    Attributes:
+      loss: float32 [B, 2], of the anchors a and b of each pair.
+      correct: bool [B, 2], whether the positive is nearer than every negative.
+      valid: bool [B], pairs that count.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    valid: jax.Array
+
+    def mean(self):
+        """Loss and accuracy (0..1) over the anchors that count; 0 where none does."""
+        weight = jnp.broadcast_to(self.valid[:, None], self.loss.shape).astype(jnp.float32)
+        count = jnp.maximum(weight.sum(), 1.0)
+        return (self.loss * weight).sum() / count, (self.correct * weight).sum() / count
+
+
+def unit(x, eps: float = 1e-12):
+    """Rows of unit length, float32; a row shorter than `eps` is divided by `eps` (torch's normalize), never by 0."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), eps**2))
+
+
+def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None) -> Contrast:
+    """SimCLR's NT-Xent: each row against its partner among all other rows of both, in both directions.
+
+    Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; those two know neither rows that
+    do not count nor candidates that are never anchors. Logits over a sharded batch are over the global batch.
+
+    Args:
+      a: [B, E].
+      b: [B, E]; row i is the positive of row i of `a`.
+      temperature: τ > 0.
+      valid: bool [B]; a False pair is neither an anchor nor a negative.
+      negatives: [B, E], candidates for every anchor that are never anchors themselves (time-reversed clips).
+    """
+    a, b = unit(a), unit(b)
+    valid = jnp.ones(a.shape[0], bool) if valid is None else valid
+    same = jnp.eye(a.shape[0], dtype=bool)
+    positive = (a * b).sum(-1) / temperature
+
+    def similarity(x, y, excluded):
+        logits = jnp.einsum("id,jd->ij", x, y, precision=jax.lax.Precision.HIGHEST) / temperature
+        return jnp.where(excluded | ~valid[None, :], -jnp.inf, logits)
+
+    def against(anchor, partner):
+        candidates = [similarity(anchor, partner, same), similarity(anchor, anchor, same)]
+        if negatives is not None:
+            candidates.append(similarity(anchor, unit(negatives), jnp.zeros_like(same)))
+        others = jnp.concatenate(candidates, axis=1)
+        loss = jax.nn.logsumexp(jnp.concatenate([positive[:, None], others], axis=1), axis=1) - positive
+        return loss, positive > others.max(axis=1)
+
+    losses, corrects = zip(against(a, b), against(b, a))
+    return Contrast(jnp.stack(losses, 1), jnp.stack(corrects, 1), valid)
+
+
+def feature_deviation(features):
+    """How far apart pooled features [B, D] lie: the standard deviation over the batch, averaged over D; 0 is collapse."""
+    return features.astype(jnp.float32).std(axis=0).mean()
+
+
+def _over_frames(a, b, temperature, valid, negatives=None):
+    """The mean loss and accuracy over the F sampled frames of NT-Xent on a, b [B, F, E]."""
+
+    def one(a, b, valid, negatives):
+        return nt_xent(a, b, temperature=temperature, valid=valid, negatives=negatives).mean()
+
+    axes = (1, 1, 1, None if negatives is None else 1)
+    losses, accuracies = jax.vmap(one, in_axes=axes)(a, b, valid, negatives)
+    return losses.mean(), accuracies.mean()
+
+
+def contrastive_terms(output, active, temperature: float):
+    """The contrastive terms of METHOD section 5.
+
+    Args:
+      output: a `models.crossvideo.CrossVideoOutput`.
+      active: names of the terms to compute.
+      temperature: τ.
+
+    Returns:
+      {term: (loss, accuracy)} of float32 scalars.
+    """
+    z, f, h = output.z, output.f, output.h
+    reversed_z = z[:, 2] if z is not None and z.shape[1] > 2 else None
+    reversed_f = f[:, 2] if f is not None and f.shape[1] > 2 else None
+    terms = {}
+    if "intra_video" in active:
+        terms["intra_video"] = nt_xent(z[:, 0], z[:, 1], temperature=temperature, negatives=reversed_z).mean()
+    if "intra_frame" in active:
+        terms["intra_frame"] = _over_frames(f[:, 0], f[:, 1], temperature, output.f_valid, reversed_f)
+    if "cross_video" in active:
+        # The mean is taken before normalising, as CrossPoint does.
+        terms["cross_video"] = nt_xent((z[:, 0] + z[:, 1]) / 2, h.mean(1), temperature=temperature).mean()
+    if "cross_frame" in active:
+        terms["cross_frame"] = _over_frames((f[:, 0] + f[:, 1]) / 2, h, temperature, output.f_valid)
+    return terms
+
+
+def weighted_sum(losses: dict, weights: dict):
+    """Σ weight · loss over the terms in `losses`, float32 scalar."""
+    return sum((weights[name] * loss for name, loss in losses.items()), jnp.float32(0))

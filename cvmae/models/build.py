@@ -1,0 +1,91 @@
+"""From a config to modules: the one place that knows which config field becomes which module attribute."""
+
+import jax.numpy as jnp
+
+from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
+from cvmae.models.crossvideo import CrossVideo, Needs
+from cvmae.models.masking import count_visible
+from cvmae.models.patches import TARGET_NORMS, Grid
+from cvmae.models.positions import KINDS
+from cvmae.models.vit import Encoder, Size, Trunk, decode_variant
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def needs_of(config) -> Needs:
+    """What the terms with a weight other than 0 need.
+
+    Raises:
+      ValueError: every weight is 0.
+    """
+    active = frozenset(name for name, weight in config.loss.items() if weight)
+    if not active:
+        raise ValueError("config.loss: every weight is 0, so there is nothing to train: set one of them above 0")
+    return Needs(active, config.contrast.time_reversed_negatives)
+
+
+def grid_of(branch, num_frames: int, size: tuple[int, int]) -> Grid:
+    """The grid of a branch over clips of `num_frames` frames of `size` = (H, W)."""
+    return Grid(num_frames, *size, branch.tubelet, decode_variant(branch.variant)[1])
+
+
+def video_grid(config) -> Grid:
+    return grid_of(config.video_branch, config.data.num_frames, config.augment.size)
+
+
+def image_grid(config) -> Grid:
+    return grid_of(config.image_branch, 1, config.augment.size)
+
+
+def build_encoder(config, branch, grid: Grid) -> Encoder:
+    """The encoder of a branch; also what downstream tasks build to use pre-trained parameters."""
+    if branch.positions not in KINDS:
+        raise ValueError(f"positions is {branch.positions!r}; expected one of {', '.join(KINDS)}")
+    size, _ = decode_variant(branch.variant)
+    trunk = Trunk(size, branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype])
+    return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
+
+
+def decoder_spec(config, branch) -> DecoderSpec:
+    c = branch.decoder
+    trunk = Trunk(Size(c.width, c.depth, c.heads), branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype])
+    return DecoderSpec(trunk, c.layout, c.positions, c.cls, c.embed_bias, c.norm_eps, c.target_frames)
+
+
+def build_autoencoder(config, branch, grid: Grid, decoder: bool) -> Autoencoder:
+    """The autoencoder of a branch, without decoder where its reconstruction has no weight.
+
+    Raises:
+      ValueError: a field does not fit; the message names it and the fix.
+    """
+    encoder = build_encoder(config, branch, grid)
+    mask = branch.mask
+    count_visible(grid, mask.kind, mask.ratio, mask.rounding)
+    if branch.target_norm not in TARGET_NORMS:
+        raise ValueError(f"target_norm is {branch.target_norm!r}; expected one of {', '.join(TARGET_NORMS)}")
+    if not decoder:
+        return Autoencoder(encoder)
+    spec = decoder_spec(config, branch)
+    spec.target_tubelet(grid)
+    if spec.cls == "encoder" and not branch.cls_token:
+        raise ValueError("decoder.cls='encoder' needs cls_token=True: set it, or take decoder.cls 'own' or 'none'")
+    return Autoencoder(encoder, Decoder(spec, grid))
+
+
+def build_model(config) -> CrossVideo:
+    """CrossVideoMAE as the config describes it, with only those parts that its loss weights need.
+
+    Raises:
+      ValueError: a field does not fit; the message names the branch and the field.
+    """
+    needs = needs_of(config)
+    parts = {}
+    for name, wanted, grid in (("video", needs.video_branch, video_grid), ("image", needs.image_branch, image_grid)):
+        branch = config[f"{name}_branch"]
+        try:
+            decoder = f"mse_{name}" in needs.active
+            parts[name] = build_autoencoder(config, branch, grid(config), decoder) if wanted else None
+        except ValueError as error:
+            raise ValueError(f"config.{name}_branch: {error}") from error
+    c = config.contrast
+    return CrossVideo(needs, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **parts)

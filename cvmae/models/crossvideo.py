@@ -1,0 +1,162 @@
+"""CrossVideoMAE: the video branch, the image branch, and the embeddings that their contrast is taken on."""
+
+import dataclasses
+
+import flax.linen as nn
+import flax.struct
+import jax
+
+from cvmae.models import masking
+from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.heads import ProjectionHead, pool, pool_slots
+from cvmae.models.vit import Encoded
+
+FRAME_TERMS = frozenset({"intra_frame", "cross_frame"})
+VIDEO_TERMS = frozenset({"intra_video", "cross_video"})
+CROSS_TERMS = frozenset({"cross_video", "cross_frame"})
+INTRA_TERMS = frozenset({"intra_video", "intra_frame"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What the terms with a weight need; everything else is left out of the parameters and of the program.
+
+    Attributes:
+      active: the names of those terms.
+      reversed_negatives: whether the time-reversed clip joins the negatives of the intra-modal terms.
+    """
+
+    active: frozenset[str]
+    reversed_negatives: bool = False
+
+    @property
+    def views(self) -> int:
+        """How many views of the clip are encoded: v; v and v⁺; or v, v⁺ and the reversed clip."""
+        if not self.active & (FRAME_TERMS | VIDEO_TERMS):
+            return 1
+        return 3 if self.reversed_negatives and self.active & INTRA_TERMS else 2
+
+    @property
+    def image_branch(self) -> bool:
+        return bool(self.active & (CROSS_TERMS | {"mse_image"}))
+
+    @property
+    def video_branch(self) -> bool:
+        return bool(self.active - {"mse_image"})
+
+
+@flax.struct.dataclass
+class CrossVideoOutput:
+    """What a pass gives; None where no active term needs it. V views (v, v⁺, reversed), F sampled frames.
+
+    Attributes:
+      video_predictions: float32 [B·min(V, 2), N - K, P], of v and v⁺.
+      image_predictions: float32 [B·F, N - K, P].
+      z: float32 [B, V, E], embeddings at the level of the video.
+      f: float32 [B, V, F, E], embeddings of the slots of the sampled frames.
+      f_valid: bool [B, F], whether that slot has visible tokens in every view.
+      h: float32 [B, F, E], embeddings of the sampled frames.
+      video_features: float32 [B, D], the pooled encoder output for v.
+      image_features: float32 [B·F, D].
+    """
+
+    video_predictions: jax.Array | None = None
+    image_predictions: jax.Array | None = None
+    z: jax.Array | None = None
+    f: jax.Array | None = None
+    f_valid: jax.Array | None = None
+    h: jax.Array | None = None
+    video_features: jax.Array | None = None
+    image_features: jax.Array | None = None
+
+
+def split_views(x, views: int):
+    """[B·V, ...] -> [B, V, ...]; the batch is the outer axis, so that a sharded batch stays where it is."""
+    return x.reshape(x.shape[0] // views, views, *x.shape[1:])
+
+
+def first_views(x, views: int, count: int):
+    """The first `count` of `views` views: [B·V, ...] -> [B·count, ...]."""
+    if count == views:
+        return x
+    return split_views(x, views)[:, :count].reshape(x.shape[0] // views * count, *x.shape[1:])
+
+
+class CrossVideo(nn.Module):
+    """Both branches.
+
+    Attributes:
+      needs: which terms are active.
+      video: the SpatioTemporalMAE; None where no term looks at the video.
+      image: the MAE over sampled frames; None where no term looks at it.
+      width: E, of the contrastive space.
+      hidden: width of the heads' hidden layer; 0 takes that of the encoder before it.
+      freeze_image: the image encoder is a fixed teacher: no gradient reaches it.
+    """
+
+    needs: Needs
+    video: Autoencoder | None
+    image: Autoencoder | None
+    width: int = 256
+    hidden: int = 0
+    freeze_image: bool = False
+
+    @nn.compact
+    def __call__(self, video, video_mask, image, image_mask, slots) -> CrossVideoOutput:
+        """Encodes, embeds and predicts.
+
+        Args:
+          video: [B·V, T, H, W, 3], standardised; the views of a clip stand next to each other.
+          video_mask: of B·V samples.
+          image: [B·F, 1, H, W, 3], standardised; the frames of a clip stand next to each other.
+          image_mask: of B·F samples.
+          slots: int32 [B, V, F], the slot of each view that holds each sampled frame.
+        """
+        parts = {}
+        if self.needs.video_branch:
+            parts |= self._video(video, video_mask, slots)
+        if self.needs.image_branch:
+            parts |= self._image(image, image_mask, slots.shape[2])
+        return CrossVideoOutput(**parts)
+
+    def _head(self, name: str, encoder_width: int):
+        return ProjectionHead(self.hidden or encoder_width, self.width, name=name)
+
+    def _video(self, video, mask, slots):
+        active, views = self.needs.active, self.needs.views
+        encoded = self.video.encode(video, mask)
+        pooled, width = pool(encoded.tokens), encoded.tokens.shape[-1]
+        parts = {"video_features": first_views(pooled, views, 1)}
+        if "mse_video" in active:
+            count = min(views, 2)
+            seen = Encoded(
+                first_views(encoded.tokens, views, count),
+                None if encoded.cls is None else first_views(encoded.cls, views, count),
+            )
+            parts["video_predictions"] = self.video.decode(seen, first_of_mask(mask, views, count))
+        if active & VIDEO_TERMS:
+            parts["z"] = split_views(self._head("video_head", width)(pooled), views)
+        if active & FRAME_TERMS:
+            flat_slots = slots.reshape(-1, slots.shape[2])
+            by_slot, valid = pool_slots(encoded.tokens, mask.visible, flat_slots, self.video.encoder.grid.positions)
+            parts["f"] = split_views(self._head("frame_head", width)(by_slot), views)
+            parts["f_valid"] = split_views(valid, views).all(axis=1)
+        return parts
+
+    def _image(self, image, mask, frames: int):
+        active = self.needs.active
+        encoded = self.image.encode(image, mask)
+        if self.freeze_image:
+            encoded = jax.lax.stop_gradient(encoded)
+        pooled = pool(encoded.tokens)
+        parts = {"image_features": pooled}
+        if "mse_image" in active:
+            parts["image_predictions"] = self.image.decode(encoded, mask)
+        if active & CROSS_TERMS:
+            parts["h"] = split_views(self._head("image_head", encoded.tokens.shape[-1])(pooled), frames)
+        return parts
+
+
+def first_of_mask(mask: masking.Mask, views: int, count: int) -> masking.Mask:
+    """The masks of the first `count` of `views` views."""
+    return masking.Mask(first_views(mask.shuffle, views, count), first_views(mask.restore, views, count), mask.num_visible)

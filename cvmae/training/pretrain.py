@@ -1,0 +1,91 @@
+"""The pre-training task: how its state is made and what a step does."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from cvmae.config import steps
+from cvmae.inputs import sample_keys
+from cvmae.objective import Objective
+from cvmae.training import optimizer as optim
+from cvmae.training import sharding
+from cvmae.training.state import TrainState, create, gradients_in_parts, update
+
+BATCH_KEYS = ("video", "frame_index")  # what of a batch reaches the devices
+
+
+class Pretrain:
+    """Pre-training of both branches; see `loop.train` for what a task is.
+
+    Raises:
+      ValueError: a config field does not fit.
+    """
+
+    def __init__(self, config, mesh, total_steps: int, steps_per_epoch: float):
+        self.config, self.mesh = config, mesh
+
+        def resolve(duration, field):
+            return steps(duration, field, steps_per_epoch=steps_per_epoch, total=total_steps)
+
+        warmups = {term: resolve(text, f"loss_warmup.{term}") for term, text in config.loss_warmup.items()}
+        self.objective = Objective(config, warmups)
+        warmup = resolve(config.optimizer.warmup, "optimizer.warmup")
+        self.schedule = optim.learning_rate(config.optimizer, config.batch_size, warmup, total_steps)
+        self.optimizer = optim.make_optimizer(config.optimizer, self.schedule, self._frozen)
+        self.key = jax.random.key(config.seed)
+        whole, rows = sharding.replicated(mesh), sharding.over_batch(mesh)
+        self._step = jax.jit(self._pure_step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=whole)
+
+    def _frozen(self, path: str) -> bool:
+        return self.config.image_branch.train == "frozen" and path.startswith("/image/encoder/")
+
+    def abstract_samples(self):
+        """Shapes of a batch, with the keys of its samples, as `Objective` takes them."""
+        c, batch = self.config, self.config.batch_size
+        video = jax.ShapeDtypeStruct((batch, c.data.num_frames, *c.data.frame_size, 3), jnp.uint8)
+        frames = jax.ShapeDtypeStruct((batch, c.image_branch.frames), jnp.int32)
+        keys = jax.eval_shape(functools.partial(sample_keys, self.key, 0, batch))
+        return {"video": video, "frame_index": frames} | keys
+
+    def _pure_init(self, key) -> TrainState:
+        # Two clips are enough to know the shapes of parameters.
+        samples = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), self.abstract_samples())
+        keys = {name: jax.random.split(key, 2) for name in samples if name not in BATCH_KEYS}
+        batch = {name: jnp.zeros(samples[name].shape, samples[name].dtype) for name in BATCH_KEYS}
+        params = self.objective.init(key, batch | keys)
+        return create(params, self.optimizer, self.config.optimizer.ema_decay)
+
+    def init(self) -> TrainState:
+        """The state before the first step, made on the mesh; the same for every mesh."""
+        key = jax.random.fold_in(self.key, 0)
+        return jax.jit(self._pure_init, out_shardings=sharding.replicated(self.mesh))(key)
+
+    def abstract_state(self):
+        """Shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
+        shapes = jax.eval_shape(self._pure_init, self.key)
+        whole = sharding.replicated(self.mesh)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
+
+    def _pure_step(self, state: TrainState, batch):
+        samples = batch | sample_keys(self.key, state.step, batch["video"].shape[0])
+
+        def loss(params, part):
+            return self.objective(params, part, state.step)
+
+        gradients, metrics = gradients_in_parts(loss, state.params, samples, self.config.accumulate)
+        new, norms = update(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
+        rate = self.schedule(state.step)
+        return new, metrics | norms | {"optimizer/learning_rate": jnp.asarray(rate, jnp.float32)}
+
+    def lower(self):
+        """The training step, lowered for this mesh; `.compile()` gives its cost and text."""
+        whole, rows = sharding.replicated(self.mesh), sharding.over_batch(self.mesh)
+        shapes = {name: self.abstract_samples()[name] for name in BATCH_KEYS}
+        shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in shapes.items()}
+        del whole
+        return self._step.lower(self.abstract_state(), shapes)
+
+    def step(self, state: TrainState, batch):
+        """One update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""
+        return self._step(state, sharding.to_devices({name: batch[name] for name in BATCH_KEYS}, self.mesh))

@@ -1,0 +1,40 @@
+"""The mesh, and arrays over it. One program over global arrays; XLA adds the communication."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "model")
+
+
+def make_mesh(c) -> Mesh:
+    """The mesh of config.mesh over all devices.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices; the message says what would.
+    """
+    devices, sizes = jax.device_count(), [c[axis] for axis in AXES]
+    for axis in ("fsdp", "model"):
+        if c[axis] != 1:
+            raise ValueError(f"config.mesh.{axis}={c[axis]}: only the data axis is sharded so far; set config.mesh.{axis}=1")
+    if sizes[0] == -1:
+        sizes[0] = devices
+    if sizes[0] != devices:
+        raise ValueError(f"config.mesh.data={c.data}, but there are {devices} devices: set it to {devices}, or to -1")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+    """Arrays whose first axis is the global batch."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays out of this process's rows of the batch."""
+    sharding = over_batch(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

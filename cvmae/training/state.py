@@ -1,0 +1,74 @@
+"""What a training step carries from one step to the next, and the update that every task shares."""
+
+from typing import Any
+
+import einops
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A point of a run.
+
+    Attributes:
+      step: int32, updates done.
+      params: float32 parameters.
+      opt_state: optax's.
+      ema: moving average of the parameters, or None where the config has none.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    ema: Any = None
+
+    @property
+    def evaluated(self):
+        """The parameters that evaluation uses: the moving average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(params, optimizer, ema_decay: float) -> TrainState:
+    """The state before the first step."""
+    ema = jax.tree.map(jnp.copy, params) if ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
+
+
+def update(state: TrainState, gradients, optimizer, ema_decay: float):
+    """One update: (new state, {gradient norm, parameter norm})."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay:
+        ema = optax.incremental_update(params, ema, 1 - ema_decay)
+    norms = {"optimizer/grad_norm": optax.global_norm(gradients), "optimizer/param_norm": optax.global_norm(params)}
+    return TrainState(state.step + 1, params, opt_state, ema), norms
+
+
+def gradients_in_parts(loss, params, samples, parts: int):
+    """Gradients and metrics of `loss(params, samples) -> (scalar, metrics)`, averaged over `parts` parts of the batch.
+
+    Memory falls with the number of parts. A part takes every `parts`-th sample, so that a batch sharded over devices stays
+    where it is. A loss that is a mean over samples comes out the same; NT-Xent has a part's rows only as negatives.
+
+    Args:
+      loss: the function.
+      params: what to differentiate.
+      samples: a tree of arrays whose first axis is the batch.
+      parts: how many; the batch must be a multiple.
+    """
+    differentiate = jax.grad(loss, has_aux=True)
+    if parts == 1:
+        return differentiate(params, samples)
+    split = jax.tree.map(lambda a: einops.rearrange(a, "(b n) ... -> n b ...", n=parts), samples)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, differentiate(params, part)), None
+
+    first = jax.tree.map(lambda a: a[0], split)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(differentiate, params, first))
+    total, _ = jax.lax.scan(add, zeros, split)
+    return jax.tree.map(lambda a: a / parts, total)
