@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from cvmae.interop.weights import KEY_MAPS, convert
+from cvmae.losses import masked_mse
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid
@@ -86,7 +87,7 @@ def run_ours(module: Autoencoder, params, clip, target_clip, mask, norm: str) ->
         (encoded, predictions), state = module.apply({"params": params}, clip, mask, mutable=["intermediates"])
         targets = make_targets(target_clip, mask, module.decoder.spec, module.encoder.grid, norm).values
         hidden = state["intermediates"]["encoder"]["blocks"]["hidden"]
-        return jnp.mean((predictions - targets) ** 2), (hidden, predictions)
+        return masked_mse(predictions, targets).mean(), (hidden, predictions)
 
     (loss, (hidden, predictions)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
     return Run([np.asarray(h) for h in hidden], np.asarray(predictions), float(loss), gradients)
