@@ -33,8 +33,10 @@ def numbers_of(frames: np.ndarray) -> list[int]:
     return [number_of(frame) for frame in frames]
 
 
-def write_video(path, count=40, *, codec="libx264", size=(32, 64), fps=12, options=None, pts=None, rotation=None, container=None):
-    """Encodes frames numbered 0 .. count-1 into `path` and returns it as a str.
+def write_video(
+    path, count=40, *, first=0, codec="libx264", size=(32, 64), fps=12, options=None, pts=None, rotation=None, container=None
+):
+    """Encodes `count` frames, numbered from `first` on, into `path` and returns it as a str.
 
     size: (H, W). pts: one integer per frame, in 1/1000 s (else a constant rate). rotation: degrees, written as a display
     matrix. container: FFmpeg's options for the file. By default H.264 with B-frames, two of them between references.
@@ -50,7 +52,7 @@ def write_video(path, count=40, *, codec="libx264", size=(32, 64), fps=12, optio
         if rotation is not None:
             stream.set_display_rotation(rotation)
         for number in range(count):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number, *size), "rgb24")
+            frame = av.VideoFrame.from_ndarray(numbered_frame(first + number, *size), "rgb24")
             if pts is not None:
                 frame.pts, frame.time_base = pts[number], Fraction(1, 1000)
             file.mux(stream.encode(frame))

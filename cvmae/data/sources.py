@@ -1,0 +1,156 @@
+"""Where records come from: one small random-access class for each kind of source."""
+
+import dataclasses
+import functools
+import os
+from typing import Protocol
+
+import numpy as np
+
+from cvmae.data.manifest import UNLABELLED, Manifest, read_manifest
+
+KINDS = ("files", "tfds", "motion", "synthetic")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One video, not decoded yet.
+
+    name: for people, in errors and bad_files.csv. label: class number or UNLABELLED. start, end: seconds, None is open.
+    payload: a path, the bytes of an encoded file, or frames uint8 [n, H, W, 3].
+    """
+
+    name: str
+    label: int
+    start: float | None
+    end: float | None
+    payload: str | bytes | np.ndarray
+
+
+class Source(Protocol):
+    """Records by number. Sources travel to worker processes by pickle, so they keep open nothing that cannot."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+def make_source(data, split: str) -> Source:
+    """The source that `data` (config.data) asks for, for one split.
+
+    Raises: ManifestError, or ValueError naming the field, where the config cannot be followed.
+    """
+    if data.source == "files":
+        if not data.manifest:
+            raise ValueError("data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split")
+        return FileSource(read_manifest(data.manifest, split, data.root))
+    if data.source == "motion":
+        # Imported where it is used: rendering needs the photographs' package, reading does not.
+        from cvmae.data import motion
+
+        return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
+    if data.source == "tfds":
+        return TfdsSource(split=split, **data.tfds.to_dict())
+    if data.source == "synthetic":
+        # Long enough for a random start to matter, short enough to cost nothing.
+        height, width = data.frame_size
+        frames = 2 * data.num_frames * data.stride
+        return SyntheticSource(data.synthetic.clips, data.synthetic.classes, frames, height, width, split)
+    raise ValueError(f"data.source must be one of {', '.join(KINDS)}, got {data.source!r}")
+
+
+class FileSource:
+    """The videos of a manifest."""
+
+    def __init__(self, manifest: Manifest):
+        self._entries = manifest.entries
+        self.class_names = manifest.class_names
+
+    def __len__(self):
+        return len(self._entries)
+
+    def __getitem__(self, index):
+        entry = self._entries[index]
+        return Record(entry.path, entry.label, entry.start, entry.end, entry.path)
+
+
+class TfdsSource:
+    """A prepared tensorflow-datasets set in ArrayRecord files, read without TensorFlow.
+
+    name: of the set, as `tfds.builder` takes it, or the folder of one prepared version. data_dir: where sets lie ("":
+    the default of tfds). video_feature: frames, Tensor uint8 [n, H, W, 3], or an encoded file, Text holding its bytes
+    (features.Video cannot be read without TensorFlow). label_feature: whole number, "" for none.
+    """
+
+    def __init__(self, name: str, data_dir: str, video_feature: str, label_feature: str, split: str):
+        if not name:
+            raise ValueError("data.source=tfds needs data.tfds.name, a set's name or the folder of a prepared version")
+        self._name, self._data_dir, self._split = name, data_dir, split
+        self._video, self._label = video_feature, label_feature
+        features = self._builder.info.features
+        for field, feature in (("video_feature", video_feature), ("label_feature", label_feature)):
+            if feature and feature not in features:
+                raise ValueError(f"data.tfds.{field}={feature!r} is not a feature of {name}; it has {', '.join(features)}")
+        names = getattr(features[label_feature], "names", None) if label_feature else None
+        self.class_names = tuple(names or ())
+
+    def __getstate__(self):
+        # Workers open the files themselves.
+        return {key: value for key, value in vars(self).items() if key not in ("_builder", "_records")}
+
+    @functools.cached_property
+    def _builder(self):
+        import tensorflow_datasets as tfds
+
+        name = os.path.expanduser(self._name)
+        if os.path.isdir(name):
+            return tfds.builder_from_directory(name)
+        return tfds.builder(self._name, data_dir=os.path.expanduser(self._data_dir) or None)
+
+    @functools.cached_property
+    def _records(self):
+        return self._builder.as_data_source(self._split)
+
+    def __len__(self):
+        return len(self._records)
+
+    def __getitem__(self, index):
+        record = self._records[index]
+        video = record[self._video]
+        if not isinstance(video, (bytes, np.ndarray)):
+            raise ValueError(f"data.tfds.video_feature={self._video!r} holds {type(video).__name__}, not frames or bytes")
+        label = int(record[self._label]) if self._label else UNLABELLED
+        return Record(f"{self._name}/{self._split}/{index}", label, None, None, video)
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticSource:
+    """`clips` moving textures made from their number alone; nothing is read or decoded. Labels are number % classes.
+
+    Of each class the texture moves in a direction of its own. Splits differ.
+    """
+
+    clips: int
+    classes: int
+    frames: int
+    height: int
+    width: int
+    split: str
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self):
+        return self.clips
+
+    def __getitem__(self, index):
+        label = index % self.classes
+        rng = np.random.default_rng([index, *self.split.encode()])
+        angle = 2 * np.pi * label / self.classes
+        coarse = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        texture = coarse.repeat(-(-self.height // 8), 0).repeat(-(-self.width // 8), 1)[: self.height, : self.width]
+        video = np.empty((self.frames, self.height, self.width, 3), np.uint8)
+        for t, frame in enumerate(video):
+            shift = (round(2 * t * np.sin(angle)), round(2 * t * np.cos(angle)))
+            frame[:] = np.roll(texture, shift, (0, 1))
+        return Record(f"synthetic/{self.split}/{index}", label, None, None, video)

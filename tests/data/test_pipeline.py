@@ -1,0 +1,243 @@
+import itertools
+import os
+import time
+
+import numpy as np
+import pytest
+
+from cvmae.data import pipeline, sources
+from cvmae.data.bad_files import BadDataError, unpack_failures
+from cvmae.data.manifest import UNLABELLED
+from tests.data import videos
+from tests.data.configs import small_config
+
+
+def take(config, steps, **where):
+    source = sources.make_source(config.data, config.data.split)
+    with pipeline.make_loader(config, source, **where) as loader:
+        return [{key: np.array(value) for key, value in batch.items()} for batch in itertools.islice(loader, steps)]
+
+
+def evaluate(config, batch_size):
+    source = sources.make_source(config.data, config.data.eval_split)
+    with pipeline.make_eval_loader(config, source, batch_size) as loader:
+        return [{key: np.array(value) for key, value in batch.items()} for batch in loader]
+
+
+def assert_same(some, others):
+    assert len(some) == len(others)
+    for one, other in zip(some, others):
+        assert one.keys() == other.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def differ(some, others):
+    return any((one["video"] != other["video"]).any() for one, other in zip(some, others))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve videos (number i starts at frame number 10 i), manifests with 0 to 12 of them missing, and a named pipe."""
+    folder = tmp_path_factory.mktemp("videos")
+    lines = ["path,label,split,start,end"]
+    for i in range(12):
+        videos.write_video(folder / f"{i}.mp4", 10, first=10 * i)
+        lines.append(f"{i}.mp4,{i % 3},train,,")
+        lines.append(f"{i}.mp4,{i % 3},val,0.25,0.75")
+    (folder / "list.csv").write_text("\n".join(lines))
+    for bad in (2, 12):
+        text = "\n".join(lines)
+        for i in range(bad):
+            text = text.replace(f"\n{i}.mp4,", f"\ngone{i}.mp4,")
+        (folder / f"bad{bad}.csv").write_text(text)
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "hang.csv").write_text("\n".join(lines).replace("\n0.mp4,", "\npipe.mp4,"))
+    return folder
+
+
+def file_config(folder, name="list.csv", **changes):
+    return small_config(**{"data__source": "files", "data__manifest": str(folder / name), "data__frame_size": (32, 64)} | changes)
+
+
+def test_what_a_batch_is():
+    [batch] = take(small_config(image_branch__frames=2), 1)
+    shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
+    assert shapes == {
+        "video": ((4, 4, 16, 24, 3), "uint8"),
+        "frame_index": ((4, 2), "int32"),
+        "label": ((4,), "int32"),
+        "index": ((4,), "int64"),
+        "failures": ((4, 512), "uint8"),
+    }
+    np.testing.assert_array_equal(batch["label"], batch["index"] % 3)
+
+
+def test_clips_are_what_the_files_hold(folder):
+    for batch in take(file_config(folder, data__stride=2), 3):
+        for video, index, label in zip(batch["video"], batch["index"], batch["label"]):
+            numbers = videos.numbers_of(video)
+            assert numbers == [numbers[0] + 2 * t for t in range(4)]
+            assert numbers[0] // 10 == index and label == index % 3
+
+
+def test_every_pass_has_every_record_once_in_a_new_order():
+    batches = take(small_config(batch_size=5), 4)
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert sorted(index[:10]) == sorted(index[10:]) == list(range(10))
+    assert index[:10].tolist() != index[10:].tolist() != sorted(index[10:])
+
+
+def test_the_seed_is_all_that_decides(folder):
+    config = file_config(folder)
+    assert_same(take(config, 3), take(config, 3))
+    assert differ(take(config, 3), take(file_config(folder, seed=1), 3))
+
+
+@pytest.mark.parametrize("changes", [dict(data__workers=2, data__threads=1), dict(data__threads=2, data__prefetch=3)])
+def test_workers_and_threads_change_nothing(folder, changes):
+    assert_same(take(file_config(folder, "bad2.csv"), 6), take(file_config(folder, "bad2.csv", **changes), 6))
+
+
+def test_processes_share_out_the_same_global_batch(folder):
+    config = file_config(folder)
+    whole = take(config, 4)
+    for count in (2, 4):
+        parts = [take(config, 4, process_index=p, process_count=count) for p in range(count)]
+        joined = [{key: np.concatenate([part[step][key] for part in parts]) for key in whole[0]} for step in range(4)]
+        assert_same(joined, whole)
+
+
+def test_starting_at_a_step_is_the_uninterrupted_run(folder):
+    config = file_config(folder)
+    whole = take(config, 8)
+    assert_same(take(config, 3, start_step=5), whole[5:])
+    parts = [take(config, 2, start_step=6, process_index=p, process_count=2) for p in (0, 1)]
+    assert_same([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts)], whole[6:])
+
+
+def test_a_batch_that_does_not_divide():
+    with pytest.raises(ValueError, match="batch_size=4 does not divide by 3"):
+        take(small_config(), 1, process_count=3)
+
+
+def test_a_bad_file_is_replaced_the_same_way_each_time_and_reported(folder):
+    config = file_config(folder, "bad2.csv")
+    batches = take(config, 6)
+    assert_same(batches, take(config, 6))
+    reports = np.concatenate([batch["failures"] for batch in batches])
+    assert set(unpack_failures(reports)) == {(f"{folder}/gone{i}.mp4", "No such file or directory") for i in (0, 1)}
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert not set(index) & {0, 1} and len(set(index[reports[:, 0] != 0])) > 1
+    # The rows of good files are those of a run in which nothing was bad.
+    good = reports[:, 0] == 0
+    clean = take(file_config(folder), 6)
+    for key in ("video", "index", "frame_index"):
+        np.testing.assert_array_equal(
+            np.concatenate([b[key] for b in batches])[good], np.concatenate([b[key] for b in clean])[good]
+        )
+
+
+def test_data_that_is_bad_throughout_stops_with_the_reason(folder):
+    with pytest.raises(BadDataError, match="8 videos in a row cannot be read .*gone.*No such file"):
+        take(file_config(folder, "bad12.csv"), 1)
+
+
+def test_a_hanging_file_is_cut_off(folder):
+    batches = take(file_config(folder, "hang.csv", data__timeout_s=0.3), 3)
+    failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
+    assert failures == [(f"{folder}/pipe.mp4", "no answer within 0.3 s (data.timeout_s)")]
+
+
+def test_a_part_without_frames_is_a_bad_file(folder):
+    (folder / "late.csv").write_text("path,label,split,start\n0.mp4,0,train,99\n1.mp4,0,train,\n")
+    reports = np.concatenate([batch["failures"] for batch in take(file_config(folder, "late.csv"), 2)])
+    assert {reason.partition(";")[0] for _, reason in unpack_failures(reports)} == {"no frame from 99 s to its end"}
+
+
+def test_evaluation_has_every_record_once_in_order(folder):
+    batches = evaluate(file_config(folder), 5)
+    assert [batch["valid"].tolist() for batch in batches] == [[True] * 5, [True] * 5, [True] * 2 + [False] * 3]
+    assert np.concatenate([batch["index"] for batch in batches])[:12].tolist() == list(range(12))
+    assert not batches[-1]["video"][2:].any() and (batches[-1]["label"][2:] == UNLABELLED).all()
+    for i, video in enumerate(np.concatenate([batch["video"] for batch in batches])[:12]):
+        # 0.25 to 0.75 s at 12 frames per second: frames 3 to 8, of which the middle four.
+        assert videos.numbers_of(video) == [10 * i + t for t in (4, 5, 6, 7)]
+    assert {int(i) for batch in batches for i in batch["frame_index"][batch["valid"]].ravel()} == {1}
+
+
+def test_evaluation_marks_bad_files_and_does_not_replace_them(folder):
+    batches = evaluate(file_config(folder, "bad2.csv"), 6)
+    assert np.concatenate([batch["valid"] for batch in batches]).tolist() == [False] * 2 + [True] * 10
+    assert len(unpack_failures(np.concatenate([batch["failures"] for batch in batches]))) == 2
+
+
+def test_evaluation_with_workers_is_the_same(folder):
+    assert_same(evaluate(file_config(folder), 5), evaluate(file_config(folder, data__workers=2, data__threads=1), 5))
+
+
+CHANGES = [
+    dict(data__clip_sampling="middle"),
+    dict(data__clip_sampling="uniform"),
+    dict(data__stride=2),
+    dict(data__fps=6.0),
+    dict(image_branch__frame_sampling="first", image_branch__frames=1),
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()))
+def test_sampling_fields_act(folder, changes):
+    config = file_config(folder, **changes)
+    [batch] = take(config, 1)
+    clip = np.array([videos.numbers_of(video) for video in batch["video"]]) - 10 * batch["index"][:, None]
+    if "data__stride" in changes or "data__fps" in changes:
+        assert (np.diff(clip) == 2).all()
+    elif changes.get("data__clip_sampling") == "middle":
+        assert (clip == [3, 4, 5, 6]).all()
+    elif changes.get("data__clip_sampling") == "uniform":
+        assert (clip == [1, 3, 6, 8]).all()
+    else:
+        assert (batch["frame_index"] == 0).all()
+
+
+def test_shape_fields_act(folder):
+    padded, stretched, cropped = (
+        take(file_config(folder, data__frame_size=(32, 32), data__fit=fit, data__num_frames=3), 1)[0]["video"]
+        for fit in ("pad", "stretch", "crop")
+    )
+    assert padded.shape == stretched.shape == cropped.shape == (4, 3, 32, 32, 3)
+    assert not padded[:, :, :8].any() and stretched[:, :, :8].any()
+    assert (stretched != cropped).any()
+
+
+def test_memory_is_bounded_by_prefetch(folder):
+    """The loader reads `prefetch` batches ahead, and no further."""
+    counted = CountingSource(sources.make_source(file_config(folder).data, "train"))
+    with pipeline.make_loader(file_config(folder, data__threads=1, data__prefetch=3), counted) as loader:
+        next(loader)
+        time.sleep(0.5)
+        assert counted.reads <= 4 * (1 + 3 + 1)
+    counted.reads = 0
+    with pipeline.make_loader(file_config(folder), counted) as loader:
+        next(loader)
+        time.sleep(0.1)
+        assert counted.reads == 4
+
+
+class CountingSource:
+    class_names = ()
+
+    def __init__(self, source):
+        self._source, self.reads = source, 0
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return self._source[index]
+
+
+def test_wrong_fields_are_named():
+    with pytest.raises(ValueError, match="fit must be one of crop, stretch, pad, got 'zoom'"):
+        take(small_config(data__fit="zoom"), 1)
