@@ -34,12 +34,12 @@ class Grid:
             ("height", self.height, self.patch),
             ("width", self.width, self.patch),
         ):
-            if unit < 1 or size < unit or size % unit:
-                kind = "tubelet" if name == "num_frames" else "patch"
-                raise ValueError(
-                    f"{name}={size} is not a multiple of the {kind} size {unit}: "
-                    f"take {name}={max(unit, size // unit * unit)} or {max(unit, -(-size // unit) * unit)}"
-                )
+            kind = "tubelet" if name == "num_frames" else "patch"
+            if unit < 1:
+                raise ValueError(f"{kind}={unit} must be at least 1")
+            if size < unit or size % unit:
+                fix = f"{size // unit * unit} or {-(-size // unit) * unit}" if size > unit else f"{unit}"
+                raise ValueError(f"{name}={size} is not a multiple of the {kind} size {unit}: take {name}={fix}")
 
     @property
     def slots(self) -> int:
