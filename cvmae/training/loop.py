@@ -1,0 +1,230 @@
+"""The loop: one for every task.
+
+A task is a small object: `init() -> state`, `abstract_state()`, `step(state, batch) -> state, metrics`,
+`evaluate(state, step) -> metrics`, and `finish(state, workdir)` for what is written once at the end. Tasks differ there and
+nowhere else.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+import jax
+from tqdm import tqdm
+
+from cvmae.config import steps
+from cvmae.data.bad_files import BadFiles
+from cvmae.data.pipeline import make_loader
+from cvmae.data.sources import make_source
+from cvmae.training.checkpoint import Checkpoints, check_position
+from cvmae.training.metrics import MetricsWriter, check_finite, to_floats
+from cvmae.training.optimizer import peak_learning_rate
+from cvmae.training.pretrain import Pretrain
+from cvmae.training.sharding import make_mesh
+from cvmae.training.signals import stop_requested
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long a run is and when it does what, in steps; an interval of 0 is never."""
+
+    total: int
+    log: int
+    evaluate: int
+    checkpoint: int
+    steps_per_epoch: float
+
+    @classmethod
+    def of(cls, config, clips: int) -> "Plan":
+        """Resolves the durations of a config over `clips` training clips. Raises: ConfigError."""
+        epoch = clips / config.batch_size
+        total = steps(config.total, "total", steps_per_epoch=epoch)
+        every = {
+            name: steps(config[f"{name}_every"], f"{name}_every", steps_per_epoch=epoch, total=total)
+            for name in ("log", "eval", "checkpoint")
+        }
+        return cls(total, every["log"], every["eval"], every["checkpoint"], epoch)
+
+    def due(self, interval: int, step: int) -> bool:
+        """Whether something of that interval happens at a step; the last step has everything that happens at all."""
+        return bool(interval) and (step % interval == 0 or step == self.total)
+
+
+def train(config, workdir: str) -> dict[str, float]:
+    """Runs config's task in `workdir` from its newest checkpoint, or from the start, to its end.
+
+    Calling it again after any interruption gives the numbers of an uninterrupted run.
+
+    Returns:
+      The last logged metrics. Empty if a signal asked to stop: the state is then saved, and the same call goes on.
+
+    Raises:
+      ConfigError, ValueError: the config cannot run.
+      BadDataError: too many files cannot be read.
+      NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
+    """
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    mesh = make_mesh(config.mesh)
+    source = make_source(config.data, config.data.split)
+    plan = Plan.of(config, len(source))
+    task = Pretrain(config, mesh, plan.total, plan.steps_per_epoch)
+    write_config(config, folder)
+    announce(config, plan, len(source))
+    with stop_requested() as stop:
+        run = Run(config, folder, plan, task, source)
+        try:
+            metrics = run.go(stop)
+        finally:
+            run.close()
+        if run.step == plan.total:
+            task.finish(run.state, workdir)
+            return metrics
+    print(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there", file=sys.stderr)
+    return {}
+
+
+def write_config(config, folder: pathlib.Path) -> None:
+    """Leaves the resolved config in the workdir."""
+    (folder / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+
+
+def announce(config, plan: Plan, clips: int) -> None:
+    """Prints what a run is about to do, with the definition of the learning rate."""
+    rate, c = peak_learning_rate(config.optimizer.base_lr, config.batch_size), config.optimizer
+    print(
+        f"{clips} clips, batch {config.batch_size} (global), {plan.total} steps = {plan.total / plan.steps_per_epoch:.1f} epochs, "
+        f"{jax.device_count()} {jax.default_backend()} device(s)\n"
+        f"learning rate {rate:.3g} = base_lr {c.base_lr:g} x batch {config.batch_size} / 256, warm-up {c.warmup}",
+        file=sys.stderr,
+    )
+    if config.accumulate > 1:
+        print(
+            f"each batch is computed in {config.accumulate} parts: contrastive negatives are the "
+            f"{config.batch_size // config.accumulate} clips of a part, not the batch",
+            file=sys.stderr,
+        )
+
+
+class Clock:
+    """Training time over restarts, and the share of it spent waiting for data."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds, self._last = seconds, time.perf_counter()
+        self._waited = self._since = 0.0
+        self._steps = 0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def tick(self) -> None:
+        """Counts a step."""
+        now = time.perf_counter()
+        self.seconds, self._since, self._last = self.seconds + now - self._last, self._since + now - self._last, now
+        self._steps += 1
+
+    def report(self, batch_size: int) -> dict[str, float]:
+        """Rates since the last report."""
+        since = max(self._since, 1e-9)
+        rates = {
+            "time/clips_per_second": self._steps * batch_size / since,
+            "time/input_wait_share": min(1.0, self._waited / since),
+            "time/seconds": self.seconds,
+        }
+        self._waited, self._since, self._steps = 0.0, 0.0, 0
+        return rates
+
+
+class Run:
+    """One process's part in a run: state, step, and everything that has to be closed."""
+
+    def __init__(self, config, folder: pathlib.Path, plan: Plan, task, source):
+        self.config, self.plan, self.task = config, plan, task
+        self.identity = {"batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
+        self.checkpoints = Checkpoints(str(folder), config.checkpoint_keep)
+        restored = self.checkpoints.restore(task.abstract_state())
+        if restored is None:
+            self.state, position = task.init(), {"step": 0, "seconds": 0.0, "replaced": 0}
+        else:
+            self.state, position = restored
+            check_position(position, self.identity)
+            print(f"resumed from the checkpoint of step {position['step']}", file=sys.stderr)
+        self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
+        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction)
+        self.writer = MetricsWriter(str(folder), self.step)
+        self.loader = make_loader(
+            config,
+            source,
+            start_step=self.step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        self.progress = tqdm(total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=0.5)
+        self.metrics: dict[str, float] = {}
+        self._unread = None
+
+    def go(self, stop) -> dict[str, float]:
+        """Runs to the end or until `stop()`; returns the last logged metrics.
+
+        The order is: evaluate, checkpoint, then draw the next batch. So the saved position in the data belongs to the saved step.
+        """
+        start = self.step
+        while True:
+            stopping = stop()
+            if self.step > start:
+                if self.plan.due(self.plan.evaluate, self.step):
+                    self.read_metrics()
+                    self.writer.write(self.step, self.task.evaluate(self.state, self.step))
+                if stopping or self.plan.due(self.plan.checkpoint, self.step) or self.step == self.plan.total:
+                    self.save()
+            if stopping or self.step == self.plan.total:
+                self.read_metrics()
+                return self.metrics
+            self.advance()
+
+    def advance(self) -> None:
+        """Draws a batch and does one step; reads the metrics of the step before, while this one runs."""
+        begin = time.perf_counter()
+        batch = next(self.loader)
+        self.clock.waited(time.perf_counter() - begin)
+        self.replaced += self.bad_files.update(batch["failures"])
+        self.state, metrics = self.task.step(self.state, batch)
+        self.read_metrics()
+        self.step += 1
+        self._unread = (self.step, metrics, self.replaced)
+
+    def read_metrics(self) -> None:
+        """Waits for the newest step, checks that its numbers are finite, and logs them where that is due."""
+        if self._unread is None:
+            return
+        step, metrics, replaced = self._unread
+        self._unread = None
+        metrics = to_floats(metrics)
+        check_finite(step, metrics, self.checkpoints.latest)
+        self.clock.tick()
+        self.progress.update()
+        if self.plan.due(self.plan.log, step):
+            rates = self.clock.report(self.config.batch_size)
+            self.metrics = metrics | {"data/replaced_clips": replaced} | rates
+            self.writer.write(step, self.metrics)
+            self.progress.set_postfix_str(summary(self.metrics), refresh=False)
+
+    def save(self) -> None:
+        """Starts a checkpoint of this step, whose numbers are known to be finite."""
+        self.read_metrics()
+        position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
+        self.checkpoints.save(self.step, self.state, position)
+
+    def close(self) -> None:
+        """Ends the writers and workers; a checkpoint that is being written is finished first."""
+        self.progress.close()
+        self.loader.close()
+        self.writer.close()
+        self.checkpoints.close()
+
+
+def summary(metrics: dict[str, float]) -> str:
+    """The terms and the speed, for the progress bar."""
+    terms = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in metrics.items() if name.startswith("loss")]
+    return f"{' '.join(terms)} {metrics['time/clips_per_second']:.0f} clips/s"
