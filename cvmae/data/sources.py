@@ -119,8 +119,10 @@ class TfdsSource:
     def __getitem__(self, index):
         record = self._records[index]
         video = record[self._video]
-        if not isinstance(video, (bytes, np.ndarray)):
-            raise ValueError(f"data.tfds.video_feature={self._video!r} holds {type(video).__name__}, not frames or bytes")
+        is_frames = isinstance(video, np.ndarray) and video.dtype == np.uint8 and video.ndim == 4
+        if not is_frames and not isinstance(video, bytes):
+            kind = f"{video.dtype}{list(video.shape)}" if isinstance(video, np.ndarray) else type(video).__name__
+            raise ValueError(f"data.tfds.video_feature={self._video!r} holds {kind}, not bytes or frames uint8 [n, H, W, 3]")
         label = int(record[self._label]) if self._label else UNLABELLED
         return Record(f"{self._name}/{self._split}/{index}", label, None, None, video)
 

@@ -1,0 +1,169 @@
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cvmae.data import pipeline, sources
+from cvmae.data.manifest import UNLABELLED
+from tests.data import videos
+from tests.data.configs import small_config
+
+READ_WITHOUT_TENSORFLOW = """
+import sys
+from cvmae.data.sources import TfdsSource
+source = TfdsSource(sys.argv[1], "", "video", "label", "train")
+print(len(source), type(source[0].payload).__name__, "tensorflow" in sys.modules)
+"""
+
+
+def make(split="train", **changes):
+    return sources.make_source(small_config(**changes).data, split)
+
+
+def first_batch(**changes):
+    config = small_config(**changes)
+    with pipeline.make_loader(config, sources.make_source(config.data, config.data.split)) as loader:
+        return {key: np.array(value) for key, value in next(loader).items()}
+
+
+def assert_travels(source):
+    copy = pickle.loads(pickle.dumps(source))
+    assert len(copy) == len(source) and copy.class_names == source.class_names
+    assert copy[1].name == source[1].name and copy[1].label == source[1].label
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    from tests.data import tfds_sets
+
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds_sets.NumberedFiles.files = [videos.write_video(folder / f"{i}.mp4", 8, first=10 * i) for i in range(4)]
+    for builder in (tfds_sets.NumberedFiles, tfds_sets.NumberedFrames):
+        builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
+    return folder
+
+
+# files
+
+
+def test_files_follow_manifest_root_and_split(tmp_path):
+    (tmp_path / "l.csv").write_text("path,label,split,start,end\na.mp4,up,train,1,2\nb.mp4,down,val,,\nc.mp4,down,train,,\n")
+    manifest = str(tmp_path / "l.csv")
+    train = make(data__source="files", data__manifest=manifest)
+    assert train[0] == sources.Record(f"{tmp_path}/a.mp4", 1, 1.0, 2.0, f"{tmp_path}/a.mp4")
+    assert len(train) == 2 and train.class_names == ("down", "up")
+    assert_travels(train)
+    val = make("val", data__source="files", data__manifest=manifest, data__root="/elsewhere")
+    assert len(val) == 1 and val[0].payload == "/elsewhere/b.mp4"
+
+
+def test_files_need_a_manifest():
+    with pytest.raises(ValueError, match="data.source=files needs data.manifest"):
+        make(data__source="files")
+
+
+def test_an_unknown_kind():
+    with pytest.raises(ValueError, match="must be one of files, tfds, motion, synthetic, got 'webdataset'"):
+        make(data__source="webdataset")
+
+
+# tfds
+
+
+@pytest.mark.parametrize("how", ["name", "folder"])
+def test_tfds_with_encoded_files(tfds_dir, how):
+    where = {"name": dict(data__tfds__name="numbered_files", data__tfds__data_dir=str(tfds_dir))}
+    where["folder"] = dict(data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"))
+    config = dict(data__source="tfds", data__frame_size=(32, 64), **where[how])
+    source = make(**config)
+    assert source.class_names == ("down", "up", "wave") and len(source) == 4
+    assert_travels(source)
+    batch = first_batch(**config)
+    for video, label in zip(batch["video"], batch["label"]):
+        numbers = videos.numbers_of(video)
+        assert numbers == list(range(numbers[0], numbers[0] + 4)) and numbers[0] // 10 % 3 == label
+    assert not batch["failures"].any()
+
+
+def test_tfds_is_read_without_tensorflow(tfds_dir):
+    command = [sys.executable, "-c", READ_WITHOUT_TENSORFLOW, str(tfds_dir / "numbered_files" / "1.0.0")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["4", "bytes", "False"], done.stderr
+
+
+def test_tfds_with_frames_and_other_feature_names(tfds_dir):
+    config = dict(data__source="tfds", data__tfds__name="numbered_frames", data__tfds__data_dir=str(tfds_dir))
+    config |= dict(data__tfds__video_feature="frames", data__tfds__label_feature="kind")
+    batch = first_batch(**config)
+    values = batch["video"][:, :, 0, 0, 0].astype(int)
+    assert (np.diff(values) == 1).all() and (batch["label"] == values[:, 0] // 10 * 7).all()
+    assert (first_batch(**config | dict(data__tfds__label_feature=""))["label"] == UNLABELLED).all()
+
+
+def test_tfds_is_read_by_worker_processes(tfds_dir):
+    config = dict(data__source="tfds", data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"), data__frame_size=(32, 64))
+    np.testing.assert_array_equal(first_batch(**config)["video"], first_batch(**config, data__workers=1)["video"])
+
+
+def test_tfds_splits_may_be_slices(tfds_dir):
+    config = dict(data__source="tfds", data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"))
+    assert len(make("train[:50%]", **config)) == len(make("train[50%:]", **config)) == 2
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(data__tfds__name=""), "needs data.tfds.name"),
+        (dict(data__tfds__video_feature="clip"), "data.tfds.video_feature='clip' is not a feature.*frames"),
+        (dict(data__tfds__label_feature="class"), "data.tfds.label_feature='class' is not a feature"),
+        (dict(data__tfds__video_feature="score"), "data.tfds.video_feature='score' holds float, not bytes or frames"),
+    ],
+)
+def test_tfds_mistakes_are_named(tfds_dir, changes, message):
+    config = dict(data__source="tfds", data__tfds__name="numbered_frames", data__tfds__data_dir=str(tfds_dir))
+    config |= dict(data__tfds__video_feature="frames", data__tfds__label_feature="kind")
+    with pytest.raises(ValueError, match=message):
+        make(**config | changes)[0]
+
+
+# motion
+
+
+def test_motion_is_made_and_then_read_as_files(tmp_path):
+    config = dict(data__source="motion", data__motion__cache_dir=str(tmp_path), data__num_frames=8, data__frame_size=(32, 32))
+    config |= dict(data__motion__train_clips=8, data__motion__test_clips=4)
+    source = make(**config)
+    assert isinstance(source, sources.FileSource) and len(source) == 8 and len(make("test", **config)) == 4
+    assert len(source.class_names) == 4 and source[0].payload.startswith(str(tmp_path))
+    batch = first_batch(**config)
+    assert not batch["failures"].any() and batch["video"].std() > 10
+    assert make(**config | dict(data__motion__seed=1))[0].payload != source[0].payload
+
+
+def test_motion_has_sizes(tmp_path):
+    config = dict(data__source="motion", data__motion__cache_dir=str(tmp_path), data__motion__size="full")
+    source = make(**config, data__motion__train_clips=12, data__motion__test_clips=12)
+    assert len(source.class_names) == 12
+
+
+# synthetic
+
+
+def test_synthetic_clips_are_a_function_of_their_number():
+    source = make()
+    again = make()
+    assert len(source) == 10 and len(make(data__synthetic__clips=3)) == 3
+    assert [source[i].label for i in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert [make(data__synthetic__classes=2)[i].label for i in range(4)] == [0, 1, 0, 1]
+    np.testing.assert_array_equal(source[4].payload, again[4].payload)
+    assert (source[4].payload != source[1].payload).mean() > 0.9
+    assert (source[4].payload != make("val")[4].payload).mean() > 0.9
+    assert_travels(source)
+
+
+def test_synthetic_textures_move():
+    video = make(data__stride=3)[0].payload
+    assert video.shape == (24, 16, 24, 3) and video.dtype == np.uint8
+    np.testing.assert_array_equal(video[1], np.roll(video[0], 2, axis=1))  # class 0 moves to the right
