@@ -242,7 +242,7 @@ def test_nothing_but_motion_depends_on_the_class(easy):
 
 
 def test_order_free_features_stay_near_their_cap(easy):
-  accuracy = baselines.accuracies(easy, ("order-free", "ordered frame difference"))
+  accuracy = baselines.accuracies(easy, ("order-free", "ordered frame difference"), tolerance=1e-2)
   assert 0.35 < accuracy["order-free"] <= 0.58
   assert accuracy["ordered frame difference"] > 0.8
 
