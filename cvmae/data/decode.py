@@ -82,10 +82,11 @@ class _Video:
     def _open(self):
         self.close()
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-        self._container = av.open(file)
-        if not self._container.streams.video:
+        # A title in some old encoding is no reason to refuse a video.
+        self._container = av.open(file, metadata_errors="replace")
+        self._stream = self._container.streams.best("video")  # rather than the first, which may be the cover picture
+        if self._stream is None:
             raise DecodeError(self._name, "no video stream")
-        self._stream = self._container.streams.video[0]
         if self._stream.codec_context is None:
             raise DecodeError(self._name, "no decoder for its video codec")
         # One thread: the loader runs one decoder per core already, and threads add latency to short clips.

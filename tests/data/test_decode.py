@@ -21,6 +21,7 @@ KINDS = {
     "h264_intra_refresh.mp4": {"options": {"x264-params": "intra-refresh=1:keyint=10:bframes=0"}},
     "h264_b_frames.avi": {},
     "h264.ts": {},
+    "h264_bare.264": {},
     "h264_vfr.mp4": {"pts": [40 * i + 11 * (i % 3) for i in range(COUNT)]},
     "h264_odd.mp4": {"size": (33, 65)},
     "h264_portrait.mp4": {"size": (96, 64)},
@@ -165,6 +166,19 @@ def test_webm_has_no_count_in_its_header(tmp_path):
     with av.open(path) as file:
         assert file.streams.video[0].frames == 0
     assert len(decode.read_table(path)) == COUNT
+
+
+def test_a_title_that_is_not_unicode(tmp_path):
+    path = str(tmp_path / "v.mkv")
+    with av.open(path, "w") as file:
+        file.metadata["title"] = "TITLE"
+        stream = file.add_stream("libx264", rate=5)
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(videos.numbered_frame(5), "rgb24")))
+        file.mux(stream.encode())
+    with open(path, "rb") as file:
+        data = file.read().replace(b"TITLE", b"T\xcfTLE")
+    assert videos.numbers_of(decode.read_frames(data, [0])) == [5]
 
 
 def audio_only(path):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import os
 import time
@@ -143,10 +144,11 @@ def test_data_that_is_bad_throughout_stops_with_the_reason(folder):
         take(file_config(folder, "bad12.csv"), 1)
 
 
-def test_a_hanging_file_is_cut_off(folder):
-    batches = take(file_config(folder, "hang.csv", data__timeout_s=0.3), 3)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_hanging_file_is_cut_off(folder, workers):
+    batches = take(file_config(folder, "hang.csv", data__timeout_s=0.5, data__workers=workers), 3)
     failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
-    assert failures == [(f"{folder}/pipe.mp4", "no answer within 0.3 s (data.timeout_s)")]
+    assert failures == [(f"{folder}/pipe.mp4", "no answer within 0.5 s (data.timeout_s)")]
 
 
 def test_a_part_without_frames_is_a_bad_file(folder):
@@ -236,6 +238,21 @@ class CountingSource:
     def __getitem__(self, index):
         self.reads += 1
         return self._source[index]
+
+
+class ProcessSource(CountingSource):
+    """Labels are the process that reads."""
+
+    def __getitem__(self, index):
+        return dataclasses.replace(self._source[index], label=os.getpid())
+
+
+def test_workers_are_processes_that_read():
+    source = ProcessSource(sources.make_source(small_config().data, "train"))
+    for workers in (0, 2):
+        with pipeline.make_loader(small_config(data__workers=workers), source) as loader:
+            readers = {int(pid) for _ in range(4) for pid in next(loader)["label"]}
+        assert len(readers) == max(1, workers) and (os.getpid() in readers) == (workers == 0)
 
 
 def test_wrong_fields_are_named():

