@@ -1,7 +1,7 @@
 """The loop: one for every task.
 
 A task is a small object: `init() -> state`, `abstract_state()`, `step(state, batch) -> state, metrics`,
-`evaluate(state, step) -> metrics`, and `finish(state, workdir)` for what is written once at the end. Tasks differ there and
+`evaluate(state) -> metrics`, and `finish(state, workdir)` for what is written once at the end. Tasks differ there and
 nowhere else.
 """
 
@@ -115,6 +115,10 @@ class Clock:
         self._waited = self._since = 0.0
         self._steps = 0
 
+    def restart(self) -> None:
+        """Leaves out what passed since the last step, which was not training."""
+        self._last = time.perf_counter()
+
     def waited(self, seconds: float) -> None:
         self._waited += seconds
 
@@ -175,7 +179,8 @@ class Run:
             if self.step > start:
                 if self.plan.due(self.plan.evaluate, self.step):
                     self.read_metrics()
-                    self.writer.write(self.step, self.task.evaluate(self.state, self.step))
+                    self.writer.write(self.step, self.task.evaluate(self.state))
+                    self.clock.restart()
                 if stopping or self.plan.due(self.plan.checkpoint, self.step) or self.step == self.plan.total:
                     self.save()
             if stopping or self.step == self.plan.total:

@@ -1,16 +1,24 @@
 """The pre-training task: how its state is made and what a step does."""
 
 import functools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 
 from cvmae.config import steps
+from cvmae.data.sources import make_source
+from cvmae.evaluation.heldout import HeldOut
+from cvmae.evaluation.learned import assess, table
 from cvmae.inputs import sample_keys
 from cvmae.objective import Objective
 from cvmae.training import optimizer as optim
 from cvmae.training import sharding
+from cvmae.training.metrics import read_metrics
 from cvmae.training.state import TrainState, create, gradients_in_parts, update
+from cvmae.visualize.curves import draw_curves
+from cvmae.visualize.reconstruction import save_reconstructions
 
 BATCH_KEYS = ("video", "frame_index")  # what of a batch reaches the devices
 
@@ -80,12 +88,40 @@ class Pretrain:
 
     def lower(self):
         """The training step, lowered for this mesh; `.compile()` gives its cost and text."""
-        whole, rows = sharding.replicated(self.mesh), sharding.over_batch(self.mesh)
+        rows = sharding.over_batch(self.mesh)
         shapes = {name: self.abstract_samples()[name] for name in BATCH_KEYS}
         shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in shapes.items()}
-        del whole
         return self._step.lower(self.abstract_state(), shapes)
 
     def step(self, state: TrainState, batch):
         """One update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""
-        return self._step(state, sharding.to_devices({name: batch[name] for name in BATCH_KEYS}, self.mesh))
+        return self._step(state, self._put(batch))
+
+    def _put(self, batch):
+        return sharding.to_devices({name: batch[name] for name in BATCH_KEYS}, self.mesh)
+
+    @functools.cached_property
+    def held_out(self) -> HeldOut:
+        """The clips of the evaluation split."""
+        return HeldOut(self.objective, make_source(self.config.data, self.config.data.eval_split), self._put)
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Every metric of the objective on the evaluation split, as `eval/NAME`."""
+        return {f"eval/{name}": value for name, value in self.held_out.terms(state.evaluated).items()}
+
+    def finish(self, state: TrainState, workdir: str) -> None:
+        """Draws the curves and reconstructions, and writes and prints what was learned, as config.report asks."""
+        c, folder = self.config.report, pathlib.Path(workdir)
+        draw_curves(folder / "curves.png", read_metrics(workdir))
+        if c.pictures and "mse_video" in self.objective.needs.active:
+            samples = next(self.held_out.samples())
+            save_reconstructions(folder / "reconstruction.png", self.objective, state.evaluated, samples, c.pictures)
+        if c.labelled:
+            source = make_source(self.config.data, self.config.data.split)
+            trained, untrained = (
+                assess(self.held_out, params, source, c.labelled, c.clips)
+                for params in (state.evaluated, self.init().evaluated)
+            )
+            text = json.dumps({"trained": trained, "untrained": untrained}, indent=2)
+            (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+            print(table(trained, untrained))

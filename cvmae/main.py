@@ -1,0 +1,66 @@
+"""The command: `python -m cvmae.main --config=configs/ssv2.py:variant=B/16 --workdir=DIR [--config.data.workers=4 ...]`.
+
+Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from cvmae.config import ConfigError, check_key, load
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.", lock_config=True)
+flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it is said in one line."""
+    try:
+        check_overrides(argv)
+        rest = FLAGS(argv)
+        for name in ("config", "workdir"):
+            if FLAGS[name].value is None:
+                raise ConfigError(f"--{name} is missing: python -m cvmae.main --config=configs/demo.py --workdir=DIR")
+        return rest
+    except (flags.Error, ConfigError, TypeError, ValueError, OSError) as error:
+        fail(error, 2)
+
+
+def check_overrides(argv: list[str]) -> None:
+    """Names the nearest field where a `--config.a.b=` names none; absl's own error names no field."""
+    words = [word.lstrip("-") for word in argv[1:]]
+    files = [word.removeprefix("config=") for word in words if word.startswith("config=")]
+    if files:
+        config = load(files[-1])
+        for word in words:
+            key = word.partition("=")[0]
+            if key.startswith(("config.", "noconfig.")):
+                check_key(config, key.partition(".")[2])
+
+
+def fail(error: Exception, code: int) -> None:
+    """Ends the program with one line on stderr."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main(argv: list[str]) -> None:
+    """Hands the config over to the loop."""
+    if len(argv) > 1:
+        fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
+    from cvmae.data.bad_files import BadDataError
+    from cvmae.training.loop import train
+    from cvmae.training.metrics import NonFiniteError
+
+    try:
+        train(FLAGS.config, FLAGS.workdir)
+    except ConfigError as error:
+        fail(error, 2)
+    except (BadDataError, NonFiniteError) as error:
+        fail(error, 1)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)
