@@ -14,7 +14,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from cvmae.data.frame_table import FrameTable, table_from_count, table_from_packets
+from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, table_from_packets
 
 # Codecs whose decoders skip non-reference frames exactly and gain by it (a quarter of the time and more).
 _SKIPPING = frozenset({"h264", "hevc"})
@@ -133,14 +133,14 @@ class _Video:
         return self._pick(self._decode_wanted(wanted), wanted)
 
     def _decode_all(self) -> Iterator[av.VideoFrame]:
-        for packet in self._container.demux(self._stream):
+        for packet in packets_of(self._container, self._stream):
             yield from packet.decode()
 
     def _decode_wanted(self, wanted, until=None) -> Iterator[tuple[int, av.VideoFrame]]:
         """(pts, frame) in decoding order from here on. until: a pts that decoding must not start behind."""
         context = self._stream.codec_context
         skipping = context.name in _SKIPPING
-        for packet in self._container.demux(self._stream):
+        for packet in packets_of(self._container, self._stream):
             if until is not None and packet.pts is not None:
                 if packet.pts > until:
                     raise DecodeError(self._name, "seeking went too far")
@@ -176,7 +176,7 @@ def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     if matrix is None:
         return image
     # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); turns by a quarter and mirrors are all that occurs.
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5)
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()
     if abs(a) + abs(d) < abs(b) + abs(c):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

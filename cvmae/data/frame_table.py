@@ -1,7 +1,9 @@
 """Which frames a video holds and when each is shown, read from its packets without decoding them."""
 
 import dataclasses
+from collections.abc import Iterator
 
+import av
 import numpy as np
 
 
@@ -27,6 +29,18 @@ class FrameTable:
         return len(self.pts)
 
 
+def packets_of(container, stream) -> Iterator[av.Packet]:
+    """The packets of a PyAV video stream from here to the end, and last the empty one that flushes the decoder."""
+    for packet in container.demux(stream):
+        flushes = not packet.size and packet.dts is None
+        # An empty packet with a time is a frame that the recorder dropped; a decoder would take it for the end.
+        if packet.size or flushes:
+            yield packet
+        # Not further: PyAV goes on to flush streams that it met late in the file, and fails at that.
+        if flushes:
+            return
+
+
 def table_from_packets(container, stream) -> FrameTable | None:
     """The table by demuxing `stream` (a PyAV video stream) to its end; None if the packets cannot tell.
 
@@ -36,7 +50,7 @@ def table_from_packets(container, stream) -> FrameTable | None:
     """
     if container.format.name == "avi" and stream.codec_context.name == "h264" and stream.codec_context.has_b_frames:
         return None
-    packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
+    packets = [(p.pts, p.is_keyframe) for p in packets_of(container, stream) if p.size and not p.is_discard]
     pts = [p for p, _ in packets]
     if not pts or None in pts or len(set(pts)) < len(pts):
         return None

@@ -227,3 +227,22 @@ def test_flipped_bits_are_reported_where_the_decoder_sees_them(tmp_path):
     with pytest.raises(decode.DecodeError, match="damaged frame"):
         decode.read_frames(data.tobytes(), range(COUNT))
     assert videos.numbers_of(decode.read_frames(data.tobytes(), [0])) == [0]
+
+
+@pytest.mark.parametrize("kind", ["h264.mp4", "h264.ts", "h264_b_frames.avi", "vp9.webm", "mpeg2.mpg"])
+def test_damage_of_any_kind_is_a_decode_error_or_nothing(tmp_path, kind):
+    """Random bytes in random places, half of the time with a random end: never another exception."""
+    with open(videos.write_video(tmp_path / kind, **KINDS[kind]), "rb") as file:
+        whole = np.frombuffer(file.read(), np.uint8)
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for attempt in range(100):
+        data = whole[: rng.integers(1, len(whole)) if attempt % 2 else None].copy()
+        places = rng.integers(0, len(data), rng.integers(1, 20))
+        data[places] = rng.integers(0, 256, len(places))
+        try:
+            frames = decode.read_chosen(data.tobytes(), lambda table: np.minimum(np.arange(8), len(table) - 1))
+            outcomes.add(frames.shape[0])
+        except decode.DecodeError as error:
+            outcomes.add(bool(error.reason))
+    assert outcomes == {8, True}
