@@ -134,6 +134,18 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     return c
 
 
+def motion(c, size, frames, side):
+    """Turns a config to `motion`: clips of `frames` frames of `side`×`side`, used whole."""
+    c.dtype = "float32"
+    c.data.source, c.data.eval_split, c.data.motion.size = "motion", "test", size
+    c.data.num_frames, c.data.stride, c.data.clip_sampling = frames, 1, "middle"
+    c.data.frame_size, c.augment.size = (side, side), (side, side)
+    c.data.workers, c.data.threads, c.data.prefetch = 0, 1, 2
+    c.augment.flip = 0.0  # classes name left and right
+    for branch in (c.video_branch, c.image_branch):
+        branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 64, 1, 2
+
+
 def runlocal(c):
     """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
     c.batch_size, c.accumulate = 8, 1

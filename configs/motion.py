@@ -1,0 +1,20 @@
+"""Pre-training on `motion`, the procedural labelled set that this package renders (`python -m cvmae.data.motion`).
+
+    python -m cvmae.main --config=configs/motion.py:size=easy --workdir=DIR     # 4 classes, 8x32x32
+    python -m cvmae.main --config=configs/motion.py:size=full --workdir=DIR     # 12 classes, 16x64x64
+
+The paper's objective, without the time-reversed negatives that configs/demo.py turns on: the set to compare objectives on. Not
+run to its end by us; no accuracy is known.
+"""
+
+from configs import common
+
+SHAPES = {"easy": (8, 32), "full": (16, 64)}  # frames and side of the clips, pixels
+
+
+def get_config(arg=None):
+    args = common.arguments(arg, variant="mini/8", size="easy")
+    c = common.base(args.variant)
+    common.motion(c, args.size, *SHAPES[args.size])
+    c.batch_size, c.total = 128, "100_epochs"
+    return common.runlocal(c) if args.runlocal else c

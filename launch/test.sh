@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Makes .venv, installs the test extras, runs pytest.
+# Use: ./launch/test.sh [PYTEST ARGUMENTS]
+#   EXTRAS=test,parity   also compares with transformers and pytorch-metric-learning (installs torch)
+#   CVMAE_TEST_VIDEOS=DIR  also reads real videos; launch/test_videos.sh DIR puts them there
+#   CVMAE_REQUIRE=parity,videos  fails where those would be skipped
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export EXTRAS=${EXTRAS:-test}
+source launch/venv.sh
+exec python -m pytest "$@"
