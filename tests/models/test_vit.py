@@ -1,0 +1,128 @@
+"""The table of sizes, the kinds of attention, and an encoder that sees visible tokens only."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.models import masking
+from cvmae.models.patches import Grid, patchify, unpatchify
+from cvmae.models.positions import KINDS
+from cvmae.models.vit import SIZES, Encoder, Size, Trunk, attend, decode_variant
+
+GRID = Grid(4, 32, 32, 2, 8)
+IMAGE = Grid(1, 32, 32, 1, 8)
+
+
+def shapes(encoder: Encoder):
+    grid = encoder.grid
+    clip = jax.ShapeDtypeStruct((1, grid.num_frames, grid.height, grid.width, 3), jnp.float32)
+    return jax.eval_shape(encoder.init, jax.random.key(0), clip)["params"]
+
+
+def clip_and_mask(grid: Grid, batch: int = 2, ratio: float = 0.5):
+    clip = jax.random.normal(jax.random.key(1), (batch, grid.num_frames, grid.height, grid.width, 3))
+    return clip, masking.draw(jax.random.split(jax.random.key(2), batch), grid, "random", ratio)
+
+
+@pytest.mark.parametrize("variant, width, patch", [("B/16", 768, 16), ("H/14", 1280, 14), ("Ti/8", 192, 8), ("test/4", 32, 4)])
+def test_decode_variant(variant, width, patch):
+    size, side = decode_variant(variant)
+    assert (size.width, side) == (width, patch)
+
+
+@pytest.mark.parametrize("variant", ["B", "B/", "/16", "X/16", "B/0", "B/-16", "B/16x", "b/16", ""])
+def test_decode_variant_refuses(variant):
+    with pytest.raises(ValueError, match="expected SIZE/PATCH such as 'B/16', with SIZE one of test, mini, Ti, S, B, L, H"):
+        decode_variant(variant)
+
+
+# Known sizes of ViT encoders in millions, over 2 x 16 x 16 tubelets, without positions, cls and head.
+MILLIONS = {"Ti": 5.6, "S": 21.9, "B": 86.2, "L": 303.9, "H": 631.7}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameter_counts(name):
+    size = SIZES[name]
+    encoder = Encoder(Trunk(size), Grid(16, 224, 224, 2, 16), "sincos1d")
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(encoder)))
+    d, hidden = size.width, int(size.width * size.mlp_ratio)
+    block = 4 * (d * d + d) + (d * hidden + hidden) + (hidden * d + d) + 4 * d
+    assert count == size.depth * block + (1536 * d + d) + 2 * d
+    if name in MILLIONS:
+        assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.06)
+
+
+@pytest.mark.parametrize("bias, names", [("qkv", {"query", "key", "value"}), ("qv", {"query", "value"}), ("none", set())])
+def test_qkv_biases(bias, names):
+    attention = shapes(Encoder(Trunk(SIZES["test"], bias), GRID, "sincos1d"))["blocks"]["block0"]["attention"]
+    assert {n for n in ("query", "key", "value") if "bias" in attention[n]} == names
+    assert "bias" in attention["out"]
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="width=10 is not a multiple of heads=3"):
+        Size(10, 1, 3)
+    with pytest.raises(ValueError, match="qkv_bias is 'kv'; expected one of qkv, qv, none"):
+        Trunk(SIZES["test"], "kv")
+    with pytest.raises(ValueError, match="attention is 'flash'; expected one of auto, einsum, xla"):
+        Trunk(SIZES["test"], attention="flash")
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_kinds_of_attention_agree(dtype, tolerance):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 7, 3, 8), dtype) for i in range(3))
+    exact = np.einsum("bqhd,bkhd->bhqk", *(np.asarray(a, np.float64) for a in (q, k))) / np.sqrt(8)
+    weights = np.exp(exact) / np.exp(exact).sum(-1, keepdims=True)
+    expected = np.einsum("bhqk,bkhd->bqhd", weights, np.asarray(v, np.float64))
+    for kind in ("einsum", "xla", "auto"):
+        out = attend(q, k, v, kind)
+        assert out.dtype == dtype
+        np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=tolerance)
+
+
+def test_softmax_does_not_overflow_in_bfloat16():
+    q = k = 60 * jnp.ones((1, 4, 1, 8), jnp.bfloat16)
+    for kind in ("einsum", "xla"):
+        assert np.isfinite(attend(q, k, jnp.ones_like(q), kind).astype(jnp.float32)).all()
+
+
+@pytest.mark.parametrize("cls_token", [False, True])
+@pytest.mark.parametrize("positions", KINDS)
+def test_embedding_visible_tokens_is_embedding_all_and_dropping(positions, cls_token):
+    """Without blocks, where tokens do not meet: positions added after masking equal positions added before it."""
+    grid = IMAGE if positions == "sincos2d" else GRID
+    encoder = Encoder(Trunk(Size(16, 0, 2)), grid, positions, cls_token, final_norm=False)
+    clip, mask = clip_and_mask(grid)
+    params = encoder.init(jax.random.key(0), clip)
+    everything, visible = encoder.apply(params, clip), encoder.apply(params, clip, mask)
+    np.testing.assert_allclose(visible.tokens, masking.take_visible(everything.tokens, mask), atol=1e-5)
+    assert (visible.cls is not None) == cls_token
+    if cls_token:
+        np.testing.assert_array_equal(visible.cls, everything.cls)
+
+
+def test_hidden_tokens_are_out_of_sight():
+    """With blocks the result differs from seeing all, and does not change with what is hidden."""
+    encoder = Encoder(Trunk(Size(16, 1, 2)), GRID, "sincos1d", cls_token=True)
+    clip, mask = clip_and_mask(GRID)
+    params = jax.jit(encoder.init)(jax.random.key(0), clip)
+    encode = jax.jit(encoder.apply)
+    visible = encode(params, clip, mask)
+    assert np.abs(visible.tokens - masking.take_visible(encode(params, clip).tokens, mask)).max() > 1e-2
+
+    patches = patchify(clip, GRID.tubelet, GRID.patch)
+    other = unpatchify(jnp.where(mask.hidden[..., None], 7.0, patches), GRID)
+    changed = encode(params, other, mask)
+    np.testing.assert_array_equal(visible.tokens, changed.tokens)
+    np.testing.assert_array_equal(visible.cls, changed.cls)
+
+
+def test_hidden_states_are_sown_for_every_block():
+    encoder = Encoder(Trunk(Size(16, 3, 2)), GRID, "sincos1d", final_norm=False)
+    clip, mask = clip_and_mask(GRID)
+    params = encoder.init(jax.random.key(0), clip)
+    encoded, state = encoder.apply(params, clip, mask, mutable=["intermediates"])
+    hidden = state["intermediates"]["blocks"]["hidden"]
+    assert len(hidden) == 3
+    np.testing.assert_array_equal(hidden[-1], encoded.tokens)
