@@ -1,0 +1,30 @@
+"""A config small enough to compile in seconds, for tests of the objective and of what is built on it."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from cvmae import config as config_lib
+from cvmae.inputs import sample_keys
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+TERMS = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+
+
+def config(only=TERMS, **overrides):
+    """`configs/ssv2.py:runlocal` with the weights of all terms but `only` at 0; `a__b=v` sets a field."""
+    c = config_lib.load(f"{CONFIGS / 'ssv2.py'}:runlocal", {k.replace("__", "."): v for k, v in overrides.items()})
+    for term in TERMS:
+        if term not in only:
+            c.loss[term] = 0.0
+    return c
+
+
+def samples(c, batch=4, seed=0):
+    """A batch of random clips with the keys of its samples."""
+    draw = np.random.default_rng(seed)
+    shape = (batch, c.data.num_frames, *c.data.frame_size, 3)
+    video = draw.integers(0, 256, shape, dtype=np.uint8)
+    frames = draw.integers(0, c.data.num_frames, (batch, c.image_branch.frames), dtype=np.int32)
+    return {"video": video, "frame_index": np.sort(frames, axis=1)} | sample_keys(jax.random.key(seed), 0, batch)
