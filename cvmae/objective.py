@@ -58,7 +58,8 @@ class Objective:
     def weights(self, step) -> dict:
         """The weight of every active term at a step, float32."""
         weights = {}
-        for name in self.needs.active:
+        # Not in the order of the set: that differs between processes, and with it the compiled program.
+        for name in sorted(self.needs.active):
             share = 1.0
             if self.warmup_steps.get(name):
                 share = jnp.minimum(1.0, step / self.warmup_steps[name])
