@@ -23,10 +23,21 @@ transformers.logging.set_verbosity_error()
 
 @dataclasses.dataclass
 class Run:
-    """What one implementation gave: states after each encoder block, predictions for hidden patches, loss, gradients."""
+    """What one implementation gave.
+
+    Attributes:
+      hidden: states after each encoder block.
+      encoded: the encoder's output, cls first if there is one.
+      predictions: for hidden patches, in the order of the mask.
+      everywhere: for all patches; None where the implementation does not give them.
+      loss: the loss.
+      gradients: in our tree.
+    """
 
     hidden: list
+    encoded: np.ndarray
     predictions: np.ndarray
+    everywhere: np.ndarray | None
     loss: float
     gradients: dict
 
@@ -80,24 +91,30 @@ def shapes(module: Autoencoder, batch: int = 1):
     return jax.eval_shape(module.init, jax.random.key(0), clip, mask)["params"]
 
 
-def run_ours(module: Autoencoder, params, clip, target_clip, mask, norm: str) -> Run:
-    """Our forward and backward pass; see `Run`."""
+def run_ours(module: Autoencoder, params, clip, target_clip, mask, norm: str, predict_all: bool = False) -> Run:
+    """Our forward and backward pass, in one compiled program; `predict_all` fills `Run.everywhere`."""
 
     def loss_of(params):
         (encoded, predictions), state = module.apply({"params": params}, clip, mask, mutable=["intermediates"])
         targets = make_targets(target_clip, mask, module.decoder.spec, module.encoder.grid, norm).values
+        everywhere = module.apply({"params": params}, encoded, mask, True, method="decode") if predict_all else None
         hidden = state["intermediates"]["encoder"]["blocks"]["hidden"]
-        return masked_mse(predictions, targets).mean(), (hidden, predictions)
+        return masked_mse(predictions, targets).mean(), (hidden, encoded, predictions, everywhere)
 
-    (loss, (hidden, predictions)), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
-    return Run([np.asarray(h) for h in hidden], np.asarray(predictions), float(loss), gradients)
+    (loss, aux), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
+    hidden, encoded, predictions, everywhere = aux
+    tokens = encoded.tokens if encoded.cls is None else jnp.concatenate([encoded.cls[:, None], encoded.tokens], axis=1)
+    return Run(hidden, tokens, predictions, everywhere, float(loss), gradients)
 
 
 def compare(ours: Run, theirs: Run, name: str):
     """Asserts that states, predictions, loss and the whole gradient agree."""
     assert len(ours.hidden) == len(theirs.hidden)
     assert_close(f"{name} encoder states", max(map(relative, ours.hidden, theirs.hidden)))
+    assert_close(f"{name} encoder output", relative(ours.encoded, theirs.encoded))
     assert_close(f"{name} predictions", relative(ours.predictions, theirs.predictions))
+    if theirs.everywhere is not None:
+        assert_close(f"{name} predictions for visible patches too", relative(ours.everywhere, theirs.everywhere))
     assert_close(f"{name} loss", abs(ours.loss - theirs.loss) / theirs.loss)
     errors = tree_errors(ours.gradients, theirs.gradients)
     worst = max(errors, key=errors.get)
@@ -111,20 +128,36 @@ def tree_of(model, kind: str, template):
     return gradients
 
 
+def forward_backward(model, base, kind: str, template, *args, **kwargs):
+    """Runs a transformers model, loss backward; gives its output and (states, encoder output, gradients in our tree)."""
+    kept = []
+    handle = base.register_forward_hook(lambda module, inputs, output: kept.append(output.last_hidden_state))
+    out = model(*args, output_hidden_states=True, **kwargs)
+    handle.remove()
+    out.loss.backward()
+    states = [h.detach().numpy() for h in out.hidden_states[1:]]
+    return out, (states, kept[0].detach().numpy(), tree_of(model, kind, template))
+
+
 def videomae_run(model, clip, hidden_tokens, template) -> Run:
     """transformers' forward and backward pass on clip [B, T, H, W, 3], ImageNet-normalised; hidden_tokens bool [B, N]."""
     pixels = torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 1, 4, 2, 3)))
-    out = model(pixels, bool_masked_pos=torch.from_numpy(np.array(hidden_tokens)), output_hidden_states=True)
-    out.loss.backward()
-    states = [h.detach().numpy() for h in out.hidden_states[1:]]
-    return Run(states, out.logits.detach().numpy(), out.loss.item(), tree_of(model, "hf-videomae", template))
+    hidden_tokens = torch.from_numpy(np.array(hidden_tokens))
+    out, (states, encoded, gradients) = forward_backward(
+        model, model.videomae, "hf-videomae", template, pixels, bool_masked_pos=hidden_tokens
+    )
+    return Run(states, encoded, out.logits.detach().numpy(), None, out.loss.item(), gradients)
 
 
-def vit_mae_run(model, image, noise, template) -> tuple[Run, np.ndarray, np.ndarray]:
-    """transformers' pass on image [B, H, W, 3]; the run, with predictions [B, N, P] for all patches, and its mask and ids."""
+def vit_mae_run(model, image, noise, template) -> tuple[Run, np.ndarray]:
+    """transformers' pass on image [B, H, W, 3] with noise [B, N]: the run, and ids_restore [B, N]."""
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
-    out = model(pixels, noise=torch.from_numpy(noise), output_hidden_states=True)
-    out.loss.backward()
-    states = [h.detach().numpy() for h in out.hidden_states[1:]]
-    run = Run(states, out.logits.detach().numpy(), out.loss.item(), tree_of(model, "hf-vit-mae", template))
-    return run, out.mask.numpy(), out.ids_restore.numpy()
+    out, (states, encoded, gradients) = forward_backward(
+        model, model.vit, "hf-vit-mae", template, pixels, noise=torch.from_numpy(noise)
+    )
+    everywhere, restore = out.logits.detach().numpy(), out.ids_restore.numpy()
+    kept = int((out.mask[0] == 0).sum())
+    np.testing.assert_array_equal(out.mask.numpy() == 1, restore >= kept)
+    masked = np.argsort(restore, axis=1)[:, kept:]
+    predictions = np.take_along_axis(everywhere, masked[..., None], axis=1)
+    return Run(states, encoded, predictions, everywhere, out.loss.item(), gradients), restore

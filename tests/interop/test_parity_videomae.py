@@ -18,7 +18,6 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining
 from cvmae.interop import load_autoencoder
 from cvmae.models import masking
 from tests.interop import hf
-from tests.interop.comparison import assert_close, relative
 
 TINY = dict(
     image_size=32,
@@ -26,7 +25,7 @@ TINY = dict(
     num_frames=4,
     tubelet_size=2,
     hidden_size=48,
-    num_hidden_layers=3,
+    num_hidden_layers=2,
     num_attention_heads=4,
     intermediate_size=96,
     decoder_hidden_size=24,
@@ -34,16 +33,17 @@ TINY = dict(
     decoder_num_attention_heads=3,
     decoder_intermediate_size=72,
 )
+LARGER = dict(image_size=48, patch_size=16, num_frames=6, tubelet_size=3, hidden_size=32, num_attention_heads=2)
 CASES = {
     "final norm": (dict(use_mean_pooling=False), 0.75, "tube"),
-    "mean pooling": (dict(use_mean_pooling=True), 0.5, "random"),
+    "mean pooling": (dict(use_mean_pooling=True, decoder_num_hidden_layers=1), 0.5, "random"),
     "no qv bias, raw pixels": (dict(use_mean_pooling=False, qv_bias=False, norm_pix_loss=False), 0.9, "tube"),
-    "other sizes": (
-        dict(image_size=48, patch_size=16, num_frames=6, tubelet_size=3, hidden_size=32, num_attention_heads=2, layer_norm_eps=1e-5),
-        0.75,
+    "other sizes": (dict(LARGER, layer_norm_eps=1e-5), 0.75, "random"),
+    "one frame a tubelet, eps 1e-6": (
+        dict(tubelet_size=1, layer_norm_eps=1e-6, num_hidden_layers=3, decoder_num_hidden_layers=1),
+        0.9,
         "random",
     ),
-    "one frame a tubelet, eps 1e-6": (dict(tubelet_size=1, layer_norm_eps=1e-6, decoder_num_hidden_layers=1), 0.9, "random"),
 }
 
 
@@ -66,23 +66,17 @@ def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str):
     ours = hf.run_ours(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm)
     theirs = hf.videomae_run(model, clip, mask.hidden, template)
     hf.compare(ours, theirs, name)
-    return model, module, params, clip, mask
+    return mask
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_tiny(name, tmp_path):
     changes, ratio, mask_kind = CASES[name]
-    model, module, params, clip, mask = check(VideoMAEConfig(**{**TINY, **changes}), 2, ratio, mask_kind, tmp_path, name)
-    with torch.no_grad():
-        pixels = torch.from_numpy(clip.transpose(0, 1, 4, 2, 3).copy())
-        theirs = model.videomae(pixels, bool_masked_pos=torch.from_numpy(np.array(mask.hidden))).last_hidden_state
-    encoded = jax.jit(lambda p: module.apply({"params": p}, clip, mask, method="encode"))(params)
-    assert_close(f"{name} encoder output", relative(encoded.tokens, theirs))
-    assert encoded.cls is None
+    check(VideoMAEConfig(**{**TINY, **changes}), 2, ratio, mask_kind, tmp_path, name)
 
 
 def test_vit_b(tmp_path):
     """The published size: 16 frames of 224 pixels, 160 of 1568 tokens visible, decoder 384 x 4."""
     config = VideoMAEConfig(use_mean_pooling=False)
-    _, _, _, _, mask = check(config, 1, 0.9, "tube", tmp_path, "ViT-B")
+    mask = check(config, 1, 0.9, "tube", tmp_path, "ViT-B")
     assert mask.num_visible == 160 and mask.masked.shape == (1, 1408)

@@ -208,4 +208,4 @@ def test_refusals():
             DecoderSpec(trunk, target_frames=frames).target_tubelet(GRID)
     clip, mask = inputs()
     with pytest.raises(ValueError, match="decoder.cls='encoder' needs an encoder with cls_token=True"):
-        build(cls_token=False, cls="encoder").init(jax.random.key(0), clip, mask)
+        jax.eval_shape(build(cls_token=False, cls="encoder").init, jax.random.key(0), clip, mask)

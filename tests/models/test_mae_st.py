@@ -9,7 +9,6 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import traverse_util
 
 from cvmae.losses import masked_mse

@@ -121,8 +121,13 @@ def test_hidden_tokens_are_out_of_sight():
 def test_hidden_states_are_sown_for_every_block():
     encoder = Encoder(Trunk(Size(16, 3, 2)), GRID, "sincos1d", final_norm=False)
     clip, mask = clip_and_mask(GRID)
-    params = encoder.init(jax.random.key(0), clip)
-    encoded, state = encoder.apply(params, clip, mask, mutable=["intermediates"])
+
+    @jax.jit
+    def run(key):
+        params = encoder.init(key, clip, mask)
+        return encoder.apply({"params": params["params"]}, clip, mask, mutable=["intermediates"])
+
+    encoded, state = run(jax.random.key(0))
     hidden = state["intermediates"]["blocks"]["hidden"]
     assert len(hidden) == 3
     np.testing.assert_array_equal(hidden[-1], encoded.tokens)
