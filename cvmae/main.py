@@ -3,6 +3,7 @@
 Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong.
 """
 
+import re
 import sys
 
 from absl import app, flags
@@ -31,7 +32,8 @@ def parse(argv: list[str]) -> list[str]:
 def check_overrides(argv: list[str]) -> None:
     """Names the nearest field where a `--config.a.b=` names none; absl's own error names no field."""
     words = [word.lstrip("-") for word in argv[1:]]
-    files = [word.removeprefix("config=") for word in words if word.startswith("config=")]
+    pairs = zip(words, [*words[1:], ""])  # `--config=FILE` and `--config FILE` are both said
+    files = [after if word == "config" else word.removeprefix("config=") for word, after in pairs if re.match("config(=|$)", word)]
     if files:
         config = load(files[-1])
         for word in words:

@@ -13,7 +13,7 @@ import time
 import jax
 from tqdm import tqdm
 
-from cvmae.config import steps
+from cvmae.config import ConfigError, require, steps
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
@@ -23,6 +23,7 @@ from cvmae.training.optimizer import peak_learning_rate
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.sharding import make_mesh
 from cvmae.training.signals import stop_requested
+from cvmae.training.validate import config_errors, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,19 +58,22 @@ def train(config, workdir: str) -> dict[str, float]:
     Calling it again after any interruption gives the numbers of an uninterrupted run.
 
     Returns:
-      The last logged metrics. Empty if a signal asked to stop: the state is then saved, and the same call goes on.
+      The last logged metrics. Empty where there was nothing left to do, and if a signal asked to stop: the state is then
+      saved, and the same call goes on.
 
     Raises:
-      ConfigError, ValueError: the config cannot run.
+      ConfigError: the config cannot run; nothing is compiled or written then.
       BadDataError: too many files cannot be read.
       NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
     """
-    folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    mesh = make_mesh(config.mesh)
-    source = make_source(config.data, config.data.split)
+    validate(config)
+    with config_errors("data"):
+        source = make_source(config.data, config.data.split)
     plan = Plan.of(config, len(source))
-    task = Pretrain(config, mesh, plan.total, plan.steps_per_epoch)
+    task = Pretrain(config, make_mesh(config.mesh), plan.total, plan.steps_per_epoch)
+    if plan.evaluate or config.report.pictures or config.report.labelled:
+        task.open_held_out()
+    folder = make_folder(workdir)
     write_config(config, folder)
     announce(config, plan, len(source))
     with stop_requested() as stop:
@@ -83,6 +87,16 @@ def train(config, workdir: str) -> dict[str, float]:
             return metrics
     print(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there", file=sys.stderr)
     return {}
+
+
+def make_folder(workdir: str) -> pathlib.Path:
+    """The workdir, made if it is not there. Raises: ConfigError."""
+    folder = pathlib.Path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir} cannot be a folder ({error.strerror}): give another") from error
+    return folder
 
 
 def write_config(config, folder: pathlib.Path) -> None:
@@ -153,6 +167,11 @@ class Run:
         else:
             self.state, position = restored
             check_position(position, self.identity)
+            require(
+                position["step"] <= plan.total,
+                f"the checkpoint is of step {position['step']}, past config.total={config.total} ({plan.total} steps): "
+                "raise config.total, or give another --workdir",
+            )
             print(f"resumed from the checkpoint of step {position['step']}", file=sys.stderr)
         self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
         self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction)

@@ -12,11 +12,14 @@ from cvmae.data.sources import make_source
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.learned import assess, table
 from cvmae.inputs import sample_keys
+from cvmae.interop.weights import find_file, load_autoencoder, read_safetensors
+from cvmae.models.autoencoder import Autoencoder
 from cvmae.objective import Objective
 from cvmae.training import optimizer as optim
 from cvmae.training import sharding
 from cvmae.training.metrics import read_metrics
 from cvmae.training.state import TrainState, create, gradients_in_parts, update
+from cvmae.training.validate import config_errors
 from cvmae.visualize.curves import draw_curves
 from cvmae.visualize.reconstruction import save_reconstructions
 
@@ -66,8 +69,32 @@ class Pretrain:
 
     def init(self) -> TrainState:
         """The state before the first step, made on the mesh; the same for every mesh."""
-        key = jax.random.fold_in(self.key, 0)
-        return jax.jit(self._pure_init, out_shardings=sharding.replicated(self.mesh))(key)
+        key, whole = jax.random.fold_in(self.key, 0), sharding.replicated(self.mesh)
+        pretrained = self.load_image_branch()
+        state = jax.jit(self._pure_init, out_shardings=whole)(key)
+        if pretrained is None:
+            return state
+        # The optimizer starts from zeros whatever the parameters are.
+        params = state.params | {"image": state.params["image"] | jax.device_put(pretrained, whole)}
+        return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
+
+    def load_image_branch(self):
+        """The image encoder's parameters out of config.image_branch.init_from, the decoder's with them; None where it is not set.
+
+        Where the file holds an encoder alone, the decoder starts anew.
+
+        Raises:
+          ConfigError: the file does not fit the branch; the message lists why.
+        """
+        path, module = self.config.image_branch.init_from, self.objective.model.image
+        if not path:
+            return None
+        template = self.abstract_state().params["image"]
+        with config_errors("image_branch.init_from"):
+            if not any(key.startswith("decoder.") for key in read_safetensors(find_file(path))):
+                template = {"encoder": template["encoder"]}
+                module = Autoencoder(module.encoder)
+            return load_autoencoder(path, "auto", template, module)
 
     def abstract_state(self):
         """Shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
@@ -103,7 +130,13 @@ class Pretrain:
     @functools.cached_property
     def held_out(self) -> HeldOut:
         """The clips of the evaluation split."""
-        return HeldOut(self.objective, make_source(self.config.data, self.config.data.eval_split), self._put)
+        with config_errors("data.eval_split"):
+            source = make_source(self.config.data, self.config.data.eval_split)
+        return HeldOut(self.objective, source, self._put)
+
+    def open_held_out(self) -> None:
+        """Opens the evaluation split now and not at the first evaluation. Raises: ConfigError where it is not there."""
+        _ = self.held_out
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Every metric of the objective on the evaluation split, as `eval/NAME`."""

@@ -1,0 +1,53 @@
+"""Runs `python -m cvmae.main` in a process of its own, and reads what it left behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).parent.parent
+RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
+
+
+def arguments(workdir, config=RUNLOCAL, **overrides) -> list[str]:
+    """Arguments of the command; `a__b=v` is `--config.a.b=v`."""
+    fields = [f"--config.{name.replace('__', '.')}={value}" for name, value in overrides.items()]
+    return [f"--config={config}", f"--workdir={workdir}", *fields]
+
+
+def run(*args: str, program=("-m", "cvmae.main"), env=None) -> subprocess.CompletedProcess:
+    """Runs the command to its end."""
+    command = [sys.executable, *program, *args]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def metric_lines(workdir) -> list[dict]:
+    """The lines of metrics.jsonl without clocks, which no two runs share."""
+    lines = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+
+
+def checkpoint_steps(workdir) -> list[int]:
+    """The steps of complete checkpoints."""
+    names = [path.name for path in (pathlib.Path(workdir) / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def saved_state(workdir, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint by its path: parameters, optimizer and step."""
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.restore(pathlib.Path(workdir).absolute() / "checkpoints" / str(step) / "state")
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_state(a: dict, b: dict) -> None:
+    """Bit-equal: no tolerance."""
+    assert a.keys() == b.keys()
+    different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
+    assert not different, different

@@ -1,0 +1,160 @@
+"""The command line: whatever is wrong is one line on stderr with the fix, exit code 2, and an untouched workdir."""
+
+import sys
+
+import pytest
+from absl import flags
+
+from cvmae import main
+from cvmae.training import pretrain
+from tests.command import RUNLOCAL, arguments, run
+
+
+def command(monkeypatch, argv):
+    """The command with these arguments, in this process."""
+    monkeypatch.setattr(sys, "argv", ["main", *argv])  # ml_collections reads overrides from there
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)  # overrides that an earlier command defined
+    flags.FLAGS.unparse_flags()
+    for name in ("config", "workdir"):
+        flags.FLAGS[name].value = None
+    with pytest.raises(SystemExit) as stopped:
+        main.main(main.parse(sys.argv))
+    return stopped.value.code
+
+
+@pytest.fixture
+def complaint(tmp_path, capsys, monkeypatch):
+    """Runs the command in this process, for arguments that must be refused; returns the line on stderr."""
+
+    def initialised(*_):
+        raise AssertionError("a wrong command got as far as making parameters")
+
+    monkeypatch.setattr(pretrain.Pretrain, "init", initialised)
+    workdir = tmp_path / "run"
+
+    def call(*args, config=RUNLOCAL, **overrides) -> str:
+        code = command(monkeypatch, [*arguments(workdir, config, **overrides), *args])
+        text = capsys.readouterr().err
+        assert code == 2 and text.startswith("error: ") and text.count("\n") == 1, text
+        assert not workdir.exists()
+        return text
+
+    return call
+
+
+REFUSED = [
+    # The first five of the issue.
+    (dict(data__wrokers=2), "config.data has no field 'wrokers'; did you mean 'workers'"),
+    (dict(data__source="files"), "data.manifest"),
+    (dict(augment__size="(36,32)"), "config.augment.size: height=36 is not a multiple of the patch size 16: take height=32 or 48"),
+    (dict(accumulate=3), "config.batch_size=8 does not divide by config.accumulate=3 times 1 devices: take 6 or 9"),
+    (dict(mesh__data=4), "config.mesh.data=4, but there are 1 devices: set it to 1, or to -1"),
+    (dict(mesh__fsdp=2), "config.mesh.fsdp"),
+    # A manifest.
+    (dict(data__source="files", data__manifest="nowhere.csv"), "nowhere.csv: No such file"),
+    # Shapes.
+    (dict(data__num_frames=5), "config.data.num_frames: num_frames=5 is not a multiple of the tubelet size 2"),
+    (dict(video_branch__variant="XXL/16"), "config.video_branch.variant: variant is 'XXL/16'; expected SIZE/PATCH"),
+    (dict(image_branch__variant="B16"), "config.image_branch.variant"),
+    (dict(image_branch__tubelet=2), "config.image_branch.tubelet=2 cannot be used: it must be 1"),
+    (dict(image_branch__frames=9), "config.image_branch.frames: cannot sample 9 frames from a clip of 4"),
+    (dict(video_branch__mask__ratio=0.05), "config.video_branch: a masking ratio of 0.05 leaves 8 of 8"),
+    (dict(video_branch__positions="sincos2d"), "config.video_branch.positions: positions='sincos2d' has no time axis"),
+    (dict(image_branch__decoder__width=34), "config.image_branch.decoder.positions: a sine-cosine axis needs an even width"),
+    (dict(video_branch__decoder__heads=3), "config.video_branch: width=32 is not a multiple of heads=3"),
+    (dict(video_branch__cls_token=False, video_branch__decoder__cls="encoder"), "decoder.cls='encoder' needs cls_token=True"),
+    # Objectives with nothing to do, or with something that does nothing.
+    (dict(loss__intra_video=-0.5), "config.loss.intra_video=-0.5 cannot be used: it must be at least 0"),
+    ({f"loss__{term}": 0.0 for term in ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")},
+     "config.loss: every weight is 0"),
+    (dict(accumulate=8), "leaves 1 clip a part, which has no negatives"),
+    (dict(image_branch__train="frozen"), "config.image_branch.train='frozen' without config.image_branch.init_from"),
+    (dict(image_branch__init_from="nowhere"), "config.image_branch.init_from: no weights at nowhere"),
+    # Durations.
+    (dict(total="8"), "config.total='8' is no duration"),
+    (dict(total="0_steps"), "config.total='0_steps' is too short"),
+    (dict(optimizer__warmup="a while"), "config.optimizer.warmup='a while' is no duration"),
+    (dict(loss_warmup__cross_video="5"), "config.loss_warmup.cross_video='5' is no duration"),
+    # Types, which the config file gives.
+    (dict(batch_size="many"), "config.batch_size"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=["-".join(case) for case, _ in REFUSED])
+def test_a_config_that_cannot_run_is_refused_with_the_fix(complaint, overrides, message):
+    assert message in complaint(**overrides)
+
+
+WORDS = [
+    "dtype", "attention", "data.source", "data.fit", "data.clip_sampling", "image_branch.frame_sampling", "image_branch.crop",
+    "image_branch.train", *(f"{branch}_branch.{field}" for branch in ("video", "image") for field in (
+        "positions", "qkv_bias", "mask.kind", "mask.rounding", "target_norm", "decoder.layout", "decoder.positions", "decoder.cls",
+    )),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", WORDS)
+def test_a_word_that_is_no_choice_is_refused_with_the_choices(complaint, field):
+    assert f"config.{field}='nonsense' cannot be used: it must be one of " in complaint(f"--config.{field}=nonsense")
+
+
+RANGES = {
+    "seed": -1, "batch_size": 0, "accumulate": 0, "checkpoint_keep": 0, "data.stride": 0, "data.fps": -1.0,
+    "data.frame_size": "(0,32)", "data.workers": -1, "data.timeout_s": 0.0, "data.max_bad_fraction": 1.5,
+    "data.synthetic.clips": 0, "augment.flip": 1.5, "augment.scale": "(1.0,0.5)", "augment.plus_scale": "(0.0,1.0)",
+    "augment.ratio": "(2.0,1.0)", "augment.brightness": -0.1, "augment.hue": 0.6, "augment.color_probability": -0.1,
+    "augment.std": "(0.2,0.0,0.2)", "augment.mean": "(0.5,)", "video_branch.mask.ratio": 1.0, "video_branch.eps": 0.0,
+    "video_branch.tubelet": 0, "video_branch.decoder.heads": 0, "image_branch.frames": 0, "contrast.temperature": 0.0,
+    "contrast.width": 0, "optimizer.base_lr": 0.0, "optimizer.b1": 1.0, "optimizer.weight_decay": -0.1,
+    "optimizer.clip_norm": -1.0, "optimizer.ema_decay": 1.0, "report.pictures": -1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", RANGES)
+def test_a_number_out_of_range_is_refused(complaint, field):
+    assert f"config.{field}=" in complaint(f"--config.{field}={RANGES[field]}")
+
+
+def test_a_split_that_is_not_there_is_refused_before_training(complaint, tmp_path):
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,label,split\na.mp4,0,train\n")
+    files = dict(data__source="files", data__manifest=manifest)
+    assert "config.data: " in complaint(**files, data__split="trian") and "train" in complaint(**files, data__split="trian")
+    assert "config.data.eval_split: " in complaint(**files)
+
+
+def test_a_field_that_is_an_argument_of_its_own_is_checked_too(complaint):
+    assert "did you mean 'workers'" in complaint("--config.data.wrokers", "2")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--workdir=w"], "--config is missing"),
+        (["--config", RUNLOCAL], "--workdir is missing"),
+        (["--config", RUNLOCAL, "--workdir", "w", "--config.data.wrokers=2"], "did you mean 'workers'"),
+        (["--config=nowhere.py", "--workdir=w"], "config file 'nowhere.py' does not exist"),
+        ([f"--config={RUNLOCAL},varient=B/16", "--workdir=w"], "did you mean 'variant'"),
+        ([f"--config={RUNLOCAL}", "--wrkdir=w"], "wrkdir"),
+        ([f"--config={RUNLOCAL}", "--workdir=w", "batch_size=4"], "unexpected argument 'batch_size=4'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(capsys, monkeypatch, tmp_path, argv, message):
+    monkeypatch.chdir(tmp_path)
+    code = command(monkeypatch, argv)
+    text = capsys.readouterr().err
+    assert code == 2 and text.startswith("error: ") and text.count("\n") == 1 and message in text, text
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_process_says_the_same(tmp_path):
+    done = run(*arguments(tmp_path / "run", dtype="half"))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == "error: config.dtype='half' cannot be used: it must be one of float32, bfloat16\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_is_a_file_is_refused(complaint, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be a folder" in complaint(f"--workdir={tmp_path / 'file'}")

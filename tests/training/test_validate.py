@@ -1,0 +1,39 @@
+"""The table of checks: it covers every field, and nothing that is not a field."""
+
+import fnmatch
+
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.training.validate import CHECKS, DURATIONS, check_field, check_of, fields, validate
+from tests.small import config
+
+
+def test_every_field_has_a_check():
+    assert [field for field in fields(config()) if check_of(field) is None] == []
+
+
+def test_every_check_has_a_field():
+    known = list(fields(config()))
+    assert [pattern for pattern in (*CHECKS, *DURATIONS) if not fnmatch.filter(known, pattern)] == []
+
+
+def test_no_check_is_hidden_by_an_earlier_one():
+    first = {next(pattern for pattern in CHECKS if fnmatch.fnmatchcase(field, pattern)) for field in fields(config())}
+    assert first == set(CHECKS)
+
+
+def test_a_field_without_a_check_is_refused():
+    with pytest.raises(ConfigError, match="config.novel=1 cannot be used: it must be known to .*CHECKS"):
+        check_field("novel", 1)
+
+
+def test_what_only_an_inactive_branch_would_refuse_is_let_be():
+    alone = ("mse_video",)
+    validate(config(alone, image_branch__variant="test/12"))
+    with pytest.raises(ConfigError, match="config.augment.size"):
+        validate(config(image_branch__variant="test/12"))
+
+
+def test_the_batch_is_allowed_to_be_without_negatives_where_nothing_is_contrasted():
+    validate(config(("mse_video", "mse_image"), batch_size=4, accumulate=4))
