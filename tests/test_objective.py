@@ -146,7 +146,7 @@ def test_a_constant_clip_gives_finite_gradients():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"augment__size": (40, 33)}, "config.video_branch: width=33 is not a multiple of the patch size 16"),
+        ({"augment__size": (32, 33)}, "config.video_branch: width=33 is not a multiple of the patch size 16"),
         ({"data__num_frames": 3}, "num_frames=3 is not a multiple of the tubelet size 2"),
         ({"video_branch__variant": "Q/16"}, "variant is 'Q/16'"),
         ({"video_branch__mask__ratio": 1.0}, "leaves 0 of 8 tokens"),
