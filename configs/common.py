@@ -1,19 +1,51 @@
 """The fields every config has, with their defaults: the paper's where it speaks, its parents' elsewhere, else our choice.
 
 Marks: [paper] arXiv 2502.07811; [mae_st], [VideoMAE], [MAE] its parents' published code or text; [CrossPoint]; [choice] ours.
-A config imports `base`, changes what its data set needs, and applies `runlocal` last.
+A config imports `base`, changes what its data set needs, and ends in `finish`.
 """
 
 import ml_collections
 
-from cvmae.config import parse_arg
+from cvmae.config import ConfigError, nearest, parse_arg
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def arguments(arg, **defaults):
-    """The arg string of a config; every config knows `variant` and `runlocal`."""
-    return parse_arg(arg, **({"variant": "B/16", "runlocal": False} | defaults))
+    """The arg string of a config; every config knows `variant`, `parent` and `runlocal`."""
+    return parse_arg(arg, **({"variant": "B/16", "parent": "", "runlocal": False} | defaults))
+
+
+def finish(c, args):
+    """What every config does last: becomes a parent of the method, or small enough for any machine, where its argument says so."""
+    if args.parent:
+        parent(c, args.parent)
+    return runlocal(c) if args.runlocal else c
+
+
+def parent(c, name):
+    """Turns a config to one of the works that the method is built on, the data set's own fields left as they are.
+
+    `videomae` and `mae_st` train the video branch alone, `mae` the image branch alone on sampled frames.
+    """
+    if name not in ("videomae", "mae_st", "mae"):
+        raise ConfigError(f"config argument parent={name!r} is unknown: {nearest(name, ('videomae', 'mae_st', 'mae'))}")
+    for term in c.loss:
+        c.loss[term] = float(term == ("mse_image" if name == "mae" else "mse_video"))
+    video, image = c.video_branch, c.image_branch
+    if name == "videomae":
+        video.positions = video.decoder.positions = "sincos1d"
+        video.cls_token, video.qkv_bias, video.target_norm = False, "qv", "patch_channel"
+        video.mask.kind, video.mask.ratio = "tube", 0.9
+        video.decoder.width, video.decoder.heads = 384, 6
+        video.decoder.layout, video.decoder.cls, video.decoder.embed_bias = "concat", "none", False
+        c.optimizer.base_lr, c.optimizer.clip_norm = 1.5e-4, 0.0
+    if name == "mae_st":
+        video.mask.ratio, video.mask.rounding, video.decoder.target_frames = 0.9, "down", c.data.num_frames // 2
+        c.augment.mean, c.augment.std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+    if name == "mae":
+        image.mask.ratio, image.mask.rounding = 0.75, "down"
+        c.augment.scale, c.optimizer.base_lr, c.optimizer.clip_norm = (0.2, 1.0), 1.5e-4, 0.0
 
 
 def _data():

@@ -14,4 +14,4 @@ def get_config(arg=None):
     c = common.base(args.variant)
     ucf101.small_set(c)
     c.data.stride = 2  # [VideoMAEv2] its HMDB51 fine-tuning
-    return common.runlocal(c) if args.runlocal else c
+    return common.finish(c, args)

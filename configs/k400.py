@@ -14,4 +14,4 @@ def get_config(arg=None):
     c.data.stride = 4  # [VideoMAE] 16 x 4
     c.total = "800_epochs"  # [VideoMAE] the shorter of its two schedules, 800 and 1600
     c.optimizer.warmup = "40_epochs"  # [VideoMAE]
-    return common.runlocal(c) if args.runlocal else c
+    return common.finish(c, args)

@@ -17,4 +17,4 @@ def get_config(arg=None):
     c = common.base(args.variant)
     common.motion(c, args.size, *SHAPES[args.size])
     c.batch_size, c.total = 128, "100_epochs"
-    return common.runlocal(c) if args.runlocal else c
+    return common.finish(c, args)

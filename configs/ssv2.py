@@ -15,4 +15,4 @@ def get_config(arg=None):
     c.augment.flip = 0.0  # classes name left and right
     c.total = "800_epochs"  # [VideoMAE] the shorter of its two schedules, 800 and 2400
     c.optimizer.warmup = "40_epochs"  # [VideoMAE]
-    return common.runlocal(c) if args.runlocal else c
+    return common.finish(c, args)

@@ -12,7 +12,7 @@ def get_config(arg=None):
     args = common.arguments(arg)
     c = common.base(args.variant)
     small_set(c)
-    return common.runlocal(c) if args.runlocal else c
+    return common.finish(c, args)
 
 
 def small_set(c):

@@ -1,0 +1,33 @@
+"""CrossVideoMAE (arXiv 2502.07811) in JAX and Flax. The public names; each is imported when it is first used."""
+
+import importlib
+
+from cvmae.version import __version__
+
+_PUBLIC = {
+    "Autoencoder": "cvmae.models.autoencoder",
+    "CrossVideo": "cvmae.models.crossvideo",
+    "Decoder": "cvmae.models.autoencoder",
+    "DecoderSpec": "cvmae.models.autoencoder",
+    "Encoder": "cvmae.models.vit",
+    "Grid": "cvmae.models.patches",
+    "Mask": "cvmae.models.masking",
+    "Objective": "cvmae.objective",
+    "SIZES": "cvmae.models.vit",
+    "Trunk": "cvmae.models.vit",
+    "build_model": "cvmae.models.build",
+    "nt_xent": "cvmae.losses",
+    "train": "cvmae.training.loop",
+}
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str):
+    # Reading video needs no jax: workers that decode import this package and should start quickly.
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'cvmae' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return __all__

@@ -6,7 +6,7 @@ Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run faile
 import re
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cvmae.config import ConfigError, check_key, load
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
     """Hands the config over to the loop."""
     if len(argv) > 1:
         fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
+    logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
     from cvmae.data.bad_files import BadDataError
     from cvmae.training.loop import train
     from cvmae.training.metrics import NonFiniteError

@@ -193,6 +193,7 @@ class Run:
         The order is: evaluate, checkpoint, then draw the next batch. So the saved position in the data belongs to the saved step.
         """
         start = self.step
+        self.progress.set_postfix_str("compiling")
         while True:
             stopping = stop()
             if self.step > start:
