@@ -1,0 +1,71 @@
+"""The layering of the house: who may know whom."""
+
+import ast
+import importlib
+import pathlib
+import pkgutil
+
+import pytest
+
+import cvmae
+
+ROOT = pathlib.Path(cvmae.__file__).parent
+UPPER = {"training", "main", "plan", "bench"}
+FORBIDDEN = {
+    "models": UPPER | {"data", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize", "config"},
+    "losses": UPPER | {"data", "augment", "inputs", "objective", "evaluation", "interop", "visualize"},
+    "augment": UPPER | {"data", "inputs", "objective", "evaluation", "interop", "visualize"},
+    "rng": UPPER | {"data", "models", "evaluation", "interop", "visualize"},
+    "inputs": UPPER | {"data", "objective", "evaluation", "interop", "visualize"},
+    "objective": UPPER | {"data", "evaluation", "interop", "visualize"},
+    "data": UPPER | {"models", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize"},
+    "evaluation": UPPER | {"interop", "visualize"},
+    "interop": UPPER | {"data", "losses", "augment", "evaluation", "visualize"},
+    "visualize": UPPER | {"data", "interop"},
+    "config": UPPER | {"data", "models", "losses", "augment", "evaluation", "interop", "visualize"},
+    "training": {"main", "plan", "bench"},
+}
+FOREIGN = {"data": {"jax", "flax", "optax", "orbax"}, "models": {"optax", "grain", "orbax", "av"}, "losses": {"optax", "grain"}}
+
+
+def imports(path):
+    """Dotted names of everything a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms():
+    """(room, file) of every file of the package."""
+    for path in sorted(ROOT.rglob("*.py")):
+        yield path.relative_to(ROOT).parts[0].removesuffix(".py"), path
+
+
+def test_nobody_knows_who_is_above():
+    broken = []
+    for room, path in rooms():
+        for name in imports(path):
+            first, _, rest = name.partition(".")
+            second = rest.split(".")[0]
+            if (first == "cvmae" and second in FORBIDDEN.get(room, ())) or first in FOREIGN.get(room, ()):
+                broken.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not broken, broken
+
+
+def test_every_room_has_its_rule():
+    known = {room for room, _ in rooms()} - {"__init__", "version", "main"}
+    assert known == set(FORBIDDEN)
+
+
+@pytest.mark.parametrize("module", [m.name for m in pkgutil.walk_packages([str(ROOT)], "cvmae.") if "__main__" not in m.name])
+def test_every_module_imports(module):
+    importlib.import_module(module)
+
+
+def test_public_names_exist():
+    assert all(getattr(cvmae, name) is not None for name in cvmae.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Encodre'"):
+        cvmae.Encodre
