@@ -21,7 +21,7 @@ def arguments(workdir, config=RUNLOCAL, **overrides) -> list[str]:
 
 
 def run(*args: str, program=("-m", "cvmae.main"), env=None) -> subprocess.CompletedProcess:
-    """Runs the command to its end."""
+    """Runs the command until it, and every process that it started, has ended: they all hold its stderr."""
     command = [sys.executable, *program, *args]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -5,6 +5,9 @@ of it before anything is divided, so neither processes nor workers nor a restart
 """
 
 import dataclasses
+import multiprocessing
+import os
+import threading
 
 import grain
 import numpy as np
@@ -85,7 +88,7 @@ class Loader:
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
         if data.workers:
             options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-            dataset = dataset.mp_prefetch(options)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
         self._iterator = iter(dataset)
 
     def __iter__(self):
@@ -103,6 +106,18 @@ class Loader:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Ends a worker when the process it works for is gone; after a kill -9 nobody else would."""
+    del index, count
+    parent = multiprocessing.parent_process()
+
+    def watch():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="cvmae-end-with-parent").start()
 
 
 class UnreadableError(Exception):

@@ -6,12 +6,19 @@ workers and processes, so a checkpoint holds no iterator and restores on other c
 
 import logging
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from cvmae.config import ConfigError
+from cvmae.training.optimizer import path_of
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.ERROR)
+
+
+def shapes(params) -> dict[str, tuple[int, ...]]:
+    """The shape of every array of a tree by its path."""
+    return {path_of(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 class Checkpoints:
@@ -25,7 +32,8 @@ class Checkpoints:
         """Opens `workdir`/checkpoints, where the newest `keep` are kept."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.folder = epath.Path(workdir).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     @property
     def latest(self) -> int | None:
@@ -51,15 +59,27 @@ class Checkpoints:
         """
         if self.latest is None:
             return None
+        self._check_shapes(abstract_state)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), position=ocp.args.JsonRestore())
         try:
             restored = self._manager.restore(self.latest, args=args)
         except (ValueError, KeyError) as error:
-            raise ConfigError(
-                f"checkpoint {self.folder / str(self.latest)} does not fit this config ({str(error).splitlines()[0]}): "
-                "give another --workdir, or the config that the checkpoint was made with"
-            ) from error
+            raise self._misfit(str(error).splitlines()[0]) from error
         return restored["state"], restored["position"]
+
+    def _check_shapes(self, abstract_state) -> None:
+        # Before Orbax reads anything: where it fails half-way it leaves a page of warnings behind the message.
+        there = shapes(self._manager.item_metadata(self.latest)["state"].tree["params"])
+        wanted = shapes(abstract_state.params)
+        for name in sorted(there.keys() | wanted.keys()):
+            if there.get(name) != wanted.get(name):
+                raise self._misfit(f"{name} is {there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here")
+
+    def _misfit(self, why: str) -> ConfigError:
+        return ConfigError(
+            f"checkpoint {self.folder / str(self.latest)} does not fit this config ({why}): "
+            "give another --workdir, or the config that the checkpoint was made with"
+        )
 
     def wait(self) -> None:
         """Blocks until what was started is complete."""

@@ -74,11 +74,11 @@ def train(config, workdir: str) -> dict[str, float]:
     if plan.evaluate or config.report.pictures or config.report.labelled:
         task.open_held_out()
     folder = make_folder(workdir)
-    write_config(config, folder)
     announce(config, plan, len(source))
     with stop_requested() as stop:
         run = Run(config, folder, plan, task, source)
         try:
+            write_config(config, folder)  # not before the checkpoint there is known to be of this config
             metrics = run.go(stop)
         finally:
             run.close()
