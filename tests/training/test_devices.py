@@ -1,0 +1,61 @@
+"""One step on one device and on eight: the same views, masks, loss and gradients, and negatives of the whole batch."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.command import run
+
+ONE_STEP = str(pathlib.Path(__file__).parent / "one_step.py")
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """What the step gave on 1 and on 8 devices, by name."""
+    folder, found = tmp_path_factory.mktemp("steps"), {}
+    for devices in (1, 8):
+        file = folder / f"{devices}.npz"
+        done = run(str(file), program=(ONE_STEP,), env={"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"})
+        assert done.returncode == 0, done.stderr
+        found[devices] = dict(np.load(file))
+    return found
+
+
+def named(step, prefix):
+    chosen = {name: array for name, array in step.items() if name.startswith(prefix)}
+    assert chosen
+    return chosen
+
+
+def test_masks_are_identical(steps):
+    for name, array in named(steps[1], "mask/").items():
+        np.testing.assert_array_equal(array, steps[8][name], err_msg=name)
+
+
+def test_masks_differ_between_samples_and_views(steps):
+    shuffle = steps[1]["mask/video/shuffle"]
+    assert len(np.unique(shuffle, axis=0)) == len(shuffle)
+
+
+def test_views_are_the_same(steps):
+    for name, array in named(steps[1], "view/").items():
+        np.testing.assert_allclose(array, steps[8][name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_the_loss_and_every_term_are_the_same(steps):
+    for name in ("loss", *named(steps[1], "loss/"), *named(steps[1], "accuracy/"), *named(steps[1], "feature_std/")):
+        np.testing.assert_allclose(steps[1][name], steps[8][name], rtol=1e-5, err_msg=name)
+
+
+def test_gradients_are_the_same(steps):
+    one, eight = named(steps[1], "gradient"), named(steps[8], "gradient")
+    assert one.keys() == eight.keys()
+    scale = max(np.abs(array).max() for array in one.values())
+    for name, array in one.items():
+        # A sum over devices adds in another order: an entry that is a difference of large ones keeps fewer digits.
+        np.testing.assert_allclose(array, eight[name], rtol=1e-4, atol=1e-6 * scale, err_msg=name)
+
+
+def test_negatives_are_those_of_the_whole_batch(steps):
+    assert steps[8]["loss"] > 1.2 * steps[1]["losses_alone"].mean()
