@@ -47,7 +47,10 @@ class MetricsWriter:
         self._drop_after(resumed_step)
         self._lines = open(self.path, "a", encoding="utf-8")
         purge = resumed_step + 1 if resumed_step else None
-        self._events = tensorboardX.SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"), purge_step=purge)
+        # tensorboardX names files by the second, and would write over the file of a run that ended within it.
+        suffix = f".{resumed_step}.{os.getpid()}"
+        folder = str(pathlib.Path(workdir) / "tensorboard")
+        self._events = tensorboardX.SummaryWriter(folder, purge_step=purge, filename_suffix=suffix)
 
     def _drop_after(self, step: int) -> None:
         if not self.path.exists():

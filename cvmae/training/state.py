@@ -44,7 +44,7 @@ def update(state: TrainState, gradients, optimizer, ema_decay: float):
     ema = state.ema
     if ema_decay:
         ema = optax.incremental_update(params, ema, 1 - ema_decay)
-    norms = {"optimizer/grad_norm": optax.global_norm(gradients), "optimizer/param_norm": optax.global_norm(params)}
+    norms = {"optimizer/grad_norm": optax.tree.norm(gradients), "optimizer/param_norm": optax.tree.norm(params)}
     return TrainState(state.step + 1, params, opt_state, ema), norms
 
 
