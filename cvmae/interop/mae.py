@@ -1,25 +1,14 @@
 """Image MAE's files: `transformers`' ViTMAEForPreTraining, read from its class and from what save_pretrained writes."""
 
+from cvmae.interop.hf_block import BLOCK
 from cvmae.interop.keymap import KeyMap, Rule, Table, in_blocks
 
 # The names of published files.
 _BLOCK = (
-    ("attention.attention.query.weight", "attention/query/kernel", "linear"),
+    *BLOCK,
     ("attention.attention.query.bias", "attention/query/bias", "copy"),
-    ("attention.attention.key.weight", "attention/key/kernel", "linear"),
     ("attention.attention.key.bias", "attention/key/bias", "copy"),
-    ("attention.attention.value.weight", "attention/value/kernel", "linear"),
     ("attention.attention.value.bias", "attention/value/bias", "copy"),
-    ("attention.output.dense.weight", "attention/out/kernel", "linear"),
-    ("attention.output.dense.bias", "attention/out/bias", "copy"),
-    ("layernorm_before.weight", "norm1/scale", "copy"),
-    ("layernorm_before.bias", "norm1/bias", "copy"),
-    ("layernorm_after.weight", "norm2/scale", "copy"),
-    ("layernorm_after.bias", "norm2/bias", "copy"),
-    ("intermediate.dense.weight", "mlp_in/kernel", "linear"),
-    ("intermediate.dense.bias", "mlp_in/bias", "copy"),
-    ("output.dense.weight", "mlp_out/kernel", "linear"),
-    ("output.dense.bias", "mlp_out/bias", "copy"),
 )
 
 # The names that transformers 5 has in memory, which a state dict saved without save_pretrained holds.

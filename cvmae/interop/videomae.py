@@ -1,26 +1,15 @@
 """VideoMAE's files: `transformers`' VideoMAEForPreTraining, read from its class and from what save_pretrained writes."""
 
+from cvmae.interop.hf_block import BLOCK
 from cvmae.interop.keymap import KeyMap, Rule, in_blocks
 
 # In memory the biases are query.bias and value.bias; files hold q_bias and v_bias, as the original code did. Keys have none.
 _BLOCK = (
-    ("attention.attention.query.weight", "attention/query/kernel", "linear"),
-    ("attention.attention.key.weight", "attention/key/kernel", "linear"),
-    ("attention.attention.value.weight", "attention/value/kernel", "linear"),
+    *BLOCK,
     ("attention.attention.q_bias", "attention/query/bias", "copy"),
     ("attention.attention.query.bias", "attention/query/bias", "copy"),
     ("attention.attention.v_bias", "attention/value/bias", "copy"),
     ("attention.attention.value.bias", "attention/value/bias", "copy"),
-    ("attention.output.dense.weight", "attention/out/kernel", "linear"),
-    ("attention.output.dense.bias", "attention/out/bias", "copy"),
-    ("layernorm_before.weight", "norm1/scale", "copy"),
-    ("layernorm_before.bias", "norm1/bias", "copy"),
-    ("layernorm_after.weight", "norm2/scale", "copy"),
-    ("layernorm_after.bias", "norm2/bias", "copy"),
-    ("intermediate.dense.weight", "mlp_in/kernel", "linear"),
-    ("intermediate.dense.bias", "mlp_in/bias", "copy"),
-    ("output.dense.weight", "mlp_out/kernel", "linear"),
-    ("output.dense.bias", "mlp_out/bias", "copy"),
 )
 
 # Its position tables are computed, not stored. `videomae.layernorm` is there only with use_mean_pooling=False, as in the
