@@ -46,7 +46,8 @@ class MetricsWriter:
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         self._drop_after(resumed_step)
         self._lines = open(self.path, "a", encoding="utf-8")
-        purge = resumed_step + 1 if resumed_step else None
+        # TensorBoard leaves out what an earlier process wrote from this step on, also where that process saved nothing.
+        purge = resumed_step + 1
         # tensorboardX names files by the second, and would write over the file of a run that ended within it.
         suffix = f".{resumed_step}.{os.getpid()}"
         folder = str(pathlib.Path(workdir) / "tensorboard")

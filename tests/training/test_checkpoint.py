@@ -1,4 +1,4 @@
-"""Checkpoints: the newest are kept, they come back bit-equal, and one that does not fit is refused."""
+"""Checkpoints hold everything to the bit, N of them, and go back only into a run that they fit."""
 
 import jax
 import jax.numpy as jnp
@@ -10,54 +10,90 @@ from cvmae.config import ConfigError
 from cvmae.training.checkpoint import Checkpoints, check_position
 from cvmae.training.state import create
 
+OPTIMIZER = optax.adamw(1e-3)
 
-def state(scale=1.0, width=3, **more):
-    params = {"w": jnp.arange(2 * width, dtype=jnp.float32).reshape(2, width) * scale} | more
-    return create(params, optax.adam(0.1), ema_decay=0.5)
+
+def state(width: int = 3, seed: int = 0, ema: float = 0.9, names=("kernel", "bias")):
+    draw = np.random.default_rng(seed)
+    return create({name: jnp.asarray(draw.normal(size=width), jnp.float32) for name in names}, OPTIMIZER, ema)
 
 
 def abstract(tree):
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), tree)
 
 
-@pytest.fixture
-def saved(tmp_path):
-    checkpoints = Checkpoints(str(tmp_path), keep=2)
-    for step in (1, 2, 3):
-        checkpoints.save(step, state(step / 3), {"step": step, "seconds": 0.5})
-    checkpoints.close()
-    return tmp_path
-
-
-def test_the_newest_comes_back_bit_equal_with_its_position(saved):
-    checkpoints = Checkpoints(str(saved), keep=2)
-    restored, position = checkpoints.restore(abstract(state()))
-    checkpoints.close()
-    jax.tree.map(np.testing.assert_array_equal, restored, state(1.0))
-    assert position == {"step": 3, "seconds": 0.5}
-
-
-def test_only_so_many_are_kept(saved):
-    assert sorted(path.name for path in (saved / "checkpoints").iterdir() if path.name.isdigit()) == ["2", "3"]
-
-
-def test_an_empty_workdir_has_nothing_to_restore(tmp_path):
-    checkpoints = Checkpoints(str(tmp_path), keep=1)
-    assert checkpoints.latest is None and checkpoints.restore(abstract(state())) is None
+def save(folder, *steps, keep=2):
+    checkpoints = Checkpoints(str(folder), keep)
+    for step in steps:
+        checkpoints.save(step, state(seed=step), {"step": step, "seconds": 0.1 + step})
     checkpoints.close()
 
 
-@pytest.mark.parametrize("other", [state(width=4), state(more=jnp.ones(1))], ids=["shape", "parameter"])
-def test_another_model_is_refused_in_one_line(saved, other):
-    checkpoints = Checkpoints(str(saved), keep=2)
-    with pytest.raises(ConfigError, match="does not fit this config.*give another --workdir") as error:
-        checkpoints.restore(abstract(other))
-    assert "\n" not in str(error.value)
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def restore(folder, wanted):
+    checkpoints = Checkpoints(str(folder), 2)
+    try:
+        return checkpoints.restore(abstract(wanted))
+    finally:
+        checkpoints.close()
+
+
+def test_what_is_restored_is_what_was_saved(tmp_path):
+    save(tmp_path, 2, 4)
+    restored, position = restore(tmp_path, state())
+    assert position == {"step": 4, "seconds": 4.1}
+    expected = state(seed=4)
+    assert jax.tree.structure(restored) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected)):
+        assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_the_state_may_be_overwritten_once_save_returns(tmp_path):
+    checkpoints, saved = Checkpoints(str(tmp_path), 2), state()
+    expected = np.array(saved.params["kernel"])
+    checkpoints.save(1, saved, {"step": 1})
+    jax.jit(lambda s: jax.tree.map(lambda a: a * 0, s), donate_argnums=0)(saved)
     checkpoints.close()
+    np.testing.assert_array_equal(restore(tmp_path, state())[0].params["kernel"], expected)
 
 
-def test_another_order_of_data_is_refused():
-    check_position({"step": 3, "seed": 0}, {"seed": 0, "batch_size": 8})
+@pytest.mark.parametrize("keep", [1, 3])
+def test_the_newest_n_are_kept(tmp_path, keep):
+    save(tmp_path, 1, 2, 3, 4, keep=keep)
+    assert names(tmp_path) == ["1", "2", "3", "4"][-keep:]
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+    assert restore(tmp_path, state()) is None
+
+
+def test_what_a_kill_left_half_written_is_cleared_and_not_restored(tmp_path):
+    save(tmp_path, 2)
+    (tmp_path / "checkpoints" / "2").rename(tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp-1")
+    save(tmp_path, 1)
+    assert restore(tmp_path, state())[1]["step"] == 1 and names(tmp_path) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (state(width=4), r"/bias is \(3,\) there and \(4,\) here"),
+        (state(names=("kernel", "offset")), r"/bias is \(3,\) there and absent here"),
+        (state(ema=0.0), "does not fit this config"),
+    ],
+)
+def test_a_checkpoint_of_another_config_is_refused(tmp_path, other, message):
+    save(tmp_path, 2)
+    with pytest.raises(ConfigError, match=message) as refused:
+        restore(tmp_path, other)
+    assert "--workdir" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_position_of_another_run_is_refused():
+    check_position({"step": 3, "seed": 0}, {"seed": 0})
     with pytest.raises(ConfigError, match="made with seed=0, this run has 1"):
         check_position({"step": 3, "seed": 0}, {"seed": 1})

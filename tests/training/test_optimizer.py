@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import traverse_util
 
@@ -45,6 +46,15 @@ def test_a_rate_is_finite_whatever_the_warm_up(warmup):
     rate = learning_rate(config().optimizer, 8, warmup, total=4)
     assert np.isfinite([float(rate(step)) for step in range(5)]).all()
     assert warmup or float(rate(0)) > 0
+
+
+def test_it_is_optax_adamw_with_decay_on_the_kernel():
+    plain = optax.adamw(learning_rate(config(optimizer__base_lr=0.3).optimizer, 256, 1, 4), 0.9, 0.95, 1e-8, weight_decay=0.05,
+                        mask={"layer": {"kernel": True, "bias": False}})  # fmt: skip
+    state = create(PARAMS, plain, 0.0)
+    for gradients in GRADIENTS:
+        state, _ = update(state, gradients, plain, 0.0)
+    assert distance(state.params, train(clip_norm=0.0)[0].params) < 1e-7
 
 
 PARAMS = {"layer": {"kernel": jnp.full((2, 2), 0.5), "bias": jnp.full(2, 0.5)}}

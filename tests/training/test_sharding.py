@@ -1,4 +1,4 @@
-"""The mesh of a config, and arrays over it, on the devices there are."""
+"""The mesh over the devices there are, and what is said of one that does not fit."""
 
 import jax
 import numpy as np
@@ -8,26 +8,28 @@ from cvmae.training import sharding
 from tests.small import config
 
 
-def test_the_data_axis_takes_all_devices():
+def test_minus_one_takes_all_devices():
     mesh = sharding.make_mesh(config().mesh)
     assert dict(mesh.shape) == {"data": jax.device_count(), "fsdp": 1, "model": 1}
 
 
-@pytest.mark.parametrize("axis", ["fsdp", "model"])
-def test_axes_that_are_not_there_yet_are_refused(axis):
-    with pytest.raises(ValueError, match=f"config.mesh.{axis}=2"):
-        sharding.make_mesh(config(**{f"mesh__{axis}": 2}).mesh)
+@pytest.mark.parametrize(
+    ("field", "size", "message"),
+    [
+        ("data", jax.device_count() + 1, "set it to {n}, or to -1"),
+        ("data", 0, "set it to {n}, or to -1"),
+        ("fsdp", 2, "set config.mesh.fsdp=1"),
+        ("model", 2, "set config.mesh.model=1"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_names_the_fix(field, size, message):
+    with pytest.raises(ValueError, match=f"config.mesh.{field}={size}.*{message.format(n=jax.device_count())}"):
+        sharding.make_mesh(config(**{f"mesh__{field}": size}).mesh)
 
 
-def test_a_size_that_is_not_the_number_of_devices_is_refused():
-    wrong = jax.device_count() + 1
-    with pytest.raises(ValueError, match=f"config.mesh.data={wrong}, but there are {jax.device_count()} devices"):
-        sharding.make_mesh(config(mesh__data=wrong).mesh)
-
-
-def test_a_batch_becomes_a_global_array():
+def test_a_batch_becomes_global_arrays():
     mesh = sharding.make_mesh(config().mesh)
-    rows = np.arange(8 * jax.device_count()).reshape(-1, 2)
-    array = sharding.to_devices({"x": rows}, mesh)["x"]
+    rows = np.arange(8 * 3).reshape(8, 3)
+    array = sharding.to_devices({"rows": rows}, mesh)["rows"]
     np.testing.assert_array_equal(array, rows)
     assert array.sharding == sharding.over_batch(mesh)
