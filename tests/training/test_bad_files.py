@@ -16,8 +16,8 @@ def manifest(tmp_path_factory):
         write_video(folder / f"good{number}.mp4", count=8)
     (folder / "empty.mp4").touch()
     names = [f"good{number}.mp4" for number in range(12)]
-    rows = [f"{name},train" for name in [*names, "empty.mp4", "absent.mp4"]] + [f"{name},val" for name in names[:8]]
-    (folder / "videos.csv").write_text("\n".join(["path,split", *rows]) + "\n")
+    rows = [f"{name},,train" for name in [*names, "empty.mp4", "absent.mp4"]] + [f"{name},,val" for name in names[:8]]
+    (folder / "videos.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
     return folder / "videos.csv"
 
 

@@ -21,8 +21,8 @@ def videos():
 
 
 def test_every_file_is_read(videos, tmp_path):
-    rows = [f"{path},{split}" for split in ("train", "val") for path in videos]
-    (tmp_path / "videos.csv").write_text("\n".join(["path,split", *rows]) + "\n")
+    rows = [f"{path},,{split}" for split in ("train", "val") for path in videos]
+    (tmp_path / "videos.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
     fields = {"data__source": "files", "data__manifest": tmp_path / "videos.csv", "data__stride": 2}
     done = run(*arguments(tmp_path / "work", **fields))
     assert done.returncode == 0, done.stderr[-2000:]
