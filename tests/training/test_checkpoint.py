@@ -9,6 +9,7 @@ import pytest
 from cvmae.config import ConfigError
 from cvmae.training.checkpoint import Checkpoints, check_position
 from cvmae.training.state import create
+from tests.command import run
 
 OPTIMIZER = optax.adamw(1e-3)
 
@@ -91,6 +92,25 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path, other, message):
     with pytest.raises(ConfigError, match=message) as refused:
         restore(tmp_path, other)
     assert "--workdir" in str(refused.value) and "\n" not in str(refused.value)
+
+
+ON_EIGHT = """
+import sys, jax, numpy as np
+from cvmae.training import checkpoint, sharding
+from tests.small import config
+from tests.training.test_checkpoint import state
+whole = sharding.replicated(sharding.make_mesh(config().mesh))
+wanted = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), state())
+restored, _ = checkpoint.Checkpoints(sys.argv[1], 2).restore(wanted)
+assert len(restored.params["kernel"].sharding.device_set) == 8
+jax.tree.map(np.testing.assert_array_equal, restored, state(seed=4))
+"""
+
+
+def test_a_checkpoint_goes_to_another_number_of_devices(tmp_path):
+    save(tmp_path, 4)
+    done = run(str(tmp_path), program=("-c", ON_EIGHT), env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_position_of_another_run_is_refused():
