@@ -183,7 +183,8 @@ class Run:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        self.progress = tqdm(total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=0.5)
+        every = 0.5 if sys.stderr.isatty() else 30.0  # seconds; in a log file each update is a line to read
+        self.progress = tqdm(total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=every)
         self.metrics: dict[str, float] = {}
         self._unread = None
 
