@@ -64,9 +64,7 @@ def _data():
     c.prefetch = 2  # batches decoded ahead, in each of them
     c.timeout_s = 30.0  # a decoder that takes longer counts as a bad file
     c.max_bad_fraction = 0.01  # the run stops when more of the split's files than this cannot be read
-    c.tfds = ml_collections.ConfigDict(
-        {"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"}
-    )
+    c.tfds = ml_collections.ConfigDict({"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"})
     c.motion = ml_collections.ConfigDict(
         {"size": "easy", "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}  # 0 clips: the size's own number
     )

@@ -33,7 +33,9 @@ def check_overrides(argv: list[str]) -> None:
     """Names the nearest field where a `--config.a.b=` names none; absl's own error names no field."""
     words = [word.lstrip("-") for word in argv[1:]]
     pairs = zip(words, [*words[1:], ""])  # `--config=FILE` and `--config FILE` are both said
-    files = [after if word == "config" else word.removeprefix("config=") for word, after in pairs if re.match("config(=|$)", word)]
+    files = [
+        after if word == "config" else word.removeprefix("config=") for word, after in pairs if re.match("config(=|$)", word)
+    ]
     if files:
         config = load(files[-1])
         for word in words:

@@ -136,4 +136,6 @@ def test_centre_crop_keeps_the_middle_and_draws_nothing():
 
 
 def test_standardise():
-    np.testing.assert_allclose(augment.standardise(jnp.full((2, 3), 0.5), (0.5, 0.4, 0.3), (1.0, 0.1, 0.2)), [[0, 1, 1]] * 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        augment.standardise(jnp.full((2, 3), 0.5), (0.5, 0.4, 0.3), (1.0, 0.1, 0.2)), [[0, 1, 1]] * 2, rtol=1e-5
+    )

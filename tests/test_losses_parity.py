@@ -33,9 +33,9 @@ def test_value_and_gradient(kind, temperature):
     theirs = [torch.tensor(x, requires_grad=True) for x in (a, b)]
     expected = SelfSupervisedLoss(NTXentLoss(temperature=temperature))(*theirs)
     expected.backward()
-    value, gradients = jax.value_and_grad(
-        lambda a, b: losses.nt_xent(a, b, temperature=temperature).mean()[0], argnums=(0, 1)
-    )(jnp.asarray(a), jnp.asarray(b))
+    value, gradients = jax.value_and_grad(lambda a, b: losses.nt_xent(a, b, temperature=temperature).mean()[0], argnums=(0, 1))(
+        jnp.asarray(a), jnp.asarray(b)
+    )
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
     for mine, other in zip(gradients, theirs):
         difference = np.linalg.norm(np.asarray(mine) - other.grad.numpy())

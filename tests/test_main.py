@@ -47,7 +47,10 @@ REFUSED = [
     # The first five of the issue.
     (dict(data__wrokers=2), "config.data has no field 'wrokers'; did you mean 'workers'"),
     (dict(data__source="files"), "data.manifest"),
-    (dict(augment__size="(36,32)"), "config.augment.size: height=36 is not a multiple of the patch size 16: take height=32 or 48"),
+    (
+        dict(augment__size="(36,32)"),
+        "config.augment.size: height=36 is not a multiple of the patch size 16: take height=32 or 48",
+    ),
     (dict(accumulate=3), "config.batch_size=8 does not divide by config.accumulate=3 times 1 devices: take 6 or 9"),
     (dict(mesh__data=4), "config.mesh.data=4, but there are 1 devices: set it to 1, or to -1"),
     (dict(mesh__fsdp=2), "config.mesh.fsdp"),
@@ -66,8 +69,10 @@ REFUSED = [
     (dict(video_branch__cls_token=False, video_branch__decoder__cls="encoder"), "decoder.cls='encoder' needs cls_token=True"),
     # Objectives with nothing to do, or with something that does nothing.
     (dict(loss__intra_video=-0.5), "config.loss.intra_video=-0.5 cannot be used: it must be at least 0"),
-    ({f"loss__{term}": 0.0 for term in ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")},
-     "config.loss: every weight is 0"),
+    (
+        {f"loss__{term}": 0.0 for term in ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")},
+        "config.loss: every weight is 0",
+    ),
     (dict(accumulate=8), "leaves 1 clip a part, which has no negatives"),
     (dict(image_branch__train="frozen"), "config.image_branch.train='frozen' without config.image_branch.init_from"),
     (dict(image_branch__init_from="nowhere"), "config.image_branch.init_from: no weights at nowhere"),

@@ -152,8 +152,7 @@ class Pretrain:
         if c.labelled:
             source = make_source(self.config.data, self.config.data.split)
             trained, untrained = (
-                assess(self.held_out, params, source, c.labelled, c.clips)
-                for params in (state.evaluated, self.init().evaluated)
+                assess(self.held_out, params, source, c.labelled, c.clips) for params in (state.evaluated, self.init().evaluated)
             )
             text = json.dumps({"trained": trained, "untrained": untrained}, indent=2)
             (folder / "report.json").write_text(text + "\n", encoding="utf-8")

@@ -37,9 +37,7 @@ def reconstruct(objective, params, inputs):
     if not raw:
         hidden = destandardise(hidden, config.augment.mean, config.augment.std)
     filled = [jnp.clip(h, 0, 1) for h in (jnp.full_like(hidden, GREY), hidden)]
-    masked, rebuilt = (
-        unpatchify(masking.restore(jnp.concatenate([visible, h], axis=1), mask), grid) for h in filled
-    )
+    masked, rebuilt = (unpatchify(masking.restore(jnp.concatenate([visible, h], axis=1), mask), grid) for h in filled)
     return jnp.clip(clip, 0, 1), jnp.clip(masked, 0, 1), rebuilt
 
 

@@ -65,7 +65,8 @@ def test_deterministic_takes_out_the_random_choices_only():
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(fit="zoom"), dict(sampling="x"), dict(frame_sampling="x"), dict(stride=0), dict(fps=-1.0), dict(num_sampled=5)]
+    "changes",
+    [dict(fit="zoom"), dict(sampling="x"), dict(frame_sampling="x"), dict(stride=0), dict(fps=-1.0), dict(num_sampled=5)],
 )
 def test_a_spec_that_makes_no_sense_is_refused(changes):
     with pytest.raises(ValueError, match="|".join(changes) + "|cannot sample 5 frames"):

@@ -14,9 +14,7 @@ BATCH = 8
 
 
 def arrays() -> dict[str, np.ndarray]:
-    c = config(
-        contrast__time_reversed_negatives=True, augment__flip=0.5, image_branch__frames=2, optimizer__clip_norm=0.0
-    )
+    c = config(contrast__time_reversed_negatives=True, augment__flip=0.5, image_branch__frames=2, optimizer__clip_norm=0.0)
     task = Pretrain(c, sharding.make_mesh(c.mesh), 8, 8)
     batch = {name: samples(c, BATCH)[name] for name in ("video", "frame_index")}
     found = jax.device_get(jax.jit(lambda b: views_and_masks(task, b))(sharding.to_devices(batch, task.mesh)))

@@ -97,7 +97,9 @@ def test_decay_shrinks_matrices_and_leaves_biases():
 
 def test_clipping_is_by_the_norm_of_all_gradients():
     # Adam hardly sees a constant scale, but its first moment does.
-    clipped = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(train(clip_norm=0.01)[0].opt_state) if "mu" in str(path)]
+    clipped = [
+        leaf for path, leaf in jax.tree_util.tree_leaves_with_path(train(clip_norm=0.01)[0].opt_state) if "mu" in str(path)
+    ]
     assert 0 < float(jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in clipped))) <= 0.01
     assert float(train(clip_norm=0.01)[1]["optimizer/grad_norm"]) == pytest.approx(0.5 * 6**0.5)  # logged before clipping
 

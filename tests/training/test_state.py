@@ -14,7 +14,7 @@ from tests.small import config, samples
 def gradients(c, parts: int):
     objective, batch = Objective(c), samples(c, batch=8)
     params = jax.jit(objective.init)(jax.random.key(0), samples(c, batch=1))
-    loss = lambda params, part: objective(params, part, 0)  # noqa: E731
+    loss = lambda params, part: objective(params, part, 0)
     return jax.jit(lambda p, b: gradients_in_parts(loss, p, b, parts))(params, batch)
 
 

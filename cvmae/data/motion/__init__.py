@@ -26,84 +26,91 @@ from cvmae.data.motion import build as _build
 from cvmae.data.motion import photos
 from cvmae.data.motion.spec import FLIP_KEEPS_LABEL, PAIRS, SIZES, VERSION, Size, class_names, digest, get_size
 
-__all__ = ["FLIP_KEEPS_LABEL", "PAIRS", "SIZES", "VERSION", "Size", "class_names", "default_cache_dir", "get_size",
-           "prepare"]
+__all__ = ["FLIP_KEEPS_LABEL", "PAIRS", "SIZES", "VERSION", "Size", "class_names", "default_cache_dir", "get_size", "prepare"]
 
 _STALE_SECONDS = 24 * 3600
 
 
 def default_cache_dir() -> pathlib.Path:
-  """$CVMAE_CACHE, else $XDG_CACHE_HOME/cvmae, else ~/.cache/cvmae."""
-  if os.environ.get("CVMAE_CACHE"):
-    return pathlib.Path(os.environ["CVMAE_CACHE"]).expanduser()
-  return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cvmae"
+    """$CVMAE_CACHE, else $XDG_CACHE_HOME/cvmae, else ~/.cache/cvmae."""
+    if os.environ.get("CVMAE_CACHE"):
+        return pathlib.Path(os.environ["CVMAE_CACHE"]).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cvmae"
 
 
-def prepare(size: str = "easy", cache_dir: str | os.PathLike[str] = "", train_clips: int = 0, test_clips: int = 0,
-            seed: int = 0, *, side: int = 0, workers: int = 0) -> str:
-  """Makes sure that a set of clips lies in the cache, rendering it if it does not.
+def prepare(
+    size: str = "easy",
+    cache_dir: str | os.PathLike[str] = "",
+    train_clips: int = 0,
+    test_clips: int = 0,
+    seed: int = 0,
+    *,
+    side: int = 0,
+    workers: int = 0,
+) -> str:
+    """Makes sure that a set of clips lies in the cache, rendering it if it does not.
 
-  An interrupted build leaves no manifest behind, and processes that build the same set at once do not disturb each
-  other: each renders into a folder of its own, and the first to finish has it renamed into place.
+    An interrupted build leaves no manifest behind, and processes that build the same set at once do not disturb each
+    other: each renders into a folder of its own, and the first to finish has it renamed into place.
 
-  Args:
-    size: "easy" (4 classes, 8 frames of 32x32) or "full" (12 classes, 16 frames of 64x64).
-    cache_dir: parent of the cached sets; "" = `default_cache_dir()`.
-    train_clips: number of training clips; 0 = the size's own (8,000 and 12,000).
-    test_clips: number of test clips; 0 = the size's own (800 and 1,200).
-    seed: of the whole set, >= 0.
-    side: frame side in pixels, even; 0 = the size's own.
-    workers: processes that render; 0 = one per core. The clips do not depend on it.
+    Args:
+      size: "easy" (4 classes, 8 frames of 32x32) or "full" (12 classes, 16 frames of 64x64).
+      cache_dir: parent of the cached sets; "" = `default_cache_dir()`.
+      train_clips: number of training clips; 0 = the size's own (8,000 and 12,000).
+      test_clips: number of test clips; 0 = the size's own (800 and 1,200).
+      seed: of the whole set, >= 0.
+      side: frame side in pixels, even; 0 = the size's own.
+      workers: processes that render; 0 = one per core. The clips do not depend on it.
 
-  Returns:
-    The path of the manifest, a CSV with columns path (relative to the manifest's folder), label, split ("train" or
-    "test") and the facts that the clip was drawn with.
+    Returns:
+      The path of the manifest, a CSV with columns path (relative to the manifest's folder), label, split ("train" or
+      "test") and the facts that the clip was drawn with.
 
-  Raises:
-    ValueError: unknown size, or a number out of range.
-    FileNotFoundError: a photograph is missing from the installed packages.
-    RuntimeError: a rendering process failed.
-  """
-  spec = get_size(size, side=side, train_clips=train_clips, test_clips=test_clips)
-  if seed < 0:
-    raise ValueError(f"motion: seed={seed} is negative")
-  name = f"{size}-{digest(spec, seed, photos.PHOTOGRAPHS)}"
-  parent = pathlib.Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
-  final = parent.absolute() / "motion" / name
-  manifest = final / _build.MANIFEST
-  if manifest.is_file():
+    Raises:
+      ValueError: unknown size, or a number out of range.
+      FileNotFoundError: a photograph is missing from the installed packages.
+      RuntimeError: a rendering process failed.
+    """
+    spec = get_size(size, side=side, train_clips=train_clips, test_clips=test_clips)
+    if seed < 0:
+        raise ValueError(f"motion: seed={seed} is negative")
+    name = f"{size}-{digest(spec, seed, photos.PHOTOGRAPHS)}"
+    parent = pathlib.Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    final = parent.absolute() / "motion" / name
+    manifest = final / _build.MANIFEST
+    if manifest.is_file():
+        return str(manifest)
+    for names in photos.PHOTOGRAPHS.values():
+        for photograph in names:
+            photos.find(photograph)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(final.parent)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}.", dir=final.parent))
+    try:
+        with tqdm(total=spec.train_clips + spec.test_clips, desc=f"motion {size}", unit="clip", file=sys.stderr) as bar:
+            _build.build(temporary, spec, seed, workers, bar.update)
+        temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        _move_into_place(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return str(manifest)
-  for names in photos.PHOTOGRAPHS.values():
-    for photograph in names:
-      photos.find(photograph)
-  final.parent.mkdir(parents=True, exist_ok=True)
-  _remove_stale(final.parent)
-  temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{name}.", dir=final.parent))
-  try:
-    with tqdm(total=spec.train_clips + spec.test_clips, desc=f"motion {size}", unit="clip", file=sys.stderr) as bar:
-      _build.build(temporary, spec, seed, workers, bar.update)
-    temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
-    _move_into_place(temporary, final)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
-  return str(manifest)
 
 
 def _move_into_place(temporary: pathlib.Path, final: pathlib.Path) -> None:
-  """Renames, unless another process has been faster; a folder without a manifest is nobody's and makes way."""
-  while not (final / _build.MANIFEST).is_file():
-    try:
-      temporary.rename(final)
-    except OSError:  # `final` exists and is not empty
-      if (final / _build.MANIFEST).is_file() or not final.exists():
-        continue
-      broken = tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent)
-      final.rename(pathlib.Path(broken) / "broken")
-      shutil.rmtree(broken, ignore_errors=True)
+    """Renames, unless another process has been faster; a folder without a manifest is nobody's and makes way."""
+    while not (final / _build.MANIFEST).is_file():
+        try:
+            temporary.rename(final)
+        except OSError:  # `final` exists and is not empty
+            if (final / _build.MANIFEST).is_file() or not final.exists():
+                continue
+            broken = tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent)
+            final.rename(pathlib.Path(broken) / "broken")
+            shutil.rmtree(broken, ignore_errors=True)
 
 
 def _remove_stale(folder: pathlib.Path) -> None:
-  """Removes what builds that were killed have left behind; a build under way is younger."""
-  for left in folder.glob(".*-*.*"):
-    if left.is_dir() and time.time() - left.stat().st_mtime > _STALE_SECONDS:
-      shutil.rmtree(left, ignore_errors=True)
+    """Removes what builds that were killed have left behind; a build under way is younger."""
+    for left in folder.glob(".*-*.*"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)

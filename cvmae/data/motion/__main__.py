@@ -1,7 +1,7 @@
 """Builds a set, and on request draws a contact sheet of it or measures simple baselines on it.
 
-    python -m cvmae.data.motion --size=easy --out=DIR --sheet=easy.png
-    python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines
+python -m cvmae.data.motion --size=easy --out=DIR --sheet=easy.png
+python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines
 """
 
 from __future__ import annotations
@@ -28,35 +28,36 @@ _BASELINES = flags.DEFINE_bool("baselines", False, "Measure logistic regression 
 
 
 def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> np.ndarray:
-  """A picture of the first clips of each class, half of them from each split: uint8 [H, W, 3], RGB."""
-  with open(manifest, newline="", encoding="utf-8") as file:
-    rows = list(csv.DictReader(file))
-  strips = []
-  for label in sorted({row["label"] for row in rows}):
-    mine = [row for row in rows if row["label"] == label]
-    tests = [row for row in mine if row["split"] == "test"][:clips_per_class // 2]
-    trains = [row for row in mine if row["split"] == "train"][:clips_per_class - len(tests)]
-    for row in trains + tests:
-      frames = video.read(pathlib.Path(manifest).parent / row["path"])
-      frames = frames.repeat(enlarge, 1).repeat(enlarge, 2)
-      frames = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
-      caption = np.full((frames.shape[1], 170, 3), 255, np.uint8)
-      cv2.putText(caption, f"{label} {row['split']}", (2, frames.shape[1] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.35, 0)
-      strips.append(np.concatenate([caption, *frames], 1))
-  return np.concatenate(strips)
+    """A picture of the first clips of each class, half of them from each split: uint8 [H, W, 3], RGB."""
+    with open(manifest, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    strips = []
+    for label in sorted({row["label"] for row in rows}):
+        mine = [row for row in rows if row["label"] == label]
+        tests = [row for row in mine if row["split"] == "test"][: clips_per_class // 2]
+        trains = [row for row in mine if row["split"] == "train"][: clips_per_class - len(tests)]
+        for row in trains + tests:
+            frames = video.read(pathlib.Path(manifest).parent / row["path"])
+            frames = frames.repeat(enlarge, 1).repeat(enlarge, 2)
+            frames = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+            caption = np.full((frames.shape[1], 170, 3), 255, np.uint8)
+            cv2.putText(caption, f"{label} {row['split']}", (2, frames.shape[1] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.35, 0)
+            strips.append(np.concatenate([caption, *frames], 1))
+    return np.concatenate(strips)
 
 
 def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-  manifest = motion.prepare(_SIZE.value, _OUT.value, _TRAIN_CLIPS.value, _TEST_CLIPS.value, _SEED.value,
-                            side=_SIDE.value, workers=_WORKERS.value)
-  print(manifest)
-  if _SHEET.value and not cv2.imwrite(_SHEET.value, contact_sheet(manifest)[:, :, ::-1]):
-    raise OSError(f"cannot write {_SHEET.value}")
-  if _BASELINES.value:
-    print(baselines.table(manifest))
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    manifest = motion.prepare(
+        _SIZE.value, _OUT.value, _TRAIN_CLIPS.value, _TEST_CLIPS.value, _SEED.value, side=_SIDE.value, workers=_WORKERS.value
+    )
+    print(manifest)
+    if _SHEET.value and not cv2.imwrite(_SHEET.value, contact_sheet(manifest)[:, :, ::-1]):
+        raise OSError(f"cannot write {_SHEET.value}")
+    if _BASELINES.value:
+        print(baselines.table(manifest))
 
 
 if __name__ == "__main__":
-  app.run(main)
+    app.run(main)

@@ -10,39 +10,39 @@ from av.video.reformatter import VideoReformatter
 
 
 def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantizer: int) -> None:
-  """Encodes frames as H.264 (4:2:0) in an MP4 file.
+    """Encodes frames as H.264 (4:2:0) in an MP4 file.
 
-  Every frame is a key frame at one constant quantizer and is coded without looking at any other, so that the reversed
-  frames encode to the reversed result: coding noise cannot tell which way time ran. For clips this short it costs about
-  a tenth more decoding time than one group of pictures would.
+    Every frame is a key frame at one constant quantizer and is coded without looking at any other, so that the reversed
+    frames encode to the reversed result: coding noise cannot tell which way time ran. For clips this short it costs about
+    a tenth more decoding time than one group of pictures would.
 
-  Args:
-    path: the file, overwritten.
-    frames: uint8 [T, H, W, 3], H and W even.
-    fps: frames per second.
-    quantizer: H.264 quantizer, 0 (best) to 51.
+    Args:
+      path: the file, overwritten.
+      frames: uint8 [T, H, W, 3], H and W even.
+      fps: frames per second.
+      quantizer: H.264 quantizer, 0 (best) to 51.
 
-  Raises:
-    av.FFmpegError: the encoder refused or the file could not be written.
-  """
-  x264 = "keyint=1:scenecut=0:bframes=0:threads=1:rc-lookahead=0:sync-lookahead=0:mbtree=0"
-  with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-    stream = container.add_stream("libx264", rate=fps, options={
-        "qp": str(quantizer), "preset": "veryfast", "tune": "fastdecode", "x264-params": x264})
-    stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-    convert = VideoReformatter()  # one for all frames: setting one up costs more than converting a small frame
-    for index, frame in enumerate(frames):
-      picture = convert.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p", threads=1)
-      picture.pts = index
-      container.mux(stream.encode(picture))
-    container.mux(stream.encode(None))
+    Raises:
+      av.FFmpegError: the encoder refused or the file could not be written.
+    """
+    x264 = "keyint=1:scenecut=0:bframes=0:threads=1:rc-lookahead=0:sync-lookahead=0:mbtree=0"
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(
+            "libx264", rate=fps, options={"qp": str(quantizer), "preset": "veryfast", "tune": "fastdecode", "x264-params": x264}
+        )
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        convert = VideoReformatter()  # one for all frames: setting one up costs more than converting a small frame
+        for index, frame in enumerate(frames):
+            picture = convert.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p", threads=1)
+            picture.pts = index
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
-  """All frames of a file, uint8 [T, H, W, 3]. Raises av.FFmpegError (an OSError or ValueError) for a bad file."""
-  with av.open(str(path)) as container:
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # threads cost more than they save at this size
-    convert = VideoReformatter()
-    return np.stack([convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                     for frame in container.decode(stream)])
+    """All frames of a file, uint8 [T, H, W, 3]. Raises av.FFmpegError (an OSError or ValueError) for a bad file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # threads cost more than they save at this size
+        convert = VideoReformatter()
+        return np.stack([convert.reformat(frame, format="rgb24", threads=1).to_ndarray() for frame in container.decode(stream)])
