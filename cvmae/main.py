@@ -3,6 +3,7 @@
 Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong.
 """
 
+import pathlib
 import re
 import sys
 
@@ -13,7 +14,9 @@ from cvmae.config import ConfigError, check_key, load
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.", lock_config=True)
-flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it.")
+flags.DEFINE_string(
+    "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it. Default: workdir/NAME-OF-THE-CONFIG."
+)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -21,9 +24,8 @@ def parse(argv: list[str]) -> list[str]:
     try:
         check_overrides(argv)
         rest = FLAGS(argv)
-        for name in ("config", "workdir"):
-            if FLAGS[name].value is None:
-                raise ConfigError(f"--{name} is missing: python -m cvmae.main --config=configs/demo.py --workdir=DIR")
+        if FLAGS.config is None:
+            raise ConfigError("--config is missing: python -m cvmae.main --config=configs/demo.py")
         return rest
     except (flags.Error, ConfigError, TypeError, ValueError, OSError) as error:
         fail(error, 2)
@@ -44,6 +46,13 @@ def check_overrides(argv: list[str]) -> None:
                 check_key(config, key.partition(".")[2])
 
 
+def default_workdir(config: str) -> str:
+    """`workdir/ssv2-variant=L_16` for the config `configs/ssv2.py:variant=L/16`."""
+    file, _, arg = config.partition(":")
+    name = "-".join(filter(None, [pathlib.Path(file).stem, re.sub(r"[^\w=.-]+", "_", arg)]))
+    return str(pathlib.Path("workdir") / name)
+
+
 def fail(error: Exception, code: int) -> None:
     """Ends the program with one line on stderr."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -60,7 +69,7 @@ def main(argv: list[str]) -> None:
     from cvmae.training.metrics import NonFiniteError
 
     try:
-        train(FLAGS.config, FLAGS.workdir)
+        train(FLAGS.config, FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
     except ConfigError as error:
         fail(error, 2)
     except (BadDataError, NonFiniteError) as error:

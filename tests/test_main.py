@@ -137,7 +137,6 @@ def test_a_field_that_is_an_argument_of_its_own_is_checked_too(complaint):
     ("argv", "message"),
     [
         (["--workdir=w"], "--config is missing"),
-        (["--config", RUNLOCAL], "--workdir is missing"),
         (["--config", RUNLOCAL, "--workdir", "w", "--config.data.wrokers=2"], "did you mean 'workers'"),
         (["--config=nowhere.py", "--workdir=w"], "config file 'nowhere.py' does not exist"),
         ([f"--config={RUNLOCAL},varient=B/16", "--workdir=w"], "did you mean 'variant'"),
@@ -158,6 +157,14 @@ def test_the_process_says_the_same(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "error: config.dtype='half' cannot be used: it must be one of float32, bfloat16\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "config, folder",
+    [("configs/ssv2.py", "workdir/ssv2"), ("/x/k400.py:variant=L/16,runlocal", "workdir/k400-variant=L_16_runlocal")],
+)
+def test_without_a_workdir_the_config_names_one(config, folder):
+    assert main.default_workdir(config) == folder
 
 
 def test_a_workdir_that_is_a_file_is_refused(complaint, tmp_path):

@@ -74,6 +74,7 @@ def train(config, workdir: str) -> dict[str, float]:
     if plan.evaluate or config.report.pictures or config.report.labelled:
         task.open_held_out()
     folder = make_folder(workdir)
+    print(f"workdir {folder}", file=sys.stderr)
     announce(config, plan, len(source))
     with stop_requested() as stop:
         run = Run(config, folder, plan, task, source)
