@@ -13,6 +13,8 @@ import orbax.checkpoint as ocp
 ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
 
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a program of a few tiny steps costs more to optimise than to run
+
 
 def arguments(workdir, config=RUNLOCAL, **overrides) -> list[str]:
     """Arguments of the command; `a__b=v` is `--config.a.b=v`."""

@@ -16,7 +16,8 @@ def steps(tmp_path_factory):
     folder, found = tmp_path_factory.mktemp("steps"), {}
     for devices in (1, 8):
         file = folder / f"{devices}.npz"
-        done = run(str(file), program=(ONE_STEP,), env={"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"})
+        count = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = run(str(file), program=(ONE_STEP,), env=count)
         assert done.returncode == 0, done.stderr
         found[devices] = dict(np.load(file))
     return found
@@ -35,7 +36,7 @@ def test_masks_are_identical(steps):
 
 def test_masks_differ_between_samples_and_views(steps):
     shuffle = steps[1]["mask/video/shuffle"]
-    assert len(np.unique(shuffle, axis=0)) == len(shuffle)
+    assert len(np.unique(shuffle, axis=0)) > 0.9 * len(shuffle)  # two permutations of 8 tokens may be equal by chance
 
 
 def test_views_are_the_same(steps):
