@@ -66,7 +66,8 @@ def _data():
     c.max_bad_fraction = 0.01  # the run stops when more of the split's files than this cannot be read
     c.tfds = ml_collections.ConfigDict({"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"})
     c.motion = ml_collections.ConfigDict(
-        {"size": "easy", "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}  # 0 clips: the size's own number
+        # 0 clips, 0 pixels: the size's own number
+        {"size": "easy", "side": 0, "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}
     )
     c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
     return c

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cvmae.config import ConfigError, load
 from cvmae.training.loop import train
 from cvmae.training.validate import validate
-from tests.command import arguments, checkpoint_steps, metric_lines, run
+from tests.command import QUICK, arguments, checkpoint_steps, metric_lines, run
 from tests.small import CONFIGS
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "__init__"))
@@ -21,7 +21,7 @@ def path(name: str, argument: str = "") -> str:
 
 @pytest.fixture
 def quick_compilation():
-    """Programs of 8 tiny steps cost more to optimise than to run."""
+    """See `command.QUICK`."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -54,6 +54,19 @@ def test_the_variant_goes_to_both_branches(name):
     validate(config)
 
 
+@pytest.mark.parametrize("arg, frames, side", [("size=easy", 8, 32), ("size=full", 16, 64), ("size=full,side=96", 16, 96)])
+def test_motion_comes_in_sizes(arg, frames, side):
+    config = load(path("motion", arg))
+    validate(config)
+    assert config.data.motion.size in arg and config.data.motion.side in (0, side)
+    assert (config.data.num_frames, config.data.frame_size, config.augment.size) == (frames, (side, side), (side, side))
+
+
+def test_an_unknown_size_of_motion_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'full'"):
+        load(path("motion", "size=ful"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_its_docstring_is_the_command(name):
     assert f"python -m cvmae.main --config=configs/{name}.py" in (CONFIGS / f"{name}.py").read_text().split('"""')[1]
@@ -84,7 +97,7 @@ def test_runlocal_runs_to_its_end(name, tmp_path, quick_compilation):
 
 
 def test_runlocal_is_a_command(tmp_path):
-    done = run(*arguments(tmp_path, path("ssv2", "runlocal")))
+    done = run(*arguments(tmp_path, path("ssv2", "runlocal")), env=QUICK)
     assert done.returncode == 0, done.stderr
     assert "learning rate 5e-05 = base_lr 0.0016 x batch 8 / 256" in done.stderr
     check_workdir(tmp_path, load(path("ssv2", "runlocal")))

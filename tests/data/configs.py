@@ -28,7 +28,7 @@ def small_config(**changes) -> ml_collections.ConfigDict:
                 "timeout_s": 10.0,
                 "max_bad_fraction": 0.5,
                 "tfds": {"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"},
-                "motion": {"size": "easy", "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0},
+                "motion": {"size": "easy", "side": 0, "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0},
                 "synthetic": {"clips": 10, "classes": 3},
             },
         }

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from cvmae.data import pipeline, sources
+from cvmae.data import decode, pipeline, sources
 from cvmae.data.manifest import UNLABELLED
 from tests.data import videos
 from tests.data.configs import small_config
@@ -144,8 +144,9 @@ def test_motion_is_made_and_then_read_as_files(tmp_path):
 
 def test_motion_has_sizes(tmp_path):
     config = dict(data__source="motion", data__motion__cache_dir=str(tmp_path), data__motion__size="full")
-    source = make(**config, data__motion__train_clips=12, data__motion__test_clips=12)
+    source = make(**config, data__motion__side=96, data__motion__train_clips=12, data__motion__test_clips=12)
     assert len(source.class_names) == 12
+    assert decode.read_frames(source[0].payload, [0, 15]).shape == (2, 96, 96, 3)
 
 
 # synthetic
