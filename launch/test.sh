@@ -4,8 +4,9 @@
 #   EXTRAS=test,parity   also compares with transformers and pytorch-metric-learning (installs torch)
 #   CVMAE_TEST_VIDEOS=DIR  also reads real videos; launch/test_videos.sh DIR puts them there
 #   CVMAE_REQUIRE=parity,videos  fails where those would be skipped
+#   JOBS=4               processes to test with; 2 by default, about 6 GB of memory each
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export EXTRAS=${EXTRAS:-test}
 source launch/venv.sh
-exec python -m pytest "$@"
+exec python -m pytest --numprocesses="${JOBS:-2}" --dist=loadfile "$@"
