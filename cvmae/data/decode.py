@@ -19,6 +19,9 @@ from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, tab
 # Codecs whose decoders skip non-reference frames exactly and gain by it (a quarter of the time and more).
 _SKIPPING = frozenset({"h264", "hevc"})
 
+# A title in some old encoding is no reason to refuse a video. PyAV 19 is tolerant by itself and knows the option no more.
+_TOLERANT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
 _local = threading.local()
 
 
@@ -82,8 +85,7 @@ class _Video:
     def _open(self):
         self.close()
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-        # A title in some old encoding is no reason to refuse a video.
-        self._container = av.open(file, metadata_errors="replace")
+        self._container = av.open(file, **_TOLERANT)
         self._stream = self._container.streams.best("video")  # rather than the first, which may be the cover picture
         if self._stream is None:
             raise DecodeError(self._name, "no video stream")
