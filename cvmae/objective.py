@@ -88,10 +88,15 @@ class Objective:
         """Pixels in 0..1 as the encoders take them."""
         return standardise(pixels, self.config.augment.mean, self.config.augment.std)
 
+    def target_pixels(self, pixels, branch):
+        """Pixels in 0..1 as the targets of a branch are made of them.
+
+        VideoMAE normalises raw pixels per channel; MAE and mae_st normalise what the encoder sees.
+        """
+        return pixels if branch.target_norm == "patch_channel" else self.standardise(pixels)
+
     def _targets(self, pixels, mask, branch, grid):
-        # VideoMAE normalises raw pixels per channel; MAE and mae_st normalise what the encoder sees.
-        pixels = pixels if branch.target_norm == "patch_channel" else self.standardise(pixels)
-        return make_targets(pixels, mask, decoder_spec(self.config, branch), grid, branch.target_norm)
+        return make_targets(self.target_pixels(pixels, branch), mask, decoder_spec(self.config, branch), grid, branch.target_norm)
 
     def _model_arguments(self, inputs: Inputs):
         image = None if inputs.image is None else self.standardise(inputs.image)

@@ -38,8 +38,7 @@ def reconstruction_errors(objective, params, inputs) -> dict:
     config, views = objective.config, objective.needs.views
     branch, grid = config.video_branch, video_grid(config)
     mask = first_of_mask(inputs.video_mask, views, 1)
-    pixels = first_views(inputs.video, views, 1)
-    pixels = pixels if branch.target_norm == "patch_channel" else objective.standardise(pixels)
+    pixels = objective.target_pixels(first_views(inputs.video, views, 1), branch)
     every = make_targets(pixels, None, decoder_spec(config, branch), grid, branch.target_norm).values
     hidden, visible = masking.take_masked(every, mask), masking.take_visible(every, mask)
     output = objective.forward(params, inputs)

@@ -1,5 +1,6 @@
 """Loads someone else's weights into an `Autoencoder`'s parameters; every key of the file is accounted for."""
 
+import contextlib
 import operator
 import os
 from collections.abc import Mapping
@@ -77,9 +78,21 @@ def read_safetensors(file: str) -> dict[str, np.ndarray]:
     Raises:
       WeightsError: the file is damaged or of another format.
     """
+    with _opened(file) as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}
+
+
+def read_keys(file: str) -> list[str]:
+    """The keys of a safetensors file, from its header alone. Raises: see `read_safetensors`."""
+    with _opened(file) as opened:
+        return list(opened.keys())
+
+
+@contextlib.contextmanager
+def _opened(file: str):
     try:
         with safe_open(file, framework="numpy") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}
+            yield opened
     except SafetensorError as error:
         raise WeightsError(file, [f"it is not a readable safetensors file: {error}"]) from error
 

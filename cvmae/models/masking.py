@@ -40,6 +40,11 @@ class Mask:
         return self.shuffle[:, self.num_visible :]
 
     @property
+    def restore_hidden_first(self):
+        """int32 [B, N]; the inverse of the permutation that puts `masked` first and the visible tokens after them."""
+        return (self.restore - self.num_visible) % self.restore.shape[1]
+
+    @property
     def hidden(self):
         """bool [B, N] in the order of the grid, True where hidden."""
         return self.restore >= self.num_visible
@@ -147,9 +152,7 @@ def take_visible(x, mask: Mask):
 
 def take_masked(x, mask: Mask):
     """Hidden tokens [B, N - K, D] of x [B, N, D], in the order of `mask.masked`."""
-    # Rolled, so that the hidden tokens come first and the same gradient rule holds.
-    inverse = (mask.restore - mask.num_visible) % mask.restore.shape[1]
-    return _permute(x, mask.masked, inverse)
+    return _permute(x, mask.masked, mask.restore_hidden_first)
 
 
 def restore(shuffled, mask: Mask):
@@ -181,4 +184,4 @@ def rows_of_visible(table, mask: Mask):
 
 def rows_of_masked(table, mask: Mask):
     """Rows [B, N - K, D] of a table [N, D] for the hidden tokens."""
-    return _rows(table, mask.masked, (mask.restore - mask.num_visible) % mask.restore.shape[1])
+    return _rows(table, mask.masked, mask.restore_hidden_first)

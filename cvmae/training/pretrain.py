@@ -12,7 +12,7 @@ from cvmae.data.sources import make_source
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.learned import assess, table
 from cvmae.inputs import sample_keys
-from cvmae.interop.weights import find_file, load_autoencoder, read_safetensors
+from cvmae.interop.weights import find_file, load_autoencoder, read_keys
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.objective import Objective
 from cvmae.training import optimizer as optim
@@ -51,20 +51,17 @@ class Pretrain:
     def _frozen(self, path: str) -> bool:
         return self.config.image_branch.train == "frozen" and path.startswith("/image/encoder/")
 
-    def abstract_samples(self):
-        """Shapes of a batch, with the keys of its samples, as `Objective` takes them."""
-        c, batch = self.config, self.config.batch_size
-        video = jax.ShapeDtypeStruct((batch, c.data.num_frames, *c.data.frame_size, 3), jnp.uint8)
-        frames = jax.ShapeDtypeStruct((batch, c.image_branch.frames), jnp.int32)
-        keys = jax.eval_shape(functools.partial(sample_keys, self.key, 0, batch))
-        return {"video": video, "frame_index": frames} | keys
+    def abstract_batch(self, clips: int, layout=None):
+        """Shapes and dtypes of what of a batch of so many clips reaches the devices: BATCH_KEYS."""
+        c = self.config
+        video = jax.ShapeDtypeStruct((clips, c.data.num_frames, *c.data.frame_size, 3), jnp.uint8, sharding=layout)
+        frames = jax.ShapeDtypeStruct((clips, c.image_branch.frames), jnp.int32, sharding=layout)
+        return {"video": video, "frame_index": frames}
 
     def _pure_init(self, key) -> TrainState:
         # Two clips are enough to know the shapes of parameters.
-        samples = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape[1:]), a.dtype), self.abstract_samples())
-        keys = {name: jax.random.split(key, 2) for name in samples if name not in BATCH_KEYS}
-        batch = {name: jnp.zeros(samples[name].shape, samples[name].dtype) for name in BATCH_KEYS}
-        params = self.objective.init(key, batch | keys)
+        batch = {name: jnp.zeros(a.shape, a.dtype) for name, a in self.abstract_batch(2).items()}
+        params = self.objective.init(key, batch | sample_keys(key, 0, 2))
         return create(params, self.optimizer, self.config.optimizer.ema_decay)
 
     def init(self) -> TrainState:
@@ -91,7 +88,7 @@ class Pretrain:
             return None
         template = self.abstract_state().params["image"]
         with config_errors("image_branch.init_from"):
-            if not any(key.startswith("decoder.") for key in read_safetensors(find_file(path))):
+            if not any(key.startswith("decoder.") for key in read_keys(find_file(path))):
                 template = {"encoder": template["encoder"]}
                 module = Autoencoder(module.encoder)
             return load_autoencoder(path, "auto", template, module)
@@ -115,10 +112,8 @@ class Pretrain:
 
     def lower(self):
         """The training step, lowered for this mesh; `.compile()` gives its cost and text."""
-        rows = sharding.over_batch(self.mesh)
-        shapes = {name: self.abstract_samples()[name] for name in BATCH_KEYS}
-        shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows) for name, a in shapes.items()}
-        return self._step.lower(self.abstract_state(), shapes)
+        batch = self.abstract_batch(self.config.batch_size, sharding.over_batch(self.mesh))
+        return self._step.lower(self.abstract_state(), batch)
 
     def step(self, state: TrainState, batch):
         """One update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""

@@ -26,15 +26,14 @@ def reconstruct(objective, params, inputs):
     spec = decoder_spec(config, branch)
     mask = first_of_mask(inputs.video_mask, views, 1)
     pixels = first_views(inputs.video, views, 1)
-    raw = branch.target_norm == "patch_channel"
-    targets = make_targets(pixels if raw else objective.standardise(pixels), mask, spec, grid, branch.target_norm)
+    targets = make_targets(objective.target_pixels(pixels, branch), mask, spec, grid, branch.target_norm)
     output = objective.forward(params, inputs)
     hidden = first_views(output.video_predictions, min(views, 2), 1) * targets.deviation + targets.mean
     frames = target_frames(grid.num_frames, spec.target_frames)
     clip = pixels[:, frames]
     patches = patchify(clip, spec.target_tubelet(grid), grid.patch)
     visible = masking.take_visible(patches, mask)
-    if not raw:
+    if branch.target_norm != "patch_channel":  # whose targets are raw pixels already
         hidden = destandardise(hidden, config.augment.mean, config.augment.std)
     filled = [jnp.clip(h, 0, 1) for h in (jnp.full_like(hidden, GREY), hidden)]
     masked, rebuilt = (unpatchify(masking.restore(jnp.concatenate([visible, h], axis=1), mask), grid) for h in filled)

@@ -8,6 +8,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from cvmae.data.decode import read_chosen
+
 
 def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantizer: int) -> None:
     """Encodes frames as H.264 (4:2:0) in an MP4 file.
@@ -40,9 +42,5 @@ def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantiz
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
-    """All frames of a file, uint8 [T, H, W, 3]. Raises av.FFmpegError (an OSError or ValueError) for a bad file."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # threads cost more than they save at this size
-        convert = VideoReformatter()
-        return np.stack([convert.reformat(frame, format="rgb24", threads=1).to_ndarray() for frame in container.decode(stream)])
+    """All frames of a file, uint8 [T, H, W, 3]. Raises: DecodeError."""
+    return read_chosen(os.fspath(path), lambda table: np.arange(len(table)))
