@@ -1,0 +1,61 @@
+"""The views that pre-training takes of one clip."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from cvmae.augment.color import Color, jitter_color
+from cvmae.augment.geometry import Crop, random_crop
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSpec:
+    """How the three inputs are made of a clip (METHOD section 2).
+
+    Attributes:
+      crop: of v; geometry alone.
+      plus: crop of v⁺ and of the reversed clip.
+      color: jitter of v⁺ and of the reversed clip.
+      views: 1 (v), 2 (v, v⁺) or 3 (v, v⁺ and the time-reversed clip).
+      image_crop: `shared` takes the sampled frames out of v, so that token positions correspond; `independent` crops anew.
+    """
+
+    crop: Crop
+    plus: Crop
+    color: Color
+    views: int = 2
+    image_crop: str = "shared"
+
+    def __post_init__(self):
+        if self.image_crop not in ("shared", "independent"):
+            raise ValueError(f"image_branch.crop is {self.image_crop!r}; expected 'shared' or 'independent'")
+
+
+def make_views(key, video, frame_index, spec: ViewSpec, image: bool):
+    """All inputs made of one clip.
+
+    Args:
+      key: the sample's key.
+      video: uint8 [T, H0, W0, 3].
+      frame_index: int32 [F], the sampled frames inside the clip.
+      spec: how.
+      image: whether the frames are wanted.
+
+    Returns:
+      float32 [V, T, H, W, 3] in 0..1, and [F, H, W, 3] or None.
+    """
+    crop_key, plus_key, color_key, reverse_key, image_key = jax.random.split(key, 5)
+    clip = video.astype(jnp.float32) / 255
+    views = [random_crop(crop_key, clip, spec.crop)]
+    if spec.views > 1:
+        views.append(jitter_color(color_key, random_crop(plus_key, clip, spec.plus), spec.color))
+    if spec.views > 2:
+        crop_key, color_key = jax.random.split(reverse_key)
+        views.append(jitter_color(color_key, random_crop(crop_key, clip[::-1], spec.plus), spec.color))
+    frames = None
+    if image and spec.image_crop == "shared":
+        frames = views[0][frame_index]
+    elif image:
+        frames = random_crop(image_key, clip[frame_index], spec.crop)
+    return jnp.stack(views), frames

@@ -1,0 +1,50 @@
+"""Crops and flips: the boxes, the pixels in them, and how often."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae import augment
+from cvmae.augment import Crop
+from tests.augment.random_clips import clip
+
+KEY = jax.random.key(7)
+
+
+def test_a_crop_equals_cutting_and_resizing_by_opencv():
+    cv2 = pytest.importorskip("cv2")
+    video = clip(1, 12, 12)
+    box = jnp.array([2.0, 4.0, 4.0, 4.0])
+    found = augment.resample(jnp.asarray(video, jnp.float32), box, (8, 8))[0]
+    # Twice as large: bilinear weights do not reach over the border of the box but for the outermost pixels.
+    expected = cv2.resize(video[0].astype(np.float32), (24, 24), interpolation=cv2.INTER_LINEAR)[4:12, 8:16]
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_boxes_lie_inside_the_frame_and_have_the_area_asked_for():
+    crop = Crop((8, 8), scale=(0.25, 0.5), ratio=(0.8, 1.25))
+    boxes = jax.vmap(lambda k: augment.draw_box(k, 60, 80, crop))(jax.random.split(KEY, 500))
+    top, left, height, width = np.asarray(boxes).T
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + height <= 60 + 1e-3).all() and (left + width <= 80 + 1e-3).all()
+    area, ratio = height * width / 4800, width / height
+    assert area.min() >= 0.25 - 1e-4 and area.max() <= 0.5 + 1e-4 and np.ptp(area) > 0.2
+    assert ratio.min() >= 0.8 - 1e-4 and ratio.max() <= 1.25 + 1e-4 and np.ptp(ratio) > 0.3
+
+
+@pytest.mark.parametrize("flip, share", [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_flip_probability(flip, share):
+    video = jnp.asarray(clip(1), jnp.float32)
+    crop = Crop((8, 8), (1.0, 1.0), (1.0, 1.0), flip)
+    made = jax.vmap(lambda k: augment.random_crop(k, video, crop))(jax.random.split(KEY, 400))
+    flipped = np.isclose(made, video[:, :, ::-1], atol=1e-3).all(axis=(1, 2, 3, 4))
+    assert abs(flipped.mean() - share) < 0.08
+
+
+def test_centre_crop_keeps_the_middle_and_draws_nothing():
+    wide = np.zeros((1, 8, 16, 3), np.float32)
+    wide[:, :, 4:12] = 1
+    np.testing.assert_allclose(augment.centre_crop(jnp.asarray(wide), (8, 8)), 1)
+    same = jnp.asarray(clip(), jnp.float32)
+    np.testing.assert_array_equal(augment.centre_crop(same, (8, 8)), same)

@@ -1,0 +1,66 @@
+"""Views: what they are, and that nothing of a sample depends on the others."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae import augment
+from cvmae.augment import Color, Crop, ViewSpec
+from tests.augment.random_clips import clip
+
+KEY = jax.random.key(7)
+WHOLE = Crop((8, 8), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+PLAIN = Color(0.0, 0.0, 0.0, 0.0)
+
+
+def views(video, spec, frame_index=(0,), image=True, key=KEY):
+    return augment.make_views(key, jnp.asarray(video), jnp.asarray(frame_index), spec, image)
+
+
+def test_the_whole_frame_comes_back_unchanged():
+    made, frames = views(clip(), ViewSpec(WHOLE, WHOLE, PLAIN, views=2), frame_index=[2, 3])
+    np.testing.assert_allclose(made, np.stack([clip() / 255.0] * 2), atol=1e-6)
+    np.testing.assert_allclose(frames, clip()[[2, 3]] / 255.0, atol=1e-6)
+
+
+def test_one_draw_for_all_frames_of_a_clip():
+    still = np.repeat(clip(1), 4, axis=0)
+    jittered = ViewSpec(Crop((8, 8), flip=0.5), Crop((8, 8), flip=0.5), Color(), views=3)
+    made, _ = views(still, jittered)
+    np.testing.assert_allclose(made, np.broadcast_to(made[:, :1], made.shape), atol=1e-6)
+
+
+def test_the_second_view_is_cropped_on_its_own_and_only_it_is_jittered():
+    grey = np.full((2, 8, 8, 3), 100, np.uint8)
+    made, _ = views(grey, ViewSpec(Crop((8, 8)), Crop((8, 8)), Color(brightness=0.4), views=2))
+    np.testing.assert_allclose(made[0], 100 / 255, atol=1e-5)
+    assert abs(made[1].mean() - 100 / 255) > 1e-3
+    made, _ = views(clip(), ViewSpec(Crop((8, 8)), Crop((8, 8)), PLAIN, views=2))
+    assert np.abs(made[0] - made[1]).max() > 0.05
+
+
+def test_the_third_view_is_the_clip_backwards_with_its_own_crop_and_jitter():
+    made, _ = views(clip(), ViewSpec(WHOLE, WHOLE, PLAIN, views=3))
+    np.testing.assert_allclose(made[2], clip()[::-1] / 255.0, atol=1e-6)
+    made, _ = views(clip(), ViewSpec(Crop((8, 8)), Crop((8, 8)), Color(), views=3))
+    assert np.abs(made[2] - made[1][::-1]).max() > 0.05
+
+
+def test_sampled_frames_share_the_crop_of_v_or_have_their_own():
+    shared, independent = (ViewSpec(Crop((8, 8)), Crop((8, 8)), PLAIN, 1, kind) for kind in ("shared", "independent"))
+    made, frames = views(clip(), shared, frame_index=[1])
+    np.testing.assert_array_equal(frames[0], made[0, 1])
+    made, frames = views(clip(), independent, frame_index=[1])
+    assert np.abs(frames[0] - made[0, 1]).max() > 0.05
+    assert views(clip(), shared, image=False)[1] is None
+    with pytest.raises(ValueError, match="image_branch.crop is 'other'"):
+        ViewSpec(WHOLE, WHOLE, PLAIN, 1, "other")
+
+
+def test_a_sample_does_not_depend_on_the_others():
+    spec = ViewSpec(Crop((8, 8), flip=0.5), Crop((8, 8)), Color(), views=3)
+    videos, keys = jnp.stack([jnp.asarray(clip(seed=s)) for s in range(3)]), jax.random.split(KEY, 3)
+    together = jax.vmap(lambda k, v: augment.make_views(k, v, jnp.array([0]), spec, True)[0])(keys, videos)
+    alone = views(videos[1], spec, key=keys[1])[0]
+    np.testing.assert_allclose(together[1], alone, atol=1e-6)
