@@ -63,6 +63,8 @@ class Trunk:
       eps: of the blocks' layer norms (1e-6 in MAE, mae_st and VideoMAE; 1e-12 in transformers).
       attention: `einsum` plain matrix products; `xla` jax.nn.dot_product_attention; `auto` takes `einsum` on CPU, where it
         is the faster one, and `xla` elsewhere.
+      drop_path: stochastic depth: the last block's residual branches are left out of that share of samples in training, the
+        first block's never, those between in linear steps (VideoMAE, MAE).
       dtype: of the computation; parameters, softmax and norms' statistics stay float32.
     """
 
@@ -71,6 +73,7 @@ class Trunk:
     eps: float = 1e-6
     attention: str = "auto"
     dtype: Any = jnp.float32
+    drop_path: float = 0.0
 
     def __post_init__(self):
         for name, value, known in (("qkv_bias", self.qkv_bias, QKV_BIASES), ("attention", self.attention, ATTENTIONS)):
@@ -116,18 +119,36 @@ class Attention(nn.Module):
         return dense(size.width, self.trunk.dtype, "out")(mixed.reshape(x.shape))
 
 
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """The share of samples that each block's residual branches are left out of: from 0 to `rate` in linear steps."""
+    return [rate * i / max(1, depth - 1) for i in range(depth)]
+
+
+def drop_samples(keys, x, rate: float):
+    """Zeros whole samples of x [B, ...] with probability `rate` and scales up the rest; one key a sample, None leaves x as it is."""
+    if keys is None or not rate:
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    scale = (keep / (1 - rate)).astype(x.dtype)
+    return x * scale.reshape(-1, *[1] * (x.ndim - 1))
+
+
 class Block(nn.Module):
     """A pre-norm transformer block on [B, N, D] with the exact GELU."""
 
     trunk: Trunk
+    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x):
-        trunk = self.trunk
-        x = x + Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
+    def __call__(self, x, drop_keys=None):
+        trunk, rate = self.trunk, self.drop_path
+        first, second = (None, None) if drop_keys is None else jax.vmap(jax.random.split, out_axes=1)(drop_keys)
+        y = Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
+        x = x + drop_samples(first, y, rate)
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
         y = dense(int(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
-        return x + dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
+        y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
+        return x + drop_samples(second, y, rate)
 
 
 class Blocks(nn.Module):
@@ -136,9 +157,11 @@ class Blocks(nn.Module):
     trunk: Trunk
 
     @nn.compact
-    def __call__(self, x):
-        for i in range(self.trunk.size.depth):
-            x = Block(self.trunk, name=f"block{i}")(x)
+    def __call__(self, x, drop_keys=None):
+        trunk = self.trunk
+        for i, rate in enumerate(drop_path_rates(trunk.drop_path, trunk.size.depth)):
+            keys = None if drop_keys is None else jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(drop_keys)
+            x = Block(trunk, rate, name=f"block{i}")(x, keys)
             self.sow("intermediates", "hidden", x)
         return x
 
@@ -172,8 +195,11 @@ class Encoder(nn.Module):
     final_norm: bool = True
 
     @nn.compact
-    def __call__(self, video, mask: masking.Mask | None = None) -> Encoded:
-        """Encodes video [B, T, H, W, C], normalised; without a mask every token is visible."""
+    def __call__(self, video, mask: masking.Mask | None = None, drop_keys=None) -> Encoded:
+        """Encodes video [B, T, H, W, C], normalised; without a mask every token is visible.
+
+        `drop_keys`, one a sample [B], turn drop path on.
+        """
         trunk, width = self.trunk, self.trunk.size.width
         patches = patchify(video, self.grid.tubelet, self.grid.patch)
         table, cls_position = Positions(self.positions, self.grid, width, self.cls_token, name="positions")()
@@ -185,7 +211,7 @@ class Encoder(nn.Module):
             cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position
             cls = jnp.broadcast_to(cls.astype(trunk.dtype), (x.shape[0], 1, width))
             x = jnp.concatenate([cls, x], axis=1)
-        x = Blocks(trunk, name="blocks")(x)
+        x = Blocks(trunk, name="blocks")(x, drop_keys)
         if self.final_norm:
             x = layer_norm(trunk.eps, trunk.dtype, "norm")(x)
         return Encoded(x[:, 1:], x[:, 0]) if self.cls_token else Encoded(x, None)
