@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from cvmae.data.manifest import UNLABELLED, Manifest, read_manifest
+from cvmae.data.subset import Subset, choose, parse_split
 
 KINDS = ("files", "tfds", "motion", "synthetic")
 
@@ -28,9 +29,13 @@ class Record:
 
 
 class Source(Protocol):
-    """Records by number. Sources travel to worker processes by pickle, so they keep open nothing that cannot."""
+    """Records by number. Sources travel to worker processes by pickle, so they keep open nothing that cannot.
+
+    class_names: () where classes have only numbers. labels: int32 [n], of every record, without decoding any.
+    """
 
     class_names: tuple[str, ...]
+    labels: np.ndarray
 
     def __len__(self) -> int: ...
 
@@ -38,10 +43,20 @@ class Source(Protocol):
 
 
 def make_source(data, split: str) -> Source:
-    """The source that `data` (config.data) asks for, for one split.
+    """The source that `data` (config.data) asks for, for one split, such as `train`, or a part of it (see `subset`).
+
+    Slices of tfds are its own: `train[:1%]` is then the first records and knows nothing of classes.
 
     Raises: ManifestError, or ValueError naming the field, where the config cannot be followed.
     """
+    if data.source == "tfds":
+        return TfdsSource(split=split, **data.tfds.to_dict())
+    name, part = parse_split(split)
+    source = _whole_split(data, name)
+    return source if part is None else Subset(source, choose(source.labels, part))
+
+
+def _whole_split(data, split: str) -> Source:
     if data.source == "files":
         if not data.manifest:
             raise ValueError("data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split")
@@ -51,8 +66,6 @@ def make_source(data, split: str) -> Source:
         from cvmae.data import motion
 
         return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
-    if data.source == "tfds":
-        return TfdsSource(split=split, **data.tfds.to_dict())
     if data.source == "synthetic":
         # Long enough for a random start to matter, short enough to cost nothing.
         height, width = data.frame_size
@@ -67,6 +80,7 @@ class FileSource:
     def __init__(self, manifest: Manifest):
         self._entries = manifest.entries
         self.class_names = manifest.class_names
+        self.labels = np.array([entry.label for entry in manifest.entries], np.int32)
 
     def __len__(self):
         return len(self._entries)
@@ -113,6 +127,17 @@ class TfdsSource:
     def _records(self):
         return self._builder.as_data_source(self._split)
 
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [n]. Decodes no video, but reads every record from the disk, once, at the first use."""
+        if not self._label:
+            return np.full(len(self), UNLABELLED, np.int32)
+        import tensorflow_datasets as tfds
+
+        label = tfds.features.FeaturesDict({self._label: self._builder.info.features[self._label]})
+        raw = self._builder.as_data_source(self._split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        return np.array([label.deserialize_example_np(record)[self._label] for record in raw], np.int32)
+
     def __len__(self):
         return len(self._records)
 
@@ -141,6 +166,10 @@ class SyntheticSource:
     width: int
     split: str
     class_names: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> np.ndarray:
+        return (np.arange(self.clips) % self.classes).astype(np.int32)
 
     def __len__(self):
         return self.clips

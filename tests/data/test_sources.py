@@ -112,6 +112,16 @@ def test_tfds_splits_may_be_slices(tfds_dir):
     assert len(make("train[:50%]", **config)) == len(make("train[50%:]", **config)) == 2
 
 
+def test_tfds_labels_without_records_being_decoded(tfds_dir, monkeypatch):
+    config = dict(data__source="tfds", data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"))
+    source, part = make(**config), make("train[1:3]", **config)
+    expected = [source[i].label for i in range(4)]
+    monkeypatch.setattr(sources.TfdsSource, "__getitem__", None)
+    assert source.labels.tolist() == expected and source.labels.dtype == np.int32
+    assert part.labels.tolist() == expected[1:3]
+    assert (make(**config, data__tfds__label_feature="").labels == UNLABELLED).all()
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
