@@ -68,32 +68,74 @@ class ClipSpec:
         )
 
 
-def clip_indices(
-    spec: ClipSpec, times: np.ndarray, rng: np.random.Generator, start: float | None = None, end: float | None = None
-) -> np.ndarray:
-    """Source frames of one clip: int64 [T], not decreasing.
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Which of several evenly spread clips, and crops of them, are wanted of a video; the default is the one in the middle.
 
-    times: float64 [n], seconds since the first frame, ascending. start, end: seconds, the part of the video to stay in
-    (end excluded; None: open). Raises: ClipError if that part holds no frame.
+    clip, clips: the clip with this number, of so many, see clip_indices. crops: how many crops, see fit_frames.
+    """
+
+    clip: int = 0
+    clips: int = 1
+    crops: int = 1
+
+
+MIDDLE = View()
+
+
+def spread(number: int, count: int) -> tuple[int, int]:
+    """Where the thing with this number, of `count` from end to end, stands: a share of the spare room, as (n, d) for n / d."""
+    return (number, count - 1) if count > 1 else (1, 2)
+
+
+def part_of_video(times: np.ndarray, start: float | None, end: float | None) -> tuple[int, int]:
+    """The frames from `start` to before `end` (seconds, None is open): the first, and the one after the last.
+
+    times: float64 [n], seconds since the first frame, ascending. Raises: ClipError if there is none.
     """
     low = 0 if start is None else int(np.searchsorted(times, start - _TIME_SLACK))
     high = len(times) if end is None else int(np.searchsorted(times, end - _TIME_SLACK))
     if low >= high:
         part = f"from {start or 0:g} s to {'its end' if end is None else f'{end:g} s'}"
         raise ClipError(f"no frame {part}; the video lasts {times[-1]:.3g} s")
+    return low, high
+
+
+def frames_on_show(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """The frame on show at each moment (seconds): the last one that is not later; int64 [k]."""
+    return np.searchsorted(times, moments + _TIME_SLACK, side="right") - 1
+
+
+def clip_indices(
+    spec: ClipSpec,
+    times: np.ndarray,
+    rng: np.random.Generator,
+    start: float | None = None,
+    end: float | None = None,
+    view: View = MIDDLE,
+) -> np.ndarray:
+    """Source frames of one clip: int64 [T], not decreasing.
+
+    times: float64 [n], seconds since the first frame, ascending. start, end: seconds, the part of the video to stay in
+    (end excluded; None: open). view: which clip. With `middle` several clips start evenly spaced, the first at the beginning
+    and the last so that it ends with the video (VideoMAE and mae_st on Kinetics). With `uniform` clip c of C takes the frame
+    at the share (c + 1/2) / C of each segment, so that clips interleave (as VideoMAE's on SSv2, whose shares are c / C).
+    `random` draws, whatever the view. Raises: ClipError if the part holds no frame.
+    """
+    low, high = part_of_video(times, start, end)
     part = times[low:high]
     steps = np.arange(spec.num_frames)
+    share, whole = spread(view.clip, view.clips)
     if spec.sampling == "uniform":
-        inside = (2 * steps + 1) * len(part) // (2 * spec.num_frames)
+        inside = (2 * view.clips * steps + 2 * view.clip + 1) * len(part) // (2 * view.clips * spec.num_frames)
     elif spec.fps > 0:
         offsets = steps * (spec.stride / spec.fps)
         spare = max(0.0, part[-1] - part[0] - offsets[-1])
-        begin = part[0] + spare * (rng.random() if spec.sampling == "random" else 0.5)
-        # The frame on show at a time is the last one that is not later.
-        inside = np.searchsorted(part, begin + offsets + _TIME_SLACK, side="right") - 1
+        begin = part[0] + spare * (rng.random() if spec.sampling == "random" else share / whole)
+        inside = frames_on_show(part, begin + offsets)
     else:
         spare = max(0, len(part) - 1 - int(steps[-1]) * spec.stride)
-        begin = int(rng.integers(spare + 1)) if spec.sampling == "random" else spare // 2
+        begin = int(rng.integers(spare + 1)) if spec.sampling == "random" else spare * share // whole
         inside = begin + steps * spec.stride
     return low + np.minimum(inside, len(part) - 1).astype(np.int64)
 
@@ -113,11 +155,13 @@ def sample_frame_index(num_sampled: int, sampling: str, num_frames: int, rng: np
     return places.astype(np.int32)
 
 
-def fit_frames(frames: np.ndarray, height: int, width: int, fit: str) -> np.ndarray:
+def fit_frames(frames: np.ndarray, height: int, width: int, fit: str, crop: int = 0, crops: int = 1) -> np.ndarray:
     """uint8 [T, h, w, 3] -> uint8 [T, height, width, 3], contiguous.
 
     `crop`: the largest central part of the right proportions, resized; `stretch`: resized regardless of proportions;
     `pad`: resized to fit inside, zeros around it. Frames that have the size already are not touched.
+    crop, crops: with `crop`, the part with this number of so many, evenly spaced from end to end along the side that is too
+    long (0, 1, 2 of 3: left or top, centre, right or bottom).
     """
     source_height, source_width = frames.shape[1:3]
     if (source_height, source_width) == (height, width):
@@ -126,7 +170,8 @@ def fit_frames(frames: np.ndarray, height: int, width: int, fit: str) -> np.ndar
     if fit == "crop":
         h = max(1, min(source_height, round(source_width * height / width)))
         w = max(1, min(source_width, round(source_height * width / height)))
-        y, x = (source_height - h) // 2, (source_width - w) // 2
+        share, whole = spread(crop, crops)
+        y, x = (source_height - h) * share // whole, (source_width - w) * share // whole
         frames = frames[:, y : y + h, x : x + w]
     elif fit == "pad":
         inner_height = max(1, min(height, round(source_height * width / source_width)))

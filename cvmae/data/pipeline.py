@@ -8,6 +8,7 @@ import dataclasses
 import multiprocessing
 import os
 import threading
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -26,7 +27,7 @@ ARRAY_FPS = 25.0  # frames per second that videos stored as bare arrays are take
 
 def clip_spec(config) -> clips.ClipSpec:
     """How the config wants clips cut. Raises: ValueError naming the field."""
-    data = config.data
+    data, image = config.data, config.get("image_branch")  # downstream there is no image branch, and no frame to sample
     height, width = data.frame_size
     return clips.ClipSpec(
         num_frames=data.num_frames,
@@ -36,8 +37,8 @@ def clip_spec(config) -> clips.ClipSpec:
         width=width,
         fit=data.fit,
         sampling=data.clip_sampling,
-        num_sampled=config.image_branch.frames,
-        frame_sampling=config.image_branch.frame_sampling,
+        num_sampled=image.frames if image else 0,
+        frame_sampling=image.frame_sampling if image else "middle",
     )
 
 
@@ -59,7 +60,7 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
         raise ValueError(f"batch_size={config.batch_size} does not divide by {process_count} processes")
     if not len(source):
         raise ValueError("the source holds no records")
-    read = _ReadTraining(_Reader(source, clip_spec(config), config.data.timeout_s))
+    read = _ReadTraining(Reader(source, clip_spec(config), config.data.timeout_s))
     stream = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(PASSES).random_map(read)
     batches = stream.batch(config.batch_size // process_count)
     return Loader(batches[start_step * process_count + process_index :: process_count], config.data)
@@ -71,9 +72,30 @@ def make_eval_loader(config, source: Source, batch_size: int) -> "Loader":
     Batches are as make_loader's, with `valid`, bool [b]: False for the rows that fill up the last batch, and for records that
     cannot be read, which are not replaced here. Such rows are zeros, with label -1.
     """
-    read = _ReadEvaluation(_Reader(source, clip_spec(config).deterministic(), config.data.timeout_s))
-    padded = -(-len(source) // batch_size) * batch_size
-    return Loader(grain.MapDataset.range(padded).map(read).batch(batch_size), config.data)
+    return padded_loader(_EvaluationRows(evaluation_reader(config, source)), batch_size, config.data)
+
+
+def evaluation_reader(config, source: Source) -> "Reader":
+    """A reader whose clips hold nothing random."""
+    return Reader(source, clip_spec(config).deterministic(), config.data.timeout_s)
+
+
+class Rows(Protocol):
+    """What evaluation batches are made of."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> dict[str, np.ndarray]:
+        """One row. Raises: UnreadableError."""
+
+    def blank(self, number: int) -> dict[str, np.ndarray]:
+        """A row of the same shapes for a number that cannot be read or is beyond the last."""
+
+
+def padded_loader(rows: Rows, batch_size: int, data, start: int = 0) -> "Loader":
+    """The rows from `start` on, once, in order, in batches of batch_size; see make_eval_loader for `valid` and `failures`."""
+    count = -(-max(0, len(rows) - start) // batch_size) * batch_size
+    return Loader(grain.MapDataset.range(start, start + count).map(_ReadEvaluation(rows)).batch(batch_size), data)
 
 
 class Loader:
@@ -125,57 +147,59 @@ class UnreadableError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Record number -> the row of a batch."""
+class Reader:
+    """Record number -> clips of it."""
 
     source: Source
     spec: clips.ClipSpec
     timeout_s: float
 
-    def read(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Raises: UnreadableError."""
+    def cut(self, index: int, rng: np.random.Generator, view: clips.View = clips.MIDDLE) -> tuple[Record, list[np.ndarray]]:
+        """The record, and the crops of one clip, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
         record = self.source[index]
         try:
-            video = call_with_limit(lambda: _read_clip(record, self.spec, rng), self.timeout_s)
+            return record, call_with_limit(lambda: _cut(record, self.spec, rng, view), self.timeout_s)
         except decode.DecodeError as error:
             raise UnreadableError(record.name, error.reason) from error
         except clips.ClipError as error:
             raise UnreadableError(record.name, str(error)) from error
         except TimeLimitError as error:
             raise UnreadableError(record.name, f"{error} (data.timeout_s)") from error
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """One row of a batch of single clips. Raises: UnreadableError."""
         spec = self.spec
+        record, [video] = self.cut(index, rng)
         frame_index = clips.sample_frame_index(spec.num_sampled, spec.frame_sampling, spec.num_frames, rng)
         return _row(video, frame_index, record.label, index)
 
-    def blank(self, index: int) -> dict[str, np.ndarray]:
-        """A row of zeros."""
-        spec = self.spec
-        video = np.zeros((spec.num_frames, spec.height, spec.width, 3), np.uint8)
-        return _row(video, np.zeros(spec.num_sampled, np.int32), UNLABELLED, index)
+    def blank_clip(self) -> np.ndarray:
+        """uint8 [T, H0, W0, 3] of zeros."""
+        return np.zeros((self.spec.num_frames, self.spec.height, self.spec.width, 3), np.uint8)
 
 
 def _row(video, frame_index, label, index):
     return {"video": video, "frame_index": frame_index, "label": np.int32(label), "index": np.int64(index)}
 
 
-def _read_clip(record: Record, spec: clips.ClipSpec, rng) -> np.ndarray:
-    """uint8 [T, height, width, 3] of one record."""
+def _cut(record: Record, spec: clips.ClipSpec, rng, view: clips.View) -> list[np.ndarray]:
+    """See `Reader.cut`."""
 
     def choose(times):
-        return clips.clip_indices(spec, times, rng, record.start, record.end)
+        return clips.clip_indices(spec, times, rng, record.start, record.end, view)
 
     if isinstance(record.payload, np.ndarray):
         frames = record.payload[choose(np.arange(len(record.payload)) / ARRAY_FPS)]
     else:
         frames = decode.read_chosen(record.payload, lambda table: choose(table.times))
-    return clips.fit_frames(frames, spec.height, spec.width, spec.fit)
+    return [clips.fit_frames(frames, spec.height, spec.width, spec.fit, crop, view.crops) for crop in range(view.crops)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _ReadTraining(grain.transforms.RandomMap):
     """A record that cannot be read is replaced by another, the same one whenever a run with this seed comes by here."""
 
-    reader: _Reader
+    reader: Reader
 
     def random_map(self, index, rng):
         key, failures = int(rng.integers(2**63)), []
@@ -195,15 +219,31 @@ class _ReadTraining(grain.transforms.RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
+class _EvaluationRows:
+    """Row r is the middle clip of record r."""
+
+    reader: Reader
+
+    def __len__(self):
+        return len(self.reader.source)
+
+    def read(self, number):
+        return self.reader.read(number, np.random.default_rng(0))
+
+    def blank(self, number):
+        return _row(self.reader.blank_clip(), np.zeros(self.reader.spec.num_sampled, np.int32), UNLABELLED, number)
+
+
+@dataclasses.dataclass(frozen=True)
 class _ReadEvaluation(grain.transforms.Map):
-    reader: _Reader
+    rows: Rows
 
     def map(self, index):
         failures = np.zeros(REPORT_BYTES, np.uint8)
-        row, valid = None, index < len(self.reader.source)
+        row, valid = None, index < len(self.rows)
         if valid:
             try:
-                row = self.reader.read(index, np.random.default_rng(0))
+                row = self.rows.read(index)
             except UnreadableError as error:
                 failures, valid = pack_failures([error.args]), False
-        return (row or self.reader.blank(index)) | {"failures": failures, "valid": np.bool_(valid)}
+        return (row or self.rows.blank(index)) | {"failures": failures, "valid": np.bool_(valid)}
