@@ -1,4 +1,4 @@
-"""VideoMAE's files: `transformers`' VideoMAEForPreTraining, read from its class and from what save_pretrained writes."""
+"""VideoMAE's files of `transformers`, read from its classes and from what save_pretrained writes."""
 
 from cvmae.interop.hf_block import BLOCK
 from cvmae.interop.keymap import KeyMap, Rule, in_blocks
@@ -11,18 +11,30 @@ _BLOCK = (
     ("attention.attention.v_bias", "attention/value/bias", "copy"),
     ("attention.attention.value.bias", "attention/value/bias", "copy"),
 )
+_ENCODER_SETTINGS = (("encoder.positions", ("sincos1d",)), ("encoder.cls_token", (False,)))
 
-# Its position tables are computed, not stored. `videomae.layernorm` is there only with use_mean_pooling=False, as in the
-# weights of VideoMAE's authors: our `final_norm`.
+
+def _encoder(prefix: str) -> tuple[Rule, ...]:
+    """The rows of VideoMAEModel, whose keys start with `prefix`.
+
+    Its position tables are computed, not stored. `layernorm` is there only with use_mean_pooling=False, as in the weights of
+    VideoMAE's authors: our `final_norm`.
+    """
+    return (
+        Rule(f"{prefix}embeddings.patch_embeddings.projection.weight", "encoder/embed/kernel", "conv"),
+        Rule(f"{prefix}embeddings.patch_embeddings.projection.bias", "encoder/embed/bias"),
+        *in_blocks(f"{prefix}encoder.layer.{{i}}", "encoder", _BLOCK),
+        Rule(f"{prefix}layernorm.weight", "encoder/norm/scale"),
+        Rule(f"{prefix}layernorm.bias", "encoder/norm/bias"),
+    )
+
+
+# VideoMAEForPreTraining, for an autoencoder; of a VideoMAEForVideoClassification the encoder alone.
 HF_VIDEOMAE = KeyMap(
     kind="hf-videomae",
     prefixes=("videomae.embeddings.", "videomae.encoder."),
     rules=(
-        Rule("videomae.embeddings.patch_embeddings.projection.weight", "encoder/embed/kernel", "conv"),
-        Rule("videomae.embeddings.patch_embeddings.projection.bias", "encoder/embed/bias"),
-        *in_blocks("videomae.encoder.layer.{i}", "encoder", _BLOCK),
-        Rule("videomae.layernorm.weight", "encoder/norm/scale"),
-        Rule("videomae.layernorm.bias", "encoder/norm/bias"),
+        *_encoder("videomae."),
         Rule("encoder_to_decoder.weight", "decoder/embed/kernel", "linear"),
         Rule("mask_token", "decoder/mask_token", "token"),
         *in_blocks("decoder.decoder_layers.{i}", "decoder", _BLOCK),
@@ -35,10 +47,27 @@ HF_VIDEOMAE = KeyMap(
         "classifier.*": "the head of a fine-tuned classifier, which an autoencoder does not have",
         "fc_norm.*": "the norm between pooling and the head of a fine-tuned classifier",
     },
-    settings=(
-        ("encoder.positions", ("sincos1d",)),
-        ("encoder.cls_token", (False,)),
-        ("decoder.spec.positions", ("sincos1d",)),
-        ("decoder.spec.cls", ("none",)),
+    settings=(*_ENCODER_SETTINGS, ("decoder.spec.positions", ("sincos1d",)), ("decoder.spec.cls", ("none",))),
+)
+
+# VideoMAEModel, the encoder by itself.
+HF_VIDEOMAE_ENCODER = KeyMap(
+    kind="hf-videomae-encoder",
+    prefixes=("embeddings.patch_embeddings.", "encoder.layer."),
+    rules=_encoder(""),
+    settings=_ENCODER_SETTINGS,
+)
+
+# VideoMAEForVideoClassification, for a `Classifier`; `fc_norm` is there only with use_mean_pooling=True.
+HF_VIDEOMAE_CLASSIFIER = KeyMap(
+    kind="hf-videomae-classifier",
+    prefixes=("videomae.embeddings.", "videomae.encoder.", "classifier."),
+    rules=(
+        *_encoder("videomae."),
+        Rule("fc_norm.weight", "norm/scale"),
+        Rule("fc_norm.bias", "norm/bias"),
+        Rule("classifier.weight", "head/kernel", "linear"),
+        Rule("classifier.bias", "head/bias"),
     ),
+    settings=_ENCODER_SETTINGS,
 )

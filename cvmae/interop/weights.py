@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 
 from cvmae.interop.keymap import TRANSFORMS, KeyMap
 from cvmae.interop.mae import HF_VIT_MAE
-from cvmae.interop.videomae import HF_VIDEOMAE
+from cvmae.interop.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.models.autoencoder import Autoencoder
 
-KEY_MAPS = {m.kind: m for m in (HF_VIDEOMAE, HF_VIT_MAE)}
+# `auto` takes the first that fits: a classifier's file gives an autoencoder its encoder unless its own kind is named.
+KEY_MAPS = {m.kind: m for m in (HF_VIDEOMAE, HF_VIT_MAE, HF_VIDEOMAE_ENCODER, HF_VIDEOMAE_CLASSIFIER)}
 KINDS = ("auto", *KEY_MAPS)
 # The tables come from sines in float64 or float32; real files differ from ours by about 1e-7, another layout by 1.
 TABLE_TOLERANCE = 1e-4

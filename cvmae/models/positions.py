@@ -1,4 +1,6 @@
-"""Position tables: fixed sinusoids as float32 numpy constants, and the learned kinds as one Flax module."""
+"""Position tables: fixed sinusoids as float32 numpy constants, the learned kinds as one Flax module, tables for other grids."""
+
+import math
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -67,6 +69,10 @@ class Positions(nn.Module):
 
     `separable` is mae_st's: a learned table over space plus one over time. `learned` is one learned table over all
     tokens (mae_st without `sep_pos_embed`). The `sincos` kinds hold no parameters; their cls position is zero (MAE).
+
+    For another grid than the one they were trained on, learned tables are interpolated (`interpolate_params`); fixed ones are
+    computed anew, as VideoMAE does. Under `sincos1d` the first slots then keep their rows where only the number of frames
+    changed, but at another frame size every token gets the row of another place.
     """
 
     kind: str
@@ -85,3 +91,58 @@ class Positions(nn.Module):
         space = self.param("space", init, (self.grid.positions, self.width))
         time = self.param("time", init, (self.grid.slots, self.width))
         return (time[:, None] + space[None]).reshape(self.grid.tokens, self.width), cls
+
+
+def _linear(distance):
+    return np.maximum(0.0, 1.0 - distance)
+
+
+def _cubic(distance):
+    """Keys' cubic convolution with a = -0.75, which is PyTorch's."""
+    a, d = -0.75, distance
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def _weights(old: int, new: int, kernel, reach: int) -> np.ndarray:
+    """How much of each of `old` samples of an axis is in each of `new` ones, float64 [new, old].
+
+    Samples stand at the middles of equal parts of the axis (PyTorch's align_corners=False), the border is repeated, and the
+    kernel is not widened where there are fewer samples than before (antialias=False).
+    """
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    taps = np.floor(centre).astype(int)[:, None] + np.arange(1 - reach, 1 + reach)
+    weights = np.zeros((new, old))
+    np.add.at(weights, (np.arange(new)[:, None], taps.clip(0, old - 1)), kernel(np.abs(centre[:, None] - taps)))
+    return weights
+
+
+def interpolate(table, old: tuple[int, int, int], new: tuple[int, int, int]) -> np.ndarray:
+    """A table [N, D] over a grid of `old` = (slots, rows, columns) for one of `new`, [N', D], of its dtype.
+
+    Bicubic over rows and columns, as MAE and DeiT do for positions, and linear over slots, by the rules of
+    torch.nn.functional.interpolate(align_corners=False, antialias=False). The table itself where the grids are the same.
+
+    Raises:
+      ValueError: the table does not hold the old grid.
+    """
+    table, count = np.asarray(table), math.prod(old)
+    if table.shape[0] != count:
+        raise ValueError(f"a position table of {table.shape[0]} rows is not over {'x'.join(map(str, old))} = {count} tokens")
+    values = table.reshape(*old, -1)
+    for axis, (kernel, reach) in enumerate(((_linear, 1), (_cubic, 2), (_cubic, 2))):
+        if old[axis] != new[axis]:
+            weights = _weights(old[axis], new[axis], kernel, reach)
+            values = np.moveaxis(np.tensordot(weights, values.astype(np.float64), (1, axis)), 0, axis)
+    return values.reshape(math.prod(new), -1).astype(table.dtype)
+
+
+def interpolate_params(params, old: Grid, new: Grid) -> dict:
+    """The parameters of `Positions` over one grid for another; see `interpolate`. The row of cls stays as it is."""
+    spans = {
+        "space": lambda shape: (1, *shape[1:]),
+        "time": lambda shape: (shape[0], 1, 1),
+        "table": lambda shape: shape,
+    }
+    return {k: interpolate(v, spans[k](old.shape), spans[k](new.shape)) if k in spans else v for k, v in params.items()}
