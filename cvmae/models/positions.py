@@ -122,7 +122,7 @@ def interpolate(table, old: tuple[int, int, int], new: tuple[int, int, int]) -> 
     """A table [N, D] over a grid of `old` = (slots, rows, columns) for one of `new`, [N', D], of its dtype.
 
     Bicubic over rows and columns, as MAE and DeiT do for positions, and linear over slots, by the rules of
-    torch.nn.functional.interpolate(align_corners=False, antialias=False). The table itself where the grids are the same.
+    torch.nn.functional.interpolate(align_corners=False, antialias=False). An axis that stays as long as it was is left alone.
 
     Raises:
       ValueError: the table does not hold the old grid.

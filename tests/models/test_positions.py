@@ -85,3 +85,82 @@ def test_parameters_of_the_other_kinds(kind, names):
     assert set(variables.get("params", {})) == names
     table, cls = module.apply(variables)
     assert table.shape == (GRID.tokens, 16) and not cls.any()
+
+
+# From and to (slots, rows, columns): fewer and more frames, smaller and larger sides, sides of their own, single rows.
+GRIDS = (
+    ((8, 14, 14), (4, 14, 14)),
+    ((8, 14, 14), (16, 14, 14)),
+    ((8, 14, 14), (8, 10, 10)),
+    ((8, 14, 14), (8, 20, 20)),
+    ((3, 5, 2), (7, 1, 9)),
+    ((1, 1, 4), (5, 3, 2)),
+)
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_interpolation_against_torch(old, new):
+    if not importlib.util.find_spec("torch"):
+        missing("parity", "torch comes with the extra: pip install '.[parity]'")
+    import torch
+
+    table = np.random.default_rng(0).normal(size=(math.prod(old), 6)).astype(np.float32)
+    space = torch.from_numpy(table).reshape(*old, 6).permute(0, 3, 1, 2)
+    space = torch.nn.functional.interpolate(space, size=new[1:], mode="bicubic", align_corners=False, antialias=False)
+    time = space.permute(1, 2, 3, 0).reshape(1, -1, old[0])
+    time = torch.nn.functional.interpolate(time, size=new[0], mode="linear", align_corners=False)
+    theirs = time.reshape(6, *new[1:], new[0]).permute(3, 1, 2, 0).reshape(-1, 6).numpy()
+    ours = positions.interpolate(table, old, new)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def smooth(shape):
+    """A function of the place alone, [N, 3], with the axes told apart: places are fractions of the clip."""
+    slot, row, column = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
+    return np.stack([slot, np.sin(2 * row), np.cos(2 * column)], axis=-1).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("new", [(4, 14, 12), (16, 20, 16), (8, 10, 24)])
+def test_a_smooth_table_keeps_its_meaning(new):
+    found = positions.interpolate(smooth((8, 14, 12)), (8, 14, 12), new).reshape(*new, 3)
+    inner = tuple(slice(math.ceil(n / 6), -math.ceil(n / 6)) for n in new)  # the border is repeated, not continued
+    np.testing.assert_allclose(found[inner], smooth(new).reshape(*new, 3)[inner], atol=0.01)
+
+
+def test_linear_by_hand():
+    found = positions.interpolate(np.array([[0.0], [1.0]], np.float32), (2, 1, 1), (4, 1, 1))
+    np.testing.assert_array_equal(found[:, 0], [0, 0.25, 0.75, 1])
+    np.testing.assert_array_equal(positions.interpolate(np.arange(4.0)[:, None], (4, 1, 1), (2, 1, 1))[:, 0], [0.5, 2.5])
+
+
+def test_the_same_grid_keeps_every_bit():
+    table = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    assert positions.interpolate(table, (2, 4, 3), (2, 4, 3)).tobytes() == table.tobytes()
+
+
+def test_slots_do_not_mix_where_only_the_frame_grows():
+    table = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    both, first = (positions.interpolate(t, (n, 4, 3), (n, 8, 3)) for t, n in ((table, 2), (table[:12], 1)))
+    np.testing.assert_allclose(both[:24], first, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["separable", "learned"])
+def test_parameters_for_another_grid(kind):
+    new = Grid(4, 48, 24, 2, 8)
+    old_module, new_module = (positions.Positions(kind, grid, 16, has_cls=True) for grid in (GRID, new))
+    params = old_module.init(jax.random.key(0))["params"]
+    fitted = positions.interpolate_params(params, GRID, new)
+    assert {k: v.shape for k, v in fitted.items()} == jax.tree.map(
+        lambda a: a.shape, new_module.init(jax.random.key(0))["params"]
+    )
+    assert fitted["cls"] is params["cls"]
+    table, _ = old_module.apply({"params": params})
+    # Separable tables are a sum, and interpolation is linear: the whole table goes the same way.
+    whole = positions.interpolate(table, GRID.shape, new.shape)
+    np.testing.assert_allclose(new_module.apply({"params": fitted})[0], whole, atol=1e-6)
+
+
+def test_a_table_of_another_grid_is_refused():
+    with pytest.raises(ValueError, match="5 rows is not over 2x2x2 = 8 tokens"):
+        positions.interpolate(np.zeros((5, 3)), (2, 2, 2), (4, 2, 2))

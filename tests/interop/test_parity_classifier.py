@@ -1,0 +1,124 @@
+"""transformers' VideoMAEForVideoClassification against our classifier with the same weights: logits, loss, all gradients."""
+
+import importlib.util
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tests.requirements import missing
+
+if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+
+import torch
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
+
+from cvmae.interop import WeightsError
+from cvmae.interop.encoder import load_classifier, load_encoder
+from cvmae.models.classifier import Classifier
+from tests.interop import hf
+from tests.interop.comparison import assert_close, relative, tree_errors
+
+TINY = dict(
+    image_size=32,
+    patch_size=8,
+    num_frames=4,
+    tubelet_size=2,
+    hidden_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=96,
+    num_labels=7,
+)
+CASES = {
+    "mean pooling": dict(use_mean_pooling=True),
+    "first token": dict(use_mean_pooling=False, layer_norm_eps=1e-6),
+    "mean pooling, no qv bias, other sizes": dict(
+        use_mean_pooling=True,
+        qv_bias=False,
+        num_hidden_layers=1,
+        image_size=48,
+        patch_size=16,
+        num_frames=6,
+        tubelet_size=3,
+        num_attention_heads=2,
+    ),
+}
+
+
+def save(folder, model_class=VideoMAEForVideoClassification, **changes):
+    """A transformers model of random weights, saved in a folder."""
+    torch.manual_seed(0)
+    model = hf.shake(model_class(VideoMAEConfig(**{**TINY, **changes})), seed=1)
+    model.save_pretrained(folder)
+    return model
+
+
+def module_of(config) -> Classifier:
+    """Our classifier for a VideoMAEConfig."""
+    pool = "mean" if config.use_mean_pooling else "first"
+    return Classifier(hf.videomae_module(config).encoder, config.num_labels, pool, eps=1e-5)
+
+
+def shapes(module):
+    return jax.eval_shape(module.init, jax.random.key(0), clips(module.encoder.grid))["params"]
+
+
+def clips(grid, batch=3):
+    rng = np.random.default_rng(2)
+    return rng.normal(size=(batch, grid.num_frames, grid.height, grid.width, 3)).astype(np.float32)
+
+
+def as_pixels(clip):
+    return torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 1, 4, 2, 3)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_loss_and_gradients(name, tmp_path):
+    model = save(tmp_path, **CASES[name])
+    module = module_of(model.config)
+    template = shapes(module)
+    params, notes = load_classifier(tmp_path, template, module)
+    assert len(notes) == 1
+    clip, labels = clips(module.encoder.grid), np.array([1, 0, 2])
+
+    def loss_of(params):
+        logits = module.apply({"params": params}, clip)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+
+    (loss, logits), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
+    theirs = model(as_pixels(clip), labels=torch.from_numpy(labels))
+    theirs.loss.backward()
+    assert_close(f"{name} logits", relative(logits, theirs.logits.detach().numpy()))
+    assert_close(f"{name} loss", abs(float(loss) - theirs.loss.item()) / theirs.loss.item())
+    errors = tree_errors(gradients, hf.tree_of(model, "hf-videomae-classifier", template))
+    worst = max(errors, key=errors.get)
+    assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
+
+
+@pytest.mark.parametrize("model_class", [VideoMAEModel, VideoMAEForVideoClassification])
+def test_features_of_the_encoder_alone(model_class, tmp_path):
+    """Files with and without the prefix `videomae.` and what stands beside the encoder."""
+    model = save(tmp_path, model_class, use_mean_pooling=False)
+    encoder = hf.videomae_module(model.config).encoder
+    params, _ = load_encoder(tmp_path, jax.eval_shape(encoder.init, jax.random.key(0), clips(encoder.grid))["params"], encoder)
+    clip = clips(encoder.grid)
+    theirs = getattr(model, "videomae", model)(as_pixels(clip)).last_hidden_state.detach().numpy()
+    assert_close("features", relative(jax.jit(encoder.apply)({"params": params}, clip).tokens, theirs))
+
+
+def test_a_classifier_that_was_built_otherwise(tmp_path):
+    save(tmp_path / "mean", use_mean_pooling=True)
+    save(tmp_path / "first", use_mean_pooling=False)
+    mean, first = (module_of(VideoMAEConfig(**TINY, use_mean_pooling=m)) for m in (True, False))
+    with pytest.raises(ValueError, match="has --config.video_branch.final_norm=False: start"):
+        load_classifier(tmp_path / "mean", shapes(first), first)
+    with pytest.raises(WeightsError, match="(?s)nothing in the file for norm/scale.*pool is 'mean'; the file's .* 'first'"):
+        load_classifier(tmp_path / "first", shapes(mean), mean)
+    with pytest.raises(WeightsError, match="eps is 1e-06; transformers' fc_norm has 1e-05"):
+        load_classifier(tmp_path / "mean", shapes(mean), mean.clone(eps=1e-6))
+    other = mean.clone(classes=8)
+    with pytest.raises(WeightsError, match=r"classifier.weight for head/kernel is \[48, 7\] in our layout, .*\[48, 8\]"):
+        load_classifier(tmp_path / "mean", shapes(other), other)
