@@ -6,53 +6,66 @@ A config imports `base`, changes what its data set needs, and ends in `finish`.
 
 import ml_collections
 
-from cvmae.config import ConfigError, nearest, parse_arg
+from cvmae.config import TASKS, ConfigError, nearest, parse_arg
 
+PARENTS = ("videomae", "mae_st", "mae")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def arguments(arg, **defaults):
-    """The arg string of a config; every config knows `variant`, `parent` and `runlocal`."""
-    return parse_arg(arg, **({"variant": "B/16", "parent": "", "runlocal": False} | defaults))
+    """The arg string of a config; every config knows `task`, `variant`, `parent` and `runlocal`."""
+    args = parse_arg(arg, **({"task": "pretrain", "variant": "B/16", "parent": "", "runlocal": False} | defaults))
+    for name, known in (("task", TASKS), ("parent", ("", *PARENTS))):
+        if args[name] not in known:
+            raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
+    return args
 
 
 def finish(c, args):
     """What every config does last: becomes a parent of the method, or small enough for any machine, where its argument says so."""
     if args.parent:
+        parent_encoder(c, args.parent)
+    if args.parent and c.task == "pretrain":
         parent(c, args.parent)
     return runlocal(c) if args.runlocal else c
 
 
+def parent_encoder(c, name):
+    """Turns the video encoder, and the pixels it takes, to those of one of the works that the method is built on."""
+    if name == "videomae":
+        c.video_branch.positions, c.video_branch.cls_token, c.video_branch.qkv_bias = "sincos1d", False, "qv"
+    if name == "mae_st":
+        c.augment.mean, c.augment.std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+
+
 def parent(c, name):
-    """Turns a config to one of the works that the method is built on, the data set's own fields left as they are.
+    """Turns the rest of a pre-training config to that work, the data set's own fields left as they are.
 
     `videomae` and `mae_st` train the video branch alone, `mae` the image branch alone on sampled frames.
     """
-    if name not in ("videomae", "mae_st", "mae"):
-        raise ConfigError(f"config argument parent={name!r} is unknown: {nearest(name, ('videomae', 'mae_st', 'mae'))}")
     for term in c.loss:
         c.loss[term] = float(term == ("mse_image" if name == "mae" else "mse_video"))
     video, image = c.video_branch, c.image_branch
     if name == "videomae":
-        video.positions = video.decoder.positions = "sincos1d"
-        video.cls_token, video.qkv_bias, video.target_norm = False, "qv", "patch_channel"
+        video.decoder.positions, video.target_norm = "sincos1d", "patch_channel"
         video.mask.kind, video.mask.ratio = "tube", 0.9
         video.decoder.width, video.decoder.heads = 384, 6
         video.decoder.layout, video.decoder.cls, video.decoder.embed_bias = "concat", "none", False
         c.optimizer.base_lr, c.optimizer.clip_norm = 1.5e-4, 0.0
     if name == "mae_st":
         video.mask.ratio, video.mask.rounding, video.decoder.target_frames = 0.9, "down", c.data.num_frames // 2
-        c.augment.mean, c.augment.std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
     if name == "mae":
         image.mask.ratio, image.mask.rounding = 0.75, "down"
         c.augment.scale, c.optimizer.base_lr, c.optimizer.clip_norm = (0.2, 1.0), 1.5e-4, 0.0
 
 
-def _data():
+def data():
+    """Where clips come from and how they are cut."""
     c = ml_collections.ConfigDict()
     c.source = "files"  # files | tfds | motion | synthetic
     c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
     c.root = ""  # where the manifest's relative paths start; '' is the manifest's folder
+    # A slice of a split, the same share of every class: train[:1%], train[90%:], train[:400] (clips).
     c.split, c.eval_split = "train", "val"
     c.num_frames, c.stride = 16, 4  # [mae_st], [VideoMAE]
     c.fps = 0.0  # above 0: the stride counts frames at this rate, whatever the file's
@@ -86,7 +99,8 @@ def _augment():
     return c
 
 
-def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
+def encoder(variant, positions, cls_token, tubelet):
+    """One encoder."""
     c = ml_collections.ConfigDict()
     c.variant = variant
     c.tubelet = tubelet
@@ -95,6 +109,11 @@ def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
     c.qkv_bias = "qkv"  # qkv | qv | none
     c.eps = 1e-6
     c.final_norm = True
+    return c
+
+
+def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
+    c = encoder(variant, positions, cls_token, tubelet)
     c.mask = ml_collections.ConfigDict(
         # kind: random | tube | frame; rounding of the kept count: up (VideoMAE) | down (MAE, mae_st)
         {"kind": "random", "ratio": mask_ratio, "rounding": "up"}
@@ -128,10 +147,20 @@ def _optimizer():
     return c
 
 
-def base(variant: str = "B/16") -> ml_collections.ConfigDict:
-    """The default config, for `variant` in both branches."""
+def machine(task: str) -> ml_collections.ConfigDict:
+    """What every task has: which one it is, its seed, and how it computes."""
     c = ml_collections.ConfigDict()
+    c.task = task
     c.seed = 0
+    c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
+    c.attention = "auto"  # auto | einsum | xla
+    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "model": 1})  # -1 takes all devices
+    return c
+
+
+def base(variant: str = "B/16") -> ml_collections.ConfigDict:
+    """The default config of pre-training, for `variant` in both branches."""
+    c = machine("pretrain")
     c.batch_size = 512  # global; the negatives of the contrast are this batch
     c.accumulate = 1  # parts a batch is computed in; the negatives are then those of a part
     c.total = "400_epochs"
@@ -139,10 +168,7 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.eval_every = "20_epochs"
     c.checkpoint_every = "5_epochs"
     c.checkpoint_keep = 2
-    c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
-    c.attention = "auto"  # auto | einsum | xla
-    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "model": 1})  # -1 takes all devices
-    c.data = _data()
+    c.data = data()
     c.augment = _augment()
     c.video_branch = _branch(variant, "separable", True, 2, 0.95, 4)  # [mae_st]; ratio [paper]
     c.image_branch = _branch(variant, "sincos2d", True, 1, 0.90, 8)  # [MAE]; ratio [paper]
@@ -168,24 +194,35 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
 def motion(c, size, frames, side):
     """Turns a config to `motion`: clips of `frames` frames of `side`×`side`, used whole."""
     c.dtype = "float32"
-    c.data.source, c.data.eval_split, c.data.motion.size = "motion", "test", size
+    c.data.source, c.data.motion.size = "motion", size
+    for split in ("eval_split", "test_split"):
+        if split in c.data:
+            c.data[split] = "test"
     c.data.num_frames, c.data.stride, c.data.clip_sampling = frames, 1, "middle"
     c.data.frame_size, c.augment.size = (side, side), (side, side)
     c.data.workers, c.data.threads, c.data.prefetch = 0, 1, 2
-    c.augment.flip = 0.0  # classes name left and right
-    for branch in (c.video_branch, c.image_branch):
+    if "flip" in c.augment:
+        c.augment.flip = 0.0  # classes name left and right
+    for branch in branches(c):
         branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 64, 1, 2
+
+
+def branches(c):
+    """The branches that have a decoder: both in pre-training, none later."""
+    return [c[name] for name in ("video_branch", "image_branch") if name in c and "decoder" in c[name]]
 
 
 def runlocal(c):
     """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
-    c.batch_size, c.accumulate = 8, 1
-    c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
-    c.dtype = "float32"
+    c.batch_size, c.dtype = 8, "float32"
+    if "total" in c:
+        c.accumulate = 1
+        c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
     c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
     c.data.frame_size, c.augment.size = (40, 40), (32, 32)
     c.data.workers = 0
-    for branch in (c.video_branch, c.image_branch):
+    c.video_branch.variant = "test/16"
+    for branch in branches(c):
         branch.variant = "test/16"
         branch.mask.ratio = 0.5
         branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 32, 1, 2

@@ -1,25 +1,47 @@
-"""Pre-training on `motion`, the procedural labelled set that this package renders (`python -m cvmae.data.motion`).
+"""`motion`, the procedural labelled set that this package renders (`python -m cvmae.data.motion`).
 
     python -m cvmae.main --config=configs/motion.py:size=easy --workdir=DIR     # 4 classes, 8x32x32
     python -m cvmae.main --config=configs/motion.py:size=full --workdir=DIR     # 12 classes, 16x64x64; side=96 renders larger
+    python -m cvmae.main --config=configs/motion.py:size=easy,task=linear --config.init_from=DIR --workdir=OTHER
 
-The paper's objective, without the time-reversed negatives that configs/demo.py turns on: the set to compare objectives on. Not
-run to its end by us; no accuracy is known.
+Pre-training is the paper's objective, without the time-reversed negatives that configs/demo.py turns on: the set to compare objectives
+on. Not run to its end by us; no accuracy of it is known. Downstream tasks serve the demo's encoders too; see configs/demo.py.
 """
 
-from configs import common
+from configs import common, downstream
 from cvmae.config import ConfigError, nearest
 
 SHAPES = {"easy": (8, 32), "full": (16, 64)}  # frames and side of the clips, pixels
+RECIPES = {"B": {"base_lr": 2e-3, "batch_size": 64, "epochs": 20, "layer_decay": 0.75, "drop_path": 0.1}}  # [choice]
 
 
 def get_config(arg=None):
     args = common.arguments(arg, variant="mini/8", size="easy", side=0)
     if args.size not in SHAPES:
         raise ConfigError(f"config argument size={args.size!r} is unknown: {nearest(args.size, SHAPES)}")
-    c = common.base(args.variant)
+    if args.task == "pretrain":
+        c = common.base(args.variant)
+        c.batch_size, c.total = 128, "100_epochs"
+    else:
+        c = small_clips(args)
     frames, side = SHAPES[args.size]
     common.motion(c, args.size, frames, args.side or side)
     c.data.motion.side = args.side
-    c.batch_size, c.total = 128, "100_epochs"
     return common.finish(c, args)
+
+
+def small_clips(args):
+    """A downstream task on clips as small as these: an object that a crop, an erased box or a mixed clip hides is gone."""
+    c = downstream.base(args, RECIPES)
+    downstream.test_only(c)
+    if "scale" in c.augment:
+        c.augment.scale = (0.6, 1.0)
+        c.test.clips, c.test.crops = 1, 1  # a clip is the whole video, and square
+    if args.task == "finetune":
+        c.augment.rand_augment.layers, c.augment.erasing.probability = 0, 0.0
+        c.augment.mix.mixup = c.augment.mix.cutmix = 0.0
+    if args.task == "attentive":
+        c.probe.blocks, c.probe.heads = 0, 3
+    if args.task == "retrieval":
+        c.features.clips = 1
+    return c

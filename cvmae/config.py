@@ -10,6 +10,9 @@ import sys
 import ml_collections
 
 
+TASKS = ("pretrain", "finetune", "linear", "attentive", "knn", "retrieval", "extract")
+
+
 class ConfigError(ValueError):
     """A config that cannot run; the message is one line that names the field and the fix."""
 

@@ -1,12 +1,16 @@
 """From a config to modules: the one place that knows which config field becomes which module attribute."""
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
+from cvmae.models.classifier import Classifier
 from cvmae.models.crossvideo import CrossVideo, Needs
 from cvmae.models.masking import count_visible
 from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
+from cvmae.models.probes import AttentiveProbe, LinearProbe
 from cvmae.models.vit import Encoder, Size, Trunk, decode_variant
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -37,12 +41,12 @@ def image_grid(config) -> Grid:
     return grid_of(config.image_branch, 1, config.augment.size)
 
 
-def build_encoder(config, branch, grid: Grid) -> Encoder:
+def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0) -> Encoder:
     """The encoder of a branch; also what downstream tasks build to use pre-trained parameters."""
     if branch.positions not in KINDS:
         raise ValueError(f"positions is {branch.positions!r}; expected one of {', '.join(KINDS)}")
     size, _ = decode_variant(branch.variant)
-    trunk = Trunk(size, branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype])
+    trunk = Trunk(size, branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype], drop_path)
     return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
 
 
@@ -89,3 +93,24 @@ def build_model(config) -> CrossVideo:
             raise ValueError(f"config.{name}_branch: {error}") from error
     c = config.contrast
     return CrossVideo(needs, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **parts)
+
+
+def build_classifier(config, classes: int) -> Classifier:
+    """The classifier that fine-tuning trains. One that pools the mean has a norm of its own in place of the encoder's last."""
+    branch, head = config.video_branch, config.head
+    encoder = build_encoder(config, branch, video_grid(config), head.drop_path)
+    if head.pool == "mean":
+        encoder = dataclasses.replace(encoder, final_norm=False)
+    return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, branch.eps)
+
+
+def build_probe(config, classes: int) -> LinearProbe | AttentiveProbe:
+    """One head of a probe. Raises: ValueError naming the field that does not fit."""
+    if config.task == "linear":
+        return LinearProbe(classes)
+    width = decode_variant(config.video_branch.variant)[0].width
+    try:
+        size = Size(width, config.probe.blocks, config.probe.heads)
+    except ValueError as error:
+        raise ValueError(f"config.probe.heads: {error}") from error
+    return AttentiveProbe(classes, size, config.attention, config.video_branch.eps)

@@ -92,10 +92,10 @@ class Checkpoints:
 
 
 def check_position(position: dict, expected: dict) -> None:
-    """Raises ConfigError where the data would not go on as the checkpoint left it: another batch, seed or data set."""
+    """Raises ConfigError where a run would not go on as the checkpoint left it: another task, batch, seed, data set or start."""
     for name, value in expected.items():
         if position.get(name, value) != value:
             raise ConfigError(
-                f"the checkpoint was made with {name}={position[name]}, this run has {value}, so the order of the data "
-                f"could not go on: set {name} back, or give another --workdir"
+                f"the checkpoint was made with {name}={position[name]}, this run has {value}, so it could not go on as it "
+                f"began: set {name} back, or give another --workdir"
             )

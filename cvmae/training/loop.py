@@ -1,6 +1,6 @@
 """The loop: one for every task.
 
-A task is a small object: `init() -> state`, `abstract_state()`, `step(state, batch) -> state, metrics`,
+A task is a small object, see `task.Task`: `init() -> state`, `abstract_state()`, `step(state, batch) -> state, metrics`,
 `evaluate(state) -> metrics`, and `finish(state, workdir)` for what is written once at the end. Tasks differ there and
 nowhere else.
 """
@@ -19,11 +19,14 @@ from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
 from cvmae.training.checkpoint import Checkpoints, check_position
 from cvmae.training.metrics import MetricsWriter, check_finite, to_floats
-from cvmae.training.optimizer import peak_learning_rate
 from cvmae.training.pretrain import Pretrain
+from cvmae.training.probing import Probe
 from cvmae.training.sharding import make_mesh
 from cvmae.training.signals import stop_requested
+from cvmae.training.supervised import Supervised
 from cvmae.training.validate import config_errors, validate
+
+TASKS = {"pretrain": Pretrain, "finetune": Supervised, "linear": Probe, "attentive": Probe}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +61,8 @@ def train(config, workdir: str) -> dict[str, float]:
     Calling it again after any interruption gives the numbers of an uninterrupted run.
 
     Returns:
-      The last logged metrics. Empty where there was nothing left to do, and if a signal asked to stop: the state is then
-      saved, and the same call goes on.
+      The last logged metrics and the numbers of the report. Empty if a signal asked to stop: the state is then saved, and the
+      same call goes on. Called after its end, it makes the report anew.
 
     Raises:
       ConfigError: the config cannot run; nothing is compiled or written then.
@@ -70,12 +73,11 @@ def train(config, workdir: str) -> dict[str, float]:
     with config_errors("data"):
         source = make_source(config.data, config.data.split)
     plan = Plan.of(config, len(source))
-    task = Pretrain(config, make_mesh(config.mesh), plan.total, plan.steps_per_epoch)
-    if plan.evaluate or config.report.pictures or config.report.labelled:
-        task.open_held_out()
+    task = TASKS[config.task](config, make_mesh(config.mesh), plan.total, plan.steps_per_epoch)
+    task.open()
     folder = make_folder(workdir)
     print(f"workdir {folder}", file=sys.stderr)
-    announce(config, plan, len(source))
+    announce(config, plan, len(source), task)
     with stop_requested() as stop:
         run = Run(config, folder, plan, task, source)
         try:
@@ -84,8 +86,7 @@ def train(config, workdir: str) -> dict[str, float]:
         finally:
             run.close()
         if run.step == plan.total:
-            task.finish(run.state, workdir)
-            return metrics
+            return metrics | task.finish(run.state, workdir)
     print(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there", file=sys.stderr)
     return {}
 
@@ -105,21 +106,15 @@ def write_config(config, folder: pathlib.Path) -> None:
     (folder / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
 
 
-def announce(config, plan: Plan, clips: int) -> None:
-    """Prints what a run is about to do, with the definition of the learning rate."""
-    rate, c = peak_learning_rate(config.optimizer.base_lr, config.batch_size), config.optimizer
+def announce(config, plan: Plan, clips: int, task) -> None:
+    """Prints what a run is about to do."""
     print(
         f"{clips} clips, batch {config.batch_size} (global), {plan.total} steps = {plan.total / plan.steps_per_epoch:.1f} epochs, "
-        f"{jax.device_count()} {jax.default_backend()} device(s)\n"
-        f"learning rate {rate:.3g} = base_lr {c.base_lr:g} x batch {config.batch_size} / 256, warm-up {c.warmup}",
+        f"{jax.device_count()} {jax.default_backend()} device(s)",
+        *task.announce(),
+        sep="\n",
         file=sys.stderr,
     )
-    if config.accumulate > 1:
-        print(
-            f"each batch is computed in {config.accumulate} parts: contrastive negatives are the "
-            f"{config.batch_size // config.accumulate} clips of a part, not the batch",
-            file=sys.stderr,
-        )
 
 
 class Clock:
@@ -160,7 +155,9 @@ class Run:
 
     def __init__(self, config, folder: pathlib.Path, plan: Plan, task, source):
         self.config, self.plan, self.task = config, plan, task
-        self.identity = {"batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
+        self.identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
+        if "init_from" in config:
+            self.identity["init_from"] = config.init_from
         self.checkpoints = Checkpoints(str(folder), config.checkpoint_keep)
         restored = self.checkpoints.restore(task.abstract_state())
         if restored is None:

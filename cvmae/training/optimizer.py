@@ -1,4 +1,4 @@
-"""AdamW with the rules of MAE: which parameters decay, the learning rate's scaling, warm-up and cosine, clipping."""
+"""AdamW with the rules of MAE: which parameters decay, the learning rate's scaling over batch and layers, warm-up and cosine, clipping."""
 
 import re
 
@@ -9,7 +9,7 @@ import optax
 DECAY_RULES = (
     (r"/(bias|scale)$", False),
     (r"/positions/(table|space|time|cls)$", False),
-    (r"/(cls|mask_token)$", False),
+    (r"/(cls|mask_token|query)$", False),
     (r"/kernel$", True),
 )
 
@@ -55,15 +55,42 @@ def learning_rate(c, batch_size: int, warmup: int, total: int):
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(total, warmup + 1), c.min_lr)
 
 
-def make_optimizer(c, schedule, frozen=lambda path: False) -> optax.GradientTransformation:
+def describe(c, batch_size: int) -> str:
+    """The learning rate and where it comes from, as a line to print."""
+    rate = peak_learning_rate(c.base_lr, batch_size)
+    return f"learning rate {rate:.3g} = base_lr {c.base_lr:g} x batch {batch_size} / 256, warm-up {c.warmup}"
+
+
+def layer_of(path: str, depth: int) -> int:
+    """The layer of a classifier's parameter, as MAE and VideoMAE number them: 0 the embedding, its positions and cls; i + 1
+    block i; depth + 1 what comes after the blocks."""
+    block = re.match(r"/encoder/blocks/block(\d+)/", path)
+    if block:
+        return int(block[1]) + 1
+    return 0 if re.match(r"/encoder/(embed|positions|cls)(/|$)", path) else depth + 1
+
+
+def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
+    """Multiplies the update of every parameter of layer i, weight decay and all, by decay^(depth + 1 - i)."""
+
+    def scale(keys, update):
+        return update * decay ** (depth + 1 - layer_of(path_of(keys), depth))
+
+    return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
+
+
+def make_optimizer(c, schedule, frozen=lambda path: False, depth: int = 0) -> optax.GradientTransformation:
     """The optimizer.
 
     Args:
-      c: config.optimizer.
+      c: config.optimizer; its `layer_decay`, which fine-tuning has, lowers the rate towards the first layers.
       schedule: step -> learning rate.
       frozen: which parameters (by path, see `path_of`) never change: no update, no decay, no moments.
+      depth: blocks of the encoder, for the layer decay.
     """
     adamw = optax.adamw(schedule, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask)
+    if c.get("layer_decay", 1.0) != 1.0:
+        adamw = optax.chain(adamw, scale_by_layer(c.layer_decay, depth))
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
 
     def labels(params):

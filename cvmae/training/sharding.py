@@ -38,3 +38,9 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
     """Makes global arrays out of this process's rows of the batch."""
     sharding = over_batch(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def on_own_rows(function, mesh: Mesh):
+    """A function of arrays whose first axis is the batch, run by every device on its own rows; nothing passes between devices."""
+    rows = PartitionSpec("data")
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)

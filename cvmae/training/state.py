@@ -18,12 +18,16 @@ class TrainState:
       params: float32 parameters.
       opt_state: optax's.
       ema: moving average of the parameters, or None where the config has none.
+      frozen: parameters that are used and never change: the encoder under a probe.
+      stats: running statistics of a probe's batch norm.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
     ema: Any = None
+    frozen: Any = None
+    stats: Any = None
 
     @property
     def evaluated(self):
@@ -45,7 +49,7 @@ def update(state: TrainState, gradients, optimizer, ema_decay: float):
     if ema_decay:
         ema = optax.incremental_update(params, ema, 1 - ema_decay)
     norms = {"optimizer/grad_norm": optax.tree.norm(gradients), "optimizer/param_norm": optax.tree.norm(params)}
-    return TrainState(state.step + 1, params, opt_state, ema), norms
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), norms
 
 
 def gradients_in_parts(loss, params, samples, parts: int):

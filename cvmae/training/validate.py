@@ -1,134 +1,21 @@
 """What a config is checked for before anything is compiled, rendered or written.
 
-`CHECKS` says of every field which values mean something; constructors that only a whole config can be given to are called,
-and what they complain about becomes a ConfigError.
+Every field by itself (`fields.CHECKS`); then constructors that only a whole config can be given to are called, and what they
+complain about becomes a ConfigError.
 """
 
 import contextlib
-import fnmatch
+import os
 
 import jax
 
-from cvmae.config import ConfigError, require, steps
-from cvmae.data import clips, sources
+from cvmae.config import ConfigError, require
 from cvmae.data.manifest import ManifestError
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import weights
-from cvmae.models import autoencoder, build, masking, patches, positions, vit
+from cvmae.models import build, positions, vit
+from cvmae.training.fields import check_field, fields
 from cvmae.training.sharding import make_mesh
-
-
-def one_of(*words):
-    return f"one of {', '.join(words)}", lambda value: value in words
-
-
-def at_least(low):
-    return f"at least {low}", lambda value: value >= low
-
-
-def between(low, high):
-    return f"from {low} to {high}", lambda value: low <= value <= high
-
-
-ABOVE_0 = "above 0", lambda value: value > 0
-BELOW_1 = "at least 0 and below 1", lambda value: 0 <= value < 1
-SIZE = "(height, width), each at least 1", lambda value: len(value) == 2 and min(value) >= 1
-SHARES = "(low, high) with 0 < low <= high <= 1", lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1
-RATIOS = "(low, high) with 0 < low <= high", lambda value: len(value) == 2 and 0 < value[0] <= value[1]
-COLOR = "three numbers, red, green, blue", lambda value: len(value) == 3
-SPREAD = "three numbers above 0, red, green, blue", lambda value: len(value) == 3 and min(value) > 0
-MESH = "at least 1, or -1 for all devices", lambda value: value == -1 or value >= 1
-FREE = "anything", lambda value: True
-
-# Field, or pattern of fields, to (what is expected, test). The first match counts, and every field matches one.
-CHECKS = {
-    "seed": between(0, 2**31 - 1),
-    "batch_size": at_least(1),
-    "accumulate": at_least(1),
-    "total": FREE,  # durations: see DURATIONS
-    "*_every": FREE,
-    "checkpoint_keep": at_least(1),
-    "dtype": one_of(*build.DTYPES),
-    "attention": one_of(*vit.ATTENTIONS),
-    "mesh.data": MESH,
-    "mesh.*": at_least(1),
-    "data.source": one_of(*sources.KINDS),
-    "data.fit": one_of(*clips.FITS),
-    "data.clip_sampling": one_of(*clips.SAMPLINGS),
-    "data.frame_size": SIZE,
-    "data.num_frames": at_least(1),
-    "data.stride": at_least(1),
-    "data.timeout_s": ABOVE_0,
-    "data.max_bad_fraction": between(0, 1),
-    "data.synthetic.*": at_least(1),
-    "data.motion.size": FREE,  # motion's own messages name the sizes and numbers
-    "data.motion.cache_dir": FREE,
-    "data.motion.*": at_least(0),
-    "data.tfds.*": FREE,
-    "data.manifest": FREE,
-    "data.root": FREE,
-    "data.*split": ("a word such as train", bool),
-    "data.*": at_least(0),
-    "augment.size": SIZE,
-    "augment.*scale": SHARES,
-    "augment.*ratio": RATIOS,
-    "augment.flip": between(0, 1),
-    "augment.color_probability": between(0, 1),
-    "augment.hue": between(0, 0.5),
-    "augment.mean": COLOR,
-    "augment.std": SPREAD,
-    "augment.*": at_least(0),
-    "*_branch.positions": one_of(*positions.KINDS),
-    "*_branch.decoder.positions": one_of(*positions.KINDS),
-    "*_branch.qkv_bias": one_of(*vit.QKV_BIASES),
-    "*_branch.mask.kind": one_of(*masking.KINDS),
-    "*_branch.mask.ratio": BELOW_1,
-    "*_branch.mask.rounding": one_of(*masking.ROUNDINGS),
-    "*_branch.target_norm": one_of(*patches.TARGET_NORMS),
-    "*_branch.decoder.layout": one_of(*autoencoder.LAYOUTS),
-    "*_branch.decoder.cls": one_of(*autoencoder.CLS_KINDS),
-    "*_branch.decoder.target_frames": at_least(0),
-    "*_branch.decoder.depth": at_least(0),
-    "*_branch.*eps": ABOVE_0,
-    "*_branch.variant": FREE,  # decode_variant's message names the sizes
-    "*_branch.cls_token": FREE,
-    "*_branch.final_norm": FREE,
-    "*_branch.decoder.embed_bias": FREE,
-    "image_branch.tubelet": ("1: a frame has no time axis", lambda value: value == 1),
-    "image_branch.frame_sampling": one_of(*clips.FRAME_SAMPLINGS),
-    "image_branch.crop": one_of("shared", "independent"),
-    "image_branch.train": one_of("full", "frozen"),
-    "image_branch.init_from": FREE,
-    "*_branch.*": at_least(1),
-    "contrast.temperature": ABOVE_0,
-    "contrast.width": at_least(1),
-    "contrast.hidden": at_least(0),
-    "contrast.time_reversed_negatives": FREE,
-    "loss.*": at_least(0),
-    "loss_warmup.*": FREE,
-    "optimizer.warmup": FREE,
-    "optimizer.base_lr": ABOVE_0,
-    "optimizer.eps": ABOVE_0,
-    "optimizer.b?": BELOW_1,
-    "optimizer.ema_decay": BELOW_1,
-    "optimizer.*": at_least(0),
-    "report.*": at_least(0),
-}
-DURATIONS = ("total", "log_every", "eval_every", "checkpoint_every", "optimizer.warmup", "loss_warmup.*")
-
-
-def fields(config) -> dict:
-    """Every field of a config by its dotted name."""
-    found = {}
-    for name, value in config.items():
-        nested = fields(value) if hasattr(value, "items") else None
-        found |= {name: value} if nested is None else {f"{name}.{key}": leaf for key, leaf in nested.items()}
-    return found
-
-
-def check_of(field: str):
-    """(what is expected, test) of a field, None where no pattern names it."""
-    return next((check for pattern, check in CHECKS.items() if fnmatch.fnmatchcase(field, pattern)), None)
 
 
 @contextlib.contextmanager
@@ -147,10 +34,16 @@ def validate(config) -> None:
     for field, value in fields(config).items():
         check_field(field, value)
     check_batch(config)
-    with config_errors("image_branch.frames"):
-        clip_spec(config)
     with config_errors():
         make_mesh(config.mesh)
+    with config_errors("image_branch.frames"):
+        clip_spec(config)
+    (check_pretraining if config.task == "pretrain" else check_downstream)(config)
+
+
+def check_pretraining(config) -> None:
+    """The parts of both branches that active terms need."""
+    with config_errors():
         needs = build.needs_of(config)
     wanted = [name for name in ("video", "image") if getattr(needs, f"{name}_branch")]
     for name in wanted:
@@ -162,18 +55,30 @@ def validate(config) -> None:
     check_teacher(config.image_branch, needs.image_branch)
 
 
-def check_field(field: str, value) -> None:
-    """Checks one field by itself."""
-    expected, holds = check_of(field) or (f"known to {__name__}.CHECKS", lambda _: False)
-    require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}")
-    if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
-        length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)
-        require(length > 0 or field not in ("total", "log_every"), f"config.{field}={value!r} is too short: give 1_steps or more")
+def check_downstream(config) -> None:
+    """The encoder, what stands on it, the views, and whether there are weights to start from."""
+    check_grid(config, "video")
+    check_positions(config, "video", False)
+    if config.task == "finetune":
+        build.build_classifier(config, 2)
+    if config.task in ("linear", "attentive"):
+        with config_errors():
+            build.build_probe(config, 2)
+    views = config.get("test") or config.get("features")
+    require(
+        views is None or views.crops == 1 or config.data.fit == "crop",
+        f"config.data.fit={config.data.fit!r} leaves nothing to crop in more than one way: set it to crop, or one crop",
+    )
+    layer = next((config[name].layer for name in ("features", "extract") if name in config), -1)
+    depth = vit.decode_variant(config.video_branch.variant)[0].depth
+    require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
+    path = os.path.expanduser(config.init_from)
+    require(not path or os.path.exists(path), f"config.init_from={config.init_from!r} does not exist: give a workdir or weights")
 
 
 def check_batch(config) -> None:
     """Whether the batch divides, and every part of it has negatives."""
-    batch, parts, devices = config.batch_size, config.accumulate, jax.device_count()
+    batch, parts, devices = config.batch_size, config.get("accumulate", 1), jax.device_count()
     unit = parts * devices
     below, above = batch // unit * unit, -(-batch // unit) * unit
     require(
@@ -181,7 +86,7 @@ def check_batch(config) -> None:
         f"config.batch_size={batch} does not divide by config.accumulate={parts} times {devices} devices: "
         f"take {f'{below} or ' if below else ''}{above}",
     )
-    contrastive = any(weight for name, weight in config.loss.items() if not name.startswith("mse_"))
+    contrastive = any(weight for name, weight in config.get("loss", {}).items() if not name.startswith("mse_"))
     require(
         not contrastive or batch // parts > 1,
         f"config.batch_size={batch} in config.accumulate={parts} parts leaves 1 clip a part, which has no negatives to "
