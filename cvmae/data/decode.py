@@ -59,6 +59,15 @@ def read_chosen(source: str | bytes, choose: Callable[[FrameTable], np.ndarray])
         return video.frames(table, np.asarray(choose(table), np.int64))
 
 
+def each_frame(source: str | bytes) -> Iterator[av.VideoFrame]:
+    """Every frame of a video in the order of display, as the decoder gives it: neither converted nor turned upright.
+
+    Where the table is reliable, frames have its pts. Raises: DecodeError, also for a frame that is damaged.
+    """
+    with _reading(source) as video:
+        yield from video.each_frame()
+
+
 @contextlib.contextmanager
 def _reading(source):
     """An open _Video; whatever FFmpeg has to say against the file becomes a DecodeError."""
@@ -120,6 +129,16 @@ class _Video:
             raise DecodeError(self._name, "the frame size changes within the clip")
         return np.stack(images)
 
+    def each_frame(self) -> Iterator[av.VideoFrame]:
+        """See the function of this name."""
+        for frame in self._decode_all():
+            self._check(frame)
+            yield frame
+
+    def _check(self, frame):
+        if frame.is_corrupt:
+            raise DecodeError(self._name, f"damaged frame at pts {frame.pts}")
+
     def _seek_and_pick(self, table, wanted):
         """Decodes from the last keyframe before the wanted frames; if that fails, from the beginning of the file."""
         keys = table.pts[table.keyframe & (table.pts <= min(wanted))]
@@ -159,8 +178,7 @@ class _Video:
         found = {}
         for pts, frame in frames:
             if pts in wanted and pts not in found:
-                if frame.is_corrupt:
-                    raise DecodeError(self._name, f"damaged frame at pts {pts}")
+                self._check(frame)
                 found[pts] = _upright_rgb(frame)
                 if len(found) == len(wanted):
                     return found
