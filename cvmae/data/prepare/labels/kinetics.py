@@ -1,0 +1,70 @@
+"""Kinetics-400, -600 and -700: CSV files, one a split or one for all."""
+
+import glob
+import os
+
+from cvmae.data.prepare.listing import Listing, Video
+from cvmae.data.prepare.text import PrepareError, read_table
+
+COLUMNS = "label,youtube_id,time_start,time_end,split"
+SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
+
+
+def read(labels: str) -> Listing:
+    """labels: a CSV file, or the folder of those whose names say train, val or test.
+
+    A file without the column `split` is of the split that its name says; `label` may be absent or empty in test files.
+    A class's number is its place among the sorted names. Raises: PrepareError.
+    """
+    rows = [row for path in _files(labels) for row in _rows(path)]
+    names = tuple(sorted({label for _, label, _, _ in rows if label}))
+    listing = Listing(names, {"manifest": []})
+    for where, label, split, (identity, start, end) in rows:
+        cut = f"{identity}_{start:06d}_{end:06d}"
+        stems = (cut, f"{identity}_{start}_{end}", identity)
+        listing.add("manifest", split, Video(f"{cut}.mp4", label, stems, (label, split), (start, end)), where)
+    return listing
+
+
+def _files(labels):
+    if os.path.isfile(labels):
+        return [labels]
+    files = [path for path in sorted(glob.glob(os.path.join(glob.escape(labels), "*.csv"))) if _split_of_name(path)]
+    if not files:
+        problem = "has no CSV file for train, val or test" if os.path.isdir(labels) else "No such file or directory"
+        raise PrepareError(f"{labels}: {problem}; --labels is a CSV file, or the folder of those, with the columns {COLUMNS}")
+    return files
+
+
+def _split_of_name(path):
+    stem = os.path.basename(path).lower()
+    return next((split for word, split in SPLITS.items() if word in stem), "")
+
+
+def _rows(path):
+    """Tuples (where, label, split, (id, start, end))."""
+    by_name = _split_of_name(path)
+    for where, row in read_table(path, ("youtube_id", "time_start", "time_end"), COLUMNS):
+        split = SPLITS.get((row.get("split") or by_name).lower())
+        if not split:
+            raise PrepareError(f"{where}: split {row.get('split', '')!r} is none of {', '.join(SPLITS)}; expected {COLUMNS}")
+        label = row.get("label", "")
+        if not label and split != "test":
+            raise PrepareError(f"{where}: no label, and this is no test video; expected {COLUMNS}")
+        identity = row["youtube_id"]
+        if not identity or os.path.basename(identity) != identity:
+            raise PrepareError(f"{where}: youtube_id {identity!r} is no file name; expected {COLUMNS}")
+        yield where, label, split, (identity, *_times(where, row))
+
+
+def _times(where, row):
+    try:
+        start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
+    except ValueError:
+        start, end = 0, 0
+    if not 0 <= start < end:
+        raise PrepareError(
+            f"{where}: time_start {row['time_start']!r} and time_end {row['time_end']!r} are no seconds, the first less "
+            f"than the second; expected {COLUMNS}"
+        )
+    return start, end

@@ -1,0 +1,96 @@
+"""Something-Something V2: `labels.json`, `train.json`, `validation.json`, `test.json`, and `test-answers.csv` if it is there."""
+
+import json
+import os
+import re
+
+from cvmae.data.prepare.listing import Listing, Video
+from cvmae.data.prepare.text import PrepareError, find_file, read_lines, read_text
+
+FILES = "labels.json, train.json and validation.json of Something-Something V2"
+_TEMPLATES = '{"template": "id", ...} with the ids 0, 1, ...'
+_ENTRIES = 'a list of {"id", "label", "template", "placeholders"}, in test.json of {"id"}'
+_ANSWERS = "id;template"
+
+
+def read(labels: str) -> Listing:
+    """labels: the folder of the label files, under their names in either of the two releases. Raises: PrepareError."""
+    number = _templates(_find(labels, "labels"))
+    listing = Listing(tuple(sorted(number, key=number.get)), {"manifest": []})
+    for split, name in (("train", "train"), ("val", "validation")):
+        path = _find(labels, name)
+        for entry, where in _entries(path):
+            template = _bare(entry.get("template"))
+            if template not in number:
+                raise PrepareError(f"{where()}: template {entry.get('template')!r} is not in labels.json; expected {_ENTRIES}")
+            listing.add("manifest", split, _video(entry, where, template), path)
+    if tests := _find(labels, "test", optional=True):
+        answers = _answers(_find(labels, "test-answers", ".csv", optional=True), number)
+        for entry, where in _entries(tests):
+            listing.add("manifest", "test", _video(entry, where, answers.get(str(entry.get("id")), "")), tests)
+    return listing
+
+
+def _find(labels, name, extension=".json", optional=False):
+    try:
+        names = (f"{name}{extension}", f"something-something-v2-{name}{extension}")
+        return find_file(labels, names, FILES, within=("labels",))
+    except PrepareError:
+        if optional:
+            return ""
+        raise
+
+
+def _json(path, expected):
+    text = read_text(path, expected)
+    try:
+        return json.loads(text), text
+    except json.JSONDecodeError as error:
+        raise PrepareError(f"{path}:{error.lineno}: not JSON ({error.msg}); expected {expected}") from error
+
+
+def _templates(path):
+    """{template: number}."""
+    found, _ = _json(path, _TEMPLATES)
+    if not isinstance(found, dict) or sorted(map(str, found.values())) != sorted(map(str, range(len(found)))):
+        raise PrepareError(f"{path}: the ids are not 0, 1, ... each once; expected {_TEMPLATES}")
+    return {_bare(template): int(number) for template, number in found.items()}
+
+
+def _entries(path):
+    """Pairs of (entry, function that says where it stands)."""
+    entries, text = _json(path, _ENTRIES)
+    if not isinstance(entries, list):
+        raise PrepareError(f"{path}:1: {type(entries).__name__} is not a list; expected {_ENTRIES}")
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not str(entry.get("id") or "").strip():
+            raise PrepareError(f"{path}: entry {place + 1} has no id; expected {_ENTRIES}")
+        yield entry, lambda entry=entry: f"{path}:{_line_of(text, entry['id'])}"
+
+
+def _line_of(text, identity):
+    # JSON readers do not tell lines, so the line is looked up when there is something to say about it.
+    found = re.search(rf'"id"\s*:\s*"?{re.escape(str(identity))}\b', text)
+    return text.count("\n", 0, found.start()) + 1 if found else 1
+
+
+def _answers(path, number):
+    """{id: template} of the test set."""
+    answers = {}
+    for where, line in read_lines(path, _ANSWERS) if path else ():
+        identity, _, template = line.partition(";")
+        if _bare(template) not in number:
+            raise PrepareError(f"{where}: {line!r} names no template of labels.json; expected {_ANSWERS}")
+        answers[identity.strip()] = _bare(template)
+    return answers
+
+
+def _video(entry, where, label):
+    identity = str(entry["id"])
+    if os.path.basename(identity) != identity:
+        raise PrepareError(f"{where()}: id {identity!r} is no file name; expected {_ENTRIES}")
+    return Video(f"{identity}.webm", label, (identity,))
+
+
+def _bare(template):
+    return re.sub(r"[\[\]]", "", str(template)).strip()

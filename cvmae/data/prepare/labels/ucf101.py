@@ -1,0 +1,47 @@
+"""UCF101: `classInd.txt`, `trainlist01.txt` ... `testlist03.txt`."""
+
+import os
+
+from cvmae.data.prepare.listing import Listing, Video
+from cvmae.data.prepare.text import PrepareError, find_file, read_lines
+
+FILES = "classInd.txt, trainlist0[1-3].txt and testlist0[1-3].txt of UCF101"
+_FOLDERS = ("ucfTrainTestlist",)  # what the published archive unpacks to
+_CLASSES = "class number (from 1) and class name"
+_EXPECTED = {"train": "Class/video.avi and the class number", "test": "Class/video.avi"}
+
+
+def read(labels: str) -> Listing:
+    """labels: the folder of the lists. Class numbers are the official ones less 1. Raises: PrepareError."""
+    names = _classes(find_file(labels, ("classInd.txt",), FILES, _FOLDERS))
+    listing = Listing(tuple(names.values()), {f"split{n}": [] for n in (1, 2, 3)})
+    for n in (1, 2, 3):
+        for split, expected in _EXPECTED.items():
+            path = find_file(labels, (f"{split}list0{n}.txt",), FILES, _FOLDERS)
+            for where, line in read_lines(path, expected):
+                listing.add(f"split{n}", split, _video(where, line, names, split), where)
+    return listing
+
+
+def _classes(path):
+    """{number as text: name}, in the order of the numbers."""
+    names = {}
+    for where, line in read_lines(path, _CLASSES):
+        number, _, name = line.partition(" ")
+        if number != str(len(names) + 1) or not name.strip() or name.strip() in names.values():
+            raise PrepareError(f"{where}: {line!r} is not class {len(names) + 1} and a new name; expected {_CLASSES}")
+        names[number] = name.strip()
+    return names
+
+
+def _video(where, line, names, split):
+    expected = _EXPECTED[split]
+    path, _, number = line.rpartition(" ") if line[-1].isdigit() else (line, "", "")
+    label, _, file = path.strip().partition("/")
+    if not file or "/" in file or (split == "train" and not number):
+        raise PrepareError(f"{where}: {line!r} is not what is due here; expected {expected}")
+    if label not in names.values():
+        raise PrepareError(f"{where}: class {label!r} is not in classInd.txt; expected {expected}")
+    if number and names.get(number) != label:
+        raise PrepareError(f"{where}: {number} is the number of {names.get(number)!r} in classInd.txt, not of {label!r}")
+    return Video(f"{label}/{file}", label, (os.path.splitext(file)[0],), (label,))

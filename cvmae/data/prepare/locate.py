@@ -1,0 +1,70 @@
+"""Which files lie below --videos, and which of them is the video that a label file means."""
+
+import collections
+import os
+
+from cvmae.data.prepare.listing import Video
+from cvmae.data.prepare.text import PrepareError
+
+# What FFmpeg reads and people have.
+EXTENSIONS = frozenset(
+    (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".vob", ".webm", ".wmv")
+)
+
+
+class VideoFiles:
+    """The video files below a folder, links followed, hidden files and folders left out.
+
+    paths: relative to the folder, with /, sorted. odd: names that are not UTF-8, which no manifest can hold, as text.
+    Raises: PrepareError if there is no such folder.
+    """
+
+    def __init__(self, root: str):
+        if not os.path.isdir(root):
+            raise PrepareError(f"{root}: not a folder; --videos is the folder with the videos")
+        paths = list(_walk(root, "", frozenset()))
+        self.paths = sorted(path for path in paths if _is_text(path))
+        self.odd = sorted(ascii(path) for path in paths if not _is_text(path))
+        self._by_stem = collections.defaultdict(list)
+        for path in self.paths:
+            self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
+
+    def find(self, video: Video) -> list[str]:
+        """The paths that may be this video, best first; [] if there is none. More than one: they are equally likely."""
+        if not video.stems:
+            return [video.name]
+        candidates = next((self._by_stem[stem] for stem in video.stems if stem in self._by_stem), [])
+        if len(candidates) < 2:
+            return candidates
+        hints = {_plain(hint) for hint in video.hints}
+        fits = {path: len(hints & {_plain(part) for part in path.split("/")[:-1]}) for path in candidates}
+        return [path for path in candidates if fits[path] == max(fits.values())]
+
+
+def _walk(root, below, above):
+    """Relative paths of the videos in root/below. above: the folders we came through; a link back to one is a loop."""
+    folder = os.path.join(root, below)
+    identity = os.path.realpath(folder)
+    if identity in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise PrepareError(f"{folder}: {error.strerror}; --videos must be readable") from error
+    for entry in entries:
+        path = f"{below}/{entry.name}" if below else entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(root, path, above | {identity})
+        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            yield path
+
+
+def _is_text(path):
+    # Names that are not UTF-8 come as lone surrogates.
+    return path.isprintable() or not any("\ud800" <= c <= "\udfff" for c in path)
+
+
+def _plain(name):
+    return name.replace("_", " ").casefold()

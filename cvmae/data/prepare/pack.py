@@ -1,0 +1,155 @@
+"""Packs the videos of a manifest into array_record shards, a set that tensorflow-datasets reads, without TensorFlow.
+
+Records have `video` (the bytes of the file), `label`, `name`, and `start` and `end` where some video has a part (seconds, NaN
+is open). Grain's ArrayRecordDataSource gives them as serialised tf.train.Example.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable
+
+from cvmae.data.prepare.outputs import Row
+from cvmae.data.prepare.pool import Failure, StopRun
+from cvmae.data.prepare.work import identity
+
+SHARD_BYTES = 256 * 2**20
+FUNCTION = f"{__name__}:write_shard"
+_VERSION = "1.0.0"
+_PLAN = "plan.json"
+
+
+def pack(
+    folder: str,
+    out: str,
+    dataset: str,
+    rows: Iterable[tuple[Row, str]],
+    classes: tuple[str, ...],
+    run: Callable[[str, list[dict]], Iterable[tuple[dict, dict | Failure]]],
+    temporary: str,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Makes `folder` the set of `rows`, pairs of (video of OUT, split), or leaves it if it is that already.
+
+    A run that was interrupted goes on with the shards that it has; `folder` is there when all of them are. run: calls a
+    function for jobs, as pool.run. temporary: a folder on the same file system. Raises: StopRun.
+    """
+    plan = _plan(out, dataset, rows, classes, shard_bytes)
+    digest = hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
+    if _digest_of(folder) == digest:
+        return
+    building = f"{folder}.building-{digest}"
+    for name in os.listdir(os.path.dirname(folder)):
+        other = os.path.join(os.path.dirname(folder), name)
+        if other.startswith(f"{folder}.building-") and other != building:
+            shutil.rmtree(other)
+    os.makedirs(building, exist_ok=True)
+    files = {os.path.join(building, name): records for name, records in plan["shards"].items()}
+    jobs = [
+        {"target": path, "records": records, "classes": classes, "parts": plan["parts"], "temporary": temporary}
+        for path, records in files.items()
+        if not os.path.exists(path)
+    ]
+    for job, answer in run(FUNCTION, jobs):
+        if isinstance(answer, Failure):
+            raise StopRun(f"{job['target']}: {answer}")
+    _write_metadata(building, dataset, plan)
+    with open(os.path.join(building, _PLAN), "w", encoding="utf-8") as file:
+        json.dump({"digest": digest}, file)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(building, folder)
+
+
+def write_shard(job: dict) -> dict:
+    """Writes one shard. Raises: StopRun if a file cannot be read or the shard not be written."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = _features(job["classes"], job["parts"])
+    temporary = os.path.join(job["temporary"], os.path.basename(job["target"]) + f".{os.getpid()}")
+    try:
+        writer = ArrayRecordWriter(temporary, "group_size:1")  # one record a group: they are read one by one
+        for record in job["records"]:
+            with open(record["path"], "rb") as file:
+                example = {key: record[key] for key in features if key in record} | {"video": file.read()}
+            writer.write(features.serialize_example(example))
+        writer.close()
+        os.replace(temporary, job["target"])
+    except (OSError, RuntimeError) as error:
+        raise StopRun(f"{job['target']} cannot be written: {error}") from error
+    return {}
+
+
+def _plan(out, dataset, rows, classes, shard_bytes):
+    """{dataset, classes, parts, shards: {file name: records}}; a function of what the videos are."""
+    number = {name: place for place, name in enumerate(classes)}
+    rows = list(rows)
+    parts = any(row.start is not None or row.end is not None for row, _ in rows)
+    shards = {}
+    for split in dict.fromkeys(split for _, split in rows):
+        cut, size = [[]], 0
+        for row in (row for row, its_split in rows if its_split == split):
+            if cut[-1] and size + row.bytes > shard_bytes:
+                cut.append([])
+                size = 0
+            size += row.bytes
+            cut[-1].append(_record(out, row, number, parts))
+        for place, records in enumerate(cut):
+            shards[f"{dataset}-{split}.array_record-{place:05d}-of-{len(cut):05d}"] = records
+    return {"dataset": dataset, "classes": classes, "parts": parts, "shards": shards}
+
+
+def _record(out, row, number, parts):
+    path = os.path.abspath(os.path.join(out, row.path))
+    record = {"path": path, "file": identity(path), "name": row.name, "label": number.get(row.label, -1)}
+    if parts:
+        record |= {name: math.nan if value is None else value for name, value in (("start", row.start), ("end", row.end))}
+    return record
+
+
+def _features(classes, parts):
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(names=list(classes)) if classes else tfds.features.Scalar(np.int64)
+    times = {name: tfds.features.Scalar(np.float32) for name in ("start", "end")} if parts else {}
+    return tfds.features.FeaturesDict({"video": tfds.features.Text(), "label": label, "name": tfds.features.Text(), **times})
+
+
+def _write_metadata(folder, dataset, plan):
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.naming import ShardedFileTemplate
+
+    lengths, sizes = {}, {}
+    for name, records in plan["shards"].items():
+        split = name.removeprefix(f"{dataset}-").partition(".")[0]
+        lengths.setdefault(split, []).append(len(records))
+        sizes[split] = sizes.get(split, 0) + os.path.getsize(os.path.join(folder, name))
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=lengths[split],
+            num_bytes=sizes[split],
+            filename_template=ShardedFileTemplate(
+                data_dir=folder, dataset_name=dataset, split=split, filetype_suffix="array_record"
+            ),
+        )
+        for split in lengths
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=_features(plan["classes"], plan["parts"]),
+        split_infos=infos,
+        version=_VERSION,
+        check_data=False,  # that would need TensorFlow
+        description="Written by cvmae.data.prepare.",
+    )
+
+
+def _digest_of(folder):
+    try:
+        with open(os.path.join(folder, _PLAN), encoding="utf-8") as file:
+            return json.load(file)["digest"]
+    except (OSError, ValueError, KeyError):
+        return ""

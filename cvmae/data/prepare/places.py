@@ -1,0 +1,71 @@
+"""Where in OUT things lie, and that nothing is ever written to --videos."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Iterable
+
+from cvmae.data.prepare.state import FOLDER
+from cvmae.data.prepare.text import PrepareError
+
+_LINK, _PACKED = "videos", "packed"
+
+
+def check_places(videos: str, out: str, side: int, pack: bool) -> None:
+    """Raises: PrepareError if --videos is no folder, or if the run would write into it."""
+    if not os.path.isdir(videos):
+        raise PrepareError(f"{videos}: not a folder; --videos is the folder with the videos")
+    if _inside(out, videos):
+        raise PrepareError(f"--out={out} lies in --videos={videos}, which is never written to; take a folder outside of it")
+    written = [FOLDER, *([_transcoded(side)] if side else []), *([_PACKED] if pack else [])]
+    for name in written:
+        if _inside(videos, os.path.join(out, name)):
+            raise PrepareError(f"--videos={videos} lies in {os.path.join(out, name)}, which is written to; take another --out")
+
+
+def reach(videos: str, out: str) -> str:
+    """The path by which `videos` is reached from the folder `out`: where it lies if that is inside, else a link `videos`.
+
+    With a link, paths in manifests say nothing of where on this machine the videos lie, and who moves them has one link to
+    turn. Where there can be none, the path leads out of the folder.
+    """
+    direct = os.path.relpath(os.path.realpath(videos), os.path.realpath(out))
+    link = os.path.join(out, _LINK)
+    if not direct.startswith(os.pardir) or (os.path.lexists(link) and not os.path.islink(link)):
+        return pathlib.PurePath(direct).as_posix()
+    temporary = os.path.join(out, FOLDER, "link")
+    try:
+        if os.path.lexists(temporary):
+            os.remove(temporary)
+        os.symlink(os.path.realpath(videos), temporary, target_is_directory=True)
+        os.replace(temporary, link)
+    except OSError:  # a file system without links
+        return pathlib.PurePath(direct).as_posix()
+    return _LINK
+
+
+def targets(side: int, paths: Iterable[str]) -> dict[str, str]:
+    """For each path below --videos the one in OUT of its re-encoded file: the same place, as .mp4.
+
+    Files that differ in nothing but the extension keep it before the new one.
+    """
+    paths = set(paths)
+    stems = collections.Counter(os.path.splitext(path)[0] for path in paths)
+    unique = {path: os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path for path in paths}
+    return {path: f"{_transcoded(side)}/{stem}.mp4" for path, stem in unique.items()}
+
+
+def packed(out: str, manifest: str, of: int) -> str:
+    """The folder of the packed set of a manifest, one of `of`."""
+    top = os.path.join(os.path.abspath(out), _PACKED)
+    return os.path.join(top, manifest) if of > 1 else top
+
+
+def _transcoded(side):
+    return f"videos{side}"
+
+
+def _inside(path, folder):
+    """True if path is `folder` or lies in it; links are followed, and neither has to exist."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder

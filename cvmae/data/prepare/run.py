@@ -1,0 +1,207 @@
+"""A whole run: read the label files, find the videos, look at each or re-encode it, write the manifests, pack."""
+
+import dataclasses
+import functools
+import os
+import sys
+
+from tqdm import tqdm
+
+from cvmae.data.prepare import beam, outputs, places, pool, work
+from cvmae.data.prepare.labels import folder, hmdb51, kinetics, ssv2, ucf101
+from cvmae.data.prepare.listing import Listing, Video
+from cvmae.data.prepare.locate import VideoFiles
+from cvmae.data.prepare.outputs import Row
+from cvmae.data.prepare.pack import pack
+from cvmae.data.prepare.state import State
+from cvmae.data.prepare.text import PrepareError
+
+READERS = {name: kinetics.read for name in ("k400", "k600", "k700")}
+READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
+DATASETS = (*READERS, "folder")
+RUNNERS = ("local", "beam")
+# A file that is longer than the annotated part by more than this was not cut to it.
+_SLACK_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run is asked for; the fields are the flags of `python -m cvmae.data.prepare`, which explains them."""
+
+    dataset: str
+    videos: str
+    out: str
+    labels: str = ""
+    transcode: int = 0
+    check: str = "quick"
+    pack: bool = False
+    runner: str = "local"
+    workers: int = 0
+    timeout_s: float = 600.0
+    val_share: float = 0.1
+    seed: int = 0
+    beam_options: str = ""
+
+    def __post_init__(self):
+        for field, choices in (("dataset", DATASETS), ("check", work.CHECKS), ("runner", RUNNERS)):
+            if getattr(self, field) not in choices:
+                raise PrepareError(f"--{field}={getattr(self, field)} is none of {', '.join(choices)}")
+        for field, right, what in (
+            ("videos", self.videos, "the folder with the videos"),
+            ("out", self.out, "a folder for the manifests"),
+            ("labels", self.labels or self.dataset == "folder", "the folder or file with the label files"),
+            ("transcode", self.transcode == 0 or (self.transcode >= 16 and self.transcode % 2 == 0), "even, 16 or more, or 0"),
+            ("val_share", 0 <= self.val_share < 1, "a share, 0 or more and less than 1"),
+            ("workers", self.workers >= 0, "a number of processes, 0 for one per core"),
+            ("timeout_s", self.timeout_s >= 0, "seconds, 0 for no limit"),
+        ):
+            if not right:
+                raise PrepareError(f"--{field}={getattr(self, field)} must be {what}")
+
+
+def prepare(options: Options) -> dict[str, str]:
+    """Does it all, and prints counts and a summary; returns the manifests' paths by name.
+
+    Raises: PrepareError for what the caller can mend; StopRun if the disk fails.
+    """
+    places.check_places(options.videos, options.out, options.transcode, options.pack)
+    files = VideoFiles(options.videos)
+    if options.dataset == "folder":
+        listing = folder.read(files, options.val_share, options.seed)
+    else:
+        listing = READERS[options.dataset](options.labels)
+    found, problems = _locate(options, listing, files)
+    with State(options.out) as state:
+        usable = _look(options, listing, found, problems, state)
+        manifests = outputs.write_manifests(options.out, listing, usable)
+        outputs.write_classes(options.out, listing.classes)
+        report = outputs.write_report(options.out, problems)
+        print(outputs.counts(options.dataset, listing, usable))
+        print(outputs.summary(listing, usable, problems, report))
+        if not usable:
+            raise PrepareError(f"no video is usable; {report} says why")
+        print("\n".join(f"manifest: {path}" for path in manifests.values()))
+        if options.pack:
+            _pack(options, listing, usable, state)
+    return manifests
+
+
+def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+    """({name of a video: its file below --videos}, problems)."""
+    found, problems = {}, [(name, "not UTF-8", "its name cannot stand in a manifest; rename it") for name in files.odd]
+    for name, video in listing.videos.items():
+        paths = files.find(video)
+        if not paths:
+            problems.append((name, "missing", f"below --videos is none of {', '.join(f'{stem}.*' for stem in video.stems)}"))
+            continue
+        found[name] = paths[0]
+        if len(paths) > 1:
+            problems.append((paths[0], "ambiguous", f"taken for {name}; {', '.join(paths[1:])} might as well be it"))
+    problems += [(name, "listed twice", f"{where}; the first line counts") for name, where in listing.repeats]
+    if not found:
+        there = f"the files there are such as {files.paths[0]}" if files.paths else "there is no video file"
+        raise PrepareError(
+            f"{options.videos}: none of the {len(listing.videos)} videos that {options.labels} lists is in --videos, "
+            f"such as {next(iter(listing.videos), 'none: the lists are empty')}; {there}"
+        )
+    return found, problems
+
+
+def _look(options, listing, found, problems, state) -> dict[str, Row]:
+    """The usable videos by name; what is wrong with the others joins `problems`."""
+    uncut = {name for name, path in found.items() if _may_be_whole(listing.videos[name], path)}
+    jobs, paths = _jobs(options, found, {found[name] for name in uncut}, state)
+    answers = _answers(options, jobs, state)
+    usable = {}
+    for name, path in found.items():
+        problem, detail, part = _judge(answers[path], listing.videos[name].span if name in uncut else None)
+        if problem:
+            problems.append((path, problem, detail))
+        else:
+            size = os.path.getsize(os.path.join(options.out, paths[path]))
+            usable[name] = Row(name, paths[path], listing.videos[name].label, *part, size)
+    return usable
+
+
+def _jobs(options, found, measured, state):
+    """For each file below --videos: {file: job}, and {file: path in OUT by which the manifest knows it}."""
+    files = dict.fromkeys(found.values())
+    made = places.targets(options.transcode, files) if options.transcode else {}
+    top = places.reach(options.videos, options.out)
+    jobs = {
+        file: work.job(
+            os.path.abspath(os.path.join(options.videos, file)),
+            options.check,
+            side=options.transcode,
+            target=os.path.abspath(os.path.join(options.out, made[file])) if made else "",
+            temporary=os.path.abspath(state.temporary),
+            measure=file in measured,
+        )
+        for file in files
+    }
+    return jobs, made or {file: f"{top}/{file}" for file in files}
+
+
+def _judge(answer, span):
+    """(problem, detail, (start, end)) of a video. span: its part in seconds, if its file may be longer than that."""
+    if isinstance(answer, pool.Failure):
+        return "failed", str(answer), (None, None)
+    whole = span and not answer["problem"] and answer["seconds"] > span[1] - span[0] + _SLACK_S
+    if whole and span[0] >= answer["seconds"]:
+        return "too short", f"it lasts {answer['seconds']:.1f} s, its part starts at {span[0]} s", (None, None)
+    return answer["problem"], answer["detail"], span if whole else (None, None)
+
+
+def _may_be_whole(video: Video, path: str) -> bool:
+    return bool(video.span) and os.path.splitext(os.path.basename(path))[0] == video.stems[-1]
+
+
+def _answers(options, jobs, state) -> dict[str, dict | pool.Failure]:
+    """The answer to each of the jobs by their keys, from earlier runs where they have it."""
+    answers, todo = {}, {}
+    for key, job in jobs.items():
+        if (known := state.known(job)) is not None:
+            answers[key] = known
+        elif work.needs_decoder(job):
+            todo[job["path"]] = key
+        else:
+            answers[key] = work.process(job)
+    if todo:
+        what = f"transcode {options.transcode}" if options.transcode else f"check {options.check}"
+        with _progress(what, "file", len(jobs), len(answers)) as bar:
+            for job, answer in _runner(options, state, options.timeout_s)(work.FUNCTION, [jobs[key] for key in todo.values()]):
+                if not isinstance(answer, pool.Failure):  # a crash may have been the machine's; it is tried again
+                    state.keep(job, answer)
+                answers[todo[job["path"]]] = answer
+                bar.update()
+    return answers
+
+
+def _pack(options: Options, listing: Listing, usable: dict[str, Row], state: State) -> None:
+    for manifest, listed in listing.manifests.items():
+        rows = [(usable[name], split) for name, split in listed if name in usable]
+        if not rows:
+            continue
+        target = places.packed(options.out, manifest, len(listing.manifests))
+        runner = _runner(options, state, limit_s=0)  # a shard takes as long as the disk
+
+        def run(function, jobs, runner=runner, manifest=manifest):
+            with _progress(f"pack {manifest}", "shard", len(jobs)) as bar:
+                for item in runner(function, jobs) if jobs else ():
+                    yield item
+                    bar.update()
+
+        pack(target, options.out, options.dataset, rows, listing.classes, run, os.path.abspath(state.temporary))
+        print(f"packed: {target} (--config.data.source=tfds --config.data.tfds.name={target})")
+
+
+def _runner(options, state, limit_s):
+    if options.runner == "beam":
+        folder = os.path.abspath(state.temporary)
+        return functools.partial(beam.run, workers=options.workers, limit_s=limit_s, folder=folder, options=options.beam_options)
+    return functools.partial(pool.run, workers=options.workers, limit_s=limit_s)
+
+
+def _progress(what, unit, total, done=0):
+    every = 0.5 if sys.stderr.isatty() else 30  # a log file needs no bar that moves
+    return tqdm(total=total, initial=done, desc=what, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=every)

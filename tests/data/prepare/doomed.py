@@ -1,0 +1,34 @@
+"""Functions for worker processes that do to a job what its name says."""
+
+import os
+import signal
+import time
+
+from cvmae.data.prepare import work
+from cvmae.data.prepare.pool import StopRun
+
+
+def obey(job):
+    """Dies, hangs, fails, stops everything, chatters, or answers."""
+    what = job["what"]
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "exit":
+        os._exit(3)
+    if what == "hang":
+        time.sleep(1000)
+    if what == "fail":
+        raise KeyError("odd")
+    if what == "stop":
+        raise StopRun("the disk is full")
+    if what == "chatter":
+        os.write(1, b"a library says something\n")
+        print("and so does Python")
+    return {"pid": os.getpid(), "what": what}
+
+
+def process(asked):
+    """As work.process, but that a file whose name says so takes the process with it."""
+    if "crash" in asked["path"]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return work.process(asked)

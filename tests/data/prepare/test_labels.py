@@ -1,0 +1,143 @@
+"""Label files that are not as they should be: the file, the line, and what was expected."""
+
+import pytest
+
+from cvmae.data.prepare import PrepareError
+from cvmae.data.prepare.labels import hmdb51, kinetics, ssv2, ucf101
+from tests.data import layouts
+
+READERS = {"ssv2": ssv2.read, "kinetics": kinetics.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
+COLUMNS = "expected label,youtube_id,time_start,time_end,split"
+HEADER = "label,youtube_id,time_start,time_end,split\n"
+
+
+@pytest.fixture(autouse=True)
+def without_videos(monkeypatch):
+    monkeypatch.setattr(layouts, "put", lambda path, number: None)
+
+
+def build(folder, dataset):
+    how = {"layout": "{id}.mp4"} if dataset == "kinetics" else {}
+    getattr(layouts, dataset)(folder, **how)
+    return folder / "labels"
+
+
+@pytest.mark.parametrize(
+    "dataset, file, text, message",
+    [
+        # Something-Something
+        (
+            "ssv2",
+            "train.json",
+            '[\n{"id":"1","template":"Pushing [something] from left to right"},\n{"id":"2",,\n',
+            "train.json:3: not JSON",
+        ),
+        (
+            "ssv2",
+            "train.json",
+            '[\n{"id":"1","template":"Pushing [something] from left to right"},\n{"id":"2","template":"Eating [something]"}\n]',
+            r"train.json:3: template 'Eating \[something\]' is not in labels.json; expected a list of",
+        ),
+        ("ssv2", "validation.json", '{"id": "1"}', "validation.json:1: dict is not a list; expected a list of"),
+        ("ssv2", "test.json", '[{"name": "1"}]', "test.json: entry 1 has no id; expected a list of"),
+        ("ssv2", "test.json", '[\n{"id": "../1"}]', "test.json:2: id '../1' is no file name"),
+        ("ssv2", "labels.json", '{"Pushing something": "1"}', "labels.json: the ids are not 0, 1, ... each once; expected"),
+        ("ssv2", "labels.json", '{"Pushing something": "a"}', "labels.json: the ids are not 0, 1"),
+        ("ssv2", "test-answers.csv", "1420;Pushing something\n", "test-answers.csv:1: .* names no template of labels.json"),
+        (
+            "ssv2",
+            "train.json",
+            None,
+            "labels: has no train.json or something-something-v2-train.json; --labels is the folder with",
+        ),
+        # Kinetics
+        (
+            "kinetics",
+            "train.csv",
+            "label,youtube_id,start\n",
+            f"train.csv:1: the header lacks time_start, time_end; {COLUMNS[:8]}",
+        ),
+        ("kinetics", "train.csv", HEADER + "a,b,1,2,train\na,b,1\n", f"train.csv:3: the header has 5 columns.*{COLUMNS}"),
+        ("kinetics", "train.csv", HEADER + "a,b,1,2,training\n", f"train.csv:2: split 'training' is none of train, .*{COLUMNS}"),
+        ("kinetics", "train.csv", HEADER + "a,b,ten,20,train\n", f"train.csv:2: time_start 'ten' and time_end '20' .*{COLUMNS}"),
+        ("kinetics", "train.csv", HEADER + "a,b,20,10,train\n", "train.csv:2: time_start '20' and time_end '10' are no seconds"),
+        ("kinetics", "train.csv", HEADER + ",b,1,2,train\n", f"train.csv:2: no label, and this is no test video; {COLUMNS}"),
+        ("kinetics", "train.csv", HEADER + "a,,1,2,train\n", "train.csv:2: youtube_id '' is no file name"),
+        ("kinetics", "train.csv", HEADER.replace("label", "la\xff"), "train.csv: not UTF-8 text"),
+        # UCF101
+        ("ucf101", "classInd.txt", "1 Archery\n3 Bowling\n", "classInd.txt:2: '3 Bowling' is not class 2 and a new name"),
+        ("ucf101", "classInd.txt", "1 Archery\n2 Archery\n", "classInd.txt:2: '2 Archery' is not class 2 and a new name"),
+        (
+            "ucf101",
+            "trainlist02.txt",
+            "Archery/a.avi 3\nArchery/b.avi\n",
+            "trainlist02.txt:2: 'Archery/b.avi' is not what is due",
+        ),
+        (
+            "ucf101",
+            "trainlist02.txt",
+            "Archery/a.avi 2\n",
+            "trainlist02.txt:1: 2 is the number of 'HandstandPushups'.*not of 'Archery'",
+        ),
+        ("ucf101", "testlist03.txt", "Bowling/a.avi\n", "testlist03.txt:1: class 'Bowling' is not in classInd.txt; expected"),
+        ("ucf101", "testlist03.txt", "a.avi\n", "testlist03.txt:1: 'a.avi' is not what is due here; expected Class/video.avi"),
+        ("ucf101", "testlist01.txt", None, "labels: has no testlist01.txt; --labels is the folder with classInd.txt"),
+        # HMDB51
+        ("hmdb51", "sit_test_split2.txt", "a.avi 1\nb.avi 3\n", "sit_test_split2.txt:2: 'b.avi 3' is not what is due here"),
+        ("hmdb51", "sit_test_split2.txt", "a.avi\n", r"sit_test_split2.txt:1: 'a.avi' .* expected video.avi and 1 \(train\)"),
+        (
+            "hmdb51",
+            "sit_test_split2.txt",
+            None,
+            "sit_test_split2.txt: no such file; --labels is the folder with CLASS_test_split1",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, dataset, file, text, message):
+    labels = build(tmp_path, dataset)
+    if text is None:
+        (labels / file).unlink()
+    else:
+        (labels / file).write_text(text, encoding="latin-1")
+    with pytest.raises(PrepareError, match=message):
+        READERS[dataset](str(labels))
+
+
+@pytest.mark.parametrize("dataset", READERS)
+def test_a_folder_that_is_empty_or_not_there(tmp_path, dataset):
+    with pytest.raises(PrepareError, match="has no .*; --labels is"):
+        READERS[dataset](str(tmp_path))
+    with pytest.raises(PrepareError, match="none: (is not a folder|No such file or directory); --labels is"):
+        READERS[dataset](str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "dataset, within", [("ssv2", "labels"), ("ucf101", "ucfTrainTestlist"), ("hmdb51", "testTrainMulti_7030_splits")]
+)
+def test_the_folder_of_the_archive_will_do_too(tmp_path, dataset, within):
+    labels = build(tmp_path, dataset)
+    direct = READERS[dataset](str(labels))
+    labels.rename(tmp_path / within)
+    assert READERS[dataset](str(tmp_path)) == direct
+
+
+def test_classes_are_in_the_official_order(tmp_path):
+    ssv2_classes = ssv2.read(str(build(tmp_path / "ssv2", "ssv2"))).classes
+    assert [layouts.SSV2_TEMPLATES[name] for name in ssv2_classes] == ["0", "1", "2"]
+    assert ucf101.read(str(build(tmp_path / "ucf101", "ucf101"))).classes == layouts.UCF_CLASSES
+    assert hmdb51.read(str(build(tmp_path / "hmdb51", "hmdb51"))).classes == layouts.HMDB_CLASSES
+    names = ("air drumming", "massaging person's head", "wrapping present")
+    assert kinetics.read(str(build(tmp_path / "kinetics", "kinetics"))).classes == names
+
+
+def test_the_test_set_of_something_something_is_optional(tmp_path):
+    labels = build(tmp_path, "ssv2")
+    (labels / "test.json").unlink()
+    assert {split for _, split in ssv2.read(str(labels)).manifests["manifest"]} == {"train", "val"}
+
+
+def test_kinetics_files_without_the_column_split_are_of_the_split_in_their_name(tmp_path):
+    layouts.write(tmp_path / "k_train.csv", "label,youtube_id,time_start,time_end\na,x,0,10\n")
+    layouts.write(tmp_path / "k_val.csv", "label,youtube_id,time_start,time_end\nb,y,0,10\n")
+    layouts.write(tmp_path / "notes.csv", "anything\n")
+    assert [split for _, split in kinetics.read(str(tmp_path)).manifests["manifest"]] == ["train", "val"]
