@@ -1,46 +1,162 @@
-"""Pooled features of whole clips from a video encoder, nothing masked."""
+"""Features of clips from a frozen video encoder, nothing masked."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 
+import einops
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cvmae import augment
-from cvmae.data.pipeline import make_eval_loader
+from cvmae.data.views import ViewPlan, make_view_loader
+from cvmae.evaluation.views import flat_crops, mean_over_crops
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.heads import pool
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder
+
+TOKENS = ("pooled", "slots", "all")
+COLUMNS = ("values", "labels", "index", "clip")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+    """What of an encoder is a feature.
+
+    Attributes:
+      layer: -1, the encoder's output; or the number of a block, from 0, for that block's output (the cls token left out).
+      tokens: `pooled`, the mean over tokens, [D]; `slots`, the mean over the positions of each slot, [T', D]; `all`, [N, D].
+      norm: whether the output passes the encoder's last layer norm, where it has one; blocks' outputs never do.
+    """
+
+    layer: int = -1
+    tokens: str = "pooled"
+    norm: bool = True
+
+    def __post_init__(self):
+        if self.tokens not in TOKENS:
+            raise ValueError(f"tokens is {self.tokens!r}; expected one of {', '.join(TOKENS)}")
+
+    def block(self, depth: int) -> int | None:
+        """The block whose output this is, of `depth`; None: the encoder's output. Raises: ValueError if there is no such block."""
+        if not -1 <= self.layer < depth:
+            raise ValueError(f"layer={self.layer}: the encoder has {depth} blocks; give -1 (its output) or 0 to {depth - 1}")
+        if self.layer == -1:
+            return None if self.norm else depth - 1
+        return self.layer
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Features float32 [n, D] of n clips, with labels int32 [n] (-1 unlabelled) and record numbers int64 [n]."""
+    """Features of n clips.
+
+    Attributes:
+      values: float32 [n, ...], the rest as `FeatureSpec` says.
+      labels: int32 [n], -1 unlabelled.
+      index: int64 [n], numbers of the records.
+      clip: int32 [n], which clip of its record; None where every record has one.
+    """
 
     values: np.ndarray
     labels: np.ndarray
     index: np.ndarray
+    clip: np.ndarray | None = None
 
 
-def make_encode(config):
-    """A jitted (video encoder's parameters, uint8 [B, T, H0, W0, 3]) -> float32 [B, D], of the centre crop."""
+def encode_tokens(encoder: Encoder, params, clips, spec: FeatureSpec):
+    """Features float32 [B, ...] of standardised clips [B, T, H, W, 3]."""
+    block = spec.block(encoder.trunk.size.depth)
+    if block is None:
+        tokens = encoder.apply({"params": params}, clips).tokens
+    else:
+        _, kept = encoder.apply({"params": params}, clips, mutable=["intermediates"])
+        tokens = kept["intermediates"]["blocks"]["hidden"][block]
+        tokens = tokens[:, 1:] if encoder.cls_token else tokens
+    return reduce_tokens(tokens, encoder.grid, spec.tokens)
+
+
+def reduce_tokens(tokens, grid: Grid, kind: str):
+    """Tokens [B, N, D] of a whole clip as float32 [B, D], [B, T', D] or [B, N, D]; see `FeatureSpec`."""
+    if kind == "pooled":
+        return pool(tokens)
+    tokens = tokens.astype(np.float32)
+    return tokens if kind == "all" else einops.reduce(tokens, "b (t s) d -> b t d", "mean", t=grid.slots)
+
+
+def encode_pixels(config, encoder, params, clips, spec: FeatureSpec = FeatureSpec()):
+    """Features float32 [B, ...] of clips [B, T, H, W, 3] in 0..1."""
+    return encode_tokens(encoder, params, augment.standardise(clips, config.augment.mean, config.augment.std), spec)
+
+
+def make_encode(config, spec: FeatureSpec = FeatureSpec()) -> Callable:
+    """A jitted (video encoder's parameters, uint8 [b, crops, T, H0, W0, 3]) -> float32 [b, ...], the mean over crops.
+
+    Raises:
+      ValueError: the encoder has no such layer.
+    """
     encoder = build_encoder(config, config.video_branch, video_grid(config))
+    spec.block(encoder.trunk.size.depth)
 
     @jax.jit
     def encode(params, video):
-        clips = jax.vmap(lambda v: augment.centre_crop(v.astype(jnp.float32) / 255, config.augment.size))(video)
-        return encode_pixels(config, encoder, params, clips)
+        return mean_over_crops(encode_tokens(encoder, params, flat_crops(video, config), spec), video.shape[1])
 
     return encode
 
 
-def encode_pixels(config, encoder, params, clips):
-    """Pooled features float32 [B, D] of clips [B, T, H, W, 3] in 0..1."""
-    clips = augment.standardise(clips, config.augment.mean, config.augment.std)
-    return pool(encoder.apply({"params": params}, clips).tokens)
+def encoded_batches(encode: Callable, batches: Iterable[dict], put=lambda arrays: arrays) -> Iterator[tuple[np.ndarray, dict]]:
+    """Yields for every batch the features of its videos, float32 [b, ...] on the host, and the batch without its videos.
+
+    The next batch is read while the devices work on this one. Clips are only ever held for the two of them.
+
+    Args:
+      encode: video on the devices -> features.
+      batches: dicts with `video`.
+      put: makes arrays on the devices of a dict of arrays on the host.
+    """
+    ahead = None
+    for batch in batches:
+        found = encode(put({"video": batch["video"]})["video"])
+        rest = {name: np.array(column) for name, column in batch.items() if name != "video"}
+        if ahead is not None:
+            yield jax.device_get(ahead[0]), ahead[1]
+        ahead = found, rest
+    if ahead is not None:
+        yield jax.device_get(ahead[0]), ahead[1]
+
+
+def feature_rows(
+    config,
+    encode: Callable,
+    source,
+    batch_size: int,
+    plan: ViewPlan,
+    *,
+    put=lambda arrays: arrays,
+    failed=lambda failures: None,
+    start_row: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields batches of `COLUMNS` and `valid`, one row for every row of `data.views.make_view_loader`, from `start_row` on.
+
+    Args:
+      config: says how clips are cut.
+      encode: video on the devices -> features.
+      source: see `data.sources`.
+      batch_size: rows a pass; with a `put` that shards, a multiple of the number of devices.
+      plan: clips and crops of every record.
+      put: see `encoded_batches`.
+      failed: is given the `failures` of every batch, see `data.bad_files`.
+      start_row: where to begin.
+    """
+    with make_view_loader(config, source, batch_size, plan, start_row) as loader:
+        for values, batch in encoded_batches(encode, loader, put):
+            failed(batch["failures"])
+            yield {"values": values, "labels": batch["label"]} | {name: batch[name] for name in ("index", "clip", "valid")}
 
 
 def extract(config, params, source, limit: int = 0, batch_size: int = 0) -> Features:
-    """Features of the first `limit` records of a source (0: all); records that cannot be read are left out.
+    """Pooled features of the first `limit` records of a source (0: all); records that cannot be read are left out.
 
     Args:
       config: says the encoder and the clips.
@@ -49,15 +165,21 @@ def extract(config, params, source, limit: int = 0, batch_size: int = 0) -> Feat
       limit: how many records.
       batch_size: clips a pass; 0 takes the config's.
     """
-    encode, batch_size = make_encode(config), batch_size or config.batch_size
-    rows = []
-    with make_eval_loader(config, source, batch_size) as loader:
-        for batch in loader:
-            keep = batch["valid"]
-            values = jax.device_get(encode(params, batch["video"]))
-            rows.append((values[keep], batch["label"][keep], batch["index"][keep]))
-            if limit and batch["index"][-1] + 1 >= limit:
+    encode, limit, found = make_encode(config), limit or len(source), []
+    batches = feature_rows(config, lambda video: encode(params, video), source, batch_size or config.batch_size, ViewPlan())
+    with contextlib.closing(batches):
+        for batch in batches:
+            keep = batch["valid"] & (batch["index"] < limit)
+            found.append([batch[name][keep] for name in COLUMNS])
+            if batch["index"][-1] + 1 >= limit:
                 break
-    values, labels, index = (np.concatenate(column) for column in zip(*rows))
-    within = index < limit if limit else slice(None)
-    return Features(values[within], labels[within], index[within])
+    return Features(*(np.concatenate(column) for column in zip(*found)))
+
+
+def mean_over_clips(features: Features) -> Features:
+    """One row a record, the mean over its clips, in the order of the records' numbers; `clip` is None."""
+    index, first, place = np.unique(features.index, return_index=True, return_inverse=True)
+    total = np.zeros((len(index), *features.values.shape[1:]), np.float64)
+    np.add.at(total, place, features.values)
+    count = np.bincount(place, minlength=len(index)).reshape(-1, *[1] * (total.ndim - 1))
+    return Features((total / count).astype(np.float32), features.labels[first], index)
