@@ -36,10 +36,11 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The entries of one split, and the class names of all splits (() if labels are numbers)."""
+    """The entries of one split, the class names of all splits (() if labels are numbers), and where relative paths start."""
 
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
+    folder: str
 
 
 def read_manifest(path: str, split: str, root: str = "") -> Manifest:
@@ -54,7 +55,7 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
     if not entries:
         known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise ManifestError(f"{path}: no video has split {split!r}; the splits there are: {known}")
-    return Manifest(entries, names)
+    return Manifest(entries, names, folder)
 
 
 def _read_rows(path):

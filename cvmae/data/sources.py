@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
+import pathlib
 from typing import Protocol
 
 import numpy as np
@@ -32,14 +34,19 @@ class Source(Protocol):
     """Records by number. Sources travel to worker processes by pickle, so they keep open nothing that cannot.
 
     class_names: () where classes have only numbers. labels: int32 [n], of every record, without decoding any.
+    identity: a text that is another one where records or labels are others; the place of the files does not matter.
     """
 
     class_names: tuple[str, ...]
     labels: np.ndarray
+    identity: str
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    def key(self, index: int) -> str:
+        """A relative path that names a record, without reading it; records that are the same part of the same file share it."""
 
 
 def make_source(data, split: str) -> Source:
@@ -78,7 +85,7 @@ class FileSource:
     """The videos of a manifest."""
 
     def __init__(self, manifest: Manifest):
-        self._entries = manifest.entries
+        self._entries, self._folder = manifest.entries, manifest.folder
         self.class_names = manifest.class_names
         self.labels = np.array([entry.label for entry in manifest.entries], np.int32)
 
@@ -88,6 +95,21 @@ class FileSource:
     def __getitem__(self, index):
         entry = self._entries[index]
         return Record(entry.path, entry.label, entry.start, entry.end, entry.path)
+
+    def key(self, index):
+        """The path as it is below the manifest's folder, with `@START-END` where only a part is used."""
+        entry = self._entries[index]
+        path = pathlib.Path(os.path.relpath(entry.path, self._folder))
+        if ".." in path.parts:  # it lies elsewhere
+            path = pathlib.Path(os.path.abspath(entry.path))
+            path = pathlib.Path("elsewhere", *path.parts[1:])
+        part = ["" if seconds is None else str(seconds) for seconds in (entry.start, entry.end)]
+        return path.as_posix() + (f"@{'-'.join(part)}" if any(part) else "")
+
+    @functools.cached_property
+    def identity(self) -> str:
+        keys = "\n".join(self.key(index) for index in range(len(self)))
+        return hashlib.blake2b(keys.encode() + self.labels.tobytes(), digest_size=16).hexdigest()
 
 
 class TfdsSource:
@@ -151,6 +173,13 @@ class TfdsSource:
         label = int(record[self._label]) if self._label else UNLABELLED
         return Record(f"{self._name}/{self._split}/{index}", label, None, None, video)
 
+    def key(self, index):
+        return f"{self._builder.info.full_name}/{self._split}/{index}"
+
+    @property
+    def identity(self) -> str:
+        return f"{self._builder.info.full_name} {self._split} {len(self)} {self._video} {self._label}"
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSource:
@@ -174,6 +203,13 @@ class SyntheticSource:
     def __len__(self):
         return self.clips
 
+    @property
+    def identity(self) -> str:
+        return str(self)
+
+    def key(self, index):
+        return f"synthetic/{self.split}/{index}"
+
     def __getitem__(self, index):
         label = index % self.classes
         rng = np.random.default_rng([index, *self.split.encode()])
@@ -184,4 +220,4 @@ class SyntheticSource:
         for t, frame in enumerate(video):
             shift = (round(2 * t * np.sin(angle)), round(2 * t * np.cos(angle)))
             frame[:] = np.roll(texture, shift, (0, 1))
-        return Record(f"synthetic/{self.split}/{index}", label, None, None, video)
+        return Record(self.key(index), label, None, None, video)

@@ -110,3 +110,11 @@ class Subset:
 
     def __getitem__(self, index):
         return self._source[int(self._records[index])]
+
+    def key(self, index):
+        return self._source.key(int(self._records[index]))
+
+    @property
+    def identity(self) -> str:
+        chosen = hashlib.blake2b(self._records.astype("<i8").tobytes(), digest_size=16).hexdigest()
+        return f"{chosen} of {self._source.identity}"

@@ -59,6 +59,46 @@ def test_files_follow_manifest_root_and_split(tmp_path):
     assert len(val) == 1 and val[0].payload == "/elsewhere/b.mp4"
 
 
+def keys(source):
+    return [source.key(index) for index in range(len(source))]
+
+
+def test_files_have_keys_below_the_manifest_or_root(tmp_path):
+    lines = [
+        "path,label,split,start,end",
+        "a/1.mp4,0,train,,",
+        "a/1.avi,0,train,,",
+        "a/1.mp4,0,train,0.5,1.123456789",
+        "a/1.mp4,0,train,3,",
+    ]
+    lines += [f"{tmp_path}/b/2.mp4,0,train,,", "../c/3.mp4,0,train,,", "/somewhere/c/3.mp4,0,train,,"]
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    config = dict(data__source="files", data__manifest=str(tmp_path / "l.csv"))
+    expected = ["a/1.mp4", "a/1.avi", "a/1.mp4@0.5-1.123456789", "a/1.mp4@3.0-", "b/2.mp4"]
+    outside = f"elsewhere{tmp_path.parent}/c/3.mp4"
+    assert keys(make(**config)) == [*expected, outside, "elsewhere/somewhere/c/3.mp4"]
+    assert keys(make(**config, data__root=str(tmp_path / "a")))[:2] == ["a/1.mp4", "a/1.avi"]
+    assert keys(make(**config, data__root="/other"))[4] == f"elsewhere{tmp_path}/b/2.mp4"
+
+
+def test_a_source_is_the_same_wherever_its_files_lie_and_another_with_other_records_or_labels(tmp_path):
+    def identity(folder, text, split="train"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "l.csv").write_text("path,label,split\n" + text)
+        return make(split, data__source="files", data__manifest=str(tmp_path / folder / "l.csv")).identity
+
+    text = "a.mp4,0,train\nb.mp4,0,train\n"
+    same = identity("one", text)
+    assert same == identity("two", text)
+    others = [identity("one", text.replace(*change)) for change in (("b.mp4", "c.mp4"), ("b.mp4,0", "b.mp4,1"))]
+    others += [identity("one", text, split) for split in ("train[:50%]", "train[50%:]")]
+    others += [
+        make(split, **changes).identity
+        for split, changes in (("train", {}), ("val", {}), ("val", dict(data__synthetic__clips=9)))
+    ]
+    assert len({same, *others}) == 8
+
+
 def test_files_need_a_manifest():
     with pytest.raises(ValueError, match="data.source=files needs data.manifest"):
         make(data__source="files")
@@ -79,6 +119,8 @@ def test_tfds_with_encoded_files(tfds_dir, how):
     config = dict(data__source="tfds", data__frame_size=(32, 64), **where[how])
     source = make(**config)
     assert source.class_names == ("down", "up", "wave") and len(source) == 4
+    assert keys(source) == [f"numbered_files/1.0.0/train/{i}" for i in range(4)]
+    assert source.identity != make("train[:50%]", **config).identity
     assert_travels(source)
     batch = first_batch(**config)
     for video, label in zip(batch["video"], batch["label"]):
