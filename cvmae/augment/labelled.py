@@ -18,7 +18,7 @@ class LabelledSpec:
     Attributes:
       rand_augment: on the uint8 frames; None: not at all.
       crop: the random resized crop; its `flip` is the probability of the flip.
-      mirror: for each class, that of the mirrored clip, or -1 where there is none and a clip is not flipped
+      mirror: one entry a class: that of the mirrored clip, or -1 where there is none and a clip is not flipped
         (`cvmae.data.mirror`). None: a flip leaves every label as it is.
       mean, std: of a channel, of pixels in 0..1.
       erasing: after standardisation; None: not at all.

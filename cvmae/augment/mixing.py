@@ -44,32 +44,41 @@ def soft_targets(labels, classes: int, smoothing: float = 0.0):
     return jnp.where(labels[:, None] >= 0, own * (1 - smoothing) + smoothing / classes, 0.0)
 
 
-def _outside_box(key, height: int, width: int, share):
+def symmetric_beta(first, second, a):
+    """Beta(a, a), any a above 0, out of two numbers drawn uniformly from 0..1, without a loop that rejects.
+
+    (1 + T / sqrt(2a + T^2)) / 2 of a Student T with 2a degrees of freedom, which Bailey (1994) makes of two uniform numbers;
+    the form is Devroye's (1996, "Random variate generation in one line of code").
+    """
+    power = first ** (1 / a)
+    cos = jnp.cos(2 * jnp.pi * second)
+    return jnp.clip((1 + cos / jnp.sqrt(power / (1 - power) + cos**2)) / 2, 0, 1)
+
+
+def outside_box(middle, height: int, width: int, share):
     """CutMix's frame, float32 [H, W]: 0 in a box of about 1 - share of the frame, 1 around it.
 
-    The box's middle is anywhere in the frame, and what reaches over the border is cut off, so the box may be smaller.
+    The box's middle, float32 [2] in 0..1, is anywhere in the frame, and what reaches over the border is cut off, so the box
+    may be smaller.
     """
-    row_key, column_key = jax.random.split(key)
     side = jnp.sqrt(1 - share)
 
-    def inside(key, length):
-        half = jnp.floor(length * side).astype(jnp.int32) // 2
-        middle = jax.random.randint(key, (), 0, length)
-        places = jnp.arange(length)
-        return (places >= middle - half) & (places < middle + half)
+    def inside(middle, length):
+        half = jnp.floor(length * side) // 2
+        offset = jnp.arange(length) - jnp.floor(middle * length)
+        return (offset >= -half) & (offset < half)
 
-    return 1.0 - (inside(row_key, height)[:, None] & inside(column_key, width))
+    return 1.0 - (inside(middle[0], height)[:, None] & inside(middle[1], width))
 
 
 def draw_weights(key, height: int, width: int, spec: Mix):
     """How much of a row stays its own: of each pixel, float32 [H, W], and of its target, float32, their mean."""
-    acts_key, switch_key, share_key, box_key = jax.random.split(key, 4)
+    acts, cuts, first, second, *middle = jax.random.uniform(key, (6,))
     both = spec.mixup > 0 and spec.cutmix > 0
-    cuts = jax.random.uniform(switch_key) < (spec.switch if both else float(spec.cutmix > 0))
-    concentration = jnp.where(cuts, spec.cutmix, spec.mixup)
-    share = jax.random.beta(share_key, concentration, concentration)
-    outside = _outside_box(box_key, height, width, share)
-    acts = jax.random.uniform(acts_key) < spec.probability
+    cuts = cuts < (spec.switch if both else float(spec.cutmix > 0))
+    share = symmetric_beta(first, second, jnp.where(cuts, spec.cutmix, spec.mixup))
+    outside = outside_box(middle, height, width, share)
+    acts = acts < spec.probability
     weights = jnp.where(acts, jnp.where(cuts, outside, share), 1.0)
     return weights, jnp.where(acts, jnp.where(cuts, outside.mean(), share), 1.0)
 

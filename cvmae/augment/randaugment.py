@@ -99,15 +99,15 @@ def draw(key, spec: RandAugment) -> Draw:
     A layer of magnitude 0 does not act. timm's does where the operation has no strength (AutoContrast, Equalize, Invert) or
     begins above nothing (PosterizeIncreasing keeps 4 bits then).
     """
-    operation_key, magnitude_key, sign_key, acts_key = jax.random.split(key, 4)
-    shape = (spec.layers,)
-    magnitude = spec.magnitude + spec.deviation * jax.random.normal(magnitude_key, shape)
+    choice_key, magnitude_key = jax.random.split(key)
+    operation, sign, acts = jax.random.uniform(choice_key, (3, spec.layers))
+    magnitude = spec.magnitude + spec.deviation * jax.random.normal(magnitude_key, (spec.layers,))
     magnitude = jnp.clip(magnitude, 0, STRONGEST)
     return Draw(
-        operation=jax.random.randint(operation_key, shape, 0, len(NAMES)),
+        operation=jnp.floor(operation * len(NAMES)).astype(jnp.int32),
         magnitude=magnitude,
-        sign=jax.random.rademacher(sign_key, shape, jnp.float32),
-        acts=(jax.random.uniform(acts_key, shape) < spec.probability) & (magnitude > 0),
+        sign=jnp.where(sign < 0.5, -1.0, 1.0),
+        acts=(acts < spec.probability) & (magnitude > 0),
     )
 
 

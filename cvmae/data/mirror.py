@@ -3,13 +3,13 @@
 import re
 from collections.abc import Sequence
 
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_SIDE = re.compile(r"\b(left|right)\b")
 _OTHER = {"left": "right", "right": "left"}
 
 
 def mirrored_name(name: str) -> str:
     """The name with the words left and right exchanged: whole words, in lower case."""
-    return _SIDE.sub(lambda side: _OTHER[side.group().lower()], name.lower())
+    return _SIDE.sub(lambda side: _OTHER[side.group()], name.lower())
 
 
 def mirror_table(class_names: Sequence[str]) -> tuple[int, ...]:
