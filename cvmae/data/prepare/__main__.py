@@ -1,4 +1,5 @@
-"""The command: `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`. The package says what it writes.
+"""The command: `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`. The package says what
+it writes.
 
 Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted.
 """

@@ -62,7 +62,7 @@ def counts(dataset: str, listing: Listing, usable: dict[str, Row]) -> str:
         stated = published.COUNTS[dataset].get(manifest, {})
         total = collections.Counter(split for _, split in listed)
         here = collections.Counter(split for name, split in listed if name in usable)
-        for split in dict.fromkeys([*total, *stated]):
+        for split in dict.fromkeys([*stated, *total]):
             line(f"{manifest}.csv {split}", here[split], total[split], stated.get(split))
     seen = {row.label for row in usable.values() if row.label}
     line("classes", len(seen), len(listing.classes), published.CLASSES.get(dataset))

@@ -4,6 +4,7 @@ Records have `video` (the bytes of the file), `label`, `name`, and `start` and `
 is open). Grain's ArrayRecordDataSource gives them as serialised tf.train.Example.
 """
 
+import glob
 import hashlib
 import json
 import math
@@ -41,11 +42,10 @@ def pack(
     if _digest_of(folder) == digest:
         return
     building = f"{folder}.building-{digest}"
-    for name in os.listdir(os.path.dirname(folder)):
-        other = os.path.join(os.path.dirname(folder), name)
-        if other.startswith(f"{folder}.building-") and other != building:
-            shutil.rmtree(other)
     os.makedirs(building, exist_ok=True)
+    for other in glob.glob(f"{glob.escape(folder)}.building-*"):
+        if other != building:  # it was for other videos
+            shutil.rmtree(other)
     files = {os.path.join(building, name): records for name, records in plan["shards"].items()}
     jobs = [
         {"target": path, "records": records, "classes": classes, "parts": plan["parts"], "temporary": temporary}

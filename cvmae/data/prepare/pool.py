@@ -28,7 +28,8 @@ class Worker:
     """One such process. Not for several threads at a time.
 
     function: "module:name", called with the job, a dict; jobs and answers are what JSON holds. limit_s: seconds for a job,
-    0 for no limit, and may be changed between jobs. The process starts with the first job, and anew with the next job after it died.
+    0 for no limit; may be changed between jobs. The process starts with the first job, and again with the next one after it
+    died.
     """
 
     def __init__(self, function: str, limit_s: float = 0):

@@ -17,7 +17,7 @@ GOP = 12  # frames from keyframe to keyframe at most: reading a clip decodes at 
 _X264 = {"g": str(GOP), "crf": "20", "preset": "fast", "threads": "1"}
 
 # Errors that the next file would meet as well.
-_OF_THE_DISK = {getattr(errno, name) for name in "ENOSPC EDQUOT EFBIG EROFS EACCES EPERM ENOENT ENOTDIR EEXIST EIO".split()}
+_OF_THE_DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR", "EEXIST", "EIO")
 
 
 def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable:
@@ -44,7 +44,7 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
         os.replace(temporary, target)
     except (av.error.FFmpegError, OSError) as error:
         reason = f"{target} cannot be written: {error.strerror or error}"
-        raise (StopRun if error.errno in _OF_THE_DISK else RuntimeError)(reason) from error
+        raise (StopRun if errno.errorcode.get(error.errno) in _OF_THE_DISK else RuntimeError)(reason) from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

@@ -1,6 +1,5 @@
 """Every published layout, read to manifests, and the manifests read back to frames."""
 
-import csv
 import pathlib
 
 import numpy as np
@@ -11,6 +10,7 @@ from cvmae.data.manifest import UNLABELLED, read_manifest
 from cvmae.data.prepare import Options, prepare
 from tests.data import layouts, videos
 from tests.data.configs import small_config
+from tests.data.prepare.runs import options, table
 
 LAYOUTS = {
     "ssv2": ("ssv2", layouts.ssv2, {}),
@@ -28,16 +28,9 @@ LAYOUTS = {
 }
 
 
-def run(folder, dataset, **options):
+def run(folder, dataset, **changes):
     """Manifests of a layout, by name."""
-    labels = "" if dataset == "folder" else str(folder / "labels")
-    defaults = {"check": "none", "workers": 1, "val_share": 0.0}
-    return prepare(Options(dataset, str(folder / "videos"), str(folder / "out"), labels, **defaults | options))
-
-
-def table(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
+    return prepare(options(folder, dataset, **{"check": "none", "val_share": 0.0} | changes))
 
 
 def content(manifest, split):

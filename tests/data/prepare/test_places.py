@@ -1,0 +1,81 @@
+"""Where videos lie, where their twins go, and what is never written to."""
+
+import contextlib
+import os
+import pathlib
+
+import pytest
+
+from cvmae.data import decode
+from cvmae.data.prepare import Options, PrepareError, prepare
+from tests.data import layouts, videos
+from tests.data.prepare.runs import options, snapshot, table
+
+
+def test_files_of_one_name_are_both_made(tmp_path):
+    layouts.put(tmp_path / "videos" / "wave" / "a.mp4", 3)
+    layouts.put(tmp_path / "videos" / "wave" / "a.webm", 4)
+    layouts.put(tmp_path / "videos" / "wave" / "b.webm", 5)
+    paths = [path for path, *_ in table(prepare(options(tmp_path, "folder", transcode=32))["manifest"])[1:]]
+    assert paths == ["videos32/wave/a.mp4.mp4", "videos32/wave/a.webm.mp4", "videos32/wave/b.mp4"]
+    frames = [decode.read_frames(str(tmp_path / "out" / path), [0])[0] for path in paths]
+    assert videos.numbers_of(frames) == [30, 40, 50]
+
+
+def test_odd_names(tmp_path):
+    for name in ('with, a "comma".mp4', "über.mp4", "line\nbreak.mp4", "~home.mp4"):
+        layouts.put(tmp_path / "videos" / " a class " / name, 1)
+    layouts.put(tmp_path / "videos" / ".hidden" / "a.mp4", 1)
+    with contextlib.suppress(OSError):  # not every file system takes it
+        layouts.put(pathlib.Path(os.fsdecode(os.fsencode(tmp_path / "videos" / "c") + b"/\xff.mp4")), 1)
+        assert True
+    rows = table(prepare(options(tmp_path, "folder"))["manifest"])[1:]
+    assert len(rows) == 4 and {label for _, label, _ in rows} == {"a class"}
+    for path, *_ in rows:
+        assert videos.number_of(decode.read_frames(str(tmp_path / "out" / path), [0])[0]) == 10
+    assert [problem for _, problem, _ in table(tmp_path / "out" / "report.csv")[1:]] in (["not UTF-8"], [])
+
+
+def test_links_are_followed_once(tmp_path):
+    layouts.put(tmp_path / "elsewhere" / "a.mp4", 1)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "wave").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "videos")
+    rows = table(prepare(options(tmp_path, "folder"))["manifest"])
+    assert rows[1:] == [["videos/wave/a.mp4", "wave", "train"]]
+
+
+def test_videos_inside_of_out_need_no_link(tmp_path):
+    layouts.folders(tmp_path, with_splits=True)
+    manifests = prepare(Options("folder", str(tmp_path / "videos"), str(tmp_path), check="none"))
+    assert table(manifests["manifest"])[1][0].startswith("videos/") and not (tmp_path / "videos").is_symlink()
+
+
+def test_a_folder_that_is_in_the_way_of_the_link(tmp_path):
+    layouts.folders(tmp_path, with_splits=True)
+    (tmp_path / "out" / "videos").mkdir(parents=True)
+    (tmp_path / "out" / "videos" / "mine.txt").write_text("kept")
+    manifests = prepare(options(tmp_path, "folder", check="none"))
+    path = table(manifests["manifest"])[1][0]
+    assert path.startswith("../videos/") and (tmp_path / "out" / path).is_file()
+    assert (tmp_path / "out" / "videos" / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize("where", ["videos", "videos/out", "link/out", "videos/../videos/out"])
+def test_out_must_not_lie_in_videos(tmp_path, where):
+    layouts.folders(tmp_path, with_splits=True)
+    (tmp_path / "link").symlink_to(tmp_path / "videos")
+    before = snapshot(tmp_path / "videos")
+    with pytest.raises(PrepareError, match="lies in --videos=.*, which is never written to"):
+        prepare(Options("folder", str(tmp_path / "videos"), str(tmp_path / where)))
+    assert snapshot(tmp_path / "videos") == before
+
+
+def test_videos_must_not_lie_where_things_are_written(tmp_path):
+    layouts.folders(tmp_path, with_splits=True)
+    (tmp_path / "videos").rename(tmp_path / "videos32")
+    before = snapshot(tmp_path / "videos32")
+    with pytest.raises(PrepareError, match="videos32, which is written to; take another --out"):
+        prepare(Options("folder", str(tmp_path / "videos32"), str(tmp_path), transcode=32))
+    assert snapshot(tmp_path / "videos32") == before
+    prepare(Options("folder", str(tmp_path / "videos32"), str(tmp_path), transcode=16, workers=1))

@@ -1,0 +1,147 @@
+"""Whole runs over files that are broken or not there, and second runs."""
+
+import pytest
+
+from cvmae.data.prepare import Options, PrepareError, prepare, work
+from cvmae.data.prepare.state import State
+from tests.data import layouts, videos
+from tests.data.prepare.runs import options, snapshot, table
+
+
+def harm(folder):
+    """Breaks files of the layout hmdb51; {path below videos: problem}."""
+    files = sorted(path for path in (folder / "videos").rglob("*.avi"))
+    missing, empty, cut, text, noise = files[1:6]
+    missing.unlink()
+    empty.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:600])
+    text.write_text("<html>Video unavailable</html>")
+    noise.write_bytes(bytes(range(256)) * 40)
+    kinds = zip((missing, empty, cut, text, noise), ("missing", "empty", "undecodable", "undecodable", "undecodable"))
+    return {path.relative_to(folder / "videos").as_posix(): kind for path, kind in kinds}
+
+
+@pytest.mark.parametrize("how", [dict(check="quick"), dict(check="full"), dict(transcode=16)])
+def test_broken_files_are_named_and_left_out(tmp_path, capsys, how):
+    layouts.hmdb51(tmp_path)
+    broken = harm(tmp_path)
+    before = snapshot(tmp_path / "videos")
+    manifests = prepare(options(tmp_path, **how))
+    report = {path: problem for path, problem, _ in table(tmp_path / "out" / "report.csv")[1:]}
+    assert report == broken
+    details = " ".join(detail for *_, detail in table(tmp_path / "out" / "report.csv")[1:])
+    assert "0 bytes" in details and "is none of" in details and "Invalid data" in details
+    top = "videos16" if how.get("transcode") else "videos"
+    usable = {path.split("/", 1)[1].rpartition(".")[0] for file in manifests.values() for path, *_ in table(file)[1:]}
+    assert len(usable) == 4 and not usable & {path.rpartition(".")[0] for path in broken}
+    assert all(path.startswith(f"{top}/") for path, *_ in table(manifests["split1"])[1:])
+    assert snapshot(tmp_path / "videos") == before
+    out = capsys.readouterr().out
+    assert "4 of 9 videos are usable; 1 empty, 1 missing, 3 undecodable; " in out and "report.csv" in out
+
+
+def test_counts_stand_beside_the_published_ones(tmp_path, capsys):
+    layouts.ssv2(tmp_path)
+    (tmp_path / "videos" / "9.webm").unlink()
+    prepare(options(tmp_path, "ssv2", check="none"))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["manifest.csv", "train", "2", "3", "168,913"] in lines
+    assert ["manifest.csv", "test", "1", "1", "27,157"] in lines
+    assert ["classes", "2", "3", "174"] in lines
+
+
+def test_a_quick_check_sees_the_end_and_a_full_one_the_middle(tmp_path):
+    path = tmp_path / "videos" / "wave" / "v.mp4"
+    path.parent.mkdir(parents=True)
+    videos.write_video(path, 100, size=(64, 96), options={"g": "10", "bf": "0"}, container={"movflags": "+faststart"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2000])
+    assert work.process(work.job(str(path), "quick"))["problem"] == "undecodable"
+    # Damage in frames that are neither the first nor the middle nor the last.
+    start = whole.index(b"mdat")
+    quarter = start + (len(whole) - start) // 4
+    path.write_bytes(whole[:quarter] + bytes(4000) + whole[quarter + 4000 :])
+    assert work.process(work.job(str(path), "quick"))["problem"] == ""
+    assert work.process(work.job(str(path), "full"))["problem"] == "undecodable"
+    path.write_bytes(whole)
+    answer = work.process(work.job(str(path), "full"))
+    assert (answer["problem"], answer["frames"]) == ("", 100) and answer["seconds"] == pytest.approx(100 / 12)
+
+
+def test_a_decoder_that_dies_costs_one_file(tmp_path, monkeypatch):
+    layouts.folders(tmp_path, with_splits=True)
+    layouts.put(tmp_path / "videos" / "train" / "jump" / "crash.mp4", 5)
+    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.doomed:process")
+    manifests = prepare(options(tmp_path, "folder"))
+    assert len(table(manifests["manifest"])) == 1 + 4
+    died = ["train/jump/crash.mp4", "failed", "its process was ended by SIGSEGV"]
+    assert table(tmp_path / "out" / "report.csv")[1:] == [died]
+    # It may have been the machine's fault: that file alone is tried again.
+    monkeypatch.setattr(work, "FUNCTION", f"{work.__name__}:process")
+    manifests = prepare(options(tmp_path, "folder"))
+    assert len(table(manifests["manifest"])) == 1 + 5 and len(table(tmp_path / "out" / "report.csv")) == 1
+
+
+def test_what_is_known_is_not_asked_again(tmp_path, monkeypatch):
+    layouts.hmdb51(tmp_path)
+    broken = harm(tmp_path)
+    first = prepare(options(tmp_path, transcode=16))
+    read = {name: table(path) for name, path in first.items()}
+    made = snapshot(tmp_path / "out" / "videos16")
+    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.doomed:nothing_there")  # no process could answer
+    assert {name: table(path) for name, path in prepare(options(tmp_path, transcode=16)).items()} == read
+    monkeypatch.undo()
+    mended = sorted(path for path, problem in broken.items() if problem == "undecodable")[0]
+    layouts.put(tmp_path / "videos" / mended, 1)
+    next(iter((tmp_path / "out" / "videos16").rglob("*.mp4"))).unlink()
+    prepare(options(tmp_path, transcode=16))
+    after = snapshot(tmp_path / "out" / "videos16")
+    assert len(after) == 5 and sum(after.get(path) == facts for path, facts in made.items()) == 3
+    assert mended not in {path for path, *_ in table(tmp_path / "out" / "report.csv")}
+
+
+def test_no_video_is_usable(tmp_path):
+    (tmp_path / "videos" / "wave").mkdir(parents=True)
+    (tmp_path / "videos" / "wave" / "a.mp4").write_bytes(b"")
+    with pytest.raises(PrepareError, match="no video is usable; .*report.csv says why"):
+        prepare(options(tmp_path, "folder"))
+
+
+def test_one_run_at_a_time(tmp_path):
+    layouts.folders(tmp_path, with_splits=True)
+    with State(str(tmp_path / "out")):
+        with pytest.raises(PrepareError, match="another run is writing there"):
+            prepare(options(tmp_path, "folder"))
+    prepare(options(tmp_path, "folder"))
+
+
+def test_the_wrong_folder_of_videos(tmp_path):
+    layouts.hmdb51(tmp_path / "a")
+    layouts.folders(tmp_path / "b", with_splits=True)
+    wrong = Options("hmdb51", str(tmp_path / "b" / "videos"), str(tmp_path / "out"), str(tmp_path / "a" / "labels"))
+    with pytest.raises(PrepareError, match="none of the 9 videos .* lists is in --videos, such as brush_hair/.*such as test/"):
+        prepare(wrong)
+    with pytest.raises(PrepareError, match="none: not a folder; --videos is"):
+        prepare(Options("folder", str(tmp_path / "none"), str(tmp_path / "out")))
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(PrepareError, match="no video file in it; expected VIDEOS/CLASS"):
+        prepare(Options("folder", str(tmp_path / "nothing"), str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(dataset="kinetics"), "--dataset=kinetics is none of k400, "),
+        (dict(videos=""), "--videos= must be the folder with the videos"),
+        (dict(labels=""), "--labels= must be the folder or file with the label files"),
+        (dict(transcode=255), "--transcode=255 must be even"),
+        (dict(transcode=2), "--transcode=2 must be even, 16 or more, or 0"),
+        (dict(check="some"), "--check=some is none of full, quick, none"),
+        (dict(val_share=1.0), "--val_share=1.0 must be a share"),
+        (dict(workers=-1), "--workers=-1 must be a number of processes"),
+    ],
+)
+def test_options_that_cannot_be(changes, message):
+    right = dict(dataset="ssv2", videos="videos", out="out", labels="labels")
+    with pytest.raises(PrepareError, match=message):
+        Options(**right | changes)
