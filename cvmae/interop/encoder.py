@@ -94,7 +94,7 @@ def check_settings(source: Workdir | HfFolder, final_norm: bool, encoder: Encode
         there |= {f"augment.{key}": value for key, value in source.pixels.items() if value != here[key]}
     if there:
         flags = " ".join(shlex.quote(f"--config.{field}={_text(field, value)}") for field, value in there.items())
-        raise ValueError(f"the encoder in {source.name} has {flags}: start with these flags, or from another encoder")
+        raise ValueError(f"the encoder in {source.name} was trained otherwise: give another one, or these flags: {flags}")
 
 
 def _text(field: str, value) -> str:
@@ -103,7 +103,7 @@ def _text(field: str, value) -> str:
         return str(value)
     size, patch = value
     names = [name for name, known in SIZES.items() if known == size]
-    return f"{names[0] if names else size}/{patch}"
+    return f"{names[0] if names else f'<{size}, which no variant has>'}/{patch}"
 
 
 def fit_positions(params: dict, theirs: Encoder, ours: Encoder, name: str) -> tuple[dict, list[str]]:

@@ -13,8 +13,14 @@ from etils import epath
 from cvmae.models.build import video_grid
 from cvmae.models.vit import Encoder, Trunk, decode_variant
 
-# Where the parameters of a state hold the video encoder: after pre-training, after fine-tuning.
-ENCODERS = (("video", "encoder"), ("encoder",))
+# Where a state holds the video encoder: that of a probe, after pre-training, after fine-tuning; the moving average first.
+ENCODERS = (
+    ("frozen",),
+    ("ema", "video", "encoder"),
+    ("ema", "encoder"),
+    ("params", "video", "encoder"),
+    ("params", "encoder"),
+)
 
 
 class WorkdirError(ValueError):
@@ -144,20 +150,18 @@ def encoder_params(workdir: Workdir) -> dict:
 
 
 def _at(tree, keys):
+    """What lies at a path of nested dicts, None where nothing does."""
     for key in keys:
-        tree = tree[key]
+        tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def _find(workdir: Workdir, tree) -> tuple[str, ...]:
     """The path of the video encoder in a checkpoint of this structure."""
-    root = "ema" if tree.get("ema") else "params"
     for keys in ENCODERS:
-        inner = tree[root]
-        for key in keys:
-            inner = inner.get(key, {}) if isinstance(inner, dict) else {}
-        if inner:
-            return root, *keys
-    origin = workdir.config.get("init_from")
-    advice = f"its encoder came from {origin}: give that" if origin else "give the workdir of a run that trained one"
-    raise WorkdirError(f"checkpoint {workdir.checkpoint} holds no video encoder, only {', '.join(tree[root])}; {advice}")
+        if _at(tree, keys):
+            return keys
+    there = ", ".join(tree.get("params") or tree)
+    raise WorkdirError(
+        f"checkpoint {workdir.checkpoint} holds no video encoder, only {there}: give the workdir of a run that has one"
+    )
