@@ -75,7 +75,15 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty, lambda path: path.unlink()])
+def rename(path):
+    path.rename(path.with_name(f"{path.stem[:-4]}0000.npz"))
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, rename, remove])
 def test_damaged_shards_alone_are_made_again(tmp_path, damage):
     cached_rows(tmp_path, {}, ROWS, Reader(4), 4)
     shards = sorted(tmp_path.glob("*.npz"))
@@ -134,6 +142,7 @@ def test_cached_features_resume_bit_equal(tmp_path, world, monkeypatch):
     c, params, source, encode = world
     monkeypatch.setattr("cvmae.evaluation.store.SHARD_ROWS", 5)  # shards of one batch of 6
     whole = cached_features(tmp_path / "whole", c, params, source, PLAN, SPEC, put=jax.device_put, encode=encode)
+    assert json.loads((tmp_path / "whole" / "identity.json").read_text())["layout"] == {"shard_rows": 6}
     assert list(zip(whole.index, whole.clip)) == [divmod(row, 2) for row in range(20)]
     with pytest.raises(KeyboardInterrupt):
         cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=encode, failed=stop_after(2))
