@@ -12,7 +12,7 @@ from configs import common, downstream
 from cvmae.config import ConfigError, nearest
 
 SHAPES = {"easy": (8, 32), "full": (16, 64)}  # frames and side of the clips, pixels
-RECIPES = {"B": {"base_lr": 2e-3, "batch_size": 64, "epochs": 20, "layer_decay": 0.75, "drop_path": 0.1}}  # [choice]
+RECIPES = {"B": {"base_lr": 4e-3, "batch_size": 64, "epochs": 20, "layer_decay": 0.75, "drop_path": 0.1}}  # [choice]
 
 
 def get_config(arg=None):

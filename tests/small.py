@@ -28,3 +28,16 @@ def samples(c, batch=4, seed=0):
     video = draw.integers(0, 256, shape, dtype=np.uint8)
     frames = draw.integers(0, c.data.num_frames, (batch, c.image_branch.frames), dtype=np.int32)
     return {"video": video, "frame_index": np.sort(frames, axis=1)} | sample_keys(jax.random.key(seed), 0, batch)
+
+
+def downstream(task, name="ssv2", **overrides):
+    """`configs/NAME.py:task=TASK,runlocal`; `a__b=v` sets a field."""
+    fields = {k.replace("__", "."): v for k, v in overrides.items()}
+    return config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
+
+
+def labelled_batch(c, clips=None, seed=0):
+    """A batch of random clips with labels, as the loader gives it."""
+    draw, count = np.random.default_rng(seed), clips or c.batch_size
+    video = draw.integers(0, 256, (count, c.data.num_frames, *c.data.frame_size, 3), dtype=np.uint8)
+    return {"video": video, "label": np.arange(count, dtype=np.int32) % c.data.synthetic.classes}

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,14 +16,6 @@ NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("
 
 def path(name: str, argument: str = "") -> str:
     return f"{CONFIGS / name}.py:{argument}"
-
-
-@pytest.fixture
-def quick_compilation():
-    """See `command.QUICK`."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_the_promised_configs_are_there():
