@@ -8,7 +8,8 @@ A CSV file has a header line; each line of a JSON-lines file (.jsonl, .ndjson) i
     start, end   (optional) seconds, the part of the video to use; empty is open
 
 and any others, which are ignored. If every label is a whole number they are used as they are; otherwise they are
-names, numbered in sorted order over all of the manifest's splits.
+names, numbered in sorted order over all of the manifest's splits. A `classes.csv` beside the manifest, with the columns
+number,name, settles both: names have its numbers, whether all of them occur or not, and numbers have its names.
 """
 
 import csv
@@ -17,6 +18,7 @@ import json
 import os
 
 COLUMNS = "path,label,split[,start,end]"
+CLASSES = "classes.csv"
 UNLABELLED = -1
 
 
@@ -36,7 +38,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The entries of one split, the class names of all splits (() if labels are numbers), and where relative paths start."""
+    """The entries of one split, the class names of all splits (() if labels are numbers without names), and where relative paths start."""
 
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
@@ -48,14 +50,45 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
     path = os.path.expanduser(path)
     rows = list(_read_rows(path))
     labels = {label for _, row in rows if (label := _text(row["label"]))}
-    names = () if all(_is_number(label) for label in labels) else tuple(sorted(labels))
-    number = {name: i for i, name in enumerate(names)} or {label: int(label) for label in labels}
-    folder = os.path.expanduser(root) or os.path.dirname(os.path.abspath(path))
+    beside = os.path.dirname(os.path.abspath(path))
+    names, number = _numbering(labels, os.path.join(beside, CLASSES))
+    folder = os.path.expanduser(root) or beside
     entries = tuple(_entry(where, row, number, folder) for where, row in rows if _text(row["split"]) == split)
     if not entries:
         known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise ManifestError(f"{path}: no video has split {split!r}; the splits there are: {known}")
     return Manifest(entries, names, folder)
+
+
+def _numbering(labels, classes):
+    """(names of the classes, {label: number}). classes: the path that classes.csv would have."""
+    names = _class_names(classes)
+    if labels and not labels <= set(names) and all(_is_number(label) for label in labels):
+        number = {label: int(label) for label in labels}
+        unknown = {label for label in labels if names and number[label] >= len(names)}
+    else:
+        names = names or tuple(sorted(labels))
+        number = {name: i for i, name in enumerate(names)}
+        unknown = labels - set(names)
+    if unknown:
+        raise ManifestError(f"{classes}: no class {min(unknown)!r}, which the manifest has; add it, or take the file away")
+    return names, number
+
+
+def _class_names(path):
+    """The names in a classes.csv; () where there is none, or one with other columns, which is not about this."""
+    if not os.path.exists(path):
+        return ()
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if header != ["number", "name"]:
+        return ()
+    names = []
+    for number, row in enumerate(rows):
+        if len(row) != 2 or row[0] != str(number) or row[1] in names:
+            raise ManifestError(f"{path}:{number + 2}: {','.join(row)!r} is not class {number} and a name; expected number,name")
+        names.append(row[1])
+    return tuple(names)
 
 
 def _read_rows(path):

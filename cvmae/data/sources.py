@@ -117,7 +117,8 @@ class TfdsSource:
 
     name: of the set, as `tfds.builder` takes it, or the folder of one prepared version. data_dir: where sets lie ("":
     the default of tfds). video_feature: frames, Tensor uint8 [n, H, W, 3], or an encoded file, Text holding its bytes
-    (features.Video cannot be read without TensorFlow). label_feature: whole number, "" for none.
+    (features.Video cannot be read without TensorFlow). label_feature: whole number, "" for none. A set that has the float
+    features `start` and `end` is read as a manifest with these columns is; not a number means open.
     """
 
     def __init__(self, name: str, data_dir: str, video_feature: str, label_feature: str, split: str):
@@ -171,7 +172,7 @@ class TfdsSource:
             kind = f"{video.dtype}{list(video.shape)}" if isinstance(video, np.ndarray) else type(video).__name__
             raise ValueError(f"data.tfds.video_feature={self._video!r} holds {kind}, not bytes or frames uint8 [n, H, W, 3]")
         label = int(record[self._label]) if self._label else UNLABELLED
-        return Record(f"{self._name}/{self._split}/{index}", label, None, None, video)
+        return Record(f"{self._name}/{self._split}/{index}", label, _seconds(record, "start"), _seconds(record, "end"), video)
 
     def key(self, index):
         return f"{self._builder.info.full_name}/{self._split}/{index}"
@@ -179,6 +180,12 @@ class TfdsSource:
     @property
     def identity(self) -> str:
         return f"{self._builder.info.full_name} {self._split} {len(self)} {self._video} {self._label}"
+
+
+def _seconds(record, feature) -> float | None:
+    value = record.get(feature)
+    is_time = np.ndim(value) == 0 and isinstance(value, (float, np.floating))
+    return float(value) if is_time and not np.isnan(value) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,35 @@ def test_names_are_numbered_in_sorted_order_over_all_splits(tmp_path):
     assert [entry.label for entry in manifest.entries] == [2, 0, UNLABELLED]
 
 
+def test_classes_beside_the_manifest_number_its_labels(tmp_path):
+    write(tmp_path, "number,name\n0,run\n1,fly\n2,10\n", "classes.csv")
+    path = write(tmp_path, "path,label,split\n1,10,train\n2,run,val\n3,,train\n")
+    manifest = read_manifest(path, "train")
+    assert manifest.class_names == ("run", "fly", "10")
+    assert [entry.label for entry in manifest.entries] == [2, UNLABELLED]
+    numbered = read_manifest(write(tmp_path, "path,label,split\n1,1,train\n2,0,val\n"), "train")
+    assert numbered.class_names == ("run", "fly", "10") and numbered.entries[0].label == 1
+    write(tmp_path, "id,name\n7,run\n", "classes.csv")  # of something else
+    assert read_manifest(write(tmp_path, "path,label,split\n1,run,train\n"), "train").class_names == ("run",)
+
+
+@pytest.mark.parametrize(
+    "classes, labels, message",
+    [
+        ("0,run\n", ("run", "fly"), "classes.csv: no class 'fly', which the manifest has; add it, or take the file away"),
+        ("0,run\n1,fly\n", ("0", "2"), "classes.csv: no class '2', which the manifest has"),
+        ("0,run\n2,fly\n", ("run", "fly"), "classes.csv:3: '2,fly' is not class 1 and a name; expected number,name"),
+        ("0,run\n1,run\n", ("run", "fly"), "classes.csv:3: '1,run' is not class 1"),
+        ("0\n", ("run", "fly"), "classes.csv:2: '0' is not class 0"),
+    ],
+)
+def test_classes_that_cannot_be(tmp_path, classes, labels, message):
+    write(tmp_path, "number,name\n" + classes, "classes.csv")
+    path = write(tmp_path, "path,label,split\n" + "".join(f"{label}.mp4,{label},train\n" for label in labels))
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(path, "train")
+
+
 def test_root_replaces_the_manifests_folder(tmp_path):
     path = write(tmp_path, "path,label,split\na.mp4,0,train\n")
     assert read_manifest(path, "train", root="/videos").entries[0].path == "/videos/a.mp4"

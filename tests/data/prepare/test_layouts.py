@@ -77,6 +77,22 @@ def test_the_loader_reads_a_manifest_where_it_lies(tmp_path, monkeypatch):
             assert videos.number_of(video[0]) // 30 == label  # three videos of each class, ten numbers each
 
 
+@pytest.mark.parametrize("dataset", ["ssv2", "ucf101", "hmdb51"])
+def test_every_manifest_has_the_official_numbers_also_without_a_class(tmp_path, dataset):
+    expected = getattr(layouts, dataset)(tmp_path)
+    classes = {"ssv2": sorted(layouts.SSV2_TEMPLATES, key=layouts.SSV2_TEMPLATES.get), "ucf101": list(layouts.UCF_CLASSES)}
+    classes = classes.get(dataset, list(layouts.HMDB_CLASSES))
+    for path in (tmp_path / "videos").rglob("*9.webm" if dataset == "ssv2" else f"*{classes[0]}*.avi"):
+        path.unlink()  # no video of class 0 is left
+    manifests = run(tmp_path, dataset)
+    assert table(tmp_path / "out" / "classes.csv") == [["number", "name"], *([str(i), name] for i, name in enumerate(classes))]
+    for manifest, rows in expected.items():
+        read = read_manifest(manifests[manifest], "train")
+        assert read.class_names == tuple(classes)
+        labels = [classes.index(label) for _, label, split in rows if split == "train" and label != classes[0]]
+        assert [entry.label for entry in read.entries] == labels and labels
+
+
 def test_folder_draws_splits_that_stay(tmp_path):
     for number in range(100):
         layouts.put(tmp_path / "videos" / "wave" / f"{number}.mp4", 0)

@@ -85,8 +85,11 @@ def test_records_for_grain_and_for_tfds(tmp_path):
 
 
 def test_parts_travel_too(tmp_path):
-    source = tfds.builder_from_directory(str(make(tmp_path, rows(tmp_path, start=1.5)))).as_data_source("train")
-    assert source[0]["start"] == 1.5 and math.isnan(source[0]["end"])
+    packed = str(make(tmp_path, rows(tmp_path, start=1.5)))
+    record = tfds.builder_from_directory(packed).as_data_source("train")[0]
+    assert record["start"] == 1.5 and math.isnan(record["end"])
+    record = sources.TfdsSource(packed, "", "video", "label", "train")[0]
+    assert (record.start, record.end) == (1.5, None)
 
 
 def test_without_classes(tmp_path):
