@@ -6,6 +6,7 @@ from cvmae.version import __version__
 
 _PUBLIC = {
     "Autoencoder": "cvmae.models.autoencoder",
+    "Classifier": "cvmae.models.classifier",
     "CrossVideo": "cvmae.models.crossvideo",
     "Decoder": "cvmae.models.autoencoder",
     "DecoderSpec": "cvmae.models.autoencoder",
@@ -17,7 +18,7 @@ _PUBLIC = {
     "Trunk": "cvmae.models.vit",
     "build_model": "cvmae.models.build",
     "nt_xent": "cvmae.losses",
-    "train": "cvmae.training.loop",
+    "run": "cvmae.run",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

@@ -60,16 +60,16 @@ def fail(error: Exception, code: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Hands the config over to the loop."""
+    """Hands the config over to its task."""
     if len(argv) > 1:
         fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
     logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
     from cvmae.data.bad_files import BadDataError
-    from cvmae.training.loop import train
+    from cvmae.run import run
     from cvmae.training.metrics import NonFiniteError
 
     try:
-        train(FLAGS.config, FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
+        run(FLAGS.config, FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
     except ConfigError as error:
         fail(error, 2)
     except (BadDataError, NonFiniteError) as error:

@@ -1,18 +1,17 @@
-"""Retrieval by cosine similarity of features."""
+"""Retrieval of clips by cosine similarity of their features: of the same clip or video, and of the same class."""
 
 import numpy as np
 
+from cvmae.evaluation import similarity
 
-def cosine(queries, gallery) -> np.ndarray:
-    """Cosine similarity float32 [q, g] of rows [q, D] and [g, D]."""
-    queries, gallery = (a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (queries, gallery))
-    return queries @ gallery.T
+RECALLS = (1, 5, 10)
 
 
 def partner_ranks(queries, gallery) -> np.ndarray:
     """The rank of row i of `gallery` among all rows for query i, int64 [n]; 1 is nearest, and ties count against it."""
-    similarity = cosine(queries, gallery)
-    return (similarity >= np.diag(similarity)[:, None]).sum(1)
+    if len(queries) != len(gallery):
+        raise ValueError(f"row i belongs to row i: {len(queries)} queries need as many gallery rows, not {len(gallery)}")
+    return similarity.partner_ranks(queries, gallery)
 
 
 def recall(ranks, k: int) -> float:
@@ -21,7 +20,81 @@ def recall(ranks, k: int) -> float:
 
 
 def nearest_label_agreement(features, labels) -> float:
-    """The share (0..1) of clips whose nearest other clip has the same label (1-nearest-neighbour, leave one out)."""
-    similarity = cosine(features, features)
-    np.fill_diagonal(similarity, -np.inf)
-    return float((labels[similarity.argmax(1)] == labels).mean())
+    """The share (0..1) of labelled clips whose nearest other labelled clip has the same label (1-NN, leave one out)."""
+    labels = np.asarray(labels)
+    features, labels = np.asarray(features)[labels >= 0], labels[labels >= 0]
+    index, _ = similarity.nearest(features, features, 1, exclude_self=True)
+    return float((labels[index[:, 0]] == labels).mean())
+
+
+def same_video(queries, gallery) -> dict[str, float]:
+    """How well query i finds row i of the gallery (another clip or view of the same video).
+
+    Args:
+      queries: [n, D].
+      gallery: [n, D].
+
+    Returns:
+      `r1`, `r5`, `r10` (shares, 0..1), `median_rank` (1 is best), `map` (mean average precision, here the mean of 1 / rank)
+      and `queries` (how many). Ties count against the partner.
+    """
+    ranks = partner_ranks(queries, gallery)
+    return _report(ranks, 1 / ranks)
+
+
+def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = False) -> dict[str, float]:
+    """How well queries find clips of their class.
+
+    Args:
+      queries: [q, D].
+      labels: int [q]; clips with -1 ask nothing.
+      gallery: [g, D].
+      gallery_labels: int [g]; clips with -1 cannot be found.
+      exclude_self: the gallery is the queries again, and no clip finds itself.
+
+    Returns:
+      As `same_video`, of the first hit: a query's rank is 1 + the number of clips of other classes at least as similar as
+      the nearest of its own class. `map` ranks the whole gallery, with clips of equal similarity taken together, as
+      scikit-learn's `average_precision_score` does. Queries whose class the gallery has not are left out of all and counted
+      in `left_out`; `queries` counts the others.
+
+    Raises:
+      ValueError: features and labels that do not fit, or no query whose class is in the gallery.
+    """
+    queries, labels = _labelled(queries, labels, "queries")
+    gallery, gallery_labels = _labelled(gallery, gallery_labels, "gallery")
+    if exclude_self and not np.array_equal(labels, gallery_labels):
+        raise ValueError("exclude_self needs the same clips as queries and as gallery: their labels differ")
+    members = {label: np.flatnonzero(gallery_labels == label) for label in np.unique(gallery_labels)}
+    has = np.array([len(members.get(label, ())) > exclude_self for label in labels], bool)
+    if not has.any():
+        raise ValueError(f"of {len(labels)} labelled queries none has a clip of its class in a gallery of {len(gallery_labels)}")
+    numbers, found = np.flatnonzero(has), []
+    for number, row in zip(numbers, similarity.similarity_rows(queries[has], gallery)):
+        hits = members[labels[number]]
+        if exclude_self:
+            found.append(_rank_and_precision(row[hits[hits != number]], np.delete(row, number)))
+        else:
+            found.append(_rank_and_precision(row[hits], row))
+    ranks, precisions = np.array(found).T
+    return _report(ranks, precisions) | {"left_out": float(len(labels) - len(numbers))}
+
+
+def _rank_and_precision(hits, every):
+    """The first hit's rank and the average precision of one query, from its similarity to the hits [h] and to all clips [g]."""
+    hits, every = np.sort(hits), np.sort(every)
+    hits_above = len(hits) - np.searchsorted(hits, hits)  # how many are at least as similar as each hit
+    above = len(every) - np.searchsorted(every, hits)
+    return 1 + above[-1] - hits_above[-1], (hits_above / above).mean()
+
+
+def _report(ranks, precisions):
+    found = {f"r{k}": recall(ranks, k) for k in RECALLS}
+    return found | {"median_rank": float(np.median(ranks)), "map": float(precisions.mean()), "queries": float(len(ranks))}
+
+
+def _labelled(features, labels, name):
+    features, labels = np.asarray(features), np.asarray(labels)
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(f"{name}: expected features [n, D] and labels [n], not {features.shape} and {labels.shape}")
+    return features[labels >= 0], labels[labels >= 0]

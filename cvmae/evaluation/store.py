@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -17,6 +16,7 @@ from cvmae.data.pipeline import clip_spec
 from cvmae.data.views import ViewPlan
 from cvmae.evaluation.features import COLUMNS, Features, FeatureSpec, feature_rows, make_encode
 from cvmae.evaluation.views import whole_batch
+from cvmae.files import replacing, write_json
 
 IDENTITY = "identity.json"
 SHARD_ROWS = 2048  # of 768 values: 6 MiB; what an interruption costs
@@ -44,17 +44,6 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     }
 
 
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path` that takes its place when the block ends, and not when it fails."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def claim_folder(folder, identity: dict, layout: dict | None = None) -> dict:
     """Makes `folder`, or checks that what is in it has this identity. Returns the layout that it was begun with.
 
@@ -65,8 +54,7 @@ def claim_folder(folder, identity: dict, layout: dict | None = None) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / IDENTITY, json.loads(json.dumps(identity))
     if not path.exists():
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"identity": wanted, "layout": layout or {}}, indent=2) + "\n", encoding="utf-8")
+        write_json(path, {"identity": wanted, "layout": layout or {}})
     found = json.loads(path.read_text(encoding="utf-8"))
     if found["identity"] != wanted:
         there, here = (_flat(value) for value in (found["identity"], wanted))

@@ -1,11 +1,8 @@
 """What tasks that learn from labels share: classes, augmented views, evaluation, and the multi-view test at the end."""
 
 import functools
-import json
-import os
 import pathlib
 
-import jax
 import numpy as np
 
 from cvmae import augment, rng
@@ -15,6 +12,7 @@ from cvmae.data.mirror import mirror_table
 from cvmae.data.views import ViewPlan
 from cvmae.evaluation.classification import confusion_matrix, per_class_rows, summarise, write_per_class_csv
 from cvmae.evaluation.views import Predictions, predict_views
+from cvmae.files import replacing, write_json
 from cvmae.training import sharding
 from cvmae.training.metrics import read_metrics
 from cvmae.training.task import Task
@@ -117,7 +115,8 @@ class LabelledTask(Task):
 
     def _write_predictions(self, folder: pathlib.Path, predictions: Predictions) -> None:
         arrays = {name: getattr(predictions, name) for name in ("probabilities", "labels", "readable")}
-        save_arrays(folder / "predictions.npz", arrays | {"class_names": np.array(self.class_names)})
+        with replacing(folder / "predictions.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays, class_names=np.array(self.class_names))
         known = predictions.labels >= 0
         if known.any():
             values, labels = predictions.probabilities[known], predictions.labels[known]
@@ -150,18 +149,3 @@ def text_of(report: dict, split: str) -> str:
     shares = ", ".join(f"{name.removeprefix('accuracy/')} {100 * value:.2f} %" for name, value in report["test"].items())
     named = ", ".join(f"{name} {report['best'][name]:g}" for name in ("rate", "weight_decay")) if "best" in report else ""
     return f"{report['clips']} videos of {split}, {report['views']} views each: {shares}" + (f" ({named})" if named else "")
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """Writes a file that is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an npz that is there whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        np.savez_compressed(file, **jax.device_get(arrays))
-    os.replace(temporary, path)

@@ -1,14 +1,13 @@
 """The pre-training task: how its state is made and what a step does."""
 
 import functools
-import json
 import pathlib
 
-import jax
 import jax.numpy as jnp
 
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.learned import assess, table
+from cvmae.files import write_json
 from cvmae.inputs import sample_keys
 from cvmae.interop.weights import find_file, load_autoencoder, read_keys
 from cvmae.models.autoencoder import Autoencoder
@@ -110,7 +109,6 @@ class Pretrain(Task):
         trained, untrained = (
             assess(self.held_out, params, source, c.labelled, c.clips) for params in (state.evaluated, self.init().evaluated)
         )
-        text = json.dumps({"trained": trained, "untrained": untrained}, indent=2)
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / "report.json", {"trained": trained, "untrained": untrained})
         print(table(trained, untrained))
         return {f"report/{name}": value for name, value in trained.items()}

@@ -1,0 +1,145 @@
+"""Accuracies of class probabilities: overall, per class, and which classes are taken for which.
+
+A clip with the label -1 is unlabelled and left out everywhere. Classes are ordered by falling probability, and where
+probabilities are equal by rising class number, so that top-1 is the argmax and agrees with the confusion matrix.
+(scikit-learn's `top_k_accuracy_score` orders equal scores by falling class number; without ties the two are equal.)
+"""
+
+import csv
+from typing import NamedTuple
+
+import numpy as np
+from sklearn import metrics
+
+from cvmae.files import replacing
+
+TOP = 5  # cut to the number of classes where there are fewer
+
+
+class ClassRow(NamedTuple):
+    """What is known of one class; accuracies are None and `most_confused_with` is empty where there is nothing to say.
+
+    most_confused_with: the name of the wrong class that its clips are most often taken for.
+    """
+
+    number: int
+    name: str
+    clips: int
+    top1: float | None
+    top5: float | None
+    most_confused_with: str
+
+
+def top_k_accuracy(probabilities, labels, k: int) -> float:
+    """The share (0..1) of labelled clips whose class is among the `k` likeliest; k is cut to the number of classes.
+
+    Args:
+      probabilities: float [n, C]; anything that rises with the probability (logits too) gives the same.
+      labels: int [n], -1 unlabelled.
+      k: 1 or more.
+
+    Raises:
+      ValueError: shapes that do not fit, a label not below C, values that are not finite, or no labelled clip.
+    """
+    if k < 1:
+        raise ValueError(f"top-k accuracy needs a k of 1 or more, not {k}")
+    return float((_places(*_labelled(probabilities, labels)) < k).mean())
+
+
+def mean_class_accuracy(probabilities, labels) -> float:
+    """The mean over the classes that occur in `labels` of the share (0..1) of their clips that are recognised (recall).
+
+    The same as scikit-learn's `balanced_accuracy_score`. Arguments and errors as in `top_k_accuracy`.
+    """
+    matrix = confusion_matrix(probabilities, labels)
+    clips = matrix.sum(1)
+    return float((np.diag(matrix)[clips > 0] / clips[clips > 0]).mean())
+
+
+def confusion_matrix(probabilities, labels) -> np.ndarray:
+    """How often a clip of class i (row) is taken for class j (column), int64 [C, C]. Arguments as in `top_k_accuracy`."""
+    probabilities, labels = _labelled(probabilities, labels)
+    classes = np.arange(probabilities.shape[1])
+    return metrics.confusion_matrix(labels, probabilities.argmax(1), labels=classes).astype(np.int64)
+
+
+def per_class_rows(probabilities, labels, class_names) -> list[ClassRow]:
+    """A row for every class, also for those without a clip.
+
+    Args:
+      probabilities: float [n, C].
+      labels: int [n], -1 unlabelled.
+      class_names: C names.
+
+    Raises:
+      ValueError: as `top_k_accuracy`, or another number of names.
+    """
+    matrix = confusion_matrix(probabilities, labels)
+    _check_names(class_names, len(matrix))
+    probabilities, labels = _labelled(probabilities, labels)
+    places, rows = _places(probabilities, labels), []
+    for number, (name, counts) in enumerate(zip(class_names, matrix)):
+        clips, wrong = int(counts.sum()), counts.copy()
+        wrong[number] = 0
+        other = str(class_names[wrong.argmax()]) if wrong.any() else ""
+        own = places[labels == number]
+        shares = [float((own < k).mean()) if clips else None for k in (1, TOP)]
+        rows.append(ClassRow(number, str(name), clips, *shares, other))
+    return rows
+
+
+def write_per_class_csv(path, rows: list[ClassRow]) -> None:
+    """Writes the rows of `per_class_rows` with a header, UTF-8, shares with 4 digits; whole or not at all."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("class", *ClassRow._fields[1:]))
+        writer.writerows([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+
+
+def summarise(probabilities, labels, class_names) -> dict[str, float]:
+    """`top1`, `top5`, `mean_class_accuracy` (shares, 0..1) and `clips` (the labelled ones). Arguments as in `per_class_rows`."""
+    probabilities, labels = _labelled(probabilities, labels)
+    _check_names(class_names, probabilities.shape[1])
+    return {
+        "top1": top_k_accuracy(probabilities, labels, 1),
+        "top5": top_k_accuracy(probabilities, labels, TOP),
+        "mean_class_accuracy": mean_class_accuracy(probabilities, labels),
+        "clips": float(len(labels)),
+    }
+
+
+def _places(probabilities, labels):
+    """How many classes come before the label's, int [n]: 0 for the likeliest."""
+    own = np.take_along_axis(probabilities, labels[:, None], axis=1)
+    lower = np.arange(probabilities.shape[1]) < labels[:, None]
+    return ((probabilities > own) | ((probabilities == own) & lower)).sum(1)
+
+
+def _labelled(probabilities, labels):
+    """The rows that have a label, after a check."""
+    probabilities, labels = np.asarray(probabilities), np.asarray(labels)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise ValueError(f"expected probabilities [n, C] and labels [n], not {probabilities.shape} and {labels.shape}")
+    check_labels(labels, probabilities.shape[1])
+    keep = labels >= 0
+    if not keep.any():
+        raise ValueError(f"none of the {len(labels)} clips has a label (0 or more): accuracy needs labelled clips")
+    probabilities, numbers = probabilities[keep], np.flatnonzero(keep)
+    finite = np.isfinite(probabilities).all(1)
+    if not finite.all():
+        raise ValueError(f"the probabilities of row {numbers[finite.argmin()]} are not finite: {(~finite).sum()} such rows")
+    return probabilities, labels[keep]
+
+
+def check_labels(labels, classes: int) -> None:
+    """Raises ValueError where labels are not integers or one is not below the number of classes; names its row."""
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be integers (-1 unlabelled), not {labels.dtype}")
+    if (labels >= classes).any():
+        row = int((labels >= classes).argmax())
+        raise ValueError(f"row {row} has the label {labels[row]}, but there are {classes} classes (0 to {classes - 1})")
+
+
+def _check_names(class_names, classes: int):
+    if len(class_names) != classes:
+        raise ValueError(f"there are {classes} classes but {len(class_names)} class names: give one name a class")

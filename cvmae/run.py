@@ -1,0 +1,62 @@
+"""Any task by its config: what trains goes to the loop, what only looks at a frozen encoder is run here."""
+
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from cvmae.config import ConfigError
+from cvmae.data.sources import make_source
+from cvmae.evaluation import frozen
+from cvmae.files import write_json
+from cvmae.models.build import build_encoder, video_grid
+from cvmae.training import loop, sharding
+from cvmae.training.pretrained import load_video_encoder
+from cvmae.training.validate import config_errors, validate
+
+
+def run(config, workdir: str) -> dict[str, float]:
+    """Runs config.task in `workdir`; called again after an interruption it goes on, and ends with the same numbers.
+
+    Returns:
+      The task's numbers by name; see `training.loop.train` for tasks that train.
+
+    Raises:
+      ConfigError: the config cannot run; nothing is written then.
+      BadDataError: too many files cannot be read.
+      NonFiniteError: training met a number that is not finite.
+    """
+    if config.task in loop.TASKS:
+        return loop.train(config, workdir)
+    validate(config)
+    mesh = sharding.make_mesh(config.mesh)
+    with config_errors("data"):
+        for field in ("split", "test_split"):
+            if field in config.data:
+                make_source(config.data, config.data[field])
+    params = jax.device_put(encoder_params(config), sharding.replicated(mesh))
+    folder = loop.make_folder(workdir)
+    print(f"workdir {folder}", file=sys.stderr)
+    found = FROZEN[config.task](config, params, folder, lambda batch: sharding.to_devices(batch, mesh))
+    loop.write_config(config, folder)
+    write_json(folder / "report.json", {config.task: found})
+    for name, value in found.items():
+        print(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
+    return {f"{config.task}/{name}": value for name, value in found.items()}
+
+
+def encoder_params(config):
+    """The video encoder of config.init_from, or an untrained one of config.seed where that is empty. Raises: ConfigError."""
+    encoder = build_encoder(config, config.video_branch, video_grid(config))
+    clip = jnp.zeros((1, config.data.num_frames, *config.augment.size, 3))
+
+    def init(key):
+        return encoder.init(key, clip)["params"]
+
+    key = jax.random.key(config.seed)
+    found = load_video_encoder(config, jax.eval_shape(init, key), encoder)
+    return jax.jit(init)(key) if found is None else found
+
+
+FROZEN = {"knn": frozen.knn, "retrieval": frozen.retrieval}

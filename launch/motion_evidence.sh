@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The README's table of objectives on `motion` easy: pre-trains with each, then a linear probe, kNN, and fine-tuning with 1, 5 and 100 %
+# of the labels. A rerun goes on where it was. About 2 hours on 2 cores.
+# Use: ./launch/motion_evidence.sh [OUT]        OUT/NAME/SEED/TASK
+#   SEEDS="0 1 2"   of the weights, the order of the data and the labels that are drawn
+#   JOBS=2          runs at a time
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/venv.sh
+out=${1:-workdir/evidence}
+seeds=${SEEDS:-0 1 2}
+mkdir -p "$out"
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(realpath "$out")/.compiled}
+
+config() { # TASK WORKDIR FLAGS...: prints a command, unless that run is finished
+  local task=$1 workdir=$2
+  shift 2
+  [[ -e $workdir/report.json || -d $workdir/checkpoints/600 ]] || echo python -m cvmae.main "--config=configs/demo.py:task=$task" "--workdir=$workdir" "$@"
+}
+
+objective() { # NAME: prints the flags that make it of the demo's
+  local reversed=--config.contrast.time_reversed_negatives=False
+  case $1 in
+  mae) echo $reversed --config.loss.{mse_image,intra_video,intra_frame,cross_video,cross_frame}=0 ;;
+  contrast) echo $reversed --config.loss.{mse_video,mse_image}=0 ;;
+  full) echo $reversed ;;
+  full-reversed) ;;
+  esac
+}
+
+all() { # runs the commands of stdin, JOBS at a time
+  xargs -P "${JOBS:-2}" -I{} bash -c '{} 2>/dev/null || echo "failed: {}" >&2'
+}
+
+for seed in $seeds; do
+  for name in mae contrast full full-reversed; do
+    config pretrain "$out/$name/$seed/pretrain" --config.seed="$seed" --config.eval_every=0_steps --config.report.pictures=0 \
+      --config.report.labelled=0 $(objective $name)
+  done
+done | all
+
+for seed in $seeds; do
+  for name in untrained mae contrast full full-reversed; do
+    start=
+    [[ $name == untrained ]] || start=--config.init_from=$out/$name/$seed/pretrain
+    at=$out/$name/$seed
+    quick="--config.seed=$seed --config.eval_every=0_steps --config.checkpoint_every=1000_steps --config.optimizer.warmup=10_percent $start"
+    config linear "$at/linear" $quick --config.total=300_steps
+    config knn "$at/knn" --config.seed="$seed" $start
+    config finetune "$at/finetune-001" $quick --config.total=100_steps "--config.data.split=train[$seed%:$((seed + 1))%]"
+    config finetune "$at/finetune-005" $quick --config.total=200_steps "--config.data.split=train[$((5 * seed))%:$((5 * seed + 5))%]"
+    config finetune "$at/finetune-100" $quick --config.total=400_steps
+  done
+done | all
+python -m cvmae.evaluation.summary "$out"
