@@ -1,7 +1,7 @@
 """Builds a set, and on request draws a contact sheet of it or measures simple baselines on it.
 
 python -m cvmae.data.motion --size=easy --out=DIR --sheet=easy.png
-python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines
+python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines --baseline_seeds=1 --baseline_clips=0
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the set.")
 _WORKERS = flags.DEFINE_integer("workers", 0, "Rendering processes; 0 = one per core.")
 _SHEET = flags.DEFINE_string("sheet", "", "PNG to write: some clips of each class, a clip per row, time to the right.")
 _BASELINES = flags.DEFINE_bool("baselines", False, "Measure logistic regression on hand-made features.")
+_BASELINE_SEEDS = flags.DEFINE_integer("baseline_seeds", 3, "Fits of a baseline, each on other training clips.", lower_bound=1)
+_BASELINE_CLIPS = flags.DEFINE_integer("baseline_clips", 1600, "Training clips of a fit; 0 = all: one fit.", lower_bound=0)
 
 
 def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> np.ndarray:
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> None:
     if _SHEET.value and not cv2.imwrite(_SHEET.value, contact_sheet(manifest)[:, :, ::-1]):
         raise OSError(f"cannot write {_SHEET.value}")
     if _BASELINES.value:
-        print(baselines.table(manifest))
+        print(baselines.table(manifest, seeds=_BASELINE_SEEDS.value, clips=_BASELINE_CLIPS.value))
 
 
 if __name__ == "__main__":
