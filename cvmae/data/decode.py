@@ -59,6 +59,16 @@ def read_chosen(source: str | bytes, choose: Callable[[FrameTable], np.ndarray])
         return video.frames(table, np.asarray(choose(table), np.int64))
 
 
+def stream_chosen(source: str | bytes, choose: Callable[[FrameTable], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, uint8 [H, W, 3]) of each frame chosen from the table, once, ascending, one at a time: for parts of any length.
+
+    choose: table -> int [k], ascending. The file is opened and its table read once, before the first frame. Raises: DecodeError.
+    """
+    with _reading(source) as video:
+        table = video.table()
+        yield from video.stream(table, np.asarray(choose(table), np.int64))
+
+
 def each_frame(source: str | bytes) -> Iterator[av.VideoFrame]:
     """Every frame of a video in the order of display, as the decoder gives it: neither converted nor turned upright.
 
@@ -118,16 +128,21 @@ class _Video:
         """uint8 [T, H, W, 3] for int [T]."""
         if indices.size == 0 or indices.min() < 0 or indices.max() >= len(table):
             raise ValueError(f"frame numbers must lie in [0, {len(table)}), got {indices.tolist()}")
-        wanted = {int(table.pts[i]) for i in indices}
-        if not table.reliable:
-            self._open()
-            found = self._pick(enumerate(self._decode_all()), wanted)
-        else:
-            found = self._seek_and_pick(table, wanted)
+        found = dict(self._picked(table, {int(table.pts[i]) for i in indices}))
         images = [found[int(table.pts[i])] for i in indices]
         if len({image.shape for image in images}) > 1:
             raise DecodeError(self._name, "the frame size changes within the clip")
         return np.stack(images)
+
+    def stream(self, table: FrameTable, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, uint8 [H, W, 3]) for int [k], ascending."""
+        left, last = {int(table.pts[i]): int(i) for i in indices}, -1
+        for pts, image in self._picked(table, set(left)):
+            if pts in left:
+                if left[pts] < last:
+                    raise DecodeError(self._name, f"the frame at pts {pts} comes too late")
+                last = left.pop(pts)
+                yield last, image
 
     def each_frame(self) -> Iterator[av.VideoFrame]:
         """See the function of this name."""
@@ -139,19 +154,27 @@ class _Video:
         if frame.is_corrupt:
             raise DecodeError(self._name, f"damaged frame at pts {frame.pts}")
 
-    def _seek_and_pick(self, table, wanted):
-        """Decodes from the last keyframe before the wanted frames; if that fails, from the beginning of the file."""
+    def _picked(self, table, wanted) -> Iterator[tuple[int, np.ndarray]]:
+        """(pts, uint8 [H, W, 3]) of the wanted frames as they are decoded.
+
+        Decodes from the last keyframe before them; if that fails, from the beginning of the file, and then frames come twice.
+        """
+        if not table.reliable:
+            self._open()
+            yield from self._pick(enumerate(self._decode_all()), wanted)
+            return
         keys = table.pts[table.keyframe & (table.pts <= min(wanted))]
         try:
             # An index may point to the wrong place, and some keyframes (open GOP, intra refresh) do not decode cleanly
             # on their own. Both show, as packets or frames that are missing or flagged, and then only the long way is left.
             if len(keys):
                 self._container.seek(int(keys[-1]), stream=self._stream)
-                return self._pick(self._decode_wanted(wanted, until=int(keys[-1])), wanted)
+                yield from self._pick(self._decode_wanted(wanted, until=int(keys[-1])), wanted)
+                return
         except (DecodeError, av.error.FFmpegError):
             pass
         self._open()
-        return self._pick(self._decode_wanted(wanted), wanted)
+        yield from self._pick(self._decode_wanted(wanted), wanted)
 
     def _decode_all(self) -> Iterator[av.VideoFrame]:
         for packet in packets_of(self._container, self._stream):
@@ -173,16 +196,17 @@ class _Video:
             for frame in packet.decode():
                 yield frame.pts, frame
 
-    def _pick(self, frames, wanted):
-        """{pts: uint8 [H, W, 3]} of the wanted ones among (pts, frame) pairs; stops when it has them all."""
-        found = {}
+    def _pick(self, frames, wanted) -> Iterator[tuple[int, np.ndarray]]:
+        """(pts, uint8 [H, W, 3]) of the wanted ones among (pts, frame) pairs; stops when it has them all."""
+        left = set(wanted)
         for pts, frame in frames:
-            if pts in wanted and pts not in found:
+            if pts in left:
                 self._check(frame)
-                found[pts] = _upright_rgb(frame)
-                if len(found) == len(wanted):
-                    return found
-        raise DecodeError(self._name, f"ends early: {len(wanted) - len(found)} of {len(wanted)} frames are missing")
+                left.remove(pts)
+                yield pts, _upright_rgb(frame)
+                if not left:
+                    return
+        raise DecodeError(self._name, f"ends early: {len(left)} of {len(wanted)} frames are missing")
 
 
 def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:

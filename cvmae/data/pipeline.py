@@ -4,6 +4,7 @@ The stream of training clips is a function of (seed, number of records, position
 of it before anything is divided, so neither processes nor workers nor a restart change what global batch a step gets.
 """
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -146,6 +147,19 @@ class UnreadableError(Exception):
     """One record cannot be read: its name and the reason."""
 
 
+@contextlib.contextmanager
+def unreadable(name: str):
+    """Turns what may go wrong with a video in the block into an UnreadableError of the record with this name."""
+    try:
+        yield
+    except decode.DecodeError as error:
+        raise UnreadableError(name, error.reason) from error
+    except clips.ClipError as error:
+        raise UnreadableError(name, str(error)) from error
+    except TimeLimitError as error:
+        raise UnreadableError(name, f"{error} (data.timeout_s)") from error
+
+
 @dataclasses.dataclass(frozen=True)
 class Reader:
     """Record number -> clips of it."""
@@ -157,14 +171,8 @@ class Reader:
     def cut(self, index: int, rng: np.random.Generator, view: clips.View = clips.MIDDLE) -> tuple[Record, list[np.ndarray]]:
         """The record, and the crops of one clip, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
         record = self.source[index]
-        try:
+        with unreadable(record.name):
             return record, call_with_limit(lambda: _cut(record, self.spec, rng, view), self.timeout_s)
-        except decode.DecodeError as error:
-            raise UnreadableError(record.name, error.reason) from error
-        except clips.ClipError as error:
-            raise UnreadableError(record.name, str(error)) from error
-        except TimeLimitError as error:
-            raise UnreadableError(record.name, f"{error} (data.timeout_s)") from error
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of a batch of single clips. Raises: UnreadableError."""

@@ -54,6 +54,10 @@ def test_exactly_the_frames_asked_for(tmp_path, kind):
     got = decode.read_frames(path, CHOICES)
     assert videos.numbers_of(got) == CHOICES
     np.testing.assert_array_equal(got, truth[CHOICES])
+    chosen = sorted(set(CHOICES))
+    numbers, frames = zip(*decode.stream_chosen(path, lambda table: chosen))
+    assert list(numbers) == chosen
+    np.testing.assert_array_equal(np.stack(frames), truth[chosen])
     # The comparison can tell neighbours apart.
     assert np.abs(got.astype(int) - truth[np.array(CHOICES) + 1]).max() > 100
 
@@ -76,6 +80,29 @@ def test_decoding_starts_at_the_keyframe_and_stops_at_the_last_wanted_frame(h264
     monkeypatch.setattr(decode._Video, "_decode_wanted", spy)
     decode.read_frames(h264, [22])
     assert 0 < len(seen) <= 5
+
+
+def test_a_stream_whose_seek_fails_on_the_way_goes_on_from_the_beginning(h264, monkeypatch):
+    original, starts = decode._Video._decode_wanted, []
+
+    def failing(self, wanted, until=None):
+        starts.append(until)
+        for place, item in enumerate(original(self, wanted, until)):
+            if until is not None and place == 8:
+                raise decode.DecodeError("video", "broken here")
+            yield item
+
+    monkeypatch.setattr(decode._Video, "_decode_wanted", failing)
+    numbers, frames = zip(*decode.stream_chosen(h264, lambda table: np.arange(22, 35)))
+    assert numbers == tuple(range(22, 35)) == tuple(videos.numbers_of(np.stack(frames)))
+    assert len(starts) == 2 and starts[0] is not None and starts[1] is None
+
+
+def test_a_stream_is_refused_where_frames_come_out_of_order(h264, monkeypatch):
+    original = decode._Video._decode_wanted
+    monkeypatch.setattr(decode._Video, "_decode_wanted", lambda *args, **named: reversed(list(original(*args, **named))))
+    with pytest.raises(decode.DecodeError, match="the frame at pts .* comes too late"):
+        list(decode.stream_chosen(h264, lambda table: np.arange(22, 35)))
 
 
 def test_bytes_read_like_a_path(h264):
