@@ -29,7 +29,7 @@ objective() { # NAME: prints the flags that make it of the demo's
 }
 
 all() { # runs the commands of stdin, JOBS at a time
-  xargs -P "${JOBS:-2}" -I{} bash -c '{} 2>/dev/null || echo "failed: {}" >&2'
+  xargs -P "${JOBS:-2}" -I{} bash -c '{} 2>>"$0/log" || echo "failed, see $0/log: {}" >&2' "$out"
 }
 
 for seed in $seeds; do
@@ -45,11 +45,11 @@ for seed in $seeds; do
     [[ $name == untrained ]] || start=--config.init_from=$out/$name/$seed/pretrain
     at=$out/$name/$seed
     quick="--config.seed=$seed --config.eval_every=0_steps --config.checkpoint_every=1000_steps --config.optimizer.warmup=10_percent $start"
-    config linear "$at/linear" $quick --config.total=300_steps
+    config linear "$at/linear" $quick --config.total=200_steps
     config knn "$at/knn" --config.seed="$seed" $start
     config finetune "$at/finetune-001" $quick --config.total=100_steps "--config.data.split=train[$seed%:$((seed + 1))%]"
-    config finetune "$at/finetune-005" $quick --config.total=200_steps "--config.data.split=train[$((5 * seed))%:$((5 * seed + 5))%]"
-    config finetune "$at/finetune-100" $quick --config.total=400_steps
+    config finetune "$at/finetune-005" $quick --config.total=150_steps "--config.data.split=train[$((5 * seed))%:$((5 * seed + 5))%]"
+    config finetune "$at/finetune-100" $quick --config.total=300_steps
   done
 done | all
 python -m cvmae.evaluation.summary "$out"

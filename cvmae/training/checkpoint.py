@@ -51,21 +51,27 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
         self._manager.save(step, args=args, force=True)
 
-    def restore(self, abstract_state):
+    def restore(self, abstract_state, expected: dict | None = None):
         """The newest (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
 
         Raises:
-          ConfigError: the checkpoint holds parameters of other shapes than the config describes.
+          ConfigError: the checkpoint holds parameters of other shapes than the config describes, or its position is not one of
+            the run that `expected` describes (see `check_position`).
         """
         if self.latest is None:
             return None
+        position = self._read(position=ocp.args.JsonRestore())
+        check_position(position, expected or {})
         self._check_shapes(abstract_state)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), position=ocp.args.JsonRestore())
         try:
-            restored = self._manager.restore(self.latest, args=args)
+            return self._read(state=ocp.args.StandardRestore(abstract_state)), position
         except (ValueError, KeyError) as error:
             raise self._misfit(str(error).splitlines()[0]) from error
-        return restored["state"], restored["position"]
+
+    def _read(self, **item):
+        """One item of the newest checkpoint."""
+        (name,) = item
+        return self._manager.restore(self.latest, args=ocp.args.Composite(**item))[name]
 
     def _check_shapes(self, abstract_state) -> None:
         # Before Orbax reads anything: where it fails half-way it leaves a page of warnings behind the message.

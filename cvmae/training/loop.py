@@ -17,7 +17,7 @@ from cvmae.config import ConfigError, require, steps
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
-from cvmae.training.checkpoint import Checkpoints, check_position
+from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.metrics import MetricsWriter, check_finite, to_floats
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.probing import Probe
@@ -159,12 +159,11 @@ class Run:
         if "init_from" in config:
             self.identity["init_from"] = config.init_from
         self.checkpoints = Checkpoints(str(folder), config.checkpoint_keep)
-        restored = self.checkpoints.restore(task.abstract_state())
+        restored = self.checkpoints.restore(task.abstract_state(), self.identity)
         if restored is None:
             self.state, position = task.init(), {"step": 0, "seconds": 0.0, "replaced": 0}
         else:
             self.state, position = restored
-            check_position(position, self.identity)
             require(
                 position["step"] <= plan.total,
                 f"the checkpoint is of step {position['step']}, past config.total={config.total} ({plan.total} steps): "

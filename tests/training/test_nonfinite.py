@@ -38,7 +38,5 @@ def test_no_line_of_the_failed_step_is_written(diverged):
 
 def test_the_run_goes_on_from_the_last_good_checkpoint(diverged):
     workdir, _ = diverged
-    done = run(
-        *arguments(workdir, total="2_steps", eval_every="0_steps", report__pictures=0, **ALONE), env=QUICK
-    )
+    done = run(*arguments(workdir, total="2_steps", eval_every="0_steps", report__pictures=0, **ALONE), env=QUICK)
     assert done.returncode == 0 and "resumed from the checkpoint of step 2" in done.stderr, done.stderr
