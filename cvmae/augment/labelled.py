@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from cvmae.augment.color import standardise
 from cvmae.augment.erasing import Erasing, erase
 from cvmae.augment.geometry import Crop, random_crop
-from cvmae.augment.randaugment import RandAugment, rand_augment
+from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_clips
+
+CHUNK = 8  # clips whose frames are float32 at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +46,15 @@ def flip(key, clip, label, probability: float, mirror: tuple[int, ...] | None):
 
 def labelled_view(key, video, label, spec: LabelledSpec):
     """One view of one clip, uint8 [T, H0, W0, 3]: float32 [T, H, W, 3] standardised, and its label int32."""
-    augment_key, crop_key, flip_key, erase_key = jax.random.split(key, 4)
+    augment_key, key = jax.random.split(key)
     if spec.rand_augment is not None:
         video = rand_augment(augment_key, video, spec.rand_augment)
+    return _cut(key, video, label, spec)
+
+
+def _cut(key, video, label, spec: LabelledSpec):
+    """What comes after RandAugment."""
+    crop_key, flip_key, erase_key = jax.random.split(key, 3)
     clip = random_crop(crop_key, video.astype(jnp.float32) / 255, dataclasses.replace(spec.crop, flip=0.0))
     if spec.crop.flip:
         clip, label = flip(flip_key, clip, label, spec.crop.flip, spec.mirror)
@@ -59,8 +67,9 @@ def labelled_view(key, video, label, spec: LabelledSpec):
 def labelled_views(keys, video, labels, spec: LabelledSpec, repeats: int = 1):
     """Views of a batch, `repeats` of each clip next to each other (repeated augmentation: one decode, several clips).
 
-    Views are made one after the other, for RandAugment then computes what was drawn and nothing else. Rows that lie on several
-    devices must be spread by `jax.shard_map` around this, else every device makes them all; the results are the same.
+    RandAugment takes the clips one after the other, for it then computes what was drawn and nothing else; the rest takes
+    `CHUNK` at a time, so that float32 frames of a whole batch are never held. Rows that lie on several devices must be spread by
+    `jax.shard_map` around this, else every device makes them all; the results are the same.
 
     Args:
       keys: one a sample, [B].
@@ -70,9 +79,14 @@ def labelled_views(keys, video, labels, spec: LabelledSpec, repeats: int = 1):
       repeats: views of each clip.
 
     Returns:
-      float32 [B·repeats, T, H, W, 3] standardised, labels int32 [B·repeats], and a key for each row [B·repeats] for whatever is drawn later.
+      float32 [B·repeats, T, H, W, 3] standardised, labels int32 [B·repeats], and a key for each row [B·repeats] for whatever is
+      drawn later.
     """
     split = jax.vmap(lambda key: jax.random.split(key, (repeats, 2)))(keys).reshape(-1, 2)
-    sources = jnp.repeat(jnp.arange(len(labels)), repeats)
-    views, labels = jax.lax.map(lambda row: labelled_view(row[0], video[row[1]], labels[row[1]], spec), (split[:, 0], sources))
+    pairs = jax.vmap(jax.random.split)(split[:, 0])  # as `labelled_view` does
+    video, labels = (jnp.repeat(array, repeats, axis=0) for array in (video, labels))
+    if spec.rand_augment is not None:
+        video = rand_augment_clips(pairs[:, 0], video, spec.rand_augment)
+    rows = (pairs[:, 1], video, labels)
+    views, labels = jax.lax.map(lambda row: _cut(*row, spec), rows, batch_size=CHUNK)
     return views, labels, split[:, 1]
