@@ -1,0 +1,178 @@
+"""Features of whole videos, window by window, in a file for each."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from cvmae.data.bad_files import BadFiles, pack_failures
+from cvmae.data.windows import Failed, Opened, Window, WindowLoader, Windows
+from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles, make_files
+from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
+from cvmae.evaluation.store import claim_folder, encoder_identity
+from cvmae.evaluation.views import whole_batch
+
+DTYPES = ("float32", "float16")
+
+
+def extract_features(
+    config,
+    params,
+    source,
+    folder,
+    spec: FeatureSpec,
+    *,
+    window_stride: int = 0,
+    format: str = "npz",
+    dtype: str = "float32",
+    put=lambda arrays: arrays,
+) -> dict[str, int]:
+    """Writes the features of every video of a source that `folder` does not have yet.
+
+    Windows are those of `data.windows.plan_windows`, files those of `feature_files`. Windows of several videos share a batch, and what
+    shares one depends on the threads that decode, so that a run may differ from another in the last bit. Videos that
+    cannot be read are listed in bad_files.csv and have no file; the next run tries them again.
+
+    Args:
+      config: says the encoder, the clips (of which windows take frames, stride, fps and shape) and the batch size.
+      params: of the video encoder.
+      source: see `data.sources`.
+      folder: where; of these features alone.
+      spec: what of the encoder.
+      window_stride: clip frames from the start of one window to that of the next; 0: windows do not overlap.
+      format: `npz` or `array_record`.
+      dtype: of the files, `float32` or `float16`.
+      put: makes arrays on the devices of a dict of arrays on the host.
+
+    Returns:
+      {videos: of the source, written: by this run, skipped: there already, unreadable, windows: written by this run}.
+
+    Raises:
+      BadDataError: more videos than config.data.max_bad_fraction cannot be read.
+      ConfigError: the folder holds features of something else.
+      ValueError: an argument is wrong, or a value is too large for float16.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    encode = make_encode(config, spec)
+    files, names = make_files(folder, format), output_names(source)
+    claim_folder(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
+    todo = [number for number, name in enumerate(names) if name not in files]
+    bad, size = BadFiles(folder, len(source), config.data.max_bad_fraction), whole_batch(config.batch_size)
+    with (
+        WindowLoader(config, source, todo, size, window_stride) as loader,
+        tqdm(total=len(todo), unit="video", disable=None) as bar,
+    ):
+        with _Writing(files, names, bad, np.dtype(dtype), bar) as writing:
+            for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), put):
+                writing.take(batch["number"], values)
+        files.finish()
+    found = {"videos": len(source), "written": writing.written, "skipped": len(source) - len(todo)}
+    return found | {"unreadable": writing.unreadable, "windows": writing.windows}
+
+
+def output_names(source) -> list[str]:
+    """A name for every record of a source, no two alike: its key, and `~2`, `~3` ... where records share one."""
+    names = {}
+    for number in range(len(source)):
+        key = name = source.key(number)
+        again = 1
+        while name in names:
+            again += 1
+            name = f"{key}~{again}"
+        names[name] = number
+    return list(names)
+
+
+def _batches(loader: WindowLoader, size: int, writing: "_Writing") -> Iterator[dict[str, np.ndarray]]:
+    """{video uint8 [size, 1, T, H0, W0, 3], number int64 [size]} of the windows that come; number is -1 where the last is filled up."""
+    waiting = []
+    for event in loader:
+        if isinstance(event, Window):
+            waiting.append(event)
+        elif isinstance(event, Opened):
+            writing.open(event)
+        else:
+            writing.fail(event)
+        if len(waiting) == size:
+            yield _stack(waiting, size)
+            waiting = []
+    if waiting:
+        yield _stack(waiting, size)
+
+
+def _stack(windows: list[Window], size: int) -> dict[str, np.ndarray]:
+    video, number = np.zeros((size, 1, *windows[0].video.shape), np.uint8), np.full(size, -1, np.int64)
+    for row, window in enumerate(windows):
+        video[row, 0], number[row] = window.video, window.number
+    return {"video": video, "number": number}
+
+
+@dataclasses.dataclass
+class _Video:
+    """One whose windows are coming."""
+
+    label: int
+    windows: Windows
+    rows: int = 0
+    file: GrowingFile | None = None
+
+
+class _Writing:
+    """Takes features in the order of the windows of each video, and makes files of them. Nothing half-written stays."""
+
+    def __init__(self, files: NpzFiles | RecordFiles, names: list[str], bad: BadFiles, dtype: np.dtype, bar: tqdm):
+        self._files, self._names, self._bad, self._dtype, self._bar = files, names, bad, dtype, bar
+        self._videos: dict[int, _Video] = {}
+        self.written = self.unreadable = self.windows = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for number in list(self._videos):
+            self._drop(number)
+
+    def open(self, event: Opened) -> None:
+        self._videos[event.number] = _Video(event.label, event.windows)
+
+    def fail(self, event: Failed) -> None:
+        """Raises: BadDataError where too many failed."""
+        self._drop(event.number)
+        self.unreadable += 1
+        self._bar.update()
+        self._bad.update(pack_failures([(event.name, event.reason)])[None])
+
+    def take(self, numbers: np.ndarray, values: np.ndarray) -> None:
+        """numbers: int64 [b], the records that values [b, ...] are of, -1 none."""
+        for number in dict.fromkeys(numbers.tolist()):
+            if number in self._videos:  # neither filling nor of a video that failed since
+                self._append(number, values[numbers == number])
+
+    def _append(self, number, values):
+        video, name = self._videos[number], self._names[number]
+        if video.file is None:  # not before: single windows would keep a batch of files open
+            video.file = self._files.begin(name, (len(video.windows), *values.shape[1:]), self._dtype)
+        video.file.append(self._cast(name, values))
+        video.rows += len(values)
+        if video.rows == len(video.windows):
+            label = np.int32(video.label)
+            video.file.finish(start_s=video.windows.start_s, end_s=video.windows.end_s, label=label, path=name)
+            self._files.add(name, video.file)
+            del self._videos[number]
+            self.written += 1
+            self.windows += video.rows
+            self._bar.update()
+
+    def _cast(self, name, values):
+        with np.errstate(over="ignore"):
+            cast = values.astype(self._dtype)
+        if np.isinf(cast).any() and np.isfinite(values).all():
+            raise ValueError(f"{name}: a feature of {np.abs(values).max():.3g} does not fit {self._dtype}: take float32")
+        return cast
+
+    def _drop(self, number):
+        video = self._videos.pop(number, None)
+        if video is not None and video.file is not None:
+            video.file.abandon()

@@ -1,0 +1,265 @@
+"""Extracted features: of the right windows, in the right file, whatever is interrupted, broken or named alike."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.data import clips, decode
+from cvmae.data.bad_files import BadDataError
+from cvmae.data.pipeline import clip_spec
+from cvmae.data.sources import make_source
+from cvmae.data.windows import plan_windows
+from cvmae.evaluation import extract, feature_files
+from cvmae.evaluation.extract import extract_features, output_names
+from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.features import FeatureSpec, make_encode
+from cvmae.models.build import build_encoder, video_grid
+from tests.data import videos
+from tests.small import config
+
+LINES = [
+    "path,label,split,start,end",
+    "up/a.mp4,1,val,,",  # 30 frames: 8 windows of 4 frames
+    "a.mp4,2,val,,",  # 9 frames: 3 windows
+    "a.mkv,,val,,",  # 3 frames: 1 window, padded
+    "up/a.mp4,0,val,0.5,1.5",
+    "a.mp4,2,val,,",  # again
+]
+COUNTS = {"up/a.mp4": 8, "a.mp4": 3, "a.mkv": 1, "up/a.mp4@0.5-1.5": 3, "a.mp4~2": 3}
+POOLED = FeatureSpec()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "up").mkdir()
+    for name, count, first in (("up/a.mp4", 30, 0), ("a.mp4", 9, 50), ("a.mkv", 3, 70)):
+        videos.write_video(folder / name, count, first=first)
+    (folder / "list.csv").write_text("\n".join(LINES))
+    (folder / "one.csv").write_text("\n".join([LINES[0], LINES[2]]))
+    (folder / "text.mp4").write_text("no video")
+    (folder / "bad.csv").write_text("\n".join([*LINES[:3], "text.mp4,1,val,,", *LINES[3:]]))
+    return folder
+
+
+def file_config(folder, name="list.csv", **changes):
+    return config(data__source="files", data__manifest=str(folder / name), data__max_bad_fraction=0.2, batch_size=4, **changes)
+
+
+@pytest.fixture(scope="module")
+def params(folder):
+    c = file_config(folder)
+    encoder = build_encoder(c, c.video_branch, video_grid(c))
+    return jax.jit(encoder.init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]
+
+
+def run(folder, params, out, name="list.csv", spec=POOLED, changes=None, **options):
+    c = file_config(folder, name, **(changes or {}))
+    return extract_features(c, params, make_source(c.data, "val"), out, spec, **options)
+
+
+def by_hand(folder, params, index, spec=POOLED, window_stride=0):
+    """One window at a time, by the reader of single clips."""
+    c = file_config(folder)
+    record, encode = make_source(c.data, "val")[index], make_encode(c, spec)
+    planned = plan_windows(clip_spec(c), decode.read_table(record.payload).times, window_stride, record.start, record.end)
+    rows = []
+    for frames in planned.frames:
+        clip = clips.fit_frames(decode.read_frames(record.payload, frames), *c.data.frame_size, c.data.fit)
+        rows.append(encode(params, clip[None, None])[0])
+    return planned, np.stack(rows)
+
+
+def leftovers(out):
+    return [path for path in out.rglob("*") if path.suffix in (".tmp", ".waiting") or path.name == "waiting"]
+
+
+def assert_same(some, others):
+    assert set(some) == set(others)
+    for name in some:
+        assert set(some[name]) == set(others[name]) == {"features", "start_s", "end_s", "label", "path"}
+        for key in some[name]:
+            if key == "features":
+                np.testing.assert_allclose(some[name][key], others[name][key], atol=1e-5)
+            else:
+                np.testing.assert_array_equal(some[name][key], others[name][key])
+
+
+@pytest.mark.parametrize("changes", [{}, dict(data__workers=3)], ids=["one thread", "three threads"])
+def test_every_video_has_the_features_of_its_windows(folder, params, tmp_path, changes):
+    summary = run(folder, params, tmp_path, changes=changes, put=jax.device_put)
+    assert summary == {"videos": 5, "written": 5, "skipped": 0, "unreadable": 0, "windows": 18}
+    found = FeatureFolder(tmp_path)
+    assert {name: len(arrays["features"]) for name, arrays in found.items()} == COUNTS and not leftovers(tmp_path)
+    for index, name in enumerate(COUNTS):
+        planned, expected = by_hand(folder, params, index)
+        arrays = found[name]
+        np.testing.assert_allclose(arrays["features"], expected, atol=1e-5)
+        assert np.abs(np.roll(expected, 1, axis=0) - expected).max() > 1e-3 or len(expected) == 1
+        assert arrays["start_s"].tolist() == planned.start_s.tolist() and arrays["end_s"].tolist() == planned.end_s.tolist()
+        assert arrays["label"] == [1, 2, -1, 0, 2][index] and arrays["path"] == name
+        assert [arrays[key].dtype.name for key in ("features", "start_s", "label")] == ["float32", "float64", "int32"]
+    assert found["up/a.mp4@0.5-1.5"]["start_s"][0] == 0.5
+
+
+def test_a_batch_that_is_not_full(folder, params, tmp_path):
+    assert run(folder, params, tmp_path, "one.csv")["windows"] == 3
+    np.testing.assert_allclose(FeatureFolder(tmp_path)["a.mp4"]["features"], by_hand(folder, params, 1)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("spec, shape", [(FeatureSpec(0, "slots"), (2, 32)), (FeatureSpec(tokens="all"), (8, 32))])
+def test_other_features_and_strides(folder, params, tmp_path, spec, shape):
+    run(folder, params, tmp_path, spec=spec, window_stride=1)
+    found = FeatureFolder(tmp_path)
+    planned, expected = by_hand(folder, params, 1, spec, 1)
+    assert found["a.mp4"]["features"].shape == (6, *shape) and len(planned) == 6
+    np.testing.assert_allclose(found["a.mp4"]["features"], expected, atol=1e-5)
+    assert len(found["up/a.mp4"]["features"]) == 27
+
+
+def test_array_record_holds_the_same(folder, params, tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_files.RecordFiles.__init__, "__defaults__", (2,))
+    run(folder, params, tmp_path / "npz")
+    assert run(folder, params, tmp_path / "records", format="array_record")["written"] == 5
+    assert_same(FeatureFolder(tmp_path / "npz"), FeatureFolder(tmp_path / "records"))
+    shards = sorted(path.name for path in (tmp_path / "records").iterdir())
+    assert shards == sorted(
+        ["identity.json", *(f"features-0000{i}.{kind}" for i in range(3) for kind in ("csv", "array_record"))]
+    )
+    with open(tmp_path / "records" / "features-00002.csv", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert int(row["windows"]) == COUNTS[row["name"]]
+    again = run(folder, params, tmp_path / "records", format="array_record")
+    assert again == {"videos": 5, "written": 0, "skipped": 5, "unreadable": 0, "windows": 0}
+
+
+def interrupted_after(count, monkeypatch):
+    """Lets so many batches through."""
+    original, seen = extract.make_encode, []
+
+    def make(*arguments):
+        encode = original(*arguments)
+
+        def counted(params, video):
+            if len(seen) == count:
+                raise KeyboardInterrupt
+            seen.append(video)
+            return encode(params, video)
+
+        return counted
+
+    monkeypatch.setattr(extract, "make_encode", make)
+    return seen
+
+
+# Of so many batches of 4 windows the last is not written: half of the first video, or three whole videos.
+@pytest.mark.parametrize("format, batches, done", [("npz", 2, 0), ("array_record", 4, 3)])
+def test_an_interrupted_run_goes_on(folder, params, tmp_path, format, batches, done, monkeypatch):
+    run(folder, params, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupted_after(batches, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, params, tmp_path / "cut", format=format)
+    assert not list((tmp_path / "cut").rglob("*.tmp"))
+    seen = interrupted_after(99, monkeypatch)
+    summary = run(folder, params, tmp_path / "cut", format=format)
+    assert summary["skipped"] == done and summary["written"] == 5 - done and len(seen) == (2 if done else 5)
+    assert_same(FeatureFolder(tmp_path / "whole"), FeatureFolder(tmp_path / "cut"))
+    assert not leftovers(tmp_path / "cut")
+
+
+def test_a_run_that_ended_right_after_a_shard_has_each_video_once(folder, params, tmp_path):
+    run(folder, params, tmp_path, format="array_record")
+    arrays = FeatureFolder(tmp_path)["a.mkv"]
+    waiting = tmp_path / "waiting" / "a.mkv.waiting"
+    waiting.parent.mkdir()
+    waiting.write_bytes(b"packed already")
+    (tmp_path / "features-00001.csv").write_text("name,label,windows\nx,0,1\n")  # whose shard was not written
+    assert run(folder, params, tmp_path, format="array_record")["skipped"] == 5
+    found = FeatureFolder(tmp_path)
+    assert len(found) == 5 and not leftovers(tmp_path)
+    np.testing.assert_array_equal(found["a.mkv"]["features"], arrays["features"])
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_unreadable_videos_are_listed_and_tried_again(folder, params, tmp_path, format):
+    for skipped in (0, 5):
+        summary = run(folder, params, tmp_path, "bad.csv", format=format)
+        assert (summary["skipped"], summary["unreadable"]) == (skipped, 1) and len(FeatureFolder(tmp_path)) == 5
+    with open(tmp_path / "bad_files.csv", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["path"] == f"{folder}/text.mp4" and "Invalid data" in row["reason"]
+
+
+def test_a_video_that_breaks_half_way_has_no_file(folder, params, tmp_path, monkeypatch):
+    stream = decode.stream_chosen
+
+    def breaking(source, choose):
+        for number, frame in stream(source, choose):
+            if number > 25:
+                raise decode.DecodeError(source, "damaged")
+            yield number, frame
+
+    monkeypatch.setattr(decode, "stream_chosen", breaking)
+    summary = run(folder, params, tmp_path)
+    assert summary["unreadable"] == 1 and set(FeatureFolder(tmp_path)) == set(COUNTS) - {"up/a.mp4"} and not leftovers(tmp_path)
+
+
+def test_too_many_bad_videos_stop_the_run(folder, params, tmp_path):
+    with pytest.raises(BadDataError, match="1 of 6 videos cannot be read, more than data.max_bad_fraction=0.1"):
+        c = file_config(folder, "bad.csv")
+        c.data.max_bad_fraction = 0.1
+        extract_features(c, params, make_source(c.data, "val"), tmp_path, POOLED)
+    assert not leftovers(tmp_path)
+
+
+def test_half_precision_and_what_does_not_fit_it(folder, params, tmp_path):
+    run(folder, params, tmp_path / "half", dtype="float16")
+    run(folder, params, tmp_path / "whole")
+    half, whole = FeatureFolder(tmp_path / "half")["a.mp4"], FeatureFolder(tmp_path / "whole")["a.mp4"]
+    assert half["features"].dtype == np.float16
+    np.testing.assert_allclose(half["features"], whole["features"], rtol=1e-3, atol=1e-3)
+    large = jax.tree.map(np.array, params)
+    large["norm"]["scale"] *= 1e6
+    with pytest.raises(ValueError, match=r"a feature of \S+ does not fit float16: take float32"):
+        run(folder, large, tmp_path / "large", dtype="float16")
+    assert not leftovers(tmp_path)
+
+
+def test_a_folder_of_something_else_and_wrong_arguments(folder, params, tmp_path):
+    run(folder, params, tmp_path)
+    for options, message in (
+        (dict(window_stride=2), "windows"),
+        (dict(dtype="float16"), "windows"),
+        (dict(spec=FeatureSpec(0)), "features.layer -1 and not 0"),
+        (dict(changes=dict(data__stride=2)), "clips.stride 1 and not 2"),
+    ):
+        with pytest.raises(ConfigError, match=f"something else: .*{message}"):
+            run(folder, params, tmp_path, **options)
+    for options, message in (
+        (dict(format="csv"), "format is 'csv'; expected one of npz, array_record"),
+        (dict(dtype="int8"), "dtype is 'int8'; expected one of float32, float16"),
+        (dict(spec=FeatureSpec(7)), "layer=7: the encoder has 2 blocks"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(folder, params, tmp_path / "new", **options)
+    with pytest.raises(FileNotFoundError, match="holds no features"):
+        FeatureFolder(tmp_path / "new")
+
+
+class Keys:
+    def __init__(self, *keys):
+        self._keys = keys
+
+    def __len__(self):
+        return len(self._keys)
+
+    def key(self, index):
+        return self._keys[index]
+
+
+def test_names_never_collide():
+    assert output_names(Keys("a", "b", "a", "a~2", "a", "b")) == ["a", "b", "a~2", "a~2~2", "a~3", "b~2"]
