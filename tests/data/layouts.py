@@ -15,8 +15,8 @@ FRAMES = 6
 CODECS = {".mp4": "libx264", ".webm": "libvpx", ".avi": "mpeg4"}
 
 SSV2_TEMPLATES = {
-    "Pushing something from left to right": "1",
-    "Something falling like a feather or paper": "2",
+    "Pushing something from left to right": "2",
+    "Something falling like a feather or paper": "1",
     "Approaching something with your camera": "0",
 }
 UCF_CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "Archery")  # not sorted, so that only the file can tell the numbers

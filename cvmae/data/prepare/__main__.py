@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         prepare(Options(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Options)}))
     except PrepareError as error:
         fail(error, 2)
-    except StopRun as error:
+    except (StopRun, OSError) as error:
         fail(error, 1)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on", file=sys.stderr)

@@ -101,7 +101,7 @@ def run(function: str, jobs: Iterable[dict], workers: int, limit_s: float = 0) -
     crew = [Worker(function, limit_s) for _ in range(workers or cores())]
     stopping = threading.Event()
 
-    def serve(worker):
+    def feed(worker):
         try:
             while not stopping.is_set():
                 with lock:
@@ -115,7 +115,7 @@ def run(function: str, jobs: Iterable[dict], workers: int, limit_s: float = 0) -
             worker.close()
             done.put(None)
 
-    threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in crew]
+    threads = [threading.Thread(target=feed, args=(worker,), daemon=True) for worker in crew]
     try:
         for thread in threads:
             thread.start()

@@ -66,7 +66,7 @@ def write_table(path: str, header: Iterable[str], rows: Iterable[Iterable]) -> N
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    temporary = f"{path}.{os.getpid()}.part"
+    temporary = f"{path}.part"  # always the same: what a run that was killed left is written over by the next
     with open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text.getvalue())
     os.replace(temporary, path)

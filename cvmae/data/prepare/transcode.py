@@ -53,7 +53,7 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
 
 def fitted(width: int, height: int, side: int) -> tuple[int, int]:
     """(width, height) with `side` as the shorter, both even, never larger than they are."""
-    scale = min(1.0, side / min(width, height))
+    scale = side / min(width, height)
     return tuple(max(2, min(round(length * scale / 2), length // 2) * 2) for length in (width, height))
 
 

@@ -28,9 +28,11 @@ def obey(job):
 
 
 def process(asked):
-    """As work.process, but that a file whose name says so takes the process with it."""
+    """As work.process, but that a file whose name says so takes the process with it, or has no end."""
     if "crash" in asked["path"]:
         os.kill(os.getpid(), signal.SIGSEGV)
+    if "endless" in asked["path"]:
+        time.sleep(1000)
     return work.process(asked)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cvmae.data import decode
+from cvmae.data.prepare import work
 from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import GOP, fitted, transcode
 from tests.data import videos
@@ -29,6 +30,7 @@ KINDS = {
 
 FULL_DISK = """
 import resource, sys
+from cvmae.data.prepare import work
 from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import transcode
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -37,6 +39,15 @@ try:
 except StopRun as error:
     print(error)
 """
+
+
+def without_last_frame(path):
+    """Overwrites the last packet of an H.264 file in MP4 with filler, which decodes to nothing, and to no error."""
+    with av.open(str(path)) as file:
+        place, size = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size][-1]
+    filler = (size - 4).to_bytes(4, "big") + b"\x0c" + b"\xff" * (size - 6) + b"\x80"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + filler + whole[place + size :])
 
 
 def run(tmp_path, source, side=32):
@@ -166,16 +177,21 @@ def test_what_is_made_already_is_left_until_its_source_or_the_side_changes(tmp_p
     assert len(changed) == 7
 
 
-@pytest.mark.parametrize("harm", ["cut off", "overwritten"])
+@pytest.mark.parametrize("harm", ["cut off", "overwritten", "without a last frame"])
 def test_a_source_that_cannot_be_read_to_its_end_leaves_nothing(tmp_path, harm):
     source = tmp_path / "v.mp4"
-    videos.write_video(source, 40, container={"movflags": "+faststart"})
+    videos.write_video(source, 20, size=(64, 96), container={"movflags": "+faststart"})
     whole = source.read_bytes()
-    source.write_bytes(whole[:-3000] if harm == "cut off" else whole[:-9000] + bytes(5000) + whole[-4000:])
+    assert len(whole) > 15_000
+    if harm == "without a last frame":
+        without_last_frame(source)
+    else:
+        source.write_bytes(whole[:-3000] if harm == "cut off" else whole[:-9000] + bytes(5000) + whole[-4000:])
     with pytest.raises(decode.DecodeError) as error:
         run(tmp_path, source)
     assert error.value.name == str(source)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [source]
+    assert work.process(work.job(str(source), "full"))["problem"] == "undecodable"
 
 
 def test_a_place_that_cannot_be_written_stops_the_run(tmp_path):
