@@ -1,7 +1,7 @@
 """Sliding windows over whole videos of any length, read one after the other.
 
-Of a video only the frames of the windows at hand are in memory; what grows with its length is its frame table, some bytes a
-frame.
+Of a video only the frames of the windows at hand are in memory; what grows with its length is its frame table, some 200 bytes a
+frame at most.
 """
 
 import dataclasses
