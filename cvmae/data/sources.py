@@ -179,7 +179,9 @@ class TfdsSource:
 
     @property
     def identity(self) -> str:
-        return f"{self._builder.info.full_name} {self._split} {len(self)} {self._video} {self._label}"
+        # The version alone does not tell: a set may be packed anew under the same one.
+        sizes = [(name, split.num_bytes, list(split.shard_lengths)) for name, split in self._builder.info.splits.items()]
+        return f"{self._builder.info.full_name} {sizes} {self._split} {self._video} {self._label}"
 
 
 def _seconds(record, feature) -> float | None:

@@ -154,6 +154,21 @@ def test_tfds_splits_may_be_slices(tfds_dir):
     assert len(make("train[:50%]", **config)) == len(make("train[50%:]", **config)) == 2
 
 
+def test_a_tfds_set_packed_anew_under_its_version_is_another(tfds_dir, tmp_path, monkeypatch):
+    from tests.data import tfds_sets
+
+    files = [videos.write_video(tmp_path / f"{i}.mp4", 9, first=10 * i) for i in range(4)]
+    monkeypatch.setattr(tfds_sets.NumberedFiles, "files", files)
+    tfds_sets.NumberedFiles(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    one, two = (
+        make(data__source="tfds", data__tfds__name=str(folder / "numbered_files" / "1.0.0")) for folder in (tfds_dir, tmp_path)
+    )
+    assert one.key(3) == two.key(3) and one.identity != two.identity
+    assert (
+        one.identity == make(data__source="tfds", data__tfds__name="numbered_files", data__tfds__data_dir=str(tfds_dir)).identity
+    )
+
+
 def test_tfds_labels_without_records_being_decoded(tfds_dir, monkeypatch):
     config = dict(data__source="tfds", data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"))
     source, part = make(**config), make("train[1:3]", **config)
