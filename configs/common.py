@@ -222,6 +222,8 @@ def runlocal(c):
     c.data.frame_size, c.augment.size = (40, 40), (32, 32)
     c.data.workers = 0
     c.video_branch.variant = "test/16"
+    if "heads" in c.get("probe", {}):
+        c.probe.heads = 2
     for branch in branches(c):
         branch.variant = "test/16"
         branch.mask.ratio = 0.5

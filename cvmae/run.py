@@ -59,4 +59,4 @@ def encoder_params(config):
     return jax.jit(init)(key) if found is None else found
 
 
-FROZEN = {"knn": frozen.knn, "retrieval": frozen.retrieval}
+FROZEN = {"knn": frozen.knn, "retrieval": frozen.retrieval, "extract": frozen.extract}

@@ -2,16 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cvmae.config import ConfigError, load
+from cvmae.config import TASKS, ConfigError, load
+from cvmae.run import run as run_config
 from cvmae.training.loop import train
 from cvmae.training.validate import validate
 from tests.command import QUICK, arguments, checkpoint_steps, metric_lines, run
 from tests.small import CONFIGS
 
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "__init__"))
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "downstream", "__init__"))
 
 
 def path(name: str, argument: str = "") -> str:
@@ -22,9 +24,13 @@ def test_the_promised_configs_are_there():
     assert set(NAMES) >= {"demo", "motion", "ssv2", "k400", "ucf101", "hmdb51"}
 
 
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_is_valid_as_it_stands(name):
-    validate(load(path(name)))
+def test_a_config_is_valid_as_it_stands(name, task):
+    for argument in (f"task={task}", f"task={task},parent=videomae", f"task={task},runlocal"):
+        config = load(path(name, argument))
+        assert config.task == task
+        validate(config)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"demo", "motion"}))
@@ -56,6 +62,51 @@ def test_an_unknown_size_of_motion_names_the_nearest():
         load(path("motion", "size=ful"))
 
 
+@pytest.mark.parametrize("name", ["ssv2", "motion", "demo"])
+def test_where_labels_name_left_and_right_nothing_is_flipped(name):
+    for task in ("pretrain", "finetune", "linear", "attentive"):
+        assert load(path(name, f"task={task}")).augment.flip == 0.0
+    assert load(path("k400", "task=finetune")).augment.flip == 0.5
+
+
+def recipe(name: str, variant: str) -> tuple:
+    c = load(path(name, f"task=finetune,variant={variant}"))
+    return (c.optimizer.base_lr, c.batch_size, c.total, c.optimizer.layer_decay, c.head.drop_path, c.augment.repeats,
+            c.head.dropout, (c.test.clips, c.test.crops))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, variant, expected",
+    [
+        # VideoMAE's scripts; VideoMAEv2's for SSv2 L.
+        ("ssv2", "S/16", (1e-3, 12 * 32, "40_epochs", 0.7, 0.1, 2, 0.0, (2, 3))),
+        ("ssv2", "B/16", (5e-4, 8 * 64, "50_epochs", 0.75, 0.1, 1, 0.0, (2, 3))),
+        ("ssv2", "L/16", (5e-4, 512, "20_epochs", 0.75, 0.2, 1, 0.0, (2, 3))),
+        ("k400", "S/16", (5e-4, 12 * 32, "150_epochs", 0.75, 0.1, 2, 0.0, (5, 3))),
+        ("k400", "B/16", (1e-3, 8 * 64, "100_epochs", 0.75, 0.1, 1, 0.0, (5, 3))),
+        ("k400", "L/16", (2e-3, 2 * 64, "35_epochs", 0.75, 0.1, 2, 0.0, (5, 3))),
+        ("k400", "H/16", (1e-3, 8 * 64, "50_epochs", 0.75, 0.2, 2, 0.5, (5, 3))),
+        ("ucf101", "B/16", (5e-4, 16 * 8, "100_epochs", 0.7, 0.2, 2, 0.5, (5, 3))),
+        ("hmdb51", "B/16", (5e-4, 16 * 8, "50_epochs", 0.7, 0.2, 2, 0.5, (5, 3))),
+    ],
+)
+def test_recipes_are_the_published_ones(name, variant, expected):
+    assert recipe(name, variant) == expected
+
+
+def test_uniform_segments_on_something_something_alone():
+    assert load(path("ssv2", "task=finetune")).data.clip_sampling == "uniform"
+    assert load(path("ssv2")).data.clip_sampling == load(path("k400", "task=finetune")).data.clip_sampling == "random"
+
+
+@pytest.mark.parametrize(
+    "argument, hint", [("task=finetun", "did you mean 'finetune'"), ("parent=videoma", "did you mean 'videomae'")]
+)
+def test_an_unknown_task_or_parent_names_the_nearest(argument, hint):
+    with pytest.raises(ConfigError, match=hint):
+        load(path("k400", argument))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_its_docstring_is_the_command(name):
     assert f"python -m cvmae.main --config=configs/{name}.py" in (CONFIGS / f"{name}.py").read_text().split('"""')[1]
@@ -83,6 +134,35 @@ def test_runlocal_runs_to_its_end(name, tmp_path, quick_compilation):
     assert config.batch_size == 8 and config.data.source == "synthetic"
     train(config, str(tmp_path))
     check_workdir(tmp_path, config)
+
+
+# Every task, and every config with one.
+PAIRS = [
+    ("finetune", "k400"),
+    ("linear", "ucf101"),
+    ("attentive", "hmdb51"),
+    ("knn", "motion"),
+    ("retrieval", "ssv2"),
+    ("extract", "demo"),
+]
+
+
+@pytest.mark.parametrize("task, name", PAIRS)
+def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path, quick_compilation):
+    config = load(path(name, f"task={task},runlocal"), {"augment.rand_augment.layers": 1} if task == "finetune" else {})
+    numbers = run_config(config, str(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json_best_effort())
+    report = json.loads((tmp_path / "report.json").read_text())
+    if task in ("finetune", "linear", "attentive"):
+        assert set(report["test"]) == {"accuracy/top1", "accuracy/top5", "accuracy/mean_class_accuracy"}
+        assert report["clips"] == 64 and checkpoint_steps(tmp_path) == [6, 8]
+        for picture in ("curves.png", "confusion.png"):
+            assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+        assert len((tmp_path / "per_class.csv").read_text().splitlines()) == 1 + config.data.synthetic.classes
+        with np.load(tmp_path / "predictions.npz") as predictions:
+            np.testing.assert_allclose(predictions["probabilities"].sum(-1), 1, rtol=1e-5)
+    else:
+        assert {f"{task}/{name}": value for name, value in report[task].items()} == numbers
 
 
 def test_runlocal_is_a_command(tmp_path):

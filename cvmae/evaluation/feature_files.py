@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from cvmae.evaluation.store import replacing
+from cvmae.files import replacing
 
 FORMATS = ("npz", "array_record")
 SHARD_VIDEOS = 1024

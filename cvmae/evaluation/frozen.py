@@ -1,4 +1,4 @@
-"""Tasks that train nothing: nearest neighbours and retrieval, on features of a frozen encoder that are kept in the workdir."""
+"""Tasks that train nothing: nearest neighbours, retrieval and extraction, on a frozen encoder; features are kept in the workdir."""
 
 import pathlib
 
@@ -8,6 +8,7 @@ from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.sources import make_source
 from cvmae.data.views import ViewPlan
+from cvmae.evaluation.extract import extract_features
 from cvmae.evaluation.features import Features, FeatureSpec, make_encode, mean_over_clips
 from cvmae.evaluation.knn import knn_report
 from cvmae.evaluation.retrieval import same_class, same_video
@@ -59,6 +60,14 @@ def retrieval(config, params, folder, put) -> dict[str, float]:
     if not found:
         check_labelled(config, gallery, queries)
     return found
+
+
+def extract(config, params, folder, put) -> dict[str, float]:
+    """One file of features for each video of config.data.split, in `folder`/features; see `evaluation.extract`."""
+    c = config.extract
+    source, place = make_source(config.data, config.data.split), pathlib.Path(folder) / "features"
+    spec, how = FeatureSpec(c.layer, c.tokens), {"window_stride": c.window_stride, "format": c.format, "dtype": c.dtype}
+    return extract_features(config, params, source, place, spec, put=put, **how)
 
 
 def first_two_clips(features: Features) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.evaluation import store
+from cvmae.evaluation.feature_files import FeatureFolder
 from cvmae.evaluation.features import Features
 from cvmae.evaluation.frozen import first_two_clips
 from cvmae.run import run
@@ -87,3 +88,40 @@ def test_a_config_that_cannot_run_is_refused_before_it_writes(overrides, message
     with pytest.raises(ConfigError, match=message):
         run(downstream("knn", **overrides), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def extracted(folder, **overrides) -> dict:
+    """The arrays of the first video after `task=extract`: 8 frames of 4 a window, 2 slots of 4 positions, width 32."""
+    run(downstream("extract", data__synthetic__clips=3, **overrides), str(folder))
+    return FeatureFolder(folder / "features")["synthetic/train/0"]
+
+
+def test_fields_of_extraction_change_what_is_written(tmp_path):
+    usual = extracted(tmp_path / "usual")
+    assert usual["features"].shape == (2, 32) and usual["features"].dtype == np.float32
+    for number, (change, shape) in enumerate(
+        [
+            (dict(extract__tokens="slots"), (2, 2, 32)),
+            (dict(extract__tokens="all"), (2, 8, 32)),
+            (dict(extract__window_stride=1), (5, 32)),
+            (dict(extract__layer=0), (2, 32)),
+            (dict(extract__dtype="float16"), (2, 32)),
+            (dict(extract__format="array_record"), (2, 32)),
+        ]
+    ):
+        found = extracted(tmp_path / str(number), **change)["features"]
+        assert found.shape == shape, change
+        assert np.array_equal(found, usual["features"]) == ("extract__format" in change), change
+    assert (tmp_path / "5" / "features" / "features-00000.array_record").exists()
+
+
+def test_extraction_goes_on_where_it_was(tmp_path):
+    extracted(tmp_path)
+    files = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "features" / "synthetic" / "train").iterdir()}
+    gone = tmp_path / "features" / "synthetic" / "train" / "1.npz"
+    content = np.load(gone)["features"]
+    gone.unlink()
+    numbers = run(downstream("extract", data__synthetic__clips=3), str(tmp_path))
+    assert numbers["extract/written"] == 1 and numbers["extract/skipped"] == 2
+    np.testing.assert_array_equal(np.load(gone)["features"], content)
+    assert all((gone.parent / name).stat().st_mtime_ns == time for name, time in files.items() if name != gone.name)

@@ -4,22 +4,29 @@ import fnmatch
 
 import pytest
 
-from cvmae.config import ConfigError
-from cvmae.training.validate import CHECKS, DURATIONS, check_field, check_of, fields, validate
-from tests.small import config
+from cvmae.config import TASKS, ConfigError
+from cvmae.training.fields import CHECKS, DURATIONS, check_field, check_of, fields
+from cvmae.training.validate import validate
+from tests.small import config, downstream
+
+
+def all_fields() -> list[str]:
+    """The fields of the configs of all tasks."""
+    every = [downstream(task) for task in TASKS]
+    return sorted({field for c in every for field in fields(c)})
 
 
 def test_every_field_has_a_check():
-    assert [field for field in fields(config()) if check_of(field) is None] == []
+    assert [field for field in all_fields() if check_of(field) is None] == []
 
 
 def test_every_check_has_a_field():
-    known = list(fields(config()))
+    known = all_fields()
     assert [pattern for pattern in (*CHECKS, *DURATIONS) if not fnmatch.filter(known, pattern)] == []
 
 
 def test_no_check_is_hidden_by_an_earlier_one():
-    first = {next(pattern for pattern in CHECKS if fnmatch.fnmatchcase(field, pattern)) for field in fields(config())}
+    first = {next(pattern for pattern in CHECKS if fnmatch.fnmatchcase(field, pattern)) for field in all_fields()}
     assert first == set(CHECKS)
 
 
