@@ -44,11 +44,11 @@ class BadFiles:
     """`workdir/bad_files.csv`: each unreadable file once for each reason, kept over restarts. For the main process.
 
     total: videos of the split. max_fraction: config.data.max_bad_fraction; above this share of distinct bad videos the
-    run stops.
+    run stops. name: of the file, one for each split.
     """
 
-    def __init__(self, workdir: str | os.PathLike, total: int, max_fraction: float):
-        self._path = os.path.join(workdir, "bad_files.csv")
+    def __init__(self, workdir: str | os.PathLike, total: int, max_fraction: float, name: str = "bad_files.csv"):
+        self._path = os.path.join(workdir, name)
         self._total, self._max_fraction = total, max_fraction
         self._known: dict[tuple[str, str], None] = {}  # a dict for its order
         if os.path.exists(self._path):

@@ -29,8 +29,8 @@ def both_splits(config, params, folder, put) -> tuple[Features, Features]:
     encode, found = make_encode(config, spec), []
     for field in ("split", "test_split"):
         source = make_source(config.data, config.data[field])
-        bad = BadFiles(folder, len(source), config.data.max_bad_fraction)
         place = folder / "features" / field
+        bad = BadFiles(place, len(source), config.data.max_bad_fraction)
         found.append(cached_features(place, config, params, source, plan, spec, put=put, failed=bad.update, encode=encode))
     return tuple(found)
 
@@ -55,7 +55,10 @@ def retrieval(config, params, folder, put) -> dict[str, float]:
     if config.features.clips > 1:
         found |= {f"same_video/{name}": value for name, value in same_video(*first_two_clips(every[1])).items()}
     if (gallery.labels >= 0).any() and (queries.labels >= 0).any():
-        names = same_class(queries.values, queries.labels, gallery.values, gallery.labels)
+        try:
+            names = same_class(queries.values, queries.labels, gallery.values, gallery.labels)
+        except ValueError as error:  # the two splits share no class
+            raise ConfigError(f"config.data.split and config.data.test_split: {error}") from error
         found |= {f"same_class/{name}": value for name, value in names.items()}
     if not found:
         check_labelled(config, gallery, queries)

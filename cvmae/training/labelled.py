@@ -94,7 +94,7 @@ class LabelledTask(Task):
         folder, c = pathlib.Path(workdir), self.config
         draw_curves(folder / "curves.png", read_metrics(workdir))
         source = self.open_split("test_split")
-        bad = BadFiles(folder, len(source), c.data.max_bad_fraction)
+        bad = BadFiles(folder, len(source), c.data.max_bad_fraction, "bad_test_files.csv")
         chosen, pick = self.choose(state)
         predictions = pick(self.test(state, source, ViewPlan(c.test.clips, c.test.crops), bad.update))
         report = chosen | {

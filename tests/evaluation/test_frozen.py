@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
-from cvmae.evaluation import store
+from cvmae.data.bad_files import BadDataError
+from cvmae.data.sources import Record
+from cvmae.evaluation import frozen, store
 from cvmae.evaluation.feature_files import FeatureFolder
 from cvmae.evaluation.features import Features
 from cvmae.evaluation.frozen import first_two_clips
@@ -125,3 +127,24 @@ def test_extraction_goes_on_where_it_was(tmp_path):
     assert numbers["extract/written"] == 1 and numbers["extract/skipped"] == 2
     np.testing.assert_array_equal(np.load(gone)["features"], content)
     assert all((gone.parent / name).stat().st_mtime_ns == time for name, time in files.items() if name != gone.name)
+
+
+def test_videos_that_cannot_be_read_are_listed_beside_the_features_of_their_split(tmp_path, monkeypatch):
+    usual = frozen.make_source
+
+    def broken(data, split):
+        source = usual(data, split)
+        read = type(source).__getitem__
+        if split == "val":
+            gone = Record("gone.mp4", 0, None, None, "gone.mp4")
+            monkeypatch.setattr(
+                type(source), "__getitem__", lambda self, i: gone if (i, self.split) == (3, "val") else read(self, i)
+            )
+        return source
+
+    monkeypatch.setattr(frozen, "make_source", broken)
+    run(downstream("knn", data__max_bad_fraction=0.5), str(tmp_path))
+    assert "gone.mp4" in (tmp_path / "features" / "test_split" / "bad_files.csv").read_text()
+    assert not (tmp_path / "features" / "split" / "bad_files.csv").exists()
+    with pytest.raises(BadDataError, match="1 of 64 videos cannot be read"):
+        run(downstream("knn", data__max_bad_fraction=0.001, seed=1), str(tmp_path / "strict"))

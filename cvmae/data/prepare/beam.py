@@ -16,8 +16,9 @@ def run(
 ) -> Iterator[tuple[dict, dict | Failure]]:
     """As pool.run, but that answers come when all jobs are done.
 
-    folder: for the jobs and the answers, on a file system that all machines share, as they must the videos. options: Beam's
-    own, as on a command line; "" runs `workers` (0: one per core) at a time on this machine.
+    folder: for the jobs and the answers, on a file system that all machines share, as they must the videos; and each needs
+    this package. options: Beam's own, as on a command line; "" runs `workers` (0: one per core) at a time on this machine.
+    Raises: PrepareError without Beam; StopRun if the function did.
     """
     try:
         import apache_beam as beam
