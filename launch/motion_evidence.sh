@@ -45,7 +45,7 @@ for seed in $seeds; do
     [[ $name == untrained ]] || start=--config.init_from=$out/$name/$seed/pretrain
     at=$out/$name/$seed
     quick="--config.seed=$seed --config.eval_every=0_steps --config.checkpoint_every=1000_steps --config.optimizer.warmup=10_percent $start"
-    config linear "$at/linear" $quick --config.total=200_steps
+    config linear "$at/linear" $quick --config.batch_size=64 --config.total=300_steps
     config knn "$at/knn" --config.seed="$seed" $start
     config finetune "$at/finetune-001" $quick --config.total=100_steps "--config.data.split=train[$seed%:$((seed + 1))%]"
     config finetune "$at/finetune-005" $quick --config.total=150_steps "--config.data.split=train[$((5 * seed))%:$((5 * seed + 5))%]"
