@@ -78,19 +78,23 @@ def _mark_of(path):
 
 
 def _timed_frames(source, table):
-    """The frames of the table with their time since the first. Raises: DecodeError if they are not those of the table."""
-    # Frames that cannot be told by their pts are counted and lie evenly.
-    even = 1 / Fraction(table.fps).limit_denominator(1001)
-    count = 0
+    """A frame for each of the table, with its time since the first. Raises: DecodeError if they cannot be told apart.
+
+    Where a packet holds no picture of its own (MPEG-4 of DivX and Xvid has such), the frame before stays, as on a screen.
+    """
+    even = 1 / Fraction(table.fps).limit_denominator(1001)  # for frames that are counted, not recognised
+    count, last = 0, None
     for frame in each_frame(source):
-        if count == len(table) or (table.reliable and frame.pts != table.pts[count]):
+        place = int(np.searchsorted(table.pts, frame.pts)) if table.reliable else count
+        is_listed = place < len(table) and (not table.reliable or table.pts[place] == frame.pts)
+        if not is_listed or place < count or (place > 0 and last is None):
             raise DecodeError(source, f"frame {count} is not the one that its packets announce")
-        if table.reliable:
-            frame.pts -= int(table.pts[0])
-        else:
-            frame.pts, frame.time_base = count, even
-        count += 1
-        yield frame
+        base = frame.time_base if table.reliable else even
+        for due in range(count, place + 1):
+            shown = frame if due == place else last
+            shown.pts, shown.time_base = int(table.pts[due] - table.pts[0]), base
+            yield shown
+        count, last = place + 1, frame
     if count < len(table):
         raise DecodeError(source, f"ends early: {len(table) - count} of {len(table)} frames are missing")
 

@@ -70,5 +70,5 @@ def _look(asked) -> FrameTable:
     elif asked["check"] == "full":
         count = sum(1 for _ in each_frame(path))
         if count != len(table):
-            raise DecodeError(path, f"{count} frames can be decoded, its packets announce {len(table)}")
+            raise DecodeError(path, f"{count} frames of {len(table)} have a picture; --transcode repeats the ones before")
     return table

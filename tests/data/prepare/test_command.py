@@ -53,8 +53,10 @@ def test_a_run_that_is_killed_goes_on(tmp_path):
 
 
 WITH_AN_ENDLESS_VIDEO = """
+import signal
 from absl import app
 from cvmae.data.prepare import __main__, work
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits none
 work.FUNCTION = "tests.data.prepare.doomed:process"
 app.run(__main__.main, flags_parser=__main__.parse)
 """

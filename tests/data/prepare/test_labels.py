@@ -136,6 +136,12 @@ def test_the_test_set_of_something_something_is_optional(tmp_path):
     assert {split for _, split in ssv2.read(str(labels)).manifests["manifest"]} == {"train", "val"}
 
 
+def test_a_byte_order_mark_and_windows_lines(tmp_path):
+    text = "\ufefflabel,youtube_id,time_start,time_end,split\r\na,x,0,10,val\r\n"
+    (tmp_path / "all.csv").write_bytes(text.encode())
+    assert kinetics.read(str(tmp_path / "all.csv")).classes == ("a",)
+
+
 def test_kinetics_files_without_the_column_split_are_of_the_split_in_their_name(tmp_path):
     layouts.write(tmp_path / "k_train.csv", "label,youtube_id,time_start,time_end\na,x,0,10\n")
     layouts.write(tmp_path / "k_val.csv", "label,youtube_id,time_start,time_end\nb,y,0,10\n")

@@ -51,14 +51,14 @@ def test_videos_inside_of_out_need_no_link(tmp_path):
     assert table(manifests["manifest"])[1][0].startswith("videos/") and not (tmp_path / "videos").is_symlink()
 
 
-def test_a_folder_that_is_in_the_way_of_the_link(tmp_path):
+@pytest.mark.parametrize("mine", ["videos", "videos/mine.txt"])
+def test_what_is_in_the_way_of_the_link_is_kept(tmp_path, mine):
     layouts.folders(tmp_path, with_splits=True)
-    (tmp_path / "out" / "videos").mkdir(parents=True)
-    (tmp_path / "out" / "videos" / "mine.txt").write_text("kept")
+    layouts.write(tmp_path / "out" / mine, "kept")
     manifests = prepare(options(tmp_path, "folder", check="none"))
     path = table(manifests["manifest"])[1][0]
     assert path.startswith("../videos/") and (tmp_path / "out" / path).is_file()
-    assert (tmp_path / "out" / "videos" / "mine.txt").read_text() == "kept"
+    assert (tmp_path / "out" / mine).read_text() == "kept"
 
 
 @pytest.mark.parametrize("where", ["videos", "videos/out", "link/out", "videos/../videos/out"])

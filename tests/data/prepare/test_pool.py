@@ -58,6 +58,14 @@ def test_a_job_that_hangs_is_given_up():
     worker.close()
 
 
+def test_ctrl_c_is_for_the_one_who_started_them():
+    worker = pool.Worker(OBEY)
+    pid = worker.call({"what": "answer"})["pid"]
+    os.kill(pid, signal.SIGINT)
+    assert worker.call({"what": "answer"}) == {"pid": pid, "what": "answer"}
+    worker.close()
+
+
 def test_jobs_are_shared_out():
     answers = run(["answer"] * 20, workers=2)
     assert len(answers) == 20 and len({answer["pid"] for _, answer in answers}) == 2

@@ -1,5 +1,6 @@
 """Re-encoded videos beside their sources: frames, times, turn, colours, size, groups of pictures."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from cvmae.data import decode
+from cvmae.data.prepare import transcode as module
 from cvmae.data.prepare import work
 from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import GOP, fitted, transcode
@@ -30,6 +32,7 @@ KINDS = {
 
 FULL_DISK = """
 import resource, sys
+from cvmae.data.prepare import transcode as module
 from cvmae.data.prepare import work
 from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import transcode
@@ -41,13 +44,17 @@ except StopRun as error:
 """
 
 
-def without_last_frame(path):
-    """Overwrites the last packet of an H.264 file in MP4 with filler, which decodes to nothing, and to no error."""
+def without_picture(path, place):
+    """Marks a frame of an MPEG-4 file at 12 frames a second as `not coded`: a packet that says the picture is as before."""
     with av.open(str(path)) as file:
-        place, size = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size][-1]
-    filler = (size - 4).to_bytes(4, "big") + b"\x0c" + b"\xff" * (size - 6) + b"\x80"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:place] + filler + whole[place + size :])
+        packet = [packet for packet in file.demux(video=0) if packet.size][place]
+    data = bytearray(path.read_bytes())
+    header = data.index(b"\0\0\1\xb6", packet.pos) + 4
+    bits = list(f"{int.from_bytes(data[header : header + 4], 'big'):032b}")
+    assert bits[:3] == list("010") and bits[3] == bits[8] == bits[9] == "1"  # P, the second, marker, time, marker, coded
+    bits[9] = "0"
+    data[header : header + 4] = int("".join(bits), 2).to_bytes(4, "big")
+    path.write_bytes(data)
 
 
 def run(tmp_path, source, side=32):
@@ -177,21 +184,40 @@ def test_what_is_made_already_is_left_until_its_source_or_the_side_changes(tmp_p
     assert len(changed) == 7
 
 
-@pytest.mark.parametrize("harm", ["cut off", "overwritten", "without a last frame"])
+@pytest.mark.parametrize("harm", ["cut off", "overwritten"])
 def test_a_source_that_cannot_be_read_to_its_end_leaves_nothing(tmp_path, harm):
     source = tmp_path / "v.mp4"
     videos.write_video(source, 20, size=(64, 96), container={"movflags": "+faststart"})
     whole = source.read_bytes()
     assert len(whole) > 15_000
-    if harm == "without a last frame":
-        without_last_frame(source)
-    else:
-        source.write_bytes(whole[:-3000] if harm == "cut off" else whole[:-9000] + bytes(5000) + whole[-4000:])
+    source.write_bytes(whole[:-3000] if harm == "cut off" else whole[:-9000] + bytes(5000) + whole[-4000:])
     with pytest.raises(decode.DecodeError) as error:
         run(tmp_path, source)
     assert error.value.name == str(source)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [source]
-    assert work.process(work.job(str(source), "full"))["problem"] == "undecodable"
+
+
+@pytest.mark.parametrize("part, message", [(slice(15), "5 of 20 frames are missing"), (slice(3, 20), "frame 0 is not the one")])
+def test_a_decoder_that_is_silent_about_lost_frames_is_not_believed(tmp_path, monkeypatch, part, message):
+    source = videos.write_video(tmp_path / "v.mp4", 20)
+    monkeypatch.setattr(module, "each_frame", lambda path: itertools.islice(decode.each_frame(path), part.start, part.stop))
+    with pytest.raises(decode.DecodeError, match=message):
+        run(tmp_path, source)
+
+
+def test_a_packet_without_a_picture_shows_the_one_before(tmp_path):
+    source = tmp_path / "v.avi"
+    videos.write_video(source, 11, codec="mpeg4", options={"q:v": "3", "g": "6"})
+    without_picture(source, 4)
+    without_picture(source, 5)
+    full = work.process(work.job(str(source), "full"))
+    assert (full["problem"], full["detail"]) == (
+        "undecodable",
+        "9 frames of 11 have a picture; --transcode repeats the ones before",
+    )
+    target, table = run(tmp_path, source)
+    assert videos.numbers_of(decode.read_frames(target, range(11))) == [0, 1, 2, 3, 3, 3, 6, 7, 8, 9, 10]
+    np.testing.assert_allclose(table.times, np.arange(11) / 12, atol=1e-4)
 
 
 def test_a_place_that_cannot_be_written_stops_the_run(tmp_path):
