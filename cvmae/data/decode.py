@@ -22,6 +22,9 @@ _SKIPPING = frozenset({"h264", "hevc"})
 # A title in some old encoding is no reason to refuse a video. PyAV 19 is tolerant by itself and knows the option no more.
 _TOLERANT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
+# Codecs whose packets may hold no picture: DivX and Xvid have such, and the frame before stays, as on a screen.
+_HOLDING = frozenset({"mpeg4", "msmpeg4v2", "msmpeg4v3"})
+
 _local = threading.local()
 
 
@@ -198,14 +201,17 @@ class _Video:
 
     def _pick(self, frames, wanted) -> Iterator[tuple[int, np.ndarray]]:
         """(pts, uint8 [H, W, 3]) of the wanted ones among (pts, frame) pairs; stops when it has them all."""
-        left = set(wanted)
+        left, last = set(wanted), None
+        holding = self._stream.codec_context.name in _HOLDING
         for pts, frame in frames:
-            if pts in left:
-                self._check(frame)
-                left.remove(pts)
-                yield pts, _upright_rgb(frame)
-                if not left:
-                    return
+            passed = sorted(due for due in left if due < pts) if holding and last is not None else []
+            for due, shown in [(due, last) for due in passed] + [(pts, frame)] * (pts in left):
+                self._check(shown)
+                left.remove(due)
+                yield due, _upright_rgb(shown)
+            if not left:
+                return
+            last = frame
         raise DecodeError(self._name, f"ends early: {len(left)} of {len(wanted)} frames are missing")
 
 

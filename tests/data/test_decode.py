@@ -273,3 +273,29 @@ def test_damage_of_any_kind_is_a_decode_error_or_nothing(tmp_path, kind):
         except decode.DecodeError as error:
             outcomes.add(bool(error.reason))
     assert outcomes == {8, True}
+
+
+DIVX = {"codec": "mpeg4", "options": {"q:v": "3", "g": "6"}}
+
+
+@pytest.mark.parametrize("wanted", [[10], [9, 10, 11], [3, 10], [10, 11], range(20)])
+def test_a_packet_without_a_picture_shows_the_frame_before(tmp_path, wanted):
+    source = tmp_path / "divx.avi"
+    videos.write_video(source, 20, **DIVX)
+    whole = decode.read_frames(str(source), range(20))
+    videos.without_picture(source, 10)
+    found = decode.read_frames(str(source), wanted)
+    for place, frame in zip(wanted, found):
+        if place <= 10:
+            np.testing.assert_array_equal(frame, whole[min(place, 9)])
+        else:
+            assert not np.array_equal(frame, whole[9])
+
+
+def test_a_frame_that_is_missing_in_another_codec_is_an_error(tmp_path, monkeypatch):
+    source = tmp_path / "divx.avi"
+    videos.write_video(source, 20, **DIVX)
+    videos.without_picture(source, 10)
+    monkeypatch.setattr(decode, "_HOLDING", frozenset())
+    with pytest.raises(decode.DecodeError, match="1 of 2 frames are missing"):
+        decode.read_frames(str(source), [9, 10])

@@ -58,3 +58,16 @@ def write_video(
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return str(path)
+
+
+def without_picture(path, place):
+    """Marks a frame of an MPEG-4 file at 12 frames a second as `not coded`: a packet that says the picture is as before."""
+    with av.open(str(path)) as file:
+        packet = [packet for packet in file.demux(video=0) if packet.size][place]
+    data = bytearray(path.read_bytes())
+    header = data.index(b"\0\0\1\xb6", packet.pos) + 4
+    bits = list(f"{int.from_bytes(data[header : header + 4], 'big'):032b}")
+    assert bits[:3] == list("010") and bits[3] == bits[8] == bits[9] == "1"  # P, the second, marker, time, marker, coded
+    bits[9] = "0"
+    data[header : header + 4] = int("".join(bits), 2).to_bytes(4, "big")
+    path.write_bytes(data)

@@ -44,19 +44,6 @@ except StopRun as error:
 """
 
 
-def without_picture(path, place):
-    """Marks a frame of an MPEG-4 file at 12 frames a second as `not coded`: a packet that says the picture is as before."""
-    with av.open(str(path)) as file:
-        packet = [packet for packet in file.demux(video=0) if packet.size][place]
-    data = bytearray(path.read_bytes())
-    header = data.index(b"\0\0\1\xb6", packet.pos) + 4
-    bits = list(f"{int.from_bytes(data[header : header + 4], 'big'):032b}")
-    assert bits[:3] == list("010") and bits[3] == bits[8] == bits[9] == "1"  # P, the second, marker, time, marker, coded
-    bits[9] = "0"
-    data[header : header + 4] = int("".join(bits), 2).to_bytes(4, "big")
-    path.write_bytes(data)
-
-
 def run(tmp_path, source, side=32):
     target = str(tmp_path / "out" / "video.mp4")
     return target, transcode(str(source), target, side, str(tmp_path / "part.mp4"))
@@ -208,8 +195,8 @@ def test_a_decoder_that_is_silent_about_lost_frames_is_not_believed(tmp_path, mo
 def test_a_packet_without_a_picture_shows_the_one_before(tmp_path):
     source = tmp_path / "v.avi"
     videos.write_video(source, 11, codec="mpeg4", options={"q:v": "3", "g": "6"})
-    without_picture(source, 4)
-    without_picture(source, 5)
+    videos.without_picture(source, 4)
+    videos.without_picture(source, 5)
     full = work.process(work.job(str(source), "full"))
     assert (full["problem"], full["detail"]) == (
         "undecodable",
