@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The README's table of objectives on `motion` easy: pre-trains with each, then a linear probe, kNN, and fine-tuning with 1, 5 and 100 %
-# of the labels. A rerun goes on where it was. About 2 hours on 2 cores.
+# of the labels. A rerun goes on where it was. A few hours on 2 cores.
 # Use: ./launch/motion_evidence.sh [OUT]        OUT/NAME/SEED/TASK
 #   SEEDS="0 1 2"   of the weights, the order of the data and the labels that are drawn
 #   JOBS=2          runs at a time
