@@ -215,8 +215,9 @@ def branches(c):
 def runlocal(c):
     """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
     c.batch_size, c.dtype = 8, "float32"
-    if "total" in c:
+    if "accumulate" in c:
         c.accumulate = 1
+    if "total" in c:
         c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
     c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
     c.data.frame_size, c.augment.size = (40, 40), (32, 32)

@@ -54,7 +54,6 @@ def test_only(c):
 
 def _trained(c):
     """What every task that learns has."""
-    c.accumulate = 1  # parts a batch is computed in
     c.log_every, c.eval_every, c.checkpoint_every, c.checkpoint_keep = "50_steps", "1_epochs", "1_epochs", 2
     c.augment.scale, c.augment.ratio = (0.08, 1.0), (0.75, 4 / 3)  # [VideoMAE]
     c.augment.flip = 0.5  # [VideoMAE], but on Something-Something
@@ -64,6 +63,7 @@ def _trained(c):
 
 
 def _finetune(c):
+    c.accumulate = 1  # parts a batch is computed in
     c.head = ml_collections.ConfigDict(
         # classes: 0 takes them from the data. pool: mean (VideoMAE, mae_st) | first (the cls token, or else the first patch)
         {"classes": 0, "pool": "mean", "dropout": 0.0, "init_scale": 0.001, "drop_path": 0.1}

@@ -1,12 +1,10 @@
 """Any task by its config: what trains goes to the loop, what only looks at a frozen encoder is run here."""
 
-import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
 
-from cvmae.config import ConfigError
 from cvmae.data.sources import make_source
 from cvmae.evaluation import frozen
 from cvmae.files import write_json

@@ -94,6 +94,10 @@ def test_recipes_are_the_published_ones(name, variant, expected):
     assert recipe(name, variant) == expected
 
 
+def test_only_tasks_that_compute_a_batch_in_parts_have_the_field():
+    assert [task for task in TASKS if "accumulate" in load(path("k400", f"task={task}"))] == ["pretrain", "finetune"]
+
+
 def test_uniform_segments_on_something_something_alone():
     assert load(path("ssv2", "task=finetune")).data.clip_sampling == "uniform"
     assert load(path("ssv2")).data.clip_sampling == load(path("k400", "task=finetune")).data.clip_sampling == "random"

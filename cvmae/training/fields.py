@@ -4,6 +4,7 @@ import fnmatch
 
 from cvmae.config import TASKS, require, steps
 from cvmae.data import clips, sources
+from cvmae.evaluation import extract, feature_files, features
 from cvmae.models import autoencoder, build, classifier, masking, patches, positions, vit
 
 
@@ -129,9 +130,9 @@ CHECKS = {
     "features.*": at_least(1),
     "knn.neighbours": each("at least 1", lambda value: value >= 1),
     "knn.temperature": ABOVE_0,
-    "extract.tokens": one_of("pooled", "slots", "all"),
-    "extract.format": one_of("npz", "array_record"),
-    "extract.dtype": one_of("float32", "float16"),
+    "extract.tokens": one_of(*features.TOKENS),
+    "extract.format": one_of(*feature_files.FORMATS),
+    "extract.dtype": one_of(*extract.DTYPES),
     "extract.window_stride": at_least(0),
 }
 DURATIONS = ("total", "log_every", "eval_every", "checkpoint_every", "optimizer.warmup", "loss_warmup.*")

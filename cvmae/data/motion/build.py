@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import cv2
 
 from cvmae.data.motion import render, video
 from cvmae.data.motion.spec import Size, get_size
+from cvmae.data.processes import cores, start_python
 
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "test")
@@ -37,7 +37,7 @@ def build(folder: pathlib.Path, size: Size, seed: int, workers: int, progress: C
     for split in SPLITS:
         (folder / split).mkdir()
     total = size.train_clips + size.test_clips
-    workers = min(workers or _cores(), max(1, total // _CLIPS_PER_WORKER))
+    workers = min(workers or cores(), max(1, total // _CLIPS_PER_WORKER))
     if workers == 1:
         rows = []
         for row in _work(folder, size, seed, 0, 1):
@@ -50,11 +50,6 @@ def build(folder: pathlib.Path, size: Size, seed: int, workers: int, progress: C
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _cores() -> int:
-    # The affinity mask counts what a container or a job scheduler grants, which may be fewer than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(folder: pathlib.Path, size: Size, seed: int, first: int, step: int) -> Iterator[dict[str, str]]:
@@ -99,15 +94,7 @@ def _run_workers(folder, size, seed, workers, progress) -> list[dict[str, str]]:
 
 
 def _start_worker(job: dict) -> subprocess.Popen:
-    # Processes of our own and not multiprocessing's: fork is unsafe once JAX has threads, and spawn runs the caller's
-    # script again, which breaks notebooks, `python -` and scripts without a __main__ guard.
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from cvmae.data.motion import build; build.worker()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-    )
+    process = start_python("from cvmae.data.motion import build; build.worker()")
     process.stdin.write(json.dumps(job))
     process.stdin.close()
     return process

@@ -7,8 +7,9 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 
-from cvmae.data.prepare.pool import Failure, StopRun, Worker, cores
+from cvmae.data.prepare.pool import Failure, StopRun, Worker
 from cvmae.data.prepare.text import PrepareError
+from cvmae.data.processes import cores
 
 
 def run(

@@ -10,6 +10,8 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 
+from cvmae.data.processes import cores, start_python
+
 
 class StopRun(Exception):
     """Raised by the function of a job: the fault is not the job's, the rest would fail as well."""
@@ -17,11 +19,6 @@ class StopRun(Exception):
 
 class Failure(str):
     """Why a job has no answer: its process died, took too long, or met an error that the function does not know."""
-
-
-def cores() -> int:
-    """Cores that this process may use: a container or a scheduler may grant fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Worker:
@@ -41,7 +38,7 @@ class Worker:
         with self._lock:
             if self._closed:
                 return Failure("there is nobody to do it any more")
-            process = self._process = self._process or _start(self._function)
+            process = self._process = self._process or start_python(f"from {__name__} import serve; serve({self._function!r})")
         late = threading.Event()
         timer = threading.Timer(self.limit_s, lambda: (late.set(), process.kill())) if self.limit_s else None
         if timer:
@@ -147,18 +144,6 @@ def _cause_of_death(code):
         return f"its process was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"its process was ended by signal {-code}"
-
-
-def _start(function):
-    # Processes of our own and not multiprocessing's: fork is unsafe once there are threads, and spawn runs the caller's
-    # script again, which breaks notebooks and scripts without a __main__ guard.
-    return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import serve; serve({function!r})"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-    )
 
 
 def serve(function: str) -> None:
