@@ -1,0 +1,101 @@
+"""What any weights hold once they are read: which model they make, its parameters in our tree, and what clips it was fed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from cvmae.models import masking
+from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
+from cvmae.models.classifier import Classifier
+from cvmae.models.vit import Encoder
+
+PARTS = ("encoder", "autoencoder", "classifier")
+
+
+class WeightsError(ValueError):
+    """Weights that do not fit; `problems` lists every reason, one a line."""
+
+    def __init__(self, source: str, problems: list[str]):
+        super().__init__(f"{source} does not fit:\n" + "\n".join(f"  {p}" for p in problems))
+        self.problems = problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What a classifier has beside its encoder; see `cvmae.Classifier`.
+
+    Attributes:
+      classes: how many.
+      pool: `mean` or `first`.
+      eps: of the norm between pooling and head.
+      names: of the classes; empty where nobody says.
+    """
+
+    classes: int
+    pool: str = "mean"
+    eps: float = 1e-6
+    names: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Weights from anywhere, in our terms.
+
+    Attributes:
+      name: where they are from and of which kind, for messages.
+      encoder: the module of `params["encoder"]`, for the grid that it was trained on.
+      params: float32 numpy arrays in nested dicts: `encoder`; with a decoder `decoder`; with a head `head` and, where it pools
+        the mean, `norm`.
+      decoder: of a masked autoencoder, None without one.
+      head: of a classifier, None without one.
+      target_norm: what the decoder learned to say (`patches.TARGET_NORMS`); empty where that is not known.
+      pixels: `mean` and `std` that frames in 0..1 were standardised with, where known.
+      notes: what a user should know (what was assumed, cast or changed), one a line.
+      ignored: keys of the file that were left out, each with the reason.
+    """
+
+    name: str
+    encoder: Encoder
+    params: dict
+    decoder: DecoderSpec | None = None
+    head: Head | None = None
+    target_norm: str = ""
+    pixels: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Which of `PARTS` these weights can be."""
+        there = {"encoder": True, "autoencoder": self.decoder is not None, "classifier": self.head is not None}
+        return tuple(part for part in PARTS if there[part])
+
+    def take(self, part: str = "") -> tuple[Encoder | Autoencoder | Classifier, dict]:
+        """A module and its parameters.
+
+        Args:
+          part: one of `parts`; empty takes the classifier where there is a head, else the encoder.
+
+        Raises:
+          ValueError: there is no such part; the message names those that there are.
+        """
+        part = part or ("classifier" if self.head else "encoder")
+        if part not in self.parts:
+            raise ValueError(f"{self.name} has no part {part!r}, only {', '.join(self.parts)}")
+        if part == "encoder":
+            return self.encoder, self.params["encoder"]
+        if part == "autoencoder":
+            module = Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
+            return module, {key: self.params[key] for key in ("encoder", "decoder")}
+        module = Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
+        return module, {key: self.params[key] for key in ("encoder", "norm", "head") if key in self.params}
+
+
+def shapes(module: Encoder | Autoencoder | Classifier) -> dict:
+    """Shapes and dtypes of a module's parameters, without making them."""
+    grid = module.grid if isinstance(module, Encoder) else module.encoder.grid
+    inputs = [jax.ShapeDtypeStruct((1, grid.num_frames, grid.height, grid.width, 3), jnp.float32)]
+    if isinstance(module, Autoencoder):
+        inputs.append(jax.eval_shape(lambda: masking.from_noise(jnp.zeros((1, grid.tokens)), max(1, grid.tokens // 2))))
+    return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
