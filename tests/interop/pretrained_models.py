@@ -1,0 +1,35 @@
+"""Weights of tiny models with random parameters, for tests of what is written from them."""
+
+import jax
+import numpy as np
+
+from cvmae.interop.pretrained import Head, Pretrained, shapes
+from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder, Size, Trunk
+
+PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def pretrained(
+    encoder: Encoder, decoder: DecoderSpec | None = None, head: Head | None = None, seed: int = 0, **fields
+) -> Pretrained:
+    """A `Pretrained` of these modules; no bias is 0 and no scale 1, which would hide a swap."""
+    draw = np.random.default_rng(seed)
+    blank = Pretrained("random weights", encoder, dict.fromkeys(("encoder", "decoder", "norm", "head")), decoder, head)
+    params = {"encoder": shapes(encoder)}
+    for part in blank.parts[1:]:
+        params |= shapes(blank.take(part)[0])
+    params = jax.tree.map(lambda a: draw.normal(size=a.shape, scale=0.3).astype(np.float32), params)
+    return Pretrained("random weights", encoder, params, decoder, head, **{"pixels": PIXELS} | fields)
+
+
+def videomae(size=Size(48, 2, 4, 2.0), grid=Grid(4, 32, 32, 2, 8), bias="qv", eps=1e-6, **changes) -> Encoder:
+    """An encoder that transformers' VideoMAE can express."""
+    return Encoder(Trunk(size, bias, eps), grid, **{"positions": "sincos1d"} | changes)
+
+
+def videomae_decoder(size=Size(24, 1, 3, 3.0), bias="qv", eps=1e-6, **changes) -> DecoderSpec:
+    """A decoder that transformers' VideoMAE can express."""
+    fields = {"layout": "concat", "positions": "sincos1d", "embed_bias": False, "norm_eps": 1e-5}
+    return DecoderSpec(Trunk(size, bias, eps), **fields | changes)
