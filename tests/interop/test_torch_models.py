@@ -1,0 +1,264 @@
+"""The torch statements of MAE, mae_st and VideoMAE against others: transformers' classes, and a statement on our own tree."""
+
+import importlib.util
+import re
+
+import pytest
+from flax import traverse_util
+
+from tests.requirements import missing
+
+if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+
+import torch
+import transformers
+from torch.nn import functional as F
+from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
+
+from tests.interop import torch_mae, torch_mae_st, torch_videomae
+from tests.interop.comparison import assert_close, relative
+from tests.interop.hf import shake
+from tests.interop.torch_blocks import EPS, Sizes
+from tests.models import mae_st_torch
+
+SIZES = Sizes(decoder_depth=2, mlp_ratio=3)
+IMAGES = Sizes(decoder_depth=2, mlp_ratio=3, frames=1, tubelet=1)
+CLASSES = 7
+VIT = (
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"attn\.([qkv])\.", r"attention.\1_proj."),
+    (r"attn\.proj\.", "attention.o_proj."),
+    ("^cls_token", "vit.embeddings.cls_token"),
+    ("^pos_embed", "vit.embeddings.position_embeddings"),
+    (r"^patch_embed\.proj", "vit.embeddings.patch_embeddings.projection"),
+    ("^blocks", "vit.layers"),
+    ("^norm", "vit.layernorm"),
+    ("^decoder_blocks", "decoder.decoder_layers"),
+    ("^(mask_token|decoder_)", r"decoder.\1"),
+    ("^head", "classifier"),
+)
+VIDEOMAE = (
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"attn\.q\.", "attention.attention.query."),
+    (r"attn\.k\.", "attention.attention.key."),
+    (r"attn\.v\.", "attention.attention.value."),
+    (r"attn\.proj\.", "attention.output.dense."),
+    (r"mlp\.fc1\.", "intermediate.dense."),
+    (r"mlp\.fc2\.", "output.dense."),
+    (r"^(encoder\.)?patch_embed\.proj", "videomae.embeddings.patch_embeddings.projection"),
+    (r"^(encoder\.)?blocks", "videomae.encoder.layer"),
+    (r"^encoder\.norm", "videomae.layernorm"),
+    (r"^decoder\.blocks", "decoder.decoder_layers"),
+    ("^head", "classifier"),
+)
+# Of mae_st without cls and with one table: VideoMAE with another name for each part.
+MAE_ST = (
+    (r"^encoder\.", ""),
+    (r"^decoder\.head", "decoder_pred"),
+    (r"^decoder\.", "decoder_"),
+    ("^encoder_to_decoder", "decoder_embed"),
+)
+OUR_TREE = (
+    ("^mask_token", "decoder_mask_token"),
+    ("^(?!decoder_)", "encoder/"),
+    ("^decoder_", "decoder/"),
+    ("cls_token", "cls"),
+    ("pos_embed_spatial", "positions/space"),
+    ("pos_embed_temporal", "positions/time"),
+    ("pos_embed_class", "positions/cls"),
+    (r"patch_embed\.proj", "embed"),
+    (r"blocks\.", "blocks/block"),
+    (r"attn\.q", "attention/query"),
+    (r"attn\.k", "attention/key"),
+    (r"attn\.v", "attention/value"),
+    (r"attn\.proj", "attention/out"),
+    (r"mlp\.fc1", "mlp_in"),
+    (r"mlp\.fc2", "mlp_out"),
+    (r"pred\.", "predict."),
+    (r"(norm\d?)\.weight", r"\1/scale"),
+    (r"\.weight", "/kernel"),
+    (r"\.", "/"),
+)
+
+
+def renamed(model, table) -> dict:
+    """A model's state with `qkv` cut in three and the keys changed by each row of a table in turn."""
+    state = {}
+    for key, value in model.state_dict().items():
+        if ".qkv." in key:
+            state.update({key.replace("qkv", name): part for name, part in zip("qkv", value.chunk(3))})
+        else:
+            state[re.sub(r"attn\.([qv])_bias", r"attn.\1.bias", key)] = value
+    for pattern, name in table:
+        state = {re.sub(pattern, name, key): value for key, value in state.items()}
+    return state
+
+
+def our_tree(model) -> dict:
+    """The state of mae_st as the tree that `mae_st_torch` takes."""
+
+    def laid_out(value):
+        if value.ndim == 3:
+            value = value[0]
+            return value[0] if len(value) == 1 else value
+        if value.ndim == 5:
+            value = value.permute(0, 2, 3, 4, 1).flatten(1)
+        return value.T if value.ndim == 2 else value
+
+    return traverse_util.unflatten_dict({key: laid_out(value) for key, value in renamed(model, OUR_TREE).items()}, sep="/")
+
+
+def build(model_class, *args, **kwargs):
+    """A statement of random weights."""
+    torch.manual_seed(0)
+    return shake(model_class(*args, **kwargs), seed=1)
+
+
+def pixels(sizes: Sizes, *frames: int):
+    """Two random images [2, 3, H, W] or clips [2, 3, T, H, W], and noise [2, N]."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (2, 3, *frames, sizes.size, sizes.size)
+    return torch.randn(shape, generator=generator), torch.rand(2, sizes.grid.tokens, generator=generator)
+
+
+def transformers_config(config_class, sizes: Sizes, **more):
+    names = dict(
+        image_size=sizes.size,
+        patch_size=sizes.patch,
+        hidden_size=sizes.width,
+        num_hidden_layers=sizes.depth,
+        num_attention_heads=sizes.heads,
+        intermediate_size=round(sizes.width * sizes.mlp_ratio),
+        decoder_hidden_size=sizes.decoder_width,
+        decoder_num_hidden_layers=sizes.decoder_depth,
+        decoder_num_attention_heads=sizes.decoder_heads,
+        decoder_intermediate_size=round(sizes.decoder_width * sizes.mlp_ratio),
+    )
+    return config_class(**names, layer_norm_eps=EPS, num_labels=CLASSES, **more)
+
+
+def loaded(model, state):
+    """A model with those weights and no others."""
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def same(name: str, ours, theirs):
+    assert_close(name, relative(ours.detach(), theirs.detach()), 1e-5)
+
+
+def same_output(ours, theirs):
+    """Of a statement and of a transformers model."""
+    assert len(ours.hidden) == len(theirs.hidden_states) - 1
+    for state, other in zip(ours.hidden, theirs.hidden_states[1:]):
+        same("state", state, other)
+    same("predictions", ours.predictions, theirs.logits)
+    same("loss", ours.loss, theirs.loss)
+
+
+def test_mae():
+    model = build(torch_mae.MaskedAutoencoder, IMAGES)
+    config = transformers_config(transformers.ViTMAEConfig, IMAGES, norm_pix_loss=True, mask_ratio=0.7)
+    theirs = loaded(transformers.ViTMAEForPreTraining(config), renamed(model, VIT))
+    image, noise = pixels(IMAGES)
+    ours = model(image, noise, kept=4)
+    same_output(ours, theirs(image, noise=noise, output_hidden_states=True))
+    same("encoder output", ours.encoded, theirs.vit(image, noise=noise).last_hidden_state)
+
+
+def test_mae_table():
+    """The halves of transformers' table, turned as published weights have them."""
+    row, column = build_2d_sinusoidal_position_embedding(5, 5, 24, cls_token=True).chunk(2, dim=1)
+    same("table", torch_mae.sincos(5, 24)[0], torch.cat([column, row], dim=1))
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_mae_classifier(pool):
+    model = build(torch_mae.Classifier, IMAGES, CLASSES, pool)
+    state = renamed(model, VIT)
+    theirs = transformers.ViTForImageClassification(transformers_config(transformers.ViTConfig, IMAGES))
+    image, _ = pixels(IMAGES)
+    if pool == "first":
+        return same("logits", model(image), loaded(theirs, state)(image).logits)
+    theirs.vit.layernorm = torch.nn.Identity()
+    weight, bias = state.pop("fc_norm.weight"), state.pop("fc_norm.bias")
+    features = loaded(theirs, state).vit(image).last_hidden_state[:, 1:].mean(1)
+    same("logits", model(image), theirs.classifier(F.layer_norm(features, features.shape[1:], weight, bias, EPS)))
+
+
+def videomae_config(sizes: Sizes, **more):
+    return transformers_config(transformers.VideoMAEConfig, sizes, num_frames=sizes.frames, tubelet_size=sizes.tubelet, **more)
+
+
+def test_videomae():
+    model = build(torch_videomae.MaskedAutoencoder, SIZES)
+    theirs = transformers.VideoMAEForPreTraining(videomae_config(SIZES, use_mean_pooling=False))
+    loaded(theirs, renamed(model, VIDEOMAE)).decoder.norm.eps = EPS
+    video, noise = pixels(SIZES, SIZES.frames)
+    hidden = noise.argsort(1) >= 5
+    ours = model(video, hidden)
+    frames = video.transpose(1, 2)
+    same_output(ours, theirs(frames, bool_masked_pos=hidden, output_hidden_states=True))
+    same("encoder output", ours.encoded, theirs.videomae(frames, bool_masked_pos=hidden).last_hidden_state)
+
+
+def test_videomae_classifier():
+    model = build(torch_videomae.Classifier, SIZES, CLASSES)
+    theirs = transformers.VideoMAEForVideoClassification(videomae_config(SIZES, use_mean_pooling=True))
+    loaded(theirs, renamed(model, VIDEOMAE)).fc_norm.eps = EPS
+    video, _ = pixels(SIZES, SIZES.frames)
+    same("logits", model(video), theirs(video.transpose(1, 2)).logits)
+
+
+def test_mae_st():
+    sizes = Sizes(frames=8, target_frames=4, decoder_depth=2)
+    model = build(torch_mae_st.MaskedAutoencoder, sizes)
+    video, noise = pixels(sizes, sizes.frames)
+    kept = 9
+    ours, tree = model(video, noise, kept), our_tree(model)
+    latent, restore = mae_st_torch.encode(tree["encoder"], video, noise, sizes.tubelet, sizes.patch, kept, sizes.heads)
+    everywhere = mae_st_torch.decode(tree["decoder"], latent, restore, sizes.decoder_heads)
+    same("encoder output", ours.encoded[:, 1:], latent)
+    same("predictions", ours.predictions, everywhere)
+    same("loss", ours.loss, mae_st_torch.loss(video, everywhere, restore, kept, 4, sizes.tubelet, sizes.patch))
+
+
+def test_mae_st_with_one_table():
+    """That table holds the sums of the separable ones, after the row of cls."""
+    separable, model = build(torch_mae_st.MaskedAutoencoder, SIZES), torch_mae_st.MaskedAutoencoder(SIZES, separable=False)
+    state = {key: value for key, value in separable.state_dict().items() if "pos_embed" not in key}
+    for prefix in ("", "decoder_"):
+        cls = separable.get_parameter(f"{prefix}pos_embed_class")
+        state[f"{prefix}pos_embed"] = torch.cat([cls, torch_mae_st.positions(separable, prefix)[0]], dim=1)
+    video, noise = pixels(SIZES, SIZES.frames)
+    ours, theirs = loaded(model, state)(video, noise, 5), separable(video, noise, 5)
+    same("encoder output", ours.encoded, theirs.encoded)
+    same("predictions", ours.predictions, theirs.predictions)
+
+
+def test_mae_st_without_cls():
+    """With VideoMAE's tables and without biases that VideoMAE lacks it says what VideoMAE says."""
+    videomae = build(torch_videomae.MaskedAutoencoder, SIZES)
+    state = renamed(videomae, MAE_ST)
+    state.update({key.replace(".q.", ".k."): torch.zeros_like(state[key]) for key in list(state) if key.endswith(".q.bias")})
+    state["decoder_embed.bias"] = torch.zeros(SIZES.decoder_width)
+    for prefix, width in (("", SIZES.width), ("decoder_", SIZES.decoder_width)):
+        state[f"{prefix}pos_embed"] = torch_videomae.sinusoid(SIZES.grid.tokens, width)[None]
+    model = loaded(torch_mae_st.MaskedAutoencoder(SIZES, separable=False, cls=False), state)
+    video, noise = pixels(SIZES, SIZES.frames)
+    hidden = noise.argsort(1) >= 5
+    ours, theirs = model(video, hidden + torch.arange(SIZES.grid.tokens) / 1000, 5), videomae(video, hidden)
+    same("encoder output", ours.encoded, theirs.encoded)
+    same("predictions", torch_videomae.pick(ours.predictions, hidden), theirs.predictions)
+
+
+def test_mae_st_classifier():
+    """Its features are those of the encoder that sees everything, pooled before the norm."""
+    model, encoder = build(torch_mae_st.Classifier, SIZES, CLASSES), torch_mae_st.MaskedAutoencoder(SIZES)
+    encoder.load_state_dict(model.state_dict(), strict=False)
+    video, noise = pixels(SIZES, SIZES.frames)
+    features = encoder(video, noise, SIZES.grid.tokens).hidden[-1][:, 1:].mean(1)
+    same("logits", model(video), model.head(encoder.norm(features)))
