@@ -1,0 +1,79 @@
+"""From decoded frames to what a pre-trained encoder takes: resize, centre crop, standardise."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvmae.interop.pretrained import Pretrained
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Makes clips for one encoder; the numbers are those of transformers' VideoMAEImageProcessor.
+
+    That processor works on whole grey levels and rounds to them after each axis of a resize, while this keeps fractions: values
+    differ by less than a level (1/255 in 0..1) after a resize and by float32's rounding without one.
+
+    Attributes:
+      num_frames: T, of a clip.
+      height: H of the crop, pixels.
+      width: W of the crop.
+      mean: of a channel (R, G, B), of pixels in 0..1; None where the weights do not say.
+      std: the same.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __call__(self, video) -> jax.Array:
+        """Standardised clips, float32 [B, T, H, W, 3].
+
+        Args:
+          video: uint8 [T, H0, W0, 3] or [B, T, H0, W0, 3], RGB, of any size. It is resized (bilinear, antialiased) so that it
+            just covers the crop, its aspect kept, and the centre is cut out.
+
+        Raises:
+          ValueError: it is not of that shape or dtype, has another number of frames, or `mean` or `std` is None.
+        """
+        if self.mean is None or self.std is None:
+            raise ValueError(
+                "these weights do not say what pixels were standardised with: take dataclasses.replace(preprocessing, mean=..., "
+                "std=...) with the values of their training, such as ImageNet's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)"
+            )
+        video = self._checked(video)
+        height, width = self._resized(*video.shape[2:4])
+        pixels = video.astype(jnp.float32)
+        if (height, width) != video.shape[2:4]:
+            shape = (*video.shape[:2], height, width, 3)
+            pixels = jax.image.resize(pixels, shape, "bilinear", antialias=True)
+        top, left = (height - self.height) // 2, (width - self.width) // 2
+        pixels = pixels[:, :, top : top + self.height, left : left + self.width]
+        return (pixels / 255 - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+
+    def _checked(self, video):
+        """The clips [B, T, H0, W0, 3] if they are what they should be."""
+        video = video if isinstance(video, jax.Array) else np.asarray(video)
+        if video.dtype != np.uint8:
+            raise ValueError(f"frames are {video.dtype}; expected uint8, RGB in 0..255")
+        if video.ndim not in (4, 5) or video.shape[-1] != 3 or 0 in video.shape[-3:]:
+            raise ValueError(f"frames are {list(video.shape)}; expected [T, H, W, 3] or [B, T, H, W, 3]")
+        if video.shape[-4] != self.num_frames:
+            raise ValueError(f"a clip has {video.shape[-4]} frames; this encoder takes exactly {self.num_frames}: sample as many")
+        return jnp.asarray(video if video.ndim == 5 else video[None])
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """The size of a whole frame that just covers the crop; the longer side is rounded down, as transformers does."""
+        if height * self.width <= width * self.height:
+            return self.height, self.height * width // height
+        return self.width * height // width, self.width
+
+
+def preprocessing_of(pretrained: Pretrained) -> Preprocessing:
+    """What clips must go through before the modules of these weights; `mean` and `std` are None where nobody says."""
+    grid, pixels = pretrained.encoder.grid, pretrained.pixels
+    return Preprocessing(grid.num_frames, grid.height, grid.width, pixels.get("mean"), pixels.get("std"))
