@@ -1,0 +1,200 @@
+"""The arrays of a weights file by key, whatever its format; no format is read in a way that could run code from the file."""
+
+import contextlib
+import json
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+from ml_dtypes import bfloat16  # safetensors finds the dtype by its name, which this import makes known to numpy
+from safetensors import SafetensorError, safe_open
+
+from cvmae.interop import torch_file
+from cvmae.interop.pretrained import WeightsError
+
+INDEX = "model.safetensors.index.json"  # transformers' list of the files that hold a large model's arrays
+IN_FOLDER = ("model.safetensors", INDEX, "pytorch_model.bin")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", INDEX, ".npz", *TORCH_SUFFIXES)
+
+# What numpy and zipfile raise on damaged archives.
+_NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
+def known_suffix(path) -> str:
+    """Which of `SUFFIXES` a path ends with; empty if none. An index has to have just its name."""
+    name = os.path.basename(os.fspath(path))
+    return INDEX if name == INDEX else next((s for s in SUFFIXES if s != INDEX and name.lower().endswith(s)), "")
+
+
+def find_file(path) -> str:
+    """The weights file of `path`.
+
+    Args:
+      path: a file with one of `SUFFIXES`, or a folder that holds one of `IN_FOLDER`, taken in that order.
+
+    Raises:
+      FileNotFoundError: there is none.
+      WeightsError: the suffix is of no format that is read.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        for name in IN_FOLDER:
+            if os.path.isfile(os.path.join(path, name)):
+                return os.path.join(path, name)
+        raise FileNotFoundError(
+            f"no weights in the folder {path}: expected {', '.join(IN_FOLDER)}; give the file itself if its name is another"
+        )
+    if not os.path.isfile(path):
+        expected = f"a file ({', '.join(SUFFIXES)}) or a folder with {', '.join(IN_FOLDER)}"
+        raise FileNotFoundError(f"no weights at {path}, there is no such file: expected {expected}")
+    if not known_suffix(path):
+        suffix = os.path.splitext(path)[1]
+        raise WeightsError(path, [f"its suffix is {suffix!r}; files that are read end with {', '.join(SUFFIXES)}"])
+    return path
+
+
+def read_arrays(file) -> dict[str, np.ndarray]:
+    """Every array of a weights file by key, in the file's dtypes; bfloat16 is that of `ml_dtypes`.
+
+    Args:
+      file: see `find_file`. Of a torch file the state dict is read: see `torch_file.read_state`.
+
+    Raises:
+      WeightsError: the file is damaged, of another format, holds no arrays, or would need to run code.
+      FileNotFoundError: there is none.
+    """
+    file = find_file(file)
+    suffix = known_suffix(file)
+    if suffix in TORCH_SUFFIXES:
+        arrays = torch_file.read_state(file)
+    else:
+        arrays = {".safetensors": _read_safetensors, ".npz": _read_npz, INDEX: _read_shards}[suffix](file)
+    if not arrays:
+        raise WeightsError(file, ["it holds no arrays"])
+    return arrays
+
+
+def read_keys(file) -> list[str]:
+    """The keys of `read_arrays`, from the file's header alone but for torch files. Raises: see `read_arrays`."""
+    file = find_file(file)
+    suffix = known_suffix(file)
+    if suffix == ".safetensors":
+        with _safetensors(file) as opened:
+            return list(opened.keys())
+    if suffix == ".npz":
+        with _open_npz(file) as opened:
+            return list(opened.files)
+    return list(_weight_map(file)) if suffix == INDEX else list(torch_file.read_state(file))
+
+
+def non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """One line for every floating array that holds NaN or infinity: its key and how many of its values."""
+    problems = []
+    for key, array in arrays.items():
+        if array.dtype == bfloat16 or np.issubdtype(array.dtype, np.inexact):
+            bad = array.size - np.count_nonzero(np.isfinite(array))
+            if bad:
+                problems.append(f"not finite: {bad} of the {array.size} values of {key} are NaN or infinite")
+    return problems
+
+
+@contextlib.contextmanager
+def _safetensors(file: str):
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            yield opened
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(file, [f"it is not a readable safetensors file: {error}"]) from error
+
+
+def _read_safetensors(file: str) -> dict[str, np.ndarray]:
+    arrays, problems = {}, []
+    with _safetensors(file) as opened:
+        for key in opened.keys():
+            try:
+                arrays[key] = opened.get_tensor(key)
+            except (AttributeError, TypeError):  # where safetensors asks numpy for a dtype that it lacks
+                problems.append(f"{key} is of the dtype {opened.get_slice(key).get_dtype()}, which is not read")
+    if problems:
+        raise WeightsError(file, problems)
+    return arrays
+
+
+def _open_npz(file: str) -> np.lib.npyio.NpzFile:
+    try:
+        opened = np.load(file, allow_pickle=False)
+    except _NPZ_ERRORS as error:
+        # What is no archive numpy takes for a pickle, and advises to load it all the same.
+        why = "it is no zip archive" if "pickle" in str(error) else _first_line(error)
+        raise WeightsError(file, [f"it is not a readable npz file: {why}"]) from error
+    if isinstance(opened, np.ndarray):
+        raise WeightsError(file, ["it is not an npz file but a single array without a key: save it with np.savez(key=array)"])
+    return opened
+
+
+def _read_npz(file: str) -> dict[str, np.ndarray]:
+    arrays, problems = {}, []
+    with _open_npz(file) as opened:
+        for key in opened.files:
+            try:
+                array = opened[key]
+            except _NPZ_ERRORS as error:
+                why = "it is pickled, which could run code" if "allow_pickle" in str(error) else _first_line(error)
+                problems.append(f"{key} cannot be read: {why}")
+                continue
+            if not isinstance(array, np.ndarray):
+                problems.append(f"{key} is no array")
+            elif array.dtype == np.dtype("V2"):
+                arrays[key] = array.view(bfloat16)  # np.savez has no name for bfloat16 and writes two bytes of anything
+            elif array.dtype.kind == "V":
+                problems.append(f"{key} is of the dtype {array.dtype}, which is not read")
+            else:
+                arrays[key] = array
+    if problems:
+        raise WeightsError(file, problems)
+    return arrays
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or "it is cut short"
+
+
+def _weight_map(file: str) -> dict[str, str]:
+    """Of an index: which file beside it holds which key."""
+    try:
+        shards = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(file, [f"it is no index of safetensors files with a weight_map: {error!r}"]) from error
+    if not isinstance(shards, dict):
+        raise WeightsError(file, [f"its weight_map is a {type(shards).__name__}; expected keys and the names of files"])
+    # A name that leads out of the folder could make any file of this machine a part of the weights.
+    bad = sorted({repr(s) for s in shards.values() if not isinstance(s, str) or not s.endswith(".safetensors") or _leads_away(s)})
+    if bad:
+        raise WeightsError(file, [f"its weight_map names {name}; expected a .safetensors file beside it" for name in bad])
+    return shards
+
+
+def _leads_away(name: str) -> bool:
+    return "/" in name or "\\" in name
+
+
+def _read_shards(file: str) -> dict[str, np.ndarray]:
+    arrays, problems = {}, []
+    shards = _weight_map(file)
+    for name in sorted(set(shards.values())):
+        shard = os.path.join(os.path.dirname(file), name)
+        if not os.path.isfile(shard):
+            problems.append(f"{name} is missing: every file that the index names must be beside it")
+            continue
+        found = _read_safetensors(shard)
+        wanted = {key for key, where in shards.items() if where == name}
+        problems += [f"{name} does not hold {key}, which the index says" for key in sorted(wanted - found.keys())]
+        problems += [f"{name} holds {key}, which the index does not say" for key in sorted(found.keys() - wanted)]
+        arrays |= found
+    if problems:
+        raise WeightsError(file, problems)
+    return {key: arrays[key] for key in shards}

@@ -1,0 +1,101 @@
+"""Weights by their name on the Hugging Face hub: the few files that are needed, from the network or the local cache."""
+
+import os
+import pathlib
+import re
+
+from cvmae.interop.arrays import known_suffix
+from cvmae.interop.pretrained import WeightsError
+
+PREFIX = "hf:"
+_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>\S+))?", re.ASCII)
+_FILES = ("*.safetensors", "model.safetensors.index.json", "config.json", "*preprocessor_config.json", "cvmae.json", "params.npz")
+_PICKLED = "pytorch_model.bin"
+
+
+def is_hub_id(text) -> bool:
+    """Whether weights are asked for by a hub id: `owner/name` or `owner/name@revision`, with or without `hf:` before it.
+
+    Without `hf:` a path that exists is none, nor is what ends like a weights file.
+    """
+    text = os.fspath(text)
+    if text.startswith(PREFIX):
+        return True
+    return bool(_ID.fullmatch(text)) and not os.path.exists(text) and not known_suffix(text)
+
+
+def fetch(hub_id: str, cache_dir=None, endpoint: str | None = None) -> pathlib.Path:
+    """The local folder of a model on the hub, with its weights and what describes them; nothing else is downloaded.
+
+    Pickled weights (pytorch_model.bin) are taken only where there are no others. Without a network, or with HF_HUB_OFFLINE=1,
+    the folder in the cache is returned.
+
+    Args:
+      hub_id: see `is_hub_id`; the revision is a branch, a tag or a commit.
+      cache_dir: None takes huggingface_hub's (HF_HUB_CACHE).
+      endpoint: address of the hub; None takes huggingface_hub's (HF_ENDPOINT).
+
+    Raises:
+      FileNotFoundError: the hub does not have it or does not give it to this user, or could not be reached and the cache does
+        not hold it; the message is one line.
+      WeightsError: huggingface_hub is not installed, or the id is malformed.
+    """
+    found = _ID.fullmatch(hub_id.removeprefix(PREFIX))
+    if not found:
+        raise WeightsError(hub_id, ["it is no hub id: expected hf:owner/name or hf:owner/name@revision"])
+    name, places = found["name"], {"cache_dir": cache_dir, "endpoint": endpoint}
+    # Files in folders of the repository are other forms of the model (onnx, a pipeline's parts).
+    places["ignore_patterns"] = "*/*"
+    folder = _snapshot(name, found["revision"], allow_patterns=list(_FILES), **places)
+    if not _has_weights(folder):
+        folder = _snapshot(name, found["revision"], allow_patterns=[*_FILES, _PICKLED], **places)
+    if not _has_weights(folder):
+        raise FileNotFoundError(
+            f"{hub_id}: no weights that are read, neither safetensors nor params.npz nor {_PICKLED}, are in that model or in its "
+            f"copy in {folder}: give another one, or connect once where that copy was made in part"
+        )
+    return folder
+
+
+def _has_weights(folder: pathlib.Path) -> bool:
+    return any(file.is_file() for pattern in ("*.safetensors", "params.npz", _PICKLED) for file in folder.glob(pattern))
+
+
+def _snapshot(name: str, revision: str | None, cache_dir, **options) -> pathlib.Path:
+    """`huggingface_hub.snapshot_download` with its errors as one line each; see `fetch`."""
+    try:
+        from huggingface_hub import constants, errors, snapshot_download
+    except ImportError as error:
+        raise WeightsError(name, ["hub ids need huggingface_hub: pip install 'crossvideomae[hub]'"]) from error
+    cache = cache_dir or constants.HF_HUB_CACHE
+    try:
+        return pathlib.Path(snapshot_download(name, revision=revision, cache_dir=cache, **options))
+    except errors.HFValidationError as error:
+        raise WeightsError(name, [f"it is no hub id: {_first_line(error)}"]) from error
+    except errors.GatedRepoError as error:
+        why = "its owner gives access on request: ask for it on the model's page, then log in with `hf auth login`"
+        raise FileNotFoundError(f"{name} on the hub: {why}") from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(f"{name} on the hub has no revision {revision!r}: give a branch, a tag or a commit") from error
+    except errors.RepositoryNotFoundError as error:
+        why = "no such model, or it is private: check the name, or log in with `hf auth login`"
+        raise FileNotFoundError(f"{name}: on the hub there is {why}; and no such path is here") from error
+    # HTTPError is that of the client below, for what it loses on the way; RuntimeError is what hf_xet's downloads raise.
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError, RuntimeError) as error:
+        raise FileNotFoundError(_unreached(name, cache, error)) from error
+
+
+def _unreached(name: str, cache, error: Exception) -> str:
+    """One line on a download that did not come, and is not in the cache either."""
+    status = getattr(getattr(error.__cause__ or error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"{name}: the hub refuses access to it ({status}), and it is not in the cache folder {cache}: run `hf auth login`"
+    reason = str(error)
+    if error.__cause__ is not None and reason.startswith("Got: "):  # huggingface_hub's names the class before the text
+        reason = str(error.__cause__)
+    what = f"{name}: the hub could not be reached, and not all of it is in the cache folder {cache}"
+    return f"{what}: connect once, or give a local folder ({_first_line(reason)})"
+
+
+def _first_line(reason) -> str:
+    return str(reason).strip().partition("\n")[0]

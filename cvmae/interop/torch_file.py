@@ -1,0 +1,129 @@
+"""The state dict of a file of `torch.save` as numpy arrays; the file is read as data, nothing in it is run."""
+
+import argparse
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+from ml_dtypes import bfloat16
+
+from cvmae.interop.pretrained import WeightsError
+
+# Where published checkpoints hold the state dict: MAE and VideoMAE, mae_st, DeepSpeed's, Lightning's; the first one there.
+CONTAINERS = ("model", "model_state", "module", "state_dict")
+_DDP = "module."
+# What torch.load was seen to raise on files cut short or with bytes changed.
+_LOAD_ERRORS = (
+    pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_state(file: str) -> dict[str, np.ndarray]:
+    """The arrays of the state dict in a torch file.
+
+    The state dict is under one of `CONTAINERS`, or is the whole; what stands beside it (optimizer, epoch, arguments) is left
+    out. The prefix that DistributedDataParallel puts before every key is taken off.
+
+    Returns:
+      Arrays of their own memory in the file's dtypes; bfloat16 is that of `ml_dtypes`.
+
+    Raises:
+      WeightsError: torch is not installed; the file is damaged, holds no state dict, or something that is no tensor in it; or
+        reading it would run code, which is never done.
+    """
+    state = _state_dict(_load(file), file)
+    arrays, problems = {}, []
+    for key, value in state.items():
+        try:
+            arrays[key] = _array(value)
+        except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+            problems.append(f"{key} cannot be read: {_first_line(error)}")
+    if problems:
+        raise WeightsError(file, problems)
+    if all(key.startswith(_DDP) for key in arrays):
+        return {key.removeprefix(_DDP): array for key, array in arrays.items()}
+    return arrays
+
+
+def _load(file: str):
+    """What `torch.load` makes of a file when it may make nothing but tensors and plain values."""
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsError(file, ["reading torch files needs torch: pip install 'crossvideomae[torch]'"]) from error
+    with open(file, "rb") as opened:
+        is_zip = opened.read(4) == b"PK\x03\x04"
+    # VideoMAE, MAE and mae_st save their command's arguments beside the model, under `args`: argparse's Namespace, a bag of
+    # attributes without code of its own. Its values are read under the same rule. No other class is let through.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            # Mapped, an optimizer's state takes neither time nor memory; files from before torch 1.6 are no zip and cannot be.
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+        except _LOAD_ERRORS as error:
+            raise WeightsError(file, [_why_not(error)]) from error
+
+
+def _why_not(error: Exception) -> str:
+    """One line on why torch refused a file."""
+    text = str(error)
+    found = re.search(r"GLOBAL (\S+)", text)
+    if found:
+        return (
+            f"reading it would run code: it asks for {found[1]}, and only tensors and plain values are read; "
+            "get these weights as safetensors or as a bare state dict"
+        )
+    if "TorchScript" in text:
+        return "it is a TorchScript program, which is not run; save the state_dict() of its module instead"
+    if isinstance(error, pickle.UnpicklingError):  # advice on running it all the same stands around torch's reason
+        text = text.partition("\n\nCheck the documentation")[0].rpartition("\n\n")[2]
+    reason = _first_line(text)
+    return f"it is damaged, or no file of torch.save: {reason if ' ' in reason else 'its records do not fit together':.150}"
+
+
+def _state_dict(loaded, file: str) -> Mapping:
+    """The state dict in what a file held."""
+    import torch
+
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(file, [f"it holds a {type(loaded).__name__}, not a state dict"])
+    state = next((loaded[key] for key in CONTAINERS if isinstance(loaded.get(key), Mapping)), loaded)
+    if state is loaded and not any(isinstance(value, torch.Tensor) for value in loaded.values()):
+        expected = f"expected tensors, or a state dict under {', '.join(CONTAINERS)}"
+        raise WeightsError(file, [f"it holds no state dict, only {', '.join(map(repr, loaded)) or 'nothing'}: {expected}"])
+    names = [repr(key) for key in state if not isinstance(key, str)]
+    if names:
+        raise WeightsError(file, [f"its state dict has the key {name}, which is no string" for name in names])
+    return state
+
+
+def _array(value) -> np.ndarray:
+    """A tensor's values. Raises: TypeError, ValueError, RuntimeError or MemoryError where it has none that numpy can hold."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"it is of type {type(value).__name__}, not a tensor")
+    tensor = value.detach()
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise TypeError(f"it is a tensor of {tensor.layout} on {tensor.device} ({tensor.dtype}), not a plain one")
+    if tensor.nbytes > tensor.untyped_storage().nbytes():  # a few bytes could claim all of the memory there is
+        raise ValueError(f"it claims {tensor.nbytes} bytes of the {tensor.untyped_storage().nbytes()} that the file holds for it")
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(bfloat16).copy()
+    return np.array(tensor.numpy(), order="C")
+
+
+def _first_line(reason) -> str:
+    return str(reason).strip().partition("\n")[0]
