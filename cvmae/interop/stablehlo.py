@@ -1,0 +1,113 @@
+"""Writes an encoder or a classifier as one program for every platform, which jax runs without this package."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import export
+
+from cvmae.interop.archive import write_arrays
+from cvmae.interop.folders import new_folder
+from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
+from cvmae.interop.pretrained import Pretrained
+from cvmae.models.classifier import Classifier
+from cvmae.models.heads import pool
+from cvmae.models.vit import Encoder
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PROGRAM, PARAMS, USAGE = "model.jax_export", "params.npz", "README.txt"
+
+_USAGE = """\
+{what}
+
+    import jax, jax.export, numpy as np
+    exported = jax.export.deserialize(bytearray(open("{program}", "rb").read()))
+    params = dict(np.load("{params}"))
+    video = np.zeros({shape}, np.uint8)  # two clips, RGB, frames already cut to {height}x{width}
+    {result} = jax.jit(exported.call)(params, video)
+
+Needs jax, numpy and flatbuffers alone, on {platforms}; any number of clips. Written by jax {version}, and to be read by
+those of the next six months (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
+"""
+
+
+def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
+    """Writes model.jax_export, its parameters as params.npz, and README.txt, which says how to run it; whole or not at all.
+
+    The program takes a flat dict of float32 parameters by path and uint8 clips [b, T, H, W, 3], RGB, for any b, which it
+    standardises. A classifier gives logits, float32 [b, classes]; an encoder a dict of float32 `tokens` [b, N, D], `pooled`
+    [b, D], their mean, and, where it has one, `cls` [b, D]. It computes in float32; how exactly a matrix product is
+    taken is the platform's default (TPUs round its factors to bfloat16).
+
+    Args:
+      pretrained: the weights.
+      folder: where; not there yet, or empty.
+      part: `encoder` or `classifier`; empty takes the classifier where there is a head.
+
+    Raises:
+      ValueError: there is no such part, it is the autoencoder, or nobody says what pixels were standardised with.
+      FileExistsError: the folder holds something.
+      ImportError: flatbuffers, with which jax writes programs, is not installed.
+    """
+    if part == "autoencoder":
+        raise ValueError("part is 'autoencoder', whose program would need masks: expected 'encoder' or 'classifier'")
+    module, params = pretrained.take(part)
+    preprocessing = preprocessing_of(pretrained)
+    if preprocessing.mean is None:
+        why = "does not say what pixels were standardised with, which the program has to do"
+        raise ValueError(f"{pretrained.name} {why}: give `pixels`, mean and std, by dataclasses.replace")
+    params = traverse_util.flatten_dict(params, sep="/")
+    program = export_program(module, params, preprocessing).serialize()
+    with new_folder(folder) as new:
+        (new / PROGRAM).write_bytes(program)
+        write_arrays(new / PARAMS, params)
+        (new / USAGE).write_text(usage(module, preprocessing), encoding="utf-8")
+
+
+def export_program(module: Encoder | Classifier, params: dict, preprocessing: Preprocessing) -> export.Exported:
+    """The program of a module: (parameters by path, uint8 [b, T, H, W, 3]) -> see `export_stablehlo`."""
+    module = _portable(module)
+
+    def run(params, video):
+        params = traverse_util.unflatten_dict(params, sep="/")
+        out = module.apply({"params": params}, preprocessing(video))
+        if isinstance(module, Classifier):
+            return out
+        named = {"tokens": out.tokens, "pooled": pool(out.tokens)}
+        return named if out.cls is None else named | {"cls": out.cls}
+
+    shape = (*export.symbolic_shape("b"), preprocessing.num_frames, preprocessing.height, preprocessing.width, 3)
+    arguments = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params), jax.ShapeDtypeStruct(shape, np.uint8)
+    return export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
+
+
+def _portable(module: Encoder | Classifier) -> Encoder | Classifier:
+    """The module with what every platform has; attention of the kind `auto` would be chosen for the machine that exports."""
+    encoder = module if isinstance(module, Encoder) else module.encoder
+    encoder = encoder.clone(trunk=dataclasses.replace(encoder.trunk, attention="einsum", dtype=jnp.float32))
+    return encoder if isinstance(module, Encoder) else module.clone(encoder=encoder)
+
+
+def usage(module: Encoder | Classifier, preprocessing: Preprocessing) -> str:
+    """Five lines that run the program with jax and numpy alone, and what goes in and comes out."""
+    encoder = module if isinstance(module, Encoder) else module.encoder
+    shape = (2, preprocessing.num_frames, preprocessing.height, preprocessing.width, 3)
+    if isinstance(module, Classifier):
+        what, result = f"A video classifier: logits, float32 [clips, {module.classes}].", "logits"
+    else:
+        names = "`tokens` [clips, {n}, {d}] and `pooled` [clips, {d}]" + (", `cls` [clips, {d}]" if encoder.cls_token else "")
+        names = names.format(n=encoder.grid.tokens, d=encoder.trunk.size.width)
+        what, result = f"A video encoder: a dict of float32 {names}.", "features"
+    return _USAGE.format(
+        what=what,
+        result=result,
+        shape=shape,
+        height=preprocessing.height,
+        width=preprocessing.width,
+        program=PROGRAM,
+        params=PARAMS,
+        platforms=", ".join(PLATFORMS),
+        version=jax.__version__,
+    )

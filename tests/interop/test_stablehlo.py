@@ -1,0 +1,140 @@
+"""The exported program runs where this package, flax and einops cannot be imported, for any batch, as our module does."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax import export
+
+from cvmae.interop.preprocessing import preprocessing_of
+from cvmae.interop.pretrained import Head
+from cvmae.interop.stablehlo import export_program, export_stablehlo
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder, Size, Trunk
+from tests.interop.comparison import assert_close, relative
+from tests.interop.pretrained_models import pretrained
+
+PIXELS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+ENCODER = Encoder(Trunk(Size(16, 2, 2), attention="xla", dtype=jnp.bfloat16), Grid(4, 16, 24, 2, 8), "separable", True)
+MEAN = ENCODER.clone(positions="sincos1d", cls_token=False, final_norm=False)
+CASES = {
+    "encoder": (pretrained(ENCODER, pixels=PIXELS), ""),
+    "classifier": (pretrained(MEAN, head=Head(3), pixels=PIXELS), ""),
+    "encoder of a classifier": (pretrained(MEAN, head=Head(3), pixels=PIXELS), "encoder"),
+}
+# Runs the lines of each folder's README.txt, then what they made on batches of 1 and 3, where nothing but jax is there.
+ALONE = """
+    import sys
+
+    class Nothing:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in ("cvmae", "flax", "einops", "optax", "orbax", "tests"):
+                raise ImportError(f"{name} must not be needed")
+
+    sys.meta_path.insert(0, Nothing())
+    import os
+
+    for folder in sys.argv[1:]:
+        os.chdir(folder)
+        lines = [line.strip() for line in open("README.txt") if line.startswith("    ")]
+        assert len(lines) == 5, lines
+        found = {}
+        exec("\\n".join(lines), found)
+        np, exported, params = found["np"], found["exported"], found["params"]
+        assert found["video"].shape == (2, *np.load("batch1.npy").shape[1:])
+        for batch in (1, 3):
+            out = found["jax"].jit(exported.call)(params, np.load(f"batch{batch}.npy"))
+            np.savez(f"out{batch}.npz", **(out if isinstance(out, dict) else {"logits": out}))
+        assert ("logits" in found) != ("features" in found)
+"""
+
+
+def clips(source, batch):
+    grid = source.encoder.grid
+    return np.random.default_rng(batch).integers(0, 256, (batch, grid.num_frames, grid.height, grid.width, 3), dtype=np.uint8)
+
+
+def ours(source, part, video):
+    """Our module's outputs, in float32 with plain attention."""
+    module, params = source.take(part)
+    encoder = getattr(module, "encoder", module)
+    encoder = encoder.clone(trunk=dataclasses.replace(encoder.trunk, attention="einsum", dtype=np.float32))
+    module = encoder if isinstance(module, Encoder) else module.clone(encoder=encoder)
+    out = jax.jit(module.apply)({"params": params}, preprocessing_of(source)(video))
+    if not isinstance(module, Encoder):
+        return {"logits": out}
+    return {"tokens": out.tokens, "pooled": out.tokens.mean(1)} | ({} if out.cls is None else {"cls": out.cls})
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Every case, exported and run by a process of its own."""
+    folders = {}
+    for name, (source, part) in CASES.items():
+        folders[name] = tmp_path_factory.mktemp("exported") / "out"
+        export_stablehlo(source, folders[name], part)
+        assert sorted(os.listdir(folders[name])) == ["README.txt", "model.jax_export", "params.npz"]
+        for batch in (1, 3):
+            np.save(folders[name] / f"batch{batch}.npy", clips(source, batch))
+    subprocess.run([sys.executable, "-c", textwrap.dedent(ALONE), *map(str, folders.values())], check=True)
+    return folders
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_this_package(name, written):
+    source, part = CASES[name]
+    for batch in (1, 3):
+        expected = ours(source, part, clips(source, batch))
+        with np.load(written[name] / f"out{batch}.npz") as found:
+            assert set(found.files) == set(expected)
+            for key, value in expected.items():
+                assert found[key].dtype == np.float32
+                assert_close(f"{name} {key} of {batch}", relative(found[key], value), 1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_file_holds(name, written):
+    exported = export.deserialize(bytearray((written[name] / "model.jax_export").read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    *params, video = exported.in_avals
+    assert str(video.shape) == "(b, 4, 16, 24, 3)" and video.dtype == np.uint8
+    assert all(out.shape[0] == video.shape[0] and out.dtype == np.float32 for out in exported.out_avals)
+    source, part = CASES[name]
+    with np.load(written[name] / "params.npz") as arrays:
+        assert len(arrays.files) == len(params) == len(jax.tree.leaves(source.take(part)[1]))
+    calls = [line for line in exported.mlir_module().splitlines() if "custom_call" in line]
+    assert all("@shape_assertion" in line for line in calls), "a call that not every platform has"
+
+
+def test_it_does_not_depend_on_how_the_module_computes():
+    """The same program for every kind of attention and every dtype."""
+    found = []
+    for attention, dtype in (("xla", jnp.bfloat16), ("auto", jnp.float32), ("einsum", jnp.float32)):
+        source, _ = CASES["encoder"]
+        encoder = source.encoder.clone(trunk=dataclasses.replace(source.encoder.trunk, attention=attention, dtype=dtype))
+        params = traverse_util.flatten_dict(source.params["encoder"], sep="/")
+        program = export_program(encoder, params, preprocessing_of(source)).mlir_module()
+        found.append(re.sub(r"(?m)^#loc.*$| ?loc\(.*\)", "", program))
+    assert found[0] == found[1] == found[2] and "bf16" not in found[0] and "stablehlo.dot_general" in found[0]
+
+
+def test_what_is_refused(tmp_path):
+    source, _ = CASES["encoder"]
+    with pytest.raises(ValueError, match="random weights does not say what pixels were standardised with, .*: give `pixels`"):
+        export_stablehlo(dataclasses.replace(source, pixels={}), tmp_path / "out")
+    with pytest.raises(ValueError, match="whose program would need masks: expected 'encoder' or 'classifier'"):
+        export_stablehlo(source, tmp_path / "out", "autoencoder")
+    with pytest.raises(ValueError, match="no part 'classifier', only encoder"):
+        export_stablehlo(source, tmp_path / "out", "classifier")
+    assert not os.listdir(tmp_path)
+    (tmp_path / "kept").write_text("kept")
+    with pytest.raises(FileExistsError, match="holds files already"):
+        export_stablehlo(source, tmp_path)
