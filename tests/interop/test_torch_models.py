@@ -18,8 +18,7 @@ from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_pos
 
 from tests.interop import torch_mae, torch_mae_st, torch_videomae
 from tests.interop.comparison import assert_close, relative
-from tests.interop.hf import shake
-from tests.interop.torch_blocks import EPS, Sizes
+from tests.interop.torch_blocks import EPS, Sizes, build
 from tests.models import mae_st_torch
 
 SIZES = Sizes(decoder_depth=2, mlp_ratio=3)
@@ -109,12 +108,6 @@ def our_tree(model) -> dict:
         return value.T if value.ndim == 2 else value
 
     return traverse_util.unflatten_dict({key: laid_out(value) for key, value in renamed(model, OUR_TREE).items()}, sep="/")
-
-
-def build(model_class, *args, **kwargs):
-    """A statement of random weights."""
-    torch.manual_seed(0)
-    return shake(model_class(*args, **kwargs), seed=1)
 
 
 def pixels(sizes: Sizes, *frames: int):

@@ -1,7 +1,7 @@
 """What the torch statements of MAE, mae_st and VideoMAE share; the names of modules make the keys of published files.
 
 The statements are written from the papers and from descriptions in words; they are the smallest code that gives the numbers and
-the state-dict keys. Parameters start at torch's defaults or 0: `tests.interop.hf.shake` gives them values that hide nothing.
+the state-dict keys. `build` gives every parameter a random value, so that no bias is 0.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cvmae.models.patches import Grid
+from tests.interop.hf import shake
 
 EPS = 1e-6
 
@@ -111,6 +112,12 @@ class Block(nn.Module):
     def forward(self, x):
         x = x + self.attn(self.norm1(x))
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+
+
+def build(model_class, *args, **kwargs):
+    """A model of random weights, the same each time."""
+    torch.manual_seed(0)
+    return shake(model_class(*args, **kwargs), seed=1)
 
 
 def norm(width: int) -> nn.LayerNorm:
