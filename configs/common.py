@@ -176,7 +176,12 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.image_branch.frame_sampling = "random"  # random | middle | first | uniform
     c.image_branch.crop = "shared"  # shared (with v) | independent
     c.image_branch.train = "full"  # full | frozen
-    c.image_branch.init_from = ""  # a folder or .safetensors file of transformers' ViTMAEForPreTraining
+    for branch in (c.video_branch, c.image_branch):
+        # Weights to start from: a file (.pth of MAE, mae_st, VideoMAE; .safetensors), a folder of transformers, a hub id, a
+        # workdir of ours, or what `python -m cvmae.interop` wrote.
+        branch.init_from = ""
+        branch.init_decoder = True  # take the decoder too, where the weights have one
+    c.video_branch.inflate = "none"  # none | mean (I3D) | centre (ViViT): how weights of an image encoder become the video's
     c.contrast = ml_collections.ConfigDict(
         # [CrossPoint] temperature and width; hidden 0 is the encoder's width; reversed negatives are ours, not the paper's
         {"temperature": 0.1, "width": 256, "hidden": 0, "time_reversed_negatives": False}

@@ -21,12 +21,13 @@ def base(args, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
     """
     task = args.task
     c = common.machine(task)
-    # A workdir of ours, or a folder or .safetensors file of transformers' VideoMAE; '' is an untrained encoder.
+    # A workdir or export of ours, a file or folder of VideoMAE, mae_st or MAE, or a hub id; '' is an untrained encoder.
     c.init_from = ""
     c.batch_size = 256
     c.data = common.data()
     c.data.test_split = "val"  # the published numbers of SSv2 and Kinetics are on their validation videos
     c.video_branch = common.encoder(args.variant, "separable", True, 2)  # as in pre-training, or a message says what differs
+    c.video_branch.inflate = "none"  # as in pre-training, for init_from of an image encoder
     c.augment = ml_collections.ConfigDict({"size": (224, 224), "mean": common.IMAGENET_MEAN, "std": common.IMAGENET_STD})
     if task in ("finetune", "linear", "attentive"):
         _trained(c)

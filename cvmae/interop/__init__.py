@@ -1,5 +1,7 @@
-"""Other people's weights: key maps as tables and the one loader that reads them."""
+"""Weights in and out: key maps as tables, one reader, exports for transformers, JAX without this package, and ourselves."""
 
-from cvmae.interop.weights import KINDS, WeightsError, load_autoencoder
+from cvmae.interop.kinds import KINDS
+from cvmae.interop.pretrained import Pretrained, WeightsError
+from cvmae.interop.read import read
 
-__all__ = ["KINDS", "WeightsError", "load_autoencoder"]
+__all__ = ["KINDS", "Pretrained", "WeightsError", "read"]

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
@@ -53,6 +54,7 @@ class Pretrained:
       pixels: `mean` and `std` that frames in 0..1 were standardised with, where known.
       notes: what a user should know (what was assumed, cast or changed), one a line.
       ignored: keys of the file that were left out, each with the reason.
+      sources: {our path: the key of the file it came from}, where keys differ from our paths.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Pretrained:
     pixels: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -80,16 +83,27 @@ class Pretrained:
         Raises:
           ValueError: there is no such part; the message names those that there are.
         """
-        part = part or ("classifier" if self.head else "encoder")
+        module = self.module(part or ("classifier" if self.head else "encoder"))
+        if isinstance(module, Encoder):
+            return module, self.params["encoder"]
+        return module, {key: self.params[key] for key in shapes(module)}
+
+    def module(self, part: str) -> Encoder | Autoencoder | Classifier:
+        """The module of one of `parts`. Raises: ValueError, see `take`."""
         if part not in self.parts:
             raise ValueError(f"{self.name} has no part {part!r}, only {', '.join(self.parts)}")
         if part == "encoder":
-            return self.encoder, self.params["encoder"]
+            return self.encoder
         if part == "autoencoder":
-            module = Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
-            return module, {key: self.params[key] for key in ("encoder", "decoder")}
-        module = Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
-        return module, {key: self.params[key] for key in ("encoder", "norm", "head") if key in self.params}
+            return Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
+        return Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
+
+    def template(self) -> dict:
+        """Shapes and dtypes that `params` should have."""
+        wanted = {"encoder": shapes(self.encoder)}
+        for part in self.parts[1:]:
+            wanted |= shapes(self.module(part))
+        return wanted
 
 
 def shapes(module: Encoder | Autoencoder | Classifier) -> dict:
@@ -99,3 +113,25 @@ def shapes(module: Encoder | Autoencoder | Classifier) -> dict:
     if isinstance(module, Autoencoder):
         inputs.append(jax.eval_shape(lambda: masking.from_noise(jnp.zeros((1, grid.tokens)), max(1, grid.tokens // 2))))
     return jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+
+
+def differences(params: dict, template: dict, sources: dict[str, str] | None = None) -> list[str]:
+    """What is missing, left over or mis-shaped in `params` against a template of shapes, one a line.
+
+    Args:
+      params: arrays in nested dicts.
+      template: leaves with a shape.
+      sources: {our path: the key of the file}, for messages.
+    """
+    found, wanted = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (params, template))
+    problems, sources = [], sources or {}
+    for path, leaf in wanted.items():
+        array, key = found.get(path), f"{sources[path]} for {path}" if path in sources else path
+        if array is None:
+            problems.append(f"missing: nothing there for {path} {list(leaf.shape)}")
+        elif tuple(array.shape) != tuple(leaf.shape):
+            problems.append(f"mis-shaped: {key} is {list(array.shape)} in our layout, the model has {list(leaf.shape)}")
+    for path in found.keys() - wanted.keys():
+        key = f"{sources[path]} belongs at {path}" if path in sources else path
+        problems.append(f"left over: {key} {list(found[path].shape)}, which the model does not have")
+    return sorted(problems)

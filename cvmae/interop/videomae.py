@@ -1,73 +1,114 @@
-"""VideoMAE's files of `transformers`, read from its classes and from what save_pretrained writes."""
+"""VideoMAE's files: the authors' `.pth`, whose layout VideoMAEv2 kept, and transformers' as save_pretrained writes them."""
 
-from cvmae.interop.hf_block import BLOCK
+from cvmae.interop.blocks import FUSED, HEADS, IMAGENET, TIMM, TRANSFORMERS, linear, norm, patches
 from cvmae.interop.keymap import KeyMap, Rule, in_blocks
 
-# In memory the biases are query.bias and value.bias; files hold q_bias and v_bias, as the original code did. Keys have none.
-_BLOCK = (
-    *BLOCK,
-    ("attention.attention.q_bias", "attention/query/bias", "copy"),
-    ("attention.attention.query.bias", "attention/query/bias", "copy"),
-    ("attention.attention.v_bias", "attention/value/bias", "copy"),
-    ("attention.attention.value.bias", "attention/value/bias", "copy"),
-)
-_ENCODER_SETTINGS = (("encoder.positions", ("sincos1d",)), ("encoder.cls_token", (False,)))
+# Queries and values have a bias, keys have none.
+_BLOCK = (*TIMM, FUSED, ("attn.q_bias", "attention/query/bias", "copy"), ("attn.v_bias", "attention/value/bias", "copy"))
+_ENCODER = dict(positions="sincos1d", eps=1e-6)
+_DECODER = dict(layout="concat", positions="sincos1d", cls="none", embed_bias=False)
 
 
 def _encoder(prefix: str) -> tuple[Rule, ...]:
+    rules = tuple(Rule(*row) for row in patches(f"{prefix}patch_embed.proj", "conv3d"))
+    return (*rules, *in_blocks(f"{prefix}blocks.{{i}}", "encoder", _BLOCK))
+
+
+VIDEOMAE = KeyMap(
+    kind="videomae",
+    layout="pre-training",
+    signature=("encoder.patch_embed.proj.", "encoder.blocks."),
+    rules=(
+        *_encoder("encoder."),
+        *(Rule(*row) for row in norm("encoder.norm", "encoder/norm")),
+        Rule("encoder_to_decoder.weight", "decoder/embed/kernel", "linear"),
+        Rule("mask_token", "decoder/mask_token", "token"),
+        *in_blocks("decoder.blocks.{i}", "decoder", _BLOCK),
+        *(Rule(*row) for row in (*norm("decoder.norm", "decoder/norm"), *linear("decoder.head", "decoder/predict"))),
+    ),
+    encoder=_ENCODER,
+    decoder=_DECODER | dict(norm_eps=1e-6),
+    heads=HEADS,
+    decoder_heads={192: 3, 384: 6, 512: 8, 640: 8},
+    pixels=IMAGENET,
+    target_norm="patch_channel",
+)
+
+VIDEOMAE_CLASSIFIER = KeyMap(
+    kind="videomae",
+    layout="fine-tuned",
+    signature=("patch_embed.proj.", "blocks.0.attn.qkv.", "fc_norm.", "!cls_token"),
+    rules=(*_encoder(""), *(Rule(*row) for row in (*norm("fc_norm", "norm"), *linear("head", "head")))),
+    encoder=_ENCODER,
+    head=dict(eps=1e-6),
+    heads=HEADS,
+    pixels=IMAGENET,
+)
+
+# Files hold q_bias and v_bias, as the authors' do; in transformers' memory they are query.bias and value.bias.
+_HF_BLOCK = (
+    *TRANSFORMERS,
+    ("attention.attention.q_bias", "attention/query/bias", "copy"),
+    ("attention.attention.v_bias", "attention/value/bias", "copy"),
+)
+_HF_BIASES_IN_MEMORY = (
+    ("attention.attention.query.bias", "attention/query/bias", "copy"),
+    ("attention.attention.value.bias", "attention/value/bias", "copy"),
+)
+_HF_ENCODER = dict(positions="sincos1d", eps=1e-12)
+
+
+def _hf_blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (*in_blocks(theirs, ours, _HF_BLOCK), *in_blocks(theirs, ours, _HF_BIASES_IN_MEMORY, alias=True))
+
+
+def _hf_encoder(prefix: str) -> tuple[Rule, ...]:
     """The rows of VideoMAEModel, whose keys start with `prefix`.
 
     Its position tables are computed, not stored. `layernorm` is there only with use_mean_pooling=False, as in the weights of
     VideoMAE's authors: our `final_norm`.
     """
-    return (
-        Rule(f"{prefix}embeddings.patch_embeddings.projection.weight", "encoder/embed/kernel", "conv"),
-        Rule(f"{prefix}embeddings.patch_embeddings.projection.bias", "encoder/embed/bias"),
-        *in_blocks(f"{prefix}encoder.layer.{{i}}", "encoder", _BLOCK),
-        Rule(f"{prefix}layernorm.weight", "encoder/norm/scale"),
-        Rule(f"{prefix}layernorm.bias", "encoder/norm/bias"),
-    )
+    rows = (*patches(f"{prefix}embeddings.patch_embeddings.projection", "conv3d"), *norm(f"{prefix}layernorm", "encoder/norm"))
+    return (*(Rule(*row) for row in rows), *_hf_blocks(f"{prefix}encoder.layer.{{i}}", "encoder"))
 
 
-# VideoMAEForPreTraining, for an autoencoder; of a VideoMAEForVideoClassification the encoder alone.
 HF_VIDEOMAE = KeyMap(
     kind="hf-videomae",
-    prefixes=("videomae.embeddings.", "videomae.encoder."),
+    layout="VideoMAEForPreTraining",
+    signature=("videomae.embeddings.",),
     rules=(
-        *_encoder("videomae."),
+        *_hf_encoder("videomae."),
         Rule("encoder_to_decoder.weight", "decoder/embed/kernel", "linear"),
         Rule("mask_token", "decoder/mask_token", "token"),
-        *in_blocks("decoder.decoder_layers.{i}", "decoder", _BLOCK),
-        Rule("decoder.norm.weight", "decoder/norm/scale"),
-        Rule("decoder.norm.bias", "decoder/norm/bias"),
-        Rule("decoder.head.weight", "decoder/predict/kernel", "linear"),
-        Rule("decoder.head.bias", "decoder/predict/bias"),
+        *_hf_blocks("decoder.decoder_layers.{i}", "decoder"),
+        *(Rule(*row) for row in (*norm("decoder.norm", "decoder/norm"), *linear("decoder.head", "decoder/predict"))),
     ),
-    ignored={
-        "classifier.*": "the head of a fine-tuned classifier, which an autoencoder does not have",
-        "fc_norm.*": "the norm between pooling and the head of a fine-tuned classifier",
-    },
-    settings=(*_ENCODER_SETTINGS, ("decoder.spec.positions", ("sincos1d",)), ("decoder.spec.cls", ("none",))),
+    encoder=_HF_ENCODER,
+    decoder=_DECODER | dict(norm_eps=1e-5),
+    heads=HEADS,
+    decoder_heads={192: 3, 384: 6, 512: 8, 640: 8},
+    target_norm="patch_channel",
 )
 
-# VideoMAEModel, the encoder by itself.
 HF_VIDEOMAE_ENCODER = KeyMap(
-    kind="hf-videomae-encoder",
-    prefixes=("embeddings.patch_embeddings.", "encoder.layer."),
-    rules=_encoder(""),
-    settings=_ENCODER_SETTINGS,
+    kind="hf-videomae",
+    layout="VideoMAEModel",
+    signature=("embeddings.patch_embeddings.", "encoder.layer."),
+    rules=_hf_encoder(""),
+    encoder=_HF_ENCODER,
+    heads=HEADS,
 )
 
-# VideoMAEForVideoClassification, for a `Classifier`; `fc_norm` is there only with use_mean_pooling=True.
+# `fc_norm` is there only with use_mean_pooling=True; its eps is 1e-5 whatever the config says of the other norms.
 HF_VIDEOMAE_CLASSIFIER = KeyMap(
-    kind="hf-videomae-classifier",
-    prefixes=("videomae.embeddings.", "videomae.encoder.", "classifier."),
+    kind="hf-videomae",
+    layout="VideoMAEForVideoClassification",
+    signature=("videomae.embeddings.", "classifier."),
     rules=(
-        *_encoder("videomae."),
-        Rule("fc_norm.weight", "norm/scale"),
-        Rule("fc_norm.bias", "norm/bias"),
-        Rule("classifier.weight", "head/kernel", "linear"),
-        Rule("classifier.bias", "head/bias"),
+        *_hf_encoder("videomae."),
+        *(Rule(*row) for row in (*norm("fc_norm", "norm"), *linear("classifier", "head"))),
     ),
-    settings=_ENCODER_SETTINGS,
+    encoder=_HF_ENCODER,
+    head=dict(eps=1e-5),
+    heads=HEADS,
 )

@@ -1,4 +1,4 @@
-"""Reads a workdir of ours without what wrote it: its config, and the video encoder out of its newest complete checkpoint."""
+"""Reads a workdir of ours without what wrote it: its config, and the weights of a branch out of its newest complete checkpoint."""
 
 import dataclasses
 import json
@@ -10,17 +10,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from cvmae.models.build import video_grid
-from cvmae.models.vit import Encoder, Trunk, decode_variant
+from cvmae.interop.pretrained import Head, Pretrained, WeightsError, differences
+from cvmae.models.build import build_encoder, decoder_spec, image_grid, video_grid
 
-# Where a state holds the video encoder: that of a probe, after pre-training, after fine-tuning; the moving average first.
-ENCODERS = (
-    ("frozen",),
-    ("ema", "video", "encoder"),
-    ("ema", "encoder"),
-    ("params", "video", "encoder"),
-    ("params", "encoder"),
-)
+# Where a state holds a branch: a probe's frozen encoder, pre-training, fine-tuning; the moving average first.
+HOLDERS = {
+    "video": (("frozen",), ("ema", "video"), ("ema",), ("params", "video"), ("params",)),
+    "image": (("ema", "image"), ("params", "image")),
+}
+PARTS = ("encoder", "decoder", "norm", "head")
 
 
 class WorkdirError(ValueError):
@@ -44,33 +42,6 @@ class Workdir:
     @property
     def checkpoint(self) -> pathlib.Path:
         return self.folder / "checkpoints" / str(self.step)
-
-    @property
-    def encoder(self) -> Encoder:
-        """The video encoder that was trained here, but for what changes no parameter's meaning (dtype, attention, drop path).
-
-        A fine-tuned one lacks the last norm, whatever the config says, where the classifier's norm takes its place.
-        """
-        try:
-            branch = ml_collections.ConfigDict(self.config["video_branch"])
-            trunk = Trunk(decode_variant(branch.variant)[0], branch.qkv_bias, branch.eps)
-            grid = video_grid(ml_collections.ConfigDict(self.config))
-            return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise WorkdirError(f"{self.folder / 'config.json'} does not describe a video encoder: {error}") from error
-
-    @property
-    def pixels(self) -> dict[str, tuple[float, ...]]:
-        """What clips were standardised with, `mean` and `std`."""
-        return {name: tuple(self.config["augment"][name]) for name in ("mean", "std")}
-
-    @property
-    def name(self) -> str:
-        return str(self.checkpoint)
-
-    def arrays(self) -> dict:
-        """See `encoder_params`."""
-        return encoder_params(self)
 
 
 def _split(path) -> tuple[pathlib.Path, int | None]:
@@ -121,25 +92,86 @@ def read_workdir(path, step: int | None = None) -> Workdir:
     return Workdir(folder, config, steps[-1] if step is None else step)
 
 
-def encoder_params(workdir: Workdir) -> dict:
-    """The video encoder's arrays, numpy in nested dicts, the moving average where there is one; nothing else is read.
+def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretrained:
+    """The weights of a run of ours: an autoencoder after pre-training, a classifier after fine-tuning, else an encoder.
+
+    The moving average is taken where there is one; nothing else is read.
+
+    Args:
+      path: see `read_workdir`.
+      branch: `video` or `image`.
+      step: see `read_workdir`.
+
+    Raises:
+      WorkdirError: see `read_workdir`; or the checkpoint is damaged or holds no such branch.
+      WeightsError: the checkpoint is not of the model that the workdir's config describes; all that differs is listed.
+    """
+    workdir = read_workdir(path, step)
+    holder, params = read_branch(workdir, branch)
+    try:
+        model = _describe(workdir, branch, holder, params)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WorkdirError(f"{workdir.folder / 'config.json'} does not describe the {branch} branch: {error}") from error
+    problems = differences(params, model.template())
+    if problems:
+        raise WeightsError(model.name, problems)
+    return model
+
+
+def _describe(workdir: Workdir, branch: str, holder: tuple[str, ...], params: dict) -> Pretrained:
+    """The modules of a branch, but for what changes no parameter's meaning (dtype, attention, drop path)."""
+    config = ml_collections.ConfigDict(workdir.config | {"attention": "auto", "dtype": "float32"})
+    fields = config[f"{branch}_branch"]
+    encoder = build_encoder(config, fields, video_grid(config) if branch == "video" else image_grid(config))
+    # Where a classifier's norm takes the place of the last norm there is none, whatever the config says.
+    encoder = encoder.clone(final_norm=fields.final_norm and "norm" in params["encoder"])
+    head = None
+    if "head" in params:
+        head = Head(params["head"]["kernel"].shape[-1], config.head.pool, fields.eps, _class_names(workdir))
+    return Pretrained(
+        f"{workdir.checkpoint}{' (moving average)' if holder[0] == 'ema' else ''}",
+        encoder,
+        params,
+        decoder_spec(config, fields) if "decoder" in params else None,
+        head,
+        fields.target_norm if "decoder" in params else "",
+        {name: tuple(config.augment[name]) for name in ("mean", "std")},
+    )
+
+
+def _class_names(workdir: Workdir) -> tuple[str, ...]:
+    """What fine-tuning wrote beside its predictions; nothing before it has ended."""
+    file = workdir.folder / "predictions.npz"
+    if not file.is_file():
+        return ()
+    with np.load(file, allow_pickle=False) as found:
+        return tuple(map(str, found["class_names"]))
+
+
+def read_branch(workdir: Workdir, branch: str) -> tuple[tuple[str, ...], dict]:
+    """Where a checkpoint holds a branch, and its arrays, numpy in nested dicts under `PARTS`.
 
     Shapes are those of the checkpoint: whoever fills a model compares them.
 
     Raises:
-      WorkdirError: the checkpoint is damaged or holds no video encoder.
+      WorkdirError: the checkpoint is damaged or holds no such branch.
     """
     state = epath.Path(workdir.checkpoint / "state")
     handler = ocp.PyTreeCheckpointHandler()
     try:
         tree = handler.metadata(state).tree
-        keys = _find(workdir, tree)
-        item = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _at(tree, keys))
-        for key in reversed(keys):
-            item = {key: item}
-        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        args = ocp.args.PyTreeRestore(item=item, restore_args=restore, partial_restore=True)
-        return _at(handler.restore(state, args=args), keys)
+        holder = _find(workdir, tree, branch)
+        item = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _at(tree, holder))
+        if holder == ("frozen",):
+            item = {"encoder": item}
+        item = {part: item[part] for part in PARTS if part in item}
+        nested = item["encoder"] if holder == ("frozen",) else item
+        for key in reversed(holder):
+            nested = {key: nested}
+        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), nested)
+        args = ocp.args.PyTreeRestore(item=nested, restore_args=restore, partial_restore=True)
+        found = _at(handler.restore(state, args=args), holder)
+        return holder, {"encoder": found} if holder == ("frozen",) else found
     except WorkdirError:
         raise
     except (OSError, ValueError, KeyError) as error:
@@ -156,12 +188,12 @@ def _at(tree, keys):
     return tree
 
 
-def _find(workdir: Workdir, tree) -> tuple[str, ...]:
-    """The path of the video encoder in a checkpoint of this structure."""
-    for keys in ENCODERS:
-        if _at(tree, keys):
-            return keys
+def _find(workdir: Workdir, tree, branch: str) -> tuple[str, ...]:
+    """The path of a branch in a checkpoint of this structure."""
+    for holder in HOLDERS[branch]:
+        if _at(tree, holder if holder == ("frozen",) else (*holder, "encoder")):
+            return holder
     there = ", ".join(tree.get("params") or tree)
     raise WorkdirError(
-        f"checkpoint {workdir.checkpoint} holds no video encoder, only {there}: give the workdir of a run that has one"
+        f"checkpoint {workdir.checkpoint} holds no {branch} encoder, only {there}: give the workdir of a run that has one"
     )

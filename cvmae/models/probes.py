@@ -50,7 +50,7 @@ class AttentiveProbe(nn.Module):
         query = self.param("query", nn.initializers.truncated_normal(0.02), (width,)).astype(dtype)
         x = jnp.broadcast_to(query, (tokens.shape[0], 1, width))
         x = x + self._look(x, layer_norm(self.eps, dtype, "norm1")(tokens))
-        y = dense(int(width * self.size.mlp_ratio), dtype, "mlp_in")(layer_norm(self.eps, dtype, "norm2")(x))
+        y = dense(round(width * self.size.mlp_ratio), dtype, "mlp_in")(layer_norm(self.eps, dtype, "norm2")(x))
         x = x + dense(width, dtype, "mlp_out")(nn.gelu(y, approximate=False))
         init = nn.initializers.truncated_normal(0.02)
         return nn.Dense(self.classes, kernel_init=init, name="head")(x[:, 0].astype(jnp.float32))

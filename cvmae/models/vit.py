@@ -146,7 +146,7 @@ class Block(nn.Module):
         y = Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
         x = x + drop_samples(first, y, rate)
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
-        y = dense(int(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
+        y = dense(round(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
         y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
         return x + drop_samples(second, y, rate)
 

@@ -5,6 +5,7 @@ import fnmatch
 from cvmae.config import TASKS, require, steps
 from cvmae.data import clips, sources
 from cvmae.evaluation import extract, feature_files, features
+from cvmae.interop import inflate
 from cvmae.models import autoencoder, build, classifier, masking, patches, positions, vit
 
 
@@ -101,7 +102,9 @@ CHECKS = {
     "image_branch.frame_sampling": one_of(*clips.FRAME_SAMPLINGS),
     "image_branch.crop": one_of("shared", "independent"),
     "image_branch.train": one_of("full", "frozen"),
-    "image_branch.init_from": FREE,
+    "*_branch.init_from": FREE,
+    "*_branch.init_decoder": FREE,
+    "video_branch.inflate": one_of(*inflate.KINDS),
     "*_branch.*": at_least(1),
     "contrast.temperature": ABOVE_0,
     "contrast.width": at_least(1),

@@ -9,14 +9,12 @@ from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.learned import assess, table
 from cvmae.files import write_json
 from cvmae.inputs import sample_keys
-from cvmae.interop.weights import find_file, load_autoencoder, read_keys
-from cvmae.models.autoencoder import Autoencoder
 from cvmae.objective import Objective
 from cvmae.training import optimizer as optim
 from cvmae.training.metrics import read_metrics
+from cvmae.training.pretrained import load_pretraining_branch
 from cvmae.training.state import TrainState, create, gradients_in_parts, update
 from cvmae.training.task import Task
-from cvmae.training.validate import config_errors
 from cvmae.visualize.curves import draw_curves
 from cvmae.visualize.reconstruction import save_reconstructions
 
@@ -43,22 +41,15 @@ class Pretrain(Task):
         return create(params, self.optimizer, self.config.optimizer.ema_decay)
 
     def load_pretrained(self):
-        """The image encoder's parameters out of config.image_branch.init_from, the decoder's with them; None where it is not set.
-
-        Where the file holds an encoder alone, the decoder starts anew.
+        """The branches that start from weights, the video's and the image's; None where no branch does.
 
         Raises:
-          ConfigError: the file does not fit the branch; the message lists why.
+          ConfigError: a file does not fit its branch; the message lists why.
         """
-        path, module = self.config.image_branch.init_from, self.objective.model.image
-        if not path:
-            return None
-        template = self.abstract_state().params["image"]
-        with config_errors("image_branch.init_from"):
-            if not any(key.startswith("decoder.") for key in read_keys(find_file(path))):
-                template = {"encoder": template["encoder"]}
-                module = Autoencoder(module.encoder)
-            return {"image": load_autoencoder(path, "auto", template, module)}
+        model, template = self.objective.model, self.abstract_state().params
+        branches = {name: module for name, module in (("video", model.video), ("image", model.image)) if module is not None}
+        found = {name: load_pretraining_branch(self.config, name, template[name], module) for name, module in branches.items()}
+        return {name: params for name, params in found.items() if params is not None} or None
 
     def _pure_step(self, state: TrainState, batch):
         samples = batch | sample_keys(self.key, state.step, batch["video"].shape[0])

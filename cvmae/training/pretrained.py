@@ -1,14 +1,17 @@
-"""The encoder that downstream tasks start from."""
+"""The weights that a run starts from, and what is said of them: which went where, and what was changed on the way."""
 
 import sys
 
-from cvmae.interop.encoder import load_encoder
+import jax
+
+from cvmae.interop.fit import Start, load_branch, load_encoder, match
+from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.vit import Encoder
 from cvmae.training.validate import config_errors
 
 
 def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
-    """The encoder of config.init_from, or None where that is empty; what was changed on the way is printed.
+    """The encoder of config.init_from, for tasks that have no decoder; None where that is empty.
 
     Args:
       config: of the task.
@@ -21,6 +24,38 @@ def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
     if not config.init_from:
         return None
     with config_errors("init_from"):
-        params, notes = load_encoder(config.init_from, template, encoder, config)
-    print(*notes, sep="\n", file=sys.stderr)
+        start = Start(config.init_from, inflate=config.video_branch.inflate)
+        params, notes = load_encoder(start, encoder, config)
+        params = match(params, template, config.init_from)
+    say(notes)
     return params
+
+
+def load_pretraining_branch(config, name: str, template, module: Autoencoder) -> dict | None:
+    """The encoder of config.NAME_branch.init_from, and the decoder where both sides have one; None where the field is empty.
+
+    Args:
+      config: of pre-training.
+      name: `video` or `image`.
+      template: the branch's parameters; leaves need only shape and dtype.
+      module: the branch.
+
+    Raises:
+      ConfigError: what is there does not fit; the message lists the flags or arrays.
+    """
+    branch = config[f"{name}_branch"]
+    if not branch.init_from:
+        return None
+    with config_errors(f"{name}_branch.init_from"):
+        start = Start(branch.init_from, name, branch.init_decoder, branch.get("inflate", "none"))
+        params, notes = load_branch(start, module.encoder, module.decoder and module.decoder.spec, config)
+        params = match(params, {part: template[part] for part in params}, branch.init_from)
+    fresh = [part for part in template if part not in params]
+    say(notes + [f"{name}_branch {part} starts untrained" for part in fresh])
+    return params
+
+
+def say(notes: list[str]) -> None:
+    """Prints what a user should know, once in a run of several processes."""
+    if jax.process_index() == 0:
+        print(*notes, sep="\n", file=sys.stderr)

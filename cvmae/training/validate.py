@@ -12,7 +12,7 @@ import jax
 from cvmae.config import ConfigError, require
 from cvmae.data.manifest import ManifestError
 from cvmae.data.pipeline import clip_spec
-from cvmae.interop import weights
+from cvmae.interop import hub
 from cvmae.models import build, positions, vit
 from cvmae.training.fields import check_field, fields
 from cvmae.training.sharding import make_mesh
@@ -52,7 +52,9 @@ def check_pretraining(config) -> None:
         build.build_model(config)
     for name in wanted:
         check_positions(config, name, f"mse_{name}" in needs.active)
-    check_teacher(config.image_branch, needs.image_branch)
+    for name in ("video", "image"):
+        check_branch_start(config[f"{name}_branch"], name, name in wanted)
+    check_inflate(config.video_branch, config.video_branch.init_from)
 
 
 def check_downstream(config) -> None:
@@ -72,8 +74,8 @@ def check_downstream(config) -> None:
     layer = next((config[name].layer for name in ("features", "extract") if name in config), -1)
     depth = vit.decode_variant(config.video_branch.variant)[0].depth
     require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
-    path = os.path.expanduser(config.init_from)
-    require(not path or os.path.exists(path), f"config.init_from={config.init_from!r} does not exist: give a workdir or weights")
+    check_start(config.init_from, "init_from")
+    check_inflate(config.video_branch, config.init_from)
 
 
 def check_batch(config) -> None:
@@ -122,14 +124,29 @@ def check_positions(config, name: str, decoder: bool) -> None:
                 positions.fixed_table(kind, grid_of(config, name), width)
 
 
-def check_teacher(branch, wanted: bool) -> None:
-    """Whether weights to start the image branch from are there, and a frozen one has them."""
-    path = branch.init_from
-    require(wanted or not path, f"config.image_branch.init_from={path!r}, but every term of the image branch has weight 0")
+def check_start(path: str, field: str) -> None:
+    """Whether weights to start from are there; of a hub id only that it is one."""
+    local = os.path.expanduser(path)
     require(
-        not wanted or path or branch.train != "frozen",
+        not path or os.path.exists(local) or hub.is_hub_id(path),
+        f"config.{field}={path!r} does not exist: give a workdir, a weights file or folder, or a hub id owner/name",
+    )
+
+
+def check_inflate(branch, path: str) -> None:
+    """Whether there is something to inflate, into positions that an inflated encoder has."""
+    require(
+        branch.inflate == "none" or path,
+        f"config.video_branch.inflate={branch.inflate!r} without init_from has nothing to inflate: give an image encoder's weights",
+    )
+
+
+def check_branch_start(branch, name: str, wanted: bool) -> None:
+    """Whether the weights to start a branch of pre-training from are there, and a frozen one has them."""
+    path = branch.init_from
+    require(wanted or not path, f"config.{name}_branch.init_from={path!r}, but every term of the {name} branch has weight 0")
+    check_start(path, f"{name}_branch.init_from")
+    require(
+        not wanted or path or branch.get("train") != "frozen",
         "config.image_branch.train='frozen' without config.image_branch.init_from is a teacher of random weights: give a file",
     )
-    if path:
-        with config_errors("image_branch.init_from"):
-            weights.find_file(path)

@@ -7,8 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from safetensors.numpy import load_file
 
-from cvmae.interop.weights import KEY_MAPS, convert
+from cvmae.interop.convert import to_ours
+from cvmae.interop.mae import HF_VIT_MAE
+from cvmae.interop.pretrained import differences
+from cvmae.interop.videomae import HF_VIDEOMAE
 from cvmae.losses import masked_mse
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
@@ -31,7 +35,7 @@ class Run:
       predictions: for hidden patches, in the order of the mask.
       everywhere: for all patches; None where the implementation does not give them.
       loss: the loss.
-      gradients: in our tree.
+      gradients: in our tree; None where they were not taken.
     """
 
     hidden: list
@@ -39,7 +43,7 @@ class Run:
     predictions: np.ndarray
     everywhere: np.ndarray | None
     loss: float
-    gradients: dict
+    gradients: dict | None
 
 
 def shake(model, seed: int):
@@ -50,6 +54,11 @@ def shake(model, seed: int):
             if parameter.requires_grad:
                 parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+def stored(folder) -> dict[str, np.ndarray]:
+    """What save_pretrained wrote."""
+    return load_file(folder / "model.safetensors")
 
 
 def gradients_by_file_key(model) -> dict[str, np.ndarray]:
@@ -83,16 +92,10 @@ def vit_mae_module(config) -> Autoencoder:
     return Autoencoder(encoder, Decoder(spec, grid))
 
 
-def shapes(module: Autoencoder, batch: int = 1):
-    """Shapes of the parameters of a module, without making them."""
-    grid = module.encoder.grid
-    clip = jax.ShapeDtypeStruct((batch, grid.num_frames, grid.height, grid.width, 3), jnp.float32)
-    mask = jax.eval_shape(lambda: masking.from_noise(jnp.zeros((batch, grid.tokens)), grid.tokens // 2))
-    return jax.eval_shape(module.init, jax.random.key(0), clip, mask)["params"]
-
-
-def run_ours(module: Autoencoder, params, clip, target_clip, mask, norm: str, predict_all: bool = False) -> Run:
-    """Our forward and backward pass, in one compiled program; `predict_all` fills `Run.everywhere`."""
+def run_ours(
+    module: Autoencoder, params, clip, target_clip, mask, norm: str, predict_all: bool = False, backward: bool = True
+) -> Run:
+    """Our forward pass and, where wanted, the backward one, in one compiled program; `predict_all` fills `Run.everywhere`."""
 
     def loss_of(params):
         (encoded, predictions), state = module.apply({"params": params}, clip, mask, mutable=["intermediates"])
@@ -101,14 +104,15 @@ def run_ours(module: Autoencoder, params, clip, target_clip, mask, norm: str, pr
         hidden = state["intermediates"]["encoder"]["blocks"]["hidden"]
         return masked_mse(predictions, targets).mean(), (hidden, encoded, predictions, everywhere)
 
-    (loss, aux), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
+    run = jax.value_and_grad(loss_of, has_aux=True) if backward else lambda params: (loss_of(params), None)
+    (loss, aux), gradients = jax.jit(run)(params)
     hidden, encoded, predictions, everywhere = aux
     tokens = encoded.tokens if encoded.cls is None else jnp.concatenate([encoded.cls[:, None], encoded.tokens], axis=1)
     return Run(hidden, tokens, predictions, everywhere, float(loss), gradients)
 
 
 def compare(ours: Run, theirs: Run, name: str):
-    """Asserts that states, predictions, loss and the whole gradient agree."""
+    """Asserts that states, predictions, loss and, where it was taken, the whole gradient agree."""
     assert len(ours.hidden) == len(theirs.hidden)
     assert_close(f"{name} encoder states", max(map(relative, ours.hidden, theirs.hidden)))
     assert_close(f"{name} encoder output", relative(ours.encoded, theirs.encoded))
@@ -116,19 +120,22 @@ def compare(ours: Run, theirs: Run, name: str):
     if theirs.everywhere is not None:
         assert_close(f"{name} predictions for visible patches too", relative(ours.everywhere, theirs.everywhere))
     assert_close(f"{name} loss", abs(ours.loss - theirs.loss) / theirs.loss)
+    if theirs.gradients is None:
+        return
     errors = tree_errors(ours.gradients, theirs.gradients)
     worst = max(errors, key=errors.get)
     assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
 
 
-def tree_of(model, kind: str, template):
-    """The gradients of a transformers model in our tree, through the key map that loads its weights."""
-    gradients, problems = convert(gradients_by_file_key(model), KEY_MAPS[kind], template)
+def tree_of(model, key_map, template):
+    """The gradients of a transformers model in our tree, through the key map that reads its weights."""
+    found = to_ours(gradients_by_file_key(model), key_map)
+    problems = found.problems + differences(found.tree, template)
     assert not problems, problems
-    return gradients
+    return found.tree
 
 
-def forward_backward(model, base, kind: str, template, *args, **kwargs):
+def forward_backward(model, base, key_map, template, *args, **kwargs):
     """Runs a transformers model, loss backward; gives its output and (states, encoder output, gradients in our tree)."""
     kept = []
     handle = base.register_forward_hook(lambda module, inputs, output: kept.append(output.last_hidden_state))
@@ -136,7 +143,7 @@ def forward_backward(model, base, kind: str, template, *args, **kwargs):
     handle.remove()
     out.loss.backward()
     states = [h.detach().numpy() for h in out.hidden_states[1:]]
-    return out, (states, kept[0].detach().numpy(), tree_of(model, kind, template))
+    return out, (states, kept[0].detach().numpy(), tree_of(model, key_map, template))
 
 
 def videomae_run(model, clip, hidden_tokens, template) -> Run:
@@ -144,7 +151,7 @@ def videomae_run(model, clip, hidden_tokens, template) -> Run:
     pixels = torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 1, 4, 2, 3)))
     hidden_tokens = torch.from_numpy(np.array(hidden_tokens))
     out, (states, encoded, gradients) = forward_backward(
-        model, model.videomae, "hf-videomae", template, pixels, bool_masked_pos=hidden_tokens
+        model, model.videomae, HF_VIDEOMAE, template, pixels, bool_masked_pos=hidden_tokens
     )
     return Run(states, encoded, out.logits.detach().numpy(), None, out.loss.item(), gradients)
 
@@ -153,7 +160,7 @@ def vit_mae_run(model, image, noise, template) -> tuple[Run, np.ndarray]:
     """transformers' pass on image [B, H, W, 3] with noise [B, N]: the run, and ids_restore [B, N]."""
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
     out, (states, encoded, gradients) = forward_backward(
-        model, model.vit, "hf-vit-mae", template, pixels, noise=torch.from_numpy(noise)
+        model, model.vit, HF_VIT_MAE, template, pixels, noise=torch.from_numpy(noise)
     )
     everywhere, restore = out.logits.detach().numpy(), out.ids_restore.numpy()
     kept = int((out.mask[0] == 0).sum())

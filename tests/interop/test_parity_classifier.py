@@ -15,8 +15,8 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 import torch
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
-from cvmae.interop import WeightsError
-from cvmae.interop.encoder import load_classifier, load_encoder
+from cvmae.interop import read
+from cvmae.interop.videomae import HF_VIDEOMAE_CLASSIFIER
 from cvmae.models.classifier import Classifier
 from tests.interop import hf
 from tests.interop.comparison import assert_close, relative, tree_errors
@@ -62,10 +62,6 @@ def module_of(config) -> Classifier:
     return Classifier(hf.videomae_module(config).encoder, config.num_labels, pool, eps=1e-5)
 
 
-def shapes(module):
-    return jax.eval_shape(module.init, jax.random.key(0), clips(module.encoder.grid))["params"]
-
-
 def clips(grid, batch=3):
     rng = np.random.default_rng(2)
     return rng.normal(size=(batch, grid.num_frames, grid.height, grid.width, 3)).astype(np.float32)
@@ -78,10 +74,9 @@ def as_pixels(clip):
 @pytest.mark.parametrize("name", CASES)
 def test_logits_loss_and_gradients(name, tmp_path):
     model = save(tmp_path, **CASES[name])
-    module = module_of(model.config)
-    template = shapes(module)
-    params, notes = load_classifier(tmp_path, template, module)
-    assert len(notes) == 1
+    found = read(tmp_path)
+    module, params = found.take()
+    assert module == module_of(model.config) and found.notes == ()
     clip, labels = clips(module.encoder.grid), np.array([1, 0, 2])
 
     def loss_of(params):
@@ -93,7 +88,7 @@ def test_logits_loss_and_gradients(name, tmp_path):
     theirs.loss.backward()
     assert_close(f"{name} logits", relative(logits, theirs.logits.detach().numpy()))
     assert_close(f"{name} loss", abs(float(loss) - theirs.loss.item()) / theirs.loss.item())
-    errors = tree_errors(gradients, hf.tree_of(model, "hf-videomae-classifier", template))
+    errors = tree_errors(gradients, hf.tree_of(model, HF_VIDEOMAE_CLASSIFIER, found.template()))
     worst = max(errors, key=errors.get)
     assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
 
@@ -102,23 +97,15 @@ def test_logits_loss_and_gradients(name, tmp_path):
 def test_features_of_the_encoder_alone(model_class, tmp_path):
     """Files with and without the prefix `videomae.` and what stands beside the encoder."""
     model = save(tmp_path, model_class, use_mean_pooling=False)
-    encoder = hf.videomae_module(model.config).encoder
-    params, _ = load_encoder(tmp_path, jax.eval_shape(encoder.init, jax.random.key(0), clips(encoder.grid))["params"], encoder)
+    encoder, params = read(tmp_path).take("encoder")
+    assert encoder == hf.videomae_module(model.config).encoder
     clip = clips(encoder.grid)
     theirs = getattr(model, "videomae", model)(as_pixels(clip)).last_hidden_state.detach().numpy()
     assert_close("features", relative(jax.jit(encoder.apply)({"params": params}, clip).tokens, theirs))
 
 
-def test_a_classifier_that_was_built_otherwise(tmp_path):
-    save(tmp_path / "mean", use_mean_pooling=True)
-    save(tmp_path / "first", use_mean_pooling=False)
-    mean, first = (module_of(VideoMAEConfig(**TINY, use_mean_pooling=m)) for m in (True, False))
-    with pytest.raises(ValueError, match="these flags: --config.video_branch.final_norm=False$"):
-        load_classifier(tmp_path / "mean", shapes(first), first)
-    with pytest.raises(WeightsError, match="(?s)nothing in the file for norm/scale.*pool is 'mean'; the file's .* 'first'"):
-        load_classifier(tmp_path / "first", shapes(mean), mean)
-    with pytest.raises(WeightsError, match="eps is 1e-06; transformers' fc_norm has 1e-05"):
-        load_classifier(tmp_path / "mean", shapes(mean), mean.clone(eps=1e-6))
-    other = mean.clone(classes=8)
-    with pytest.raises(WeightsError, match=r"classifier.weight for head/kernel is \[48, 7\] in our layout, .*\[48, 8\]"):
-        load_classifier(tmp_path / "mean", shapes(other), other)
+def test_names_of_classes_and_what_config_says_of_them(tmp_path):
+    names = {0: "opening", 1: "closing", 2: "turning"}
+    save(tmp_path, num_labels=3, id2label=names, label2id={v: k for k, v in names.items()})
+    head = read(tmp_path).head
+    assert head.names == tuple(names.values()) and head.classes == 3 and head.eps == 1e-5

@@ -15,7 +15,9 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from cvmae.interop import load_autoencoder
+from cvmae.interop import read
+from cvmae.interop.convert import to_theirs
+from cvmae.interop.videomae import HF_VIDEOMAE
 from cvmae.models import masking
 from tests.interop import hf
 
@@ -48,13 +50,15 @@ CASES = {
 
 
 def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str):
-    """Builds, saves, loads and runs one configuration both ways."""
+    """Builds, saves, loads and runs one configuration both ways; written back, the arrays are the same bytes."""
     torch.manual_seed(0)
     model = hf.shake(VideoMAEForPreTraining(config), seed=1)
     model.save_pretrained(folder)
-    module = hf.videomae_module(config)
-    template = hf.shapes(module)
-    params = load_autoencoder(folder, "auto", template, module)
+    found = read(folder)
+    module, params = found.take("autoencoder")
+    assert module == hf.videomae_module(config) and found.target_norm == ("patch_channel" if config.norm_pix_loss else "")
+    written, stored = to_theirs(params, HF_VIDEOMAE, module.encoder.grid), hf.stored(folder)
+    assert written.keys() == stored.keys() and all(written[key].tobytes() == stored[key].tobytes() for key in stored)
 
     grid = module.encoder.grid
     drawn = masking.draw(jax.random.split(jax.random.key(2), batch), grid, mask_kind, ratio)
@@ -64,7 +68,7 @@ def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str):
     clip = (pixels - hf.MEAN) / hf.STD
     norm = "patch_channel" if config.norm_pix_loss else "none"
     ours = hf.run_ours(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm)
-    theirs = hf.videomae_run(model, clip, mask.hidden, template)
+    theirs = hf.videomae_run(model, clip, mask.hidden, found.template())
     hf.compare(ours, theirs, name)
     return mask
 

@@ -10,8 +10,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from cvmae.interop.hf_folder import shapes
-from cvmae.interop.workdir import WorkdirError, encoder_params, is_workdir, read_workdir
+from cvmae.interop import WeightsError
+from cvmae.interop.pretrained import Head
+from cvmae.interop.workdir import WorkdirError, is_workdir, load_workdir, read_branch, read_workdir
+from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import SIZES, Encoder, Trunk
 from cvmae.training.checkpoint import Checkpoints
@@ -19,7 +21,9 @@ from cvmae.training.loop import write_config
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.sharding import make_mesh
 from cvmae.training.state import TrainState
-from tests.small import config
+from cvmae.training.supervised import Supervised
+from tests.interop.models import random_params
+from tests.small import config, downstream
 
 PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -27,11 +31,6 @@ PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 def encoder(frames=4, side=32, patch=16, **changes) -> Encoder:
     grid = Grid(frames, *(side if isinstance(side, tuple) else (side, side)), 2, patch)
     return Encoder(grid=grid, **{"trunk": Trunk(SIZES["test"]), "positions": "separable", "cls_token": True} | changes)
-
-
-def random_params(module: Encoder, seed: int = 0):
-    draw = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: draw.normal(size=a.shape, scale=0.3).astype(np.float32), shapes(module))
 
 
 def state(params, **parts) -> TrainState:
@@ -51,6 +50,10 @@ def write_workdir(folder, module: Encoder, states: dict[int, TrainState], **bran
     for step, saved in states.items():
         checkpoints.save(step, saved, {"step": step})
     checkpoints.close()
+
+
+def encoder_of(workdir):
+    return read_branch(workdir, "video")[1]["encoder"]
 
 
 def same(found, expected):
@@ -82,12 +85,15 @@ def test_the_newest_or_a_named_step(two_steps):
     for args, step in cases:
         workdir = read_workdir(*args)
         assert workdir.step == step and workdir.folder == folder and is_workdir(args[0])
-        same(encoder_params(workdir), expected[step])
+        same(encoder_of(workdir), expected[step])
 
 
 def test_the_encoder_that_was_trained(two_steps):
-    workdir = read_workdir(two_steps[0])
-    assert workdir.encoder == encoder() and workdir.pixels == PIXELS
+    folder, expected = two_steps
+    write_workdir(folder, encoder(), {11: state({"video": {"encoder": expected[2]}})})
+    found = load_workdir(folder)
+    assert found.take()[0] == encoder() and found.pixels == PIXELS and found.parts == ("encoder",)
+    same(found.params, {"encoder": expected[2]})
 
 
 P = random_params(encoder(), 1)
@@ -107,7 +113,7 @@ HEAD = {"head": {"bias": np.zeros(3, np.float32)}}
 )
 def test_where_other_tasks_keep_it(parts, tmp_path):
     write_workdir(tmp_path, encoder(), {3: state(**parts)})
-    same(encoder_params(read_workdir(tmp_path)), P)
+    same(encoder_of(read_workdir(tmp_path)), P)
 
 
 def test_a_real_run(tmp_path):
@@ -120,11 +126,45 @@ def test_a_real_run(tmp_path):
     checkpoints.save(5, saved, {"step": 5})
     checkpoints.close()
     write_config(c, tmp_path)
-    workdir = read_workdir(tmp_path)
-    same(encoder_params(workdir), jax.tree.map(np.asarray, saved.params["video"]["encoder"]))
-    same(
-        jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes(workdir.encoder)), jax.tree.map(np.zeros_like, workdir.arrays())
+    for branch, parts in (("video", ("encoder", "autoencoder")), ("image", ("encoder",))):
+        found = load_workdir(tmp_path, branch)
+        same(found.params, jax.tree.map(np.asarray, saved.params[branch]))
+        assert found.parts == parts and found.encoder.grid.num_frames == (4 if branch == "video" else 1)
+    assert load_workdir(tmp_path).target_norm == "patch"
+
+
+def test_a_fine_tuned_run(tmp_path):
+    """The classifier, the moving average first; names of classes once the run has written them."""
+    c = downstream("finetune", optimizer__ema_decay=0.9)
+    abstract = Supervised(c, make_mesh(c.mesh), 8, 8).abstract_state()
+    draw = np.random.default_rng(0)
+    saved = jax.tree.map(lambda a: jnp.asarray(draw.normal(size=a.shape) * 9, a.dtype), abstract)
+    checkpoints = Checkpoints(str(tmp_path), 1)
+    checkpoints.save(5, saved, {"step": 5})
+    checkpoints.close()
+    write_config(c, tmp_path)
+    found = load_workdir(tmp_path)
+    assert found.head == Head(4, "mean", 1e-6) and not found.encoder.final_norm and "moving average" in found.name
+    module, params = found.take()
+    same(params, jax.tree.map(np.asarray, saved.ema))
+    assert module == Classifier(found.encoder, 4)
+    np.savez(tmp_path / "predictions.npz", class_names=np.array(["a", "b", "c", "d"]))
+    assert load_workdir(tmp_path).head.names == ("a", "b", "c", "d")
+
+
+def test_a_checkpoint_of_another_model_than_the_config_says(tmp_path):
+    damaged = P | {"embed": {"kernel": P["embed"]["kernel"][1:]}, "extra": P["cls"]}
+    write_workdir(tmp_path, encoder(), {5: state({"video": {"encoder": damaged}})})
+    with pytest.raises(WeightsError) as caught:
+        load_workdir(tmp_path)
+    expected = (
+        "left over: encoder/extra",
+        "mis-shaped: encoder/embed/kernel is [1535, 32]",
+        "missing: nothing there for encoder/embed/bias",
     )
+    assert len(caught.value.problems) == 3
+    for problem, text in zip(caught.value.problems, expected, strict=True):
+        assert text in problem
 
 
 def test_other_arrays_are_not_read(two_steps):
@@ -140,10 +180,10 @@ def test_other_arrays_are_not_read(two_steps):
         for chunk in chunks:
             chunk.write_bytes(b"damaged")
         if readable:
-            same(encoder_params(workdir), expected[10])
+            same(encoder_of(workdir), expected[10])
         else:
             with pytest.raises(WorkdirError, match="checkpoints/10 is damaged .*give another step"):
-                encoder_params(workdir)
+                encoder_of(workdir)
 
 
 def test_what_a_kill_left_is_no_checkpoint(two_steps):
@@ -153,7 +193,7 @@ def test_what_a_kill_left_is_no_checkpoint(two_steps):
     (checkpoints / "30" / "state").mkdir(parents=True)
     workdir = read_workdir(folder)
     assert workdir.step == 2
-    same(encoder_params(workdir), expected[2])
+    same(encoder_of(workdir), expected[2])
     for step in (10, 30):
         with pytest.raises(WorkdirError, match=f"no complete checkpoint of step {step}: take one of 2$"):
             read_workdir(checkpoints / str(step))
@@ -168,17 +208,17 @@ def test_what_is_no_workdir(two_steps, tmp_path_factory):
     assert not is_workdir(empty) and not is_workdir(empty / "absent")
     with pytest.raises(WorkdirError, match="is no workdir, it holds no readable config.json .*--workdir of a run"):
         read_workdir(empty)
-    for text, message in (("{", "is not JSON"), ('{"data": {}}', "does not describe a video encoder: .*video_branch")):
+    for text, message in (("{", "is not JSON"), ('{"data": {}}', "does not describe the video branch: .*video_branch")):
         (folder / "config.json").write_text(text)
         with pytest.raises(WorkdirError, match=message):
-            _ = read_workdir(folder).encoder
+            load_workdir(folder)
 
 
 def test_damage_and_a_run_without_the_branch(tmp_path):
     write_workdir(tmp_path, encoder(), {1: state({"image": P}), 2: state({"encoder": P})})
     with pytest.raises(WorkdirError, match="checkpoints/1 holds no video encoder, only image: give"):
-        encoder_params(read_workdir(tmp_path, 1))
+        encoder_of(read_workdir(tmp_path, 1))
     (tmp_path / "checkpoints" / "2" / "state" / "_METADATA").unlink()
     with pytest.raises(WorkdirError, match="checkpoints/2 is damaged .*give another step") as caught:
-        encoder_params(read_workdir(tmp_path))
+        encoder_of(read_workdir(tmp_path))
     assert "\n" not in str(caught.value)

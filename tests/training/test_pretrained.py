@@ -3,27 +3,32 @@
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from cvmae.config import ConfigError
 from cvmae.interop.mae import HF_VIT_MAE
-from cvmae.interop.weights import KEY_MAPS, convert
 from cvmae.training.optimizer import path_of
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.sharding import make_mesh
-from tests.interop.test_weights import as_theirs
+from tests.interop.models import rewrite, save_theirs
 from tests.small import config, samples
 
 TERMS = ("mse_video", "mse_image", "cross_video")
 
 
 def task(path, only=TERMS, **overrides):
-    c = config(only, image_branch__init_from=str(path), **overrides)
+    # What files of transformers have without a config.json beside them.
+    eps = {"image_branch__eps": 1e-12, "image_branch__decoder__norm_eps": 1e-12}
+    c = config(only, image_branch__init_from=str(path), **eps, **overrides)
     return Pretrain(c, make_mesh(c.mesh), 8, 8)
 
 
 def flat(tree):
     return {path_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def drop(arrays, start):
+    for key in [key for key in arrays if key.startswith(start)]:
+        del arrays[key]
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +37,11 @@ def weights(tmp_path_factory):
     fresh = task("")
     draw = np.random.default_rng(0)
     params = jax.tree.map(lambda a: draw.normal(size=a.shape).astype(a.dtype), fresh.abstract_state().params["image"])
-    arrays = as_theirs(params, HF_VIT_MAE.kind, fresh.objective.model.image)
-    assert not convert(arrays, KEY_MAPS[HF_VIT_MAE.kind], params)[1]
     folder = tmp_path_factory.mktemp("weights")
-    save_file(arrays, folder / "model.safetensors")
-    save_file({k: a for k, a in arrays.items() if not k.startswith("decoder.")}, folder / "encoder.safetensors")
-    save_file({k: a for k, a in arrays.items() if "layernorm" not in k}, folder / "damaged.safetensors")
+    for name in ("model", "encoder", "damaged"):
+        save_theirs(folder / f"{name}.safetensors", params, HF_VIT_MAE, fresh.objective.model.image.encoder.grid)
+    rewrite(folder / "encoder.safetensors", lambda arrays: drop(arrays, "decoder."))
+    rewrite(folder / "damaged.safetensors", lambda arrays: drop(arrays, "vit.layernorm"))
     return folder, flat(params)
 
 
@@ -79,7 +83,9 @@ def test_a_file_that_does_not_fit_is_named_with_the_field(weights):
     folder, _ = weights
     with pytest.raises(ConfigError, match="config.image_branch.init_from: .*damaged.safetensors"):
         task(folder / "damaged.safetensors").init()
-    with pytest.raises(ConfigError, match="config.image_branch.init_from: (?s:.*)encoder.positions is 'learned'"):
-        task(folder, image_branch__positions="learned").init()
+    with pytest.raises(
+        ConfigError, match="config.image_branch.init_from: .*these flags: --config.image_branch.positions=sincos2d$"
+    ):
+        task(folder, image_branch__positions="separable").init()
     with pytest.raises(ConfigError, match="config.image_branch.init_from: no weights at"):
         task(folder / "absent").init()

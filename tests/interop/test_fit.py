@@ -11,21 +11,25 @@ from safetensors.numpy import save_file
 
 from cvmae import config as config_lib
 from cvmae.interop import WeightsError
-from cvmae.interop.encoder import load_encoder
-from cvmae.interop.hf_folder import shapes
+from cvmae.interop.fit import Start, load_branch, load_encoder, match
+from cvmae.interop.pretrained import shapes
+from cvmae.interop.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.models import positions
-from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
-from cvmae.models.vit import SIZES, Encoder, Trunk
-from tests.interop.test_weights import as_theirs
-from tests.interop.test_workdir import PIXELS, encoder, random_params, same, state, write_workdir
+from cvmae.models.vit import SIZES, Encoder, Size, Trunk
+from tests.interop.models import random_params, save_theirs
+from tests.interop.test_workdir import PIXELS, encoder, same, state, write_workdir
 from tests.small import CONFIGS
 
 RUN = {"augment": PIXELS}
 
 
 def load(path, module: Encoder, config=RUN):
-    return load_encoder(path, shapes(module), module, config)
+    """The parameters for `module`, and what is said beside which checkpoint and how much of it."""
+    params, notes = load_encoder(Start(str(path)), module, config)
+    assert notes[0].startswith("video_branch encoder from ") and "arrays" in notes[0]
+    return match(params, shapes(module), str(path)), notes[1:]
 
 
 def features(module: Encoder, params):
@@ -50,14 +54,14 @@ def test_other_frames_and_sizes(kind, tmp_path):
     found, notes = load(tmp_path, module)
     same(found, params)
     assert features(module, found).tobytes() == features(module, params).tobytes()
-    assert notes == [f"encoder from {tmp_path}/checkpoints/4"]
+    assert notes == []
     for frames, side in ((8, 224), (32, 224), (16, 160), (16, 320), (8, (96, 160))):
         other = encoder(frames, side, 32, positions=kind)
         found, notes = load(tmp_path, other)
         same({k: v for k, v in found.items() if k != "positions"}, {k: v for k, v in params.items() if k != "positions"})
         same(found["positions"], positions.interpolate_params(params["positions"], module.grid, other.grid))
         assert np.isfinite(features(other, found)).all()
-        assert len(notes) == 1 + len(about(kind, module.grid, other.grid)) and notes[1:] == about(kind, module.grid, other.grid)
+        assert notes == about(kind, module.grid, other.grid)
 
 
 def about(kind, old: Grid, new: Grid):
@@ -76,14 +80,14 @@ def test_fixed_positions_are_computed_or_made_learned(kind, tmp_path):
     other = encoder(8, 48, positions=kind)
     found, notes = load(tmp_path, other)
     same(found, params)
-    assert notes[1].startswith(f"positions {kind} 2x2x2 -> 4x3x3 computed for the new grid, not interpolated")
-    assert load(tmp_path, module)[1][1:] == []
+    assert notes[0].startswith(f"positions {kind} 2x2x2 -> 4x3x3 computed for the new grid, not interpolated")
+    assert load(tmp_path, module)[1] == []
 
     learned = encoder(8, 48, positions="learned")
     found, notes = load(tmp_path, learned)
     expected = positions.interpolate(positions.fixed_table(kind, module.grid, 32), (2, 2, 2), (4, 3, 3))
     same(found["positions"], {"cls": np.zeros(32, np.float32), "table": expected})
-    assert notes[1:] == [f"positions {kind} become the start of learned ones", "positions/table 2x2x2 -> 4x3x3 interpolated"]
+    assert notes == [f"positions {kind} become the start of learned ones", "positions/table 2x2x2 -> 4x3x3 interpolated"]
 
 
 def test_separable_positions_made_learned_are_the_same_table(tmp_path):
@@ -128,9 +132,7 @@ def workdir(tmp_path_factory):
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_encoder_is_refused_with_the_flags_to_copy(name, workdir):
     module, flags = OTHERS[name]
-    with pytest.raises(
-        ValueError, match=f"the encoder in {workdir}/checkpoints/4 was trained otherwise: .*these flags"
-    ) as caught:
+    with pytest.raises(ValueError, match=f"the model in {workdir}/checkpoints/4 was trained otherwise: .*these flags") as caught:
         load(workdir, module)
     assert flags_of(caught.value)[: len(flags)] == [f"--config.video_branch.{flag}" for flag in flags]
     assert "\n" not in str(caught.value)
@@ -138,28 +140,13 @@ def test_another_encoder_is_refused_with_the_flags_to_copy(name, workdir):
 
 def test_other_pixels_are_refused_with_flags_that_work(workdir):
     c = config_lib.load(f"{CONFIGS / 'ssv2.py'}:task=finetune,runlocal", {"augment.std": (0.5, 0.25, 0.5)})
-    with pytest.raises(ValueError, match="the encoder in") as caught:
+    with pytest.raises(ValueError, match="the model in") as caught:
         load(workdir, encoder(), c)
     (flag,) = flags_of(caught.value)
     assert flag == "--config.augment.std=(0.229, 0.224, 0.225)"
     config_lib.check_key(c, "augment.std")
     load(workdir, encoder(), config_lib.load(f"{CONFIGS / 'ssv2.py'}:task=finetune,runlocal"))
     assert load(workdir, encoder(), None)
-
-
-def test_a_checkpoint_that_is_not_what_its_config_says(tmp_path):
-    params = trained(tmp_path, encoder())
-    damaged = params | {"embed": {"kernel": params["embed"]["kernel"][1:]}, "extra": params["cls"]}
-    write_workdir(tmp_path, encoder(), {5: state({"encoder": damaged})})
-    with pytest.raises(WeightsError) as caught:
-        load(tmp_path, encoder())
-    expected = ("left over: the model does not have extra", "mis-shaped: embed/kernel is [1535, 32]", "missing: .* embed/bias")
-    assert len(caught.value.problems) == 3
-    for problem, text in zip(caught.value.problems, expected, strict=True):
-        assert all(part in problem for part in text.split(".*")), problem
-    write_workdir(tmp_path, encoder(8), {6: state({"encoder": params})})
-    with pytest.raises(WeightsError, match="positions: a position table of 2 rows is not over 4x1x1 = 4 tokens"):
-        load(tmp_path, encoder())
 
 
 HF = {
@@ -183,8 +170,7 @@ def videomae(frames=4, **changes) -> Encoder:
 def folder(tmp_path):
     """A folder as transformers writes it for VideoMAEModel, and its parameters in our tree."""
     params = random_params(videomae(), 1)
-    arrays = as_theirs({"encoder": params}, "hf-videomae-encoder", Autoencoder(videomae()))
-    save_file(arrays, tmp_path / "model.safetensors")
+    save_theirs(tmp_path / "model.safetensors", {"encoder": params}, HF_VIDEOMAE_ENCODER, videomae().grid)
     describe(tmp_path)
     return tmp_path, params
 
@@ -193,17 +179,20 @@ def describe(folder, **changes):
     (folder / "config.json").write_text(json.dumps(HF | changes))
 
 
-@pytest.mark.parametrize("kind", ["hf-videomae", "hf-videomae-encoder", "hf-videomae-classifier"])
-def test_kinds_of_transformers_files(kind, folder, tmp_path):
-    _, params = folder
-    arrays = as_theirs({"encoder": params}, kind, Autoencoder(videomae()))
-    if kind == "hf-videomae":
-        arrays["mask_token"] = np.zeros((1, 1, 8), np.float32)  # a decoder is left out without a word
-    if kind == "hf-videomae-classifier":
-        arrays |= {"classifier.weight": np.zeros((5, 32), np.float32), "classifier.bias": np.zeros(5, np.float32)}
-    save_file(arrays, tmp_path / "model.safetensors")
-    for path in (tmp_path, tmp_path / "model.safetensors"):
-        same(load(path, videomae())[0], params)
+@pytest.mark.parametrize("key_map", [HF_VIDEOMAE, HF_VIDEOMAE_ENCODER, HF_VIDEOMAE_CLASSIFIER], ids=lambda m: m.layout)
+def test_layouts_of_transformers_files(key_map, folder):
+    """What stands beside the encoder is left where it is."""
+    path, params = folder
+    spec = DecoderSpec(Trunk(Size(384, 4, 6), "qv"), "concat", "sincos1d", embed_bias=False, norm_eps=1e-5)
+    decoder = random_params(Autoencoder(videomae(), Decoder(spec, videomae().grid)))["decoder"]
+    beside = {
+        HF_VIDEOMAE.layout: {"decoder": decoder},
+        HF_VIDEOMAE_CLASSIFIER.layout: {"head": {"kernel": np.zeros((32, 5), np.float32), "bias": np.zeros(5, np.float32)}},
+    }
+    whole = {"encoder": params} | beside.get(key_map.layout, {})
+    save_theirs(path / "model.safetensors", whole, key_map, videomae().grid)
+    for weights in (path, path / "model.safetensors"):
+        same(load(weights, videomae())[0], params)
 
 
 def test_what_stands_beside_the_weights(folder):
@@ -217,7 +206,7 @@ def test_what_stands_beside_the_weights(folder):
         load(path, videomae())
     assert flags_of(caught.value)[1:] == ["--config.video_branch.eps=1e-12"]
     describe(path)
-    with pytest.raises(ValueError, match="the encoder in") as caught:
+    with pytest.raises(ValueError, match="the model in") as caught:
         load(path, encoder())
     assert [f.removeprefix("--config.video_branch.") for f in flags_of(caught.value)] == [
         "positions=sincos1d",
@@ -234,7 +223,7 @@ def test_other_grids_of_transformers(folder):
     path, params = folder
     found, notes = load(path, videomae(8))
     same(found, params)
-    assert "sincos1d 2x2x2 -> 4x2x2 computed for the new grid" in notes[1]
+    assert "sincos1d 2x2x2 -> 4x2x2 computed for the new grid" in notes[0]
     table = load(path, videomae(8, positions="learned"))[0]["positions"]["table"]
     expected = positions.interpolate(positions.interleaved_sincos(8, 32), (2, 2, 2), (4, 2, 2))
     np.testing.assert_array_equal(table, expected)
@@ -243,11 +232,12 @@ def test_other_grids_of_transformers(folder):
 def test_weights_alone(folder):
     path, params = folder
     (path / "config.json").unlink()
-    found, notes = load(path, videomae(8, final_norm=False))
+    theirs = videomae(8, final_norm=False, trunk=Trunk(SIZES["test"], "qv", 1e-12))
+    found, notes = load(path, theirs)
     same(found, {k: v for k, v in params.items() if k != "norm"})
     assert any(note.startswith("no config.json beside it") for note in notes) and any("norm left out" in note for note in notes)
     with pytest.raises(ValueError, match="positions=sincos1d --config.video_branch.cls_token=False$"):
-        load(path, videomae(positions="separable", cls_token=True))
+        load(path, theirs.clone(positions="separable", cls_token=True))
 
 
 def test_folders_that_hold_no_video_encoder(folder, tmp_path_factory):
@@ -255,15 +245,51 @@ def test_folders_that_hold_no_video_encoder(folder, tmp_path_factory):
     describe(path, model_type="vit_mae")
     with pytest.raises(WeightsError, match="model_type is 'vit_mae' and hidden_act 'gelu', not 'videomae'"):
         load(path, videomae())
-    save_file({"vit.embeddings.cls_token": np.zeros((1, 1, 32), np.float32)}, path / "model.safetensors")
-    with pytest.raises(WeightsError, match="hf-vit-mae is not a kind that holds a video encoder"):
+    (path / "config.json").write_text("[]")
+    with pytest.raises(WeightsError, match="config.json does not fit:\n  it is not a JSON object"):
         load(path, videomae())
-    with pytest.raises(FileNotFoundError, match="no weights at"):
+    with pytest.raises(FileNotFoundError, match="no weights in the folder"):
         load(tmp_path_factory.mktemp("empty"), videomae())
 
 
 def test_dtypes_follow_the_template(workdir):
     module = encoder()
     template = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), shapes(module))
-    found, _ = load_encoder(workdir, template, module)
+    found = match(load_encoder(Start(str(workdir)), module)[0], template, "here")
     assert {a.dtype for a in jax.tree.leaves(found)} == {np.dtype(jnp.bfloat16)}
+    with pytest.raises(WeightsError, match="missing: nothing there for extra"):
+        match(found, template | {"extra": template["cls"]}, "here")
+
+
+def autoencoder(frames=4, side=32, **changes) -> Autoencoder:
+    module = encoder(frames, side)
+    return Autoencoder(module, Decoder(DecoderSpec(Trunk(Size(16, 1, 2)), **{"cls": "own", **changes}), module.grid))
+
+
+def test_a_branch_with_its_decoder(tmp_path):
+    """Both parts from a workdir, for another grid too; the decoder can be left out, and what is otherwise about it is refused."""
+    module = autoencoder()
+    params = random_params(module, 1)
+    decoder = {"width": 16, "depth": 1, "heads": 2, "layout": "unshuffle", "positions": "separable", "cls": "own"}
+    decoder |= {"embed_bias": True, "norm_eps": 1e-6, "target_frames": 0}
+    write_workdir(tmp_path, module.encoder, {4: state({"video": params})}, decoder=decoder, target_norm="patch")
+
+    def branch(wanted, take=True):
+        return load_branch(Start(str(tmp_path), decoder=take), wanted.encoder, wanted.decoder.spec, RUN)
+
+    found, notes = branch(module)
+    same(found, params)
+    assert ["encoder" in notes[0], "decoder" in notes[1], len(notes)] == [True, True, 2]
+    found, notes = branch(autoencoder(8, 48))
+    expected = positions.interpolate_params(params["decoder"]["positions"], module.encoder.grid, autoencoder(8, 48).encoder.grid)
+    same(found["decoder"]["positions"], expected)
+    assert notes[-2:] == [
+        "decoder positions/space 2x2 -> 3x3 interpolated",
+        "decoder positions/time 2 -> 4 slots interpolated",
+    ]
+    other = autoencoder(cls="none", target_frames=2, layout="concat")
+    with pytest.raises(ValueError, match="--config.video_branch.init_decoder=False") as caught:
+        branch(other)
+    wanted = ["decoder.cls=own", "decoder.target_frames=4"]
+    assert flags_of(caught.value)[:2] == [f"--config.video_branch.{flag}" for flag in wanted]
+    assert list(branch(other, False)[0]) == ["encoder"]

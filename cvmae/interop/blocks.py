@@ -1,0 +1,53 @@
+"""The rows that ViT blocks have in files, whatever their queries, keys and values look like: for `keymap.in_blocks`."""
+
+# transformers, as save_pretrained writes.
+TRANSFORMERS = (
+    ("attention.attention.query.weight", "attention/query/kernel", "linear"),
+    ("attention.attention.key.weight", "attention/key/kernel", "linear"),
+    ("attention.attention.value.weight", "attention/value/kernel", "linear"),
+    ("attention.output.dense.weight", "attention/out/kernel", "linear"),
+    ("attention.output.dense.bias", "attention/out/bias", "copy"),
+    ("layernorm_before.weight", "norm1/scale", "copy"),
+    ("layernorm_before.bias", "norm1/bias", "copy"),
+    ("layernorm_after.weight", "norm2/scale", "copy"),
+    ("layernorm_after.bias", "norm2/bias", "copy"),
+    ("intermediate.dense.weight", "mlp_in/kernel", "linear"),
+    ("intermediate.dense.bias", "mlp_in/bias", "copy"),
+    ("output.dense.weight", "mlp_out/kernel", "linear"),
+    ("output.dense.bias", "mlp_out/bias", "copy"),
+)
+
+# The names of timm, which MAE, mae_st and VideoMAE share.
+TIMM = (
+    ("norm1.weight", "norm1/scale", "copy"),
+    ("norm1.bias", "norm1/bias", "copy"),
+    ("attn.proj.weight", "attention/out/kernel", "linear"),
+    ("attn.proj.bias", "attention/out/bias", "copy"),
+    ("norm2.weight", "norm2/scale", "copy"),
+    ("norm2.bias", "norm2/bias", "copy"),
+    ("mlp.fc1.weight", "mlp_in/kernel", "linear"),
+    ("mlp.fc1.bias", "mlp_in/bias", "copy"),
+    ("mlp.fc2.weight", "mlp_out/kernel", "linear"),
+    ("mlp.fc2.bias", "mlp_out/bias", "copy"),
+)
+# With query, key and value in one matrix, as in MAE and VideoMAE.
+FUSED = ("attn.qkv.weight", tuple(f"attention/{name}/kernel" for name in ("query", "key", "value")), "qkv_linear")
+
+# Attention heads by width; files do not show them.
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def norm(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+    """The weight and bias of a layer norm."""
+    return ((f"{theirs}.weight", f"{ours}/scale", "copy"), (f"{theirs}.bias", f"{ours}/bias", "copy"))
+
+
+def linear(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+    """The weight and bias of a linear layer."""
+    return ((f"{theirs}.weight", f"{ours}/kernel", "linear"), (f"{theirs}.bias", f"{ours}/bias", "copy"))
+
+
+def patches(theirs: str, conv: str) -> tuple[tuple[str, str, str], ...]:
+    """The weight and bias of the patch embedding; `conv` is `conv2d` or `conv3d`."""
+    return ((f"{theirs}.weight", "encoder/embed/kernel", conv), (f"{theirs}.bias", "encoder/embed/bias", "copy"))

@@ -1,0 +1,61 @@
+"""An image encoder becomes a video encoder: its patch embedding is spread over the frames of a tubelet, its positions over slots."""
+
+import dataclasses
+
+import einops
+import numpy as np
+
+from cvmae.interop.pretrained import Pretrained
+from cvmae.models.patches import Grid
+from cvmae.models.positions import Positions
+from cvmae.models.vit import Encoder
+
+KINDS = ("none", "mean", "centre")
+
+
+def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
+    """The encoder of images as one of clips, with separable positions; decoder and head are left behind.
+
+    A clip of one frame repeated gets in every slot the embeddings of that frame: the new positions over time are zero.
+
+    Args:
+      source: weights of an image encoder.
+      grid: the clips' number of frames and tubelet; height and width stay those of the image encoder.
+      kind: `mean` gives every frame of a tubelet the image's weights divided by their number (I3D); `centre` gives them to the
+        middle frame and the others none (ViViT's central frame).
+
+    Raises:
+      ValueError: the kind is unknown, or the weights are of a video encoder already.
+    """
+    if kind not in KINDS[1:]:
+        raise ValueError(f"inflate is {kind!r}; expected one of {', '.join(KINDS)}")
+    old = source.encoder
+    if old.grid.num_frames > 1:
+        raise ValueError(f"{source.name} is a video encoder of {old.grid.num_frames} frames already: leave inflate at 'none'")
+    new_grid = dataclasses.replace(old.grid, num_frames=grid.num_frames, tubelet=grid.tubelet)
+    encoder = Encoder(old.trunk, new_grid, "separable", old.cls_token, old.final_norm)
+    params = dict(source.params["encoder"])
+    module = Positions(old.positions, old.grid, old.trunk.size.width, old.cls_token)
+    table, cls = (np.asarray(a) for a in module.apply({"params": params.get("positions", {})}))
+    params["positions"] = {"space": table, "time": np.zeros((new_grid.slots, table.shape[1]), np.float32)}
+    if old.cls_token:
+        params["positions"]["cls"] = cls
+    kernel = _spread(params["embed"]["kernel"], grid.tubelet, kind)
+    params["embed"] = params["embed"] | {"kernel": kernel}
+    note = f"image encoder inflated ({kind}) over tubelets of {grid.tubelet} frames and {new_grid.slots} slots"
+    return dataclasses.replace(
+        source,
+        name=f"{source.name}, inflated",
+        encoder=encoder,
+        params={"encoder": params},
+        decoder=None,
+        head=None,
+        target_norm="",
+        notes=(*source.notes, note),
+    )
+
+
+def _spread(kernel: np.ndarray, tubelet: int, kind: str) -> np.ndarray:
+    """[(p p C), D] as [(t p p C), D]."""
+    share = np.full(tubelet, 1 / tubelet) if kind == "mean" else np.eye(tubelet)[tubelet // 2]
+    return einops.rearrange(share[:, None, None] * kernel, "t pixels d -> (t pixels) d").astype(kernel.dtype)
