@@ -117,8 +117,9 @@ def _read_safetensors(file: str) -> dict[str, np.ndarray]:
         for key in opened.keys():
             try:
                 arrays[key] = opened.get_tensor(key)
-            except (AttributeError, TypeError):  # where safetensors asks numpy for a dtype that it lacks
-                problems.append(f"{key} is of the dtype {opened.get_slice(key).get_dtype()}, which is not read")
+            except (AttributeError, TypeError, ValueError, MemoryError):  # where numpy lacks the dtype, or refuses the shape
+                says = opened.get_slice(key)
+                problems.append(f"{key} cannot be read: numpy has no {says.get_dtype()} array of the shape {says.get_shape()}")
     if problems:
         raise WeightsError(file, problems)
     return arrays

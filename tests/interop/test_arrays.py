@@ -143,10 +143,13 @@ def test_safetensors_that_lie(tmp_path, content):
     assert problem.startswith("it is not a readable safetensors file: ")
 
 
-def test_a_dtype_that_numpy_lacks_is_named(tmp_path):
-    header = {"a": entry([2], 0, 2, "F8_E4M3"), "b": entry([1], 2, 6)}
+def test_what_numpy_cannot_hold_is_named(tmp_path):
+    header = {"a": entry([2], 0, 2, "F8_E4M3"), "b": entry([1], 2, 6), "c": entry([0, 1 << 62, 8], 6, 6)}
     (tmp_path / "a.safetensors").write_bytes(safetensors_bytes(header, bytes(6)))
-    assert problems(tmp_path / "a.safetensors") == ["a is of the dtype F8_E4M3, which is not read"]
+    assert sorted(problems(tmp_path / "a.safetensors")) == [
+        "a cannot be read: numpy has no F8_E4M3 array of the shape [2]",
+        "c cannot be read: numpy has no F32 array of the shape [0, 4611686018427387904, 8]",
+    ]
 
 
 def test_pickled_arrays_in_npz_are_refused(tmp_path):
