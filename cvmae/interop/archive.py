@@ -2,18 +2,16 @@
 
 import dataclasses
 import pathlib
-import zipfile
 
-import jax
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
-from safetensors import SafetensorError
 
 from cvmae.files import write_json
-from cvmae.interop.description import describe, read_description
+from cvmae.interop.archive_json import from_json, to_json
+from cvmae.interop.arrays import non_finite, read_arrays
 from cvmae.interop.folders import new_folder
-from cvmae.interop.pretrained import Pretrained, WeightsError, shapes
+from cvmae.interop.pretrained import Pretrained, WeightsError, differences
 
 DESCRIPTION = "cvmae.json"
 ARRAYS = {"safetensors": "params.safetensors", "npz": "params.npz"}
@@ -35,11 +33,11 @@ def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> 
     if kind not in ARRAYS:
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(ARRAYS)}")
     arrays = {path: np.asarray(array) for path, array in traverse_util.flatten_dict(pretrained.params, sep="/").items()}
-    if problems := misfits(arrays, wanted_arrays(pretrained)):
+    if problems := _misfits(arrays, pretrained):
         raise WeightsError(pretrained.name, problems)
     with new_folder(folder) as new:
         write_arrays(new / ARRAYS[kind], arrays)
-        write_json(new / DESCRIPTION, describe(pretrained, ARRAYS[kind]))
+        write_json(new / DESCRIPTION, to_json(pretrained, ARRAYS[kind]))
 
 
 def write_arrays(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
@@ -70,49 +68,24 @@ def read_archive(path) -> Pretrained:
         raise FileNotFoundError(f"{path} is no folder in our own format: it holds no {DESCRIPTION}")
     folder = pathlib.Path(path)
     folder = folder if folder.is_dir() else folder.parent
-    fields = read_description(folder / DESCRIPTION, tuple(ARRAYS.values()))
+    fields = from_json(folder / DESCRIPTION, tuple(ARRAYS.values()))
     file = folder / fields.pop("arrays")
-    blank = Pretrained(f"{folder} (our own format)", params={}, **fields)
+    if not file.is_file():
+        raise WeightsError(str(folder), [f"{file.name} is missing, which {DESCRIPTION} names"])
+    arrays, blank = read_arrays(file), Pretrained(f"{folder} (our own format)", params={}, **fields)
     try:
-        wanted = wanted_arrays(blank)
+        problems = _misfits(arrays, blank)
     except ValueError as error:  # sizes that no module can have
         raise WeightsError(str(folder / DESCRIPTION), [str(error)]) from error
-    arrays = _read_arrays(file)
-    if problems := misfits(arrays, wanted):
+    if problems:
         raise WeightsError(str(file), problems)
     return dataclasses.replace(blank, params=traverse_util.unflatten_dict(arrays, sep="/"))
 
 
-def wanted_arrays(pretrained: Pretrained) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of all that a `Pretrained` of these modules holds, by path; its own parameters are not looked at."""
-    named = dataclasses.replace(pretrained, params=dict.fromkeys(("encoder", "decoder", "norm", "head")))
-    tree = {"encoder": shapes(named.encoder)}
-    for part in named.parts[1:]:
-        tree |= shapes(named.take(part)[0])
-    return traverse_util.flatten_dict(tree, sep="/")
-
-
-def misfits(arrays: dict[str, np.ndarray], wanted: dict[str, jax.ShapeDtypeStruct]) -> list[str]:
-    """Every array that is missing, left over, or of another shape or dtype, one a line."""
-    problems = [f"missing: {path} {list(wanted[path].shape)}" for path in wanted if path not in arrays]
-    for path, array in arrays.items():
-        if path not in wanted:
-            problems.append(f"left over: {path} {list(array.shape)} is not in the model that {DESCRIPTION} describes")
-        elif array.shape != wanted[path].shape:
-            problems.append(f"mis-shaped: {path} is {list(array.shape)}; expected {list(wanted[path].shape)}")
-        elif array.dtype != wanted[path].dtype:
-            problems.append(f"of another dtype: {path} is {array.dtype}; expected {wanted[path].dtype}")
-    return problems
-
-
-def _read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """All arrays of a file by key. Raises: WeightsError where it is absent or damaged."""
-    try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as opened:
-                return {key: opened[key] for key in opened.files}
-        return safetensors.numpy.load_file(file)
-    except FileNotFoundError as error:
-        raise WeightsError(str(file), [f"there is no such file, though {DESCRIPTION} names it"]) from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
-        raise WeightsError(str(file), [f"it is damaged: {error}"]) from error
+def _misfits(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> list[str]:
+    """Every array that is missing, left over, mis-shaped, no float32 or not finite, one a line."""
+    problems = differences(arrays, pretrained.template())
+    problems += [
+        f"of another dtype: {path} is {a.dtype}; expected float32" for path, a in arrays.items() if a.dtype != np.float32
+    ]
+    return problems + non_finite(arrays)

@@ -1,9 +1,11 @@
 """Weights of tiny models with random parameters, for tests of what is written from them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
-from cvmae.interop.pretrained import Head, Pretrained, shapes
+from cvmae.interop.pretrained import Head, Pretrained
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, Size, Trunk
@@ -16,12 +18,9 @@ def pretrained(
 ) -> Pretrained:
     """A `Pretrained` of these modules; no bias is 0 and no scale 1, which would hide a swap."""
     draw = np.random.default_rng(seed)
-    blank = Pretrained("random weights", encoder, dict.fromkeys(("encoder", "decoder", "norm", "head")), decoder, head)
-    params = {"encoder": shapes(encoder)}
-    for part in blank.parts[1:]:
-        params |= shapes(blank.take(part)[0])
-    params = jax.tree.map(lambda a: draw.normal(size=a.shape, scale=0.3).astype(np.float32), params)
-    return Pretrained("random weights", encoder, params, decoder, head, **{"pixels": PIXELS} | fields)
+    blank = Pretrained("random weights", encoder, {}, decoder, head, **{"pixels": PIXELS} | fields)
+    params = jax.tree.map(lambda a: draw.normal(size=a.shape, scale=0.3).astype(np.float32), blank.template())
+    return dataclasses.replace(blank, params=params)
 
 
 def videomae(size=Size(48, 2, 4, 2.0), grid=Grid(4, 32, 32, 2, 8), bias="qv", eps=1e-6, **changes) -> Encoder:

@@ -94,7 +94,9 @@ def test_where_to_write(tmp_path):
 def test_what_nobody_could_read_is_not_written(tmp_path):
     params = dict(CASES["encoder"].params["encoder"], cls=np.zeros(16, np.float16))
     params["embed"] = {"kernel": params["embed"]["kernel"]}
-    with pytest.raises(WeightsError, match=r"(?s)missing: encoder/embed/bias \[16\].*encoder/cls is float16; expected float32"):
+    with pytest.raises(
+        WeightsError, match=r"(?s)nothing there for encoder/embed/bias \[16\].*encoder/cls is float16; expected float32"
+    ):
         write_archive(dataclasses.replace(CASES["encoder"], params={"encoder": params}), tmp_path / "out")
     assert not os.listdir(tmp_path)
 
@@ -156,7 +158,7 @@ FIELDS = [
     ("version", ABSENT, "version is missing"),
     ("sizes", 1, "sizes is not a field of format 1"),
     ("arrays", "../params.npz", r"arrays is '../params.npz'; expected one of 'params.safetensors', 'params.npz'"),
-    ("arrays", "params.npz", "params.npz does not fit.*there is no such file, though cvmae.json names it"),
+    ("arrays", "params.npz", "does not fit.*params.npz is missing, which cvmae.json names"),
     ("encoder", None, "encoder is None; expected {trunk, grid, positions, cls_token, final_norm}"),
     ("encoder", ABSENT, "encoder is missing"),
     ("encoder.trunk.eps", "small", "encoder.trunk.eps is 'small'; expected a number above 0"),
@@ -190,9 +192,13 @@ FIELDS = [
     ("notes", "a note", "notes is 'a note'; expected a list of texts"),
     # What no field is wrong in, but the arrays do not agree with.
     ("encoder.final_norm", False, r"params.safetensors does not fit.*left over: encoder/norm/scale \[16\]"),
-    ("encoder.trunk.size.depth", 3, r"missing: encoder/blocks/block2/norm1/scale \[16\]"),
-    ("encoder.trunk.size.mlp_ratio", 2.0, r"mis-shaped: encoder/blocks/block0/mlp_in/kernel is \[16, 48\]; expected \[16, 32\]"),
-    ("head", None, r"left over: head/kernel \[16, 2\] is not in the model that cvmae.json describes"),
+    ("encoder.trunk.size.depth", 3, r"missing: nothing there for encoder/blocks/block2/norm1/scale \[16\]"),
+    (
+        "encoder.trunk.size.mlp_ratio",
+        2.0,
+        r"mis-shaped: encoder/blocks/block0/mlp_in/kernel is \[16, 48\] in our layout, the model has \[16, 32\]",
+    ),
+    ("head", None, r"left over: head/kernel \[16, 2\], which the model does not have"),
 ]
 
 
@@ -224,13 +230,15 @@ def test_all_problems_at_once(tmp_path):
     arrays["encoder/norms/scale"] = arrays.pop("encoder/norm/scale")
     arrays["encoder/norm/bias"] = arrays["encoder/norm/bias"][None]
     arrays["encoder/cls"] = arrays["encoder/cls"].astype(np.float64)
+    arrays["encoder/embed/bias"][3] = np.nan
     save_file(arrays, tmp_path / "params.safetensors")
     with pytest.raises(WeightsError) as caught:
         read_archive(tmp_path)
     assert sorted(caught.value.problems) == [
-        "left over: encoder/norms/scale [16] is not in the model that cvmae.json describes",
-        "mis-shaped: encoder/norm/bias is [1, 16]; expected [16]",
-        "missing: encoder/norm/scale [16]",
+        "left over: encoder/norms/scale [16], which the model does not have",
+        "mis-shaped: encoder/norm/bias is [1, 16] in our layout, the model has [16]",
+        "missing: nothing there for encoder/norm/scale [16]",
+        "not finite: 1 of the 16 values of encoder/embed/bias are NaN or infinite",
         "of another dtype: encoder/cls is float64; expected float32",
     ]
     change(tmp_path / "cvmae.json", "notes", 3)

@@ -28,7 +28,7 @@ MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head}
 FIELDS = ("format", "version", "arrays", *MODULES, "target_norm", "pixels", "notes")
 
 
-def describe(pretrained: Pretrained, arrays: str) -> dict:
+def to_json(pretrained: Pretrained, arrays: str) -> dict:
     """What weights make, as JSON; `arrays` is the name of the file that holds them."""
     return {
         "format": FORMAT,
@@ -48,7 +48,7 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_description(file: pathlib.Path, arrays: tuple[str, ...]) -> dict:
+def from_json(file: pathlib.Path, arrays: tuple[str, ...]) -> dict:
     """The fields of a `Pretrained` but `name` and `params`, and `arrays`, the name of the file that holds these.
 
     Args:
