@@ -17,6 +17,7 @@ _PUBLIC = {
     "SIZES": "cvmae.models.vit",
     "Trunk": "cvmae.models.vit",
     "build_model": "cvmae.models.build",
+    "load": "cvmae.interop.read",
     "nt_xent": "cvmae.losses",
     "run": "cvmae.run",
 }

@@ -8,7 +8,8 @@ from flax import traverse_util
 
 from cvmae.interop.describe import Hints
 from cvmae.interop.inflate import inflate
-from cvmae.interop.pretrained import Pretrained, WeightsError, differences
+from cvmae.interop.pixels import differ, fold
+from cvmae.interop.pretrained import Pretrained, WeightsError, amount, differences
 from cvmae.interop.read import read
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.positions import Positions, interpolate_params
@@ -63,7 +64,8 @@ def load_encoder(start: Start, encoder: Encoder, config=None) -> tuple[dict, lis
     Args:
       start: where from.
       encoder: the encoder to fill.
-      config: the config of the run; if given, its augment.mean and augment.std are compared too.
+      config: the config of the run; if given, weights trained on other pixels than its augment.mean and augment.std are fitted
+        to these.
 
     Returns:
       float32 numpy arrays in nested dicts, and what a user should know, one a line.
@@ -89,23 +91,18 @@ def load_branch(start: Start, encoder: Encoder, decoder: DecoderSpec | None, con
     if start.inflate != "none":
         source = inflate(source, encoder.grid, start.inflate)
     decoder = decoder if source.decoder else None
-    check(source, encoder, decoder, start.branch, config)
-    params, notes = fit_encoder(source, encoder)
-    lines = [f"{start.branch}_branch encoder from {source.name}: {_amount(params)}", *source.notes, *notes]
+    check(source, encoder, decoder, start.branch)
+    params, notes = fit_encoder(source, encoder, config)
+    lines = [f"{start.branch}_branch encoder from {source.name}: {amount(params)}", *source.notes, *notes]
     lines += [f"left out: {key}, {reason}" for key, reason in source.ignored.items()]
     if decoder is None:
         return {"encoder": params}, lines
     filled, notes = fit_decoder(source, encoder, decoder)
-    lines += [f"{start.branch}_branch decoder from the same: {_amount(filled)}", *notes]
+    lines += [f"{start.branch}_branch decoder from the same: {amount(filled)}", *notes]
     return {"encoder": params, "decoder": filled}, lines
 
 
-def _amount(params: dict) -> str:
-    arrays = traverse_util.flatten_dict(params).values()
-    return f"{len(arrays)} arrays, {sum(a.size for a in arrays) / 1e6:.1f} M values"
-
-
-def check(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, branch: str, config=None) -> None:
+def check(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, branch: str) -> None:
     """Raises ValueError, with the flags to copy, where weights are of modules built otherwise than those to fill."""
     there = _other(ENCODER_FIELDS, source.encoder, encoder)
     if encoder.positions == "learned":
@@ -123,9 +120,6 @@ def check(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, bra
         if theirs != ours:
             there["decoder.target_frames"] = theirs * encoder.grid.slots
     flags = {f"{branch}_branch.{field}": value for field, value in there.items()}
-    if config is not None:
-        here = {key: tuple(config["augment"][key]) for key in source.pixels}
-        flags |= {f"augment.{key}": value for key, value in source.pixels.items() if value != here[key]}
     if flags:
         text = " ".join(shlex.quote(f"--config.{field}={_text(field, value)}") for field, value in flags.items())
         or_not = f" - or leave its decoder out by --config.{branch}_branch.init_decoder=False" if _of_decoder(flags) else ""
@@ -150,14 +144,21 @@ def _text(field: str, value) -> str:
     return f"{names[0] if names else f'<{size}, which no variant has>'}/{patch}"
 
 
-def fit_encoder(source: Pretrained, encoder: Encoder) -> tuple[dict, list[str]]:
-    """The encoder's arrays for another grid, and what was changed."""
+def fit_encoder(source: Pretrained, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
+    """The encoder's arrays for another grid and for a config's pixels, and what was changed."""
     params, notes = dict(source.params["encoder"]), []
     found, about = fit_positions(params.pop("positions", {}), source.encoder, encoder)
     if found:
         params["positions"] = found
     if not encoder.final_norm and params.pop("norm", None) is not None:
         notes.append("norm left out: an encoder with final_norm=False has no last norm")
+    ours = None if config is None else {name: tuple(config["augment"][name]) for name in ("mean", "std")}
+    if ours and not source.pixels:
+        notes.append("nobody says what pixels were standardised with: taken to be augment.mean and augment.std")
+    elif ours and differ(source.pixels, ours):
+        params["embed"] = fold(params["embed"], source.pixels, ours)
+        there = ", ".join(f"{name} {value}" for name, value in source.pixels.items())
+        notes.append(f"patch embedding fitted to this config's augment.mean and augment.std (trained on {there}): same outputs")
     return params, notes + about
 
 

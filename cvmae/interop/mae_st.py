@@ -67,7 +67,7 @@ def _classifier(layout: str, signature: tuple[str, ...], positions) -> KeyMap:
         layout=layout,
         signature=("patch_embed.proj.", "blocks.0.attn.q.", "head.", *signature),
         rules=(*_encoder(positions), *(Rule(*row) for row in (*norm("norm", "norm"), *linear("head", "head")))),
-        encoder=dict(eps=1e-6),
+        encoder=dict(cls_token=True, eps=1e-6),
         head=dict(eps=1e-6),
         heads=HEADS,
         pixels=_PIXELS,
@@ -79,8 +79,12 @@ _POSITIONS = {
     "one table of positions": (("pos_embed", "cls_token", "!pos_embed_"), _whole),
     "one table of positions, no cls": (("pos_embed", "!cls_token", "!pos_embed_"), _whole_without_cls),
 }
-MAE_ST = tuple(
-    make(f"{what}, {name}", signature, positions)
-    for name, (signature, positions) in _POSITIONS.items()
-    for what, make in (("pre-training", _pretraining), ("fine-tuned", _classifier))
+MAE_ST = (
+    *(_pretraining(f"pre-training, {name}", *about) for name, about in _POSITIONS.items()),
+    # Without a cls token the original's classifier leaves the first patch out in its place, which ours does not.
+    *(
+        _classifier(f"fine-tuned, {name}", ("cls_token", *signature), positions)
+        for name, (signature, positions) in _POSITIONS.items()
+        if positions is not _whole_without_cls
+    ),
 )

@@ -98,12 +98,34 @@ class Pretrained:
             return Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
         return Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
 
+    def only(self, part: str) -> "Pretrained":
+        """These weights without what is not of one of `parts`. Raises: ValueError, see `take`."""
+        _, params = self.take(part)
+        params = {"encoder": params} if part == "encoder" else params
+        decoder, head = (value if part == wanted else None for value, wanted in ((self.decoder, PARTS[1]), (self.head, PARTS[2])))
+        norm = self.target_norm if decoder else ""
+        return dataclasses.replace(self, params=params, decoder=decoder, head=head, target_norm=norm)
+
+    def summary(self) -> list[str]:
+        """Lines that say what is there, from where, what is left out, and what a user should know."""
+        there = [part for part in ("encoder", "decoder", "norm", "head") if part in self.params]
+        lines = [self.name, *(f"  {part}: {amount(self.params[part])}" for part in there)]
+        return lines + [f"left out: {key}, {reason}" for key, reason in self.ignored.items()] + list(self.notes)
+
     def template(self) -> dict:
         """Shapes and dtypes that `params` should have."""
-        wanted = {"encoder": shapes(self.encoder)}
+        if self.parts == ("encoder",):
+            return {"encoder": shapes(self.encoder)}
+        wanted = {}
         for part in self.parts[1:]:
             wanted |= shapes(self.module(part))
         return wanted
+
+
+def amount(params: dict) -> str:
+    """How much of weights there is."""
+    arrays = traverse_util.flatten_dict(params).values()
+    return f"{len(arrays)} arrays, {sum(a.size for a in arrays) / 1e6:.2f} M values"
 
 
 def shapes(module: Encoder | Autoencoder | Classifier) -> dict:

@@ -7,6 +7,7 @@ from cvmae.interop.archive import is_archive, read_archive
 from cvmae.interop.describe import Hints
 from cvmae.interop.foreign import read_file
 from cvmae.interop.kinds import KINDS, OURS
+from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Pretrained, WeightsError
 from cvmae.interop.workdir import is_workdir, load_workdir
 
@@ -38,3 +39,24 @@ def read(path, kind: str = "auto", *, branch: str = "video", step: int | None = 
     if is_archive(local):
         return read_archive(local)
     return load_workdir(local, branch, step) if is_workdir(local) else read_file(local, kind, hints)
+
+
+def load(path, part: str = "", kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: Hints = Hints()):
+    """A module, its parameters, and what makes clips for it, ready to use.
+
+        module, params, preprocessing = cvmae.load("WORKDIR")
+        tokens = module.apply({"params": params}, preprocessing(frames)).tokens
+
+    Args:
+      part: `encoder`, `autoencoder` or `classifier`; empty takes the classifier where there is a head, else the encoder.
+      path, kind, branch, step, hints: see `read`.
+
+    Returns:
+      (a Flax module, its parameters as numpy arrays, a `preprocessing.Preprocessing`).
+
+    Raises:
+      ValueError: there is no such part; else see `read`.
+    """
+    found = read(path, kind, branch=branch, step=step, hints=hints)
+    module, params = found.take(part)
+    return module, params, preprocessing_of(found)
