@@ -3,10 +3,9 @@
 import numpy as np
 import safetensors.numpy
 
-from cvmae.files import write_json
+from cvmae.files import new_folder, write_json
 from cvmae.interop.blocks import IMAGENET
 from cvmae.interop.convert import to_theirs
-from cvmae.interop.folders import new_folder
 from cvmae.interop.pretrained import Pretrained
 from cvmae.interop.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.models.vit import Trunk

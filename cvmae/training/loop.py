@@ -18,6 +18,7 @@ from cvmae.data.bad_files import BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
 from cvmae.training.checkpoint import Checkpoints
+from cvmae.training.fields import fields
 from cvmae.training.metrics import MetricsWriter, check_finite, to_floats
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.probing import Probe
@@ -156,8 +157,7 @@ class Run:
     def __init__(self, config, folder: pathlib.Path, plan: Plan, task, source):
         self.config, self.plan, self.task = config, plan, task
         self.identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
-        if "init_from" in config:
-            self.identity["init_from"] = config.init_from
+        self.identity |= {field: value for field, value in fields(config).items() if field.endswith("init_from")}
         self.checkpoints = Checkpoints(str(folder), config.checkpoint_keep)
         restored = self.checkpoints.restore(task.abstract_state(), self.identity)
         if restored is None:
