@@ -146,7 +146,7 @@ def test_eps_that_transformers_fixes(tmp_path):
     source = pretrained(MEAN_ENCODER, head=Head(5, "mean", 0.1))
     _, note = write_hf_videomae(source, tmp_path / "classifier")
     assert note == (
-        "video_branch.eps, of the norm before the head, is 0.1, in transformers 1e-05 whatever its config says: "
+        "head.eps is 0.1, in transformers 1e-05 whatever its config says: "
         "outputs differ slightly"
     )
     clip = clips(source)
