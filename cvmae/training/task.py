@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cvmae import multihost
 from cvmae.config import steps
 from cvmae.data.sources import Source, make_source
 from cvmae.training import sharding
@@ -28,6 +29,7 @@ class Task:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.key = jax.random.key(config.seed)
         whole, rows = sharding.replicated(mesh), sharding.over_batch(mesh)
+        self.share = multihost.share_of(rows)  # of every batch, that this process reads
         self._step = jax.jit(self._pure_step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=whole)
 
     def resolve(self, duration: str, field: str) -> int:
