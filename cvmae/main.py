@@ -74,19 +74,29 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
     logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
+    from cvmae.training import distributed
+
+    place = FLAGS.coordinator, FLAGS.processes, FLAGS.process
+    try:
+        distributed.initialize(*place, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s)
+    except (ConfigError, distributed.ConnectError) as error:
+        fail(error, 2 if isinstance(error, ConfigError) else 1)
+    go()
+
+
+def go() -> None:
+    """Runs the task; of several processes, the one in which it fails says why and ends, and so do the others then."""
     from cvmae.data.bad_files import BadDataError
     from cvmae.run import run
     from cvmae.training import distributed
     from cvmae.training.metrics import NonFiniteError
 
     try:
-        flags_of_this = FLAGS.coordinator, FLAGS.processes, FLAGS.process
-        distributed.initialize(*flags_of_this, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s)
         run(FLAGS.config, FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
         distributed.shutdown()
     except ConfigError as error:
         fail(error, 2, distributed.name(), distributed.leave)
-    except (BadDataError, NonFiniteError, distributed.ConnectError) as error:
+    except (BadDataError, NonFiniteError) as error:
         fail(error, 1, distributed.name(), distributed.leave)
     except BaseException as error:
         if not distributed.several():

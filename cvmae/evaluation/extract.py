@@ -80,11 +80,7 @@ def extract_features(
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), put):
                 writing.take(batch["number"], values)
         files.finish()
-    every = multihost.values_of_all([writing.written, writing.unreadable, writing.windows, bad.pairs])
-    for *_, pairs in every:
-        bad.add([tuple(pair) for pair in pairs])
-    written, unreadable, windows = (sum(column) for column in list(zip(*every))[:3])
-    return {"videos": len(source), "written": written, "skipped": skipped, "unreadable": unreadable, "windows": windows}
+    return {"videos": len(source), "skipped": skipped} | writing.counts_of_all()
 
 
 def output_names(source) -> list[str]:
@@ -179,6 +175,14 @@ class _Writing:
             self.written += 1
             self.windows += video.rows
             self._bar.update()
+
+    def counts_of_all(self) -> dict[str, int]:
+        """What all processes did; their lists of bad files become one. Raises: BadDataError where too many are on it."""
+        names = ("written", "unreadable", "windows")
+        every = multihost.values_of_all([*(getattr(self, name) for name in names), self._bad.pairs])
+        for *_, pairs in every:
+            self._bad.add([tuple(pair) for pair in pairs])
+        return dict(zip(names, map(sum, list(zip(*every))[: len(names)])))
 
     def _cast(self, name, values):
         with np.errstate(over="ignore"):

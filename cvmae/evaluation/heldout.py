@@ -14,6 +14,7 @@ from cvmae.models.build import decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.models.patches import Grid
 
+CLIPS = ("video", "frame_index")  # of a batch, what the objective takes
 HELD_OUT_SEED = 20250211  # of views and masks; apart from any training seed, and the same for every evaluation
 
 
@@ -22,7 +23,7 @@ def full_batches(loader, size: int):
     waiting: dict[str, list] = {}
     for batch in loader:
         keep = batch["valid"]
-        for name in ("video", "frame_index"):
+        for name in CLIPS:
             waiting.setdefault(name, []).extend(batch[name][keep])
         while len(waiting["video"]) >= size:
             yield {name: np.stack(rows[:size]) for name, rows in waiting.items()}
@@ -108,7 +109,7 @@ class HeldOut:
             for batch in loader:
                 if not all(multihost.values_of_all(bool(batch["valid"].all()))):
                     return
-                yield batch
+                yield {name: batch[name] for name in CLIPS}
 
     def _average(self, function, params) -> dict[str, float]:
         rows = [multihost.everywhere(function(params, samples)) for samples in self.samples()]
