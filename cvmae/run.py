@@ -39,7 +39,7 @@ def run(config, workdir: str) -> dict[str, float]:
                 make_source(config.data, config.data[field])
     params = jax.device_put(encoder_params(config), sharding.replicated(mesh))
     folder = loop.make_folder(workdir)
-    multihost.say(f"workdir {folder}")
+    multihost.say(f"workdir {folder}" + ("" if multihost.alone() else f", {jax.process_count()} processes"))
     found = FROZEN[config.task](config, params, folder, lambda batch: sharding.to_devices(batch, mesh))
     if multihost.first():
         loop.write_config(config, folder)
