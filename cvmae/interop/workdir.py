@@ -127,7 +127,7 @@ def _describe(workdir: Workdir, branch: str, holder: tuple[str, ...], params: di
     encoder = encoder.clone(final_norm=fields.final_norm and "norm" in params["encoder"])
     head = None
     if "head" in params:
-        head = Head(params["head"]["kernel"].shape[-1], config.head.pool, fields.eps, _class_names(workdir))
+        head = Head(params["head"]["kernel"].shape[-1], config.head.pool, config.head.eps, _class_names(workdir))
     return Pretrained(
         f"{workdir.checkpoint}{' (moving average)' if holder[0] == 'ema' else ''}",
         encoder,

@@ -97,11 +97,11 @@ def build_model(config) -> CrossVideo:
 
 def build_classifier(config, classes: int) -> Classifier:
     """The classifier that fine-tuning trains. One that pools the mean has a norm of its own in place of the encoder's last."""
-    branch, head = config.video_branch, config.head
-    encoder = build_encoder(config, branch, video_grid(config), head.drop_path)
+    head = config.head
+    encoder = build_encoder(config, config.video_branch, video_grid(config), head.drop_path)
     if head.pool == "mean":
         encoder = dataclasses.replace(encoder, final_norm=False)
-    return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, branch.eps)
+    return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, head.eps)
 
 
 def build_probe(config, classes: int) -> LinearProbe | AttentiveProbe:

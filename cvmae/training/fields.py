@@ -120,6 +120,8 @@ CHECKS = {
     "optimizer.layer_decay": ("above 0 and at most 1", lambda value: 0 < value <= 1),
     "optimizer.*": at_least(0),
     "report.*": at_least(0),
+    "head.init": one_of("new", "weights"),
+    "head.eps": ABOVE_0,
     "head.pool": one_of(*classifier.POOLS),
     "head.dropout": BELOW_1,
     "head.drop_path": BELOW_1,
@@ -161,4 +163,4 @@ def check_field(field: str, value) -> None:
     require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}")
     if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
         length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)
-        require(length > 0 or field not in ("total", "log_every"), f"config.{field}={value!r} is too short: give 1_steps or more")
+        require(length > 0 or field != "log_every", f"config.{field}={value!r} is too short: give 1_steps or more")

@@ -9,7 +9,7 @@ import os
 
 import jax
 
-from cvmae.config import ConfigError, require
+from cvmae.config import ConfigError, require, steps
 from cvmae.data.manifest import ManifestError
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
@@ -34,6 +34,7 @@ def validate(config) -> None:
     for field, value in fields(config).items():
         check_field(field, value)
     check_batch(config)
+    check_total(config)
     with config_errors():
         make_mesh(config.mesh)
     with config_errors("image_branch.frames"):
@@ -76,6 +77,20 @@ def check_downstream(config) -> None:
     require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
     check_start(config.init_from, "init_from")
     check_inflate(config.video_branch, config.init_from)
+
+
+def check_total(config) -> None:
+    """Whether there is something to train; a classifier whose head has its weights may be only tested."""
+    weights = config.get("head", {}).get("init") == "weights"
+    require(
+        not weights or config.init_from,
+        "config.head.init='weights' without config.init_from has nothing to take: give a classifier's weights",
+    )
+    nothing = "total" in config and not steps(config.total, "total", steps_per_epoch=1)
+    require(
+        not nothing or weights,
+        f"config.total={config.total if nothing else ''!r} is too short: give 1_steps or more (0_steps with head.init=weights tests a classifier)",
+    )
 
 
 def check_batch(config) -> None:

@@ -129,6 +129,7 @@ def test_export(name, to, part, ours, tmp_path):
     if to in ("safetensors", "npz"):
         there, here = read(ours / name), read(out)
         assert here.parts == (("encoder",) if part else there.parts)
+        assert here.target_norm == ("" if part else there.target_norm)
         jax.tree.map(np.testing.assert_array_equal, here.params, {key: there.params[key] for key in here.params})
 
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import cvmae
 from cvmae.config import ConfigError
 from cvmae.interop.mae import HF_VIT_MAE, MAE
 from cvmae.interop.workdir import load_workdir
@@ -11,9 +12,10 @@ from cvmae.run import run
 from cvmae.training.optimizer import path_of
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.sharding import make_mesh
+from cvmae.training.supervised import Supervised
 from cvmae.training.validate import validate
 from tests.interop.models import random_params, rewrite, save_theirs
-from tests.small import config, samples
+from tests.small import config, downstream, samples
 
 TERMS = ("mse_video", "mse_image", "cross_video")
 
@@ -170,6 +172,15 @@ def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
     for branch in ("video", "image"):
         for name, array in flat(load_workdir(tmp_path, branch).params).items():
             np.testing.assert_array_equal(found[f"/{branch}{name}"], array)
+    assert cvmae.load(tmp_path, branch="image")[0].grid.num_frames == 1
+
+
+def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
+    file, params = image_mae
+    c = downstream("finetune", init_from=str(file), video_branch__inflate="centre")
+    found = Supervised(c, make_mesh(c.mesh), 8, 8.0).init().params["encoder"]
+    kernel = np.asarray(found["embed"]["kernel"]).reshape(2, -1, 32)
+    np.testing.assert_array_equal(kernel[1], params["encoder"]["embed"]["kernel"])
 
 
 @pytest.mark.parametrize(
