@@ -60,6 +60,12 @@ def make_rules(mesh: Mesh, table) -> Rules:
     return Rules(mesh, rules)
 
 
+def own_mesh() -> Mesh:
+    """A mesh of this process's devices alone, all on the data axis."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
 def over_batch(mesh: Mesh) -> NamedSharding:
     """Arrays whose first axis is the global batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cvmae import multihost
 from cvmae.config import steps
 from cvmae.data.sources import Source, make_source
 from cvmae.models.axes import sharded
@@ -32,6 +33,7 @@ class Task:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.key = jax.random.key(config.seed)
         self.rules = sharding.make_rules(mesh, config.sharding)
+        self.share = multihost.share_of(sharding.over_batch(mesh))  # of every batch, that this process reads
 
     def resolve(self, duration: str, field: str) -> int:
         """A duration of the config in steps."""
