@@ -7,21 +7,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "model")
 
 
-def make_mesh(c) -> Mesh:
-    """The mesh of config.mesh over all devices.
+def make_mesh(c, devices=None) -> Mesh:
+    """The mesh of config.mesh over all devices, or over those that are given, which need not be of this machine.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices; the message says what would.
     """
-    devices, sizes = jax.device_count(), [c[axis] for axis in AXES]
+    count, sizes = jax.device_count() if devices is None else len(devices), [c[axis] for axis in AXES]
     for axis in ("fsdp", "model"):
         if c[axis] != 1:
             raise ValueError(f"config.mesh.{axis}={c[axis]}: only the data axis is sharded so far; set config.mesh.{axis}=1")
     if sizes[0] == -1:
-        sizes[0] = devices
-    if sizes[0] != devices:
-        raise ValueError(f"config.mesh.data={c.data}, but there are {devices} devices: set it to {devices}, or to -1")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        sizes[0] = count
+    if sizes[0] != count:
+        raise ValueError(f"config.mesh.data={c.data}, but there are {count} devices: set it to {count}, or to -1")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:

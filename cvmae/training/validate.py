@@ -29,13 +29,16 @@ def config_errors(field: str = ""):
         raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
 
 
-def validate(config) -> None:
-    """Checks all that can be checked without reading data. Raises: ConfigError, one line that names the field and the fix."""
+def validate(config, devices=None) -> None:
+    """Checks all that can be checked without reading data, for all devices here or those given.
+
+    Raises: ConfigError, one line that names the field and the fix.
+    """
     for field, value in fields(config).items():
         check_field(field, value)
-    check_batch(config)
+    check_batch(config, jax.device_count() if devices is None else len(devices))
     with config_errors():
-        make_mesh(config.mesh)
+        make_mesh(config.mesh, devices)
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
@@ -78,9 +81,9 @@ def check_downstream(config) -> None:
     check_inflate(config.video_branch, config.init_from)
 
 
-def check_batch(config) -> None:
+def check_batch(config, devices: int) -> None:
     """Whether the batch divides, and every part of it has negatives."""
-    batch, parts, devices = config.batch_size, config.get("accumulate", 1), jax.device_count()
+    batch, parts = config.batch_size, config.get("accumulate", 1)
     unit = parts * devices
     below, above = batch // unit * unit, -(-batch // unit) * unit
     require(
