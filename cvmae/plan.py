@@ -24,7 +24,7 @@ from cvmae.planning.compiled import Compiled, compile_step
 from cvmae.planning.hardware import EXAMPLES, GIB, Topology, devices_of, parse_topology
 from cvmae.planning.oom import TooLarge
 from cvmae.planning.search import Search, cheapest, with_batch, within
-from cvmae.planning.step import Step, model_flops, name_of, training_clips
+from cvmae.planning.step import Step, check_task, model_flops, name_of, training_clips
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
 flags.adopt_module_key_flags(command_line)
@@ -56,7 +56,8 @@ def chosen_topology() -> Topology:
 
 def chosen_config():
     """The config with --batch and --mesh. Raises: ConfigError."""
-    config = with_batch(FLAGS.config, FLAGS.batch or FLAGS.config.batch_size) if "batch_size" in FLAGS.config else FLAGS.config
+    check_task(FLAGS.config)
+    config = with_batch(FLAGS.config, FLAGS.batch or FLAGS.config.batch_size)
     for part in filter(None, FLAGS.mesh.split(",")):
         axis, _, size = part.partition(":")
         check_key(config, f"mesh.{axis}")
@@ -97,18 +98,19 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
         if isinstance(smaller, Compiled):
             note = f"largest arrays at the peak of batch {batch}, which takes {report.gib(smaller.memory.total)} a chip; they grow with it:"
             return report.too_large(found, smaller.allocations, [note], step.config)
-    return report.too_large(found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config)
+    return report.too_large(
+        found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config
+    )
 
 
-def search(config, name: str, topology: Topology, devices) -> tuple[list[str], list[dict]]:
+def search(looking: Search) -> tuple[list[str], list[dict]]:
     """The lines of --search, and its trials as data."""
-    looking = Search(config, name, topology, devices, say)
-    found = looking.run()
+    found, config = looking.run(), looking.config
     lines = ["  search: the largest batch that fits, within a tenth"]
     for trial in found:
         policy = f"remat {trial.remat}: " if trial.remat else ""
         lines.append(
-            f"    {policy}{trial.batch / len(devices):g} a chip, batch {trial.batch}, {report.gib(trial.fixed + trial.grows)}, "
+            f"    {policy}{trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, {report.gib(trial.fixed + trial.grows)}, "
             f"{trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
         )
     least = cheapest(found, config.batch_size)
@@ -129,6 +131,7 @@ def make_plan() -> int:
     topology, name = chosen_topology(), name_of(config_path())
     jax.config.update("jax_platforms", "cpu")  # nothing runs here, and nobody's accelerator is taken
     config, devices = chosen_config(), devices_of(topology)
+    looking = Search(config, name, topology, devices, say) if FLAGS.search else None
     clips, source = training_clips(config, name, FLAGS.clips)
     step = Step.of_run(config, name, devices, clips)
     run = run_of(step, name, devices, clips, source)
@@ -138,8 +141,8 @@ def make_plan() -> int:
     lines = report.fitting(found, run, topology) if fits else explain(found, step, name, topology, devices)
     data = report.as_data(found, run, topology) | {"fits": fits}
     print(*lines, sep="\n", flush=True)
-    if FLAGS.search:
-        more, data["trials"] = search(config, name, topology, devices)
+    if looking:
+        more, data["trials"] = search(looking)
         print(*more, sep="\n")
     if FLAGS.json:
         write_json(pathlib.Path(FLAGS.json), data)

@@ -101,7 +101,8 @@ def _closing(text: str, start: int) -> int:
 def arrays_of(text: str) -> tuple[Array, ...]:
     """The arrays of a type, a tuple's one after the other."""
     return tuple(
-        Array(dtype, tuple(map(int, filter(None, dims.split(",")))), int(space or 0)) for dtype, dims, space in _SHAPE.findall(text)
+        Array(dtype, tuple(map(int, filter(None, dims.split(",")))), int(space or 0))
+        for dtype, dims, space in _SHAPE.findall(text)
     )
 
 
@@ -155,7 +156,7 @@ def _with_times(computations, entry) -> Module:
 
 def _passes(loop: Instruction, computations) -> int | None:
     """How often a loop runs: what XLA says, or else the bound that its condition compares a counter from 0 with."""
-    known = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
+    known = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
     if known:
         return int(known[1])
     condition = dict(loop.called).get("condition")

@@ -46,7 +46,12 @@ def memory_of(step, compiled) -> Memory:
     task, analysis = step.task, compiled.memory_analysis()
     state = task.abstract_state()
     batch = task.abstract_batch(step.config.batch_size, over_batch(task.mesh))
-    held = {"parameters": state.params, "optimizer": state.opt_state, "ema": state.ema, "other": (state.step, state.frozen, state.stats)}
+    held = {
+        "parameters": state.params,
+        "optimizer": state.opt_state,
+        "ema": state.ema,
+        "other": (state.step, state.frozen, state.stats),
+    }
     return Memory(
         **{name: on_one_device(tree) for name, tree in held.items()},
         batch=on_one_device(batch),

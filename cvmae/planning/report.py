@@ -37,7 +37,8 @@ def si(number: float, unit: str) -> str:
 
 def allocation_line(one: Allocation) -> str:
     """`3 x 0.19 GiB bf16[32,1569,2048]  decoder/blocks/block*/mlp_out (flax/linen/linear.py:287)`."""
-    where = one.operator.rpartition("jit(_pure_step)/")[2] or "no name"
+    # Of several operations that XLA made one, the first: `jit(_pure_step)/(a:b:c)`.
+    where = one.operator.rpartition("jit(_pure_step)/")[2].lstrip("(").partition(":")[0] or "no name"
     return f"{one.count} x {gib(one.bytes)} {one.shape}  {where}" + (f" ({one.line})" if one.line else "")
 
 
@@ -53,7 +54,12 @@ def header(run: Run, topology: Topology) -> list[str]:
 def memory_lines(found: Compiled, topology: Topology) -> list[str]:
     """Per chip, in the order in which people ask."""
     m, hbm = found.memory, topology.chip.hbm
-    rows = [("parameters", m.parameters), ("optimizer state", m.optimizer), ("moving average", m.ema), ("frozen, statistics", m.other)]
+    rows = [
+        ("parameters", m.parameters),
+        ("optimizer state", m.optimizer),
+        ("moving average", m.ema),
+        ("frozen, statistics", m.other),
+    ]
     rows += [("batch", m.batch), ("padding of these", m.arguments - m.parameters - m.optimizer - m.ema - m.other - m.batch)]
     rows += [("activations and other temporaries", m.temporary), ("results of their own", m.outputs), ("program", m.code)]
     lines = [f"    {name:<36}{gib(size):>12}" for name, size in rows if size]

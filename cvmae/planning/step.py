@@ -12,6 +12,14 @@ from cvmae.training.sharding import make_mesh
 from cvmae.training.validate import config_errors, validate
 
 
+def check_task(config) -> None:
+    """Raises: ConfigError, the task has no training step."""
+    if config.task not in TASKS:
+        raise ConfigError(
+            f"config.task={config.task!r} trains nothing, so it has no step to look at; {', '.join(TASKS)} have one"
+        )
+
+
 def standalone(config, name: str, platform: str):
     """The same program without its data: nothing has to be there but the config.
 
@@ -24,7 +32,9 @@ def standalone(config, name: str, platform: str):
       ConfigError: the task has no training step.
     """
     if config.task not in TASKS:
-        raise ConfigError(f"config.task={config.task!r} trains nothing, so there is no step to compile; tasks with one: {', '.join(TASKS)}")
+        raise ConfigError(
+            f"config.task={config.task!r} trains nothing, so there is no step to compile; tasks with one: {', '.join(TASKS)}"
+        )
     c = config.copy_and_resolve_references()
     with c.unlocked():
         if c.attention == "auto":

@@ -13,6 +13,7 @@ from cvmae.planning.traffic import bytes_of
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
+
 @dataclasses.dataclass(frozen=True)
 class Op:
     """One instruction of a computation that is not the inside of another one.
@@ -144,7 +145,14 @@ def uncounted(module: Module) -> dict[str, int]:
     return {name: times for name, times in found.items() if name not in _BOOKKEEPING}
 
 
-_BOOKKEEPING = {"AllocateBuffer", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "AssumeGatherIndicesInBound", "TopK"}
+_BOOKKEEPING = {
+    "AllocateBuffer",
+    "Sharding",
+    "SPMDFullToShardShape",
+    "SPMDShardToFullShape",
+    "AssumeGatherIndicesInBound",
+    "TopK",
+}
 
 
 def _group(text: str, devices: int) -> int:
