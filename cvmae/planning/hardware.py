@@ -87,7 +87,7 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
         known = ", ".join([*CHIPS, "cpu"])
         raise ConfigError(f"--topology={name}: {kind!r} is unknown; known are {known}; write it like {EXAMPLES}")
     chip = CHIPS.get(kind, Chip("cpu", 0, 0.0, 0.0, 0.0, dimensions=1))
-    if not re.fullmatch(r"[1-9]\d*" + rf"x[1-9]\d*" * (chip.dimensions - 1), rest):
+    if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (chip.dimensions - 1), rest):
         form = "x".join("ABC"[: chip.dimensions])
         raise ConfigError(f"--topology={name}: expected {kind}:{form}, the chips along each dimension, such as {EXAMPLES}")
     if kind == "cpu" and slices != 1:

@@ -11,6 +11,11 @@ import numpy as np
 from cvmae.planning.hlo import Instruction, Module
 from cvmae.planning.traffic import bytes_of
 
+# Custom calls of XLA's own that compute nothing: buffers, annotations, marks around collectives.
+_BOOKKEEPING = {
+    *("AllocateBuffer", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "AssumeGatherIndicesInBound", "TopK"),
+    *("GatherScatterIndicesBitpacked", "AsyncCollectiveStart", "AsyncCollectiveDone", "ConcatBitcast", "ZeroCrop"),
+}
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 
@@ -143,16 +148,6 @@ def uncounted(module: Module) -> dict[str, int]:
             target = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
             found[target[1] if target else "unnamed"] += times
     return {name: times for name, times in found.items() if name not in _BOOKKEEPING}
-
-
-_BOOKKEEPING = {
-    "AllocateBuffer",
-    "Sharding",
-    "SPMDFullToShardShape",
-    "SPMDShardToFullShape",
-    "AssumeGatherIndicesInBound",
-    "TopK",
-}
 
 
 def _group(text: str, devices: int) -> int:
