@@ -13,7 +13,8 @@ program as it was traced and as it was compiled, which include what is computed 
 products, or --peak_tflops; of CPUs none is published, so their MFU is only given with that flag.
 
 `--peer=hf` also runs Hugging Face's VideoMAE in PyTorch: the same clips, masks, weights and precision, forward, backward and AdamW, in
-turn with ours. Where a config's data is not here, clips are synthetic, and the loader is theirs.
+turn with ours. PyTorch's threads wait by spinning, so on a machine that does other work compare one thread each, by CPU time:
+`taskset -c 0 python -m cvmae.bench ...`. Where a config's data is not here, clips are synthetic, and the loader is theirs.
 
 Exit codes: 0 done; 1 the data cannot be read; 2 the command or config is wrong.
 """
@@ -25,10 +26,12 @@ import jax
 from absl import app, flags, logging
 
 from cvmae import command_line
-from cvmae.benchmark import report
+from cvmae.benchmark import measurements, report
 from cvmae.command_line import FLAGS, config_path, define_json, fail, refuse_arguments
 from cvmae.config import ConfigError
+from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json
+from cvmae.planning.step import name_of
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
 flags.adopt_module_key_flags(command_line)
@@ -39,6 +42,7 @@ flags.DEFINE_integer("loader_batches", 8, "Batches of the loader in each of its 
 flags.DEFINE_float("peak_tflops", 0.0, "Peak of one device for MFU, where the table has none.", lower_bound=0.0)
 flags.DEFINE_enum("peer", "", ("", "hf"), "Also run this implementation, in turn with ours.")
 flags.DEFINE_integer("threads", 0, "Threads of the peer on CPU; 0: one per core.", lower_bound=0)
+flags.DEFINE_bool("loader_only", False, "Time nothing but the loader.")
 flags.DEFINE_bool("profile", False, "Also print where the time of the step goes.")
 
 
@@ -48,23 +52,20 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def measure() -> tuple[list[str], dict]:
-    """Lines to print as they come, and everything as data. Raises: ConfigError, BadDataError."""
-    from cvmae.benchmark import measurements
-
-    options = measurements.Options(
-        FLAGS.steps, FLAGS.warmup, FLAGS.loader_batches, FLAGS.peak_tflops * 1e12, FLAGS.threads, FLAGS.profile
-    )
+    """Lines to print, and everything as data. Raises: ConfigError, BadDataError."""
+    peak = FLAGS.peak_tflops * 1e12
+    options = measurements.Options(FLAGS.steps, FLAGS.warmup, FLAGS.loader_batches, peak, FLAGS.threads, FLAGS.profile)
     if FLAGS.peer:
         return measurements.against_peer(FLAGS.config, options)
-    return measurements.alone(FLAGS.config, config_path(), options)
+    if FLAGS.loader_only:
+        return measurements.loader_alone(FLAGS.config, name_of(config_path()), options)
+    return measurements.alone(FLAGS.config, name_of(config_path()), options)
 
 
 def main(argv: list[str]) -> None:
     """Hands the flags over."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
-    from cvmae.data.bad_files import BadDataError
-
     try:
         lines, data = measure()
     except ConfigError as error:

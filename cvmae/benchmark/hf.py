@@ -2,17 +2,23 @@
 
 import dataclasses
 import os
+import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from safetensors.numpy import save_file
 
 from cvmae.benchmark.timing import Times, in_turn
 from cvmae.config import ConfigError, require
 from cvmae.interop.convert import to_theirs
 from cvmae.interop.videomae import HF_VIDEOMAE
+from cvmae.losses import masked_mse
 from cvmae.models import masking
-from cvmae.models.build import build_model, video_grid
+from cvmae.models.autoencoder import make_targets
+from cvmae.models.build import build_model, decoder_spec, video_grid
 from cvmae.models.vit import decode_variant
 from cvmae.objective import Objective
 from cvmae.training.state import create, update
@@ -73,6 +79,20 @@ def their_config(config):
     )
 
 
+def with_weights(config, params):
+    """transformers' model with our parameters, which it reads as it reads any weights, and refuses where one is missing."""
+    from transformers import VideoMAEForPreTraining
+
+    with tempfile.TemporaryDirectory() as folder:
+        their_config(config).save_pretrained(folder)
+        arrays = to_theirs(params, HF_VIDEOMAE, video_grid(config))
+        save_file(arrays, pathlib.Path(folder, "model.safetensors"), {"format": "pt"})
+        model, found = VideoMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
+    wrong = {kind: sorted(found[kind]) for kind in ("missing_keys", "mismatched_keys") if found[kind]}
+    require(not wrong, f"transformers' VideoMAE has other parameters than ours: {wrong}")
+    return model
+
+
 class Theirs:
     """transformers' model and torch's AdamW; one step a call."""
 
@@ -84,20 +104,15 @@ class Theirs:
             raise ConfigError("--peer=hf needs torch and transformers: pip install 'crossvideomae[parity]'") from error
         torch.set_num_threads(threads)
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         self.device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
         self.dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-        self.model = transformers.VideoMAEForPreTraining(their_config(config))
-        arrays = to_theirs(params, HF_VIDEOMAE, video_grid(config))
-        found = self.model.load_state_dict({k: torch.from_numpy(a) for k, a in arrays.items()}, strict=False)
-        unknown = [key for key in found.unexpected_keys if not key.endswith("position_embeddings")]
-        require(
-            not (unknown or found.missing_keys), f"transformers' VideoMAE has other parameters: {unknown}, {found.missing_keys}"
-        )
+        self.model = with_weights(config, params)
         self.model.to(self.device).train()
         c = config.optimizer
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, (c.b1, c.b2), c.eps, c.weight_decay)
         standardised = (np.asarray(pixels) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-        self.pixels = torch.from_numpy(np.ascontiguousarray(standardised.transpose(0, 1, 4, 2, 3))).to(self.device)
+        self.pixels = torch.from_numpy(standardised.transpose(0, 1, 4, 2, 3).copy()).to(self.device)
         self.hidden = torch.from_numpy(np.array(hidden)).to(self.device)
         self.torch = torch
 
@@ -115,8 +130,6 @@ class Ours:
     """Our model and AdamW on the same pixels and masks; one step a call."""
 
     def __init__(self, config, pixels, mask):
-        import optax
-
         objective, model = Objective(config), build_model(config)
         c, grid = config.optimizer, video_grid(config)
         optimizer = optax.adamw(1e-4, c.b1, c.b2, c.eps, weight_decay=c.weight_decay)
@@ -128,10 +141,6 @@ class Ours:
             return create(params, optimizer, 0.0)
 
         def step(state, pixels, mask):
-            from cvmae.losses import masked_mse
-            from cvmae.models.autoencoder import make_targets
-            from cvmae.models.build import decoder_spec
-
             def loss(params):
                 out = model.apply({"params": params}, objective.standardise(pixels), mask, None, None, slots)
                 spec = decoder_spec(config, config.video_branch)
@@ -160,7 +169,7 @@ class Ours:
 def compare(config, *, rounds: int, warmup: int, threads: int = 0) -> tuple[Comparison, Ours]:
     """Runs both in turn. Raises: ConfigError, the config is another model, or torch is not there."""
     check_comparable(config)
-    threads, grid = threads or os.cpu_count(), video_grid(config)
+    threads, grid = threads or len(os.sched_getaffinity(0)), video_grid(config)
     shape = (config.batch_size, grid.num_frames, grid.height, grid.width, 3)
     pixels = np.random.default_rng(config.seed).uniform(size=shape).astype(np.float32)
     how = config.video_branch.mask

@@ -13,10 +13,11 @@ from cvmae.data.sources import Source
 
 @dataclasses.dataclass(frozen=True)
 class LoaderTimes:
-    """Rounds of the loader and of the bare loop over `clips` clips each, with `threads` threads or processes."""
+    """Rounds of the loader and of the bare loop over `clips` clips each, with `threads` threads, `workers` processes of the loader."""
 
     clips: int
     threads: int
+    workers: int
     loader: Times
     bare: Times
 
@@ -26,9 +27,9 @@ class LoaderTimes:
         return ratio(self.bare, self.loader, "wall")
 
     @property
-    def cpu_share(self) -> float:
-        """The same by CPU time; without worker processes, whose CPU time is not this process's."""
-        return ratio(self.bare, self.loader, "cpu")
+    def cpu_share(self) -> float | None:
+        """The same by CPU time; None with worker processes, whose CPU time is not this process's."""
+        return None if self.workers else ratio(self.bare, self.loader, "cpu")
 
 
 def bare_loop(source: Source, spec: clips.ClipSpec, numbers, threads: int) -> None:
@@ -74,4 +75,4 @@ def measure_loader(config, source: Source, *, batches: int, rounds: int) -> Load
                 timed(lambda: numbers.extend(i for _ in range(batches) for i in next(loader)["index"].tolist()))
             )
         found["bare"].append(timed(lambda: bare_loop(source, spec, numbers, threads)))
-    return LoaderTimes(batches * size, threads, *(Times(*zip(*found[name])) for name in ("loader", "bare")))
+    return LoaderTimes(batches * size, threads, data.workers, *(Times(*zip(*found[name])) for name in ("loader", "bare")))

@@ -12,8 +12,10 @@ from cvmae.config import ConfigError
 from cvmae.data.pipeline import make_loader
 from cvmae.data.prepare.published import CLASSES
 from cvmae.data.sources import make_source
-from cvmae.planning.step import check_task, model_flops, name_of
+from cvmae.planning.step import check_task, model_flops
 from cvmae.training.validate import config_errors
+
+ROUNDS = 3  # of the loader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,29 @@ def with_data(config, name: str):
     return changed, "no config.data.manifest: clips are synthetic, nothing is decoded"
 
 
-def alone(config, path: str, options: Options) -> tuple[list[str], dict]:
-    """Lines and data of a config by itself. Raises: ConfigError, BadDataError."""
-    check_task(config)
-    name, devices = name_of(path), jax.devices()
+def open_data(config, name: str):
+    """(config, its training source, note): see `with_data`. Raises: ConfigError."""
     config, note = with_data(config, name)
     with config_errors("data"):
-        source = make_source(config.data, config.data.split)
+        return config, make_source(config.data, config.data.split), note
+
+
+def loader_alone(config, name: str, options: Options) -> tuple[list[str], dict]:
+    """Lines and data of the loader of a config, file's `name`. Raises: ConfigError, BadDataError."""
+    config, source, note = open_data(config, name)
+    found = report.loader_data(measure_loader(config, source, batches=max(1, options.loader_batches), rounds=ROUNDS))
+    return [f"  note: {note}"] * bool(note) + report.loader_lines(found), {
+        "batch": config.batch_size,
+        "note": note,
+        "loader": found,
+    }
+
+
+def alone(config, name: str, options: Options) -> tuple[list[str], dict]:
+    """Lines and data of a config, file's `name`, by itself. Raises: ConfigError, BadDataError."""
+    check_task(config)
+    config, source, note = open_data(config, name)
+    devices = jax.devices()
     bench = Bench.of(config, name, devices)
     state = bench.step.task.init()
     with make_loader(config, source) as loader:
@@ -73,7 +91,7 @@ def alone(config, path: str, options: Options) -> tuple[list[str], dict]:
     data["peak_flops"] = (options.peak or peak_flops(devices[0].device_kind)) * len(devices)
     lines = report.step_lines(data)
     if options.loader_batches:
-        found = measure_loader(config, source, batches=options.loader_batches, rounds=3)
+        found = measure_loader(config, source, batches=options.loader_batches, rounds=ROUNDS)
         data["loader"] = report.loader_data(found)
         lines += report.loader_lines(data["loader"])
     if options.profile:

@@ -62,9 +62,10 @@ def loader_data(found: LoaderTimes) -> dict:
 
 def loader_lines(data: dict) -> list[str]:
     """Of `loader_data`."""
+    cpu = "" if data["cpu_share"] is None else f", {data['cpu_share']:.2f} by CPU time"
     return [
         f"  loader alone   {data['clips_per_second']:.1f} clips/s; the bare decoding loop with {data['threads']} threads "
-        f"{data['bare_clips_per_second']:.1f}: {data['share']:.2f} by the clock, {data['cpu_share']:.2f} by CPU time"
+        f"{data['bare_clips_per_second']:.1f}: {data['share']:.2f} by the clock{cpu}"
     ]
 
 

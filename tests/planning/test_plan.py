@@ -3,11 +3,9 @@
 import importlib.util
 import json
 import math
-import sys
 
 import jax
 import pytest
-from absl import flags
 
 from cvmae import plan
 from cvmae.config import ConfigError, load
@@ -17,7 +15,7 @@ from cvmae.planning.compiled import Compiled, estimate
 from cvmae.planning.memory import Memory
 from cvmae.planning.oom import TooLarge
 from cvmae.planning.work import Collective, Op
-from tests.command import QUICK, RUNLOCAL, run
+from tests.command import QUICK, RUNLOCAL, run, run_here
 from tests.requirements import missing
 from tests.small import CONFIGS, TERMS, config
 
@@ -25,25 +23,14 @@ jax.devices()  # a process that uses jax cannot take on other devices, wherever 
 ALONE = [f"--config.loss.{term}=0" for term in TERMS if term != "mse_video"]  # one term compiles in a few seconds
 
 
-def forget_flags():
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
-    for name in ("config", "topology", "slices", "mesh", "batch", "clips", "hbm_gib", "search", "json"):
-        flags.FLAGS[name].value = flags.FLAGS[name].default
-
-
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Runs the command in this process: (exit code, stdout, stderr)."""
 
     def call(*args, config=RUNLOCAL):
-        monkeypatch.setattr(sys, "argv", ["plan", f"--config={config}", *args])
-        forget_flags()
-        with pytest.raises(SystemExit) as stopped:
-            plan.main(plan.parse(sys.argv))
+        code = run_here(plan, [f"--config={config}", *args], monkeypatch)
         told = capsys.readouterr()
-        return stopped.value.code, told.out, told.err
+        return code, told.out, told.err
 
     return call
 
