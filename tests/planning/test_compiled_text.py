@@ -31,6 +31,10 @@ def test_a_loop_of_unknown_length_counts_as_one_pass():
     assert unknown.loops == {"while.1": None} and unknown.times["body"] == 1
 
 
+def test_a_loop_that_ends_otherwise_is_of_unknown_length():
+    assert hlo.parse(TEXT.replace("direction=LT", "direction=NE")).loops == {"while.1": None}
+
+
 def test_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("HloModule nothing")
@@ -45,6 +49,12 @@ def test_matrix_products_count_as_often_as_they_run(program):
 def test_of_a_sliced_operand_the_slice_is_read_and_on_chip_results_are_not_written(program):
     [product] = [op for op in work.ops(program) if op.flops]
     assert product.bytes == 64 * 64 * 4 + 4 + 32 * 64 * 2
+
+
+def test_operands_on_the_chip_are_not_read_from_memory():
+    gathered = "%gather = bf16[32,64]{1,0:T(8,128)(2,1)"
+    [product] = [op for op in work.ops(hlo.parse(TEXT.replace(gathered, gathered + "S(1)"))) if op.flops]
+    assert product.bytes == 64 * 64 * 4 + 4
 
 
 def test_collectives_count_once_a_channel_and_as_often_as_they_run(program):
