@@ -9,16 +9,15 @@ process because another one is gone.
 
 import pathlib
 import re
-import sys
 import traceback
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from cvmae.config import ConfigError, check_key, load
+from cvmae import command_line
+from cvmae.command_line import FLAGS, config_path, fail, parse, refuse_arguments
+from cvmae.config import ConfigError
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.", lock_config=True)
+flags.adopt_module_key_flags(command_line)
 flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
@@ -29,33 +28,6 @@ flags.DEFINE_float("connect_s", 300.0, "Seconds to wait for all processes to be 
 flags.DEFINE_float("heartbeat_s", 100.0, "Seconds of silence after which a process is gone and all others end.", lower_bound=1)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is said in one line."""
-    try:
-        check_overrides(argv)
-        rest = FLAGS(argv)
-        if FLAGS.config is None:
-            raise ConfigError("--config is missing: python -m cvmae.main --config=configs/demo.py")
-        return rest
-    except (flags.Error, ConfigError, TypeError, ValueError, OSError) as error:
-        fail(error, 2)
-
-
-def check_overrides(argv: list[str]) -> None:
-    """Names the nearest field where a `--config.a.b=` names none; absl's own error names no field."""
-    words = [word.lstrip("-") for word in argv[1:]]
-    pairs = zip(words, [*words[1:], ""])  # `--config=FILE` and `--config FILE` are both said
-    files = [
-        after if word == "config" else word.removeprefix("config=") for word, after in pairs if re.match("config(=|$)", word)
-    ]
-    if files:
-        config = load(files[-1])
-        for word in words:
-            key = word.partition("=")[0]
-            if key.startswith(("config.", "noconfig.")):
-                check_key(config, key.partition(".")[2])
-
-
 def default_workdir(config: str) -> str:
     """`workdir/ssv2-variant=L_16` for the config `configs/ssv2.py:variant=L/16`."""
     file, _, arg = config.partition(":")
@@ -63,16 +35,9 @@ def default_workdir(config: str) -> str:
     return str(pathlib.Path("workdir") / name)
 
 
-def fail(error: Exception | str, code: int, who: str = "", leave=sys.exit) -> None:
-    """Ends the program with one line on stderr."""
-    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
-    leave(code)
-
-
 def main(argv: list[str]) -> None:
     """Hands the config over to its task, in one process or as one of several."""
-    if len(argv) > 1:
-        fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
+    refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
     from cvmae.training import distributed
 
@@ -92,7 +57,7 @@ def go() -> None:
     from cvmae.training.metrics import NonFiniteError
 
     try:
-        run(FLAGS.config, FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
+        run(FLAGS.config, FLAGS.workdir or default_workdir(config_path()))
         distributed.shutdown()
     except ConfigError as error:
         fail(error, 2, distributed.name(), distributed.leave)

@@ -9,6 +9,8 @@ import sys
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
+from absl import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
@@ -27,6 +29,19 @@ def run(*args: str, program=("-m", "cvmae.main"), env=None) -> subprocess.Comple
     command = [sys.executable, *program, *args]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def run_here(program, argv, monkeypatch) -> int:
+    """The exit code of a command in this process: `program` has `parse` and `main`, as `cvmae.plan` has."""
+    monkeypatch.setattr(sys, "argv", [program.__name__, *argv])  # ml_collections reads overrides from there
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)  # overrides that an earlier command defined
+    flags.FLAGS.unparse_flags()
+    for flag in [*flags.FLAGS.get_flags_for_module(program.__name__), *flags.FLAGS.get_key_flags_for_module(program.__name__)]:
+        flag.value = flag.default
+    with pytest.raises(SystemExit) as stopped:
+        program.main(program.parse(sys.argv))
+    return stopped.value.code
 
 
 def metric_lines(workdir) -> list[dict]:

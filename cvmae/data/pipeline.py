@@ -177,7 +177,7 @@ class Reader:
         """The record, and the crops of one clip, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
         record = self.source[index]
         with unreadable(record.name):
-            return record, call_with_limit(lambda: _cut(record, self.spec, rng, view), self.timeout_s)
+            return record, call_with_limit(lambda: cut_clip(record, self.spec, rng, view), self.timeout_s)
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of a batch of single clips. Raises: UnreadableError."""
@@ -195,8 +195,11 @@ def _row(video, frame_index, label, index):
     return {"video": video, "frame_index": frame_index, "label": np.int32(label), "index": np.int64(index)}
 
 
-def _cut(record: Record, spec: clips.ClipSpec, rng, view: clips.View) -> list[np.ndarray]:
-    """See `Reader.cut`."""
+def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.View = clips.MIDDLE) -> list[np.ndarray]:
+    """The crops of one clip of a record, each uint8 [T, H0, W0, 3]: everything that is done to it on the host.
+
+    Raises: DecodeError or ClipError.
+    """
 
     def choose(times):
         return clips.clip_indices(spec, times, rng, record.start, record.end, view)

@@ -106,10 +106,15 @@ def layer_norm(eps: float, dtype, name: str):
     return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)
 
 
+def auto_attention(platform: str) -> str:
+    """What `auto` stands for on a platform."""
+    return "einsum" if platform == "cpu" else "xla"
+
+
 def attend(query, key, value, kind: str):
     """Softmax attention; query, key and value are [B, N, heads, D/heads]; the softmax is taken in float32."""
     if kind == "auto":
-        kind = "einsum" if jax.default_backend() == "cpu" else "xla"
+        kind = auto_attention(jax.default_backend())
     if kind == "xla":
         return jax.nn.dot_product_attention(query, key, value)
     scale = query.shape[-1] ** -0.5

@@ -17,7 +17,7 @@ def make_mesh(c, devices=None) -> Mesh:
     Args:
       c: config.mesh: sizes of AXES, one of which may be -1 to take what the others leave, and `dcn`, the number of slices that only
         a network connects; clips are spread over slices too.
-      devices: None takes all.
+      devices: None takes all; they need not be of this machine.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices; the message says what would.

@@ -107,10 +107,14 @@ class Task:
         """Zeros of the shapes of `abstract_batch`."""
         return {name: jnp.zeros(a.shape, a.dtype) for name, a in self.abstract_batch(clips).items()}
 
-    def lower(self):
-        """The training step, lowered for this mesh; `.compile()` gives its cost and text."""
+    def trace(self):
+        """The training step, traced for this mesh: `.jaxpr`, and `.lower().compile()` for its cost and text."""
         batch = self.abstract_batch(self.config.batch_size, sharding.over_batch(self.mesh))
-        return self._step.lower(self.abstract_state(), batch)
+        return self._step.trace(self.abstract_state(), batch)
+
+    def lower(self):
+        """The training step, lowered for this mesh."""
+        return self.trace().lower()
 
     def step(self, state: TrainState, batch: dict[str, np.ndarray]):
         """One update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""

@@ -28,12 +28,15 @@ def config_errors(field: str = ""):
         raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
 
 
-def validate(config) -> None:
-    """Checks all that can be checked without reading data. Raises: ConfigError, one line that names the field and the fix."""
+def validate(config, devices=None) -> None:
+    """Checks all that can be checked without reading data, for all devices here or those given.
+
+    Raises: ConfigError, one line that names the field and the fix.
+    """
     for field, value in fields(config).items():
         check_field(field, value)
     with config_errors():
-        mesh = make_mesh(config.mesh)
+        mesh = make_mesh(config.mesh, devices)
         make_rules(mesh, config.sharding)
     check_batch(config, mesh)
     check_total(config)
