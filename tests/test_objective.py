@@ -13,29 +13,30 @@ from cvmae.objective import Objective
 from tests.small import TERMS, config, samples
 
 
-def compiled(c):
-    """The compiled gradient of the objective, its parameters' shapes and metric names."""
+def lowered(c):
+    """The gradient of the objective before it is compiled, its parameters' shapes and metric names."""
     objective, batch = Objective(c), samples(c)
     params = jax.eval_shape(objective.init, jax.random.key(0), batch)
 
     def gradient(params, batch):
         return jax.grad(objective, has_aux=True)(params, batch, jnp.int32(0))
 
-    lowered = jax.jit(gradient).lower(params, batch)
-    return lowered.compile(), params, lowered.out_info[1]
+    program = jax.jit(gradient).lower(params, batch)
+    return program, params, program.out_info[1]
 
 
 def flops(c):
-    return compiled(c)[0].cost_analysis()["flops"]
+    """Operations of the program as it is written, so that nothing counts as gone that only the compiler took out."""
+    return lowered(c)[0].cost_analysis()["flops"]
 
 
 @pytest.fixture(scope="module")
 def everything():
-    return compiled(config(contrast__time_reversed_negatives=True))
+    return lowered(config(contrast__time_reversed_negatives=True))
 
 
 def test_the_step_holds_no_scatter(everything):
-    text = everything[0].as_text()
+    text = everything[0].compile().as_text()
     assert not re.findall(r"= \S+ scatter\(", text) and "scatter-add" not in text
 
 
@@ -59,14 +60,14 @@ def test_terms_switched_off_cost_nothing(everything):
     all_terms = everything[0].cost_analysis()["flops"]
     paper = flops(config())
     video_only = flops(config(only=("mse_video", "intra_video", "intra_frame")))
-    mae, params, metrics = compiled(config(only=("mse_video",)))
+    mae, params, metrics = lowered(config(only=("mse_video",)))
     mae_flops = mae.cost_analysis()["flops"]
     assert all_terms > paper > video_only > 1.5 * mae_flops  # reversed clip; image branch; second view
     assert set(params) == {"video"}
     assert [name for name in metrics if name.startswith("loss/")] == ["loss/mse_video"]
-    image = compiled(config(only=("mse_image",)))[1]
+    image = lowered(config(only=("mse_image",)))[1]
     assert set(image) == {"image"}
-    contrast = compiled(config(only=("intra_video",)))[1]
+    contrast = lowered(config(only=("intra_video",)))[1]
     assert set(contrast) == {"video", "video_head"} and set(contrast["video"]) == {"encoder"}
 
 
@@ -94,15 +95,16 @@ def test_reversed_negatives_need_a_third_view_only_for_intra_modal_terms():
 def run():
     c = config(image_branch__frames=2)
     objective, batch = Objective(c, {"cross_video": 10}), samples(c)
-    params = objective.init(jax.random.key(1), batch)
-    inputs = objective.make_inputs(batch)
+    params = jax.jit(objective.init)(jax.random.key(1), batch)
+    inputs = jax.jit(objective.make_inputs)(batch)
     return objective, params, batch, inputs
 
 
 def test_the_loss_is_the_weighted_sum_and_weights_may_rise(run):
     objective, params, batch, _ = run
+    evaluate = jax.jit(objective)
     for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (50, 1.0)):
-        total, metrics = objective(params, batch, jnp.int32(step))
+        total, metrics = evaluate(params, batch, jnp.int32(step))
         expected = sum(float(metrics[f"loss/{t}"]) * (share if t == "cross_video" else 1.0) for t in TERMS)
         np.testing.assert_allclose(total, expected, rtol=1e-5)
 
@@ -115,7 +117,7 @@ def test_masks_and_views_are_of_each_sample_and_view(run):
     one = {name: value[1:2] for name, value in batch.items()}
     alone = objective.make_inputs(one)
     np.testing.assert_array_equal(alone.video_mask.shuffle, shuffle[2:4])
-    np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-6)
+    np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-5)
 
 
 def test_slots_count_from_the_end_in_the_reversed_clip():
@@ -127,8 +129,8 @@ def test_slots_count_from_the_end_in_the_reversed_clip():
 def test_a_frozen_image_encoder_gets_no_gradient():
     c = config(image_branch__train="frozen")
     objective, batch = Objective(c), samples(c)
-    params = objective.init(jax.random.key(1), batch)
-    gradient = jax.grad(lambda p: objective(p, batch, 0)[0])(params)["image"]
+    params = jax.jit(objective.init)(jax.random.key(1), batch)
+    gradient = jax.jit(jax.grad(lambda p: objective(p, batch, 0)[0]))(params)["image"]
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["encoder"]))
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["decoder"]))
 

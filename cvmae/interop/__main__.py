@@ -26,27 +26,41 @@ from cvmae.interop.stablehlo import export_stablehlo
 from cvmae.models.patches import Grid
 
 FORMATS = ("hf-videomae", *ARRAYS, "stablehlo")
-FLAGS = flags.FLAGS
-flags.DEFINE_enum("from", "auto", KINDS, "import: the kind of the weights; auto tells it from the keys.")
-flags.DEFINE_string("weights", None, "import: a file, a folder, or a hub id owner/name[@revision].")
-flags.DEFINE_enum("format", "safetensors", tuple(ARRAYS), "import: of the arrays that are written.")
-flags.DEFINE_enum("to", None, FORMATS, "export: the format to write.")
-flags.DEFINE_string("checkpoint", None, "export: a workdir, WORKDIR/checkpoints/STEP, or anything that import takes.")
-flags.DEFINE_enum("part", "", ("", *PARTS), "export: what of it to write; empty: the most that the format can express.")
-flags.DEFINE_enum("branch", "video", ("video", "image"), "Which branch of a workdir of pre-training.")
-flags.DEFINE_string("out", None, "Folder to write; not there yet, or empty.")
-flags.DEFINE_integer("heads", 0, "Attention heads, where neither the file nor the published sizes say.", lower_bound=0)
-flags.DEFINE_integer("decoder_heads", 0, "The decoder's.", lower_bound=0)
-flags.DEFINE_integer("num_frames", 0, "Frames of a clip, where the file does not say or for --inflate; 0: 16.", lower_bound=0)
-flags.DEFINE_list("image_size", [], "Side of a frame, or HEIGHT,WIDTH, where the file does not say; empty: 224.")
-flags.DEFINE_enum("inflate", "none", INFLATIONS, "Makes a video encoder of an image encoder.")
-flags.DEFINE_integer("tubelet", 2, "Frames of a tubelet, for --inflate.", lower_bound=1)
+FLAGS = flags.FlagValues()  # of this command alone, so that other commands' may have the same names in one process
+flags.DEFINE_enum("from", "auto", KINDS, "import: the kind of the weights; auto tells it from the keys.", flag_values=FLAGS)
+flags.DEFINE_string("weights", None, "import: a file, a folder, or a hub id owner/name[@revision].", flag_values=FLAGS)
+flags.DEFINE_enum("format", "safetensors", tuple(ARRAYS), "import: of the arrays that are written.", flag_values=FLAGS)
+flags.DEFINE_enum("to", None, FORMATS, "export: the format to write.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "checkpoint", None, "export: a workdir, WORKDIR/checkpoints/STEP, or anything that import takes.", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "part", "", ("", *PARTS), "export: what of it to write; empty: the most that the format can express.", flag_values=FLAGS
+)
+flags.DEFINE_enum("branch", "video", ("video", "image"), "Which branch of a workdir of pre-training.", flag_values=FLAGS)
+flags.DEFINE_string("out", None, "Folder to write; not there yet, or empty.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "heads", 0, "Attention heads, where neither the file nor the published sizes say.", lower_bound=0, flag_values=FLAGS
+)
+flags.DEFINE_integer("decoder_heads", 0, "The decoder's.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_frames", 0, "Frames of a clip, where the file does not say or for --inflate; 0: 16.", lower_bound=0, flag_values=FLAGS
+)
+flags.DEFINE_list(
+    "image_size", [], "Side of a frame, or HEIGHT,WIDTH, where the file does not say; empty: 224.", flag_values=FLAGS
+)
+flags.DEFINE_enum("inflate", "none", INFLATIONS, "Makes a video encoder of an image encoder.", flag_values=FLAGS)
+flags.DEFINE_integer("tubelet", 2, "Frames of a tubelet, for --inflate.", lower_bound=1, flag_values=FLAGS)
 NEEDED = {"import": ("weights", "out"), "export": ("checkpoint", "to", "out")}
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it is said in one line."""
+    if {"--help", "-h"} & set(argv):
+        print(__doc__, FLAGS.get_help(), sep="\n")
+        sys.exit(0)
     try:
+        flags.FLAGS(argv[:1])  # absl's own, which app.run wants to be parsed
         rest = FLAGS(argv)
         if len(rest) != 2 or rest[1] not in NEEDED:
             raise ValueError(f"say what to do: {' or '.join(NEEDED)} (then options, which start with --)")

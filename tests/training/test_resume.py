@@ -7,24 +7,29 @@ import pytest
 
 from cvmae.config import ConfigError, load
 from cvmae.training.loop import train
-from tests.command import RUNLOCAL, arguments, assert_same_state, checkpoint_steps, metric_lines, run, saved_state
+from tests import command
+from tests.command import RUNLOCAL, arguments, assert_same_state, checkpoint_steps, metric_lines, saved_state
 
 TOTAL = 8
 # Fewer terms and no pictures: quicker to compile.
-QUICK = dict(eval_every="3_steps", report__pictures=0, loss__intra_frame=0.0, loss__cross_frame=0.0)
+FEWER = dict(eval_every="3_steps", report__pictures=0, loss__intra_frame=0.0, loss__cross_frame=0.0)
 INTERRUPTED = str(pathlib.Path(__file__).parent / "interrupted.py")
+
+
+def run(*args, **kwargs):
+    return command.run(*args, **kwargs, env=command.QUICK)
 
 
 def interrupt(workdir, moment: str, step: int, **overrides):
     """Runs the command until it ends itself at that moment; which step it went on from is in its stderr."""
-    return run(moment, str(step), *arguments(workdir, **QUICK, **overrides), program=(INTERRUPTED,))
+    return run(moment, str(step), *arguments(workdir, **FEWER, **overrides), program=(INTERRUPTED,))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The workdir of a run that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("whole")
-    done = run(*arguments(workdir, **QUICK))
+    done = run(*arguments(workdir, **FEWER))
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -38,7 +43,7 @@ def pieces(tmp_path_factory):
         interrupt(workdir, "kill_after_step", 5, data__workers=1),
         interrupt(workdir, "kill_in_metrics_line", 6),
         interrupt(workdir, "terminate_after_step", 6),
-        run(*arguments(workdir, **QUICK, data__workers=2)),
+        run(*arguments(workdir, **FEWER, data__workers=2)),
     ]
     return workdir, ends
 
@@ -73,7 +78,7 @@ def test_nothing_half_written_is_left(pieces):
 def test_a_rerun_of_a_finished_run_changes_nothing(pieces):
     workdir, _ = pieces
     lines, state = (workdir / "metrics.jsonl").read_text(), saved_state(workdir, TOTAL)
-    done = run(*arguments(workdir, **QUICK))
+    done = run(*arguments(workdir, **FEWER))
     assert done.returncode == 0, done.stderr
     assert (workdir / "metrics.jsonl").read_text() == lines
     assert_same_state(state, saved_state(workdir, TOTAL))
@@ -92,13 +97,13 @@ def test_a_rerun_of_a_finished_run_changes_nothing(pieces):
 )
 def test_a_run_does_not_go_on_from_another_one(whole, overrides, message):
     before = [(whole / name).read_bytes() for name in ("metrics.jsonl", "config.json")]
-    config = load(RUNLOCAL, {name.replace("__", "."): value for name, value in QUICK.items()} | overrides)
+    config = load(RUNLOCAL, {name.replace("__", "."): value for name, value in FEWER.items()} | overrides)
     with pytest.raises(ConfigError, match=message):
         train(config, str(whole))
     assert [(whole / name).read_bytes() for name in ("metrics.jsonl", "config.json")] == before
 
 
 def test_the_command_refuses_another_run_with_one_line(whole):
-    done = run(*arguments(whole, **QUICK, seed=1))
+    done = run(*arguments(whole, **FEWER, seed=1))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: the checkpoint was made with seed=0, this run has 1")
