@@ -13,8 +13,10 @@ program as it was traced and as it was compiled, which include what is computed 
 products, or --peak_tflops; of CPUs none is published, so their MFU is only given with that flag.
 
 `--peer=hf` also runs Hugging Face's VideoMAE in PyTorch: the same clips, masks, weights and precision, forward, backward and AdamW, in
-turn with ours. PyTorch's threads wait by spinning, so on a machine that does other work compare one thread each, by CPU time:
-`taskset -c 0 python -m cvmae.bench ...`. Where a config's data is not here, clips are synthetic, and the loader is theirs.
+turn with ours. PyTorch's threads wait by spinning, which costs it dearly on a machine that does other work too: run it there as
+`OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 python -m cvmae.bench ...`, or with one thread each, `taskset -c 0 python -m cvmae.bench ...`.
+
+Where a config's data is not here, clips are synthetic, and the loader is theirs.
 
 Exit codes: 0 done; 1 the data cannot be read; 2 the command or config is wrong.
 """
