@@ -11,8 +11,8 @@ DAY = 24 * 3600
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the step is part of: the config as it was given, clips of a batch, steps, training clips and where their number is from,
-    operations of the step on all chips as traced and as the model asks for."""
+    """What the step is part of: the config as it was given, clips of a batch, steps, training clips and where their number is
+    from, operations of the step on all chips as traced and as the model asks for."""
 
     config: str
     mesh: dict[str, int]
