@@ -96,7 +96,8 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
         batch = max(unit, batch // 2 // unit * unit)
         smaller = compile_step(Step(with_batch(step.config, batch), name, devices), topology)
         if isinstance(smaller, Compiled):
-            note = f"largest arrays at the peak of batch {batch}, which takes {report.gib(smaller.memory.total)} a chip; they grow with it:"
+            size = report.gib(smaller.memory.total)
+            note = f"largest arrays at the peak of batch {batch}, which takes {size} a chip; they grow with it:"
             return report.too_large(found, smaller.allocations, [note], step.config)
     return report.too_large(
         found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config
@@ -110,8 +111,8 @@ def search(looking: Search) -> tuple[list[str], list[dict]]:
     for trial in found:
         policy = f"remat {trial.remat}: " if trial.remat else ""
         lines.append(
-            f"    {policy}{trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, {report.gib(trial.fixed + trial.grows)}, "
-            f"{trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
+            f"    {policy}{trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
+            f"{report.gib(trial.fixed + trial.grows)}, {trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
         )
     least = cheapest(found, config.batch_size)
     if not found:

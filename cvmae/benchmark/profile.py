@@ -70,7 +70,7 @@ def _fused(module, instruction):
 
 
 def part_of(source: str) -> str:
-    """A traced operation without the numbers of layers, the direction in front: `backward decoder/blocks/attention/dot_general`."""
+    """A traced operation without the numbers of layers, its direction in front: `backward decoder/blocks/block*/norm1/mul`."""
     first = source.rpartition("jit(_pure_step)/")[2].rpartition("jit(step)/")[2].lstrip("(").partition(":")[0]
     direction = "backward " if "transpose(" in first else "forward " if "jvp(" in first else ""
     words = [
