@@ -66,8 +66,10 @@ def _trained(c):
 def _finetune(c):
     c.accumulate = 1  # parts a batch is computed in
     c.head = ml_collections.ConfigDict(
+        # init: new | weights (those of init_from, which must be a classifier's; with total=0_steps they are only tested)
         # classes: 0 takes them from the data. pool: mean (VideoMAE, mae_st) | first (the cls token, or else the first patch)
-        {"classes": 0, "pool": "mean", "dropout": 0.0, "init_scale": 0.001, "drop_path": 0.1}
+        # eps: of the norm after pooling, 1e-6 in VideoMAE and mae_st, 1e-5 in transformers
+        {"init": "new", "classes": 0, "pool": "mean", "eps": 1e-6, "dropout": 0.0, "init_scale": 0.001, "drop_path": 0.1}
     )
     c.augment.repeats = 1  # augmented views of each decoded clip; the batch and the learning rate count clips (VideoMAE)
     c.augment.smoothing = 0.1  # [VideoMAE]

@@ -56,7 +56,7 @@ def refuse_arguments(argv: list[str]) -> None:
         fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
 
 
-def fail(error: Exception, code: int) -> None:
-    """Ends the program with one line on stderr."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
+def fail(error: Exception | str, code: int, who: str = "", leave=sys.exit) -> None:
+    """Ends the program with one line on stderr; `who` says which of several programs this is, `leave` how it ends."""
+    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
+    leave(code)

@@ -9,7 +9,6 @@ import sys
 
 import ml_collections
 
-
 TASKS = ("pretrain", "finetune", "linear", "attentive", "knn", "retrieval", "extract")
 
 

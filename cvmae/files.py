@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 import contextlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 
@@ -23,3 +24,28 @@ def write_json(path: str | os.PathLike, value) -> None:
     """Writes a value as indented JSON."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary folder beside `path` that takes its name when the block ends, and is gone when the block fails.
+
+    Raises:
+      FileExistsError: `path` is a file, or a folder that holds something; what it holds is left as it is.
+    """
+    path = pathlib.Path(path).absolute()
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file: give another folder to write to")
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} holds files already: give a folder that is empty or not there yet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had this number
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.is_dir():
+            path.rmdir()  # empty; a rename does not replace a folder everywhere
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,10 +1,15 @@
 """The command: `python -m cvmae.main --config=configs/ssv2.py:variant=B/16 --workdir=DIR [--config.data.workers=4 ...]`.
 
-Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong.
+Several processes, one for each machine or accelerator: where TPU VMs, Slurm, Open MPI or Kubernetes start them, the same command;
+elsewhere --coordinator=HOST:PORT --processes=N --process=I in each.
+
+Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong; 134 JAX ended this
+process because another one is gone.
 """
 
 import pathlib
 import re
+import traceback
 
 from absl import app, flags, logging
 
@@ -16,6 +21,11 @@ flags.adopt_module_key_flags(command_line)
 flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing starts several processes by itself.")
+flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.")
+flags.DEFINE_integer("process", None, "With --coordinator: which of them this is, from 0.")
+flags.DEFINE_float("connect_s", 300.0, "Seconds to wait for all processes to be there.", lower_bound=1)
+flags.DEFINE_float("heartbeat_s", 100.0, "Seconds of silence after which a process is gone and all others end.", lower_bound=1)
 
 
 def default_workdir(config: str) -> str:
@@ -26,19 +36,38 @@ def default_workdir(config: str) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Hands the config over to its task."""
+    """Hands the config over to its task, in one process or as one of several."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
+    from cvmae.training import distributed
+
+    place = FLAGS.coordinator, FLAGS.processes, FLAGS.process
+    try:
+        distributed.initialize(*place, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s)
+    except (ConfigError, distributed.ConnectError) as error:
+        fail(error, 2 if isinstance(error, ConfigError) else 1)
+    go()
+
+
+def go() -> None:
+    """Runs the task; of several processes, the one in which it fails says why and ends, and so do the others then."""
     from cvmae.data.bad_files import BadDataError
     from cvmae.run import run
+    from cvmae.training import distributed
     from cvmae.training.metrics import NonFiniteError
 
     try:
         run(FLAGS.config, FLAGS.workdir or default_workdir(config_path()))
+        distributed.shutdown()
     except ConfigError as error:
-        fail(error, 2)
+        fail(error, 2, distributed.name(), distributed.leave)
     except (BadDataError, NonFiniteError) as error:
-        fail(error, 1)
+        fail(error, 1, distributed.name(), distributed.leave)
+    except BaseException as error:
+        if not distributed.several():
+            raise
+        traceback.print_exception(error)
+        fail(distributed.explain(error), 1, distributed.name(), distributed.leave)
 
 
 if __name__ == "__main__":

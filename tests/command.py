@@ -57,9 +57,11 @@ def checkpoint_steps(workdir) -> list[int]:
 
 
 def saved_state(workdir, step: int) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint by its path: parameters, optimizer and step."""
-    with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore(pathlib.Path(workdir).absolute() / "checkpoints" / str(step) / "state")
+    """Every array of a checkpoint by its path: parameters, optimizer and step. However many devices and processes wrote it."""
+    folder = pathlib.Path(workdir).absolute() / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        shapes = reader.metadata(folder).item_metadata.tree
+        tree = reader.restore(folder, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

@@ -12,14 +12,17 @@ import cvmae
 ROOT = pathlib.Path(cvmae.__file__).parent
 UPPER = {"training", "run", "main", "plan", "planning", "bench", "benchmark", "command_line"}
 FORBIDDEN = {
-    "models": UPPER | {"data", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize", "config"},
+    "models": UPPER
+    | {"multihost", "data", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize", "config"},
     "losses": UPPER | {"data", "augment", "inputs", "objective", "evaluation", "interop", "visualize"},
     "augment": UPPER | {"data", "inputs", "objective", "evaluation", "interop", "visualize"},
     "files": UPPER | {"data", "models", "losses", "augment", "evaluation", "interop", "visualize", "config"},
     "rng": UPPER | {"data", "models", "evaluation", "interop", "visualize"},
+    "multihost": UPPER
+    | {"data", "models", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize", "config"},
     "inputs": UPPER | {"data", "objective", "evaluation", "interop", "visualize"},
     "objective": UPPER | {"data", "evaluation", "interop", "visualize"},
-    "data": UPPER | {"models", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize"},
+    "data": UPPER | {"multihost", "models", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize"},
     "evaluation": UPPER | {"interop", "visualize"},
     "interop": UPPER | {"data", "losses", "augment", "evaluation", "visualize"},
     "visualize": UPPER | {"data", "interop"},

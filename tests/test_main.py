@@ -75,7 +75,7 @@ REFUSED = [
     ),
     (dict(accumulate=8), "leaves 1 clip a part, which has no negatives"),
     (dict(image_branch__train="frozen"), "config.image_branch.train='frozen' without config.image_branch.init_from"),
-    (dict(image_branch__init_from="nowhere"), "config.image_branch.init_from: no weights at nowhere"),
+    (dict(image_branch__init_from="nowhere"), "config.image_branch.init_from='nowhere' does not exist: give a workdir"),
     # Durations.
     (dict(total="8"), "config.total='8' is no duration"),
     (dict(total="0_steps"), "config.total='0_steps' is too short"),

@@ -67,13 +67,14 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
     return Loader(batches[start_step * process_count + process_index :: process_count], config.data)
 
 
-def make_eval_loader(config, source: Source, batch_size: int) -> "Loader":
-    """Every record once, in order, with every random choice put in the middle; the same each time.
+def make_eval_loader(config, source: Source, batch_size: int, start: int = 0, **share) -> "Loader":
+    """Every record from `start` on once, in order, with every random choice put in the middle; the same each time.
 
     Batches are as make_loader's, with `valid`, bool [b]: False for the rows that fill up the last batch, and for records that
-    cannot be read, which are not replaced here. Such rows are zeros, with label -1.
+    cannot be read, which are not replaced here. Such rows are zeros, with label -1. share: process_index and process_count, see
+    padded_loader.
     """
-    return padded_loader(_EvaluationRows(evaluation_reader(config, source)), batch_size, config.data)
+    return padded_loader(_EvaluationRows(evaluation_reader(config, source)), batch_size, config.data, start, **share)
 
 
 def evaluation_reader(config, source: Source) -> "Reader":
@@ -93,10 +94,14 @@ class Rows(Protocol):
         """A row of the same shapes for a number that cannot be read or is beyond the last."""
 
 
-def padded_loader(rows: Rows, batch_size: int, data, start: int = 0) -> "Loader":
-    """The rows from `start` on, once, in order, in batches of batch_size; see make_eval_loader for `valid` and `failures`."""
+def padded_loader(rows: Rows, batch_size: int, data, start: int = 0, process_index: int = 0, process_count: int = 1) -> "Loader":
+    """The rows from `start` on, once, in order, in batches of batch_size; see make_eval_loader for `valid` and `failures`.
+
+    Of each batch, process p of P reads rows [p b, (p + 1) b), b = batch_size / P, and gets as many batches as the others.
+    """
     count = -(-max(0, len(rows) - start) // batch_size) * batch_size
-    return Loader(grain.MapDataset.range(start, start + count).map(_ReadEvaluation(rows)).batch(batch_size), data)
+    batches = grain.MapDataset.range(start, start + count).map(_ReadEvaluation(rows)).batch(batch_size // process_count)
+    return Loader(batches[process_index::process_count], data)
 
 
 class Loader:

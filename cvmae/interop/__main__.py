@@ -8,6 +8,7 @@ config and `cvmae.load`. `export` takes a workdir of ours, or anything that `imp
 2 the command is wrong or the weights do not fit.
 """
 
+import dataclasses
 import pathlib
 import sys
 
@@ -93,7 +94,8 @@ def main(argv: list[str]) -> None:
     try:
         if argv[1] == "import":
             found, notes = take_in(FLAGS.weights, FLAGS["from"].value), []
-            write_archive(found, FLAGS.out, FLAGS.format)
+            origin = dataclasses.replace(found, notes=(f"made from {found.name}", *found.notes))
+            write_archive(origin, FLAGS.out, FLAGS.format)
         else:
             found = take_in(FLAGS.checkpoint, "auto")
             found = found.only(FLAGS.part) if FLAGS.part else found

@@ -1,5 +1,6 @@
 """Our own format of weights: a folder with cvmae.json, which says what they make, and the arrays under our paths."""
 
+import csv
 import dataclasses
 import pathlib
 
@@ -7,18 +8,19 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from cvmae.files import write_json
+from cvmae.files import new_folder, write_json
 from cvmae.interop.archive_json import from_json, to_json
 from cvmae.interop.arrays import non_finite, read_arrays
-from cvmae.interop.folders import new_folder
 from cvmae.interop.pretrained import Pretrained, WeightsError, differences
 
-DESCRIPTION = "cvmae.json"
+DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
 ARRAYS = {"safetensors": "params.safetensors", "npz": "params.npz"}
 
 
 def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> None:
     """Writes weights in our own format; the folder is there whole or not at all.
+
+    Where the weights were someone else's, keys.csv says of every key of their file where it went, or why nowhere.
 
     Args:
       pretrained: the weights.
@@ -38,6 +40,18 @@ def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> 
     with new_folder(folder) as new:
         write_arrays(new / ARRAYS[kind], arrays)
         write_json(new / DESCRIPTION, to_json(pretrained, ARRAYS[kind]))
+        if pretrained.sources or pretrained.ignored:
+            _write_keys(new / KEYS, pretrained)
+
+
+def _write_keys(file: pathlib.Path, pretrained: Pretrained) -> None:
+    """A row for every key of the file that the weights were read from."""
+    rows = [(key, path, "") for path, key in pretrained.sources.items()]
+    rows += [(key, "", reason) for key, reason in pretrained.ignored.items()]
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(("key", "parameter", "left_out_because"))
+        writer.writerows(rows)
 
 
 def write_arrays(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:

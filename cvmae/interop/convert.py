@@ -105,7 +105,7 @@ def to_theirs(params: Mapping, key_map: KeyMap, grid: Grid) -> dict[str, np.ndar
     for rule in key_map.rules:
         for i in blocks if "{i}" in rule.theirs else (0,):
             paths = tuple(path.format(i=i) for path in rule.paths)
-            if rule.alias or not all(path in left for path in paths):
+            if not all(path in left for path in paths):
                 continue
             array = TRANSFORMS[rule.transform].write(tuple(ours[path] for path in paths), grid)
             written[rule.theirs.format(i=i)] = np.ascontiguousarray(array)

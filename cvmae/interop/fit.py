@@ -12,6 +12,7 @@ from cvmae.interop.pixels import differ, fold
 from cvmae.interop.pretrained import Pretrained, WeightsError, amount, differences
 from cvmae.interop.read import read
 from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.classifier import Classifier
 from cvmae.models.positions import Positions, interpolate_params
 from cvmae.models.vit import SIZES, Encoder
 
@@ -102,6 +103,43 @@ def load_branch(start: Start, encoder: Encoder, decoder: DecoderSpec | None, con
     return {"encoder": params, "decoder": filled}, lines
 
 
+def load_classifier(start: Start, classifier: Classifier, names: tuple[str, ...] = (), config=None) -> tuple[dict, list[str]]:
+    """The parameters of a whole classifier: `encoder`, `norm` where it has one, and `head`.
+
+    Args:
+      start: where from.
+      classifier: what to fill.
+      names: of its classes, compared where the weights name theirs too; order counts.
+      config: see `load_encoder`.
+
+    Returns, Raises: see `load_encoder`; also ValueError where the weights have no head, or one of other classes.
+    """
+    source = read(start.path, step=start.step, hints=Hints(classifier.encoder.trunk.size.heads, decoder=False))
+    head = source.head
+    if head is None:
+        raise ValueError(f"{source.name} has no head: give a classifier's weights, or config.head.init=new")
+    there = {"head.pool": (head.pool, classifier.pool), "head.eps": (head.eps, classifier.eps)}
+    flags = {field: theirs for field, (theirs, ours) in there.items() if theirs != ours}
+    if flags:
+        raise ValueError(_refusal(source, flags))
+    if head.classes != classifier.classes:
+        raise ValueError(
+            f"the head in {source.name} has {head.classes} classes, the data {classifier.classes}: take head.init=new"
+        )
+    other = [f"{i}: {a!r} there, {b!r} here" for i, (a, b) in enumerate(zip(head.names, names)) if a != b]
+    if head.names and names and other and not _unnamed(head.names) and not _unnamed(names):
+        raise ValueError(f"the classes of {source.name} are not the data's, first {', '.join(other[:3])}: number them alike")
+    check(source, classifier.encoder, None, start.branch)
+    params, notes = fit_encoder(source, classifier.encoder, config)
+    lines = [f"classifier of {head.classes} classes from {source.name}: {amount(source.params)}", *source.notes, *notes]
+    return {"encoder": params} | {part: source.params[part] for part in ("norm", "head") if part in source.params}, lines
+
+
+def _unnamed(names: tuple[str, ...]) -> bool:
+    """Whether names only count: what transformers writes where nobody gave names, or the data's numbers."""
+    return all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names))
+
+
 def check(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, branch: str) -> None:
     """Raises ValueError, with the flags to copy, where weights are of modules built otherwise than those to fill."""
     there = _other(ENCODER_FIELDS, source.encoder, encoder)
@@ -121,9 +159,13 @@ def check(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, bra
             there["decoder.target_frames"] = theirs * encoder.grid.slots
     flags = {f"{branch}_branch.{field}": value for field, value in there.items()}
     if flags:
-        text = " ".join(shlex.quote(f"--config.{field}={_text(field, value)}") for field, value in flags.items())
         or_not = f" - or leave its decoder out by --config.{branch}_branch.init_decoder=False" if _of_decoder(flags) else ""
-        raise ValueError(f"the model in {source.name} was trained otherwise: give another one, or these flags: {text}{or_not}")
+        raise ValueError(f"{_refusal(source, flags)}{or_not}")
+
+
+def _refusal(source: Pretrained, flags: dict) -> str:
+    text = " ".join(shlex.quote(f"--config.{field}={_text(field, value)}") for field, value in flags.items())
+    return f"the model in {source.name} was trained otherwise: give another one, or these flags: {text}"
 
 
 def _of_decoder(flags) -> bool:

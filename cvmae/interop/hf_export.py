@@ -3,10 +3,9 @@
 import numpy as np
 import safetensors.numpy
 
-from cvmae.files import write_json
+from cvmae.files import new_folder, write_json
 from cvmae.interop.blocks import IMAGENET
 from cvmae.interop.convert import to_theirs
-from cvmae.interop.folders import new_folder
 from cvmae.interop.pretrained import Pretrained
 from cvmae.interop.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.models.vit import Trunk
@@ -134,7 +133,7 @@ def _notes(pretrained: Pretrained, part: str) -> list[str]:
     if part == "autoencoder" and pretrained.decoder.norm_eps != FIXED_EPS:
         notes.append(f"video_branch.decoder.norm_eps is {pretrained.decoder.norm_eps}, {slightly}")
     if part == "classifier" and head.pool == "mean" and head.eps != FIXED_EPS:
-        notes.append(f"video_branch.eps, of the norm before the head, is {head.eps}, {slightly}")
+        notes.append(f"head.eps is {head.eps}, {slightly}")
     if part == "autoencoder" and not (pretrained.target_norm and pretrained.pixels):
         notes.append("not known to be trained as VideoMAE is, on ImageNet's pixels with targets normed by patch and channel")
     if not pretrained.pixels:

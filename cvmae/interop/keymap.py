@@ -146,13 +146,11 @@ class Rule:
       theirs: the key in the file; `{i}` stands for the number of a block.
       ours: the paths in our parameters, parts joined by `/`, with the same `{i}`; one, or as many as the transform gives.
       transform: a name in `TRANSFORMS`.
-      alias: another spelling of an array that a rule before this one names, which is read but never written.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     transform: str = "copy"
-    alias: bool = False
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -203,7 +201,7 @@ class KeyMap:
       kind: its name in configs and on the command line; a kind may have several layouts.
       layout: what the file holds, for messages.
       signature: a file of this layout has a key that starts with each of these, and (behind `!`) none that starts with this.
-      rules: where its arrays go.
+      rules: where its arrays go. Of several that name one of our paths, other spellings of an array, the first is written.
       tables: its fixed position tables.
       ignored: keys (with `*` for anything) that are left out, each with the reason.
       encoder, decoder, head: what shapes cannot show of the modules: attributes of `Encoder` and `Trunk`, of `DecoderSpec`, of
@@ -251,17 +249,16 @@ class KeyMap:
         return None
 
 
-def in_blocks(theirs: str, ours: str, table, alias: bool = False) -> tuple[Rule, ...]:
+def in_blocks(theirs: str, ours: str, table) -> tuple[Rule, ...]:
     """The rules of a stack of blocks from a table of (their name, our name or names, transform) inside one block.
 
     Args:
       theirs: the prefix of a block in the file, with `{i}`.
       ours: `encoder` or `decoder`.
       table: the names inside a block.
-      alias: see `Rule`.
     """
     rules = []
     for a, b, transform in table:
         paths = tuple(f"{ours}/blocks/block{{i}}/{path}" for path in ((b,) if isinstance(b, str) else b))
-        rules.append(Rule(f"{theirs}.{a}", paths, transform, alias))
+        rules.append(Rule(f"{theirs}.{a}", paths, transform))
     return tuple(rules)

@@ -45,8 +45,7 @@ def find_key_map(kind: str, keys, source: str = "the file") -> KeyMap:
             some = ", ".join(sorted(keys)[:3])
             raise WeightsError(source, [f"its keys ({some}, ...) are of none of the known kinds: {', '.join(KINDS[1:])}"])
     else:
-        of_kind = [m for m in KEY_MAPS if m.kind == SAME.get(kind, kind)]
-        fitting = [m for m in of_kind if m.fits(keys)] or of_kind
-        if not of_kind:
+        fitting = [m for m in KEY_MAPS if m.kind == SAME.get(kind, kind)]
+        if not fitting:
             raise WeightsError(source, [f"kind {kind!r} is a workdir or an export of ours, not a file of other keys"])
     return max(fitting, key=lambda m: sum(m.find(key) is not None for key in keys))

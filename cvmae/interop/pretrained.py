@@ -104,7 +104,8 @@ class Pretrained:
         params = {"encoder": params} if part == "encoder" else params
         decoder, head = (value if part == wanted else None for value, wanted in ((self.decoder, PARTS[1]), (self.head, PARTS[2])))
         norm = self.target_norm if decoder else ""
-        return dataclasses.replace(self, params=params, decoder=decoder, head=head, target_norm=norm)
+        sources = {path: key for path, key in self.sources.items() if path.split("/")[0] in params}
+        return dataclasses.replace(self, params=params, decoder=decoder, head=head, target_norm=norm, sources=sources)
 
     def summary(self) -> list[str]:
         """Lines that say what is there, from where, what is left out, and what a user should know."""

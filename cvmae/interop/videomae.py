@@ -59,7 +59,7 @@ _HF_ENCODER = dict(positions="sincos1d", eps=1e-12)
 
 
 def _hf_blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return (*in_blocks(theirs, ours, _HF_BLOCK), *in_blocks(theirs, ours, _HF_BIASES_IN_MEMORY, alias=True))
+    return (*in_blocks(theirs, ours, _HF_BLOCK), *in_blocks(theirs, ours, _HF_BIASES_IN_MEMORY))
 
 
 def _hf_encoder(prefix: str) -> tuple[Rule, ...]:

@@ -41,18 +41,23 @@ def image_grid(config) -> Grid:
     return grid_of(config.image_branch, 1, config.augment.size)
 
 
+def build_trunk(config, branch, size: Size, drop_path: float = 0.0) -> Trunk:
+    """What the blocks of a branch's encoder or decoder share."""
+    dtype = DTYPES[config.dtype]
+    return Trunk(size, branch.qkv_bias, branch.eps, config.attention, dtype, drop_path, config.remat, config.scan)
+
+
 def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0) -> Encoder:
     """The encoder of a branch; also what downstream tasks build to use pre-trained parameters."""
     if branch.positions not in KINDS:
         raise ValueError(f"positions is {branch.positions!r}; expected one of {', '.join(KINDS)}")
-    size, _ = decode_variant(branch.variant)
-    trunk = Trunk(size, branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype], drop_path)
+    trunk = build_trunk(config, branch, decode_variant(branch.variant)[0], drop_path)
     return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
 
 
 def decoder_spec(config, branch) -> DecoderSpec:
     c = branch.decoder
-    trunk = Trunk(Size(c.width, c.depth, c.heads), branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype])
+    trunk = build_trunk(config, branch, Size(c.width, c.depth, c.heads))
     return DecoderSpec(trunk, c.layout, c.positions, c.cls, c.embed_bias, c.norm_eps, c.target_frames)
 
 
@@ -97,11 +102,11 @@ def build_model(config) -> CrossVideo:
 
 def build_classifier(config, classes: int) -> Classifier:
     """The classifier that fine-tuning trains. One that pools the mean has a norm of its own in place of the encoder's last."""
-    branch, head = config.video_branch, config.head
-    encoder = build_encoder(config, branch, video_grid(config), head.drop_path)
+    head = config.head
+    encoder = build_encoder(config, config.video_branch, video_grid(config), head.drop_path)
     if head.pool == "mean":
         encoder = dataclasses.replace(encoder, final_norm=False)
-    return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, branch.eps)
+    return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, head.eps)
 
 
 def build_probe(config, classes: int) -> LinearProbe | AttentiveProbe:

@@ -32,7 +32,7 @@ SHARES = "(low, high) with 0 < low <= high <= 1", lambda value: len(value) == 2 
 RATIOS = "(low, high) with 0 < low <= high", lambda value: len(value) == 2 and 0 < value[0] <= value[1]
 COLOR = "three numbers, red, green, blue", lambda value: len(value) == 3
 SPREAD = "three numbers above 0, red, green, blue", lambda value: len(value) == 3 and min(value) > 0
-MESH = "at least 1, or -1 for all devices", lambda value: value == -1 or value >= 1
+MESH = "at least 1, or -1 for what the others leave", lambda value: value == -1 or value >= 1
 FREE = "anything", lambda value: True
 
 # Field, or pattern of fields, to (what is expected, test). The first match counts, and every field matches one.
@@ -47,8 +47,11 @@ CHECKS = {
     "checkpoint_keep": at_least(1),
     "dtype": one_of(*build.DTYPES),
     "attention": one_of(*vit.ATTENTIONS),
-    "mesh.data": MESH,
-    "mesh.*": at_least(1),
+    "remat": one_of(*vit.REMATS),
+    "scan": FREE,
+    "mesh.dcn": at_least(1),
+    "mesh.*": MESH,
+    "sharding.*": FREE,  # make_rules names the axes
     "data.source": one_of(*sources.KINDS),
     "data.fit": one_of(*clips.FITS),
     "data.clip_sampling": one_of(*clips.SAMPLINGS),
@@ -120,6 +123,8 @@ CHECKS = {
     "optimizer.layer_decay": ("above 0 and at most 1", lambda value: 0 < value <= 1),
     "optimizer.*": at_least(0),
     "report.*": at_least(0),
+    "head.init": one_of("new", "weights"),
+    "head.eps": ABOVE_0,
     "head.pool": one_of(*classifier.POOLS),
     "head.dropout": BELOW_1,
     "head.drop_path": BELOW_1,
@@ -161,4 +166,4 @@ def check_field(field: str, value) -> None:
     require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}")
     if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
         length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)
-        require(length > 0 or field not in ("total", "log_every"), f"config.{field}={value!r} is too short: give 1_steps or more")
+        require(length > 0 or field != "log_every", f"config.{field}={value!r} is too short: give 1_steps or more")

@@ -1,12 +1,10 @@
 """The weights that a run starts from, and what is said of them: which went where, and what was changed on the way."""
 
-import sys
-
-import jax
-
-from cvmae.interop.fit import Start, load_branch, load_encoder, match
+from cvmae.interop.fit import Start, load_branch, load_classifier, load_encoder, match
 from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.classifier import Classifier
 from cvmae.models.vit import Encoder
+from cvmae.multihost import say
 from cvmae.training.validate import config_errors
 
 
@@ -27,7 +25,27 @@ def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
         start = Start(config.init_from, inflate=config.video_branch.inflate)
         params, notes = load_encoder(start, encoder, config)
         params = match(params, template, config.init_from)
-    say(notes)
+    say(*notes)
+    return params
+
+
+def load_video_classifier(config, template, classifier: Classifier, names: tuple[str, ...]) -> dict:
+    """Encoder, norm and head of the classifier of config.init_from.
+
+    Args:
+      config: of fine-tuning.
+      template: the classifier's parameters; leaves need only shape and dtype.
+      classifier: its module.
+      names: of the data's classes; where the weights have names too, others are refused.
+
+    Raises:
+      ConfigError: what is there is no classifier, or not of this one; the message lists the flags, names or arrays.
+    """
+    with config_errors("init_from"):
+        start = Start(config.init_from, inflate=config.video_branch.inflate)
+        params, notes = load_classifier(start, classifier, names, config)
+        params = match(params, template, config.init_from)
+    say(*notes)
     return params
 
 
@@ -51,11 +69,5 @@ def load_pretraining_branch(config, name: str, template, module: Autoencoder) ->
         params, notes = load_branch(start, module.encoder, module.decoder and module.decoder.spec, config)
         params = match(params, {part: template[part] for part in params}, branch.init_from)
     fresh = [part for part in template if part not in params]
-    say(notes + [f"{name}_branch {part} starts untrained" for part in fresh])
+    say(*notes, *(f"{name}_branch {part} starts untrained" for part in fresh))
     return params
-
-
-def say(notes: list[str]) -> None:
-    """Prints what a user should know, once in a run of several processes."""
-    if jax.process_index() == 0:
-        print(*notes, sep="\n", file=sys.stderr)

@@ -9,7 +9,7 @@ from cvmae.evaluation.views import flat_crops, mean_over_crops
 from cvmae.models.build import build_classifier
 from cvmae.training import optimizer as optim
 from cvmae.training.labelled import LabelledTask
-from cvmae.training.pretrained import load_video_encoder
+from cvmae.training.pretrained import load_video_classifier, load_video_encoder
 from cvmae.training.state import TrainState, create, gradients_in_parts, update
 
 
@@ -31,7 +31,7 @@ class Supervised(LabelledTask):
         c, repeats = self.config, self.config.augment.repeats
         lines = [
             optim.describe(c.optimizer, c.batch_size),
-            f"{self.classes} classes; the encoder is {c.init_from or 'untrained'}",
+            f"{self.classes} classes; the {'classifier' if c.head.init == 'weights' else 'encoder'} is {c.init_from or 'untrained'}",
         ]
         if repeats > 1:
             lines.append(
@@ -46,9 +46,11 @@ class Supervised(LabelledTask):
         return create(params, self.optimizer, c.optimizer.ema_decay)
 
     def load_pretrained(self):
-        """The encoder out of config.init_from. Raises: ConfigError, a list of what does not fit."""
-        template = self.abstract_state().params["encoder"]
-        found = load_video_encoder(self.config, template, self.model.encoder)
+        """The encoder out of config.init_from, with its head if config.head.init says so. Raises: ConfigError, what does not fit."""
+        template = self.abstract_state().params
+        if self.config.head.init == "weights":
+            return load_video_classifier(self.config, template, self.model, self.class_names)
+        found = load_video_encoder(self.config, template["encoder"], self.model.encoder)
         return None if found is None else {"encoder": found}
 
     def _pure_step(self, state: TrainState, batch):

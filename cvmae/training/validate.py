@@ -5,17 +5,16 @@ complain about becomes a ConfigError.
 """
 
 import contextlib
+import math
 import os
 
-import jax
-
-from cvmae.config import ConfigError, require
+from cvmae.config import ConfigError, require, steps
 from cvmae.data.manifest import ManifestError
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.models import build, positions, vit
 from cvmae.training.fields import check_field, fields
-from cvmae.training.sharding import make_mesh
+from cvmae.training.sharding import BATCH, make_mesh, make_rules
 
 
 @contextlib.contextmanager
@@ -36,9 +35,11 @@ def validate(config, devices=None) -> None:
     """
     for field, value in fields(config).items():
         check_field(field, value)
-    check_batch(config, jax.device_count() if devices is None else len(devices))
     with config_errors():
-        make_mesh(config.mesh, devices)
+        mesh = make_mesh(config.mesh, devices)
+        make_rules(mesh, config.sharding)
+    check_batch(config, mesh)
+    check_total(config)
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
@@ -81,9 +82,23 @@ def check_downstream(config) -> None:
     check_inflate(config.video_branch, config.init_from)
 
 
-def check_batch(config, devices: int) -> None:
+def check_total(config) -> None:
+    """Whether there is something to train; a classifier whose head has its weights may be only tested."""
+    weights = config.get("head", {}).get("init") == "weights"
+    require(
+        not weights or config.init_from,
+        "config.head.init='weights' without config.init_from has nothing to take: give a classifier's weights",
+    )
+    nothing = "total" in config and not steps(config.total, "total", steps_per_epoch=1)
+    require(
+        not nothing or weights,
+        f"config.total={config.total if nothing else ''!r} is too short: give 1_steps or more (0_steps with head.init=weights tests a classifier)",
+    )
+
+
+def check_batch(config, mesh) -> None:
     """Whether the batch divides, and every part of it has negatives."""
-    batch, parts = config.batch_size, config.get("accumulate", 1)
+    batch, parts, devices = config.batch_size, config.get("accumulate", 1), math.prod(mesh.shape[axis] for axis in BATCH)
     unit = parts * devices
     below, above = batch // unit * unit, -(-batch // unit) * unit
     require(

@@ -6,7 +6,7 @@ PANELS = (("loss/", "loss"), ("accuracy/", "accuracy of the contrastive terms"),
 
 
 def draw_curves(path, lines: list[dict]) -> None:
-    """Writes a picture with one panel for each kind of metric; evaluations are dashed.
+    """Writes a picture with one panel for each kind of metric; evaluations are dashed. Where nothing was logged there is none.
 
     Args:
       path: of the picture.
@@ -14,6 +14,8 @@ def draw_curves(path, lines: list[dict]) -> None:
     """
     names = sorted({name for line in lines for name in line})
     panels = [(prefix, title) for prefix, title in PANELS if any(name.startswith(prefix) for name in names)]
+    if not panels:
+        return
     figure = matplotlib.figure.Figure(figsize=(6 * len(panels), 4), layout="constrained")
     for axis, (prefix, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         for number, name in enumerate(n for n in names if n.startswith(prefix)):

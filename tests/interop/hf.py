@@ -14,7 +14,6 @@ from cvmae.interop.mae import HF_VIT_MAE
 from cvmae.interop.pretrained import differences
 from cvmae.interop.videomae import HF_VIDEOMAE
 from cvmae.losses import masked_mse
-from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, Size, Trunk

@@ -105,7 +105,7 @@ def test_features_of_the_encoder_alone(model_class, tmp_path):
 
 
 def test_names_of_classes_and_what_config_says_of_them(tmp_path):
-    names = {0: "opening", 1: "closing", 2: "turning"}
-    save(tmp_path, num_labels=3, id2label=names, label2id={v: k for k, v in names.items()})
+    names = {i: f"class {i}" for i in range(11)}  # as text, 10 would come before 2
+    save(tmp_path, num_labels=11, id2label=names, label2id={v: k for k, v in names.items()})
     head = read(tmp_path).head
-    assert head.names == tuple(names.values()) and head.classes == 3 and head.eps == 1e-5
+    assert head.names == tuple(names.values()) and head.classes == 11 and head.eps == 1e-5

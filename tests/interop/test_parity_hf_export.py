@@ -145,10 +145,7 @@ def test_eps_that_transformers_fixes(tmp_path):
     """The outputs differ slightly, and a user is told by how much of what."""
     source = pretrained(MEAN_ENCODER, head=Head(5, "mean", 0.1))
     _, note = write_hf_videomae(source, tmp_path / "classifier")
-    assert note == (
-        "video_branch.eps, of the norm before the head, is 0.1, in transformers 1e-05 whatever its config says: "
-        "outputs differ slightly"
-    )
+    assert note == ("head.eps is 0.1, in transformers 1e-05 whatever its config says: outputs differ slightly")
     clip = clips(source)
     logits = run(load(VideoMAEForVideoClassification, tmp_path / "classifier"), clip).logits.numpy()
     exact = dataclasses.replace(source, head=Head(5, "mean", 1e-5))

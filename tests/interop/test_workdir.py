@@ -133,9 +133,10 @@ def test_a_real_run(tmp_path):
     assert load_workdir(tmp_path).target_norm == "patch"
 
 
-def test_a_fine_tuned_run(tmp_path):
+@pytest.mark.parametrize("pool, eps", [("mean", 1e-6), ("first", 1e-5)])
+def test_a_fine_tuned_run(pool, eps, tmp_path):
     """The classifier, the moving average first; names of classes once the run has written them."""
-    c = downstream("finetune", optimizer__ema_decay=0.9)
+    c = downstream("finetune", optimizer__ema_decay=0.9, head__pool=pool, head__eps=eps)
     abstract = Supervised(c, make_mesh(c.mesh), 8, 8).abstract_state()
     draw = np.random.default_rng(0)
     saved = jax.tree.map(lambda a: jnp.asarray(draw.normal(size=a.shape) * 9, a.dtype), abstract)
@@ -144,10 +145,11 @@ def test_a_fine_tuned_run(tmp_path):
     checkpoints.close()
     write_config(c, tmp_path)
     found = load_workdir(tmp_path)
-    assert found.head == Head(4, "mean", 1e-6) and not found.encoder.final_norm and "moving average" in found.name
+    assert found.head == Head(4, pool, eps) and "moving average" in found.name
+    assert found.encoder.final_norm == (pool == "first")
     module, params = found.take()
     same(params, jax.tree.map(np.asarray, saved.ema))
-    assert module == Classifier(found.encoder, 4)
+    assert module == Classifier(found.encoder, 4, pool, eps=eps)
     np.savez(tmp_path / "predictions.npz", class_names=np.array(["a", "b", "c", "d"]))
     assert load_workdir(tmp_path).head.names == ("a", "b", "c", "d")
 

@@ -108,6 +108,7 @@ def test_repeats_make_views_of_one_clip_next_to_each_other():
         ("head__pool", "first", lambda t: t.model.pool),
         ("head__dropout", 0.3, lambda t: t.model.dropout),
         ("head__init_scale", 0.5, lambda t: t.model.init_scale),
+        ("head__eps", 1e-5, lambda t: t.model.eps),
         ("head__drop_path", 0.3, lambda t: t.model.encoder.trunk.drop_path),
     ],
 )
@@ -175,6 +176,8 @@ def test_another_encoder_is_refused_with_the_flags_to_give(pretrained, tmp_path)
         ),
         (dict(head__pool="max"), "head.pool='max' cannot be used"),
         (dict(head__classes=2), "go up to 3, but there are 2 classes"),
+        (dict(head__init="weights"), "config.head.init='weights' without config.init_from has nothing to take"),
+        (dict(total="0_steps"), "config.total='0_steps' is too short: give 1_steps or more .0_steps with head.init=weights"),
     ],
 )
 def test_a_config_that_cannot_run_says_so_before_it_writes(overrides, message, tmp_path):
