@@ -7,14 +7,16 @@ MFU is the model's operations over what the devices could do in the time of a st
 
     MFU = model_flops / (median step seconds * devices * peak)
 
-`model_flops` counts two operations for every multiplication with its addition in the matrix products of forward and backward pass,
-from their shapes, with plain attention and nothing computed twice; elementwise work is left out. Beside it stand the operations of the
-program as it was traced and as it was compiled, which include what is computed again. `peak` is the vendor's for dense bfloat16
+`model_flops` counts two operations for every multiplication with its addition in the matrix products of forward and backward
+pass, from their shapes, with plain attention and nothing computed twice; elementwise work is left out. Beside it stand the operations
+of the program as it was traced and as it was compiled, which include what is computed again. `peak` is the vendor's for dense bfloat16
 products, or --peak_tflops; of CPUs none is published, so their MFU is only given with that flag.
 
-`--peer=hf` also runs Hugging Face's VideoMAE in PyTorch: the same clips, masks, weights and precision, forward, backward and AdamW, in
-turn with ours. PyTorch's threads wait by spinning, so on a machine that does other work compare one thread each, by CPU time:
-`taskset -c 0 python -m cvmae.bench ...`. Where a config's data is not here, clips are synthetic, and the loader is theirs.
+`--peer=hf` also runs Hugging Face's VideoMAE in PyTorch: the same clips, masks, weights and precision, forward, backward and
+AdamW, in turn with ours. PyTorch's threads wait by spinning, which costs it dearly on a machine that does other work too: run it
+there behind `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`, or with one thread each, behind `taskset -c 0`.
+
+Where a config's data is not here, clips are synthetic, and the loader is theirs.
 
 Exit codes: 0 done; 1 the data cannot be read; 2 the command or config is wrong.
 """

@@ -58,6 +58,7 @@ def chosen_config():
     """The config with --batch and --mesh. Raises: ConfigError."""
     check_task(FLAGS.config)
     config = with_batch(FLAGS.config, FLAGS.batch or FLAGS.config.batch_size)
+    config.mesh.dcn = FLAGS.slices
     for part in filter(None, FLAGS.mesh.split(",")):
         axis, _, size = part.partition(":")
         check_key(config, f"mesh.{axis}")
@@ -96,7 +97,8 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
         batch = max(unit, batch // 2 // unit * unit)
         smaller = compile_step(Step(with_batch(step.config, batch), name, devices), topology)
         if isinstance(smaller, Compiled):
-            note = f"largest arrays at the peak of batch {batch}, which takes {report.gib(smaller.memory.total)} a chip; they grow with it:"
+            size = report.gib(smaller.memory.total)
+            note = f"largest arrays at the peak of batch {batch}, which takes {size} a chip; they grow with it:"
             return report.too_large(found, smaller.allocations, [note], step.config)
     return report.too_large(
         found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config
@@ -108,15 +110,14 @@ def search(looking: Search) -> tuple[list[str], list[dict]]:
     found, config = looking.run(), looking.config
     lines = ["  search: the largest batch that fits, within a tenth"]
     for trial in found:
-        policy = f"remat {trial.remat}: " if trial.remat else ""
         lines.append(
-            f"    {policy}{trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, {report.gib(trial.fixed + trial.grows)}, "
-            f"{trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
+            f"    remat {trial.remat}: {trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
+            f"{report.gib(trial.fixed + trial.grows)}, {trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
         )
     least = cheapest(found, config.batch_size)
     if not found:
         lines.append("    not even the smallest batch fits")
-    elif least is not None and least.remat:
+    elif least is not None:
         lines.append(f"    the cheapest policy under which batch {config.batch_size} fits: {least.remat}")
     return lines, [dataclasses.asdict(trial) for trial in looking.trials]
 

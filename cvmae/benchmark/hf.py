@@ -51,7 +51,7 @@ def check_comparable(config) -> None:
     )
     require(
         same,
-        "--peer=hf compares with transformers' VideoMAE: take a config with parent=videomae, such as configs/k400.py:parent=videomae",
+        "--peer=hf compares with transformers' VideoMAE: take a config with parent=videomae: configs/k400.py:parent=videomae",
     )
 
 

@@ -13,7 +13,7 @@ from cvmae.data.sources import Source
 
 @dataclasses.dataclass(frozen=True)
 class LoaderTimes:
-    """Rounds of the loader and of the bare loop over `clips` clips each, with `threads` threads, `workers` processes of the loader."""
+    """Rounds of the loader, which has `workers` processes, and of the bare loop, over `clips` clips each, with `threads` threads."""
 
     clips: int
     threads: int

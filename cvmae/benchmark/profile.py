@@ -70,8 +70,8 @@ def _fused(module, instruction):
 
 
 def part_of(source: str) -> str:
-    """A traced operation without the numbers of layers, the direction in front: `backward decoder/blocks/attention/dot_general`."""
-    first = source.rpartition("jit(_pure_step)/")[2].rpartition("jit(step)/")[2].lstrip("(").partition(":")[0]
+    """A traced operation without the numbers of layers, its direction in front: `backward decoder/blocks/block*/norm1/mul`."""
+    first = re.sub(r"^jit\(\w+\)/", "", source).lstrip("(").partition(":")[0]
     direction = "backward " if "transpose(" in first else "forward " if "jvp(" in first else ""
     words = [
         re.sub(r"block\d+", "block*", word) for word in first.split("/") if not re.match(r"(transpose|jvp|jit|vmap)\(", word)

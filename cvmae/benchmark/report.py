@@ -21,8 +21,8 @@ def step_lines(data: dict) -> list[str]:
     achieved = flops["model"] / seconds
     lines = [f"  note: {data['note']}"] * bool(data["note"]) + [
         "  compile        " + ", ".join(f"{name} {value:.1f} s" for name, value in data["seconds"].items()),
-        f"  step           {1e3 * seconds:.1f} ms, median of {len(step['wall'])} (quartiles {1e3 * low:.1f} to {1e3 * high:.1f}); "
-        f"CPU time of the host {1e3 * step['median_cpu']:.1f} ms",
+        f"  step           {1e3 * seconds:.1f} ms, median of {len(step['wall'])} "
+        f"(quartiles {1e3 * low:.1f} to {1e3 * high:.1f}); CPU time of the host {1e3 * step['median_cpu']:.1f} ms",
         f"  clips/s        {data['clips_per_second']:.2f} (batch {data['batch']})",
         f"  operations     the model's {si(flops['model'], 'FLOP')}, {si(flops['traced'], 'FLOP')} as traced (both from shapes), "
         f"{si(flops['compiled'], 'FLOP')} as compiled; XLA's own count {si(flops['xla'], 'FLOP')} (loop bodies once)",
@@ -84,8 +84,8 @@ def peer(found: Comparison, batch: int) -> tuple[list[str], dict]:
     for name, times in (("ours", found.ours), ("Hugging Face", found.theirs)):
         low, high = times.spread()
         lines.append(
-            f"  {name:<14} {times.median():.3f} s a step (quartiles {low:.3f} to {high:.3f}), CPU time {times.median('cpu'):.3f} s, "
-            f"{batch / times.median():.2f} clips/s"
+            f"  {name:<14} {times.median():.3f} s a step (quartiles {low:.3f} to {high:.3f}), "
+            f"CPU time {times.median('cpu'):.3f} s, {batch / times.median():.2f} clips/s"
         )
     lines.append(
         f"  ratio          {data['ratio_wall']:.3f} by the clock, {data['ratio_cpu']:.3f} by CPU time: "

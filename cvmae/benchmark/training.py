@@ -76,7 +76,7 @@ class Bench:
         return state, Times(*zip(*pairs))
 
     def time_with_loader(self, config, source, state, steps: int):
-        """(state, seconds, seconds of them spent waiting for the loader), as the training loop runs: one step is always under way."""
+        """(state, seconds, seconds of them spent waiting for the loader), as the training loop runs: with a step under way."""
         waited, metrics = 0.0, None
         with make_loader(config, source) as loader:
             state, _ = self.run(state, next(loader))

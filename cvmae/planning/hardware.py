@@ -1,7 +1,7 @@
 """Constants of the chips that a plan is made for, each with where it is from; and topologies of chips, by name.
 
-The table's numbers are what the vendor publishes per chip: "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Cloud TPU documentation
-(cloud.google.com/tpu/docs). They are peaks: no program reaches them.
+The table's numbers are what the vendor publishes per chip: "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Cloud TPU
+documentation (cloud.google.com/tpu/docs). They are peaks: no program reaches them.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ CHIPS = {
     "v6e": Chip("v6e", 32 * GIB, 918e12, 1640e9, 400e9),
 }
 EXAMPLES = "v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:2x4, cpu:8"
-# What libtpu asks a TPU machine for, and on any other machine waits for in vain or complains of; several plans may be made at once.
+# What libtpu asks a TPU machine for, and elsewhere waits for in vain or complains of; several plans may be made at once.
 _WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -107,7 +107,7 @@ def devices_of(topology: Topology) -> list:
         return _host_devices(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
-            f"--topology={topology.name} needs the TPU compiler: pip install 'crossvideomae[plan]' (libtpu; runs on any Linux machine)"
+            f"--topology={topology.name} needs the TPU compiler: pip install 'crossvideomae[plan]' (libtpu, for any Linux)"
         )
     from jax.experimental import topologies
 

@@ -20,7 +20,7 @@ class Lines:
         self.frames = {int(n): (int(place), int(parent or 0)) for n, place, parent in frames}
 
     def of(self, instruction: Instruction) -> str:
-        """`cvmae/models/vit.py:104`: of the innermost function of this package, or else the innermost one; '' where nobody says."""
+        """`cvmae/models/vit.py:104`: of the innermost function of this package, or else of all; '' where nobody says."""
         frame = re.search(r"stack_frame_id=(\d+)", instruction.rest)
         stack = self._stack(int(frame[1])) if frame else re.findall(r'source_file="([^"]*)" source_line=(\d+)', instruction.rest)
         if not stack:

@@ -13,7 +13,8 @@ class Memory:
     """Bytes of one device.
 
     Attributes:
-      parameters, optimizer, ema, other, batch: of the step's arguments, from their shapes and shardings; `other` is what does not train.
+      parameters, optimizer, ema, other, batch: of the step's arguments, from their shapes and shardings; `other` is what does
+        not train.
       arguments: what XLA lays out for all of them, padding included.
       temporary: activations, gradients and whatever else lives within the step.
       outputs: results that do not take the place of an argument.

@@ -19,7 +19,7 @@ class Allocation:
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """A refusal. `used` and `available` in bytes of one chip, 0 where the message does not say; allocations, the largest first."""
+    """A refusal. `used` and `available`: bytes of one chip, 0 where the message does not say; allocations: the largest first."""
 
     used: int
     available: int

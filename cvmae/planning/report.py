@@ -1,6 +1,7 @@
 """A plan as text and as data."""
 
 import dataclasses
+import re
 
 from cvmae.planning.compiled import Compiled
 from cvmae.planning.hardware import GIB, Topology
@@ -11,8 +12,8 @@ DAY = 24 * 3600
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the step is part of: the config as it was given, clips of a batch, steps, training clips and where their number is from,
-    operations of the step on all chips as traced and as the model asks for."""
+    """What the step is part of: the config as it was given, clips of a batch, steps, training clips and where their number is
+    from, operations of the step on all chips as traced and as the model asks for."""
 
     config: str
     mesh: dict[str, int]
@@ -37,8 +38,8 @@ def si(number: float, unit: str) -> str:
 
 def allocation_line(one: Allocation) -> str:
     """`3 x 0.19 GiB bf16[32,1569,2048]  decoder/blocks/block*/mlp_out (flax/linen/linear.py:287)`."""
-    # Of several operations that XLA made one, the first: `jit(_pure_step)/(a:b:c)`.
-    where = one.operator.rpartition("jit(_pure_step)/")[2].lstrip("(").partition(":")[0] or "no name"
+    # Of several operations that XLA made one, the first: `jit(step)/(a:b:c)`.
+    where = re.sub(r"^jit\(\w+\)/", "", one.operator).lstrip("(").partition(":")[0] or "no name"
     return f"{one.count} x {gib(one.bytes)} {one.shape}  {where}" + (f" ({one.line})" if one.line else "")
 
 
@@ -114,8 +115,8 @@ def too_large(refusal: TooLarge, allocations, notes: list[str], config) -> list[
     changes = ["a smaller --batch", "more chips"]
     if "accumulate" in config:
         changes.append(f"--config.accumulate={2 * config.accumulate} (contrastive negatives are then those of a part)")
-    if config.get("remat", "") == "none":
-        changes.append("--config.remat=...")
+    if config.remat != "full":
+        changes.append("--config.remat=full, or dots, which computes less again")
     if config.mesh.fsdp == 1:
         changes.append("--mesh=data:-1,fsdp:N (parameters and optimizer divided)")
     if config.dtype == "float32":

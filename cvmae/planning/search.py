@@ -3,7 +3,6 @@
 import dataclasses
 
 from cvmae.config import ConfigError
-from cvmae.models import vit
 from cvmae.planning.compiled import Compiled, compile_step
 from cvmae.planning.hardware import GIB, Topology
 from cvmae.planning.step import Step
@@ -16,7 +15,7 @@ class Trial:
     """One compilation.
 
     Attributes:
-      batch: global. remat: the policy, '' where the config has none to choose.
+      batch: global. remat: the policy.
       fits: whether it does.
       fixed: bytes of a chip that do not depend on the batch; 0 where it does not fit.
       grows: bytes of a chip that do.
@@ -31,9 +30,8 @@ class Trial:
     flops_per_clip: float = 0.0
 
 
-def policies(config) -> tuple[str, ...]:
-    """What config.remat can be, cheapest first; ('',) where the config has no such field."""
-    return tuple(getattr(vit, "REMAT_POLICIES", (config.remat,))) if "remat" in config else ("",)
+# config.remat, from what computes nothing again and needs most memory to what computes most and needs least.
+POLICIES = ("none", "all_dots", "dots", "full")
 
 
 def with_batch(config, batch: int, remat: str = ""):
@@ -81,12 +79,12 @@ class Search:
             trial = Trial(batch, remat, fits, memory.total - grows, grows, found.flops * len(self.devices) / batch)
             size = f"{memory.total / GIB:.2f} GiB, {'fits' if fits else 'too large'}"
         self.trials.append(trial)
-        self.say(f"batch {batch}, {batch / len(self.devices):g} a chip{f', remat {remat}' if remat else ''}: {size}")
+        self.say(f"batch {batch}, {batch / len(self.devices):g} a chip, remat {remat}: {size}")
         return trial
 
-    def largest(self, remat: str, start: int = 0) -> Trial | None:
+    def largest(self, remat: str, start: int) -> Trial | None:
         """The largest batch of a policy within a tenth; None where not even the smallest fits. start: the batch to begin with."""
-        units = max(self.least, (start or self.config.batch_size) // self.unit)
+        units = max(self.least, start // self.unit)
         fitting, too_large = None, None
         while True:
             trial = self.compile(units, remat)
@@ -113,8 +111,8 @@ class Search:
 
     def run(self) -> list[Trial]:
         """The largest batch of every policy, cheapest policy first; a policy under which nothing fits is left out."""
-        found, start = [], 0
-        for remat in policies(self.config):
+        found, start = [], self.config.batch_size
+        for remat in POLICIES:
             best = self.largest(remat, start)
             if best is not None:
                 found.append(best)

@@ -116,6 +116,6 @@ def model_flops(step: Step, name: str, devices) -> int:
     with plain.unlocked():
         plain.attention = "einsum"
         changed = step.config.attention != "einsum"
-        if plain.get("remat", "none") != "none":
+        if plain.remat != "none":
             plain.remat, changed = "none", True
     return Step(plain, name, devices).count.flops if changed else step.count.flops

@@ -15,7 +15,7 @@ def _in_memory(arrays: tuple[Array, ...]) -> int:
 
 
 def bytes_of(module: Module, computation: str, instruction: Instruction) -> int:
-    """What one run of an instruction moves, between main memory and the chip; of an array that it slices or updates, that part."""
+    """What one run of an instruction moves between main memory and the chip; of an array that it slices or updates, that part."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith(("-done", "-update")) or '"AllocateBuffer"' in instruction.rest:
         return 0

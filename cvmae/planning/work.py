@@ -86,12 +86,9 @@ def _window(text: str, count: int) -> list[dict[str, int]]:
     """Size, stride, low padding and dilations of each spatial dimension."""
     found = re.search(r"window=\{([^}]*)\}", text)
     fields = dict(part.split("=") for part in found[1].split()) if found else {}
-    values = {name: fields[name].split("x") if name in fields else [default] * count
-              for name, default in (("size", "1"), ("stride", "1"), ("pad", "0_0"), ("lhs_dilate", "1"), ("rhs_dilate", "1"))}  # fmt: skip
-    return [
-        {name: int(column[d].split("_")[0]) for name, column in values.items()}
-        for d in range(count)
-    ]  # fmt: skip
+    defaults = {"size": "1", "stride": "1", "pad": "0_0", "lhs_dilate": "1", "rhs_dilate": "1"}
+    columns = {name: fields[name].split("x") if name in fields else [value] * count for name, value in defaults.items()}
+    return [{name: int(column[d].split("_")[0]) for name, column in columns.items()} for d in range(count)]
 
 
 def _convolution(instruction: Instruction, left, right) -> int:

@@ -106,10 +106,10 @@ def test_kinds_of_operations_are_read_off_the_program():
 
 
 def test_parts_of_the_model_are_without_layers_and_with_a_direction():
-    forward = "jit(_pure_step)/jvp(CrossVideo)/video.decode/decoder/blocks/block3/attention/dot_general"
+    forward = "jit(step)/jvp(CrossVideo)/video.decode/decoder/blocks/block3/attention/dot_general"
     assert profile.part_of(forward) == "forward video.decode/decoder/blocks/block*/attention/dot_general"
-    assert profile.part_of("jit(_pure_step)/transpose(jvp(M))/norm/mul") == "backward norm/mul"
-    assert profile.part_of("jit(_pure_step)/(jvp(M)/norm/a:jvp(M)/norm/b)") == "forward norm/a"
+    assert profile.part_of("jit(step)/transpose(jvp(M))/norm/mul") == "backward norm/mul"
+    assert profile.part_of("jit(step)/(jvp(M)/norm/a:jvp(M)/norm/b)") == "forward norm/a"
     assert profile.part_of("") == "without a name"
 
 

@@ -52,9 +52,9 @@ StackFrames
   %%i = s32[]{:T(128)} get-tuple-element(%%state), index=0
   %%x = bf16[8,64]{1,0:T(8,128)(2,1)} get-tuple-element(%%state), index=1
   %%w = f32[3,64,64]{2,1,0:T(8,128)} get-tuple-element(%%state), index=2
-  %%gather = bf16[32,64]{1,0:T(8,128)(2,1)} fusion(%%x), kind=kLoop, calls=%%fused_gather, metadata={op_name="jit(_pure_step)/jvp(video)/blocks/while/body/all_gather" stack_frame_id=1}
+  %%gather = bf16[32,64]{1,0:T(8,128)(2,1)} fusion(%%x), kind=kLoop, calls=%%fused_gather, metadata={op_name="jit(step)/jvp(video)/blocks/while/body/all_gather" stack_frame_id=1}
   %%gather.2 = bf16[32,64]{1,0:T(8,128)(2,1)} fusion(%%x, %%w), kind=kLoop, calls=%%fused_more
-  %%product = f32[32,64]{1,0:T(8,128)S(1)} fusion(%%w, %%i, %%gather), kind=kOutput, calls=%%fused_dot, metadata={op_name="jit(_pure_step)/jvp(video)/blocks/while/body/dot_general" stack_frame_id=1}, backend_config={"window_config":{"estimated_cycles":"1000"}}
+  %%product = f32[32,64]{1,0:T(8,128)S(1)} fusion(%%w, %%i, %%gather), kind=kOutput, calls=%%fused_dot, metadata={op_name="jit(step)/jvp(video)/blocks/while/body/dot_general" stack_frame_id=1}, backend_config={"window_config":{"estimated_cycles":"1000"}}
   %%next = bf16[8,64]{1,0:T(8,128)(2,1)} copy(%%x)
   %%one = s32[]{:T(128)} constant(1)
   %%i.1 = s32[]{:T(128)} add(%%i, %%one)
@@ -73,8 +73,8 @@ ENTRY %%main (x.1: bf16[8,64], w.1: f32[3,64,64]) -> f32[64] {
   %%w.1 = f32[3,64,64]{2,1,0:T(8,128)} parameter(1)
   %%nought = s32[]{:T(128)} constant(0)
   %%start = (s32[]{:T(128)}, bf16[8,64]{1,0:T(8,128)(2,1)}, f32[3,64,64]{2,1,0:T(8,128)}) tuple(%%nought, %%x.1, %%w.1)
-  %%while.1 = (s32[]{:T(128)}, bf16[8,64]{1,0:T(8,128)(2,1)}, f32[3,64,64]{2,1,0:T(8,128)}) while(%%start), condition=%%condition, body=%%body, metadata={op_name="jit(_pure_step)/jvp(video)/blocks/while" stack_frame_id=1}
-  %%mean = f32[64]{0:T(128)} custom-call(%%while.1), custom_call_target="tpu_custom_call", metadata={op_name="jit(_pure_step)/kernel" stack_frame_id=2}
+  %%while.1 = (s32[]{:T(128)}, bf16[8,64]{1,0:T(8,128)(2,1)}, f32[3,64,64]{2,1,0:T(8,128)}) while(%%start), condition=%%condition, body=%%body, metadata={op_name="jit(step)/jvp(video)/blocks/while" stack_frame_id=1}
+  %%mean = f32[64]{0:T(128)} custom-call(%%while.1), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/kernel" stack_frame_id=2}
   ROOT %%all-reduce.5 = f32[64]{0:T(128)} all-reduce(%%mean), channel_id=9, replica_groups=[2,2]<=[4], use_global_device_ids=true, to_apply=%%add.1
 }
 """
@@ -97,7 +97,7 @@ Program hbm requirement 63.80G:
   Largest program allocations in hbm:
 
   1. Size: 2.00G
-     Operator: op_name="jit(_pure_step)/jvp(video)/blocks/block0/attention/dot_general" source_file="/x/vit.py" source_line=105
+     Operator: op_name="jit(step)/jvp(video)/blocks/block0/attention/dot_general" source_file="/x/vit.py" source_line=105
      Shape: f32[32,4096,4096]{1,2,0:T(8,128)}
      Unpadded size: 2.00G
      XLA label: fusion.1265.remat3 = fusion(custom-call.224), kind=kOutput, calls=fused_computation.957.clone

@@ -129,7 +129,7 @@ def test_a_refusal_with_allocations_is_read():
     assert (found.used, found.available) == (round(63.80 * 2**30), round(30.75 * 2**30))
     first, second = found.allocations
     assert first == oom.Allocation(2 * 2**30, "f32[32,4096,4096]{1,2,0:T(8,128)}", first.operator, "/x/vit.py:105")
-    assert first.operator == "jit(_pure_step)/jvp(video)/blocks/block0/attention/dot_general"
+    assert first.operator == "jit(step)/jvp(video)/blocks/block0/attention/dot_general"
     assert (second.bytes, second.operator, second.line) == (round(512.5 * 2**20), "", "")
 
 

@@ -10,6 +10,7 @@ import pytest
 from cvmae import plan
 from cvmae.config import ConfigError, load
 from cvmae.data.prepare.published import COUNTS
+from cvmae.models import vit
 from cvmae.planning import hardware, search, step
 from cvmae.planning.compiled import Compiled, estimate
 from cvmae.planning.memory import Memory
@@ -45,7 +46,7 @@ REFUSED = [
     (["--topology=cpu:99"], "this process has"),
     (["--topology=cpu:1", "--mesh=dta:1"], "did you mean 'data'?"),
     (["--topology=cpu:1", "--mesh=data"], "'data' is not AXIS:SIZE"),
-    (["--topology=cpu:1", "--mesh=data:2"], "config.mesh.data=2, but there are 1 devices"),
+    (["--topology=cpu:1", "--mesh=data:2"], "config.mesh.data=2 config.mesh.fsdp=1"),
     (["--topology=cpu:1", "--config.accumulate=3"], "take 6 or 9"),
     (["--topology=cpu:1", "--config.bach_size=3"], "did you mean 'batch_size'?"),
     (["--topology=cpu:1", "more"], "unexpected argument 'more'"),
@@ -96,7 +97,14 @@ def test_what_is_too_large_names_what_fills_the_memory_and_what_to_change(comman
     code, out, _ = command("--topology=cpu:1", "--hbm_gib=0.001", *ALONE)
     assert code == 3 and "does not fit a chip's memory: needs" in out
     assert [f"    {n}. " in out for n in (1, 2, 3, 4)] == [True, True, True, False]
-    for words in ("--batch", "--config.accumulate=2", "--config.dtype=bfloat16", "--search"):
+    for words in (
+        "--batch",
+        "--config.accumulate=2",
+        "--config.remat=full",
+        "--mesh=data:-1,fsdp:N",
+        "--config.dtype=bfloat16",
+        "--search",
+    ):
         assert words in out
 
 
@@ -156,7 +164,7 @@ class Chips:
 
     def compile(self, c, topology):
         self.tried.append(c.batch_size)
-        gib = self.memory(c.batch_size, c.get("remat", ""))
+        gib = self.memory(c.batch_size, c.remat)
         return fake(gib) if gib <= 16 else TooLarge(0, 0, ())
 
 
@@ -168,6 +176,7 @@ def searched(**overrides):
 @pytest.mark.parametrize("largest", [4, 10, 73, 150])
 def test_the_search_ends_within_a_tenth_of_the_largest_batch(monkeypatch, start, largest):
     chips = Chips(monkeypatch, lambda batch, remat: 2 + 14 * batch / largest)
+    monkeypatch.setattr(search, "POLICIES", ("none",))
     [found] = searched(batch_size=start).run()
     assert found.batch <= largest < found.batch + max(2, math.ceil(0.11 * found.batch)) + 1
     assert len(chips.tried) <= 14
@@ -175,19 +184,26 @@ def test_the_search_ends_within_a_tenth_of_the_largest_batch(monkeypatch, start,
 
 def test_the_search_gives_up_where_not_even_the_smallest_batch_fits(monkeypatch):
     chips = Chips(monkeypatch, lambda batch, remat: 17)
-    assert searched().run() == [] and chips.tried == [8, 4, 2]  # one clip has no negative
+    assert searched().run() == [] and chips.tried == [8, 4, 2] * 4  # one clip has no negative
 
 
 def test_of_policies_the_cheapest_that_fits_is_named(monkeypatch):
-    c = config(batch_size=32)
-    with c.unlocked():
-        c.remat = "none"
-    monkeypatch.setattr(search.vit, "REMAT_POLICIES", ("none", "dots", "full"), raising=False)
-    limits = {"none": 20, "dots": 64, "full": 200}
+    limits = {"none": 20, "all_dots": 24, "dots": 64, "full": 200}
+    assert set(limits) == set(search.POLICIES) == set(vit.REMATS)
     Chips(monkeypatch, lambda batch, remat: 2 + 14 * batch / limits[remat])
-    found = search.Search(c, "ssv2", hardware.parse_topology("v5e:1x1"), [0], lambda line: None).run()
-    assert [trial.remat for trial in found] == ["none", "dots", "full"]
+    found = searched(batch_size=32).run()
+    assert [trial.remat for trial in found] == list(search.POLICIES)
     assert search.cheapest(found, 32).remat == "dots" and search.cheapest(found, 500) is None
+
+
+@pytest.mark.parametrize("remat, policy", [("none", "all_dots"), ("all_dots", "dots"), ("dots", "full")])
+def test_policies_stand_in_the_order_of_what_they_compute_again(remat, policy):
+    def traced(remat):
+        return step.Step(config(only=("mse_video",), remat=remat), "ssv2", jax.devices()[:1]).count.flops
+
+    built = step.Step(config(only=("mse_video",), remat=policy, attention="xla"), "ssv2", jax.devices()[:1])
+    assert step.model_flops(built, "ssv2", jax.devices()[:1]) == traced("none") <= built.count.flops
+    assert traced(remat) <= traced(policy) and search.POLICIES.index(remat) + 1 == search.POLICIES.index(policy)
 
 
 def test_the_estimate_is_the_sum_of_what_bounds_each_operation():
