@@ -33,7 +33,11 @@ class Task:
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.key = jax.random.key(config.seed)
         self.rules = sharding.make_rules(mesh, config.sharding)
-        self.share = multihost.share_of(sharding.over_batch(mesh))  # of every batch, that this process reads
+
+    @functools.cached_property
+    def share(self) -> multihost.Share:
+        """Of every batch, what this process reads. Raises: ValueError, see `multihost.part_of`."""
+        return multihost.share_of(sharding.over_batch(self.mesh))
 
     def resolve(self, duration: str, field: str) -> int:
         """A duration of the config in steps."""
