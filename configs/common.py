@@ -154,7 +154,15 @@ def machine(task: str) -> ml_collections.ConfigDict:
     c.seed = 0
     c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
     c.attention = "auto"  # auto | einsum | xla
-    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "model": 1})  # -1 takes all devices
+    c.remat = "none"  # none | dots | all_dots | full: what of a block is computed again in the backward pass, to save memory
+    c.scan = False  # blocks as a loop: the time to compile does not grow with depth, and the numbers stay the same
+    # Devices: clips are spread over data x fsdp, parameters over fsdp and model. -1 takes what the others leave. dcn: slices of
+    # a pod, or machines, that only a network connects; each has data x fsdp x model devices.
+    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "model": 1, "dcn": 1})
+    # Which axes of the mesh hold which axis of parameters and activations, joined by +; '' holds it whole.
+    c.sharding = ml_collections.ConfigDict(
+        {"batch": "data+fsdp", "embed": "fsdp", "heads": "model", "mlp": "model", "tokens": "", "patch": ""}
+    )
     return c
 
 

@@ -3,6 +3,7 @@
 A term whose weight is the constant 0 is never computed: the model is built without what only that term needs.
 """
 
+import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -48,11 +49,17 @@ def unit(x, eps: float = 1e-12):
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), eps**2))
 
 
-def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None) -> Contrast:
+# Anchors whose logits are held at once; more of them are taken in parts of the batch, again in the backward pass.
+ROWS = 1024
+
+
+def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, rows: int = ROWS) -> Contrast:
     """SimCLR's NT-Xent: each row against its partner among all other rows of both, in both directions.
 
     Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; those two know neither rows that
-    do not count nor candidates that are never anchors. Logits over a sharded batch are over the global batch.
+    do not count nor candidates that are never anchors. Logits over a sharded batch are over the global batch: every device takes the
+    anchors that it holds against all candidates. No more than `rows` anchors' logits are held at once, over all devices, so that
+    a large batch needs no matrix of its square.
 
     Args:
       a: [B, E].
@@ -60,26 +67,46 @@ def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None) -> Co
       temperature: τ > 0.
       valid: bool [B]; a False pair is neither an anchor nor a negative.
       negatives: [B, E], candidates for every anchor that are never anchors themselves (time-reversed clips).
+      rows: at least 1; a B above it is split into parts of the largest size below that divides it.
     """
     a, b = unit(a), unit(b)
-    valid = jnp.ones(a.shape[0], bool) if valid is None else valid
-    same = jnp.eye(a.shape[0], dtype=bool)
+    count = a.shape[0]
+    valid = jnp.ones(count, bool) if valid is None else valid
     positive = (a * b).sum(-1) / temperature
+    others = [] if negatives is None else [unit(negatives)]
 
     def similarity(x, y, excluded):
         logits = jnp.einsum("id,jd->ij", x, y, precision=jax.lax.Precision.HIGHEST) / temperature
         return jnp.where(excluded | ~valid[None, :], -jnp.inf, logits)
 
     def against(anchor, partner):
-        candidates = [similarity(anchor, partner, same), similarity(anchor, anchor, same)]
-        if negatives is not None:
-            candidates.append(similarity(anchor, unit(negatives), jnp.zeros_like(same)))
-        others = jnp.concatenate(candidates, axis=1)
-        loss = jax.nn.logsumexp(jnp.concatenate([positive[:, None], others], axis=1), axis=1) - positive
-        return loss, positive > others.max(axis=1)
+        def some(part):
+            x, index, positive = part
+            same = index[:, None] == jnp.arange(count)[None, :]
+            candidates = [similarity(x, partner, same), similarity(x, anchor, same)]
+            candidates += [similarity(x, y, jnp.zeros_like(same)) for y in others]
+            logits = jnp.concatenate(candidates, axis=1)
+            loss = jax.nn.logsumexp(jnp.concatenate([positive[:, None], logits], axis=1), axis=1) - positive
+            return loss, positive > logits.max(axis=1)
+
+        return in_parts(some, (anchor, jnp.arange(count), positive), rows)
 
     losses, corrects = zip(against(a, b), against(b, a))
     return Contrast(jnp.stack(losses, 1), jnp.stack(corrects, 1), valid)
+
+
+def in_parts(function, arrays, rows: int):
+    """`function` of a tree of arrays [B, ...], at most `rows` of their rows at once and each part again in the backward pass.
+
+    A part takes every n-th row, so that a batch that is spread over devices stays where it is.
+    """
+    count = jax.tree.leaves(arrays)[0].shape[0]
+    size = max(divisor for divisor in range(1, min(rows, count) + 1) if count % divisor == 0)
+    if size == count:
+        return function(arrays)
+    parts = jax.tree.map(lambda x: einops.rearrange(x, "(r n) ... -> n r ...", r=size), arrays)
+    found = jax.lax.map(jax.checkpoint(function), parts)
+    return jax.tree.map(lambda x: einops.rearrange(x, "n r ... -> (r n) ..."), found)
 
 
 def feature_deviation(features):

@@ -1,49 +1,31 @@
 """The command: `python -m cvmae.main --config=configs/ssv2.py:variant=B/16 --workdir=DIR [--config.data.workers=4 ...]`.
 
-Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong.
+Several processes, one for each machine or accelerator: where TPU VMs, Slurm, Open MPI or Kubernetes start them, the same command;
+elsewhere --coordinator=HOST:PORT --processes=N --process=I in each.
+
+Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong; 134 JAX ended this
+process because another one is gone.
 """
 
 import pathlib
 import re
-import sys
+import traceback
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from cvmae.config import ConfigError, check_key, load
+from cvmae import command_line
+from cvmae.command_line import FLAGS, config_path, fail, parse, refuse_arguments
+from cvmae.config import ConfigError
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.", lock_config=True)
+flags.adopt_module_key_flags(command_line)
 flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is said in one line."""
-    try:
-        check_overrides(argv)
-        rest = FLAGS(argv)
-        if FLAGS.config is None:
-            raise ConfigError("--config is missing: python -m cvmae.main --config=configs/demo.py")
-        return rest
-    except (flags.Error, ConfigError, TypeError, ValueError, OSError) as error:
-        fail(error, 2)
-
-
-def check_overrides(argv: list[str]) -> None:
-    """Names the nearest field where a `--config.a.b=` names none; absl's own error names no field."""
-    words = [word.lstrip("-") for word in argv[1:]]
-    pairs = zip(words, [*words[1:], ""])  # `--config=FILE` and `--config FILE` are both said
-    files = [
-        after if word == "config" else word.removeprefix("config=") for word, after in pairs if re.match("config(=|$)", word)
-    ]
-    if files:
-        config = load(files[-1])
-        for word in words:
-            key = word.partition("=")[0]
-            if key.startswith(("config.", "noconfig.")):
-                check_key(config, key.partition(".")[2])
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing starts several processes by itself.")
+flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.")
+flags.DEFINE_integer("process", None, "With --coordinator: which of them this is, from 0.")
+flags.DEFINE_float("connect_s", 300.0, "Seconds to wait for all processes to be there.", lower_bound=1)
+flags.DEFINE_float("heartbeat_s", 100.0, "Seconds of silence after which a process is gone and all others end.", lower_bound=1)
 
 
 def default_workdir(config: str) -> str:
@@ -53,27 +35,39 @@ def default_workdir(config: str) -> str:
     return str(pathlib.Path("workdir") / name)
 
 
-def fail(error: Exception, code: int) -> None:
-    """Ends the program with one line on stderr."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
-
-
 def main(argv: list[str]) -> None:
-    """Hands the config over to its task."""
-    if len(argv) > 1:
-        fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
+    """Hands the config over to its task, in one process or as one of several."""
+    refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
+    from cvmae.training import distributed
+
+    place = FLAGS.coordinator, FLAGS.processes, FLAGS.process
+    try:
+        distributed.initialize(*place, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s)
+    except (ConfigError, distributed.ConnectError) as error:
+        fail(error, 2 if isinstance(error, ConfigError) else 1)
+    go()
+
+
+def go() -> None:
+    """Runs the task; of several processes, the one in which it fails says why and ends, and so do the others then."""
     from cvmae.data.bad_files import BadDataError
     from cvmae.run import run
+    from cvmae.training import distributed
     from cvmae.training.metrics import NonFiniteError
 
     try:
-        run(FLAGS.config, FLAGS.workdir or default_workdir(FLAGS["config"].config_filename))
+        run(FLAGS.config, FLAGS.workdir or default_workdir(config_path()))
+        distributed.shutdown()
     except ConfigError as error:
-        fail(error, 2)
+        fail(error, 2, distributed.name(), distributed.leave)
     except (BadDataError, NonFiniteError) as error:
-        fail(error, 1)
+        fail(error, 1, distributed.name(), distributed.leave)
+    except BaseException as error:
+        if not distributed.several():
+            raise
+        traceback.print_exception(error)
+        fail(distributed.explain(error), 1, distributed.name(), distributed.leave)
 
 
 if __name__ == "__main__":

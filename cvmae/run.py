@@ -1,21 +1,24 @@
 """Any task by its config: what trains goes to the loop, what only looks at a frozen encoder is run here."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 
+from cvmae import multihost
 from cvmae.data.sources import make_source
 from cvmae.evaluation import frozen
 from cvmae.files import write_json
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.training import loop, sharding
 from cvmae.training.pretrained import load_video_encoder
+from cvmae.training.signals import default_termination
 from cvmae.training.validate import config_errors, validate
 
 
 def run(config, workdir: str) -> dict[str, float]:
     """Runs config.task in `workdir`; called again after an interruption it goes on, and ends with the same numbers.
+
+    Several processes train one model together. Where nothing is trained each works through videos of its own, on its own devices,
+    and `workdir` is where they find what the others made.
 
     Returns:
       The task's numbers by name; see `training.loop.train` for tasks that train.
@@ -28,19 +31,21 @@ def run(config, workdir: str) -> dict[str, float]:
     if config.task in loop.TASKS:
         return loop.train(config, workdir)
     validate(config)
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh) if multihost.alone() else sharding.own_mesh()
+    default_termination()
     with config_errors("data"):
         for field in ("split", "test_split"):
             if field in config.data:
                 make_source(config.data, config.data[field])
     params = jax.device_put(encoder_params(config), sharding.replicated(mesh))
     folder = loop.make_folder(workdir)
-    print(f"workdir {folder}", file=sys.stderr)
+    multihost.say(f"workdir {folder}" + ("" if multihost.alone() else f", {jax.process_count()} processes"))
     found = FROZEN[config.task](config, params, folder, lambda batch: sharding.to_devices(batch, mesh))
-    loop.write_config(config, folder)
-    write_json(folder / "report.json", {config.task: found})
-    for name, value in found.items():
-        print(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
+    if multihost.first():
+        loop.write_config(config, folder)
+        write_json(folder / "report.json", {config.task: found})
+        for name, value in found.items():
+            print(f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}")
     return {f"{config.task}/{name}": value for name, value in found.items()}
 
 

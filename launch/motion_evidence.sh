@@ -4,6 +4,8 @@
 # Use: ./launch/motion_evidence.sh [OUT]        OUT/NAME/SEED/TASK
 #   SEEDS="0 1 2"   of the weights, the order of the data and the labels that are drawn
 #   JOBS=2          runs at a time
+# Flags are words of one text here, and commands are read by another shell, on purpose.
+# shellcheck disable=SC2016,SC2046,SC2086
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/venv.sh

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: makes .venv with Python 3.11 to 3.13 where there is none, installs this package into it with the extras in $EXTRAS, and activates it.
 python=${PYTHON:-}
 for candidate in python3.11 python3.12 python3.13 python3; do
@@ -10,5 +11,6 @@ if [[ -z $python ]]; then
   exit 2
 fi
 [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+# shellcheck source=/dev/null
 source .venv/bin/activate
 pip install --quiet --editable ".${EXTRAS:+[$EXTRAS]}"

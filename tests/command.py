@@ -9,6 +9,8 @@ import sys
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
+from absl import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
@@ -29,6 +31,19 @@ def run(*args: str, program=("-m", "cvmae.main"), env=None) -> subprocess.Comple
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+def run_here(program, argv, monkeypatch) -> int:
+    """The exit code of a command in this process: `program` has `parse` and `main`, as `cvmae.plan` has."""
+    monkeypatch.setattr(sys, "argv", [program.__name__, *argv])  # ml_collections reads overrides from there
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)  # overrides that an earlier command defined
+    flags.FLAGS.unparse_flags()
+    for flag in [*flags.FLAGS.get_flags_for_module(program.__name__), *flags.FLAGS.get_key_flags_for_module(program.__name__)]:
+        flag.value = flag.default
+    with pytest.raises(SystemExit) as stopped:
+        program.main(program.parse(sys.argv))
+    return stopped.value.code
+
+
 def metric_lines(workdir) -> list[dict]:
     """The lines of metrics.jsonl without clocks, which no two runs share."""
     lines = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
@@ -42,9 +57,11 @@ def checkpoint_steps(workdir) -> list[int]:
 
 
 def saved_state(workdir, step: int) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint by its path: parameters, optimizer and step."""
-    with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore(pathlib.Path(workdir).absolute() / "checkpoints" / str(step) / "state")
+    """Every array of a checkpoint by its path: parameters, optimizer and step. However many devices and processes wrote it."""
+    folder = pathlib.Path(workdir).absolute() / "checkpoints" / str(step) / "state"
+    with ocp.PyTreeCheckpointer() as reader:
+        shapes = reader.metadata(folder).item_metadata.tree
+        tree = reader.restore(folder, restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

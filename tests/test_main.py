@@ -52,7 +52,7 @@ REFUSED = [
         "config.augment.size: height=36 is not a multiple of the patch size 16: take height=32 or 48",
     ),
     (dict(accumulate=3), "config.batch_size=8 does not divide by config.accumulate=3 times 1 devices: take 6 or 9"),
-    (dict(mesh__data=4), "config.mesh.data=4, but there are 1 devices: set it to 1, or to -1"),
+    (dict(mesh__data=4), "config.mesh.dcn=1 need 4 devices or a multiple, there are 1: set config.mesh.data=-1"),
     (dict(mesh__fsdp=2), "config.mesh.fsdp"),
     # A manifest.
     (dict(data__source="files", data__manifest="nowhere.csv"), "nowhere.csv: No such file"),

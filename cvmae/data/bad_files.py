@@ -44,11 +44,13 @@ class BadFiles:
     """`workdir/bad_files.csv`: each unreadable file once for each reason, kept over restarts. For the main process.
 
     total: videos of the split. max_fraction: config.data.max_bad_fraction; above this share of distinct bad videos the
-    run stops. name: of the file, one for each split.
+    run stops. name: of the file, one for each split. writes: False for a list that another process writes.
     """
 
-    def __init__(self, workdir: str | os.PathLike, total: int, max_fraction: float, name: str = "bad_files.csv"):
-        self._path = os.path.join(workdir, name)
+    def __init__(
+        self, workdir: str | os.PathLike, total: int, max_fraction: float, name: str = "bad_files.csv", writes: bool = True
+    ):
+        self._path, self._writes = os.path.join(workdir, name), writes
         self._total, self._max_fraction = total, max_fraction
         self._known: dict[tuple[str, str], None] = {}  # a dict for its order
         if os.path.exists(self._path):
@@ -64,7 +66,17 @@ class BadFiles:
 
         Raises: BadDataError above max_fraction, after writing the list.
         """
-        new = [pair for pair in dict.fromkeys(unpack_failures(reports)) if pair not in self._known]
+        self.add(unpack_failures(reports))
+        return int((reports[:, 0] != 0).sum())
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every (name, reason) so far."""
+        return list(self._known)
+
+    def add(self, pairs: list[tuple[str, str]]) -> None:
+        """Takes in (name, reason) pairs. Raises: BadDataError above max_fraction, after writing the list."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
         if new:
             self._append(new)
         if new and len(self) > self._max_fraction * self._total:
@@ -75,10 +87,11 @@ class BadFiles:
                 f"{shown}{'; ...' if len(self._known) > 3 else ''}. All are in {self._path}; repair them, take them out of the "
                 "manifest, or raise data.max_bad_fraction"
             )
-        return int((reports[:, 0] != 0).sum())
 
     def _append(self, pairs):
         self._known.update(dict.fromkeys(pairs))
+        if not self._writes:
+            return
         fresh = not os.path.exists(self._path)
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)

@@ -67,13 +67,14 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
     return Loader(batches[start_step * process_count + process_index :: process_count], config.data)
 
 
-def make_eval_loader(config, source: Source, batch_size: int) -> "Loader":
-    """Every record once, in order, with every random choice put in the middle; the same each time.
+def make_eval_loader(config, source: Source, batch_size: int, start: int = 0, **share) -> "Loader":
+    """Every record from `start` on once, in order, with every random choice put in the middle; the same each time.
 
     Batches are as make_loader's, with `valid`, bool [b]: False for the rows that fill up the last batch, and for records that
-    cannot be read, which are not replaced here. Such rows are zeros, with label -1.
+    cannot be read, which are not replaced here. Such rows are zeros, with label -1. share: process_index and process_count, see
+    padded_loader.
     """
-    return padded_loader(_EvaluationRows(evaluation_reader(config, source)), batch_size, config.data)
+    return padded_loader(_EvaluationRows(evaluation_reader(config, source)), batch_size, config.data, start, **share)
 
 
 def evaluation_reader(config, source: Source) -> "Reader":
@@ -93,10 +94,14 @@ class Rows(Protocol):
         """A row of the same shapes for a number that cannot be read or is beyond the last."""
 
 
-def padded_loader(rows: Rows, batch_size: int, data, start: int = 0) -> "Loader":
-    """The rows from `start` on, once, in order, in batches of batch_size; see make_eval_loader for `valid` and `failures`."""
+def padded_loader(rows: Rows, batch_size: int, data, start: int = 0, process_index: int = 0, process_count: int = 1) -> "Loader":
+    """The rows from `start` on, once, in order, in batches of batch_size; see make_eval_loader for `valid` and `failures`.
+
+    Of each batch, process p of P reads rows [p b, (p + 1) b), b = batch_size / P, and gets as many batches as the others.
+    """
     count = -(-max(0, len(rows) - start) // batch_size) * batch_size
-    return Loader(grain.MapDataset.range(start, start + count).map(_ReadEvaluation(rows)).batch(batch_size), data)
+    batches = grain.MapDataset.range(start, start + count).map(_ReadEvaluation(rows)).batch(batch_size // process_count)
+    return Loader(batches[process_index::process_count], data)
 
 
 class Loader:
@@ -172,7 +177,7 @@ class Reader:
         """The record, and the crops of one clip, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
         record = self.source[index]
         with unreadable(record.name):
-            return record, call_with_limit(lambda: _cut(record, self.spec, rng, view), self.timeout_s)
+            return record, call_with_limit(lambda: cut_clip(record, self.spec, rng, view), self.timeout_s)
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """One row of a batch of single clips. Raises: UnreadableError."""
@@ -190,8 +195,11 @@ def _row(video, frame_index, label, index):
     return {"video": video, "frame_index": frame_index, "label": np.int32(label), "index": np.int64(index)}
 
 
-def _cut(record: Record, spec: clips.ClipSpec, rng, view: clips.View) -> list[np.ndarray]:
-    """See `Reader.cut`."""
+def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.View = clips.MIDDLE) -> list[np.ndarray]:
+    """The crops of one clip of a record, each uint8 [T, H0, W0, 3]: everything that is done to it on the host.
+
+    Raises: DecodeError or ClipError.
+    """
 
     def choose(times):
         return clips.clip_indices(spec, times, rng, record.start, record.end, view)

@@ -26,7 +26,7 @@ class ViewPlan:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
 
 
-def make_view_loader(config, source: Source, batch_size: int, plan: ViewPlan, start_row: int = 0) -> Loader:
+def make_view_loader(config, source: Source, batch_size: int, plan: ViewPlan, start_row: int = 0, **share) -> Loader:
     """Every clip of the plan once, in order: row r is clip r % clips of record r // clips; the same each time.
 
     Clips lie as `clips.clip_indices` says (`random` sampling counts as `middle`), crops as `clips.fit_frames` says. Rows before
@@ -39,13 +39,14 @@ def make_view_loader(config, source: Source, batch_size: int, plan: ViewPlan, st
         valid     bool [b]       False for the rows that fill up the last batch, and for records that cannot be read
         failures  uint8 [b, 512] records that cannot be read (see bad_files), zeros for none
 
-    Rows that are not valid hold zeros, label -1. Several clips of one record are decoded one by one.
+    Rows that are not valid hold zeros, label -1. Several clips of one record are decoded one by one. share: process_index and
+    process_count, see `pipeline.padded_loader`.
 
     Raises: ValueError where the plan does not fit config.data.
     """
     if plan.crops > 1 and config.data.fit != "crop":
         raise ValueError(f"crops={plan.crops} needs data.fit=crop, got {config.data.fit!r}: set one of the two")
-    return padded_loader(_ViewRows(evaluation_reader(config, source), plan), batch_size, config.data, start_row)
+    return padded_loader(_ViewRows(evaluation_reader(config, source), plan), batch_size, config.data, start_row, **share)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,17 @@
 import dataclasses
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
+from cvmae import multihost
+from cvmae.config import require
 from cvmae.data.bad_files import BadFiles, pack_failures
 from cvmae.data.windows import Failed, Opened, Window, WindowLoader, Windows
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles, make_files
 from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
-from cvmae.evaluation.store import claim_folder, encoder_identity
+from cvmae.evaluation.store import claim_folder, encoder_identity, own_part
 from cvmae.evaluation.views import whole_batch
 
 DTYPES = ("float32", "float16")
@@ -32,7 +35,8 @@ def extract_features(
 
     Windows are those of `data.windows.plan_windows`, files those of `feature_files`. Windows of several videos share a batch, and what
     shares one depends on the threads that decode, so that a run may differ from another in the last bit. Videos that
-    cannot be read are listed in bad_files.csv and have no file; the next run tries them again.
+    cannot be read are listed in bad_files.csv and have no file; the next run tries them again. Of several processes each takes
+    videos of its own, and all return the counts of all.
 
     Args:
       config: says the encoder, the clips (of which windows take frames, stride, fps and shape) and the batch size.
@@ -50,26 +54,33 @@ def extract_features(
 
     Raises:
       BadDataError: more videos than config.data.max_bad_fraction cannot be read.
-      ConfigError: the folder holds features of something else.
+      ConfigError: the folder holds features of something else, or several processes would write the same shards.
       ValueError: an argument is wrong, or a value is too large for float16.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    require(
+        format == "npz" or multihost.alone(),
+        f"config.extract.format={format!r} is written by one process alone: take npz, or one process",
+    )
     encode = make_encode(config, spec)
     files, names = make_files(folder, format), output_names(source)
     claim_folder(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
     todo = [number for number, name in enumerate(names) if name not in files]
-    bad, size = BadFiles(folder, len(source), config.data.max_bad_fraction), whole_batch(config.batch_size)
+    skipped = len(source) - len(todo)
+    multihost.wait_for_all(f"looked at {folder}")  # before any writes, so that all see the same ones missing
+    todo = own_part(todo)
+    bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=multihost.first())
+    size = whole_batch(max(1, config.batch_size // jax.process_count()))
     with (
         WindowLoader(config, source, todo, size, window_stride) as loader,
-        tqdm(total=len(todo), unit="video", disable=None) as bar,
+        tqdm(total=len(todo), unit="video", disable=None if multihost.first() else True) as bar,
     ):
         with _Writing(files, names, bad, np.dtype(dtype), bar) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), put):
                 writing.take(batch["number"], values)
         files.finish()
-    found = {"videos": len(source), "written": writing.written, "skipped": len(source) - len(todo)}
-    return found | {"unreadable": writing.unreadable, "windows": writing.windows}
+    return {"videos": len(source), "skipped": skipped} | writing.counts_of_all()
 
 
 def output_names(source) -> list[str]:
@@ -164,6 +175,14 @@ class _Writing:
             self.written += 1
             self.windows += video.rows
             self._bar.update()
+
+    def counts_of_all(self) -> dict[str, int]:
+        """What all processes did; their lists of bad files become one. Raises: BadDataError where too many are on it."""
+        names = ("written", "unreadable", "windows")
+        every = multihost.values_of_all([*(getattr(self, name) for name in names), self._bad.pairs])
+        for *_, pairs in every:
+            self._bad.add([tuple(pair) for pair in pairs])
+        return dict(zip(names, map(sum, list(zip(*every))[: len(names)])))
 
     def _cast(self, name, values):
         with np.errstate(over="ignore"):

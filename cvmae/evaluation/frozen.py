@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from cvmae import multihost
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.sources import make_source
@@ -30,8 +31,10 @@ def both_splits(config, params, folder, put) -> tuple[Features, Features]:
     for field in ("split", "test_split"):
         source = make_source(config.data, config.data[field])
         place = folder / "features" / field
-        bad = BadFiles(place, len(source), config.data.max_bad_fraction)
+        bad = BadFiles(place, len(source), config.data.max_bad_fraction, writes=multihost.first())
         found.append(cached_features(place, config, params, source, plan, spec, put=put, failed=bad.update, encode=encode))
+        for pairs in multihost.values_of_all(bad.pairs):
+            bad.add([tuple(pair) for pair in pairs])
     return tuple(found)
 
 

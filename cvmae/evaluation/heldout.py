@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae import losses
+from cvmae import losses, multihost
 from cvmae.config import ConfigError
 from cvmae.data.pipeline import make_eval_loader
 from cvmae.inputs import sample_keys
@@ -14,6 +14,7 @@ from cvmae.models.build import decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.models.patches import Grid
 
+CLIPS = ("video", "frame_index")  # of a batch, what the objective takes
 HELD_OUT_SEED = 20250211  # of views and masks; apart from any training seed, and the same for every evaluation
 
 
@@ -22,7 +23,7 @@ def full_batches(loader, size: int):
     waiting: dict[str, list] = {}
     for batch in loader:
         keep = batch["valid"]
-        for name in ("video", "frame_index"):
+        for name in CLIPS:
             waiting.setdefault(name, []).extend(batch[name][keep])
         while len(waiting["video"]) >= size:
             yield {name: np.stack(rows[:size]) for name, rows in waiting.items()}
@@ -59,13 +60,13 @@ def nearest_visible(mask: masking.Mask, grid: Grid):
 class HeldOut:
     """Evaluates an objective on the clips of a source, always with the same views and masks."""
 
-    def __init__(self, objective, source, put):
-        """`put` makes arrays on the devices of a batch on the host.
+    def __init__(self, objective, source, put, share=multihost.Share()):
+        """`put` makes arrays on the devices of a batch on the host; `share` is the part of every batch that this process reads.
 
         Raises:
           ConfigError: the source has fewer clips than there are devices.
         """
-        self.objective, self.source, self.put = objective, source, put
+        self.objective, self.source, self.put, self.share = objective, source, put, share
         devices = jax.device_count()
         self.size = min(objective.config.batch_size, len(source)) // devices * devices
         if not self.size:
@@ -84,12 +85,34 @@ class HeldOut:
     def samples(self):
         """Whole batches with the keys of their samples, on the devices."""
         key = jax.random.key(HELD_OUT_SEED)
-        with make_eval_loader(self.objective.config, self.source, self.size) as loader:
-            for number, batch in enumerate(full_batches(loader, self.size)):
-                yield self.put(batch) | sample_keys(key, number, self.size)
+        for number, batch in enumerate(self.batches()):
+            yield self.put(batch) | sample_keys(key, number, self.size)
+
+    def batches(self):
+        """This process's rows of whole batches of readable clips; the batches are those of a lone process."""
+        done = 0
+        if self.share.count > 1:
+            for batch in self._shared_batches():
+                yield batch
+                done += 1
+            if done == len(self.source) // self.size:
+                return
+        # An unreadable clip moves all rows behind it, so from there on every process reads everything.
+        with make_eval_loader(self.objective.config, self.source, self.size, done * self.size) as loader:
+            for batch in full_batches(loader, self.size):
+                yield {name: self.share.of(rows) for name, rows in batch.items()}
+
+    def _shared_batches(self):
+        """This process's rows of the whole batches before the first unreadable clip."""
+        part = {"process_index": self.share.index, "process_count": self.share.count}
+        with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
+            for batch in loader:
+                if not all(multihost.values_of_all(bool(batch["valid"].all()))):
+                    return
+                yield {name: batch[name] for name in CLIPS}
 
     def _average(self, function, params) -> dict[str, float]:
-        rows = [jax.device_get(function(params, samples)) for samples in self.samples()]
+        rows = [multihost.everywhere(function(params, samples)) for samples in self.samples()]
         if not rows:
             raise ConfigError("no whole batch of held-out clips could be read: see the files of config.data.eval_split")
         return {name: float(np.mean([row[name] for row in rows])) for name in sorted(rows[0])}

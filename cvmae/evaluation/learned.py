@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from cvmae import augment
+from cvmae import augment, multihost
 from cvmae.evaluation.features import encode_pixels, extract
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.probe import linear_probe
@@ -25,7 +25,7 @@ def view_features(held_out: HeldOut, params):
         )
         return [encode_pixels(config, encoder, params, views[:, view]) for view in range(2)]
 
-    rows = [jax.device_get(encode(params, samples)) for samples in held_out.samples()]
+    rows = [multihost.everywhere(encode(params, samples)) for samples in held_out.samples()]
     return [np.concatenate(column) for column in zip(*rows)]
 
 

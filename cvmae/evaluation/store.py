@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
+from cvmae import multihost
 from cvmae.config import ConfigError
 from cvmae.data.pipeline import clip_spec
 from cvmae.data.views import ViewPlan
@@ -53,8 +54,13 @@ def claim_folder(folder, identity: dict, layout: dict | None = None) -> dict:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / IDENTITY, json.loads(json.dumps(identity))
-    if not path.exists():
+    if multihost.first() and not path.exists():
         write_json(path, {"identity": wanted, "layout": layout or {}})
+    multihost.wait_for_all(f"claimed {folder}")
+    if not path.exists():
+        raise ConfigError(
+            f"{path}, which another process wrote, is not here: --workdir must be a folder that all processes share"
+        )
     found = json.loads(path.read_text(encoding="utf-8"))
     if found["identity"] != wanted:
         there, here = (_flat(value) for value in (found["identity"], wanted))
@@ -89,6 +95,8 @@ def cached_features(
 ) -> Features:
     """The features of every readable clip of a source, from `folder` as far as they are there.
 
+    Of several processes each makes a part of the shards that are missing; all return all.
+
     Args:
       folder: of these features alone.
       config: says the encoder, the clips and the batch size (in crops); the batch size may change between runs.
@@ -107,7 +115,7 @@ def cached_features(
         raise ConfigError("there is no video to make features of")
     encode = encode or make_encode(config, spec)
     identity = encoder_identity(config, params, spec) | {"views": dataclasses.asdict(plan), "source": source.identity}
-    size = whole_batch(max(1, config.batch_size // plan.crops))
+    size = whole_batch(max(1, config.batch_size // plan.crops // jax.process_count()))
 
     def read(row):
         return feature_rows(
@@ -135,24 +143,35 @@ def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Iterato
     shard_rows = claim_folder(folder, identity | {"rows": rows}, {"shard_rows": shard_rows})["shard_rows"]
     starts = range(0, rows, shard_rows)
     shards = [_load(folder, number) for number in range(len(starts))]
-    for first, last in _missing(shards):
+    multihost.wait_for_all(f"looked at {folder}")  # before any writes, so that all see the same ones missing
+    for first, last in _stretches(own_part([number for number, shard in enumerate(shards) if shard is None])):
         sizes = [min(shard_rows, rows - start) for start in starts[first:last]]
         with contextlib.closing(read(starts[first])) as batches:
             for number, columns in enumerate(_cut(batches, sizes), first):
                 _save(folder, number, columns)
                 shards[number] = columns
+    multihost.wait_for_all(f"filled {folder}")
+    shards = [_load(folder, number) if shard is None else shard for number, shard in enumerate(shards)]
+    if None in shards:
+        raise ConfigError(
+            f"{folder} lacks features that another process made: --workdir must be a folder that all processes share"
+        )
     return Features(*(np.concatenate([shard[name] for shard in shards]) for name in COLUMNS))
 
 
-def _missing(shards: list) -> Iterator[tuple[int, int]]:
-    """Stretches [first, last) of shards that are None."""
-    known = [shard is not None for shard in shards] + [True]
-    first = 0
-    while False in known[first:]:
-        first = known.index(False, first)
-        last = known.index(True, first)
-        yield first, last
-        first = last
+def own_part(todo: list) -> list:
+    """What this process has to do of a list that every process has: a stretch of it."""
+    process, count = jax.process_index(), jax.process_count()
+    return todo[len(todo) * process // count : len(todo) * (process + 1) // count]
+
+
+def _stretches(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    """Stretches [first, last) of rising numbers that follow one another."""
+    start = 0
+    for place, number in enumerate(numbers, 1):
+        if place == len(numbers) or numbers[place] != number + 1:
+            yield numbers[start], number + 1
+            start = place
 
 
 def _cut(batches: Iterator[dict], sizes: Iterable[int]) -> Iterator[dict[str, np.ndarray]]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae import augment
+from cvmae import augment, multihost
 from cvmae.data.views import ViewPlan, make_view_loader
 
 
@@ -42,8 +42,10 @@ def whole_batch(size: int) -> int:
     return math.ceil(size / jax.device_count()) * jax.device_count()
 
 
-def predict_views(predict, config, source, plan: ViewPlan, put, failed=lambda failures: None) -> Predictions:
-    """Runs the test.
+def predict_views(
+    predict, config, source, plan: ViewPlan, put, failed=lambda failures: None, share=multihost.Share()
+) -> Predictions:
+    """Runs the test. Of several processes each reads its share, and all return the predictions of every video.
 
     Args:
       predict: {"video": arrays on the devices, uint8 [b, crops, T, H0, W0, 3]} -> float32 [b, ...], averaged over crops.
@@ -52,15 +54,19 @@ def predict_views(predict, config, source, plan: ViewPlan, put, failed=lambda fa
       plan: clips and crops of each.
       put: makes arrays on the devices of a batch on the host.
       failed: is given the `failures` of every batch, see `data.bad_files`.
+      share: of every batch, that this process reads.
     """
     sums, counts = None, np.zeros(len(source), np.int64)
     labels = np.full(len(source), -1, np.int32)
     batch_size = whole_batch(max(1, config.batch_size // plan.crops))
-    with make_view_loader(config, source, batch_size, plan) as loader:
+    part = {"process_index": share.index, "process_count": share.count}
+    with make_view_loader(config, source, batch_size, plan, **part) as loader:
         for batch in loader:
+            found = predict(put({"video": batch.pop("video")}))
+            batch = multihost.gathered(batch, put)
             failed(batch["failures"])
             keep, index = batch["valid"], batch["index"]
-            values = np.asarray(jax.device_get(predict(put({"video": batch["video"]}))), np.float64)
+            values = np.asarray(multihost.everywhere(found), np.float64)
             if sums is None:
                 sums = np.zeros((len(source), *values.shape[1:]))
             np.add.at(sums, index[keep], values[keep])

@@ -120,7 +120,7 @@ def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretra
 
 def _describe(workdir: Workdir, branch: str, holder: tuple[str, ...], params: dict) -> Pretrained:
     """The modules of a branch, but for what changes no parameter's meaning (dtype, attention, drop path)."""
-    config = ml_collections.ConfigDict(workdir.config | {"attention": "auto", "dtype": "float32"})
+    config = ml_collections.ConfigDict(workdir.config | {"attention": "auto", "dtype": "float32", "remat": "none", "scan": False})
     fields = config[f"{branch}_branch"]
     encoder = build_encoder(config, fields, video_grid(config) if branch == "video" else image_grid(config))
     # Where a classifier's norm takes the place of the last norm there is none, whatever the config says.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
+from cvmae.models.axes import constrain
 from cvmae.models.patches import Grid, normalise_targets, patchify, target_frames
 from cvmae.models.positions import Positions
 from cvmae.models.vit import Blocks, Encoded, Encoder, Trunk, dense, layer_norm
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
             x = jnp.concatenate([visible, mask_token + masking.rows_of_masked(table, mask).astype(trunk.dtype)], axis=1)
         if spec.cls != "none":
             x = jnp.concatenate([self._cls(embed, encoded, cls_position), x], axis=1)
-        x = Blocks(trunk, name="blocks")(x)
+        x = Blocks(trunk, name="blocks")(constrain(x, "batch", "tokens", None))
         x = self._select(x[:, 1:] if spec.cls != "none" else x, mask, predict_all)
         x = layer_norm(spec.norm_eps, trunk.dtype, "norm")(x)
         values = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3

@@ -41,18 +41,23 @@ def image_grid(config) -> Grid:
     return grid_of(config.image_branch, 1, config.augment.size)
 
 
+def build_trunk(config, branch, size: Size, drop_path: float = 0.0) -> Trunk:
+    """What the blocks of a branch's encoder or decoder share."""
+    dtype = DTYPES[config.dtype]
+    return Trunk(size, branch.qkv_bias, branch.eps, config.attention, dtype, drop_path, config.remat, config.scan)
+
+
 def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0) -> Encoder:
     """The encoder of a branch; also what downstream tasks build to use pre-trained parameters."""
     if branch.positions not in KINDS:
         raise ValueError(f"positions is {branch.positions!r}; expected one of {', '.join(KINDS)}")
-    size, _ = decode_variant(branch.variant)
-    trunk = Trunk(size, branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype], drop_path)
+    trunk = build_trunk(config, branch, decode_variant(branch.variant)[0], drop_path)
     return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
 
 
 def decoder_spec(config, branch) -> DecoderSpec:
     c = branch.decoder
-    trunk = Trunk(Size(c.width, c.depth, c.heads), branch.qkv_bias, branch.eps, config.attention, DTYPES[config.dtype])
+    trunk = build_trunk(config, branch, Size(c.width, c.depth, c.heads))
     return DecoderSpec(trunk, c.layout, c.positions, c.cls, c.embed_bias, c.norm_eps, c.target_frames)
 
 

@@ -9,11 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
+from cvmae.models.axes import constrain
 from cvmae.models.patches import Grid, patchify
 from cvmae.models.positions import Positions
 
 QKV_BIASES = ("qkv", "qv", "none")
 ATTENTIONS = ("auto", "einsum", "xla")
+# What of a block is kept for the backward pass; the rest is computed again there. `dots` keeps every matrix product but those of
+# attention's logits and values, which have batch axes; `full` keeps the block's input alone.
+REMATS = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "all_dots": jax.checkpoint_policies.dots_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +75,9 @@ class Trunk:
       drop_path: stochastic depth: the last block's residual branches are left out of that share of samples in training, the
         first block's never, those between in linear steps (VideoMAE, MAE).
       dtype: of the computation; parameters, softmax and norms' statistics stay float32.
+      remat: one of REMATS.
+      scan: run the blocks as a loop over stacked parameters, so that the time to compile does not grow with depth. Parameters and
+        results are those of the unrolled stack.
     """
 
     size: Size
@@ -74,9 +86,12 @@ class Trunk:
     attention: str = "auto"
     dtype: Any = jnp.float32
     drop_path: float = 0.0
+    remat: str = "none"
+    scan: bool = False
 
     def __post_init__(self):
-        for name, value, known in (("qkv_bias", self.qkv_bias, QKV_BIASES), ("attention", self.attention, ATTENTIONS)):
+        fields = (("qkv_bias", QKV_BIASES), ("attention", ATTENTIONS), ("remat", REMATS))
+        for name, value, known in ((name, getattr(self, name), known) for name, known in fields):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
 
@@ -91,10 +106,15 @@ def layer_norm(eps: float, dtype, name: str):
     return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)
 
 
+def auto_attention(platform: str) -> str:
+    """What `auto` stands for on a platform."""
+    return "einsum" if platform == "cpu" else "xla"
+
+
 def attend(query, key, value, kind: str):
     """Softmax attention; query, key and value are [B, N, heads, D/heads]; the softmax is taken in float32."""
     if kind == "auto":
-        kind = "einsum" if jax.default_backend() == "cpu" else "xla"
+        kind = auto_attention(jax.default_backend())
     if kind == "xla":
         return jax.nn.dot_product_attention(query, key, value)
     scale = query.shape[-1] ** -0.5
@@ -115,6 +135,7 @@ class Attention(nn.Module):
         query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x).reshape(split)
         key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x).reshape(split)
         value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x).reshape(split)
+        query, key, value = (constrain(a, "batch", "tokens", "heads", None) for a in (query, key, value))
         mixed = attend(query, key, value, self.trunk.attention)
         return dense(size.width, self.trunk.dtype, "out")(mixed.reshape(x.shape))
 
@@ -124,9 +145,9 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
     return [rate * i / max(1, depth - 1) for i in range(depth)]
 
 
-def drop_samples(keys, x, rate: float):
+def drop_samples(keys, x, rate):
     """Zeros whole samples of x [B, ...] with probability `rate` and scales up the rest; one key a sample, None leaves x as it is."""
-    if keys is None or not rate:
+    if keys is None or (isinstance(rate, float) and not rate):
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
     scale = (keep / (1 - rate)).astype(x.dtype)
@@ -137,18 +158,19 @@ class Block(nn.Module):
     """A pre-norm transformer block on [B, N, D] with the exact GELU."""
 
     trunk: Trunk
-    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x, drop_keys=None):
-        trunk, rate = self.trunk, self.drop_path
+    def __call__(self, x, drop_keys=None, drop_rate=0.0):
+        """The block's output; with `drop_keys`, one a sample [B], its branches are left out of the share `drop_rate` of samples."""
+        trunk = self.trunk
         first, second = (None, None) if drop_keys is None else jax.vmap(jax.random.split, out_axes=1)(drop_keys)
         y = Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
-        x = x + drop_samples(first, y, rate)
+        x = x + drop_samples(first, y, drop_rate)
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
         y = dense(round(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
+        y = constrain(y, "batch", "tokens", "mlp")
         y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
-        return x + drop_samples(second, y, rate)
+        return constrain(x + drop_samples(second, y, drop_rate), "batch", "tokens", None)
 
 
 class Blocks(nn.Module):
@@ -159,11 +181,40 @@ class Blocks(nn.Module):
     @nn.compact
     def __call__(self, x, drop_keys=None):
         trunk = self.trunk
-        for i, rate in enumerate(drop_path_rates(trunk.drop_path, trunk.size.depth)):
-            keys = None if drop_keys is None else jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(drop_keys)
-            x = Block(trunk, rate, name=f"block{i}")(x, keys)
+        rates = drop_path_rates(trunk.drop_path, trunk.size.depth)
+        drop_keys = drop_keys if trunk.drop_path else None
+        if trunk.scan and trunk.size.depth and not self.is_initializing():
+            return self._scan(x, rates, drop_keys)
+        block = Block if trunk.remat == "none" else nn.remat(Block, prevent_cse=True, policy=REMATS[trunk.remat])
+        for i, rate in enumerate(rates):
+            x = block(trunk, name=f"block{i}")(x, layer_keys(drop_keys, i), rate)
             self.sow("intermediates", "hidden", x)
         return x
+
+    def _scan(self, x, rates: list[float], drop_keys):
+        """The same as the loop above, over the blocks' parameters one upon the other."""
+        trunk, params = self.trunk, self.variables["params"]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[f"block{i}"] for i in range(trunk.size.depth)))
+        block = Block(trunk, parent=None)
+
+        def body(x, layer):
+            params, rate, i = layer
+            x = block.apply({"params": params}, x, layer_keys(drop_keys, i), rate)
+            return x, x if keep else None
+
+        keep = self.is_mutable_collection("intermediates")
+        if trunk.remat != "none":
+            body = jax.checkpoint(body, prevent_cse=False, policy=REMATS[trunk.remat])
+        layers = (stacked, jnp.asarray(rates, jnp.float32), jnp.arange(trunk.size.depth))
+        x, hidden = jax.lax.scan(body, x, layers)
+        for i in range(trunk.size.depth if keep else 0):
+            self.sow("intermediates", "hidden", hidden[i])
+        return x
+
+
+def layer_keys(keys, i):
+    """The keys of a block out of those of a stack, one a sample; None for None."""
+    return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
 
 
 @flax.struct.dataclass
@@ -207,6 +258,7 @@ class Encoder(nn.Module):
             patches = masking.take_visible(patches, mask)
             table = masking.rows_of_visible(table, mask)
         x = dense(width, trunk.dtype, "embed")(patches) + table.astype(trunk.dtype)
+        x = constrain(x, "batch", "tokens", None)
         if self.cls_token:
             cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position
             cls = jnp.broadcast_to(cls.astype(trunk.dtype), (x.shape[0], 1, width))

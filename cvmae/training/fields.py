@@ -32,7 +32,7 @@ SHARES = "(low, high) with 0 < low <= high <= 1", lambda value: len(value) == 2 
 RATIOS = "(low, high) with 0 < low <= high", lambda value: len(value) == 2 and 0 < value[0] <= value[1]
 COLOR = "three numbers, red, green, blue", lambda value: len(value) == 3
 SPREAD = "three numbers above 0, red, green, blue", lambda value: len(value) == 3 and min(value) > 0
-MESH = "at least 1, or -1 for all devices", lambda value: value == -1 or value >= 1
+MESH = "at least 1, or -1 for what the others leave", lambda value: value == -1 or value >= 1
 FREE = "anything", lambda value: True
 
 # Field, or pattern of fields, to (what is expected, test). The first match counts, and every field matches one.
@@ -47,8 +47,11 @@ CHECKS = {
     "checkpoint_keep": at_least(1),
     "dtype": one_of(*build.DTYPES),
     "attention": one_of(*vit.ATTENTIONS),
-    "mesh.data": MESH,
-    "mesh.*": at_least(1),
+    "remat": one_of(*vit.REMATS),
+    "scan": FREE,
+    "mesh.dcn": at_least(1),
+    "mesh.*": MESH,
+    "sharding.*": FREE,  # make_rules names the axes
     "data.source": one_of(*sources.KINDS),
     "data.fit": one_of(*clips.FITS),
     "data.clip_sampling": one_of(*clips.SAMPLINGS),

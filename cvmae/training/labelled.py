@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from cvmae import augment, rng
+from cvmae import augment, multihost, rng
 from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.mirror import mirror_table
@@ -80,7 +80,7 @@ class LabelledTask(Task):
 
     def test(self, state, source, plan: ViewPlan, failed=lambda failures: None) -> Predictions:
         """Probabilities of every video of a source."""
-        return predict_views(self.predict(state), self.config, source, plan, self.put, failed)
+        return predict_views(self.predict(state), self.config, source, plan, self.put, failed, self.share)
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """`accuracy/top1` and so on, shares in 0..1; empty where nothing has a label."""
@@ -92,9 +92,8 @@ class LabelledTask(Task):
     def finish(self, state, workdir: str) -> dict[str, float]:
         """Draws the curves, runs the multi-view test on config.data.test_split, writes and prints what it found."""
         folder, c = pathlib.Path(workdir), self.config
-        draw_curves(folder / "curves.png", read_metrics(workdir))
         source = self.open_split("test_split")
-        bad = BadFiles(folder, len(source), c.data.max_bad_fraction, "bad_test_files.csv")
+        bad = BadFiles(folder, len(source), c.data.max_bad_fraction, "bad_test_files.csv", multihost.first())
         chosen, pick = self.choose(state)
         predictions = pick(self.test(state, source, ViewPlan(c.test.clips, c.test.crops), bad.update))
         report = chosen | {
@@ -103,9 +102,11 @@ class LabelledTask(Task):
             "unreadable": int((~predictions.readable).sum()),
             "views": f"{c.test.clips} x {c.test.crops}",
         }
-        write_json(folder / "report.json", report)
-        self._write_predictions(folder, predictions)
-        print(text_of(report, c.data.test_split))
+        if multihost.first():
+            draw_curves(folder / "curves.png", read_metrics(workdir))
+            write_json(folder / "report.json", report)
+            self._write_predictions(folder, predictions)
+            print(text_of(report, c.data.test_split))
         return {f"test/{name}": value for name, value in report["test"].items()}
 
     def choose(self, state):

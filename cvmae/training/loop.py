@@ -5,6 +5,7 @@ A task is a small object, see `task.Task`: `init() -> state`, `abstract_state()`
 nowhere else.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -13,13 +14,14 @@ import time
 import jax
 from tqdm import tqdm
 
+from cvmae import multihost
 from cvmae.config import ConfigError, require, steps
-from cvmae.data.bad_files import BadFiles
+from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.fields import fields
-from cvmae.training.metrics import MetricsWriter, check_finite, to_floats
+from cvmae.training.metrics import NonFiniteError, check_finite, open_writer, to_floats
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.probing import Probe
 from cvmae.training.sharding import make_mesh
@@ -77,18 +79,16 @@ def train(config, workdir: str) -> dict[str, float]:
     task = TASKS[config.task](config, make_mesh(config.mesh), plan.total, plan.steps_per_epoch)
     task.open()
     folder = make_folder(workdir)
-    print(f"workdir {folder}", file=sys.stderr)
+    multihost.say(f"workdir {folder}")
     announce(config, plan, len(source), task)
     with stop_requested() as stop:
         run = Run(config, folder, plan, task, source)
-        try:
+        with run.closing():
             write_config(config, folder)  # not before the checkpoint there is known to be of this config
             metrics = run.go(stop)
-        finally:
-            run.close()
         if run.step == plan.total:
             return metrics | task.finish(run.state, workdir)
-    print(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there", file=sys.stderr)
+    multihost.say(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there")
     return {}
 
 
@@ -104,17 +104,17 @@ def make_folder(workdir: str) -> pathlib.Path:
 
 def write_config(config, folder: pathlib.Path) -> None:
     """Leaves the resolved config in the workdir."""
-    (folder / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+    if multihost.first():
+        (folder / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
 
 
 def announce(config, plan: Plan, clips: int, task) -> None:
     """Prints what a run is about to do."""
-    print(
+    processes = "" if multihost.alone() else f" of {jax.process_count()} processes"
+    multihost.say(
         f"{clips} clips, batch {config.batch_size} (global), {plan.total} steps = {plan.total / plan.steps_per_epoch:.1f} epochs, "
-        f"{jax.device_count()} {jax.default_backend()} device(s)",
+        f"{jax.device_count()} {jax.default_backend()} device(s){processes}",
         *task.announce(),
-        sep="\n",
-        file=sys.stderr,
     )
 
 
@@ -169,31 +169,28 @@ class Run:
                 f"the checkpoint is of step {position['step']}, past config.total={config.total} ({plan.total} steps): "
                 "raise config.total, or give another --workdir",
             )
-            print(f"resumed from the checkpoint of step {position['step']}", file=sys.stderr)
+            multihost.say(f"resumed from the checkpoint of step {position['step']}")
         self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
-        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction)
-        self.writer = MetricsWriter(str(folder), self.step)
-        self.loader = make_loader(
-            config,
-            source,
-            start_step=self.step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=multihost.first())
+        self.writer = open_writer(str(folder), self.step)
+        index, count = task.share
+        self.loader = make_loader(config, source, start_step=self.step, process_index=index, process_count=count)
         every = 0.5 if sys.stderr.isatty() else 30.0  # seconds; in a log file each update is a line to read
-        self.progress = tqdm(total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=every)
+        self.progress = tqdm(
+            total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=every, disable=not multihost.first()
+        )
         self.metrics: dict[str, float] = {}
         self._unread = None
 
     def go(self, stop) -> dict[str, float]:
-        """Runs to the end or until `stop()`; returns the last logged metrics.
+        """Runs to the end or until `stop(step)`; returns the last logged metrics.
 
         The order is: evaluate, checkpoint, then draw the next batch. So the saved position in the data belongs to the saved step.
         """
         start = self.step
         self.progress.set_postfix_str("compiling")
         while True:
-            stopping = stop()
+            stopping = stop(self.step)
             if self.step > start:
                 if self.plan.due(self.plan.evaluate, self.step):
                     self.read_metrics()
@@ -211,25 +208,26 @@ class Run:
         begin = time.perf_counter()
         batch = next(self.loader)
         self.clock.waited(time.perf_counter() - begin)
-        self.replaced += self.bad_files.update(batch["failures"])
         self.state, metrics = self.task.step(self.state, batch)
+        failures = multihost.reports_of_all(batch["failures"], self.task.put)
         self.read_metrics()
         self.step += 1
-        self._unread = (self.step, metrics, self.replaced)
+        self._unread = (self.step, metrics, failures)
 
     def read_metrics(self) -> None:
-        """Waits for the newest step, checks that its numbers are finite, and logs them where that is due."""
+        """Waits for the newest step, checks its clips and that its numbers are finite, and logs them where that is due."""
         if self._unread is None:
             return
-        step, metrics, replaced = self._unread
+        step, metrics, failures = self._unread
         self._unread = None
+        self.replaced += self.bad_files.update(failures())
         metrics = to_floats(metrics)
         check_finite(step, metrics, self.checkpoints.latest)
         self.clock.tick()
         self.progress.update()
         if self.plan.due(self.plan.log, step):
             rates = self.clock.report(self.config.batch_size)
-            self.metrics = metrics | {"data/replaced_clips": replaced} | rates
+            self.metrics = metrics | {"data/replaced_clips": self.replaced} | rates
             self.writer.write(step, self.metrics)
             self.progress.set_postfix_str(summary(self.metrics), refresh=False)
 
@@ -239,12 +237,24 @@ class Run:
         position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
         self.checkpoints.save(self.step, self.state, position)
 
-    def close(self) -> None:
-        """Ends the writers and workers; a checkpoint that is being written is finished first."""
-        self.progress.close()
-        self.loader.close()
-        self.writer.close()
-        self.checkpoints.close()
+    @contextlib.contextmanager
+    def closing(self):
+        """Ends the writers and workers when the block ends; a checkpoint that is being written is finished first.
+
+        Not so after an error that may be another process's end: without that one no checkpoint becomes complete.
+        """
+        everyone = True
+        try:
+            yield
+        except Exception as error:
+            everyone = multihost.alone() or isinstance(error, (ConfigError, BadDataError, NonFiniteError))
+            raise
+        finally:
+            self.progress.close()
+            self.loader.close()
+            self.writer.close()
+            if everyone:
+                self.checkpoints.close()
 
 
 def summary(metrics: dict[str, float]) -> str:

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import tensorboardX
 
+from cvmae import multihost
+
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; the message names the terms and the step."""
@@ -77,6 +79,21 @@ class MetricsWriter:
     def close(self) -> None:
         self._lines.close()
         self._events.close()
+
+
+class Silent:
+    """A writer that writes nothing."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        del step, values
+
+    def close(self) -> None:
+        pass
+
+
+def open_writer(workdir: str, resumed_step: int) -> MetricsWriter | Silent:
+    """The writer of this process: of several, one writes."""
+    return MetricsWriter(workdir, resumed_step) if multihost.first() else Silent()
 
 
 def read_metrics(workdir: str) -> list[dict]:

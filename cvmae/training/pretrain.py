@@ -5,6 +5,7 @@ import pathlib
 
 import jax.numpy as jnp
 
+from cvmae import multihost
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.learned import assess, table
 from cvmae.files import write_json
@@ -81,7 +82,9 @@ class Pretrain(Task):
     def held_out(self) -> HeldOut:
         """The clips of the evaluation split."""
         source = self.open_split("eval_split")
-        return HeldOut(self.objective, source, lambda batch: self.put({name: batch[name] for name in self.BATCH_KEYS}))
+        return HeldOut(
+            self.objective, source, lambda batch: self.put({name: batch[name] for name in self.BATCH_KEYS}), self.share
+        )
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Every metric of the objective on the evaluation split, as `eval/NAME`."""
@@ -90,7 +93,8 @@ class Pretrain(Task):
     def finish(self, state: TrainState, workdir: str) -> dict[str, float]:
         """Draws the curves and reconstructions, and writes and prints what was learned, as config.report asks."""
         c, folder = self.config.report, pathlib.Path(workdir)
-        draw_curves(folder / "curves.png", read_metrics(workdir))
+        if multihost.first():
+            draw_curves(folder / "curves.png", read_metrics(workdir))
         if c.pictures and "mse_video" in self.objective.needs.active:
             samples = next(self.held_out.samples())
             save_reconstructions(folder / "reconstruction.png", self.objective, state.evaluated, samples, c.pictures)
@@ -100,6 +104,7 @@ class Pretrain(Task):
         trained, untrained = (
             assess(self.held_out, params, source, c.labelled, c.clips) for params in (state.evaluated, self.init().evaluated)
         )
-        write_json(folder / "report.json", {"trained": trained, "untrained": untrained})
-        print(table(trained, untrained))
+        if multihost.first():
+            write_json(folder / "report.json", {"trained": trained, "untrained": untrained})
+            print(table(trained, untrained))
         return {f"report/{name}": value for name, value in trained.items()}

@@ -1,13 +1,10 @@
 """The weights that a run starts from, and what is said of them: which went where, and what was changed on the way."""
 
-import sys
-
-import jax
-
 from cvmae.interop.fit import Start, load_branch, load_classifier, load_encoder, match
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.classifier import Classifier
 from cvmae.models.vit import Encoder
+from cvmae.multihost import say
 from cvmae.training.validate import config_errors
 
 
@@ -28,7 +25,7 @@ def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
         start = Start(config.init_from, inflate=config.video_branch.inflate)
         params, notes = load_encoder(start, encoder, config)
         params = match(params, template, config.init_from)
-    say(notes)
+    say(*notes)
     return params
 
 
@@ -48,7 +45,7 @@ def load_video_classifier(config, template, classifier: Classifier, names: tuple
         start = Start(config.init_from, inflate=config.video_branch.inflate)
         params, notes = load_classifier(start, classifier, names, config)
         params = match(params, template, config.init_from)
-    say(notes)
+    say(*notes)
     return params
 
 
@@ -72,11 +69,5 @@ def load_pretraining_branch(config, name: str, template, module: Autoencoder) ->
         params, notes = load_branch(start, module.encoder, module.decoder and module.decoder.spec, config)
         params = match(params, {part: template[part] for part in params}, branch.init_from)
     fresh = [part for part in template if part not in params]
-    say(notes + [f"{name}_branch {part} starts untrained" for part in fresh])
+    say(*notes, *(f"{name}_branch {part} starts untrained" for part in fresh))
     return params
-
-
-def say(notes: list[str]) -> None:
-    """Prints what a user should know, once in a run of several processes."""
-    if jax.process_index() == 0:
-        print(*notes, sep="\n", file=sys.stderr)

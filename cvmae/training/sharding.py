@@ -2,31 +2,73 @@
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cvmae.models.axes import Rules
+
 AXES = ("data", "fsdp", "model")
+BATCH = ("data", "fsdp")  # clips are spread over both; parameters over `fsdp` and `model`
 
 
-def make_mesh(c) -> Mesh:
-    """The mesh of config.mesh over all devices.
+def make_mesh(c, devices=None) -> Mesh:
+    """The mesh of config.mesh.
+
+    Args:
+      c: config.mesh: sizes of AXES, one of which may be -1 to take what the others leave, and `dcn`, the number of slices that only
+        a network connects; clips are spread over slices too.
+      devices: None takes all; they need not be of this machine.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices; the message says what would.
     """
-    devices, sizes = jax.device_count(), [c[axis] for axis in AXES]
-    for axis in ("fsdp", "model"):
-        if c[axis] != 1:
-            raise ValueError(f"config.mesh.{axis}={c[axis]}: only the data axis is sharded so far; set config.mesh.{axis}=1")
-    if sizes[0] == -1:
-        sizes[0] = devices
-    if sizes[0] != devices:
-        raise ValueError(f"config.mesh.data={c.data}, but there are {devices} devices: set it to {devices}, or to -1")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = fill_sizes([c[axis] for axis in AXES], c.dcn, len(devices))
+    if c.dcn > 1:
+        # Slices that do not number themselves are processes (GPU machines, tests on CPU).
+        by_process = getattr(devices[0], "slice_index", None) is None
+        grid = mesh_utils.create_hybrid_device_mesh(sizes, (c.dcn, 1, 1), devices, process_is_granule=by_process)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def fill_sizes(sizes: list[int], slices: int, devices: int) -> tuple[int, ...]:
+    """The sizes of AXES within a slice, -1 filled up. Raises: ValueError, see `make_mesh`."""
+    open_axes = [axis for axis, size in zip(AXES, sizes) if size == -1]
+    known = int(np.prod([size for size in sizes if size != -1])) * slices
+    text = " ".join(f"config.mesh.{axis}={size}" for axis, size in zip(AXES, sizes)) + f" config.mesh.dcn={slices}"
+    if len(open_axes) > 1:
+        raise ValueError(f"{text}: only one of them can take what is left: set config.mesh.{open_axes[1]} to a number")
+    if known < 1 or devices % known or (not open_axes and known != devices):
+        raise ValueError(
+            f"{text} need {max(known, 1)} devices or a multiple, there are {devices}: set config.mesh.data=-1 and others to divisors"
+        )
+    return tuple(devices // known if size == -1 else size for size in sizes)
+
+
+def make_rules(mesh: Mesh, table) -> Rules:
+    """The rules of config.sharding, whose values are axes of the mesh joined by `+`; empty holds an axis whole.
+
+    Raises:
+      ValueError: an axis that the mesh does not have.
+    """
+    rules = {name: tuple(filter(None, text.split("+"))) for name, text in table.items()}
+    for name, wanted in rules.items():
+        for axis in wanted:
+            if axis not in AXES:
+                raise ValueError(f"config.sharding.{name}={table[name]!r} names {axis!r}: expected {', '.join(AXES)} joined by +")
+    return Rules(mesh, rules)
+
+
+def own_mesh() -> Mesh:
+    """A mesh of this process's devices alone, all on the data axis."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
     """Arrays whose first axis is the global batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -42,5 +84,5 @@ def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]
 
 def on_own_rows(function, mesh: Mesh):
     """A function of arrays whose first axis is the batch, run by every device on its own rows; nothing passes between devices."""
-    rows = PartitionSpec("data")
+    rows = PartitionSpec(BATCH)
     return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)

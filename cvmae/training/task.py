@@ -1,12 +1,17 @@
 """What every task that trains is: how its state comes to be, and what a step does. The loop knows no more of it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cvmae import multihost
 from cvmae.config import steps
 from cvmae.data.sources import Source, make_source
+from cvmae.models.axes import sharded
 from cvmae.training import sharding
+from cvmae.training.optimizer import path_of
 from cvmae.training.state import TrainState
 from cvmae.training.validate import config_errors
 
@@ -27,8 +32,12 @@ class Task:
         self.config, self.mesh = config, mesh
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.key = jax.random.key(config.seed)
-        whole, rows = sharding.replicated(mesh), sharding.over_batch(mesh)
-        self._step = jax.jit(self._pure_step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=whole)
+        self.rules = sharding.make_rules(mesh, config.sharding)
+
+    @functools.cached_property
+    def share(self) -> multihost.Share:
+        """Of every batch, what this process reads. Raises: ValueError, see `multihost.part_of`."""
+        return multihost.share_of(sharding.over_batch(self.mesh))
 
     def resolve(self, duration: str, field: str) -> int:
         """A duration of the config in steps."""
@@ -47,15 +56,35 @@ class Task:
         with config_errors(f"data.{field}"):
             return make_source(self.config.data, self.config.data[field])
 
+    @functools.cached_property
+    def state_shardings(self) -> TrainState:
+        """Where each array of the state lies on the mesh: parameters, and their moments and averages with them."""
+
+        def place(path, leaf):
+            return self.rules.of_parameter(path_of(path), leaf.shape)
+
+        return jax.tree_util.tree_map_with_path(place, jax.eval_shape(self._pure_init, self.key))
+
+    @functools.cached_property
+    def _step(self):
+        rows, whole = sharding.over_batch(self.mesh), sharding.replicated(self.mesh)
+        layout = self.state_shardings
+
+        def step(state, batch):
+            with sharded(self.rules):
+                return self._pure_step(state, batch)
+
+        return jax.jit(step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole))
+
     def init(self) -> TrainState:
         """The state before the first step, made on the mesh; the same for every mesh."""
-        key, whole = jax.random.fold_in(self.key, 0), sharding.replicated(self.mesh)
+        key = jax.random.fold_in(self.key, 0)
         pretrained = self.load_pretrained()
-        state = jax.jit(self._pure_init, out_shardings=whole)(key)
+        state = jax.jit(self._pure_init, out_shardings=self.state_shardings)(key)
         if pretrained is None:
             return state
         # The optimizer starts from zeros whatever the parameters are.
-        params = _replace(state.params, jax.device_put(pretrained, whole))
+        params = _replace(state.params, pretrained)
         return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
     def load_pretrained(self) -> dict | None:
@@ -65,8 +94,7 @@ class Task:
     def abstract_state(self):
         """Shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
         shapes = jax.eval_shape(self._pure_init, self.key)
-        whole = sharding.replicated(self.mesh)
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
+        return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, self.state_shardings)
 
     def abstract_batch(self, clips: int, layout=None) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of what of a batch of so many clips reaches the devices: BATCH_KEYS."""
@@ -83,10 +111,14 @@ class Task:
         """Zeros of the shapes of `abstract_batch`."""
         return {name: jnp.zeros(a.shape, a.dtype) for name, a in self.abstract_batch(clips).items()}
 
-    def lower(self):
-        """The training step, lowered for this mesh; `.compile()` gives its cost and text."""
+    def trace(self):
+        """The training step, traced for this mesh: `.jaxpr`, and `.lower().compile()` for its cost and text."""
         batch = self.abstract_batch(self.config.batch_size, sharding.over_batch(self.mesh))
-        return self._step.lower(self.abstract_state(), batch)
+        return self._step.trace(self.abstract_state(), batch)
+
+    def lower(self):
+        """The training step, lowered for this mesh."""
+        return self.trace().lower()
 
     def step(self, state: TrainState, batch: dict[str, np.ndarray]):
         """One update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""
@@ -106,6 +138,9 @@ class Task:
 
 
 def _replace(tree: dict, part: dict) -> dict:
-    """The tree with the leaves of `part`, a tree with some of its keys."""
-    new = {key: _replace(tree[key], value) if isinstance(value, dict) else value for key, value in part.items()}
+    """The tree with the leaves of `part`, arrays in a tree with some of its keys, each where the leaf that it replaces lies."""
+    new = {
+        key: _replace(tree[key], value) if isinstance(value, dict) else jax.device_put(value, tree[key].sharding)
+        for key, value in part.items()
+    }
     return tree | new

@@ -5,9 +5,8 @@ complain about becomes a ConfigError.
 """
 
 import contextlib
+import math
 import os
-
-import jax
 
 from cvmae.config import ConfigError, require, steps
 from cvmae.data.manifest import ManifestError
@@ -15,7 +14,7 @@ from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.models import build, positions, vit
 from cvmae.training.fields import check_field, fields
-from cvmae.training.sharding import make_mesh
+from cvmae.training.sharding import BATCH, make_mesh, make_rules
 
 
 @contextlib.contextmanager
@@ -29,14 +28,18 @@ def config_errors(field: str = ""):
         raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
 
 
-def validate(config) -> None:
-    """Checks all that can be checked without reading data. Raises: ConfigError, one line that names the field and the fix."""
+def validate(config, devices=None) -> None:
+    """Checks all that can be checked without reading data, for all devices here or those given.
+
+    Raises: ConfigError, one line that names the field and the fix.
+    """
     for field, value in fields(config).items():
         check_field(field, value)
-    check_batch(config)
-    check_total(config)
     with config_errors():
-        make_mesh(config.mesh)
+        mesh = make_mesh(config.mesh, devices)
+        make_rules(mesh, config.sharding)
+    check_batch(config, mesh)
+    check_total(config)
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
@@ -93,9 +96,9 @@ def check_total(config) -> None:
     )
 
 
-def check_batch(config) -> None:
+def check_batch(config, mesh) -> None:
     """Whether the batch divides, and every part of it has negatives."""
-    batch, parts, devices = config.batch_size, config.get("accumulate", 1), jax.device_count()
+    batch, parts, devices = config.batch_size, config.get("accumulate", 1), math.prod(mesh.shape[axis] for axis in BATCH)
     unit = parts * devices
     below, above = batch // unit * unit, -(-batch // unit) * unit
     require(

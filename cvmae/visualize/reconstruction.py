@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 
+from cvmae import multihost
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
 from cvmae.models.build import decoder_spec, video_grid
@@ -63,6 +64,8 @@ def draw(path, clips, masked, rebuilt) -> None:
 
 def save_reconstructions(path, objective, params, samples, count: int) -> None:
     """Reconstructs the first `count` clips of a batch of samples and writes the picture."""
-    samples = jax.tree.map(lambda a: a[:count], jax.device_get(samples))
+    samples = jax.tree.map(lambda a: a[:count], multihost.everywhere(samples))
     run = jax.jit(lambda params, samples: reconstruct(objective, params, objective.make_inputs(samples)))
-    draw(path, *jax.device_get(run(params, samples)))
+    pictures = multihost.everywhere(run(params, samples))
+    if multihost.first():
+        draw(path, *pictures)

@@ -134,32 +134,33 @@ def tree_of(model, key_map, template):
     return found.tree
 
 
-def forward_backward(model, base, key_map, template, *args, **kwargs):
-    """Runs a transformers model, loss backward; gives its output and (states, encoder output, gradients in our tree)."""
+def forward_backward(model, base, key_map, template, backward, *args, **kwargs):
+    """Runs a transformers model; gives its output and (states, encoder output, gradients in our tree where they are wanted)."""
     kept = []
     handle = base.register_forward_hook(lambda module, inputs, output: kept.append(output.last_hidden_state))
     out = model(*args, output_hidden_states=True, **kwargs)
     handle.remove()
-    out.loss.backward()
+    if backward:
+        out.loss.backward()
     states = [h.detach().numpy() for h in out.hidden_states[1:]]
-    return out, (states, kept[0].detach().numpy(), tree_of(model, key_map, template))
+    return out, (states, kept[0].detach().numpy(), tree_of(model, key_map, template) if backward else None)
 
 
-def videomae_run(model, clip, hidden_tokens, template) -> Run:
+def videomae_run(model, clip, hidden_tokens, template, backward: bool = True) -> Run:
     """transformers' forward and backward pass on clip [B, T, H, W, 3], ImageNet-normalised; hidden_tokens bool [B, N]."""
     pixels = torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 1, 4, 2, 3)))
     hidden_tokens = torch.from_numpy(np.array(hidden_tokens))
     out, (states, encoded, gradients) = forward_backward(
-        model, model.videomae, HF_VIDEOMAE, template, pixels, bool_masked_pos=hidden_tokens
+        model, model.videomae, HF_VIDEOMAE, template, backward, pixels, bool_masked_pos=hidden_tokens
     )
     return Run(states, encoded, out.logits.detach().numpy(), None, out.loss.item(), gradients)
 
 
-def vit_mae_run(model, image, noise, template) -> tuple[Run, np.ndarray]:
+def vit_mae_run(model, image, noise, template, backward: bool = True) -> tuple[Run, np.ndarray]:
     """transformers' pass on image [B, H, W, 3] with noise [B, N]: the run, and ids_restore [B, N]."""
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
     out, (states, encoded, gradients) = forward_backward(
-        model, model.vit, HF_VIT_MAE, template, pixels, noise=torch.from_numpy(noise)
+        model, model.vit, HF_VIT_MAE, template, backward, pixels, noise=torch.from_numpy(noise)
     )
     everywhere, restore = out.logits.detach().numpy(), out.ids_restore.numpy()
     kept = int((out.mask[0] == 0).sum())

@@ -14,17 +14,43 @@ def test_minus_one_takes_all_devices():
 
 
 @pytest.mark.parametrize(
-    ("field", "size", "message"),
+    ("sizes", "slices", "devices", "expected"),
     [
-        ("data", jax.device_count() + 1, "set it to {n}, or to -1"),
-        ("data", 0, "set it to {n}, or to -1"),
-        ("fsdp", 2, "set config.mesh.fsdp=1"),
-        ("model", 2, "set config.mesh.model=1"),
+        ((-1, 1, 1), 1, 8, (8, 1, 1)),
+        ((-1, 4, 1), 1, 8, (2, 4, 1)),
+        ((2, -1, 2), 1, 8, (2, 2, 2)),
+        ((1, 4, -1), 1, 8, (1, 4, 2)),
+        ((-1, 2, 1), 2, 16, (4, 2, 1)),
     ],
 )
-def test_a_mesh_that_does_not_fit_names_the_fix(field, size, message):
-    with pytest.raises(ValueError, match=f"config.mesh.{field}={size}.*{message.format(n=jax.device_count())}"):
-        sharding.make_mesh(config(**{f"mesh__{field}": size}).mesh)
+def test_one_axis_takes_what_the_others_leave(sizes, slices, devices, expected):
+    assert sharding.fill_sizes(list(sizes), slices, devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "slices", "message"),
+    [
+        ((3, 1, 1), 1, "config.mesh.data=3 .* need 3 devices or a multiple, there are 8"),
+        ((2, 1, 1), 1, "need 2 devices or a multiple, there are 8: set config.mesh.data=-1"),
+        ((-1, 3, 1), 1, "config.mesh.fsdp=3 .* need 3 devices"),
+        ((-1, 1, 1), 3, "config.mesh.dcn=3 need 3 devices"),
+        ((-1, 1, -1), 1, "only one of them can take what is left: set config.mesh.model to a number"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_names_the_fix(sizes, slices, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.fill_sizes(list(sizes), slices, 8)
+
+
+def test_rules_come_from_the_config():
+    c = config(sharding__mlp="fsdp+model", sharding__embed="")
+    devices = np.array(jax.devices() * 8)[:8].reshape(2, 2, 2)
+    rules = sharding.make_rules(jax.sharding.Mesh(devices, sharding.AXES), c.sharding)
+    assert rules.spec(("embed", "mlp"), (32, 128)) == jax.P(None, ("fsdp", "model"))
+    assert rules.spec(("embed", "mlp"), (32, 6)) == jax.P(None, None)  # does not divide
+    assert rules.spec(("batch", "tokens", "mlp"), (8, 4, 16)) == jax.P(("data", "fsdp"), None, ("model",))  # fsdp is taken
+    with pytest.raises(ValueError, match="config.sharding.mlp='pipe' names 'pipe': expected data, fsdp, model joined by ."):
+        sharding.make_rules(jax.sharding.Mesh(devices, sharding.AXES), config(sharding__mlp="pipe").sharding)
 
 
 def test_a_batch_becomes_global_arrays():

@@ -1,0 +1,165 @@
+"""The command that compiles a training step for chips that one does not have, and says whether it fits and what it costs:
+
+    python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4 [--mesh=data:-1,fsdp:4] [--batch=N] [--search]
+
+TPU topologies (v4, v5e, v5p, v6e) need libtpu, the extra `plan`, and no TPU; cpu:N needs nothing. It is the program that
+`cvmae.main` would run there, made by the same compiler; times are estimates from published peaks.
+
+Exit codes: 0 it fits; 2 the command or config is wrong; 3 it does not fit.
+"""
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+from absl import app, flags, logging
+
+from cvmae import command_line
+from cvmae.command_line import FLAGS, config_path, define_json, fail, refuse_arguments
+from cvmae.config import ConfigError, check_key
+from cvmae.files import write_json
+from cvmae.planning import report
+from cvmae.planning.compiled import Compiled, compile_step
+from cvmae.planning.hardware import EXAMPLES, GIB, Topology, devices_of, parse_topology
+from cvmae.planning.oom import TooLarge
+from cvmae.planning.search import Search, cheapest, with_batch, within
+from cvmae.planning.step import Step, check_task, model_flops, name_of, training_clips
+
+EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
+flags.adopt_module_key_flags(command_line)
+define_json()
+flags.DEFINE_string("topology", None, f"Chips to compile for, such as {EXAMPLES}.")
+flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data centre's network.", lower_bound=1)
+flags.DEFINE_string("mesh", "", "Sizes of config.mesh, such as data:-1,fsdp:4; -1 fills up.")
+flags.DEFINE_integer("batch", 0, "Global batch; 0: the config's.", lower_bound=0)
+flags.DEFINE_integer("clips", 0, "Training clips; 0: those of the data, or the number that its authors publish.", lower_bound=0)
+flags.DEFINE_float("hbm_gib", 0.0, "Memory of a chip in GiB, where it is not the published one.", lower_bound=0.0)
+flags.DEFINE_bool("search", False, "Look for the largest batch, and the cheapest config.remat, that fit.")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line."""
+    rest = command_line.parse(argv, EXAMPLE)
+    if not FLAGS.topology:
+        fail(ConfigError(f"--topology is missing: {EXAMPLE}"), 2)
+    return rest
+
+
+def chosen_topology() -> Topology:
+    """The topology that the flags name. Raises: ConfigError."""
+    topology = parse_topology(FLAGS.topology, FLAGS.slices)
+    if not FLAGS.hbm_gib:
+        return topology
+    return dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, hbm=round(FLAGS.hbm_gib * GIB)))
+
+
+def chosen_config():
+    """The config with --batch and --mesh. Raises: ConfigError."""
+    check_task(FLAGS.config)
+    config = with_batch(FLAGS.config, FLAGS.batch or FLAGS.config.batch_size)
+    config.mesh.dcn = FLAGS.slices
+    for part in filter(None, FLAGS.mesh.split(",")):
+        axis, _, size = part.partition(":")
+        check_key(config, f"mesh.{axis}")
+        try:
+            config.mesh[axis] = int(size)
+        except ValueError as error:
+            raise ConfigError(f"--mesh={FLAGS.mesh}: {part!r} is not AXIS:SIZE, such as data:-1,fsdp:4") from error
+    return config
+
+
+def run_of(step: Step, name: str, devices, clips: int, source: str) -> report.Run:
+    """What the step is part of."""
+    task = step.task
+    return report.Run(
+        config=config_path(),
+        mesh=dict(task.mesh.shape),
+        batch=step.config.batch_size,
+        steps=task.total_steps,
+        clips=clips,
+        clips_source=source,
+        traced_flops=step.count.flops,
+        model_flops=model_flops(step, name, devices),
+    )
+
+
+def explain(found, step: Step, name: str, topology: Topology, devices) -> list[str]:
+    """The lines for what does not fit; where the compiler gave up before it allocated, arrays of a batch that it can place."""
+    if isinstance(found, Compiled):
+        return report.too_large(TooLarge(found.memory.total, topology.chip.hbm, ()), found.allocations, [], step.config)
+    if found.allocations:
+        return report.too_large(found, found.allocations, ["largest allocations:"], step.config)
+    unit = len(devices) * step.config.get("accumulate", 1)
+    batch = step.config.batch_size
+    while batch > unit:
+        say(f"too large; looking where the memory goes with a smaller batch of {max(unit, batch // 2 // unit * unit)}")
+        batch = max(unit, batch // 2 // unit * unit)
+        smaller = compile_step(Step(with_batch(step.config, batch), name, devices), topology)
+        if isinstance(smaller, Compiled):
+            size = report.gib(smaller.memory.total)
+            note = f"largest arrays at the peak of batch {batch}, which takes {size} a chip; they grow with it:"
+            return report.too_large(found, smaller.allocations, [note], step.config)
+    return report.too_large(
+        found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config
+    )
+
+
+def search(looking: Search) -> tuple[list[str], list[dict]]:
+    """The lines of --search, and its trials as data."""
+    found, config = looking.run(), looking.config
+    lines = ["  search: the largest batch that fits, within a tenth"]
+    for trial in found:
+        lines.append(
+            f"    remat {trial.remat}: {trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
+            f"{report.gib(trial.fixed + trial.grows)}, {trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
+        )
+    least = cheapest(found, config.batch_size)
+    if not found:
+        lines.append("    not even the smallest batch fits")
+    elif least is not None:
+        lines.append(f"    the cheapest policy under which batch {config.batch_size} fits: {least.remat}")
+    return lines, [dataclasses.asdict(trial) for trial in looking.trials]
+
+
+def say(line: str) -> None:
+    """Progress, where it is in nobody's way."""
+    print(line, file=sys.stderr)
+
+
+def make_plan() -> int:
+    """Compiles, prints, and gives the exit code. Raises: ConfigError."""
+    topology, name = chosen_topology(), name_of(config_path())
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here, and nobody's accelerator is taken
+    config, devices = chosen_config(), devices_of(topology)
+    looking = Search(config, name, topology, devices, say) if FLAGS.search else None
+    clips, source = training_clips(config, name, FLAGS.clips)
+    step = Step.of_run(config, name, devices, clips)
+    run = run_of(step, name, devices, clips, source)
+    print(*report.header(run, topology), sep="\n", flush=True)
+    found = compile_step(step, topology)
+    fits = isinstance(found, Compiled) and within(found, topology)
+    lines = report.fitting(found, run, topology) if fits else explain(found, step, name, topology, devices)
+    data = report.as_data(found, run, topology) | {"fits": fits}
+    print(*lines, sep="\n", flush=True)
+    if looking:
+        more, data["trials"] = search(looking)
+        print(*more, sep="\n")
+    if FLAGS.json:
+        write_json(pathlib.Path(FLAGS.json), data)
+    return 0 if fits else 3
+
+
+def main(argv: list[str]) -> None:
+    """Hands the flags over."""
+    refuse_arguments(argv)
+    logging.set_verbosity(logging.WARNING)
+    try:
+        code = make_plan()
+    except ConfigError as error:
+        fail(error, 2)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

