@@ -57,12 +57,7 @@ def extract_features(
       ConfigError: the folder holds features of something else, or several processes would write the same shards.
       ValueError: an argument is wrong, or a value is too large for float16.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-    require(
-        format == "npz" or multihost.alone(),
-        f"config.extract.format={format!r} is written by one process alone: take npz, or one process",
-    )
+    _check_files(format, dtype)
     encode = make_encode(config, spec)
     files, names = make_files(folder, format), output_names(source)
     claim_folder(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
@@ -81,6 +76,16 @@ def extract_features(
                 writing.take(batch["number"], values)
         files.finish()
     return {"videos": len(source), "skipped": skipped} | writing.counts_of_all()
+
+
+def _check_files(format: str, dtype: str) -> None:
+    """Raises ValueError or ConfigError where no such files can be written."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    require(
+        format == "npz" or multihost.alone(),
+        f"config.extract.format={format!r} is written by one process alone: take npz, or one process",
+    )
 
 
 def output_names(source) -> list[str]:
