@@ -92,9 +92,10 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
         return report.too_large(found, found.allocations, ["largest allocations:"], step.config)
     unit = len(devices) * step.config.get("accumulate", 1)
     batch = step.config.batch_size
+    share = min(0.5, found.available / found.used) if found.used else 0.5  # the first guess; a refusal takes minutes
     while batch > unit:
-        say(f"too large; looking where the memory goes with a smaller batch of {max(unit, batch // 2 // unit * unit)}")
-        batch = max(unit, batch // 2 // unit * unit)
+        batch, share = max(unit, int(batch * share) // unit * unit), 0.5
+        say(f"too large; looking where the memory goes with a smaller batch of {batch}")
         smaller = compile_step(Step(with_batch(step.config, batch), name, devices), topology)
         if isinstance(smaller, Compiled):
             size = report.gib(smaller.memory.total)
