@@ -113,7 +113,7 @@ def search(looking: Search) -> tuple[list[str], list[dict]]:
     for trial in found:
         lines.append(
             f"    remat {trial.remat}: {trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
-            f"{report.gib(trial.fixed + trial.grows)}, {trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
+            f"{report.gib(trial.fixed + trial.grows)}, {report.si(trial.flops_per_clip, 'FLOP')} a clip as compiled"
         )
     least = cheapest(found, config.batch_size)
     if not found:
