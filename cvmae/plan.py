@@ -92,9 +92,10 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
         return report.too_large(found, found.allocations, ["largest allocations:"], step.config)
     unit = len(devices) * step.config.get("accumulate", 1)
     batch = step.config.batch_size
+    share = min(0.5, found.available / found.used) if found.used else 0.5  # the first guess; a refusal takes minutes
     while batch > unit:
-        say(f"too large; looking where the memory goes with a smaller batch of {max(unit, batch // 2 // unit * unit)}")
-        batch = max(unit, batch // 2 // unit * unit)
+        batch, share = max(unit, int(batch * share) // unit * unit), 0.5
+        say(f"too large; looking where the memory goes with a smaller batch of {batch}")
         smaller = compile_step(Step(with_batch(step.config, batch), name, devices), topology)
         if isinstance(smaller, Compiled):
             size = report.gib(smaller.memory.total)
@@ -112,7 +113,7 @@ def search(looking: Search) -> tuple[list[str], list[dict]]:
     for trial in found:
         lines.append(
             f"    remat {trial.remat}: {trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
-            f"{report.gib(trial.fixed + trial.grows)}, {trial.flops_per_clip / 1e9:.1f} GFLOP a clip as compiled"
+            f"{report.gib(trial.fixed + trial.grows)}, {report.si(trial.flops_per_clip, 'FLOP')} a clip as compiled"
         )
     least = cheapest(found, config.batch_size)
     if not found:

@@ -23,7 +23,8 @@ class Chip:
 
     Attributes:
       name: as in a topology.
-      hbm: bytes of main memory; 0 is unknown, and then everything fits. Of it XLA keeps a part for itself (v5e: 0.25 GiB).
+      hbm: bytes of main memory that a program can have, as the TPU's compiler says when it refuses one (libtpu 0.0.42); published are
+        32, 16, 95 and 32 GB, of which it keeps a part. 0 is unknown, and then everything fits.
       flops: bfloat16 operations a second; float32 products run at that rate too at JAX's default precision on TPU. 0 is unknown.
       bandwidth: bytes of main memory a second; 0 is unknown.
       links: bytes that a chip sends to its neighbours in a second, all links together, one direction; 0 is unknown.
@@ -44,10 +45,10 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip("v4", 32 * GIB, 275e12, 1228e9, 300e9, 1.05e9, 3, (("chip_config_name", "megacore"),)),
-    "v5e": Chip("v5e", 16 * GIB, 197e12, 819e9, 200e9, 1.5e9),
-    "v5p": Chip("v5p", 95 * GIB, 459e12, 2765e9, 600e9, 1.75e9, 3),
-    "v6e": Chip("v6e", 32 * GIB, 918e12, 1640e9, 400e9),
+    "v4": Chip("v4", int(30.75 * GIB), 275e12, 1228e9, 300e9, 1.05e9, 3, (("chip_config_name", "megacore"),)),
+    "v5e": Chip("v5e", int(15.75 * GIB), 197e12, 819e9, 200e9, 1.5e9),
+    "v5p": Chip("v5p", int(95.74 * GIB), 459e12, 2765e9, 600e9, 1.75e9, 3),
+    "v6e": Chip("v6e", int(31.25 * GIB), 918e12, 1640e9, 400e9),
 }
 EXAMPLES = "v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:2x4, cpu:8"
 # What libtpu asks a TPU machine for, and elsewhere waits for in vain or complains of; several plans may be made at once.

@@ -63,7 +63,7 @@ def memory_lines(found: Compiled, topology: Topology) -> list[str]:
     ]
     rows += [("batch", m.batch), ("padding of these", m.arguments - m.parameters - m.optimizer - m.ema - m.other - m.batch)]
     rows += [("activations and other temporaries", m.temporary), ("results of their own", m.outputs), ("program", m.code)]
-    lines = [f"    {name:<36}{gib(size):>12}" for name, size in rows if size]
+    lines = [f"    {name:<36}{gib(size):>12}" for name, size in rows if size > 0]
     share = f" of {gib(hbm)}, {100 * m.total / hbm:.0f} %" if hbm else " (the device's memory is not known: --hbm_gib)"
     return ["  memory of a chip", *lines, f"    {'total':<36}{gib(m.total):>12}{share}"]
 

@@ -4,7 +4,8 @@ import dataclasses
 
 from cvmae.config import ConfigError
 from cvmae.planning.compiled import Compiled, compile_step
-from cvmae.planning.hardware import GIB, Topology
+from cvmae.planning.hardware import Topology
+from cvmae.planning.report import gib
 from cvmae.planning.step import Step
 
 CLOSE = 10  # the search ends when the largest batch that fits and the smallest that does not differ by less than a tenth
@@ -77,7 +78,7 @@ class Search:
             grows = memory.temporary + memory.batch
             fits = within(found, self.topology)
             trial = Trial(batch, remat, fits, memory.total - grows, grows, found.flops * len(self.devices) / batch)
-            size = f"{memory.total / GIB:.2f} GiB, {'fits' if fits else 'too large'}"
+            size = f"{gib(memory.total)}, {'fits' if fits else 'too large'}"
         self.trials.append(trial)
         self.say(f"batch {batch}, {batch / len(self.devices):g} a chip, remat {remat}: {size}")
         return trial
