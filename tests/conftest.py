@@ -1,7 +1,6 @@
 """What the whole suite shares: the CPU, and compiled programs kept between tests and the processes that they start."""
 
 import os
-import sys
 
 import pytest
 
@@ -13,14 +12,6 @@ def pytest_configure(config):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs():
-    """What a module compiled is let go after it: a process that tests hundreds of modules would hold gigabytes of programs."""
-    yield
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture

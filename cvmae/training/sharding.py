@@ -5,6 +5,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cvmae import multihost
 from cvmae.models.axes import Rules
 
 AXES = ("data", "fsdp", "model")
@@ -29,7 +30,30 @@ def make_mesh(c, devices=None) -> Mesh:
         by_process = getattr(devices[0], "slice_index", None) is None
         grid = mesh_utils.create_hybrid_device_mesh(sizes, (c.dcn, 1, 1), devices, process_is_granule=by_process)
         return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    try:
+        mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    except NotImplementedError:  # no order of these chips by their links is known for these sizes
+        return _in_order_of_processes(sizes, devices)
+    return mesh if _read_together(mesh) else _in_order_of_processes(sizes, devices)
+
+
+def _read_together(mesh: Mesh) -> bool:
+    """Whether the rows of a batch that each process reads lie together, which an order by the chips' links may scatter."""
+    layout = over_batch(mesh)
+    places = layout.devices_indices_map((layout.num_devices,))
+    for process in {device.process_index for device in places}:
+        rows = [rows.indices(layout.num_devices)[:2] for device, (rows,) in places.items() if device.process_index == process]
+        try:
+            multihost.part_of(rows, layout.num_devices)
+        except ValueError:
+            return False
+    return True
+
+
+def _in_order_of_processes(sizes: tuple[int, ...], devices) -> Mesh:
+    """A mesh whose devices lie process by process; collectives may take longer ways than in one that knows the chips' links."""
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def fill_sizes(sizes: list[int], slices: int, devices: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import math
 import jax
 import pytest
 
-from cvmae import plan
+from cvmae import multihost, plan
 from cvmae.config import ConfigError, load
 from cvmae.data.prepare.published import COUNTS
 from cvmae.models import vit
@@ -16,6 +16,7 @@ from cvmae.planning.compiled import Compiled, estimate
 from cvmae.planning.memory import Memory
 from cvmae.planning.oom import TooLarge
 from cvmae.planning.work import Collective, Op
+from cvmae.training import sharding
 from tests.command import QUICK, RUNLOCAL, run, run_here
 from tests.requirements import missing
 from tests.small import CONFIGS, TERMS, config
@@ -232,3 +233,21 @@ def test_published_classes_stand_in_for_labels():
     alone = step.standalone(c, "ssv2", "tpu")
     assert (alone.data.source, alone.data.synthetic.classes, alone.data.synthetic.clips) == ("synthetic", 174, 174)
     assert alone.attention == "xla" and step.standalone(c, "ssv2", "cpu").attention == "einsum" and c.attention == "auto"
+
+
+@pytest.mark.parametrize(
+    "topology, sizes",
+    [("v5e:4x4", {}), ("v5e:4x4", {"fsdp": 4}), ("v6e:4x8", {"fsdp": 2, "model": 2}), ("v4:2x2x4", {"model": 2})],
+)
+def test_what_a_process_reads_lies_together_on_real_slices(topology, sizes):
+    """Meshes that follow the chips' links scatter processes over the batch, and some sizes they do not know at all."""
+    if not importlib.util.find_spec("libtpu"):
+        missing("plan", "libtpu comes with the extra: pip install '.[plan]'")
+    c = config(**{f"mesh__{axis}": size for axis, size in sizes.items()})
+    mesh = sharding.make_mesh(c.mesh, hardware.devices_of(hardware.parse_topology(topology, 1)))
+    places = sharding.over_batch(mesh).devices_indices_map((mesh.size,))
+    shares = set()
+    for process in {device.process_index for device in places}:
+        rows = [rows.indices(mesh.size)[:2] for device, (rows,) in places.items() if device.process_index == process]
+        shares.add(multihost.part_of(rows, mesh.size))
+    assert {share.index for share in shares} == set(range(next(iter(shares)).count))

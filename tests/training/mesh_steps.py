@@ -23,7 +23,7 @@ STEPS = 5
 
 def run(shape, overrides) -> dict[str, np.ndarray]:
     fields = {f"mesh__{axis}": size for axis, size in zip(sharding.AXES, shape)} | overrides
-    c = config(("mse_video", "cross_video"), optimizer__clip_norm=0.0, optimizer__ema_decay=0.9, **fields)
+    c = config(("mse_video",), optimizer__clip_norm=0.0, optimizer__ema_decay=0.9, **fields)
     mesh = sharding.make_mesh(c.mesh, jax.devices()[: np.prod(shape)])
     task = Pretrain(c, mesh, STEPS, 8)
     state, found = task.init(), {}
