@@ -42,16 +42,17 @@ def say(*lines: str) -> None:
         print(*lines, sep="\n", file=sys.stderr)
 
 
-def share_of(layout: NamedSharding) -> Share:
-    """The rows of a batch that this process reads, if its first axis is to lie as `layout` says.
+def share_of(layout: NamedSharding, process: int | None = None) -> Share:
+    """The rows of a batch that a process reads (None: this one), if its first axis is to lie as `layout` says.
 
     A mesh may order devices otherwise than by process, and processes along another axis than the batch's read the same rows.
 
     Raises:
       ValueError: see `part_of`.
     """
+    process = jax.process_index() if process is None else process
     places = layout.devices_indices_map((layout.num_devices,))
-    rows = [rows.indices(layout.num_devices) for device, (rows,) in places.items() if device.process_index == jax.process_index()]
+    rows = [rows.indices(layout.num_devices) for device, (rows,) in places.items() if device.process_index == process]
     return part_of([(start, stop) for start, stop, _ in rows], layout.num_devices)
 
 

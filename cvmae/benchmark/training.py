@@ -12,6 +12,7 @@ import numpy as np
 from cvmae.benchmark.timing import Times, timed
 from cvmae.data.pipeline import make_loader
 from cvmae.planning import hlo, work
+from cvmae.planning.hardware import CHIPS
 from cvmae.planning.memory import Memory, memory_of
 from cvmae.planning.step import Step
 
@@ -100,12 +101,12 @@ def peak_memory(devices) -> dict[str, int]:
     return {"device": used, "process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-# Published peaks of dense bfloat16 products: the vendors' data sheets (NVIDIA: without sparsity, the SXM versions).
+# Published peaks of dense bfloat16 products: for NVIDIA its data sheets (without sparsity, the SXM versions).
 _PEAKS = (
-    (r"TPU v4", 275e12),
-    (r"TPU v5 ?(lite|e)", 197e12),
-    (r"TPU v5", 459e12),
-    (r"TPU v6", 918e12),
+    (r"TPU v4", CHIPS["v4"].flops),
+    (r"TPU v5 ?(lite|e)", CHIPS["v5e"].flops),
+    (r"TPU v5", CHIPS["v5p"].flops),
+    (r"TPU v6", CHIPS["v6e"].flops),
     (r"H100|H200", 989e12),
     (r"A100", 312e12),
 )

@@ -46,14 +46,12 @@ class Start:
       branch: `video` or `image`: the config's branch, and which one of a workdir is taken.
       decoder: whether the decoder is taken too, where both sides have one.
       inflate: how an image encoder becomes the video branch's; see `inflate.KINDS`.
-      step: of the checkpoint of a workdir; None takes the newest complete one.
     """
 
     path: str
     branch: str = "video"
     decoder: bool = True
     inflate: str = "none"
-    step: int | None = None
 
 
 def load_encoder(start: Start, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
@@ -88,7 +86,7 @@ def load_branch(start: Start, encoder: Encoder, decoder: DecoderSpec | None, con
     if not start.decoder:
         decoder = None
     hints = Hints(encoder.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
-    source = read(start.path, branch=start.branch, step=start.step, hints=hints)
+    source = read(start.path, branch=start.branch, hints=hints)
     if start.inflate != "none":
         source = inflate(source, encoder.grid, start.inflate)
     decoder = decoder if source.decoder else None
@@ -114,7 +112,7 @@ def load_classifier(start: Start, classifier: Classifier, names: tuple[str, ...]
 
     Returns, Raises: see `load_encoder`; also ValueError where the weights have no head, or one of other classes.
     """
-    source = read(start.path, step=start.step, hints=Hints(classifier.encoder.trunk.size.heads, decoder=False))
+    source = read(start.path, hints=Hints(classifier.encoder.trunk.size.heads, decoder=False))
     head = source.head
     if head is None:
         raise ValueError(f"{source.name} has no head: give a classifier's weights, or config.head.init=new")

@@ -7,6 +7,7 @@ from cvmae.planning.compiled import Compiled, compile_step
 from cvmae.planning.hardware import Topology
 from cvmae.planning.report import gib
 from cvmae.planning.step import Step
+from cvmae.training.validate import is_contrastive
 
 CLOSE = 10  # the search ends when the largest batch that fits and the smallest that does not differ by less than a tenth
 
@@ -65,8 +66,7 @@ class Search:
         self.config, self.name, self.topology, self.devices, self.say = config, name, topology, devices, say
         self.trials: list[Trial] = []
         self.unit = len(devices) * config.get("accumulate", 1)
-        contrastive = any(weight for term, weight in config.get("loss", {}).items() if not term.startswith("mse_"))
-        self.least = 2 if contrastive and len(devices) == 1 else 1  # a part of a batch needs a negative
+        self.least = 2 if is_contrastive(config) and len(devices) == 1 else 1  # a part of a batch needs a negative
 
     def compile(self, units: int, remat: str) -> Trial:
         """One trial, with so many times the smallest batch that divides."""

@@ -31,10 +31,7 @@ def standalone(config, name: str, platform: str):
     Raises:
       ConfigError: the task has no training step.
     """
-    if config.task not in TASKS:
-        raise ConfigError(
-            f"config.task={config.task!r} trains nothing, so there is no step to compile; tasks with one: {', '.join(TASKS)}"
-        )
+    check_task(config)
     c = config.copy_and_resolve_references()
     with c.unlocked():
         if c.attention == "auto":

@@ -39,14 +39,11 @@ def make_mesh(c, devices=None) -> Mesh:
 
 def _read_together(mesh: Mesh) -> bool:
     """Whether the rows of a batch that each process reads lie together, which an order by the chips' links may scatter."""
-    layout = over_batch(mesh)
-    places = layout.devices_indices_map((layout.num_devices,))
-    for process in {device.process_index for device in places}:
-        rows = [rows.indices(layout.num_devices)[:2] for device, (rows,) in places.items() if device.process_index == process]
-        try:
-            multihost.part_of(rows, layout.num_devices)
-        except ValueError:
-            return False
+    try:
+        for process in {device.process_index for device in mesh.devices.flat}:
+            multihost.share_of(over_batch(mesh), process)
+    except ValueError:
+        return False
     return True
 
 

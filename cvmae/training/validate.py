@@ -106,12 +106,16 @@ def check_batch(config, mesh) -> None:
         f"config.batch_size={batch} does not divide by config.accumulate={parts} times {devices} devices: "
         f"take {f'{below} or ' if below else ''}{above}",
     )
-    contrastive = any(weight for name, weight in config.get("loss", {}).items() if not name.startswith("mse_"))
     require(
-        not contrastive or batch // parts > 1,
+        not is_contrastive(config) or batch // parts > 1,
         f"config.batch_size={batch} in config.accumulate={parts} parts leaves 1 clip a part, which has no negatives to "
         "contrast with: raise batch_size, or lower accumulate",
     )
+
+
+def is_contrastive(config) -> bool:
+    """Whether a term of the loss needs negatives."""
+    return any(weight for name, weight in config.get("loss", {}).items() if not name.startswith("mse_"))
 
 
 def grid_of(config, name: str):

@@ -245,9 +245,6 @@ def test_what_a_process_reads_lies_together_on_real_slices(topology, sizes):
         missing("plan", "libtpu comes with the extra: pip install '.[plan]'")
     c = config(**{f"mesh__{axis}": size for axis, size in sizes.items()})
     mesh = sharding.make_mesh(c.mesh, hardware.devices_of(hardware.parse_topology(topology, 1)))
-    places = sharding.over_batch(mesh).devices_indices_map((mesh.size,))
-    shares = set()
-    for process in {device.process_index for device in places}:
-        rows = [rows.indices(mesh.size)[:2] for device, (rows,) in places.items() if device.process_index == process]
-        shares.add(multihost.part_of(rows, mesh.size))
+    processes = {device.process_index for device in mesh.devices.flat}
+    shares = {multihost.share_of(sharding.over_batch(mesh), process) for process in processes}
     assert {share.index for share in shares} == set(range(next(iter(shares)).count))
