@@ -91,9 +91,9 @@ def test_tiny(name, tmp_path):
 
 
 def test_vit_b(tmp_path):
-    """Forward, at the published size: 16 frames of 224 pixels, 160 of 1568 tokens visible, decoder 384 x 4."""
+    """The published size, gradients with CVMAE_LARGE=1: 16 frames of 224 pixels, 160 of 1568 tokens visible, decoder 384 x 4."""
     config = VideoMAEConfig(use_mean_pooling=False)
-    mask = check(config, 1, 0.9, "tube", tmp_path, "ViT-B", backward=False)
+    mask = check(config, 1, 0.9, "tube", tmp_path, "ViT-B", backward=bool(os.environ.get("CVMAE_LARGE")))
     assert mask.num_visible == 160 and mask.masked.shape == (1, 1408)
 
 

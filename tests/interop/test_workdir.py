@@ -116,16 +116,21 @@ def test_where_other_tasks_keep_it(parts, tmp_path):
     same(encoder_of(read_workdir(tmp_path)), P)
 
 
+def write_run(folder, task) -> TrainState:
+    """A workdir as a task leaves it after 5 steps, and its state, random."""
+    draw = np.random.default_rng(0)
+    saved = jax.tree.map(lambda a: jnp.asarray(draw.normal(size=a.shape) * 9, a.dtype), task.abstract_state())
+    checkpoints = Checkpoints(str(folder), 1)
+    checkpoints.save(5, saved, {"step": 5})
+    checkpoints.close()
+    write_config(task.config, folder)
+    return saved
+
+
 def test_a_real_run(tmp_path):
     """The config and the tree of parameters that pre-training writes."""
     c = config(("mse_video", "cross_video"))
-    abstract = Pretrain(c, make_mesh(c.mesh), 8, 8).abstract_state()
-    draw = np.random.default_rng(0)
-    saved = jax.tree.map(lambda a: jnp.asarray(draw.normal(size=a.shape) * 9, a.dtype), abstract)
-    checkpoints = Checkpoints(str(tmp_path), 1)
-    checkpoints.save(5, saved, {"step": 5})
-    checkpoints.close()
-    write_config(c, tmp_path)
+    saved = write_run(tmp_path, Pretrain(c, make_mesh(c.mesh), 8, 8))
     for branch, parts in (("video", ("encoder", "autoencoder")), ("image", ("encoder",))):
         found = load_workdir(tmp_path, branch)
         same(found.params, jax.tree.map(np.asarray, saved.params[branch]))
@@ -137,13 +142,7 @@ def test_a_real_run(tmp_path):
 def test_a_fine_tuned_run(pool, eps, tmp_path):
     """The classifier, the moving average first; names of classes once the run has written them."""
     c = downstream("finetune", optimizer__ema_decay=0.9, head__pool=pool, head__eps=eps)
-    abstract = Supervised(c, make_mesh(c.mesh), 8, 8).abstract_state()
-    draw = np.random.default_rng(0)
-    saved = jax.tree.map(lambda a: jnp.asarray(draw.normal(size=a.shape) * 9, a.dtype), abstract)
-    checkpoints = Checkpoints(str(tmp_path), 1)
-    checkpoints.save(5, saved, {"step": 5})
-    checkpoints.close()
-    write_config(c, tmp_path)
+    saved = write_run(tmp_path, Supervised(c, make_mesh(c.mesh), 8, 8))
     found = load_workdir(tmp_path)
     assert found.head == Head(4, pool, eps) and "moving average" in found.name
     assert found.encoder.final_norm == (pool == "first")
