@@ -136,3 +136,10 @@ def test_vit_b_of_videomae(tmp_path):
     sizes = Sizes(768, 12, 12, 384, 4, 6, size=224, patch=16, frames=16, tubelet=2)
     model = build(torch_videomae.MaskedAutoencoder, sizes)
     check("ViT-B of VideoMAE", model, read_back(model, tmp_path, "auto", Hints()), kept=160, batch=1)
+
+
+def test_vit_b_of_mae_st(tmp_path):
+    """Its recipe at this size: 156 of 1568 tokens visible, eight frames predicted, decoder 512 x 4."""
+    sizes = Sizes(768, 12, 12, 512, 4, 16, size=224, patch=16, frames=16, tubelet=2, target_frames=8)
+    model = build(torch_mae_st.MaskedAutoencoder, sizes)
+    check("ViT-B of mae_st", model, read_back(model, tmp_path, "auto", Hints()), kept=156, batch=1)
