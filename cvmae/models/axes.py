@@ -83,6 +83,29 @@ def sharded(rules: Rules):
         _active.reset(token)
 
 
+def device():
+    """A device that the program being traced is for: of the mesh, where rules are open, else of JAX's default backend."""
+    rules = _active.get()
+    return jax.devices()[0] if rules is None else rules.mesh.devices.flat[0]
+
+
+def layout_known() -> bool:
+    """Whether it is known how arrays lie over devices: rules are open, or there is one device."""
+    return _active.get() is not None or jax.device_count() == 1
+
+
+def on_own_part(function, names: tuple[str | None, ...], *arrays):
+    """`function` of arrays whose last axes have these names, run by every device on its own part; as it is where no rules are open.
+
+    For what XLA cannot spread by itself. Axes without a name are whole in every part, and nothing passes between devices.
+    """
+    rules = _active.get()
+    if rules is None:
+        return function(*arrays)
+    specs = tuple(rules.spec(names, array.shape) for array in arrays)
+    return jax.shard_map(function, mesh=rules.mesh, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
+
+
 def constrain(x, *names: str | None):
     """x, laid out over the mesh by the names of its last axes; x itself where no rules are open.
 

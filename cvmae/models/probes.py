@@ -3,7 +3,8 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cvmae.models.vit import Blocks, Size, Trunk, attend, dense, layer_norm
+from cvmae.models.attention import attend
+from cvmae.models.vit import Blocks, Size, Trunk, dense, layer_norm
 
 
 class LinearProbe(nn.Module):

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
+from cvmae.models.attention import ATTENTIONS, attend
 from cvmae.models.axes import constrain
 from cvmae.models.patches import Grid, patchify
 from cvmae.models.positions import Positions
 
 QKV_BIASES = ("qkv", "qv", "none")
-ATTENTIONS = ("auto", "einsum", "xla")
 # What of a block is kept for the backward pass; the rest is computed again there. `dots` keeps every matrix product but those of
 # attention's logits and values, which have batch axes; `full` keeps the block's input alone.
 REMATS = {
@@ -70,8 +70,7 @@ class Trunk:
       size: widths, depth and heads.
       qkv_bias: `qkv` for all three, `qv` for query and value only (VideoMAE), `none`.
       eps: of the blocks' layer norms (1e-6 in MAE, mae_st and VideoMAE; 1e-12 in transformers).
-      attention: `einsum` plain matrix products; `xla` jax.nn.dot_product_attention; `auto` takes `einsum` on CPU, where it
-        is the faster one, and `xla` elsewhere.
+      attention: one of ATTENTIONS; `auto` chooses by the platform, the dtype and the number of tokens.
       drop_path: stochastic depth: the last block's residual branches are left out of that share of samples in training, the
         first block's never, those between in linear steps (VideoMAE, MAE).
       dtype: of the computation; parameters, softmax and norms' statistics stay float32.
@@ -104,23 +103,6 @@ def dense(features: int, dtype, name: str, use_bias: bool = True):
 def layer_norm(eps: float, dtype, name: str):
     """Layer norm whose variance is taken in two passes, as PyTorch does."""
     return nn.LayerNorm(eps, dtype, use_fast_variance=False, name=name)
-
-
-def auto_attention(platform: str) -> str:
-    """What `auto` stands for on a platform."""
-    return "einsum" if platform == "cpu" else "xla"
-
-
-def attend(query, key, value, kind: str):
-    """Softmax attention; query, key and value are [B, N, heads, D/heads]; the softmax is taken in float32."""
-    if kind == "auto":
-        kind = auto_attention(jax.default_backend())
-    if kind == "xla":
-        return jax.nn.dot_product_attention(query, key, value)
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
 
 
 class Attention(nn.Module):

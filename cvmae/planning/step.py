@@ -5,7 +5,6 @@ import pathlib
 from cvmae.config import ConfigError
 from cvmae.data.prepare.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
-from cvmae.models.vit import auto_attention
 from cvmae.planning.flops import Count
 from cvmae.training.loop import TASKS, Plan
 from cvmae.training.sharding import make_mesh
@@ -20,13 +19,12 @@ def check_task(config) -> None:
         )
 
 
-def standalone(config, name: str, platform: str):
+def standalone(config, name: str):
     """The same program without its data: nothing has to be there but the config.
 
     Args:
       config: left as it is.
       name: of its file, which says how many classes a published set has.
-      platform: what it is for; `attention='auto'` means something else on each.
 
     Raises:
       ConfigError: the task has no training step.
@@ -34,8 +32,6 @@ def standalone(config, name: str, platform: str):
     check_task(config)
     c = config.copy_and_resolve_references()
     with c.unlocked():
-        if c.attention == "auto":
-            c.attention = auto_attention(platform)
         if c.task != "pretrain" and c.data.source != "synthetic":
             classes = CLASSES.get(name) or len(_motion_classes(config)) or 2
             c.data.synthetic.classes = c.data.synthetic.clips = max(classes, c.get("head", c.get("probe")).classes)
@@ -89,7 +85,7 @@ class Step:
     """
 
     def __init__(self, config, name: str, devices, steps_per_epoch: float = 1.0, total_steps: int = 100):
-        self.config = standalone(config, name, devices[0].platform)
+        self.config = standalone(config, name)
         validate(self.config, devices)
         mesh = make_mesh(self.config.mesh, devices)
         self.task = TASKS[config.task](self.config, mesh, total_steps, steps_per_epoch)

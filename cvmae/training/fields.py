@@ -7,6 +7,7 @@ from cvmae.data import clips, sources
 from cvmae.evaluation import extract, feature_files, features
 from cvmae.interop import inflate
 from cvmae.models import autoencoder, build, classifier, masking, patches, positions, vit
+from cvmae.models.attention import ATTENTIONS
 
 
 def one_of(*words):
@@ -46,7 +47,7 @@ CHECKS = {
     "*_every": FREE,
     "checkpoint_keep": at_least(1),
     "dtype": one_of(*build.DTYPES),
-    "attention": one_of(*vit.ATTENTIONS),
+    "attention": one_of(*ATTENTIONS),
     "remat": one_of(*vit.REMATS),
     "scan": FREE,
     "mesh.dcn": at_least(1),

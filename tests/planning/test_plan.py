@@ -230,9 +230,8 @@ def test_training_clips_are_those_given_there_or_published(tmp_path):
 
 def test_published_classes_stand_in_for_labels():
     c = load(f"{CONFIGS / 'ssv2.py'}:task=finetune")
-    alone = step.standalone(c, "ssv2", "tpu")
+    alone = step.standalone(c, "ssv2")
     assert (alone.data.source, alone.data.synthetic.classes, alone.data.synthetic.clips) == ("synthetic", 174, 174)
-    assert alone.attention == "xla" and step.standalone(c, "ssv2", "cpu").attention == "einsum" and c.attention == "auto"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 from cvmae.losses import nt_xent
+from cvmae.models.attention import attend
+from cvmae.models.axes import sharded
 from cvmae.training import sharding
 from cvmae.training.pretrain import Pretrain
 from tests.small import config, samples
@@ -38,7 +40,7 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
             found |= {"gradient" + path: np.asarray(leaf) for path, leaf in named(state.opt_state) if "mu" in path}
     for name, tree in (("params", state.params), ("ema", state.ema)):
         found |= {name + path: np.asarray(leaf) for path, leaf in named(tree)}
-    return found | {"contrast": contrast(mesh)}
+    return found | {"contrast": contrast(mesh), "attention": attention(task.rules)}
 
 
 def contrast(mesh) -> np.ndarray:
@@ -46,6 +48,18 @@ def contrast(mesh) -> np.ndarray:
     pairs = np.random.default_rng(0).normal(size=(2, 16, 4)).astype(np.float32)
     rows = sharding.over_batch(mesh)
     return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, rows=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
+
+
+def attention(rules) -> np.ndarray:
+    """Of 8 clips by the kernel that XLA cannot spread by itself, and the gradient of its values."""
+    query, key, value = np.random.default_rng(0).normal(size=(3, 8, 5, 2, 8)).astype(np.float32)
+
+    def run(query, key, value):
+        with sharded(rules):
+            return jax.value_and_grad(lambda value: (attend(query, key, value, "splash") ** 2).sum())(value)
+
+    total, gradient = jax.jit(run)(query, key, jax.device_put(value, sharding.over_batch(rules.mesh)))
+    return np.append(np.asarray(gradient).ravel(), total)
 
 
 def named(tree):

@@ -58,6 +58,11 @@ def test_the_contrast_of_parts_of_rows(mesh, runs):
     np.testing.assert_allclose(runs[mesh]["contrast"], runs["one"]["contrast"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("mesh", MANY)
+def test_attention_by_a_kernel_of_each_device(mesh, runs):
+    np.testing.assert_allclose(runs[mesh]["attention"], runs["one"]["attention"], rtol=1e-5)
+
+
 HELD = {
     # mesh: [embed, mlp], [mlp, embed], [embed, heads], [patch, embed] of 32, 128, 32 and 1536
     "8,1,1": ((32, 128), (128, 32), (32, 32), (1536, 32)),

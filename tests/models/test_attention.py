@@ -1,0 +1,117 @@
+"""Every kernel of attention that runs here gives the textbook's numbers, and `auto` takes one that runs."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.models import attention
+from cvmae.models.attention import ATTENTIONS, attend, block_size, choose
+
+HERE = jax.devices()[0].platform
+RUNNING = {
+    "cpu": ("auto", "einsum", "xla", "splash"),
+    "gpu": ("auto", "einsum", "xla", "cudnn"),
+    "tpu": ("auto", "einsum", "xla", "splash"),
+}[HERE]
+A100 = types.SimpleNamespace(platform="gpu", device_kind="A100", compute_capability="8.0")
+V100 = types.SimpleNamespace(platform="gpu", device_kind="V100", compute_capability="7.0")
+TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5e")
+CPU = types.SimpleNamespace(platform="cpu", device_kind="cpu")
+
+
+def heads(dtype, tokens: int = 7, width: int = 8):
+    return [jax.random.normal(jax.random.key(i), (2, tokens, 3, width), dtype) for i in range(3)]
+
+
+def textbook(q, k, v):
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    exact = np.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    weights = np.exp(exact) / np.exp(exact).sum(-1, keepdims=True)
+    return weights, np.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize("kind", RUNNING)
+def test_kernels_agree(kind, dtype, tolerance):
+    if kind == "cudnn" and dtype == jnp.float32:
+        pytest.skip("cuDNN's attention has no float32")
+    arrays = heads(dtype)
+    out = attend(*arrays, kind)
+    assert out.dtype == dtype
+    np.testing.assert_allclose(np.asarray(out, np.float64), textbook(*arrays)[1], atol=tolerance)
+
+
+def test_weights_are_those_of_the_textbook():
+    q, k, v = heads(jnp.float32)
+    np.testing.assert_allclose(attention.weights(q, k), textbook(q, k, v)[0], atol=1e-6)
+
+
+def test_softmax_does_not_overflow_in_bfloat16():
+    q = k = 60 * jnp.ones((1, 4, 1, 8), jnp.bfloat16)
+    for kind in RUNNING:
+        assert np.isfinite(attend(q, k, jnp.ones_like(q), kind).astype(jnp.float32)).all()
+
+
+def test_gradients_of_splash_over_several_tiles(monkeypatch):
+    """Tokens that fill no whole tile, and more than one tile."""
+    monkeypatch.setattr(attention, "LARGEST_BLOCK", 128)
+    arrays = heads(jnp.float32, tokens=150)
+    assert block_size(150) == 128
+
+    def gradients(kind):
+        return jax.grad(lambda *a: (attend(*a, kind) ** 2).sum(), (0, 1, 2))(*arrays)
+
+    for splash, plain in zip(gradients("splash"), gradients("einsum")):
+        np.testing.assert_allclose(splash, plain, atol=1e-6 * float(jnp.abs(plain).max()))
+
+
+@pytest.mark.parametrize("tokens, block", [(5, 128), (128, 128), (158, 256), (400, 512), (785, 512), (1569, 640), (3137, 640)])
+def test_tiles_add_little(tokens, block):
+    assert block_size(tokens) == block and -tokens % block < max(128, 0.31 * tokens)
+
+
+@pytest.mark.parametrize(
+    "device, dtype, tokens, width, kernel",
+    [
+        (CPU, jnp.float32, 1569, 32, "einsum"),
+        (TPU, jnp.bfloat16, 1569, 32, "splash"),
+        (TPU, jnp.float32, 158, 64, "xla"),
+        (A100, jnp.bfloat16, 1569, 32, "cudnn"),
+        (A100, jnp.float32, 1569, 32, "xla"),
+        (A100, jnp.bfloat16, 1569, 36, "xla"),
+        (A100, jnp.bfloat16, 1569, 256, "xla"),
+        (V100, jnp.float16, 1569, 32, "xla"),
+    ],
+)
+def test_auto_takes_what_runs(device, dtype, tokens, width, kernel):
+    assert choose("auto", device, dtype, tokens, width) == kernel
+    assert all(choose(kind, device, dtype, tokens, width) == kind for kind in ATTENTIONS if kind != "auto")
+
+
+@pytest.mark.parametrize("kind, name", [("cudnn", "cudnn"), ("xla", "xla")])
+def test_the_kernel_is_the_one_asked_for(kind, name, monkeypatch):
+    """cuDNN's runs on no CPU: here that it is called, with what."""
+    asked = []
+    monkeypatch.setattr(attention.axes, "device", lambda: A100)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, implementation: asked.append(implementation) or q)
+    assert attend(*heads(jnp.bfloat16), kind).shape == (2, 7, 3, 8)
+    assert asked == [name]
+
+
+@pytest.mark.parametrize(
+    "kind, device, dtype, width, message",
+    [
+        ("cudnn", CPU, jnp.bfloat16, 8, r"capability 8.0 or above, this is cpu \(cpu\); take attention='xla' or 'auto'"),
+        ("cudnn", V100, jnp.bfloat16, 8, r"capability 8.0 or above, this is V100 \(7.0\)"),
+        ("cudnn", A100, jnp.float32, 8, "computes in bfloat16 or float16, this is float32"),
+        ("cudnn", A100, jnp.bfloat16, 12, "heads of 8, 16, ... 128 numbers, these have 12"),
+        ("splash", A100, jnp.bfloat16, 8, "a TPU's kernel, this is gpu; take attention='cudnn' or 'auto'"),
+    ],
+)
+def test_a_kernel_that_cannot_run_says_why(kind, device, dtype, width, message, monkeypatch):
+    monkeypatch.setattr(attention.axes, "device", lambda: device)
+    with pytest.raises(ValueError, match=message):
+        attend(*heads(dtype, width=width), kind)
