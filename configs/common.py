@@ -130,6 +130,9 @@ def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
             "embed_bias": True,
             "norm_eps": 1e-6,
             "target_frames": 0,  # 0 predicts all frames; 8 of 16 is mae_st's
+            # The share of hidden tokens that a step predicts; VideoMAEv2 takes half. subsample: random | cell (its running cell)
+            "share": 1.0,
+            "subsample": "random",
         }
     )
     return c

@@ -61,6 +61,12 @@ class MaskSpec:
         keys = jax.vmap(lambda k: jax.random.split(k, count))(keys).reshape(-1)
         return masking.draw(keys, self.grid, self.kind, self.ratio, self.rounding)
 
+    def subsample(self, mask: masking.Mask, keys, kind: str, share: float) -> masking.Mask:
+        """See `masking.subsample`; `keys` are the [B] that the mask's own came from."""
+        count = mask.shuffle.shape[0] // keys.shape[0]
+        keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 1), count))(keys).reshape(-1)
+        return masking.subsample(mask, keys, self.grid, kind, share)
+
 
 class InputMaker:
     """Makes `Inputs` the way a config says."""
@@ -71,6 +77,7 @@ class InputMaker:
         video, image = config.video_branch.mask, config.image_branch.mask
         self.video_mask = MaskSpec(video_grid(config), video.kind, video.ratio, video.rounding)
         self.image_mask = MaskSpec(image_grid(config), image.kind, image.ratio, image.rounding) if self.image else None
+        self.decoders = {name: config[f"{name}_branch"].decoder for name in ("video", "image")}
 
     def __call__(self, samples) -> Inputs:
         """Makes the inputs of samples: {video u8 [B, T, H0, W0, 3], frame_index i32 [B, F], and a key a stream [B]}."""
@@ -85,6 +92,15 @@ class InputMaker:
             image_mask=self.image_mask.draw(samples["mask_image"], count) if self.image else None,
             slots=self.slots(samples["frame_index"]),
         )
+
+    def subsample(self, inputs: Inputs, samples) -> Inputs:
+        """The same inputs with only decoder.share of the hidden tokens of each branch predicted."""
+        new = {}
+        for name, spec in (("video", self.video_mask), ("image", self.image_mask)):
+            decoder, mask = self.decoders[name], getattr(inputs, f"{name}_mask")
+            if mask is not None and decoder.share < 1:
+                new[f"{name}_mask"] = spec.subsample(mask, samples[f"mask_{name}"], decoder.subsample, decoder.share)
+        return inputs.replace(**new)
 
     def slots(self, frame_index):
         """The slot of each view that holds each sampled frame, int32 [B, V, F]; the reversed clip counts from its end."""

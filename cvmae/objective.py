@@ -37,7 +37,7 @@ class Objective:
 
         Metrics: `loss/TERM`, `accuracy/TERM` of contrastive terms (0..1), `feature_std/BRANCH`, and `loss`.
         """
-        inputs = self.make_inputs(samples)
+        inputs = self.make_inputs.subsample(self.make_inputs(samples), samples)
         output = self.forward(params, inputs)
         terms = self.reconstruction_terms(output, inputs)
         contrast = losses.contrastive_terms(output, self.needs.active, self.config.contrast.temperature)

@@ -68,19 +68,26 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: Encoded, mask: masking.Mask, predict_all: bool = False):
-        """Predicts patches, float32 [B, N - K, P] in the order of `mask.masked`.
+        """Predicts patches, float32 [B, M, P] in the order of `mask.masked`; only tokens that are predicted enter the blocks.
 
         Args:
           encoded: the encoder's output for `mask`.
           mask: which tokens those are.
           predict_all: give [B, N, P] in the order of the grid instead, visible patches included.
+
+        Raises:
+          ValueError: `predict_all` of a mask that is subsampled.
         """
+        if predict_all and mask.subsampled:
+            raise ValueError(
+                "predict_all needs every hidden token, and this mask is subsampled: take it before `masking.subsample`"
+            )
         spec, trunk, width = self.spec, self.spec.trunk, self.spec.trunk.size.width
         embed = dense(width, trunk.dtype, "embed", spec.embed_bias)
         table, cls_position = Positions(spec.positions, self.grid, width, spec.cls != "none", name="positions")()
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (width,)).astype(trunk.dtype)
         hidden = (*mask.masked.shape, width)
-        if spec.layout == "unshuffle":
+        if self._in_grid_order(mask):
             x = jnp.concatenate([embed(encoded.tokens), jnp.broadcast_to(mask_token, hidden)], axis=1)
             x = masking.restore(x, mask) + table.astype(trunk.dtype)
         else:
@@ -106,9 +113,13 @@ class Decoder(nn.Module):
             cls = jnp.broadcast_to(own, (encoded.tokens.shape[0], 1, trunk.size.width))
         return cls + position.astype(trunk.dtype)
 
+    def _in_grid_order(self, mask: masking.Mask) -> bool:
+        # Without all tokens there is no grid to put them back into; the predictions are the same function of the set of tokens.
+        return self.spec.layout == "unshuffle" and not mask.subsampled
+
     def _select(self, x, mask: masking.Mask, predict_all: bool):
         """The tokens to predict from, out of all tokens in the order of the layout."""
-        if self.spec.layout == "concat":
+        if not self._in_grid_order(mask):
             return masking.restore(x, mask) if predict_all else x[:, mask.num_visible :]
         return x if predict_all else masking.take_masked(x, mask)
 

@@ -159,4 +159,4 @@ class CrossVideo(nn.Module):
 
 def first_of_mask(mask: masking.Mask, views: int, count: int) -> masking.Mask:
     """The masks of the first `count` of `views` views."""
-    return masking.Mask(first_views(mask.shuffle, views, count), first_views(mask.restore, views, count), mask.num_visible)
+    return mask.replace(shuffle=first_views(mask.shuffle, views, count), restore=first_views(mask.restore, views, count))

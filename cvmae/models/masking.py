@@ -13,6 +13,7 @@ from cvmae.models.patches import Grid
 
 KINDS = ("random", "tube", "frame")
 ROUNDINGS = ("up", "down")
+SUBSAMPLES = ("random", "cell")
 
 
 @flax.struct.dataclass
@@ -23,11 +24,13 @@ class Mask:
       shuffle: int32 [B, N]; the token that comes at each place, the visible ones first.
       restore: int32 [B, N]; its inverse.
       num_visible: K.
+      num_predicted: M, how many hidden tokens the decoder is asked for, the first ones in `shuffle` behind the visible; 0: all N - K.
     """
 
     shuffle: jax.Array
     restore: jax.Array
     num_visible: int = flax.struct.field(pytree_node=False)
+    num_predicted: int = flax.struct.field(pytree_node=False, default=0)
 
     @property
     def visible(self):
@@ -36,8 +39,13 @@ class Mask:
 
     @property
     def masked(self):
-        """int32 [B, N - K], the tokens that are hidden, in the order of predictions."""
-        return self.shuffle[:, self.num_visible :]
+        """int32 [B, M], the hidden tokens that are predicted, in the order of predictions."""
+        return self.shuffle[:, self.num_visible :][:, : self.num_predicted or None]
+
+    @property
+    def subsampled(self) -> bool:
+        """Whether some hidden tokens are not predicted."""
+        return bool(self.num_predicted)
 
     @property
     def restore_hidden_first(self):
@@ -114,6 +122,42 @@ def draw(noise_key, grid: Grid, kind: str, ratio: float, rounding: str = "up") -
         hidden = jnp.repeat(from_noise(noise, kept).hidden, grid.positions, axis=1)
         return from_hidden(hidden, kept * grid.positions)
     raise ValueError(f"mask kind is {kind!r}; expected one of {', '.join(KINDS)}")
+
+
+def subsample(mask: Mask, noise_key, grid: Grid, kind: str, share: float) -> Mask:
+    """The same mask with only a share of its hidden tokens predicted, as VideoMAEv2's dual masking does.
+
+    Args:
+      mask: with all of them predicted.
+      noise_key: one PRNG key a sample, [B].
+      grid: the tokens.
+      kind: `random`, any of them alike; `cell`, those of VideoMAEv2's running cell: of every 2 x 2 positions a share, which moves on by
+        one position from slot to slot, so that over time all positions are asked for.
+      share: above 0 and at most 1; 1 gives the mask as it is. M is the share of the N - K hidden tokens, rounded down, at least 1.
+
+    Raises:
+      ValueError: the kind is unknown.
+    """
+    if kind not in SUBSAMPLES:
+        raise ValueError(f"decoder.subsample is {kind!r}; expected one of {', '.join(SUBSAMPLES)}")
+    hidden = mask.shuffle.shape[1] - mask.num_visible
+    count = max(1, int(share * hidden))
+    if count == hidden:
+        return mask
+    order = jax.vmap(lambda k: jax.random.uniform(k, (grid.tokens,)))(noise_key)
+    if kind == "cell":
+        order = order + running_cell(grid)
+    order = jnp.argsort(jnp.take_along_axis(order, mask.masked, axis=1), axis=1)
+    masked = jnp.take_along_axis(mask.masked, order, axis=1)
+    shuffle = jnp.concatenate([mask.visible, masked], axis=1)
+    return Mask(shuffle, jnp.argsort(shuffle, axis=1).astype(jnp.int32), mask.num_visible, count)
+
+
+def running_cell(grid: Grid):
+    """When each token's turn comes, float32 [N] of 0, 1, 2, 3: places of a 2 x 2 cell in turn, moved on by one a slot."""
+    slot, row, column = jnp.meshgrid(*(jnp.arange(n) for n in grid.shape), indexing="ij")
+    place = jnp.array([[0, 1], [3, 2]])[row % 2, column % 2]
+    return ((place - slot) % 4).reshape(-1).astype(jnp.float32)
 
 
 def count_visible(grid: Grid, kind: str, ratio: float, rounding: str = "up") -> int:

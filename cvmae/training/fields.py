@@ -96,6 +96,8 @@ CHECKS = {
     "*_branch.decoder.layout": one_of(*autoencoder.LAYOUTS),
     "*_branch.decoder.cls": one_of(*autoencoder.CLS_KINDS),
     "*_branch.decoder.target_frames": at_least(0),
+    "*_branch.decoder.share": ("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "*_branch.decoder.subsample": one_of(*masking.SUBSAMPLES),
     "*_branch.decoder.depth": at_least(0),
     "*_branch.*eps": ABOVE_0,
     "*_branch.variant": FREE,  # decode_variant's message names the sizes

@@ -1,0 +1,111 @@
+"""Predicting a share of the hidden tokens: which ones, what it costs, and that the loss stays what it was on average."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.losses import masked_mse
+from cvmae.models import masking
+from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder, Size, Trunk
+from tests.small import config
+from tests.test_objective import flops
+
+GRID = Grid(8, 32, 32, 2, 8)  # 4 slots of 4 x 4
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+@pytest.mark.parametrize("mask_kind", ["random", "tube", "frame"])
+@pytest.mark.parametrize("kind", masking.SUBSAMPLES)
+def test_a_share_of_the_hidden_tokens_of_each_sample(kind, mask_kind):
+    mask = masking.draw(keys(6), GRID, mask_kind, 0.75)
+    some = masking.subsample(mask, keys(6, 1), GRID, kind, 0.5)
+    assert some.subsampled and not mask.subsampled and some.masked.shape == (6, 24)
+    np.testing.assert_array_equal(some.visible, mask.visible)
+    np.testing.assert_array_equal(some.hidden, mask.hidden)
+    np.testing.assert_array_equal(np.take_along_axis(some.restore, some.shuffle, 1), np.tile(np.arange(64), (6, 1)))
+    for chosen, every in zip(np.asarray(some.masked), np.asarray(mask.masked)):
+        assert len(set(chosen)) == 24 and set(chosen) <= set(every)
+    different = len({tuple(sorted(row)) for row in np.asarray(some.masked)})
+    assert different == 6 if kind == "random" else different > 1  # a cell leaves nothing to chance but ties
+    assert masking.subsample(mask, keys(6, 1), GRID, kind, 1.0) is mask
+    assert masking.subsample(mask, keys(6, 1), GRID, kind, 0.001).masked.shape == (6, 1)
+
+
+def test_random_takes_every_hidden_token_alike():
+    hidden = jnp.broadcast_to(jnp.arange(64) >= 16, (4000, 64))
+    mask = masking.from_hidden(hidden, 16)
+    chosen = np.bincount(np.asarray(masking.subsample(mask, keys(4000), GRID, "random", 0.25).masked).ravel(), minlength=64)
+    assert (chosen[:16] == 0).all()
+    np.testing.assert_allclose(chosen[16:] / 4000, 0.25, atol=0.03)
+
+
+def test_a_running_cell_asks_for_every_position_in_turn():
+    turn = np.asarray(masking.running_cell(GRID)).reshape(4, 4, 4)
+    for slot in turn:
+        assert (
+            np.sort(slot.reshape(2, 2, 2, 2).transpose(0, 2, 1, 3).reshape(4, 4)) == np.arange(4)
+        ).all()  # each cell has each turn
+    assert (np.sort(turn, axis=0) == np.arange(4)[:, None, None]).all()  # and each position too, over time
+    mask = masking.draw(keys(3), GRID, "tube", 0.75)
+    chosen = masking.subsample(mask, keys(3, 1), GRID, "cell", 0.5).masked
+    turns = np.asarray(masking.running_cell(GRID))
+    for row, every in zip(np.asarray(chosen), np.asarray(mask.masked)):
+        left = np.setdiff1d(every, row)
+        assert turns[row].max() <= turns[left].min()
+    with pytest.raises(ValueError, match="decoder.subsample is 'cells'; expected one of random, cell"):
+        masking.subsample(mask, keys(3), GRID, "cells", 0.5)
+
+
+def autoencoder(layout: str, depth: int) -> Autoencoder:
+    encoder = Encoder(Trunk(Size(16, 1, 2)), GRID, "separable", cls_token=True)
+    return Autoencoder(encoder, Decoder(DecoderSpec(Trunk(Size(8, depth, 2)), layout, cls="own"), GRID))
+
+
+@pytest.mark.parametrize("layout", ["unshuffle", "concat"])
+def test_the_loss_of_a_share_is_that_of_all_on_average(layout):
+    """With a decoder in which tokens do not see each other, so that predictions are the same."""
+    model, clip = autoencoder(layout, 0), np.random.default_rng(0).normal(size=(1, 8, 32, 32, 3)).astype(np.float32)
+    mask = masking.draw(keys(1), GRID, "random", 0.75)
+    params = model.init(jax.random.key(0), clip, mask)
+
+    @jax.jit
+    def losses(mask):
+        _, predictions = model.apply(params, clip, mask)
+        return masked_mse(predictions, make_targets(clip, mask, model.decoder.spec, GRID, "patch").values)
+
+    whole = dict(zip(np.asarray(mask.masked)[0].tolist(), np.asarray(losses(mask))[0].tolist()))
+    means = []
+    for seed in range(200):
+        some = masking.subsample(mask, keys(1, seed), GRID, "random", 0.25)
+        found = np.asarray(losses(some))[0]
+        np.testing.assert_allclose(found, [whole[token] for token in np.asarray(some.masked)[0].tolist()], rtol=1e-4)
+        means.append(found.mean())
+    error = np.std(means) / np.sqrt(len(means))
+    assert abs(np.mean(means) - np.mean(list(whole.values()))) < 4 * error
+
+
+def test_every_hidden_token_needs_a_mask_that_has_them():
+    model, clip = autoencoder("unshuffle", 1), jnp.zeros((1, 8, 32, 32, 3))
+    mask = masking.draw(keys(1), GRID, "random", 0.75)
+    params = model.init(jax.random.key(0), clip, mask)
+    some = masking.subsample(mask, keys(1), GRID, "random", 0.5)
+    encoded = model.apply(params, clip, some, method="encode")
+    with pytest.raises(ValueError, match="predict_all needs every hidden token, and this mask is subsampled"):
+        model.apply(params, encoded, some, True, method="decode")
+
+
+def test_the_step_costs_less():
+    """Half the hidden tokens: the decoder's work falls, and the fields do it."""
+    only = ("mse_video",)
+    counts = [flops(config(only, video_branch__decoder__share=share)) for share in (1.0, 0.5, 0.25)]
+    assert counts[0] > 1.1 * counts[1] > 1.1 * counts[2]
+    one, two = (
+        config(only, video_branch__decoder__share=0.5, video_branch__decoder__subsample=kind) for kind in masking.SUBSAMPLES
+    )
+    assert flops(one) != flops(two)
