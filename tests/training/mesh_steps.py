@@ -20,6 +20,7 @@ MESHES = {
     "2,2,2": ((2, 2, 2), {"remat": "full"}),
     "4,1,2": ((4, 1, 2), {"scan": True, "remat": "dots"}),
 }
+KERNEL_MESHES = ((1, 1, 1), (2, 2, 2))
 STEPS = 5
 
 
@@ -40,7 +41,10 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
             found |= {"gradient" + path: np.asarray(leaf) for path, leaf in named(state.opt_state) if "mu" in path}
     for name, tree in (("params", state.params), ("ema", state.ema)):
         found |= {name + path: np.asarray(leaf) for path, leaf in named(tree)}
-    return found | {"contrast": contrast(mesh), "attention": attention(task.rules)}
+    found["contrast"] = contrast(mesh)
+    if shape in KERNEL_MESHES:
+        found["attention"] = attention(task.rules)
+    return found
 
 
 def contrast(mesh) -> np.ndarray:

@@ -17,6 +17,7 @@ from cvmae.training.validate import validate
 from tests.interop.models import random_params, rewrite, save_theirs
 from tests.small import config, downstream, samples
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 TERMS = ("mse_video", "mse_image", "cross_video")
 
 

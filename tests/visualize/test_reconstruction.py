@@ -25,11 +25,11 @@ class Oracle(Objective):
 
 @pytest.mark.parametrize("norm", ["patch", "patch_channel", "none"])
 @pytest.mark.parametrize("target_frames", [0, 2])
-def test_true_targets_rebuild_the_clip(norm, target_frames):
+def test_true_targets_rebuild_the_clip(norm, target_frames, quick_compilation):
     c = config(video_branch__target_norm=norm, video_branch__decoder__target_frames=target_frames)
     objective = Oracle(c)
-    inputs = objective.make_inputs(samples(c, 2))
-    clip, masked, rebuilt = map(np.asarray, reconstruct(objective, None, inputs))
+    inputs = jax.jit(objective.make_inputs)(samples(c, 2))
+    clip, masked, rebuilt = map(np.asarray, jax.jit(lambda i: reconstruct(objective, None, i))(inputs))
     frames = [0, 3] if target_frames else [0, 1, 2, 3]
     np.testing.assert_allclose(clip, np.clip(inputs.video.reshape(2, 2, 4, 32, 32, 3)[:, 0][:, frames], 0, 1), atol=1e-6)
     np.testing.assert_allclose(rebuilt, clip, atol=1e-4)
@@ -39,10 +39,10 @@ def test_true_targets_rebuild_the_clip(norm, target_frames):
 
 
 @pytest.mark.parametrize("layout", ["unshuffle", "concat"])
-def test_a_picture_is_written_for_a_real_model(layout, tmp_path):
+def test_a_picture_is_written_for_a_real_model(layout, tmp_path, quick_compilation):
     c = config(only=("mse_video",), video_branch__decoder__layout=layout)
     objective, batch = Objective(c), samples(c, 3)
-    params = objective.init(jax.random.key(0), batch)
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
     save_reconstructions(tmp_path / "r.png", objective, params, batch, 2)
     picture = matplotlib.image.imread(tmp_path / "r.png")
     assert picture.std() > 0.1 and picture.shape[0] > picture.shape[1]  # two clips of three rows
