@@ -156,7 +156,7 @@ def machine(task: str) -> ml_collections.ConfigDict:
     c.task = task
     c.seed = 0
     c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
-    c.attention = "auto"  # auto | einsum | xla | cudnn (GPU) | splash (TPU); see cvmae/models/attention.py
+    c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | splash (TPU); see cvmae/models/attention.py
     c.remat = "none"  # none | dots | all_dots | full: what of a block is computed again in the backward pass, to save memory
     c.scan = False  # blocks as a loop: the time to compile does not grow with depth, and the numbers stay the same
     # Devices: clips are spread over data x fsdp, parameters over fsdp and model. -1 takes what the others leave. dcn: slices of

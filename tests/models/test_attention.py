@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.models import attention
+from cvmae.models import attention, blocked
 from cvmae.models.attention import ATTENTIONS, attend, block_size, choose
 
 HERE = jax.devices()[0].platform
 RUNNING = {
-    "cpu": ("auto", "einsum", "xla", "splash"),
-    "gpu": ("auto", "einsum", "xla", "cudnn"),
-    "tpu": ("auto", "einsum", "xla", "splash"),
+    "cpu": ("auto", "einsum", "blocked", "xla", "splash"),
+    "gpu": ("auto", "einsum", "blocked", "xla", "cudnn"),
+    "tpu": ("auto", "einsum", "blocked", "xla", "splash"),
 }[HERE]
 A100 = types.SimpleNamespace(platform="gpu", device_kind="A100", compute_capability="8.0")
 V100 = types.SimpleNamespace(platform="gpu", device_kind="V100", compute_capability="7.0")
@@ -55,17 +55,32 @@ def test_softmax_does_not_overflow_in_bfloat16():
         assert np.isfinite(attend(q, k, jnp.ones_like(q), kind).astype(jnp.float32)).all()
 
 
-def test_gradients_of_splash_over_several_tiles(monkeypatch):
-    """Tokens that fill no whole tile, and more than one tile."""
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
+@pytest.mark.parametrize("kind", ["einsum", "blocked", "splash"])
+def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
+    """Against JAX's softmax; tokens that fill no whole block, and more than one block."""
     monkeypatch.setattr(attention, "LARGEST_BLOCK", 128)
-    arrays = heads(jnp.float32, tokens=150)
+    monkeypatch.setattr(blocked, "BLOCK", 64)
     assert block_size(150) == 128
+    arrays, direction = heads(dtype, tokens=150), jax.random.normal(jax.random.key(3), (2, 150, 3, 8))
 
-    def gradients(kind):
-        return jax.grad(lambda *a: (attend(*a, kind) ** 2).sum(), (0, 1, 2))(*arrays)
+    def gradients(kind, *arrays):
+        return jax.jit(jax.grad(lambda *a: (attend(*a, kind) * direction).sum(), (0, 1, 2)))(*arrays)
 
-    for splash, plain in zip(gradients("splash"), gradients("einsum")):
-        np.testing.assert_allclose(splash, plain, atol=1e-6 * float(jnp.abs(plain).max()))
+    for found, exact in zip(gradients(kind, *arrays), gradients("xla", *(a.astype(jnp.float32) for a in arrays))):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=tolerance * float(jnp.abs(exact).max()))
+
+
+def test_blocks_hold_no_weights():
+    """Of 1,200 tokens the weights would be 46 MB."""
+    a = jax.ShapeDtypeStruct((2, 1200, 4, 8), jnp.float32)
+
+    def memory(kind):
+        step = jax.jit(jax.grad(lambda *a: attend(*a, kind).sum(), (0, 1, 2)))
+        return step.lower(a, a, a).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory("blocked") < 0.2 * memory("einsum") and memory("einsum") > 4 * 2 * 4 * 1200**2
 
 
 @pytest.mark.parametrize("tokens, block", [(5, 128), (128, 128), (158, 256), (400, 512), (785, 512), (1569, 640), (3137, 640)])
@@ -76,7 +91,8 @@ def test_tiles_add_little(tokens, block):
 @pytest.mark.parametrize(
     "device, dtype, tokens, width, kernel",
     [
-        (CPU, jnp.float32, 1569, 32, "einsum"),
+        (CPU, jnp.float32, 158, 64, "einsum"),
+        (CPU, jnp.float32, 1569, 32, "blocked"),
         (TPU, jnp.bfloat16, 1569, 32, "splash"),
         (TPU, jnp.float32, 158, 64, "xla"),
         (A100, jnp.bfloat16, 1569, 32, "cudnn"),
