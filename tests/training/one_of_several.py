@@ -2,7 +2,7 @@
 
     python one_of_several.py NOTES SIGNAL PROCESS STEP ARGUMENTS...
 
-NOTES: a file of JSON lines [step, processes, process, clips]. After step STEP, process PROCESS sends SIGNAL (0: none) to itself, and the steps of all
+NOTES: a file of JSON lines [step, devices, process, clips]. After step STEP, process PROCESS sends SIGNAL (0: none) to itself, and the steps of all
 take a while from there on, since JAX looks for signals once a second.
 """
 
@@ -31,7 +31,7 @@ class Noted:
         batch = next(self.loader)
         self.step += 1
         with open(NOTES, "a") as lines:
-            lines.write(json.dumps([self.step, jax.process_count(), jax.process_index(), batch["index"].tolist()]) + "\n")
+            lines.write(json.dumps([self.step, jax.device_count(), jax.process_index(), batch["index"].tolist()]) + "\n")
         return batch
 
     def close(self):

@@ -1,7 +1,5 @@
 """Runs of several real processes: they end in the numbers of one, whatever becomes of any of them."""
 
-import json
-import os
 import pathlib
 import signal
 
@@ -12,41 +10,10 @@ from cvmae.config import ConfigError
 from cvmae.multihost import Share, part_of
 from cvmae.training import distributed
 from tests.command import arguments, checkpoint_steps, metric_lines, saved_state
-from tests.several import flags, free_address, run_all
-
-pytestmark = pytest.mark.skipif(not os.environ.get("CVMAE_PROCESSES"), reason="two minutes: CVMAE_PROCESSES=1 runs it")
+from tests.several import free_address, run_all
+from tests.training.history import TOTAL, History
 
 HERE = pathlib.Path(__file__).parent
-TOTAL = 8
-SIMPLE = {
-    "report__pictures": 0, "video_branch__decoder__depth": 0, "eval_every": "3_steps",
-    **{f"loss__{term}": 0.0 for term in ("mse_image", "intra_frame", "cross_video", "cross_frame")},
-    # Steps large enough to tell gradients apart, and none of what Adam makes of a gradient that is nothing but rounding.
-    "optimizer__warmup": "1_steps", "optimizer__base_lr": 0.3, "optimizer__eps": 1e-3,
-}  # fmt: skip
-
-
-class History:
-    """One run, interrupted or not, in any number of processes."""
-
-    def __init__(self, folder: pathlib.Path):
-        self.workdir, self.notes = folder / "run", folder / "notes"
-        self.last = []
-
-    def go(self, count: int, end=(0, 0, 0)) -> list:
-        """Starts it, or goes on with it, in `count` processes; `end`: signal, process, step."""
-        program = [str(HERE / "one_of_several.py"), str(self.notes), *map(str, map(int, end))]
-        address = free_address()
-        ends = [[*program, *flags(address, count, one), *arguments(self.workdir, **SIMPLE)] for one in range(count)]
-        self.last = run_all(ends)
-        return self.last
-
-    def clips(self) -> dict[int, dict[int, list]]:
-        """{step: {processes: clips of the global batch}}; a step that was done again with fewer processes has several."""
-        found = {}
-        for step, count, process, clips in sorted(map(json.loads, self.notes.read_text().splitlines())):
-            found.setdefault(step, {}).setdefault(count, []).extend(clips)
-        return found
 
 
 @pytest.fixture(scope="module")
