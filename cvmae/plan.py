@@ -25,6 +25,7 @@ from cvmae.planning.hardware import EXAMPLES, GIB, Topology, devices_of, parse_t
 from cvmae.planning.oom import TooLarge
 from cvmae.planning.search import Search, cheapest, with_batch, within
 from cvmae.planning.step import Step, check_task, model_flops, name_of, training_clips
+from cvmae.training.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
 flags.adopt_module_key_flags(command_line)
@@ -90,7 +91,7 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
         return report.too_large(TooLarge(found.memory.total, topology.chip.hbm, ()), found.allocations, [], step.config)
     if found.allocations:
         return report.too_large(found, found.allocations, ["largest allocations:"], step.config)
-    unit = len(devices) * step.config.get("accumulate", 1)
+    unit = batch_unit(step.config, step.task.mesh)
     batch = step.config.batch_size
     share = min(0.5, found.available / found.used) if found.used else 0.5  # the first guess; a refusal takes minutes
     while batch > unit:

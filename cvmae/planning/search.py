@@ -7,7 +7,8 @@ from cvmae.planning.compiled import Compiled, compile_step
 from cvmae.planning.hardware import Topology
 from cvmae.planning.report import gib
 from cvmae.planning.step import Step
-from cvmae.training.validate import is_contrastive
+from cvmae.training.sharding import make_mesh
+from cvmae.training.validate import batch_unit, is_contrastive
 
 CLOSE = 10  # the search ends when the largest batch that fits and the smallest that does not differ by less than a tenth
 
@@ -65,8 +66,9 @@ class Search:
             raise ConfigError(f"--search on --topology={topology.name}: give the memory of a device, --hbm_gib=N")
         self.config, self.name, self.topology, self.devices, self.say = config, name, topology, devices, say
         self.trials: list[Trial] = []
-        self.unit = len(devices) * config.get("accumulate", 1)
-        self.least = 2 if is_contrastive(config) and len(devices) == 1 else 1  # a part of a batch needs a negative
+        self.unit = batch_unit(config, make_mesh(config.mesh, devices))
+        alone = self.unit == config.get("accumulate", 1)  # a part of the smallest batch is one clip
+        self.least = 2 if is_contrastive(config) and alone else 1  # it needs a negative
 
     def compile(self, units: int, remat: str) -> Trial:
         """One trial, with so many times the smallest batch that divides."""

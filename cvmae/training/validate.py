@@ -96,14 +96,18 @@ def check_total(config) -> None:
     )
 
 
+def batch_unit(config, mesh) -> int:
+    """What config.batch_size has to be a multiple of: every part of a batch is spread evenly over the mesh."""
+    return config.get("accumulate", 1) * math.prod(mesh.shape[axis] for axis in BATCH)
+
+
 def check_batch(config, mesh) -> None:
     """Whether the batch divides, and every part of it has negatives."""
-    batch, parts, devices = config.batch_size, config.get("accumulate", 1), math.prod(mesh.shape[axis] for axis in BATCH)
-    unit = parts * devices
+    batch, parts, unit = config.batch_size, config.get("accumulate", 1), batch_unit(config, mesh)
     below, above = batch // unit * unit, -(-batch // unit) * unit
     require(
         batch % unit == 0,
-        f"config.batch_size={batch} does not divide by config.accumulate={parts} times {devices} devices: "
+        f"config.batch_size={batch} does not divide by config.accumulate={parts} times {unit // parts} devices: "
         f"take {f'{below} or ' if below else ''}{above}",
     )
     require(

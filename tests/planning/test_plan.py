@@ -170,7 +170,7 @@ class Chips:
 
 
 def searched(**overrides):
-    return search.Search(config(**overrides), "ssv2", hardware.parse_topology("v5e:1x1"), [0], lambda line: None)
+    return search.Search(config(**overrides), "ssv2", hardware.parse_topology("v5e:1x1"), jax.devices()[:1], lambda line: None)
 
 
 @pytest.mark.parametrize("start", [8, 400, 2])

@@ -27,9 +27,9 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
-    """Four processes until one of them gets SIGTERM, then two until one is killed, then one to the end; {processes: their ends}."""
+    """Four processes until one of them gets SIGTERM, then two, as slices of a pod, until one is killed, then one to the end; {processes: their ends}."""
     history = History(tmp_path_factory.mktemp("pieces"))
-    stages = {4: history.go(4, (signal.SIGTERM, 2, 1)), 2: history.go(2, (signal.SIGKILL, 1, 6)), 1: history.go(1)}
+    stages = {4: history.go(4, (signal.SIGTERM, 2, 1)), 2: history.go(2, (signal.SIGKILL, 1, 6), mesh__dcn=2), 1: history.go(1)}
     return history, stages
 
 

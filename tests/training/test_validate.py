@@ -1,12 +1,13 @@
 """The table of checks: it covers every field, and nothing that is not a field."""
 
 import fnmatch
+import types
 
 import pytest
 
 from cvmae.config import TASKS, ConfigError
 from cvmae.training.fields import CHECKS, DURATIONS, check_field, check_of, fields
-from cvmae.training.validate import validate
+from cvmae.training.validate import batch_unit, validate
 from tests.small import config, downstream
 
 
@@ -44,3 +45,8 @@ def test_what_only_an_inactive_branch_would_refuse_is_let_be():
 
 def test_the_batch_is_allowed_to_be_without_negatives_where_nothing_is_contrasted():
     validate(config(("mse_video", "mse_image"), batch_size=4, accumulate=4))
+
+
+def test_a_batch_is_spread_over_data_and_fsdp_alone():
+    mesh = types.SimpleNamespace(shape={"data": 2, "fsdp": 3, "model": 4})
+    assert batch_unit(config(accumulate=5), mesh) == 30
