@@ -13,7 +13,7 @@ of the program as it was traced and as it was compiled, which include what is co
 products, or --peak_tflops; of CPUs none is published, so their MFU is only given with that flag.
 
 `--peer=hf` also runs Hugging Face's VideoMAE in PyTorch: the same clips, masks, weights and precision, forward, backward and
-AdamW, in turn with ours. PyTorch's threads wait by spinning, which costs it dearly on a machine that does other work too: run it
+AdamW, in turn with ours; --compile_peer runs it through torch.compile. PyTorch's threads wait by spinning, which costs it dearly on a machine that does other work too: run it
 there behind `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`, or with one thread each, behind `taskset -c 0`.
 
 Where a config's data is not here, clips are synthetic, and the loader is theirs.
@@ -44,6 +44,7 @@ flags.DEFINE_integer("loader_batches", 8, "Batches of the loader in each of its 
 flags.DEFINE_float("peak_tflops", 0.0, "Peak of one device for MFU, where the table has none.", lower_bound=0.0)
 flags.DEFINE_enum("peer", "", ("", "hf"), "Also run this implementation, in turn with ours.")
 flags.DEFINE_integer("threads", 0, "Threads of the peer on CPU; 0: one per core.", lower_bound=0)
+flags.DEFINE_bool("compile_peer", False, "Compile the peer by torch.compile, as its users do on GPUs.")
 flags.DEFINE_bool("loader_only", False, "Time nothing but the loader.")
 flags.DEFINE_bool("profile", False, "Also print where the time of the step goes.")
 
@@ -56,7 +57,8 @@ def parse(argv: list[str]) -> list[str]:
 def measure() -> tuple[list[str], dict]:
     """Lines to print, and everything as data. Raises: ConfigError, BadDataError."""
     peak = FLAGS.peak_tflops * 1e12
-    options = measurements.Options(FLAGS.steps, FLAGS.warmup, FLAGS.loader_batches, peak, FLAGS.threads, FLAGS.profile)
+    timed = (FLAGS.steps, FLAGS.warmup, FLAGS.loader_batches, peak)
+    options = measurements.Options(*timed, FLAGS.threads, FLAGS.compile_peer, FLAGS.profile)
     if FLAGS.peer:
         return measurements.against_peer(FLAGS.config, options)
     if FLAGS.loader_only:

@@ -96,7 +96,7 @@ def with_weights(config, params):
 class Theirs:
     """transformers' model and torch's AdamW; one step a call."""
 
-    def __init__(self, config, params, pixels, hidden, threads: int):
+    def __init__(self, config, params, pixels, hidden, threads: int, compiled: bool):
         try:
             import torch
             import transformers
@@ -109,6 +109,7 @@ class Theirs:
         self.dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
         self.model = with_weights(config, params)
         self.model.to(self.device).train()
+        self.forward = torch.compile(self.model) if compiled else self.model
         c = config.optimizer
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, (c.b1, c.b2), c.eps, c.weight_decay)
         standardised = (np.asarray(pixels) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
@@ -120,7 +121,7 @@ class Theirs:
         """One step; its loss, which has been waited for."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.torch.autocast(self.device, self.dtype, enabled=self.dtype != self.torch.float32):
-            loss = self.model(self.pixels, bool_masked_pos=self.hidden).loss
+            loss = self.forward(self.pixels, bool_masked_pos=self.hidden).loss
         loss.backward()
         self.optimizer.step()
         return loss.item()
@@ -166,8 +167,8 @@ class Ours:
         return float(loss)
 
 
-def compare(config, *, rounds: int, warmup: int, threads: int = 0) -> tuple[Comparison, Ours]:
-    """Runs both in turn. Raises: ConfigError, the config is another model, or torch is not there."""
+def compare(config, *, rounds: int, warmup: int, threads: int = 0, compiled: bool = False) -> tuple[Comparison, Ours]:
+    """Runs both in turn, theirs `compiled` by torch.compile. Raises: ConfigError, the config is another model, or torch is not there."""
     check_comparable(config)
     threads, grid = threads or len(os.sched_getaffinity(0)), video_grid(config)
     shape = (config.batch_size, grid.num_frames, grid.height, grid.width, 3)
@@ -177,7 +178,7 @@ def compare(config, *, rounds: int, warmup: int, threads: int = 0) -> tuple[Comp
     # transformers takes tokens in the order of the grid.
     mask = masking.from_hidden(mask.hidden, mask.num_visible)
     ours = Ours(config, pixels, mask)
-    theirs = Theirs(config, ours.params, pixels, mask.hidden, threads)
+    theirs = Theirs(config, ours.params, pixels, mask.hidden, threads, compiled)
     losses = (ours(), theirs())
     times = in_turn({"ours": ours, "theirs": theirs}, rounds, warmup)
     return Comparison(times["ours"], times["theirs"], losses, threads), ours

@@ -21,13 +21,14 @@ ROUNDS = 3  # of the loader
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Steps to time and to leave out before them; batches of the loader in a round; operations a second of a device (0: of the
-    table); threads of the peer; whether to profile."""
+    table); threads of the peer, and whether torch.compile compiles it; whether to profile."""
 
     steps: int
     warmup: int
     loader_batches: int
     peak: float
     threads: int
+    compile_peer: bool
     profile: bool
 
 
@@ -112,7 +113,8 @@ def against_peer(config, options: Options) -> tuple[list[str], dict]:
     """Lines and data of both implementations on the same work. Raises: ConfigError."""
     if jax.device_count() > 1:
         raise ConfigError(f"--peer=hf compares one device, but there are {jax.device_count()}")
-    found, ours = hf.compare(config, rounds=options.steps, warmup=options.warmup, threads=options.threads)
+    how = {"threads": options.threads, "compiled": options.compile_peer}
+    found, ours = hf.compare(config, rounds=options.steps, warmup=options.warmup, **how)
     lines, data = report.peer(found, config.batch_size)
     if options.profile:
         lines += profile(ours, ours.program.as_text()).lines()

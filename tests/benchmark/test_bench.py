@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from cvmae import bench
@@ -99,6 +100,22 @@ def test_hugging_face_does_the_same_work(command, tmp_path):
     assert ours() < found.losses[0] and isinstance(found.ours, Times) and found.threads == 1
     lines, data = measurements.report.peer(found, c.batch_size)
     assert data["ratio_wall"] > 0 and "Hugging Face" in " ".join(lines)
+
+
+def test_the_peer_is_compiled_on_request(monkeypatch):
+    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+    import torch
+
+    from cvmae.benchmark import hf
+
+    c, compiled = config_of(PARENT), []
+    clips, hidden = np.zeros((1, c.data.num_frames, *c.augment.size, 3), np.float32), np.ones((1, 8), bool)
+    monkeypatch.setattr(hf, "with_weights", lambda *_: torch.nn.Linear(1, 1))
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    for wanted in (False, True):
+        peer = hf.Theirs(c, {}, clips, hidden, 1, wanted)
+        assert compiled == [peer.model] * wanted
 
 
 def config_of(path):
