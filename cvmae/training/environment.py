@@ -90,7 +90,9 @@ def commit(file: pathlib.Path) -> str:
     git = ["git", "-C", str(file.parent)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
-        found = subprocess.run([*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, check=True)
+        found = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):  # no git, or an installed package
         return ""
     return found.stdout.decode(errors="replace").strip()
