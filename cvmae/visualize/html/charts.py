@@ -103,7 +103,7 @@ def make_chart(name: str, runs: list[Workdir], last_step: int, from_zero: bool) 
     last, words = {}, []
     for run, evaluated, steps, values in series:
         held_out, text = " held out" if evaluated else "", number(values[-1], name)
-        last[run] = f"{last[run]} ({text}{held_out})" if run in last else text + held_out
+        last[run] = beside(last.get(run, ""), text, evaluated)
         words.append(f"{runs[run].label}{held_out} {number(values[0], name)} at step {steps[0]}, {text} at step {steps[-1]}")
     return Chart(
         name,
@@ -130,9 +130,14 @@ def make_strips(name: str, series, x: Axis) -> list[Strip]:
             nearest = np.abs(steps - step).argmin()
             if abs(steps[nearest] - step) <= reach:
                 text = number(values[nearest], name)
-                texts[run] = f"{texts.get(run, '')} (held out {text})".strip() if evaluated else text
+                texts[run] = beside(texts.get(run, ""), text, evaluated)
         found.append(Strip(edges[number_], edges[number_ + 1] - edges[number_], int(step), sorted(texts.items())[:TIP_LINES]))
     return found
+
+
+def beside(trained: str, text: str, evaluated: bool) -> str:
+    """`0.61 ○ 0.64`: a value, and that on held-out clips behind the dot that it is drawn as."""
+    return f"{trained} ○\u00a0{text}".strip() if evaluated else text
 
 
 def thin(values: np.ndarray, most: int = POINTS) -> np.ndarray:
@@ -167,7 +172,7 @@ def _line(run: int, evaluated: bool, x, y) -> Line:
 
 
 def _tick_text(value: float, name: str) -> str:
-    return f"{100 * value:g} %" if is_share(name) else f"{value:.6g}"
+    return f"{100 * value:.6g} %" if is_share(name) else f"{value:.6g}"
 
 
 def _steps_text(value: float) -> str:

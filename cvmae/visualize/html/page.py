@@ -2,9 +2,11 @@
 
 import datetime
 import importlib.resources
+import re
 from collections import defaultdict
 
 import jinja2
+from markupsafe import Markup
 
 import cvmae
 from cvmae.visualize.html import charts, sections
@@ -28,6 +30,7 @@ def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     known.globals |= {"colour": colour, "chart": charts}
+    known.filters["breakable"] = breakable
     style = importlib.resources.files("cvmae.visualize.html").joinpath("templates", "style.css").read_text(encoding="utf-8")
     return known.get_template("page.html").render(
         runs=runs,
@@ -44,13 +47,18 @@ def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
         environment=sections.environment(runs),
         made=f"{made or datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         version=cvmae.__version__,
-        style=jinja2.utils.markupsafe.Markup(style),
+        style=Markup(style),
     )
 
 
 def colour(run: int) -> str:
     """The classes of what belongs to a run, the same everywhere on the page."""
     return f"run c{run % COLOURS} d{run // COLOURS % 3}"
+
+
+def breakable(text: str) -> Markup:
+    """A name, escaped, that a line may break in where its parts end."""
+    return Markup("<wbr/>").join(re.split(r"(?<=[./_])", text))
 
 
 def pictures_by_kind(runs: list[Workdir]) -> list[tuple[str, list]]:

@@ -21,7 +21,10 @@ TASKS = {
     "retrieval": "Retrieval",
     "extract": "Features",
 }
-TITLES = {name: title for name, title, _ in ROWS}
+PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
+TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in ROWS}  # in the order of the rows
+TITLES |= {"retrieval/median_rank": "median rank of the same clip", "accuracy/top1": "top-1", "accuracy/top5": "top-5"}
+TITLES |= {"accuracy/mean_class_accuracy": "mean over classes"}
 
 
 class Cell(NamedTuple):

@@ -14,9 +14,9 @@ def is_share(name: str) -> bool:
 
 
 def number(value: float, name: str = "") -> str:
-    """`86.4 %` for a share, else four digits: `0.6435`, `1200`, `7.6e-09`."""
+    """`86.4 %` for a share (the space is none to break a line at), else four digits: `0.6435`, `1200`, `7.6e-09`."""
     if is_share(name) and math.isfinite(value):
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f}\u00a0%"
     return f"{value:,.0f}".replace(",", "\u2009") if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
 
 

@@ -48,9 +48,9 @@ def test_every_run_has_its_line_and_held_out_values_are_dots():
     assert [(line.run, line.evaluated, bool(line.path), len(line.dots)) for line in found.lines] == [
         (0, False, True, 0), (1, False, True, 0), (0, True, False, 1),
     ]  # fmt: skip
-    assert found.last == [(0, "2 (3 held out)"), (1, "6")]
+    assert found.last == [(0, "2 ○\u00a03"), (1, "6")]
     assert "a 1 at step 1, 2 at step 2; b 5 at step 1, 6 at step 2; a held out 3 at step 2" in found.summary
-    assert found.strips[-1].step == 2 and found.strips[-1].values == [(0, "2 (held out 3)"), (1, "6")]
+    assert found.strips[-1].step == 2 and found.strips[-1].values == [(0, "2 ○\u00a03"), (1, "6")]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -75,7 +75,7 @@ def test_any_range_of_values_has_ticks_and_lies_within(name, values):
 
 def test_shares_are_in_percent_from_zero():
     found = chart("accuracy/top1", run(accuracy__top1={1: 0.5, 2: 0.75}))
-    assert found.last == [(0, "75.0 %")] and found.y_ticks[0] == (charts.HEIGHT - charts.BOTTOM, "0 %")
+    assert found.last == [(0, "75.0\u00a0%")] and found.y_ticks[0] == (charts.HEIGHT - charts.BOTTOM, "0 %")
 
 
 def test_a_long_run_is_thinned_and_keeps_its_peaks():
