@@ -13,7 +13,16 @@ from cvmae.visualize.html import charts, sections
 from cvmae.visualize.html.gather import Workdir
 
 COLOURS = 8  # of style.css; runs beyond them have the same again, with dashes
-TITLES = {"reconstruction": "Reconstructions", "confusion": "Confusions", "": "Pictures"}
+TITLES = {  # of kinds of pictures, in the order of the page; others come behind them, by their own names
+    "reconstruction": "Reconstructions",
+    "clip": "Reconstructions and attention",
+    "attention": "Attention",
+    "tokens": "Tokens",
+    "embedding": "Clips in a plane",
+    "retrieval": "Retrieval",
+    "confusion": "Confusions",
+    "": "Pictures",
+}
 
 
 def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
@@ -67,6 +76,7 @@ def pictures_by_kind(runs: list[Workdir]) -> list[tuple[str, list]]:
     for number, run in enumerate(runs):
         for picture in run.pictures:
             kinds[picture.kind].append((number, picture))
-    names = {kind: TITLES.get(kind, kind.replace("_", " ").capitalize()) for kind in kinds}
     order = {file: place for place, file in enumerate(dict.fromkeys(p.file for found in kinds.values() for _, p in found))}
-    return [(names[kind], sorted(found, key=lambda entry: order[entry[1].file])) for kind, found in kinds.items()]
+    known = [*(kind for kind in TITLES if kind in kinds), *(kind for kind in kinds if kind not in TITLES)]
+    titles = [TITLES.get(kind, kind.replace("_", " ").capitalize()) for kind in known]
+    return [(title, sorted(kinds[kind], key=lambda entry: order[entry[1].file])) for title, kind in zip(titles, known)]

@@ -20,6 +20,7 @@ TASKS = {
     "knn": "Nearest neighbours",
     "retrieval": "Retrieval",
     "extract": "Features",
+    "visualize": "Pictures",
 }
 PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
 TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in ROWS}  # in the order of the rows

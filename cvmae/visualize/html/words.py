@@ -5,7 +5,7 @@ import json
 import math
 import re
 
-SHARE = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)map$|_1nn$|_share$")
+SHARE = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)map$|_1nn$|_(share|right)$")
 
 
 def is_share(name: str) -> bool:

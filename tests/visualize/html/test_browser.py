@@ -17,7 +17,7 @@ except ImportError:
 
 LEGIBILITY = pathlib.Path(__file__).with_name("legibility.js").read_text(encoding="utf-8")
 LONG = "a_name_without_a_place_to_break_it_" * 4
-WIDTHS, SCHEMES = (400, 1600), ("light", "dark")
+WIDTHS, LOOKS = (400, 1600), (("light", "screen"), ("dark", "screen"), ("dark", "print"))
 
 
 def make_page(folder: pathlib.Path) -> pathlib.Path:
@@ -67,9 +67,9 @@ def test_nothing_sticks_out(driver, width):
     assert 300 <= driver.execute_script(smallest) <= 700  # of 400 units, in which text is 11 high
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_all_of_it_is_legible(driver, scheme):
-    look(driver, 1600, scheme)
+@pytest.mark.parametrize(("scheme", "media"), LOOKS)
+def test_all_of_it_is_legible(driver, scheme, media):
+    look(driver, 1600, scheme, media)
     found = driver.execute_script(LEGIBILITY)
     assert len(found["texts"]) > 500 and len(found["lines"]) > 50
     assert [text for text in found["texts"] if text[0] < 4.5] == []
