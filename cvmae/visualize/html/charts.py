@@ -22,7 +22,7 @@ PANELS = (
     ("Other", "", False),
 )
 LEFT_OUT = ("time/seconds", "data/replaced_clips")  # one number says them
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 220, 46, 8, 8, 26
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 400, 220, 46, 16, 8, 26
 POINTS, STRIPS, TIP_LINES = 240, 40, 11
 
 

@@ -93,7 +93,7 @@ def read_series(run: Workdir, path: pathlib.Path) -> dict[str, dict[int, float]]
     """Every number of metrics.jsonl by name and step; of a step that is there twice the later. Broken lines become a note."""
     found, broken = {}, 0
     if not path.is_file():
-        run.notes.append(f"no {path.name}")
+        run.notes.append(f"no {path.name}: nothing was logged")
         return found
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
