@@ -53,7 +53,7 @@ def gather(paths) -> list[Workdir]:
     folders = list(dict.fromkeys(pathlib.Path(os.path.abspath(path)) for path in paths))
     for folder in folders:
         check_workdir(folder)
-    return [read_workdir(folder, label) for folder, label in zip(folders, labels(folders))]
+    return [read_workdir(folder, label_of(folder, folders)) for folder in folders]
 
 
 def check_workdir(folder: pathlib.Path) -> None:
@@ -66,13 +66,13 @@ def check_workdir(folder: pathlib.Path) -> None:
         raise NoWorkdirError(f"{folder} is no workdir, it holds none of {', '.join(MARKS)}: give the --workdir of a run{hint}")
 
 
-def labels(folders: list[pathlib.Path]) -> list[str]:
-    """A label for each of several folders, no two alike: as many of the last parts of the paths as tell all of them apart."""
-    for count in range(1, max(len(folder.parts) for folder in folders)):
-        found = ["/".join(folder.parts[-count:]) for folder in folders]
-        if len(set(found)) == len(found):
-            return found
-    return list(map(str, folders))
+def label_of(folder: pathlib.Path, folders: list[pathlib.Path]) -> str:
+    """As few of the last parts of a path as no other of the folders ends in."""
+    for count in range(1, len(folder.parts)):
+        last = folder.parts[-count:]
+        if not any(other.parts[-count:] == last for other in folders if other != folder):
+            return "/".join(last)
+    return str(folder)
 
 
 def read_workdir(folder: pathlib.Path, label: str) -> Workdir:

@@ -71,7 +71,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_labels_tell_runs_apart(tmp_path):
     folders = [pretrained(tmp_path / name) for name in ("a/linear", "b/linear", "b/knn")]
-    assert [run.label for run in gather(folders)] == ["a/linear", "b/linear", "b/knn"]
+    assert [run.label for run in gather(folders)] == ["a/linear", "b/linear", "knn"]
     assert [run.label for run in gather([folders[0], f"{folders[0]}/../linear", folders[2]])] == ["linear", "knn"]
 
 
