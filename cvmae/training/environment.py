@@ -24,7 +24,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def record(folder, step: int = 0) -> None:
     """Adds this start to `folder`/environment.json, `{"starts": [...]}`, the oldest first.
 
-    Names of hosts, users and environment variables are left out. A file that is damaged is begun anew. Of several processes one writes.
+    Names of hosts, users and environment variables are left out. A file that is damaged is begun anew. Of several processes the first
+    one writes.
 
     Args:
       folder: the workdir.
@@ -86,7 +87,7 @@ def command(words: list[str]) -> str:
 
 
 def commit(file: pathlib.Path) -> str:
-    """The git commit that a file is checked out from, `-dirty` behind it where files were changed; '' where git does not know it."""
+    """The git commit that a file is checked out from, `-dirty` behind it where files were changed; '' of a file not in git."""
     git = ["git", "-C", str(file.parent)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)

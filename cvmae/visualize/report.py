@@ -2,8 +2,8 @@
 
     python -m cvmae.visualize.report WORKDIR [WORKDIR ...] [--out=FILE.html]
 
-It reads what runs leave in their workdirs, finished or not, and writes one HTML file that opens from disk, without a network. Exit
-codes: 0 done, with the file's path on stdout; 1 the disk failed; 2 the command is wrong or a folder is no workdir.
+It reads what runs leave in their workdirs, finished or not, and writes one HTML file that opens from disk, without a network.
+Exit codes: 0 done, with the file's path on stdout; 1 the disk failed; 2 the command is wrong or a folder is no workdir.
 """
 
 import pathlib

@@ -1,7 +1,7 @@
 """Metrics over steps as small charts: where every line, tick and label lies. The template draws them.
 
-A chart has one metric, and a line for each run that logged it; what was evaluated on held-out clips, `eval/NAME`, is drawn with NAME
-as dots. Lengths are those of the picture's own coordinates, WIDTH by HEIGHT.
+A chart has one metric, and a line for each run that logged it; what was evaluated on held-out clips, `eval/NAME`, is drawn with
+NAME as dots. Lengths are those of the picture's own coordinates, WIDTH by HEIGHT.
 """
 
 import dataclasses

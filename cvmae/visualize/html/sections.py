@@ -85,7 +85,7 @@ def headline(report: dict) -> tuple[str, str] | None:
 
 
 def differences(runs: list[Workdir]) -> tuple[Table, Table] | None:
-    """The config fields in which runs that have them differ, and those that only some have; None where nothing can be compared."""
+    """The config fields in which runs that have them differ, and those that only some have; None where only one has any."""
     configs = [run.config for run in runs if run.config]
     if len(configs) < 2:
         return None

@@ -1,4 +1,4 @@
-"""The page in a real browser: it says nothing to the console, asks for nothing, fits a phone and a large screen, light and dark."""
+"""The page in a real browser: it says nothing to the console, asks for nothing, fits a phone and a wide screen, light and dark."""
 
 import pathlib
 
