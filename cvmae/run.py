@@ -8,7 +8,7 @@ from cvmae.data.sources import make_source
 from cvmae.evaluation import frozen
 from cvmae.files import write_json
 from cvmae.models.build import build_encoder, video_grid
-from cvmae.training import loop, sharding
+from cvmae.training import environment, loop, sharding
 from cvmae.training.pretrained import load_video_encoder
 from cvmae.training.signals import default_termination
 from cvmae.training.validate import config_errors, validate
@@ -41,6 +41,7 @@ def run(config, workdir: str) -> dict[str, float]:
     folder = loop.make_folder(workdir)
     multihost.say(f"workdir {folder}" + ("" if multihost.alone() else f", {jax.process_count()} processes"))
     found = FROZEN[config.task](config, params, folder, lambda batch: sharding.to_devices(batch, mesh))
+    environment.record(folder)
     if multihost.first():
         loop.write_config(config, folder)
         write_json(folder / "report.json", {config.task: found})

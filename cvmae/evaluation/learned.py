@@ -8,6 +8,7 @@ from cvmae.evaluation.features import encode_pixels, extract
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.probe import linear_probe
 from cvmae.evaluation.retrieval import nearest_label_agreement, partner_ranks, recall
+from cvmae.evaluation.titles import ROWS
 from cvmae.inputs import view_spec
 from cvmae.models.build import build_encoder, video_grid
 
@@ -58,19 +59,6 @@ def assess(held_out: HeldOut, params, train_source, labelled: int, clips: int) -
         found["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
         found["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labelled), test)
     return found
-
-
-ROWS = (
-    ("reconstruction/model", "held-out reconstruction error", False),
-    ("accuracy/intra_video", "intra-modal accuracy, video level", True),
-    ("accuracy/intra_frame", "intra-modal accuracy, frame level", True),
-    ("accuracy/cross_video", "cross-modal accuracy, video level", True),
-    ("accuracy/cross_frame", "cross-modal accuracy, frame level", True),
-    ("retrieval/same_clip_r1", "retrieval of the same clip, R@1", True),
-    ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
-    ("retrieval/same_label_1nn", "nearest clip has the same label", True),
-    ("probe/accuracy", "linear probe", True),
-)
 
 
 def table(trained: dict[str, float], untrained: dict[str, float]) -> str:

@@ -19,6 +19,7 @@ from cvmae.config import ConfigError, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
+from cvmae.training import environment
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.fields import fields
 from cvmae.training.metrics import NonFiniteError, check_finite, open_writer, to_floats
@@ -85,6 +86,7 @@ def train(config, workdir: str) -> dict[str, float]:
         run = Run(config, folder, plan, task, source)
         with run.closing():
             write_config(config, folder)  # not before the checkpoint there is known to be of this config
+            environment.record(folder, run.step)
             metrics = run.go(stop)
         if run.step == plan.total:
             return metrics | task.finish(run.state, workdir)
