@@ -24,16 +24,18 @@ class Estimate:
         units, latencies and layouts are left out.
       cycles: XLA's own cycle counts over the clock; 0 where it gives none. It knows the vector units, and no collective.
       collectives: bytes sent over the links, as if nothing were computed meanwhile.
+      kernels: operations of Pallas kernels over peak, a lower bound too; XLA counts nothing of them.
     """
 
     roofline: float
     cycles: float
     collectives: float
+    kernels: float = 0.0
 
     @property
     def step(self) -> float:
-        """The more careful of the two, and all collectives."""
-        return max(self.roofline, self.cycles) + self.collectives
+        """The more careful of the two, all kernels and all collectives."""
+        return max(self.roofline, self.cycles) + self.kernels + self.collectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +96,19 @@ def _counted(step, topology, program, text, xla_flops, seconds) -> Compiled:
         xla_flops=xla_flops,
         bytes=sum(op.bytes * op.times for op in ops),
         collectives=dict(kinds),
-        estimate=estimate(ops, together, topology),
+        estimate=estimate(ops, together, topology, step.count.kernels),
         notes=tuple(notes),
         allocations=tuple(largest(module, Lines(text))),
         seconds=seconds,
     )
 
 
-def estimate(ops, collectives, topology: Topology) -> Estimate | None:
-    """From peaks and bandwidths of the chip; None where they are not known."""
+def estimate(ops, collectives, topology: Topology, kernel_flops: int = 0) -> Estimate | None:
+    """From peaks and bandwidths of the chip, `kernel_flops` being of all chips; None where they are not known."""
     chip = topology.chip
     if not chip.flops:
         return None
     roofline = sum(op.times * max(op.flops / chip.flops, op.bytes / chip.bandwidth) for op in ops)
     cycles = sum(op.times * op.cycles for op in ops) / chip.clock if chip.clock else 0.0
-    return Estimate(roofline, cycles, sum(c.sent * c.times for c in collectives) / chip.links)
+    sending = sum(c.sent * c.times for c in collectives) / chip.links
+    return Estimate(roofline, cycles, sending, kernel_flops / topology.count / chip.flops)

@@ -14,38 +14,43 @@ class Count:
 
     Attributes:
       flops: 2 for each multiplication with its addition.
+      kernels: those of them inside Pallas kernels, which no compiled program tells of.
       notes: {what could not be counted exactly: how often}.
     """
 
     def __init__(self, jaxpr):
-        self.notes = collections.Counter()
-        self.flops = self._jaxpr(jaxpr)
+        self.notes, self.kernels = collections.Counter(), 0
+        self.flops = self._jaxpr(jaxpr, 1)
 
-    def _jaxpr(self, jaxpr) -> int:
-        return sum(map(self._equation, getattr(jaxpr, "jaxpr", jaxpr).eqns))
+    def _jaxpr(self, jaxpr, times: int) -> int:
+        """Operations of all the passes together of a program that runs so many times."""
+        return sum(self._equation(equation, times) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
-    def _equation(self, equation) -> int:
+    def _equation(self, equation, times: int) -> int:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
-            return dot_flops(equation)
+            return times * dot_flops(equation)
         if name == "conv_general_dilated":
-            return convolution_flops(equation)
+            return times * convolution_flops(equation)
         if name == "scan":
-            return params["length"] * self._jaxpr(params["jaxpr"])
+            return self._jaxpr(params["jaxpr"], times * params["length"])
         if name == "cond":
-            return max(map(self._jaxpr, params["branches"]))
+            return max(self._jaxpr(branch, times) for branch in params["branches"])
         if name == "while":
-            inside = self._jaxpr(params["body_jaxpr"])
+            inside = self._jaxpr(params["body_jaxpr"], times)
             self.notes["loops of unknown length with matrix products, counted once"] += inside > 0
             return inside
         if name == "shard_map":
-            return math.prod(params["mesh"].shape.values()) * self._jaxpr(params["jaxpr"])  # its shapes are those of one device
+            devices = math.prod(params["mesh"].shape.values())  # its shapes are those of one of them
+            return self._jaxpr(params["jaxpr"], times * devices)
         if name == "pallas_call":
             self.notes["Pallas kernels, counted as their body times their grid"] += 1
-            return math.prod(params["grid_mapping"].grid) * self._jaxpr(params["jaxpr"])
+            inside = self._jaxpr(params["jaxpr"], times * math.prod(params["grid_mapping"].grid))
+            self.kernels += inside
+            return inside
         if "custom_call" in name or name == "ffi_call" or "flash" in name or "cudnn" in name:
             self.notes[f"calls of {name}, not counted"] += 1
-        return sum(map(self._jaxpr, _inner(params)))
+        return sum(self._jaxpr(inner, times) for inner in _inner(params))
 
 
 def _inner(params):

@@ -93,7 +93,8 @@ def estimate_lines(found: Compiled, run: Run, topology: Topology) -> list[str]:
     return [
         "  estimate, not a measurement: from the chip's published peaks, nothing of it was run",
         f"    {si(chip.flops, 'FLOP/s')}, {si(chip.bandwidth, 'B/s')} of memory, {si(chip.links, 'B/s')} of links a chip",
-        f"    step {e.step * 1e3:.1f} ms: the larger of {', '.join(parts)}, and collectives {e.collectives * 1e3:.1f} ms"
+        f"    step {e.step * 1e3:.1f} ms: the larger of {', '.join(parts)}"
+        + f"{f', kernels at peak {e.kernels * 1e3:.1f} ms' if e.kernels else ''}, and collectives {e.collectives * 1e3:.1f} ms"
         + ("" if topology.slices == 1 else " (as within a slice; the network between slices is slower)"),
         f"    {run.batch / e.step:.0f} clips/s, MFU {100 * mfu:.0f} %",
         f"    {run.steps} steps over {run.clips} clips ({run.clips_source}): {seconds / DAY:.2f} days, "

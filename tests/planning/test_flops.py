@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from cvmae.models.attention import attend, block_size
 from cvmae.models.vit import Block, Size, Trunk
 from cvmae.planning import hlo, work
 from cvmae.planning.flops import Count
@@ -132,6 +133,19 @@ def test_of_branches_the_largest_and_of_mapped_devices_all():
     mesh = AbstractMesh((4,), ("data",))
     mapped = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
     assert count(mapped, jnp.zeros((8, 4))).flops == 4 * 2 * 2 * 2 * 4
+
+
+def test_kernels_are_counted_and_told_apart():
+    """Splash: the two products of attention over whole tiles; of a loop's passes all."""
+    x = jax.ShapeDtypeStruct((B, 100, HEADS, 8), jnp.float32)
+
+    def loop(q):
+        return jax.lax.scan(lambda q, _: (attend(q @ jnp.eye(8), q, q, "splash"), None), q, length=3)[0]
+
+    found, tile = count(loop, x), block_size(100)
+    assert found.kernels == 3 * B * HEADS * 2 * 2 * tile * tile * 8
+    assert found.flops - found.kernels == 3 * 2 * B * 100 * HEADS * 8 * 8
+    assert count(lambda q: attend(q, q, q, "einsum"), x).kernels == 0
 
 
 def test_what_cannot_be_counted_is_noted():

@@ -213,6 +213,8 @@ def test_the_estimate_is_the_sum_of_what_bounds_each_operation():
     found = estimate(ops, [Collective("all-reduce", 200 * 10**6, 4, 2, "")], v5e)
     assert found.roofline == pytest.approx(2e-3 + 3e-3) and found.cycles == pytest.approx(3e-3)
     assert found.collectives == pytest.approx(2 * 1.5e-3) and found.step == pytest.approx(8e-3)
+    with_kernels = estimate(ops, [], v5e, kernel_flops=4 * 197 * 10**9)  # of four chips
+    assert with_kernels.kernels == pytest.approx(1e-3) and with_kernels.step == pytest.approx(6e-3)
 
 
 def test_training_clips_are_those_given_there_or_published(tmp_path):
