@@ -145,6 +145,7 @@ def _extract(c):
 
 def _visualize(c):
     # Pictures of clips of data.test_split; those of data.split are what retrieval looks through.
+    c.batch_size = 16  # of features
     c.visualize = ml_collections.ConfigDict(
         {
             "clips": 4,  # drawn one by one, spread evenly over the split

@@ -1,6 +1,7 @@
 """A few records of a split, spread over it: their clips, and a source of them alone."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def read_clips(config, source: Source, records) -> Clips:
     return Clips(np.stack(pixels), np.array(labels, np.int32), np.array(kept), tuple(source.key(int(i)) for i in kept))
 
 
-def features_of(config, params, source: Source, records) -> Features:
+def features_of(config, params, source: Source, records, encode: Callable) -> Features:
     """Pooled features of the middle clips of these records, those that cannot be read left out; `index` are the records' numbers.
 
     Args:
@@ -82,7 +83,15 @@ def features_of(config, params, source: Source, records) -> Features:
       params: of the video encoder.
       source: see `data.sources`.
       records: int [n], ascending.
+      encode: from `features.make_encode`.
+
+    Raises:
+      ConfigError: there is no record, or none could be read.
     """
     records = np.asarray(records)
-    found = extract(config, params, Subset(source, records), batch_size=min(config.batch_size, len(records)))
+    if not len(records):
+        raise ConfigError("there is no video to make features of")
+    found = extract(config, params, Subset(source, records), encode=encode)
+    if not len(found.index):
+        raise ConfigError(f"none of {len(records)} chosen videos can be read: see data.timeout_s, or choose others")
     return dataclasses.replace(found, index=records[found.index])

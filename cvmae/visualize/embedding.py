@@ -41,7 +41,9 @@ def embed(features, kind: str, *, perplexity: float = 30.0, seed: int = 0) -> tu
     used = min(perplexity, (len(features) - 1) / 3)
     start = principal(features, 2).project(features)
     start *= 1e-4 / max(start[:, 0].std(), 1e-12)  # as scikit-learn's init="pca", whose solver draws random numbers
-    places = TSNE(perplexity=used, metric="cosine", init=start.astype(np.float32), random_state=seed).fit_transform(features)
+    how = {"perplexity": used, "metric": "cosine", "init": start.astype(np.float32), "random_state": seed}
+    # The approximation of distant clips pays off for many alone, and its threads are slow to share cores.
+    places = TSNE(method="exact" if len(features) < 100 else "barnes_hut", **how).fit_transform(features)
     return places.astype(np.float32), f"t-SNE of cosine distances, perplexity {used:g}"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from cvmae import multihost
 from cvmae.config import ConfigError
 from cvmae.evaluation import similarity
-from cvmae.evaluation.features import Features
+from cvmae.evaluation.features import Features, make_encode
 from cvmae.evaluation.sample import Clips, features_of, open_split, read_clips, spread
 from cvmae.visualize.album import Album
 from cvmae.visualize.branch import Branches
@@ -65,7 +65,7 @@ class _Pictures:
             self.look = Looker(branches, config)
         except ValueError as error:
             raise ConfigError(f"config.visualize: {error}") from error
-        self.encoder = branches.video.encoder
+        self.encoder, self.encode = branches.video.encoder, make_encode(config)
 
     def draw(self) -> dict[str, float]:
         seen, found = None, {}
@@ -154,7 +154,7 @@ class _Pictures:
 
     def draw_embedding(self) -> None:
         """Pooled features of clips spread over the split, on a plane."""
-        features = self.features("test_split", self.source, self.c.embedded)
+        features = self.features(self.source, self.c.embedded)
         if len(features.labels) < 2:
             multihost.say("no embedding is drawn: it needs 2 clips or more")
             return
@@ -164,17 +164,16 @@ class _Pictures:
         path = self.album.place("embedding.png", "embedding", f"Pooled features of {title}; {colours}.")
         draw_embedding(path, places, features.labels, self.source.class_names, title)
 
-    def features(self, field: str, source, count: int) -> Features:
-        try:
-            return features_of(self.config, self.branches.video.params["encoder"], source, spread(len(source), count))
-        except ValueError as error:  # nothing could be read
-            raise ConfigError(f"config.data.{field}: no features can be made of its videos ({error})") from error
+    def features(self, source, count: int) -> Features:
+        """Pooled features of `count` clips spread over a source."""
+        params = self.branches.video.params["encoder"]
+        return features_of(self.config, params, source, spread(len(source), count), self.encode)
 
     def draw_retrieval(self) -> dict[str, float]:
         """The clips of config.data.split nearest to some of the test split, among those that config.visualize.gallery spreads over it."""
         source = open_split(self.config, "split")
-        queries = self.features("test_split", self.source, self.c.queries)
-        gallery = self.features("split", source, self.c.gallery)
+        queries = self.features(self.source, self.c.queries)
+        gallery = self.features(source, self.c.gallery)
         same = source.identity == self.source.identity
         k = min(self.c.neighbours, len(gallery.index) - same)
         if k < 1:
@@ -186,7 +185,7 @@ class _Pictures:
         frames = dict(zip(pictures.records.tolist(), middle_frames(pictures.pixels)))
         asked = middle_frames(read_clips(self.config, self.source, queries.index).pixels)
         found = []
-        for picture, label, row, values in zip(asked, queries.labels, index, alike):
+        for picture, label, row, values in zip(asked, queries.labels, index, alike, strict=True):
             neighbours = np.stack([frames[record] for record in gallery.index[row].tolist()])
             found.append(Found(picture, neighbours, values, int(label), gallery.labels[row]))
         right = share_right(found)
