@@ -41,6 +41,12 @@ def validate(config, devices=None) -> None:
         make_rules(mesh, config.sharding)
     check_batch(config, mesh)
     check_total(config)
+    folder = config.data.source == "files" and os.path.isdir(os.path.expanduser(config.data.manifest))
+    require(
+        not folder or "total" not in config,
+        f"config.data.manifest={config.data.manifest!r} is a folder, which has neither splits nor labels to learn from: make a "
+        "manifest of it by python -m cvmae.data.prepare --dataset=folder",
+    )
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)

@@ -100,7 +100,7 @@ class _Layout:
         names = [wrapped(row.name, NAME_WIDTH, NAME) for row in rows if row.name]
         self.names = max((round(width_of(line, NAME)) for lines in names for line in lines), default=0)
         self.left = MARGIN + (self.names + 10 if names else 0)
-        bars = [f"{value:.3g}" for row in rows if row.bar for value in (row.bar.low, row.bar.high)]
+        bars = [f"{value:.2g}" for row in rows if row.bar for value in (row.bar.low, row.bar.high)]
         self.bar = 6 + BAR + 5 + max((round(width_of(text, SMALL)) for text in bars), default=0) if bars else 0
         columns = max(len(row.cells) for row in rows)
         right = self.left + columns * (self.cell[1] + GAP) - GAP + self.bar
@@ -134,7 +134,7 @@ def _draw_row(sheet, draw, row: Row, layout: _Layout, top: int) -> None:
         strip = colour(np.linspace(1, 0, height)[:, None].repeat(BAR, 1), row.bar.colours)
         sheet.paste(Image.fromarray(strip), (x, top + layout.caption))
         for value, y, anchor in ((row.bar.high, top + layout.caption, "la"), (row.bar.low, top + layout.caption + height, "ld")):
-            draw.text((x + BAR + 5, y), f"{value:.3g}", PALE, font(SMALL), anchor=anchor)
+            draw.text((x + BAR + 5, y), f"{value:.2g}", PALE, font(SMALL), anchor=anchor)
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def embed(features, kind: str, *, perplexity: float = 30.0, seed: int = 0) -> tu
     how = {"perplexity": used, "metric": "cosine", "init": start.astype(np.float32), "random_state": seed}
     # The approximation of distant clips pays off for many alone, and its threads are slow to share cores.
     places = TSNE(method="exact" if len(features) < 100 else "barnes_hut", **how).fit_transform(features)
-    return places.astype(np.float32), f"t-SNE of cosine distances, perplexity {used:g}"
+    return places.astype(np.float32), f"t-SNE of cosine distances, perplexity {used:.3g}"
 
 
 def draw_embedding(path, places, labels, names: tuple[str, ...], title: str) -> None:
@@ -79,7 +79,7 @@ def draw_embedding(path, places, labels, names: tuple[str, ...], title: str) -> 
     axis.set_aspect("equal", adjustable="datalim")
     for side in axis.spines.values():
         side.set_color("0.8")
-    if len(shown) or rest.any():
+    if len(shown):
         figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=9, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -106,7 +106,7 @@ def moving(rows: list[Strip], title: str, across: int = 3) -> np.ndarray:
     lines = [rows[i : i + across] for i in range(0, len(rows), across)]
     pictures = []
     for t in range(len(rows[0].frames)):
-        cells = [[Cell(row.frames[t], f"{row.name}\n{row.detail}") for row in line] for line in lines]
+        cells = [[Cell(row.frames[t], f"{row.name}\n{row.detail}".strip()) for row in line] for line in lines]
         pictures.append(compose([Row(line) for line in cells], title))
     return np.stack(pictures)
 

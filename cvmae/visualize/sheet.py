@@ -50,10 +50,11 @@ def draw_sheet(found: list[Found], names: tuple[str, ...], title: str, note: str
     size = fitted_size(*found[0].query.shape[:2])
     rows = []
     for one in found:
-        cells = [Cell(resized(one.query, size), f"query\n{class_name(one.label, names)}", QUERY)]
+        cells = [Cell(resized(one.query, size), f"query\n{class_name(one.label, names)}".strip(), QUERY)]
         for picture, similarity, label, right in zip(one.neighbours, one.similarity, one.labels, one.right):
             sign, border = {True: ("✓ ", RIGHT), False: ("✗ ", WRONG), None: ("", PALE)}[right]
-            cells.append(Cell(resized(picture, size), f"{sign}{similarity:.3f}\n{class_name(int(label), names)}", border))
+            caption = f"{sign}{similarity:.3f}\n{class_name(int(label), names)}".strip()
+            cells.append(Cell(resized(picture, size), caption, border))
         rows.append(Row(cells))
     return compose(rows, title, note=note)
 
