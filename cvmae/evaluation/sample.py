@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -61,13 +60,12 @@ def read_clips(config, source: Source, records) -> Clips:
     if not len(records) or records.min() < 0 or records.max() >= len(source):
         raise ConfigError(f"records {records.tolist()} of {len(source)} videos: give numbers from 0 to {len(source) - 1}")
     pixels, labels, kept = [], [], []
-    crop = jax.jit(lambda video: cropped(video, config))
     with make_view_loader(config, Subset(source, records), 1, ViewPlan()) as loader:
         for batch in loader:
             for name, reason in unpack_failures(batch["failures"]):
                 multihost.say(f"left out of the pictures: {name}, {reason}")
             if batch["valid"][0]:
-                pixels.append(np.asarray(crop(jnp.asarray(batch["video"]))[0]))
+                pixels.append(np.asarray(cropped(jnp.asarray(batch["video"]), config)[0]))
                 labels.append(batch["label"][0])
                 kept.append(records[batch["index"][0]])
     if not kept:

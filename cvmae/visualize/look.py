@@ -1,6 +1,7 @@
 """What two branches make of one clip, before anything is drawn: attention, tokens, the image branch's attention, reconstructions."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from cvmae.evaluation.features import FeatureSpec, encode_tokens
 from cvmae.models import masking
 from cvmae.models.patches import target_frames
 from cvmae.visualize.attention import AttentionSpec, attention_map
-from cvmae.visualize.branch import Branches
+from cvmae.visualize.branch import Branch, Branches
 from cvmae.visualize.reconstruction import Reconstruction, hide, rebuild
 
 
@@ -32,7 +33,7 @@ class Look:
 
 
 class Looker:
-    """Looks at clips float32 [T, H, W, 3] in 0..1, one at a time, through programs that are compiled once.
+    """Looks at clips float32 [T, H, W, 3] in 0..1, one at a time.
 
     Attributes:
       spec: of the video branch's attention.
@@ -42,26 +43,31 @@ class Looker:
     def __init__(self, branches: Branches, config):
         """Raises: ValueError where an encoder has not got what config.visualize asks for."""
         c = config.visualize
-        self.branches, self.config = branches, config
+        self.branches, self.mask, self.key = branches, c.mask, jax.random.key(config.seed)
+        self.pixels = tuple(config.augment.mean), tuple(config.augment.std)
         self.spec = AttentionSpec(c.map, c.layer, c.head, c.query, tuple(c.position))
         self.spec.check(branches.video.encoder)
-        self.image_spec, self._image = None, None
+        self.image_spec = None
         if branches.image is not None:
             query = "patch" if c.query == "patch" else "cls" if branches.image.encoder.cls_token else "mean"
             self.image_spec = AttentionSpec(c.map, query=query, position=tuple(c.position))
-            self._image = jax.jit(self._look_at_frames)
-        self._whole, self._rebuild = jax.jit(self._look), jax.jit(self._rebuild_masked, static_argnums=2)
 
     def __call__(self, clip) -> Look:
         """Looks at a whole clip."""
-        attention, tokens = self._whole(self.branches.video.params["encoder"], clip)
-        image = None if self._image is None else np.asarray(self._image(self.branches.image.params["encoder"], clip))
-        return Look(np.asarray(attention), np.asarray(tokens), image)
+        video, image = self.branches.video, self.branches.image
+        clip = standardise(clip, *self.pixels)
+        given = video.params["encoder"], clip[None], video.encoder
+        attention, tokens = _attend(*given, self.spec), _encode(*given, FeatureSpec(self.spec.layer, "all"))
+        found = None
+        if image is not None:
+            found = np.asarray(_attend(image.params["encoder"], clip[:, None], image.encoder, self.image_spec)[:, 0])
+        return Look(np.asarray(attention[0]), np.asarray(tokens[0]), found)
 
     def rebuild(self, clip, number: int, ratio: float) -> Reconstruction:
         """Hides `ratio` of a clip's tokens and predicts them, numpy [t, H, W, 3]; the mask depends on the seed and `number` alone."""
-        key = rng.stream(jax.random.key(self.config.seed), "mask_video", number)
-        found = self._rebuild(self.branches.video, (clip, key), ratio)
+        keys = rng.stream(self.key, "mask_video", number)[None]
+        mask = masking.draw(keys, self.branches.video.encoder.grid, self.mask, ratio)
+        found = _rebuild(self.branches.video, jnp.asarray(clip)[None], mask, self.pixels)
         return jax.tree.map(lambda a: np.asarray(a[0]), found)
 
     @property
@@ -70,22 +76,15 @@ class Looker:
         decoder = self.branches.video.decoder
         return target_frames(self.branches.video.encoder.grid.num_frames, decoder.target_frames if decoder else 0)
 
-    def _standardised(self, clips):
-        return standardise(clips, self.config.augment.mean, self.config.augment.std)
 
-    def _look(self, params, clip):
-        encoder, clips = self.branches.video.encoder, self._standardised(clip[None])
-        tokens = encode_tokens(encoder, params, clips, FeatureSpec(self.spec.layer, "all"))
-        return attention_map(encoder, params, clips, self.spec)[0], tokens[0]
+# Programs are those of a module and a spec, whichever Looker runs them; tokens are apart, so that which attention is drawn does not
+# change them in the last bit.
+_attend = jax.jit(lambda params, clips, encoder, spec: attention_map(encoder, params, clips, spec), static_argnums=(2, 3))
+_encode = jax.jit(lambda params, clips, encoder, spec: encode_tokens(encoder, params, clips, spec), static_argnums=(2, 3))
 
-    def _look_at_frames(self, params, clip):
-        frames = self._standardised(clip[:, None])
-        return attention_map(self.branches.image.encoder, params, frames, self.image_spec)[:, 0]
 
-    def _rebuild_masked(self, branch, clip_and_key, ratio: float):
-        (clip, key), grid = clip_and_key, branch.encoder.grid
-        pixels = jnp.asarray(clip)[None]
-        mask = masking.draw(key[None], grid, self.config.visualize.mask, ratio)
-        if branch.decoder is None:
-            return hide(pixels, mask, grid)
-        return rebuild(pixels, mask, branch.predict(branch.params, self._standardised(pixels), mask), branch.predicted)
+@functools.partial(jax.jit, static_argnums=3)
+def _rebuild(branch: Branch, pixels, mask: masking.Mask, standard: tuple) -> Reconstruction:
+    if branch.decoder is None:
+        return hide(pixels, mask, branch.encoder.grid)
+    return rebuild(pixels, mask, branch.predict(branch.params, standardise(pixels, *standard), mask), branch.predicted)
