@@ -29,6 +29,9 @@ def write_gif(path, frames, fps: float) -> None:
     palette = Image.fromarray(np.ascontiguousarray(some.reshape(-1, *some.shape[2:]))).quantize(
         256, method=Image.Quantize.MAXCOVERAGE, kmeans=1
     )
+    colours = np.array(palette.getpalette()).reshape(-1, 3)
+    colours[colours.sum(1).argmax()] = 255  # paper stays white
+    palette.putpalette(colours.ravel().tolist())
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with replacing(path) as temporary:
         pictures[0].save(
