@@ -95,7 +95,7 @@ class _Pictures:
     def semantic(self, seen: _Seen, number: int) -> Semantic:
         """The image branch's attention, or the components of the video branch's tokens."""
         image = seen.looks[number].image
-        if image is not None and self.c.semantic != "pca":
+        if image is not None:
             return Semantic("image branch's attention", image)
         return Semantic("PCA of the video's tokens", seen.colours[number].repeat(self.encoder.grid.tubelet, axis=0))
 

@@ -44,3 +44,12 @@ def test_what_only_an_inactive_branch_would_refuse_is_let_be():
 
 def test_the_batch_is_allowed_to_be_without_negatives_where_nothing_is_contrasted():
     validate(config(("mse_video", "mse_image"), batch_size=4, accumulate=4))
+
+
+def test_nothing_is_learned_from_a_folder_without_a_manifest(tmp_path):
+    folder = {"data__source": "files", "data__manifest": str(tmp_path)}
+    for task in ("extract", "visualize"):
+        validate(downstream(task, **folder))
+    for learns in (config(**folder), downstream("linear", **folder)):
+        with pytest.raises(ConfigError, match="is a folder, which has neither splits nor labels to learn from: make a manifest"):
+            validate(learns)

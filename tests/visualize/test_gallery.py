@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cvmae.config import ConfigError
+from cvmae.data.motion import video
 from cvmae.evaluation.features import Features
 from cvmae.evaluation.sample import spread
 from cvmae.interop.archive import write_archive
@@ -185,6 +186,24 @@ def test_no_clip_finds_itself():
     index, alike = nearest_others(queries, gallery, 2, same=True)
     assert gallery.index[index].tolist() == [[40, 20], [20, 10]] and alike[0, 0] == 1
     assert gallery.index[nearest_others(queries, gallery, 1, same=False)[0]].tolist() == [[10], [20]]
+
+
+def test_pictures_of_a_folder_of_videos(sheets, tmp_path, capsys):
+    """Both splits are the folder then: no clip is its own neighbour. One that cannot be read is left out, and named."""
+    (tmp_path / "videos").mkdir()
+    for number in range(3):
+        frames = np.random.default_rng(number).integers(0, 256, (6, 40, 56, 3), np.uint8)
+        video.write(tmp_path / "videos" / f"{number}.mp4", frames, fps=10, quantizer=20)
+    (tmp_path / "videos" / "1b.mp4").write_bytes(b"no video")
+    fields = {"data__source": "files", "data__manifest": str(tmp_path / "videos"), "formats": ("png",), "ratios": (0.5,)}
+    files = drawn(tmp_path, sheets[0] | fields | {"clips": 4, "embedded": 4, "queries": 4})
+    assert set(files) == {"figures.json", TOKENS, "embedding.png", "retrieval.png"} | {
+        f"clip{i:02d}_masked50.png" for i in range(3)
+    }
+    assert "left out of the pictures:" in (said := capsys.readouterr().err) and "1b.mp4" in said
+    said = captions(files)
+    assert "none of them labelled" in said["embedding.png"] and said["clip02_masked50.png"].startswith("2.mp4: 50 % of patches")
+    assert "the 2 nearest of 3 clips" in said["retrieval.png"] and "no label to compare" in said["retrieval.png"]
 
 
 def test_numbers_are_spread_from_end_to_end():
