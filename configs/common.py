@@ -241,6 +241,8 @@ def runlocal(c):
     c.video_branch.variant = "test/16"
     if "heads" in c.get("probe", {}):
         c.probe.heads = 2
+    if "visualize" in c:
+        c.visualize.clips, c.visualize.embedded, c.visualize.queries, c.visualize.gallery = 2, 16, 4, 16
     for branch in branches(c):
         branch.variant = "test/16"
         branch.mask.ratio = 0.5

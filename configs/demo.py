@@ -3,7 +3,7 @@
     python -m cvmae.main --config=configs/demo.py --workdir=workdir/demo
     python -m cvmae.main --config=configs/demo.py:task=finetune --config.init_from=workdir/demo --workdir=workdir/demo-finetune
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval or extract.
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize.
 All six terms of the paper, plus time-reversed negatives, which are ours and not the paper's: a clip played backwards is one more
 negative. The classes of `motion` come in time-reversed pairs, so this set flatters that option.
 """

@@ -34,7 +34,7 @@ def base(args, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
         {"finetune": _finetune, "linear": _probe, "attentive": _attentive}[task](c)
     else:
         del c.data.eval_split
-        {"knn": _knn, "retrieval": _retrieval, "extract": _extract}[task](c)
+        {"knn": _knn, "retrieval": _retrieval, "extract": _extract, "visualize": _visualize}[task](c)
     if task == "finetune":
         apply(c, recipes.get(args.variant.partition("/")[0], recipes["B"]))
     return c
@@ -140,4 +140,34 @@ def _extract(c):
         # tokens: pooled | slots | all. window_stride: frames from one window to the next, at the clip's own step; 0: no overlap.
         # format: npz | array_record. dtype: float32 | float16.
         {"layer": -1, "tokens": "pooled", "window_stride": 0, "format": "npz", "dtype": "float32"}
+    )
+
+
+def _visualize(c):
+    # Pictures of clips of data.test_split; those of data.split are what retrieval looks through.
+    c.batch_size = 16  # of features
+    c.visualize = ml_collections.ConfigDict(
+        {
+            "clips": 4,  # drawn one by one, spread evenly over the split
+            "records": (),  # their numbers instead
+            "ratios": (0.90, 0.95),  # [paper] Figure 1; a figure for each
+            "mask": "random",  # random | tube | frame
+            "columns": 8,  # frames that a figure shows, spread evenly over the clip; 0 for all. What moves shows all.
+            "map": "attention",  # attention | rollout (Abnar and Zuidema 2020)
+            "layer": -1,  # block whose attention and tokens are drawn; -1 the last one's, and the encoder's output
+            "head": -1,  # -1 the mean over heads
+            "query": "mean",  # mean over all patches | cls | patch, the one at `position`
+            "position": (0.5, 0.5, 0.5),  # time, row and column as shares of the clip
+            "semantic": "auto",  # auto (image, where there is an image branch) | image | pca
+            "image_from": "",  # weights of an image encoder for the semantic row; '' takes the image branch of init_from's workdir
+            "target_norm": "auto",  # auto, what the weights say | patch | patch_channel | none | pixels (not even standardised)
+            "formats": ("png", "gif", "mp4"),  # of the figures of clips; all else is PNG
+            "fps": 4.0,  # of what moves
+            "embedded": 400,  # clips laid out by their features; 0 for none
+            "embedding": "tsne",  # tsne | pca
+            "perplexity": 30.0,
+            "queries": 8,  # test clips whose neighbours are shown; 0 for none
+            "neighbours": 5,
+            "gallery": 1000,  # clips of data.split, spread evenly, that neighbours are looked for in
+        }
     )

@@ -3,7 +3,7 @@
     python -m cvmae.main --config=configs/k400.py:variant=B/16 --config.data.manifest=k400/manifest.csv --workdir=DIR
     python -m cvmae.main --config=configs/k400.py:task=finetune --config.init_from=DIR --config.data.manifest=k400/manifest.csv
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval or extract. Not run by us; no accuracy is known (quoted: VideoMAE's own
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Not run by us; no accuracy is known (quoted: VideoMAE's own
 ViT-B fine-tunes to 81.5 % after 1600 epochs). `:runlocal` runs anywhere in under a minute.
 """
 

@@ -3,7 +3,7 @@
     python -m cvmae.main --config=configs/ssv2.py:variant=B/16 --config.data.manifest=ssv2/manifest.csv --workdir=DIR
     python -m cvmae.main --config=configs/ssv2.py:task=finetune --config.init_from=DIR --config.data.manifest=ssv2/manifest.csv
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval or extract. Not run to its end by us; no accuracy is known (quoted:
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Not run to its end by us; no accuracy is known (quoted:
 VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). `:runlocal` runs anywhere in under a minute.
 """
 
@@ -25,8 +25,11 @@ def get_config(arg=None):
         c.optimizer.warmup = "40_epochs"  # [VideoMAE]
     else:
         c = downstream.base(args, RECIPES)
-        c.data.clip_sampling = "uniform"  # [VideoMAE] a frame of each of 16 segments
-        if args.task == "extract":
+        if args.task == "visualize":
+            c.data.clip_sampling = "middle"  # frames as near to each other as in pre-training
+        else:
+            c.data.clip_sampling = "uniform"  # [VideoMAE] a frame of each of 16 segments
+        if args.task in ("extract", "visualize"):
             c.data.stride = 2
     if "flip" in c.augment:
         c.augment.flip = 0.0  # classes name left and right

@@ -3,7 +3,7 @@
     python -m cvmae.main --config=configs/ucf101.py:variant=B/16 --config.data.manifest=ucf101/split1.csv --workdir=DIR
     python -m cvmae.main --config=configs/ucf101.py:task=finetune --config.init_from=DIR --config.data.manifest=ucf101/split1.csv
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval or extract. Not run by us; no accuracy is known (quoted: VideoMAE's own
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Not run by us; no accuracy is known (quoted: VideoMAE's own
 ViT-B, pre-trained on UCF101 alone, fine-tunes to 91.3 %). `:runlocal` runs anywhere in under a minute.
 """
 

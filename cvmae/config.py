@@ -9,7 +9,7 @@ import sys
 
 import ml_collections
 
-TASKS = ("pretrain", "finetune", "linear", "attentive", "knn", "retrieval", "extract")
+TASKS = ("pretrain", "finetune", "linear", "attentive", "knn", "retrieval", "extract", "visualize")
 
 
 class ConfigError(ValueError):

@@ -10,6 +10,14 @@ from cvmae.models.build import build_model, decoder_spec, image_grid, video_grid
 from cvmae.models.crossvideo import CrossVideoOutput, first_of_mask, first_views
 
 
+def target_pixels(pixels, norm: str, mean, std):
+    """Pixels in 0..1 as targets normalised by `norm` are made of them.
+
+    VideoMAE normalises raw pixels per channel; MAE and mae_st normalise what the encoder sees.
+    """
+    return pixels if norm == "patch_channel" else standardise(pixels, mean, std)
+
+
 class Objective:
     """METHOD sections 2 to 5 as a pure function of parameters and samples.
 
@@ -89,11 +97,8 @@ class Objective:
         return standardise(pixels, self.config.augment.mean, self.config.augment.std)
 
     def target_pixels(self, pixels, branch):
-        """Pixels in 0..1 as the targets of a branch are made of them.
-
-        VideoMAE normalises raw pixels per channel; MAE and mae_st normalise what the encoder sees.
-        """
-        return pixels if branch.target_norm == "patch_channel" else self.standardise(pixels)
+        """Pixels in 0..1 as the targets of a branch are made of them."""
+        return target_pixels(pixels, branch.target_norm, self.config.augment.mean, self.config.augment.std)
 
     def _targets(self, pixels, mask, branch, grid):
         return make_targets(self.target_pixels(pixels, branch), mask, decoder_spec(self.config, branch), grid, branch.target_norm)

@@ -9,9 +9,10 @@ from cvmae.evaluation import frozen
 from cvmae.files import write_json
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.training import environment, loop, sharding
-from cvmae.training.pretrained import load_video_encoder
+from cvmae.training.pretrained import load_branches, load_video_encoder
 from cvmae.training.signals import default_termination
 from cvmae.training.validate import config_errors, validate
+from cvmae.visualize.gallery import visualize
 
 
 def run(config, workdir: str) -> dict[str, float]:
@@ -37,10 +38,11 @@ def run(config, workdir: str) -> dict[str, float]:
         for field in ("split", "test_split"):
             if field in config.data:
                 make_source(config.data, config.data[field])
-    params = jax.device_put(encoder_params(config), sharding.replicated(mesh))
+    load, work = FROZEN[config.task]
+    weights = jax.device_put(load(config), sharding.replicated(mesh))
     folder = loop.make_folder(workdir)
     multihost.say(f"workdir {folder}" + ("" if multihost.alone() else f", {jax.process_count()} processes"))
-    found = FROZEN[config.task](config, params, folder, lambda batch: sharding.to_devices(batch, mesh))
+    found = work(config, weights, folder, lambda batch: sharding.to_devices(batch, mesh))
     environment.record(folder)
     if multihost.first():
         loop.write_config(config, folder)
@@ -50,8 +52,8 @@ def run(config, workdir: str) -> dict[str, float]:
     return {f"{config.task}/{name}": value for name, value in found.items()}
 
 
-def encoder_params(config):
-    """The video encoder of config.init_from, or an untrained one of config.seed where that is empty. Raises: ConfigError."""
+def video_encoder(config):
+    """The video encoder that a config describes, its untrained parameters' shapes, and a function that makes them of config.seed."""
     encoder = build_encoder(config, config.video_branch, video_grid(config))
     clip = jnp.zeros((1, config.data.num_frames, *config.augment.size, 3))
 
@@ -59,8 +61,25 @@ def encoder_params(config):
         return encoder.init(key, clip)["params"]
 
     key = jax.random.key(config.seed)
-    found = load_video_encoder(config, jax.eval_shape(init, key), encoder)
-    return jax.jit(init)(key) if found is None else found
+    return encoder, jax.eval_shape(init, key), lambda: jax.jit(init)(key)
 
 
-FROZEN = {"knn": frozen.knn, "retrieval": frozen.retrieval, "extract": frozen.extract}
+def encoder_params(config):
+    """The video encoder of config.init_from, or an untrained one of config.seed where that is empty. Raises: ConfigError."""
+    encoder, shapes, untrained = video_encoder(config)
+    found = load_video_encoder(config, shapes, encoder)
+    return untrained() if found is None else found
+
+
+def branches(config):
+    """What pictures are drawn from, see `pretrained.load_branches`. Raises: ConfigError."""
+    encoder, _, untrained = video_encoder(config)
+    return load_branches(config, encoder, untrained)
+
+
+FROZEN = {
+    "knn": (encoder_params, frozen.knn),
+    "retrieval": (encoder_params, frozen.retrieval),
+    "extract": (encoder_params, frozen.extract),
+    "visualize": (branches, visualize),
+}

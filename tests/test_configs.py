@@ -148,6 +148,7 @@ PAIRS = [
     ("knn", "motion"),
     ("retrieval", "ssv2"),
     ("extract", "demo"),
+    ("visualize", "k400"),
 ]
 
 
@@ -167,6 +168,12 @@ def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path, quick_compilat
             np.testing.assert_allclose(predictions["probabilities"].sum(-1), 1, rtol=1e-5)
     else:
         assert {f"{task}/{name}": value for name, value in report[task].items()} == numbers
+    if task == "visualize":
+        listed = json.loads((tmp_path / "figures" / "figures.json").read_text())
+        assert {entry["kind"] for entry in listed} == {"clip", "tokens", "embedding", "retrieval"} and numbers[
+            "visualize/clips"
+        ] == 2
+        assert all((tmp_path / "figures" / entry["file"]).stat().st_size > 1000 for entry in listed)
 
 
 def test_runlocal_is_a_command(tmp_path):

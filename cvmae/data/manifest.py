@@ -10,6 +10,8 @@ A CSV file has a header line; each line of a JSON-lines file (.jsonl, .ndjson) i
 and any others, which are ignored. If every label is a whole number they are used as they are; otherwise they are
 names, numbered in sorted order over all of the manifest's splits. A `classes.csv` beside the manifest, with the columns
 number,name, settles both: names have its numbers, whether all of them occur or not, and numbers have its names.
+
+A folder may stand for a manifest where nothing is learned: all videos below it, unlabelled, whatever the split.
 """
 
 import csv
@@ -48,6 +50,8 @@ class Manifest:
 def read_manifest(path: str, split: str, root: str = "") -> Manifest:
     """The part `split` of the manifest at `path`. Raises: ManifestError."""
     path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        return _whole_folder(path)
     rows = list(_read_rows(path))
     labels = {label for _, row in rows if (label := _text(row["label"]))}
     beside = os.path.dirname(os.path.abspath(path))
@@ -58,6 +62,20 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
         known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise ManifestError(f"{path}: no video has split {split!r}; the splits there are: {known}")
     return Manifest(entries, names, folder)
+
+
+def _whole_folder(folder: str) -> Manifest:
+    from cvmae.data.prepare.locate import VideoFiles  # which knows this module
+    from cvmae.data.prepare.text import PrepareError
+
+    try:
+        paths = VideoFiles(folder).paths
+    except PrepareError as error:
+        raise ManifestError(str(error)) from error
+    if not paths:
+        raise ManifestError(f"{folder}: no video file lies below this folder; give another, or a file with {COLUMNS}")
+    entries = tuple(Entry(os.path.join(folder, path), UNLABELLED) for path in paths)
+    return Manifest(entries, (), os.path.abspath(folder))
 
 
 def _numbering(labels, classes):

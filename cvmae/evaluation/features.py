@@ -155,7 +155,7 @@ def feature_rows(
             yield {"values": values, "labels": batch["label"]} | {name: batch[name] for name in ("index", "clip", "valid")}
 
 
-def extract(config, params, source, limit: int = 0, batch_size: int = 0) -> Features:
+def extract(config, params, source, limit: int = 0, batch_size: int = 0, encode: Callable | None = None) -> Features:
     """Pooled features of the first `limit` records of a source (0: all); records that cannot be read are left out.
 
     Args:
@@ -164,8 +164,9 @@ def extract(config, params, source, limit: int = 0, batch_size: int = 0) -> Feat
       source: see `data.sources`.
       limit: how many records.
       batch_size: clips a pass; 0 takes the config's.
+      encode: from `make_encode` of the same config, where several sources share one.
     """
-    encode, limit, found = make_encode(config), limit or len(source), []
+    encode, limit, found = encode or make_encode(config), limit or len(source), []
     batches = feature_rows(config, lambda video: encode(params, video), source, batch_size or config.batch_size, ViewPlan())
     with contextlib.closing(batches):
         for batch in batches:

@@ -25,11 +25,15 @@ class Predictions:
     readable: np.ndarray
 
 
-def flat_crops(video, config):
-    """uint8 [b, crops, T, H0, W0, 3] -> float32 [b·crops, T, H, W, 3], standardised, of the centre of each crop."""
+def cropped(video, config):
+    """uint8 [b, crops, T, H0, W0, 3] -> float32 [b·crops, T, H, W, 3] in 0..1, of the centre of each crop."""
     clips = einops.rearrange(video, "b k ... -> (b k) ...")
-    clips = jax.vmap(lambda clip: augment.centre_crop(clip.astype(jnp.float32) / 255, config.augment.size))(clips)
-    return augment.standardise(clips, config.augment.mean, config.augment.std)
+    return jax.vmap(lambda clip: augment.centre_crop(clip.astype(jnp.float32) / 255, config.augment.size))(clips)
+
+
+def flat_crops(video, config):
+    """As `cropped`, standardised."""
+    return augment.standardise(cropped(video, config), config.augment.mean, config.augment.std)
 
 
 def mean_over_crops(probabilities, crops: int):

@@ -92,6 +92,26 @@ def read_workdir(path, step: int | None = None) -> Workdir:
     return Workdir(folder, config, steps[-1] if step is None else step)
 
 
+def has_branch(path, branch: str) -> bool:
+    """Whether the checkpoint of a workdir holds a branch. Raises: WorkdirError, see `read_workdir`; or it is damaged."""
+    workdir, handler = read_workdir(path), ocp.PyTreeCheckpointHandler()
+    try:
+        _find(workdir, handler.metadata(epath.Path(workdir.checkpoint / "state")).tree, branch)
+    except WorkdirError:
+        return False
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(workdir, error) from error
+    finally:
+        handler.close()
+    return True
+
+
+def _damaged(workdir: Workdir, error: Exception) -> WorkdirError:
+    return WorkdirError(
+        f"checkpoint {workdir.checkpoint} is damaged ({str(error).partition(chr(10))[0]:.200}): give another step"
+    )
+
+
 def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretrained:
     """The weights of a run of ours: an autoencoder after pre-training, a classifier after fine-tuning, else an encoder.
 
@@ -175,8 +195,7 @@ def read_branch(workdir: Workdir, branch: str) -> tuple[tuple[str, ...], dict]:
     except WorkdirError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        why = str(error).partition("\n")[0]
-        raise WorkdirError(f"checkpoint {workdir.checkpoint} is damaged ({why:.200}): give another step") from error
+        raise _damaged(workdir, error) from error
     finally:
         handler.close()
 

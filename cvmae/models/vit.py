@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
-from cvmae.models.attention import ATTENTIONS, attend
+from cvmae.models.attention import ATTENTIONS, attend, weights
 from cvmae.models.axes import constrain
 from cvmae.models.patches import Grid, patchify
 from cvmae.models.positions import Positions
 
 QKV_BIASES = ("qkv", "qv", "none")
+WEIGHTS = "attention"  # the collection that every block sows its attention weights into, only where a caller makes it mutable
 # What of a block is kept for the backward pass; the rest is computed again there. `dots` keeps every matrix product but those of
 # attention's logits and values, which have batch axes; `full` keeps the block's input alone.
 REMATS = {
@@ -118,6 +119,8 @@ class Attention(nn.Module):
         key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x).reshape(split)
         value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x).reshape(split)
         query, key, value = (constrain(a, "batch", "tokens", "heads", None) for a in (query, key, value))
+        if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
+            self.sow(WEIGHTS, "weights", weights(query, key))
         mixed = attend(query, key, value, self.trunk.attention)
         return dense(size.width, self.trunk.dtype, "out")(mixed.reshape(x.shape))
 
@@ -156,7 +159,7 @@ class Block(nn.Module):
 
 
 class Blocks(nn.Module):
-    """The stack of blocks; each output is sown as the intermediate `hidden`."""
+    """The stack of blocks; each output is sown as the intermediate `hidden`, and attention weights where WEIGHTS is mutable."""
 
     trunk: Trunk
 
@@ -165,7 +168,8 @@ class Blocks(nn.Module):
         trunk = self.trunk
         rates = drop_path_rates(trunk.drop_path, trunk.size.depth)
         drop_keys = drop_keys if trunk.drop_path else None
-        if trunk.scan and trunk.size.depth and not self.is_initializing():
+        collects = self.is_initializing() or self.is_mutable_collection(WEIGHTS)  # a loop hands nothing of its blocks out
+        if trunk.scan and trunk.size.depth and not collects:
             return self._scan(x, rates, drop_keys)
         block = Block if trunk.remat == "none" else nn.remat(Block, prevent_cse=True, policy=REMATS[trunk.remat])
         for i, rate in enumerate(rates):

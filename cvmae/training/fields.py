@@ -8,6 +8,7 @@ from cvmae.evaluation import extract, feature_files, features
 from cvmae.interop import inflate
 from cvmae.models import autoencoder, build, classifier, masking, patches, positions, vit
 from cvmae.models.attention import ATTENTIONS
+from cvmae.visualize import attention, embedding, moving, reconstruction
 
 
 def one_of(*words):
@@ -26,6 +27,10 @@ def each(expected, holds):
     return f"one number or more, each {expected}", lambda values: len(values) > 0 and all(map(holds, values))
 
 
+def some_of(*words):
+    return f"one or more of {', '.join(words)}", lambda values: len(values) > 0 and set(values) <= set(words)
+
+
 ABOVE_0 = "above 0", lambda value: value > 0
 BELOW_1 = "at least 0 and below 1", lambda value: 0 <= value < 1
 SIZE = "(height, width), each at least 1", lambda value: len(value) == 2 and min(value) >= 1
@@ -33,6 +38,7 @@ SHARES = "(low, high) with 0 < low <= high <= 1", lambda value: len(value) == 2 
 RATIOS = "(low, high) with 0 < low <= high", lambda value: len(value) == 2 and 0 < value[0] <= value[1]
 COLOR = "three numbers, red, green, blue", lambda value: len(value) == 3
 SPREAD = "three numbers above 0, red, green, blue", lambda value: len(value) == 3 and min(value) > 0
+PLACE = "(time, row, column), each from 0 to 1", lambda value: len(value) == 3 and all(0 <= share <= 1 for share in value)
 MESH = "at least 1, or -1 for what the others leave", lambda value: value == -1 or value >= 1
 FREE = "anything", lambda value: True
 
@@ -145,6 +151,23 @@ CHECKS = {
     "extract.format": one_of(*feature_files.FORMATS),
     "extract.dtype": one_of(*extract.DTYPES),
     "extract.window_stride": at_least(0),
+    "visualize.records": ("record numbers, each at least 0", lambda values: all(value >= 0 for value in values)),
+    "visualize.ratios": each("above 0 and below 1", lambda value: 0 < value < 1),
+    "visualize.mask": one_of(*masking.KINDS),
+    "visualize.map": one_of(*attention.MAPS),
+    "visualize.head": at_least(-1),
+    "visualize.query": one_of(*attention.QUERIES),
+    "visualize.position": PLACE,
+    "visualize.semantic": one_of("auto", "image", "pca"),
+    "visualize.image_from": FREE,
+    "visualize.target_norm": one_of("auto", *reconstruction.NORMS),
+    "visualize.formats": some_of(*moving.FORMATS),
+    "visualize.fps": between(0.1, 100),  # GIFs count hundredths of a second
+    "visualize.embedding": one_of(*embedding.KINDS),
+    "visualize.perplexity": ABOVE_0,
+    "visualize.neighbours": at_least(1),
+    "visualize.gallery": at_least(1),
+    "visualize.*": at_least(0),
 }
 DURATIONS = ("total", "log_every", "eval_every", "checkpoint_every", "optimizer.warmup", "loss_warmup.*")
 

@@ -12,9 +12,10 @@ from cvmae.config import ConfigError, require, steps
 from cvmae.data.manifest import ManifestError
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
-from cvmae.models import build, positions, vit
+from cvmae.models import build, masking, positions, vit
 from cvmae.training.fields import check_field, fields
 from cvmae.training.sharding import BATCH, make_mesh, make_rules
+from cvmae.visualize.attention import AttentionSpec
 
 
 @contextlib.contextmanager
@@ -40,6 +41,12 @@ def validate(config, devices=None) -> None:
         make_rules(mesh, config.sharding)
     check_batch(config, mesh)
     check_total(config)
+    folder = config.data.source == "files" and os.path.isdir(os.path.expanduser(config.data.manifest))
+    require(
+        not folder or "total" not in config,
+        f"config.data.manifest={config.data.manifest!r} is a folder, which has neither splits nor labels to learn from: make a "
+        "manifest of it by python -m cvmae.data.prepare --dataset=folder",
+    )
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
@@ -75,11 +82,29 @@ def check_downstream(config) -> None:
         views is None or views.crops == 1 or config.data.fit == "crop",
         f"config.data.fit={config.data.fit!r} leaves nothing to crop in more than one way: set it to crop, or one crop",
     )
-    layer = next((config[name].layer for name in ("features", "extract") if name in config), -1)
+    layer = next((config[name].layer for name in ("features", "extract", "visualize") if name in config), -1)
     depth = vit.decode_variant(config.video_branch.variant)[0].depth
     require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
     check_start(config.init_from, "init_from")
     check_inflate(config.video_branch, config.init_from)
+    if "visualize" in config:
+        check_pictures(config)
+
+
+def check_pictures(config) -> None:
+    """Whether the encoder has what is to be drawn of it, and something can be hidden."""
+    c, grid = config.visualize, build.video_grid(config)
+    encoder = build.build_encoder(config, config.video_branch, grid)
+    with config_errors("visualize"):
+        AttentionSpec(c.map, c.layer, c.head, c.query, tuple(c.position)).check(encoder)
+    for ratio in c.ratios:
+        with config_errors("visualize.ratios"):
+            masking.count_visible(grid, c.mask, ratio)
+    check_start(c.image_from, "visualize.image_from")
+    require(
+        c.semantic != "image" or c.image_from or config.init_from,
+        "config.visualize.semantic='image' needs an image branch: give config.visualize.image_from, or take pca",
+    )
 
 
 def check_total(config) -> None:

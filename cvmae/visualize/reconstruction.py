@@ -1,44 +1,96 @@
 """Pictures of reconstructions: the clip, what the encoder saw of it, and what the decoder made of that."""
 
+import dataclasses
+
+import flax.struct
 import jax
 import jax.numpy as jnp
-import matplotlib.figure
 import numpy as np
 
 from cvmae import multihost
 from cvmae.models import masking
-from cvmae.models.autoencoder import make_targets
+from cvmae.models.autoencoder import DecoderSpec, make_targets
 from cvmae.models.build import decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
-from cvmae.models.patches import patchify, target_frames, unpatchify
+from cvmae.models.patches import TARGET_NORMS, Grid, patchify, target_frames, unpatchify
+from cvmae.objective import target_pixels
+from cvmae.visualize.canvas import Cell, Row, as_bytes, compose, fitted_size, resized
+from cvmae.visualize.moving import write_png
 
 GREY = 0.5
+PIXELS = "pixels"  # what is predicted are pixels in 0..1: transformers' VideoMAE with norm_pix_loss=False
+NORMS = (*TARGET_NORMS, PIXELS)
 
 
-def reconstruct(objective, params, inputs):
-    """Clips, masked clips and reconstructions of v, each float32 [B, T, H, W, 3] in 0..1.
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What a decoder's predictions are: its spec, the grid of clips, one of NORMS, and how target pixels were standardised."""
+
+    spec: DecoderSpec
+    grid: Grid
+    norm: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@flax.struct.dataclass
+class Reconstruction:
+    """Clips, what was seen of them, and what was made of that, each float32 [B, t, H, W, 3] in 0..1; t frames are predicted."""
+
+    clip: jax.Array
+    masked: jax.Array
+    rebuilt: jax.Array
+
+
+def rebuild(pixels, mask: masking.Mask, predictions, about: Predicted) -> Reconstruction:
+    """Predictions as pixels among the visible patches.
 
     Predictions leave the space of the targets by the true mean and deviation of each patch, so what is shown is the texture that
     was predicted at the brightness that was there. Visible patches are pasted as they are. Where the decoder predicts fewer
     frames than the clip has (mae_st), all three show those frames.
+
+    Args:
+      pixels: float32 [B, T, H, W, 3] in 0..1.
+      mask: what was seen.
+      predictions: of the decoder, float32 [B, N - K, P] in the order of `mask.masked`.
+      about: what they are.
     """
+    spec, grid = about.spec, about.grid
+    norm = "none" if about.norm == PIXELS else about.norm
+    raw = about.norm in (PIXELS, "patch_channel")
+    said = pixels if about.norm == PIXELS else target_pixels(pixels, norm, about.mean, about.std)
+    targets = make_targets(said, mask, spec, grid, norm)
+    hidden = predictions * targets.deviation + targets.mean
+    clip = pixels[:, target_frames(grid.num_frames, spec.target_frames)]
+    hidden = hidden if raw else destandardise(hidden, about.mean, about.std)
+    tubelet = spec.target_tubelet(grid)
+    masked, rebuilt = (paste(clip, h, mask, grid, tubelet) for h in (jnp.full_like(hidden, GREY), hidden))
+    return Reconstruction(jnp.clip(clip, 0, 1), masked, rebuilt)
+
+
+def paste(clip, hidden, mask: masking.Mask, grid: Grid, tubelet: int):
+    """Visible patches of clip [B, t, H, W, 3] among `hidden` ones [B, N - K, P]; `tubelet` frames a patch. Pixels in 0..1."""
+    visible = masking.take_visible(patchify(clip, tubelet, grid.patch), mask)
+    return jnp.clip(unpatchify(masking.restore(jnp.concatenate([visible, hidden], axis=1), mask), grid), 0, 1)
+
+
+def hide(pixels, mask: masking.Mask, grid: Grid) -> Reconstruction:
+    """What an encoder sees, where no decoder says anything of the rest: `rebuilt` is `masked`."""
+    grey = jnp.full((*mask.masked.shape, grid.values()), GREY)
+    masked = paste(pixels, grey, mask, grid, grid.tubelet)
+    return Reconstruction(jnp.clip(pixels, 0, 1), masked, masked)
+
+
+def reconstruct(objective, params, inputs) -> Reconstruction:
+    """Of the views v of a batch; see `rebuild`."""
     config, views = objective.config, objective.needs.views
-    branch, grid = config.video_branch, video_grid(config)
-    spec = decoder_spec(config, branch)
-    mask = first_of_mask(inputs.video_mask, views, 1)
-    pixels = first_views(inputs.video, views, 1)
-    targets = make_targets(objective.target_pixels(pixels, branch), mask, spec, grid, branch.target_norm)
-    output = objective.forward(params, inputs)
-    hidden = first_views(output.video_predictions, min(views, 2), 1) * targets.deviation + targets.mean
-    frames = target_frames(grid.num_frames, spec.target_frames)
-    clip = pixels[:, frames]
-    patches = patchify(clip, spec.target_tubelet(grid), grid.patch)
-    visible = masking.take_visible(patches, mask)
-    if branch.target_norm != "patch_channel":  # whose targets are raw pixels already
-        hidden = destandardise(hidden, config.augment.mean, config.augment.std)
-    filled = [jnp.clip(h, 0, 1) for h in (jnp.full_like(hidden, GREY), hidden)]
-    masked, rebuilt = (unpatchify(masking.restore(jnp.concatenate([visible, h], axis=1), mask), grid) for h in filled)
-    return jnp.clip(clip, 0, 1), jnp.clip(masked, 0, 1), rebuilt
+    branch = config.video_branch
+    about = Predicted(
+        decoder_spec(config, branch), video_grid(config), branch.target_norm, config.augment.mean, config.augment.std
+    )
+    mask, pixels = first_of_mask(inputs.video_mask, views, 1), first_views(inputs.video, views, 1)
+    predictions = first_views(objective.forward(params, inputs).video_predictions, min(views, 2), 1)
+    return rebuild(pixels, mask, predictions, about)
 
 
 def destandardise(patches, mean, std):
@@ -47,25 +99,19 @@ def destandardise(patches, mean, std):
     return patches * jnp.tile(jnp.asarray(std), count) + jnp.tile(jnp.asarray(mean), count)
 
 
-def draw(path, clips, masked, rebuilt) -> None:
-    """Writes a picture with three rows a clip and a column a frame; arrays float [B, T, H, W, 3] in 0..1."""
-    rows = [(name, row) for c in zip(clips, masked, rebuilt) for name, row in zip(("clip", "masked", "reconstruction"), c)]
-    columns = rows[0][1].shape[0]
-    figure = matplotlib.figure.Figure(figsize=(1.1 * columns + 1.2, 1.15 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, frames) in zip(axes, rows):
-        for axis, frame in zip(line, np.asarray(frames)):
-            axis.imshow(frame, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    figure.savefig(path, dpi=110)
+def draw(path, found: Reconstruction) -> None:
+    """Writes a picture with three rows a clip and a column a frame."""
+    size, rows = fitted_size(*found.clip.shape[2:4], side=96), []
+    for parts in zip(*map(as_bytes, (found.clip, found.masked, found.rebuilt))):
+        for name, frames in zip(("clip", "masked", "reconstruction"), parts):
+            rows.append(Row([Cell(frame) for frame in resized(frames, size)], name))
+    write_png(path, compose(rows, heads=tuple(f"frame {i + 1}" for i in range(found.clip.shape[1]))))
 
 
 def save_reconstructions(path, objective, params, samples, count: int) -> None:
     """Reconstructs the first `count` clips of a batch of samples and writes the picture."""
     samples = jax.tree.map(lambda a: a[:count], multihost.everywhere(samples))
     run = jax.jit(lambda params, samples: reconstruct(objective, params, objective.make_inputs(samples)))
-    pictures = multihost.everywhere(run(params, samples))
+    found = multihost.everywhere(run(params, samples))
     if multihost.first():
-        draw(path, *pictures)
+        draw(path, jax.tree.map(np.asarray, found))

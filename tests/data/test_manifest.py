@@ -18,6 +18,19 @@ def test_csv_with_numbers_parts_and_other_columns(tmp_path):
     assert manifest.class_names == ()
 
 
+def test_a_folder_is_all_videos_below_it_unlabelled(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("z.mp4", "b/a.AVI", "b/notes.txt", ".hidden.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    for split in ("train", "anything"):
+        found = read_manifest(str(tmp_path), split)
+        assert found.entries == (Entry(f"{tmp_path}/b/a.AVI", UNLABELLED), Entry(f"{tmp_path}/z.mp4", UNLABELLED))
+        assert found.class_names == () and found.folder == str(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match="no video file lies below this folder"):
+        read_manifest(str(tmp_path / "empty"), "train")
+
+
 def test_json_lines(tmp_path):
     rows = [{"path": "a b,c.mp4", "label": 2, "split": "val", "start": 1}, {"path": "d.mp4", "label": None, "split": "val"}]
     path = write(tmp_path, "\n\n".join(map(json.dumps, rows)) + "\n", "list.jsonl")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import load_file
+from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 from cvmae.interop.convert import to_ours
 from cvmae.interop.mae import HF_VIT_MAE
@@ -53,6 +54,17 @@ def shake(model, seed: int):
             if parameter.requires_grad:
                 parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
+
+
+def with_tables(model):
+    """The model with the position tables of published weights, which transformers 5 leaves at zero in a fresh model."""
+    embeddings, decoder = model.vit.embeddings, model.decoder
+    for table in (embeddings.position_embeddings, decoder.decoder_pos_embed):
+        side, width = round((table.shape[1] - 1) ** 0.5), table.shape[2]
+        rows = build_2d_sinusoidal_position_embedding(side, side, width, cls_token=True)
+        # Published weights have the column's half first; transformers' own initialisation swaps the halves likewise.
+        table.data.copy_(torch.cat([rows[:, width // 2 :], rows[:, : width // 2]], dim=1)[None])
+    return model
 
 
 def stored(folder) -> dict[str, np.ndarray]:

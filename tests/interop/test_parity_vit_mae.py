@@ -16,7 +16,6 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 import torch
 from safetensors.numpy import save_file
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
-from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
 from cvmae.interop import read
 from cvmae.interop.convert import to_theirs
@@ -45,21 +44,10 @@ CASES = {
 }
 
 
-def with_tables(model):
-    """The model with the position tables of published weights, which transformers 5 leaves at zero in a fresh model."""
-    embeddings, decoder = model.vit.embeddings, model.decoder
-    for table in (embeddings.position_embeddings, decoder.decoder_pos_embed):
-        side, width = round((table.shape[1] - 1) ** 0.5), table.shape[2]
-        rows = build_2d_sinusoidal_position_embedding(side, side, width, cls_token=True)
-        # Published weights have the column's half first; transformers' own initialisation swaps the halves likewise.
-        table.data.copy_(torch.cat([rows[:, width // 2 :], rows[:, : width // 2]], dim=1)[None])
-    return model
-
-
 def build(config):
     """A transformers model of random weights."""
     torch.manual_seed(0)
-    return with_tables(hf.shake(ViTMAEForPreTraining(config), seed=1))
+    return hf.with_tables(hf.shake(ViTMAEForPreTraining(config), seed=1))
 
 
 def check(config, batch: int, folder, name: str, backward: bool = True):

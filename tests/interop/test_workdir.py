@@ -12,7 +12,7 @@ import pytest
 
 from cvmae.interop import WeightsError
 from cvmae.interop.pretrained import Head
-from cvmae.interop.workdir import WorkdirError, is_workdir, load_workdir, read_branch, read_workdir
+from cvmae.interop.workdir import WorkdirError, has_branch, is_workdir, load_workdir, read_branch, read_workdir
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import SIZES, Encoder, Trunk
@@ -74,6 +74,7 @@ def two_steps(tmp_path):
 
 def test_the_newest_or_a_named_step(two_steps):
     folder, expected = two_steps
+    assert has_branch(folder, "image") and has_branch(folder, "video")
     checkpoints = folder / "checkpoints"
     cases = [
         ((folder,), 10),
@@ -219,7 +220,10 @@ def test_damage_and_a_run_without_the_branch(tmp_path):
     write_workdir(tmp_path, encoder(), {1: state({"image": P}), 2: state({"encoder": P})})
     with pytest.raises(WorkdirError, match="checkpoints/1 holds no video encoder, only image: give"):
         encoder_of(read_workdir(tmp_path, 1))
+    assert has_branch(tmp_path, "video") and not has_branch(tmp_path, "image")
     (tmp_path / "checkpoints" / "2" / "state" / "_METADATA").unlink()
+    with pytest.raises(WorkdirError, match="checkpoints/2 is damaged"):
+        has_branch(tmp_path, "video")
     with pytest.raises(WorkdirError, match="checkpoints/2 is damaged .*give another step") as caught:
         encoder_of(read_workdir(tmp_path))
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import cvmae
 from cvmae.config import ConfigError
 from cvmae.interop.mae import HF_VIT_MAE, MAE
 from cvmae.interop.workdir import load_workdir
-from cvmae.run import run
+from cvmae.run import branches, run
 from cvmae.training.optimizer import path_of
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.sharding import make_mesh
@@ -174,6 +174,12 @@ def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
         for name, array in flat(load_workdir(tmp_path, branch).params).items():
             np.testing.assert_array_equal(found[f"/{branch}{name}"], array)
     assert cvmae.load(tmp_path, branch="image")[0].grid.num_frames == 1
+    pictured = branches(downstream("visualize", init_from=str(tmp_path)))
+    for branch in ("video", "image"):
+        expected = load_workdir(tmp_path, branch).params
+        expected = expected if branch == "video" else {"encoder": expected["encoder"]}
+        jax.tree.map(np.testing.assert_array_equal, getattr(pictured, branch).params, expected)
+    assert pictured.video.norm == "patch" and pictured.image.encoder.grid.shape == (1, 2, 2)
 
 
 def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):

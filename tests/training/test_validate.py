@@ -50,3 +50,12 @@ def test_the_batch_is_allowed_to_be_without_negatives_where_nothing_is_contraste
 def test_a_batch_is_spread_over_data_and_fsdp_alone():
     mesh = types.SimpleNamespace(shape={"data": 2, "fsdp": 3, "model": 4})
     assert batch_unit(config(accumulate=5), mesh) == 30
+
+
+def test_nothing_is_learned_from_a_folder_without_a_manifest(tmp_path):
+    folder = {"data__source": "files", "data__manifest": str(tmp_path)}
+    for task in ("extract", "visualize"):
+        validate(downstream(task, **folder))
+    for learns in (config(**folder), downstream("linear", **folder)):
+        with pytest.raises(ConfigError, match="is a folder, which has neither splits nor labels to learn from: make a manifest"):
+            validate(learns)

@@ -5,11 +5,16 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cvmae.models.autoencoder import make_targets
+from cvmae.models import masking
+from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.build import decoder_spec, video_grid
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder, Size, Trunk
 from cvmae.objective import Objective
+from cvmae.visualize.branch import Branch
 from cvmae.visualize.curves import draw_curves
-from cvmae.visualize.reconstruction import reconstruct, save_reconstructions
+from cvmae.visualize.reconstruction import NORMS, Predicted, hide, rebuild, reconstruct, save_reconstructions
+from tests.interop.models import random_params
 from tests.small import config, samples
 
 
@@ -29,7 +34,8 @@ def test_true_targets_rebuild_the_clip(norm, target_frames, quick_compilation):
     c = config(video_branch__target_norm=norm, video_branch__decoder__target_frames=target_frames)
     objective = Oracle(c)
     inputs = jax.jit(objective.make_inputs)(samples(c, 2))
-    clip, masked, rebuilt = map(np.asarray, jax.jit(lambda i: reconstruct(objective, None, i))(inputs))
+    found = reconstruct(objective, None, inputs)
+    clip, masked, rebuilt = map(np.asarray, (found.clip, found.masked, found.rebuilt))
     frames = [0, 3] if target_frames else [0, 1, 2, 3]
     np.testing.assert_allclose(clip, np.clip(inputs.video.reshape(2, 2, 4, 32, 32, 3)[:, 0][:, frames], 0, 1), atol=1e-6)
     np.testing.assert_allclose(rebuilt, clip, atol=1e-4)
@@ -46,6 +52,70 @@ def test_a_picture_is_written_for_a_real_model(layout, tmp_path, quick_compilati
     save_reconstructions(tmp_path / "r.png", objective, params, batch, 2)
     picture = matplotlib.image.imread(tmp_path / "r.png")
     assert picture.std() > 0.1 and picture.shape[0] > picture.shape[1]  # two clips of three rows
+
+
+MEAN, STD = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4])
+GRID = Grid(4, 16, 24, 2, 8)
+
+
+def hidden_half():
+    """Clips that are not square, whose channels differ, and a mask of half of their patches."""
+    pixels = np.random.default_rng(0).uniform(size=(2, 4, 16, 24, 3)).astype(np.float32) * np.float32([0.2, 0.6, 1.0])
+    return pixels, masking.draw(jax.random.split(jax.random.key(1), 2), GRID, "random", 0.5)
+
+
+def predicted(norm="patch", layout="unshuffle", target_frames=0):
+    spec = DecoderSpec(Trunk(Size(16, 1, 2)), layout, "sincos3d", target_frames=target_frames)
+    return Predicted(spec, GRID, norm, tuple(MEAN), tuple(STD))
+
+
+@pytest.mark.parametrize("target_frames", [0, 2])
+@pytest.mark.parametrize("norm", NORMS)
+def test_predictions_come_back_to_pixels_by_the_statistics_of_their_own_patch(norm, target_frames):
+    """Patch by patch in numpy, from the definitions of the target norms; visible patches are the clip's own."""
+    pixels, mask = hidden_half()
+    frames = [0, 3] if target_frames else [0, 1, 2, 3]
+    tubelet = len(frames) // 2
+    said = np.random.default_rng(1).normal(size=(2, 6, tubelet, 8, 8, 3)).astype(np.float32) * 0.3
+    found = rebuild(pixels, mask, said.reshape(2, 6, -1), predicted(norm, target_frames=target_frames))
+    clip, order = pixels[:, frames].astype(np.float64), np.asarray(mask.masked).tolist()
+    for b, slot, row, column in np.ndindex(2, 2, 2, 3):
+        place = (b, slice(slot * tubelet, (slot + 1) * tubelet), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+        patch = expected = clip[place]
+        token = (slot * 2 + row) * 3 + column
+        if token in order[b]:
+            guess, standard = said[b, order[b].index(token)], (patch - MEAN) / STD
+            expected = {
+                "none": guess * STD + MEAN,
+                "pixels": guess,
+                "patch": (guess * np.sqrt(standard.var(ddof=1) + 1e-6) + standard.mean()) * STD + MEAN,
+                "patch_channel": guess * (np.sqrt(patch.var((0, 1, 2), ddof=1)) + 1e-6) + patch.mean((0, 1, 2)),
+            }[norm]
+            assert (found.masked[place] == 0.5).all()
+        np.testing.assert_allclose(found.rebuilt[place], np.clip(expected, 0, 1), atol=1e-5)
+
+
+def test_both_layouts_of_the_decoder_rebuild_the_same():
+    pixels, mask = hidden_half()
+    rebuilt = []
+    for layout in ("unshuffle", "concat"):
+        about = predicted(layout=layout)
+        branch = Branch({}, Encoder(Trunk(Size(16, 1, 2)), GRID, "sincos3d"), about.spec, "patch", about.mean, about.std)
+        params = random_params(Autoencoder(branch.encoder, Decoder(about.spec, GRID)))
+        rebuilt.append(
+            jax.jit(lambda p: rebuild(pixels, mask, branch.predict(p, pixels, mask), branch.predicted))(params).rebuilt
+        )
+    np.testing.assert_allclose(*rebuilt, atol=1e-5)
+    assert np.std(rebuilt[0]) > 0.1
+
+
+def test_what_is_hidden_is_grey_where_there_is_no_decoder():
+    pixels, mask = hidden_half()
+    found = hide(pixels, mask, GRID)
+    np.testing.assert_array_equal(found.masked, found.rebuilt)
+    grey = np.asarray(found.masked == 0.5).all(-1)
+    assert grey.mean() == 0.5
+    np.testing.assert_array_equal(np.asarray(found.masked)[~grey], np.asarray(pixels)[~grey])
 
 
 def test_targets_of_the_config_are_those_of_the_model():

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Makes the README's pictures anew, in launch/pictures: those of the demo, and what its encoder sees in held-out clips and in real video.
+# Use: ./launch/figures.sh [WORKDIR]       WORKDIR of a finished ./launch/demo.sh; one that is not there is trained first
+#   VIDEOS=DIR    where the real videos are, or are fetched to (28 MB, see test_videos.sh)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+workdir=${1:-workdir/demo}
+pictures=launch/pictures
+mkdir -p "$pictures"
+[[ -e $workdir/report.json ]] || ./launch/demo.sh "$workdir"
+source launch/venv.sh
+videos=${VIDEOS:-$workdir/videos}
+./launch/test_videos.sh "$videos"
+
+draw() { # NAME FLAGS...: pictures of the demo's encoder, in WORKDIR/NAME/figures
+  python -m cvmae.main --config=configs/demo.py:task=visualize --config.init_from="$workdir" --workdir="$workdir/$1" "${@:2}"
+}
+
+cp "$workdir/curves.png" "$pictures/demo_curves.png"
+cp "$workdir/reconstruction.png" "$pictures/demo_reconstruction.png"
+
+# The ratio it was trained with, and the paper's.
+draw motion --config.visualize.records='(533,)' --config.visualize.ratios='(0.5,0.9)' --config.visualize.queries=6
+cp "$workdir/motion/figures/clip00_masked50.png" "$pictures/figure_motion.png"
+cp "$workdir/motion/figures/clip00_masked50.gif" "$pictures/figure_motion.gif"
+cp "$workdir/motion/figures/clip00_masked90.png" "$pictures/figure_motion_90.png"
+cp "$workdir/motion/figures/embedding.png" "$pictures/embedding.png"
+cp "$workdir/motion/figures/retrieval.png" "$pictures/retrieval.png"
+
+# Real video of twice the length and side, which it was not trained on: a person walks (from Sports2D, BSD-3), and a city (CC0).
+mkdir -p "$workdir/real"
+ln -sf "$(realpath "$videos")"/{demo.mp4,cityCC0.mpg} "$workdir/real/"
+draw real-figures --config.data.source=files --config.data.manifest="$workdir/real" --config.data.num_frames=16 --config.data.stride=2 \
+  --config.data.frame_size='(64,64)' --config.augment.size='(64,64)' --config.visualize.ratios='(0.5,)' --config.visualize.embedded=0 \
+  --config.visualize.queries=0
+cp "$workdir/real-figures/figures/clip01_masked50.png" "$pictures/figure_real.png"
+cp "$workdir/real-figures/figures/clip01_masked50.gif" "$pictures/figure_real.gif"
+cp "$workdir/real-figures/figures/tokens.png" "$pictures/tokens_real.png"
+ls -l "$pictures"
