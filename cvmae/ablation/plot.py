@@ -47,7 +47,7 @@ def figure(
 def panel(axis, rows: list[list[float]]) -> None:
     """Every value as a dot, and for each row that has any the mean with its deviation."""
     for place, row in enumerate(rows):
-        axis.plot(row, [place] * len(row), ".", color="0.7", zorder=1)
+        axis.plot(row, [place] * len(row), ".", color="0.4", markersize=4, zorder=3)
     points = [(place, *mean_deviation(row)) for place, row in enumerate(rows) if row]
     places, means, deviations = zip(*points)
     axis.errorbar(means, places, xerr=[d or 0.0 for d in deviations], fmt="o", color="C0", capsize=3, zorder=2)

@@ -34,14 +34,16 @@ class Trainer:
     """Put in place of `loop.train`; remembers the runs that it was asked for, and raises or stops in those that it is told to."""
 
     def __init__(self, monkeypatch, raises=None, stops=()):
-        self.runs, self.configs, self.raises, self.stops = [], {}, raises or {}, set(stops)
+        self.runs, self.forgotten, self.tables = [], [], []  # tables: whether there was one when a run began
+        self.configs, self.raises, self.stops = {}, raises or {}, set(stops)
         monkeypatch.setattr(loop, "train", self)
-        monkeypatch.setattr(runner, "forget", lambda: None)
+        monkeypatch.setattr(runner, "forget", lambda: self.forgotten.append(self.runs[-1]))
 
     def __call__(self, config, workdir):
         folder = loop.make_folder(workdir)
         loop.write_config(config, folder)
         self.runs.append(folder.name)
+        self.tables.append((folder.parent / "table.md").exists())
         self.configs[folder.name] = config
         if folder.name in self.raises:
             raise self.raises[folder.name]

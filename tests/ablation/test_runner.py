@@ -9,6 +9,7 @@ from cvmae.ablation import table
 from cvmae.ablation.runner import StudyError, run_study
 from cvmae.ablation.study import ARRAY
 from cvmae.config import ConfigError
+from cvmae.training import signals
 from cvmae.training.metrics import NonFiniteError
 from cvmae.training.signals import stop_requested
 from tests.ablation.fake import Trainer, folders, pairs, saved
@@ -26,7 +27,8 @@ def alone(monkeypatch):
 def test_all_runs_are_made_each_in_its_own_folder_and_not_twice(tmp_path, monkeypatch):
     trainer = Trainer(monkeypatch)
     numbers = run_study(pairs(), tmp_path)
-    assert trainer.runs == ALL and folders(tmp_path) == set(ALL)
+    assert trainer.runs == trainer.forgotten == ALL and folders(tmp_path) == set(ALL)
+    assert trainer.tables == [False, True, True, True]
     assert [trainer.configs[name].video_branch.mask.ratio for name in ALL] == [0.5, 0.75] * 2
     assert numbers["high/probe/accuracy"] == pytest.approx((0.5 + 0.5 + 1 / 64) / 2)
     assert "high/reconstruction/model" not in numbers
@@ -157,3 +159,4 @@ def test_an_inner_block_does_not_hear_what_came_before_it():
             assert inner(0) and outer(0)
         with stop_requested() as second:
             assert outer(0) and not second(0)
+    assert not signals._WAITING
