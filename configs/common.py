@@ -201,9 +201,9 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.loss = ml_collections.ConfigDict({term: 1.0 for term in terms})  # weights; 0 removes a term. [CrossPoint] 1 : 1
     c.loss_warmup = ml_collections.ConfigDict({term: "0_steps" for term in terms})  # a weight may rise linearly from 0
     c.optimizer = _optimizer()
-    # At the end: clips drawn as reconstructions; and, where `labelled` is above 0, trained against untrained encoder: a linear
-    # probe fitted on that many training clips, scored on `clips` held-out ones (0: all).
-    c.report = ml_collections.ConfigDict({"pictures": 4, "labelled": 0, "clips": 0})
+    # At the end: clips drawn as reconstructions; and, where `labelled` is above 0, the trained encoder, and the `untrained` one beside
+    # it: a linear probe fitted on that many training clips, scored on `clips` held-out ones (0: all).
+    c.report = ml_collections.ConfigDict({"pictures": 4, "labelled": 0, "clips": 0, "untrained": True})
     return c
 
 

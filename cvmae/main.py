@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
 
 def go() -> None:
     """Runs the task; of several processes, the one in which it fails says why and ends, and so do the others then."""
+    from cvmae.ablation.runner import StudyError
     from cvmae.data.bad_files import BadDataError
     from cvmae.run import run
     from cvmae.training import distributed
@@ -61,7 +62,7 @@ def go() -> None:
         distributed.shutdown()
     except ConfigError as error:
         fail(error, 2, distributed.name(), distributed.leave)
-    except (BadDataError, NonFiniteError) as error:
+    except (BadDataError, NonFiniteError, StudyError) as error:
         fail(error, 1, distributed.name(), distributed.leave)
     except BaseException as error:
         if not distributed.several():

@@ -1,9 +1,10 @@
-"""Any task by its config: what trains goes to the loop, what only looks at a frozen encoder is run here."""
+"""Any task by its config: what trains goes to the loop, a study to its runner, what looks at a frozen encoder is run here."""
 
 import jax
 import jax.numpy as jnp
 
 from cvmae import multihost
+from cvmae.ablation import runner, study
 from cvmae.data.sources import make_source
 from cvmae.evaluation import frozen
 from cvmae.files import write_json
@@ -22,13 +23,16 @@ def run(config, workdir: str) -> dict[str, float]:
     and `workdir` is where they find what the others made.
 
     Returns:
-      The task's numbers by name; see `training.loop.train` for tasks that train.
+      The task's numbers by name; see `training.loop.train` for tasks that train, `ablation.runner.run_study` for studies.
 
     Raises:
       ConfigError: the config cannot run; nothing is written then.
       BadDataError: too many files cannot be read.
       NonFiniteError: training met a number that is not finite.
+      StudyError: runs of a study failed.
     """
+    if config.task == study.TASK:
+        return runner.run_study(config, workdir)
     if config.task in loop.TASKS:
         return loop.train(config, workdir)
     validate(config)

@@ -18,6 +18,7 @@ TIME=${TIME:-24:00:00}
 PARTITION=${PARTITION:-}
 ACCOUNT=${ACCOUNT:-}
 SAVE_S=${SAVE_S:-180}
+ARRAY=${ARRAY:-} # indices, where the config is a study: a run of it each
 
 per_node=() binding=()
 if ((GPUS)); then
@@ -25,7 +26,8 @@ if ((GPUS)); then
 fi
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   run sbatch --job-name="$NAME" --nodes="$NODES" --ntasks-per-node="$TASKS" --cpus-per-task="$CPUS" --time="$TIME" \
-    ${PARTITION:+--partition="$PARTITION"} ${ACCOUNT:+--account="$ACCOUNT"} ${per_node[@]+"${per_node[@]}"} \
+    ${PARTITION:+--partition="$PARTITION"} ${ACCOUNT:+--account="$ACCOUNT"} ${ARRAY:+--array="$ARRAY"} \
+    ${per_node[@]+"${per_node[@]}"} \
     --signal="TERM@$SAVE_S" --requeue --open-mode=append --output="$NAME-%j.log" launch/slurm.sh "$@"
 else
   # Each process sees all GPUs of its node and takes the one of its SLURM_LOCALID; when one process fails, Slurm ends the others.

@@ -13,7 +13,7 @@ from cvmae.training.validate import validate
 from tests.command import QUICK, arguments, checkpoint_steps, metric_lines, run
 from tests.small import CONFIGS
 
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "downstream", "__init__"))
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "downstream", "ablate", "__init__"))
 
 
 def path(name: str, argument: str = "") -> str:

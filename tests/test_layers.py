@@ -10,7 +10,7 @@ import pytest
 import cvmae
 
 ROOT = pathlib.Path(cvmae.__file__).parent
-UPPER = {"training", "run", "main", "plan", "planning", "bench", "benchmark", "command_line"}
+UPPER = {"training", "ablation", "run", "main", "plan", "planning", "bench", "benchmark", "command_line"}
 FORBIDDEN = {
     "models": UPPER
     | {"multihost", "data", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize", "config"},
@@ -29,8 +29,9 @@ FORBIDDEN = {
     "config": UPPER | {"data", "models", "losses", "augment", "evaluation", "interop", "visualize"},
     "training": UPPER - {"training"},
     "command_line": UPPER - {"command_line"} | {"data", "models", "evaluation", "interop", "visualize"},
-    "planning": {"run", "main", "plan", "bench", "benchmark", "command_line"},
-    "benchmark": {"run", "main", "plan", "bench", "command_line"},
+    "ablation": UPPER - {"ablation", "training"} | {"interop", "visualize"},
+    "planning": {"ablation", "run", "main", "plan", "bench", "benchmark", "command_line"},
+    "benchmark": {"ablation", "run", "main", "plan", "bench", "command_line"},
 }
 FOREIGN = {"data": {"jax", "flax", "optax", "orbax"}, "models": {"optax", "grain", "orbax", "av"}, "losses": {"optax", "grain"}}
 

@@ -61,15 +61,16 @@ def assess(held_out: HeldOut, params, train_source, labelled: int, clips: int) -
     return found
 
 
-def table(trained: dict[str, float], untrained: dict[str, float]) -> str:
+def table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
     """The numbers of `assess` side by side, as text."""
-    lines = [f"{'on clips not trained on':<38}{'untrained':>11}{'trained':>11}"]
+    columns = {"untrained": untrained or {}, "trained": trained}
+    lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, found in columns.items() if found)]
     for name, title, share in ROWS:
         if name in trained:
-            cells = (f"{100 * v[name]:.1f} %" if share else f"{v[name]:.3f}" for v in (untrained, trained))
+            cells = (f"{100 * v[name]:.1f} %" if share else f"{v[name]:.3f}" for v in columns.values() if v)
             lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
         if name == "reconstruction/model" and name in trained:
             for baseline in ("mean_patch", "nearest_patch"):
                 title = f"  baseline: {baseline.replace('_', ' ')}"
-                lines.append(f"{title:<38}{trained[f'reconstruction/{baseline}']:>22.3f}")
+                lines.append(f"{title:<38}{trained[f'reconstruction/{baseline}']:>{22 if untrained else 11}.3f}")
     return "\n".join(lines)

@@ -31,21 +31,30 @@ def collect(folder) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def cell(values: list[float]) -> str:
-    """`62.1 ± 3.4` of shares; the deviation is that of a sample, and left out for one value."""
+def mean_deviation(values: list[float]) -> tuple[float, float | None]:
+    """The mean of one value or more, and the deviation of a sample, None for one value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def cell(values: list[float], share: bool = True) -> str:
+    """`62.1 ± 3.4` of shares in %, `0.621 ± 0.034` of other numbers; without deviation for one value, empty for none."""
     if not values:
         return ""
-    mean = f"{100 * np.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+    scale, digits = (100, 1) if share else (1, 3)
+    mean, deviation = mean_deviation(values)
+    return f"{scale * mean:.{digits}f}" + ("" if deviation is None else f" ± {scale * deviation:.{digits}f}")
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
 def table(folder) -> str:
     """The Markdown table of all runs below a folder."""
     found = collect(folder)
     tasks = sorted({task for row in found.values() for task in row})
-    lines = [["", *tasks], ["---"] * (len(tasks) + 1)]
-    lines += [[name, *(cell(row.get(task, [])) for task in tasks)] for name, row in found.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(["", *tasks], [[name, *(cell(row.get(task, [])) for task in tasks)] for name, row in found.items()])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ nowhere else.
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import sys
 import time
@@ -19,6 +20,7 @@ from cvmae.config import ConfigError, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
+from cvmae.files import write_json
 from cvmae.training import environment
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.fields import fields
@@ -30,6 +32,8 @@ from cvmae.training.signals import stop_requested
 from cvmae.training.supervised import Supervised
 from cvmae.training.validate import config_errors, validate
 
+# Errors that all processes of a run raise alike; any other may be the end of one of them.
+SHARED_ERRORS = (ConfigError, BadDataError, NonFiniteError)
 TASKS = {"pretrain": Pretrain, "finetune": Supervised, "linear": Probe, "attentive": Probe}
 
 
@@ -107,7 +111,7 @@ def make_folder(workdir: str) -> pathlib.Path:
 def write_config(config, folder: pathlib.Path) -> None:
     """Leaves the resolved config in the workdir."""
     if multihost.first():
-        (folder / "config.json").write_text(config.to_json_best_effort(indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
 
 
 def announce(config, plan: Plan, clips: int, task) -> None:
@@ -249,7 +253,7 @@ class Run:
         try:
             yield
         except Exception as error:
-            everyone = multihost.alone() or isinstance(error, (ConfigError, BadDataError, NonFiniteError))
+            everyone = multihost.alone() or isinstance(error, SHARED_ERRORS)
             raise
         finally:
             self.progress.close()

@@ -101,10 +101,10 @@ class Pretrain(Task):
         if not c.labelled:
             return {}
         source = self.open_split("split")
-        trained, untrained = (
-            assess(self.held_out, params, source, c.labelled, c.clips) for params in (state.evaluated, self.init().evaluated)
-        )
+        found = {"trained": assess(self.held_out, state.evaluated, source, c.labelled, c.clips)}
+        if c.untrained:
+            found["untrained"] = assess(self.held_out, self.init().evaluated, source, c.labelled, c.clips)
         if multihost.first():
-            write_json(folder / "report.json", {"trained": trained, "untrained": untrained})
-            print(table(trained, untrained))
-        return {f"report/{name}": value for name, value in trained.items()}
+            write_json(folder / "report.json", found)
+            print(table(**found))
+        return {f"report/{name}": value for name, value in found["trained"].items()}

@@ -13,12 +13,15 @@ from jax.experimental import multihost_utils
 
 from cvmae import multihost
 
+_WAITING: list[threading.Event] = []  # of the blocks that are open, one inside the other: a signal asks all of them
+
 
 @contextlib.contextmanager
 def stop_requested():
     """Gives a function of the step that says whether to stop; a second Ctrl-C interrupts at once.
 
-    To be called at every step, in a run of several processes. Outside the main thread of a lone process: never.
+    To be called at every step, in a run of several processes. Outside the main thread of a lone process: never. A block inside
+    another hears the signals, and the outer one knows of them when the inner one is over.
     """
     asked, alone = threading.Event(), multihost.alone()
 
@@ -28,7 +31,8 @@ def stop_requested():
     def ask(number, frame):
         if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked.set()
+        for event in _WAITING:
+            event.set()
         if not alone:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -36,10 +40,12 @@ def stop_requested():
         yield stop
         return
     heard = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+    _WAITING.append(asked)
     before = {number: signal.signal(number, ask) for number in heard}
     try:
         yield stop
     finally:
+        _WAITING.remove(asked)
         for number, handler in before.items():
             signal.signal(number, handler)
 

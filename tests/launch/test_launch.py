@@ -69,6 +69,25 @@ def test_slurm_submits_itself_and_starts_a_process_for_each_gpu(dry):
     assert not [word for word in start if "gpu" in word]
 
 
+def test_ablations_one_command_for_each_study(dry):
+    [install, *commands], _ = dry("ablations.sh", SEEDS="0 4", OUT="my out")
+    assert install == ["source", "launch/venv.sh"] and len(commands) == 4
+    for study, words in zip(("masking", "frames", "objectives", "negatives"), commands):
+        assert is_the_command(words, config=f"configs/ablate.py:study={study},base=demo", workdir=f"my out/{study}")
+        assert "--config.study.seeds=(0,4,)" in words
+
+
+def test_ablations_as_slurm_arrays_with_an_index_for_each_run(dry):
+    how = {"SLURM": "yes", "PYTHON": sys.executable, "BASE": "motion,size=full", "SEEDS": "0 4 5"}
+    [masking, decoder], _ = dry("ablations.sh", STUDIES="masking decoder", **how)
+    for submit, runs in ((masking, 3 * 8), (decoder, 3 * 4)):
+        assert submit[0] == "sbatch" and submit[-3:] == ["launch/slurm.sh", "--config.study.seeds=(0,4,5,)", ODD]
+        assert {f"--array=0-{runs - 1}", "--gpus-per-node=1", "--ntasks-per-node=1"} < set(submit)
+    assert "--job-name=cvmae-decoder" in decoder
+    [submit], _ = dry("slurm.sh")
+    assert not [word for word in submit if word.startswith("--array")]
+
+
 def remote(words: list[str]) -> str:
     """What a gcloud command runs on the hosts."""
     [command] = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The README's tables of ablations: studies on `motion` easy, every variant with every seed. A rerun goes on where it was. About 2 hours
+# on 2 cores.
+# Use: ./launch/ablations.sh [--dry-run] [--config.pretrain.FIELD=VALUE ...]        OUT/STUDY/table.md, table.csv, table.png
+#   STUDIES="masking frames objectives negatives"   also decoder, views
+#   BASE=demo       any base of configs/ablate.py with its arguments, such as motion,size=full
+#   SEEDS="0 1 2"   of the weights and the order of the data
+#   JOBS=2          studies at a time; 1 where they share an accelerator
+#   SLURM=yes       submits every study as an array of its runs, by launch/slurm.sh and its variables, with one GPU for a run
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/dry_run.sh
+
+OUT=${OUT:-workdir/ablations}
+BASE=${BASE:-demo}
+JOBS=${JOBS:-2}
+SLURM=${SLURM:-}
+read -ra studies <<<"${STUDIES:-masking frames objectives negatives}"
+read -ra seeds <<<"${SEEDS:-0 1 2}"
+fields=("--config.study.seeds=($(printf '%s,' "${seeds[@]}"))" "$@")
+
+last_run() { # CONFIG: prints the index of the study's last run
+  "${PYTHON:-${VENV:-.venv}/bin/python}" -c 'if True:
+    import sys
+    from cvmae.config import load
+    print(int(sys.argv[2]) * len(load(sys.argv[1]).study.variants) - 1)' "$1" "${#seeds[@]}"
+}
+
+if [[ $SLURM == yes ]]; then
+  again=()
+  [[ $dry_run == no ]] || again=(--dry-run)
+  export GPUS=${GPUS:-1}
+  for study in "${studies[@]}"; do
+    config=configs/ablate.py:study=$study,base=$BASE
+    last=$(last_run "$config")
+    CONFIG=$config WORKDIR=$OUT/$study NAME=cvmae-$study ARRAY=0-$last \
+      ./launch/slurm.sh ${again[@]+"${again[@]}"} "${fields[@]}"
+  done
+  exit
+fi
+
+commands() {
+  local study
+  for study in "${studies[@]}"; do
+    quoted python -m cvmae.main "--config=configs/ablate.py:study=$study,base=$BASE" "--workdir=$OUT/$study" "${fields[@]}"
+  done
+}
+
+run source launch/venv.sh
+commands | sed 's/^/+ /' >&2
+if [[ $dry_run == no ]]; then
+  [[ $OUT == /* ]] && kept=$OUT || kept=$PWD/$OUT
+  export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$kept/.compiled}
+  commands | tr '\n' '\0' | xargs -0 -n 1 -P "$JOBS" bash -c
+fi
