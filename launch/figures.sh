@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the README's pictures anew, in launch/pictures: those of the demo, and what its encoder sees in held-out clips and in real video.
+# Makes the README's pictures anew, in launch/pictures: those of the demo, and what its encoder sees in held-out clips and in
+# real video, and the report (with Chromium).
 # Use: ./launch/figures.sh [WORKDIR]       WORKDIR of a finished ./launch/demo.sh; one that is not there is trained first
 #   VIDEOS=DIR    where the real videos are, or are fetched to (28 MB, see test_videos.sh)
 set -euo pipefail
@@ -36,4 +37,13 @@ draw real-figures --config.data.source=files --config.data.manifest="$workdir/re
 cp "$workdir/real-figures/figures/clip01_masked50.png" "$pictures/figure_real.png"
 cp "$workdir/real-figures/figures/clip01_masked50.gif" "$pictures/figure_real.gif"
 cp "$workdir/real-figures/figures/tokens.png" "$pictures/tokens_real.png"
+
+# The report's charts, in a browser without a window.
+if command -v chromium >/dev/null; then
+  python -m cvmae.visualize.report "$workdir" --out="$workdir/report.html"
+  chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking --window-size=1000,2350 \
+    --user-data-dir="$(mktemp -d)" --screenshot="$pictures/report.png" "file://$(realpath "$workdir/report.html")"
+else
+  echo "no chromium: $pictures/report.png stays as it is" >&2
+fi
 ls -l "$pictures"

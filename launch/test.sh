@@ -9,4 +9,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export EXTRAS=${EXTRAS:-test}
 source launch/venv.sh
-exec python -m pytest --numprocesses="${JOBS:-2}" --dist=loadfile "$@"
+# In the order of the files: the few long tests of a file would else come last, one process waiting for the other.
+exec python -m pytest --numprocesses="${JOBS:-2}" --dist=loadfile --no-loadscope-reorder "$@"

@@ -1,5 +1,6 @@
 """Runs `python -m cvmae.main` in a process of its own, and reads what it left behind."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -16,6 +17,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
 
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a program of a few tiny steps costs more to optimise than to run
+
+
+@contextlib.contextmanager
+def quickly_compiled():
+    """The same for what this process compiles in the block."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def arguments(workdir, config=RUNLOCAL, **overrides) -> list[str]:

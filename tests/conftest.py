@@ -17,8 +17,7 @@ def pytest_configure(config):
 @pytest.fixture
 def quick_compilation():
     """See `command.QUICK`."""
-    import jax
+    from tests.command import quickly_compiled
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with quickly_compiled():
+        yield

@@ -9,7 +9,6 @@ import csv
 from typing import NamedTuple
 
 import numpy as np
-from sklearn import metrics
 
 from cvmae.files import replacing
 
@@ -60,6 +59,8 @@ def confusion_matrix(probabilities, labels) -> np.ndarray:
     """How often a clip of class i (row) is taken for class j (column), int64 [C, C]. Arguments as in `top_k_accuracy`."""
     probabilities, labels = _labelled(probabilities, labels)
     classes = np.arange(probabilities.shape[1])
+    from sklearn import metrics  # takes a second to import, which no start of a run should wait for
+
     return metrics.confusion_matrix(labels, probabilities.argmax(1), labels=classes).astype(np.int64)
 
 

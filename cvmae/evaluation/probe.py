@@ -1,9 +1,6 @@
 """Linear probe: how much of the labels a linear classifier reads out of frozen features."""
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from cvmae.evaluation.features import Features
 
@@ -19,6 +16,11 @@ def linear_probe(train: Features, test: Features, strength: float = 0.1) -> floa
     Raises:
       ValueError: fewer than two classes have labels.
     """
+    # Takes a second to import, which no start of a run should wait for.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     fit, score = _labelled(train), _labelled(test)
     classes = np.unique(train.labels[fit])
     if len(classes) < 2:

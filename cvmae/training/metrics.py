@@ -3,16 +3,29 @@
 import json
 import os
 import pathlib
+import sys
 
 import jax
 import numpy as np
-import tensorboardX
 
 from cvmae import multihost
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; the message names the terms and the step."""
+
+
+def _summary_writer():
+    """tensorboardX's SummaryWriter. It imports torch where there is one, for what is not written here: a second and a half of every start."""
+    loaded = sys.modules.get("torch")
+    if loaded is None:
+        sys.modules["torch"] = None  # as if it were not installed
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if loaded is None:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def to_floats(metrics: dict) -> dict[str, float]:
@@ -53,7 +66,7 @@ class MetricsWriter:
         # tensorboardX names files by the second, and would write over the file of a run that ended within it.
         suffix = f".{resumed_step}.{os.getpid()}"
         folder = str(pathlib.Path(workdir) / "tensorboard")
-        self._events = tensorboardX.SummaryWriter(folder, purge_step=purge, filename_suffix=suffix)
+        self._events = _summary_writer()(folder, purge_step=purge, filename_suffix=suffix)
 
     def _drop_after(self, step: int) -> None:
         if not self.path.exists():

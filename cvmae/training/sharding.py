@@ -26,8 +26,7 @@ def make_mesh(c, devices=None) -> Mesh:
     devices = jax.devices() if devices is None else list(devices)
     sizes = fill_sizes([c[axis] for axis in AXES], c.dcn, len(devices))
     if c.dcn > 1:
-        # Slices that do not number themselves are processes (GPU machines, tests on CPU).
-        by_process = getattr(devices[0], "slice_index", None) is None
+        by_process = not _are_slices(devices, c.dcn)
         grid = mesh_utils.create_hybrid_device_mesh(sizes, (c.dcn, 1, 1), devices, process_is_granule=by_process)
         return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     try:
@@ -35,6 +34,21 @@ def make_mesh(c, devices=None) -> Mesh:
     except NotImplementedError:  # no order of these chips by their links is known for these sizes
         return _in_order_of_processes(sizes, devices)
     return mesh if _read_together(mesh) else _in_order_of_processes(sizes, devices)
+
+
+def _are_slices(devices, count: int) -> bool:
+    """Whether devices number `count` slices; else each process is one, as GPU machines are, which number none or one.
+
+    Raises:
+      ValueError: there are as many neither of slices nor of processes.
+    """
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    processes = {device.process_index for device in devices}
+    if count not in (len(slices), len(processes)):
+        raise ValueError(
+            f"config.mesh.dcn={count}: the devices are {len(slices)} slices of {len(processes)} processes: set it to one of these, or to 1"
+        )
+    return len(slices) == count
 
 
 def _read_together(mesh: Mesh) -> bool:

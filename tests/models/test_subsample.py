@@ -109,3 +109,24 @@ def test_the_step_costs_less():
         config(only, video_branch__decoder__share=0.5, video_branch__decoder__subsample=kind) for kind in masking.SUBSAMPLES
     )
     assert flops(one) != flops(two)
+
+
+def test_the_compiled_decoder_takes_less_work_and_memory():
+    grid = Grid(8, 64, 64, 2, 8)  # 256 tokens, of which 64 are visible
+    encoder = Encoder(Trunk(Size(16, 1, 2)), grid, "separable")
+    model = Autoencoder(encoder, Decoder(DecoderSpec(Trunk(Size(32, 2, 2), attention="einsum"), cls="own"), grid))
+    clip = jax.ShapeDtypeStruct((2, 8, 64, 64, 3), jnp.float32)
+
+    def compiled(share):
+        def mask():
+            return masking.subsample(masking.draw(keys(2), grid, "random", 0.75), keys(2), grid, "random", share)
+
+        def loss(params, clip):
+            return (model.apply(params, clip, mask())[1] ** 2).mean()
+
+        params = jax.eval_shape(lambda clip: model.init(jax.random.key(0), clip, mask()), clip)
+        program = jax.jit(jax.grad(loss)).lower(params, clip).compile()
+        return program.cost_analysis()["flops"], program.memory_analysis().temp_size_in_bytes
+
+    whole, half = compiled(1.0), compiled(0.5)
+    assert half[0] < 0.65 * whole[0] and half[1] < 0.75 * whole[1]

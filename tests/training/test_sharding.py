@@ -1,5 +1,7 @@
 """The mesh over the devices there are, and what is said of one that does not fit."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -40,6 +42,25 @@ def test_one_axis_takes_what_the_others_leave(sizes, slices, devices, expected):
 def test_a_mesh_that_does_not_fit_names_the_fix(sizes, slices, message):
     with pytest.raises(ValueError, match=message):
         sharding.fill_sizes(list(sizes), slices, 8)
+
+
+def numbered(slices, processes):
+    """Eight devices, spread evenly over so many slices (None: they number none) and processes."""
+    about = [{} if slices is None else {"slice_index": one * slices // 8} for one in range(8)]
+    return [types.SimpleNamespace(process_index=one * processes // 8, **mine) for one, mine in enumerate(about)]
+
+
+@pytest.mark.parametrize(
+    "slices, processes, count, are", [(2, 4, 2, True), (2, 4, 4, False), (None, 4, 4, False), (1, 2, 2, False)]
+)
+def test_slices_are_those_that_devices_number_else_processes(slices, processes, count, are):
+    """Processes on GPU machines and CPUs number none, or all of them one."""
+    assert sharding._are_slices(numbered(slices, processes), count) == are
+
+
+def test_slices_that_are_not_there_are_named():
+    with pytest.raises(ValueError, match="config.mesh.dcn=3: the devices are 2 slices of 4 processes: set it to one of these"):
+        sharding._are_slices(numbered(2, 4), 3)
 
 
 def test_rules_come_from_the_config():
