@@ -63,6 +63,19 @@ def test_nobody_knows_who_is_above():
     assert not broken, broken
 
 
+def test_what_is_slow_to_import_is_imported_where_it_is_used():
+    """Every command waits for what stands at the top of a module: these take one or two seconds of a processor each."""
+    slow, at_the_top = {"sklearn", "tensorboardX", "torch", "transformers", "huggingface_hub", "tensorflow_datasets"}, []
+    for _, path in rooms():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            )
+            if {name.partition(".")[0] for name in names} & slow:
+                at_the_top.append(str(path.relative_to(ROOT)))
+    assert set(at_the_top) <= {"data/motion/baselines.py"}, at_the_top  # which its command alone imports
+
+
 def test_every_room_has_its_rule():
     known = {room for room, _ in rooms()} - {"__init__", "version", "main", "run", "plan", "bench"}
     assert known == set(FORBIDDEN)

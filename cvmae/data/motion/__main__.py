@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags
 
 from cvmae.data import motion
-from cvmae.data.motion import baselines, video
+from cvmae.data.motion import video
 
 _SIZE = flags.DEFINE_enum("size", "easy", sorted(motion.SIZES), "Which set.")
 _OUT = flags.DEFINE_string("out", "", "Folder of the cached sets; empty = $CVMAE_CACHE or ~/.cache/cvmae.")
@@ -58,6 +58,8 @@ def main(argv: list[str]) -> None:
     if _SHEET.value and not cv2.imwrite(_SHEET.value, contact_sheet(manifest)[:, :, ::-1]):
         raise OSError(f"cannot write {_SHEET.value}")
     if _BASELINES.value:
+        from cvmae.data.motion import baselines  # scikit-learn takes a second to import
+
         print(baselines.table(manifest, seeds=_BASELINE_SEEDS.value, clips=_BASELINE_CLIPS.value))
 
 
