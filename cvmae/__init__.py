@@ -19,7 +19,7 @@ _PUBLIC = {
     "build_model": "cvmae.models.build",
     "load": "cvmae.interop.read",
     "nt_xent": "cvmae.losses",
-    "run": "cvmae.run",
+    "run": "cvmae.tasks",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]
 

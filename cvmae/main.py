@@ -53,7 +53,7 @@ def go() -> None:
     """Runs the task; of several processes, the one in which it fails says why and ends, and so do the others then."""
     from cvmae.ablation.runner import StudyError
     from cvmae.data.bad_files import BadDataError
-    from cvmae.run import run
+    from cvmae.tasks import run
     from cvmae.training import distributed
     from cvmae.training.metrics import NonFiniteError
 

@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cvmae.config import TASKS, ConfigError, load
-from cvmae.run import run as run_config
+from cvmae.tasks import run as run_config
 from cvmae.training.loop import train
 from cvmae.training.validate import validate
 from tests.command import QUICK, arguments, checkpoint_steps, metric_lines, run

@@ -7,7 +7,7 @@ import pytest
 
 from configs.ablate import ABOUT, STUDIES
 from cvmae.ablation.runner import run_study
-from cvmae.run import run as run_config
+from cvmae.tasks import run as run_config
 from cvmae.training import pretrain
 from cvmae.training.metrics import MetricsWriter
 from tests.ablation.fake import folders, saved, study

@@ -12,7 +12,7 @@ from cvmae.evaluation import frozen, store
 from cvmae.evaluation.feature_files import FeatureFolder
 from cvmae.evaluation.features import Features
 from cvmae.evaluation.frozen import first_two_clips
-from cvmae.run import run
+from cvmae.tasks import run
 from tests.small import downstream
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

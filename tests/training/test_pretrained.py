@@ -8,7 +8,7 @@ import cvmae
 from cvmae.config import ConfigError
 from cvmae.interop.mae import HF_VIT_MAE, MAE
 from cvmae.interop.workdir import load_workdir
-from cvmae.run import branches, run
+from cvmae.tasks import branches, run
 from cvmae.training.optimizer import path_of
 from cvmae.training.pretrain import Pretrain
 from cvmae.training.sharding import make_mesh

@@ -16,7 +16,7 @@ from cvmae.interop.pretrained import Pretrained
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.vit import Size, Trunk
-from cvmae.run import branches, run
+from cvmae.tasks import branches, run
 from cvmae.training.validate import validate
 from cvmae.visualize.gallery import nearest_others, visualize
 from tests.interop.models import image_mae, random_params
