@@ -45,7 +45,9 @@ def test_when_one_is_killed_the_other_ends_with_a_reason(pieces):
     survivor, killed = pieces[1][2]
     assert killed.returncode == -signal.SIGKILL and survivor.returncode == 1, survivor.stderr[-2000:]
     assert survivor.at - killed.at < 10 + distributed.LAST_WORDS_S + 30  # the heartbeat, and a busy machine
-    assert survivor.stderr.strip().splitlines()[-1].startswith("error: process 0 of 2: ")
+    # JAX's own threads may say more behind it, before the process ends.
+    reasons = [line for line in survivor.stderr.splitlines() if line.startswith("error: process 0 of 2: ")]
+    assert len(reasons) == 1, survivor.stderr[-2000:]
 
 
 def test_the_run_ends_on_one_process(pieces):
