@@ -18,7 +18,7 @@ from tests.small import config, samples
 def setup(**overrides):
     c = config(data__synthetic__clips=20, **overrides)
     objective = Objective(c)
-    params = objective.init(jax.random.key(0), samples(c, 2))
+    params = jax.jit(objective.init)(jax.random.key(0), samples(c, 2))
     return c, params, HeldOut(objective, make_source(c.data, "val"), jax.device_put)
 
 
