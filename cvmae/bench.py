@@ -29,7 +29,8 @@ from absl import app, flags, logging
 
 from cvmae import command_line
 from cvmae.benchmark import measurements, report
-from cvmae.command_line import FLAGS, config_path, define_json, fail, refuse_arguments
+from cvmae.command_line import FLAGS, config_path, define_json, refuse_arguments
+from cvmae.commands import fail
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json

@@ -1,11 +1,11 @@
-"""What the commands that take a config share: its flag, its overrides, and one line for what is wrong."""
+"""What the commands that take a config share: its flag and its overrides."""
 
 import re
-import sys
 
 from absl import flags
 from ml_collections import config_flags
 
+from cvmae.commands import fail
 from cvmae.config import ConfigError, check_key, load
 
 FLAGS = flags.FLAGS
@@ -54,9 +54,3 @@ def refuse_arguments(argv: list[str]) -> None:
     """Ends the program where there are words that belong to no option."""
     if len(argv) > 1:
         fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
-
-
-def fail(error: Exception | str, code: int, who: str = "", leave=sys.exit) -> None:
-    """Ends the program with one line on stderr; `who` says which of several programs this is, `leave` how it ends."""
-    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
-    leave(code)

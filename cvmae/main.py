@@ -14,7 +14,8 @@ import traceback
 from absl import app, flags, logging
 
 from cvmae import command_line
-from cvmae.command_line import FLAGS, config_path, fail, parse, refuse_arguments
+from cvmae.command_line import FLAGS, config_path, parse, refuse_arguments
+from cvmae.commands import fail
 from cvmae.config import ConfigError
 
 flags.adopt_module_key_flags(command_line)

@@ -16,7 +16,8 @@ import jax
 from absl import app, flags, logging
 
 from cvmae import command_line
-from cvmae.command_line import FLAGS, config_path, define_json, fail, refuse_arguments
+from cvmae.command_line import FLAGS, config_path, define_json, refuse_arguments
+from cvmae.commands import fail
 from cvmae.config import ConfigError, check_key
 from cvmae.files import write_json
 from cvmae.planning import report

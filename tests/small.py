@@ -12,6 +12,10 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 TERMS = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
 
 
+# One term and no picture: quicker to compile. For arguments of the command, where something else than the loss is looked at.
+PLAIN = {f"loss__{term}": 0.0 for term in TERMS if term != "mse_video"} | {"report__pictures": 0}
+
+
 def config(only=TERMS, **overrides):
     """`configs/ssv2.py:runlocal` with the weights of all terms but `only` at 0; `a__b=v` sets a field."""
     c = config_lib.load(f"{CONFIGS / 'ssv2.py'}:runlocal", {k.replace("__", "."): v for k, v in overrides.items()})

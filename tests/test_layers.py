@@ -17,6 +17,7 @@ FORBIDDEN = {
     "losses": UPPER | {"data", "augment", "inputs", "objective", "evaluation", "interop", "visualize"},
     "augment": UPPER | {"data", "inputs", "objective", "evaluation", "interop", "visualize"},
     "files": UPPER | {"data", "models", "losses", "augment", "evaluation", "interop", "visualize", "config"},
+    "commands": UPPER | {"data", "models", "losses", "augment", "evaluation", "interop", "visualize", "config"},
     "rng": UPPER | {"data", "models", "evaluation", "interop", "visualize"},
     "multihost": UPPER
     | {"data", "models", "losses", "augment", "inputs", "objective", "evaluation", "interop", "visualize", "config"},

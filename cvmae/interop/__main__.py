@@ -14,6 +14,7 @@ import sys
 
 from absl import app, flags, logging
 
+from cvmae.commands import parse_own
 from cvmae.interop.archive import ARRAYS, write_archive
 from cvmae.interop.describe import Hints
 from cvmae.interop.hf_export import write_hf_videomae
@@ -56,12 +57,8 @@ NEEDED = {"import": ("weights", "out"), "export": ("checkpoint", "to", "out")}
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it is said in one line."""
-    if {"--help", "-h"} & set(argv):
-        print(__doc__, FLAGS.get_help(), sep="\n")
-        sys.exit(0)
     try:
-        flags.FLAGS(argv[:1])  # absl's own, which app.run wants to be parsed
-        rest = FLAGS(argv)
+        rest = parse_own(argv, FLAGS, __doc__)
         if len(rest) != 2 or rest[1] not in NEEDED:
             raise ValueError(f"say what to do: {' or '.join(NEEDED)} (then options, which start with --)")
         for name in NEEDED[rest[1]]:

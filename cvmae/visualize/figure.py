@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from cvmae.evaluation.sample import spread
 from cvmae.models.patches import Grid
 from cvmae.visualize.canvas import Bar, Cell, Row, as_bytes, compose, fitted_size, resized
 from cvmae.visualize.heat import ATTENTION_COLOURS, SEMANTIC_COLOURS, colour, overlay, scaled, upsample
@@ -94,8 +95,7 @@ def colour_maps(values, size: tuple[int, int]) -> np.ndarray:
 
 def still(rows: list[Strip], frames: np.ndarray, columns: int, title: str, note: str) -> np.ndarray:
     """The figure: a row a strip, at most `columns` (0: all) evenly spread frames; uint8 [H, W, 3]."""
-    count = len(frames)
-    chosen = np.unique(np.round(np.linspace(0, count - 1, min(columns or count, count))).astype(int))
+    chosen = spread(len(frames), columns or len(frames))
     heads = tuple(f"frame {frames[i] + 1}" for i in chosen)
     lines = [Row([Cell(row.frames[i]) for i in chosen], f"{row.name}\n{row.detail}", row.bar) for row in rows]
     return compose(lines, title, heads, note)

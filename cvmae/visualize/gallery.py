@@ -136,8 +136,7 @@ class _Pictures:
         """The tokens of every clip over time, as colours."""
         grid = self.encoder.grid
         size = fitted_size(grid.height, grid.width)
-        count = min(self.c.columns or grid.slots, grid.slots)
-        slots = np.unique(np.round(np.linspace(0, grid.slots - 1, count)).astype(int))
+        slots = spread(grid.slots, self.c.columns or grid.slots)
         rows = []
         for number, clip in enumerate(seen.clips.pixels):
             frames = resized(as_bytes(clip[slots * grid.tubelet]), size)

@@ -7,10 +7,10 @@ Exit codes: 0 done, with the file's path on stdout; 1 the disk failed; 2 the com
 """
 
 import pathlib
-import sys
 
 from absl import app, flags
 
+from cvmae.commands import fail, parse_own
 from cvmae.files import replacing
 from cvmae.visualize.html.gather import NoWorkdirError, gather
 from cvmae.visualize.html.page import render
@@ -21,23 +21,13 @@ flags.DEFINE_string("out", "", "File to write; empty: report.html in the first w
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it is said in one line."""
-    if {"--help", "-h"} & set(argv):
-        print(__doc__, FLAGS.get_help(), sep="\n")
-        sys.exit(0)
     try:
-        flags.FLAGS(argv[:1])  # absl's own, which app.run wants to be parsed
-        rest = FLAGS(argv)
+        rest = parse_own(argv, FLAGS, __doc__)
         if len(rest) < 2:
             raise ValueError("no workdir is given: python -m cvmae.visualize.report WORKDIR [WORKDIR ...]")
         return rest
     except (flags.Error, ValueError) as error:
         fail(error, 2)
-
-
-def fail(error: Exception, code: int) -> None:
-    """Ends the program with one line on stderr."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
 
 
 def main(argv: list[str]) -> None:

@@ -9,6 +9,7 @@ import sys
 
 from absl import app, flags
 
+from cvmae.commands import fail
 from cvmae.data.prepare import Options, PrepareError, StopRun, prepare
 from cvmae.data.prepare.run import DATASETS, RUNNERS
 from cvmae.data.prepare.work import CHECKS
@@ -43,12 +44,6 @@ def parse(argv: list[str]) -> list[str]:
         return rest
     except (flags.Error, PrepareError) as error:
         fail(error, 2)
-
-
-def fail(error: Exception, code: int) -> None:
-    """Ends the program with one line on stderr."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(code)
 
 
 def main(argv: list[str]) -> None:
