@@ -55,6 +55,18 @@ def run_here(program, argv, monkeypatch) -> int:
     return stopped.value.code
 
 
+def run_own(program, *words) -> int:
+    """The exit code of a command, in this process, that has `FLAGS` of its own, as `cvmae.interop` has."""
+    program.FLAGS.unparse_flags()
+    for name in program.FLAGS:
+        program.FLAGS[name].unparse()
+    try:
+        program.main(program.parse([program.__name__, *map(str, words)]))
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
 def metric_lines(workdir) -> list[dict]:
     """The lines of metrics.jsonl without clocks, which no two runs share."""
     lines = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]

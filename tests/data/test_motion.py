@@ -1,6 +1,7 @@
 """`motion`: files, cache, splits, exact time reversal, and what a model blind to order can reach."""
 
 import csv
+import functools
 import hashlib
 import itertools
 import pathlib
@@ -11,14 +12,16 @@ import threading
 import time
 
 import av
+import cv2
 import numpy as np
 import pytest
 from scipy import stats
 
 from cvmae.data import motion
+from cvmae.data.motion import __main__ as command
 from cvmae.data.motion import baselines, build, photos, render, scenes, video
-from cvmae.data.motion.__main__ import contact_sheet
 from cvmae.data.motion.spec import PAIRS, digest
+from tests.command import run_own
 
 FACTS = (
     "amount",
@@ -280,6 +283,30 @@ def test_order_free_features_stay_near_their_cap(easy):
     assert accuracy["ordered frame difference"][0] > 0.8
 
 
-def test_contact_sheet(tmp_path):
-    sheet = contact_sheet(motion.prepare("easy", tmp_path, 8, 8))
-    assert sheet.shape == (4 * 3 * (2 * 32 + 2), 170 + 8 * (2 * 32 + 2), 3) and sheet.dtype == np.uint8
+def test_the_command_builds_draws_and_measures(tmp_path, capsys, monkeypatch):
+    quick = functools.partial(baselines.table, names=("middle frame",), tolerance=1.0)
+    monkeypatch.setattr(baselines, "table", quick)
+    words = (f"--out={tmp_path}", "--train_clips=8", "--test_clips=8", "--workers=1")
+    sheet = tmp_path / "sheet.png"
+    assert run_own(command, *words, f"--sheet={sheet}", "--baselines", "--baseline_seeds=2", "--baseline_clips=4") == 0
+    manifest, head, _, line = capsys.readouterr().out.splitlines()
+    assert len(_rows(manifest)) == 16 and pathlib.Path(manifest).is_relative_to(tmp_path)
+    assert head.startswith("4 of 8 training and 8 test clips") and "2 draws" in head and line.startswith("middle frame")
+    assert cv2.imread(str(sheet)).shape == (4 * 3 * (2 * 32 + 2), 170 + 8 * (2 * 32 + 2), 3)
+    assert run_own(command, *words, "--seed=1") == 0 and len(list((tmp_path / "motion").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (["--size=smal"], 2, "easy|full"),
+        (["--side=33"], 2, "must be even"),
+        (["easy"], 2, "unexpected argument 'easy'"),
+        (["--train_clips=8", "--test_clips=8", "--sheet=absent/sheet.png"], 1, "cannot write absent/sheet.png"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_one_line(tmp_path, capsys, monkeypatch, words, code, said):
+    monkeypatch.chdir(tmp_path)
+    assert run_own(command, "--out=sets", *words) == code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and said in last

@@ -22,21 +22,15 @@ from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, Size, Trunk
+from tests.command import run_own
 from tests.interop.models import image_mae, random_params, save_theirs, videomae
 
 SIZES = ("--heads=2", "--decoder_heads=2", "--num_frames=4", "--image_size=16")
 
 
-def run(*words):
-    """Runs the command as `python -m` does, in this process; gives what it would exit with."""
-    command.FLAGS.unparse_flags()
-    for name in command.FLAGS:
-        command.FLAGS[name].unparse()
-    try:
-        command.main(command.parse(["interop", *map(str, words)]))
-    except SystemExit as end:
-        return end.code
-    return 0
+def run(*words) -> int:
+    """The exit code of the command, in this process."""
+    return run_own(command, *words)
 
 
 def mae_st() -> Autoencoder:

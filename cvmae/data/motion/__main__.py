@@ -1,7 +1,9 @@
-"""Builds a set, and on request draws a contact sheet of it or measures simple baselines on it.
+"""The command: builds a set, and on request draws a contact sheet of it or measures simple baselines on it.
 
-python -m cvmae.data.motion --size=easy --out=DIR --sheet=easy.png
-python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines --baseline_seeds=1 --baseline_clips=0
+    python -m cvmae.data.motion --size=easy --out=DIR --sheet=easy.png
+    python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines --baseline_seeds=1 --baseline_clips=0
+
+Exit codes: 0 done, with the manifest's path on stdout; 1 the disk or a process that renders failed; 2 the command is wrong.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ import cv2
 import numpy as np
 from absl import app, flags
 
+from cvmae.commands import fail, parse_own
 from cvmae.data import motion
 from cvmae.data.motion import video
 
-_SIZE = flags.DEFINE_enum("size", "easy", sorted(motion.SIZES), "Which set.")
-_OUT = flags.DEFINE_string("out", "", "Folder of the cached sets; empty = $CVMAE_CACHE or ~/.cache/cvmae.")
-_TRAIN_CLIPS = flags.DEFINE_integer("train_clips", 0, "Training clips; 0 = the size's own number.")
-_TEST_CLIPS = flags.DEFINE_integer("test_clips", 0, "Test clips; 0 = the size's own number.")
-_SIDE = flags.DEFINE_integer("side", 0, "Frame side in pixels; 0 = the size's own.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the set.")
-_WORKERS = flags.DEFINE_integer("workers", 0, "Rendering processes; 0 = one per core.")
-_SHEET = flags.DEFINE_string("sheet", "", "PNG to write: some clips of each class, a clip per row, time to the right.")
-_BASELINES = flags.DEFINE_bool("baselines", False, "Measure logistic regression on hand-made features.")
-_BASELINE_SEEDS = flags.DEFINE_integer("baseline_seeds", 3, "Fits of a baseline, each on other training clips.", lower_bound=1)
-_BASELINE_CLIPS = flags.DEFINE_integer("baseline_clips", 1600, "Training clips of a fit; 0 = all: one fit.", lower_bound=0)
+FLAGS = flags.FlagValues()  # of this command alone, so that other commands' may have the same names in one process
+flags.DEFINE_enum("size", "easy", sorted(motion.SIZES), "Which set.", flag_values=FLAGS)
+flags.DEFINE_string("out", "", "Folder of the cached sets; empty = $CVMAE_CACHE or ~/.cache/cvmae.", flag_values=FLAGS)
+flags.DEFINE_integer("train_clips", 0, "Training clips; 0 = the size's own number.", flag_values=FLAGS)
+flags.DEFINE_integer("test_clips", 0, "Test clips; 0 = the size's own number.", flag_values=FLAGS)
+flags.DEFINE_integer("side", 0, "Frame side in pixels; 0 = the size's own.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of the set.", flag_values=FLAGS)
+flags.DEFINE_integer("workers", 0, "Rendering processes; 0 = one per core.", flag_values=FLAGS)
+flags.DEFINE_string("sheet", "", "PNG to write: some clips of each class, a clip per row, time to the right.", flag_values=FLAGS)
+flags.DEFINE_bool("baselines", False, "Measure logistic regression on hand-made features.", flag_values=FLAGS)
+flags.DEFINE_integer("baseline_seeds", 3, "Fits of a baseline, each on other training clips.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("baseline_clips", 1600, "Training clips of a fit; 0 = all: one fit.", lower_bound=0, flag_values=FLAGS)
 
 
 def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> np.ndarray:
@@ -48,20 +52,39 @@ def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> 
     return np.concatenate(strips)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    manifest = motion.prepare(
-        _SIZE.value, _OUT.value, _TRAIN_CLIPS.value, _TEST_CLIPS.value, _SEED.value, side=_SIDE.value, workers=_WORKERS.value
-    )
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it is said in one line."""
+    try:
+        rest = parse_own(argv, FLAGS, __doc__)
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}: options start with --")
+        return rest
+    except (flags.Error, ValueError) as error:
+        fail(error, 2)
+
+
+def build_and_show() -> None:
+    """Builds the set of the flags, and prints and draws what they ask for. Raises: ValueError, OSError, RuntimeError."""
+    counts = FLAGS.train_clips, FLAGS.test_clips
+    manifest = motion.prepare(FLAGS.size, FLAGS.out, *counts, FLAGS.seed, side=FLAGS.side, workers=FLAGS.workers)
     print(manifest)
-    if _SHEET.value and not cv2.imwrite(_SHEET.value, contact_sheet(manifest)[:, :, ::-1]):
-        raise OSError(f"cannot write {_SHEET.value}")
-    if _BASELINES.value:
+    if FLAGS.sheet and not cv2.imwrite(FLAGS.sheet, contact_sheet(manifest)[:, :, ::-1]):
+        raise OSError(f"cannot write {FLAGS.sheet}")
+    if FLAGS.baselines:
         from cvmae.data.motion import baselines  # scikit-learn takes a second to import
 
-        print(baselines.table(manifest, seeds=_BASELINE_SEEDS.value, clips=_BASELINE_CLIPS.value))
+        print(baselines.table(manifest, seeds=FLAGS.baseline_seeds, clips=FLAGS.baseline_clips))
+
+
+def main(argv: list[str]) -> None:
+    """Hands the flags over."""
+    try:
+        build_and_show()
+    except ValueError as error:
+        fail(error, 2)
+    except (OSError, RuntimeError, cv2.error) as error:
+        fail(error, 1)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

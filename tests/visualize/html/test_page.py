@@ -11,6 +11,7 @@ from cvmae.visualize import report
 from cvmae.visualize.html.gather import Workdir, gather
 from cvmae.visualize.html.page import render
 from cvmae.visualize.html.sections import card, differences
+from tests.command import run_own
 from tests.visualize.html.workdirs import EVIL, figures, pretrained, probed, write, write_lines
 
 MADE = datetime.datetime(2026, 1, 2, 3, 4)
@@ -162,13 +163,7 @@ def test_a_cut_run_says_how_far_it_came():
 
 def run_command(*words) -> int:
     """The exit code of the command, in this process."""
-    report.FLAGS.unparse_flags()
-    report.FLAGS["out"].unparse()
-    try:
-        report.main(report.parse(["report", *map(str, words)]))
-    except SystemExit as end:
-        return end.code
-    return 0
+    return run_own(report, *words)
 
 
 def test_the_command_writes_a_page_and_prints_its_path(tmp_path, capsys):

@@ -1,0 +1,218 @@
+"""The README: every command in it is one that exists and runs, every field, file, name and picture is there, and so in the scripts."""
+
+import ast
+import functools
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+from cvmae.config import TASKS, ConfigError, check_key, load
+from cvmae.training.validate import validate
+from tests.command import ROOT
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+SPANS = re.findall(r"(?<!`)`([^`\n]+)`", TEXT)
+BLOCKS = [line.strip() for line in TEXT.splitlines() if line.startswith("    ")]
+COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:taskset -c 0 )?(?:python -m cvmae\S*|\./launch/\S+)(?: .*)?")
+PLACES = ("init_from", "image_from", "manifest")  # fields whose value in a text stands for the reader's own path
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common", "downstream"))
+
+# What runs each of them, with the options of a machine that has two cores and no accelerator.
+RUN_BY = {
+    "cvmae.main": "tests/test_configs.py: test_runlocal_is_a_command",
+    "cvmae.plan": "tests/planning/test_plan.py: test_on_two_devices_gradients_are_reduced",
+    "cvmae.bench": "tests/benchmark/test_bench.py: test_everything_is_measured",
+    "cvmae.interop": "tests/interop/test_command.py: test_export",
+    "cvmae.data.prepare": "tests/data/prepare/test_command.py: test_a_run_that_is_killed_goes_on",
+    "cvmae.data.motion": "tests/data/test_motion.py: test_the_command_builds_draws_and_measures",
+    "cvmae.visualize.report": "tests/visualize/html/test_page.py: test_the_command_writes_a_page_and_prints_its_path",
+    "demo.sh": "tests/launch/test_launch.py: test_the_demo_passes_a_signal_on_and_ends_with_its_report",
+    "ablations.sh": "tests/launch/test_launch.py: test_ablations_one_command_for_each_study",
+    "gpu.sh": "tests/launch/test_launch.py: test_one_gpu_machine",
+    "slurm.sh": "tests/launch/test_launch.py: test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on",
+    "tpu_vm.sh": "tests/launch/test_launch.py: test_a_tpu_vm",
+    "gke.sh": "tests/launch/test_launch.py: test_tpus_by_jobset",
+    "figures.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
+    "motion_evidence.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
+    "test.sh": ".ci/run",
+    "test_videos.sh": ".ci/run",
+}
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a command as the README writes it: without its comment, its marks of omission, and what stands for more."""
+    words = shlex.split(re.sub(r"\s#.*", "", text).replace("[OTHER ...]", "OTHER"))
+    return [word for word in words if word != "..."]
+
+
+def commands() -> list[list[str]]:
+    """The words of every whole command."""
+    found = [text for text in (*SPANS, *BLOCKS) if COMMAND.fullmatch(text)]
+    return [list(words) for words in sorted({tuple(words_of(text)) for text in found})]
+
+
+def program(words: list[str]) -> str:
+    """The module or the script that a command starts."""
+    return words[words.index("-m") + 1] if "-m" in words else next(w for w in words if "launch/" in w).rpartition("/")[2]
+
+
+def start_of(config: str) -> str:
+    """A config as in `--config=`, by its path here; NAME in a text stands for any."""
+    return str(ROOT / config.replace("NAME", "ssv2"))
+
+
+@functools.cache
+def base(config: str, task: str = ""):
+    return load(start_of(config) + (f":task={task}" if task else ""))
+
+
+def value_of(text: str):
+    """As on the command line: Python's literals, else a text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def overrides(words: list[str]) -> dict:
+    """{field: value} of `--config.FIELD=VALUE`."""
+    pairs = [word.removeprefix("--config.").partition("=") for word in words if word.startswith("--config.")]
+    return {field: value_of(value) for field, _, value in pairs}
+
+
+def check_config(words: list[str]) -> None:
+    """A command with --config: it loads with its fields, and is a config that can run."""
+    [config] = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    changed = overrides(words)
+    for field in changed:
+        check_key(base(config), field)
+    config = load(start_of(config), {f: v for f, v in changed.items() if f.rpartition(".")[2] not in PLACES})
+    validate(config.pretrain if config.task == "ablate" else config)
+
+
+def flags_of(module: str) -> set[str]:
+    """The flags that a command defines. Read from its source: several have the same names, which one process cannot import."""
+    file = ROOT / module.replace(".", "/")
+    file = file / "__main__.py" if file.is_dir() else file.with_suffix(".py")
+    sources = [file, ROOT / "cvmae" / "command_line.py"]
+    return {name for source in sources for name in re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source.read_text())} | {"config"}
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_a_command_is_one_that_exists(words):
+    if "-m" not in words:
+        assert os.access(ROOT / "launch" / program(words), os.X_OK)
+        source = (ROOT / "launch" / program(words)).read_text() + (ROOT / "tests" / "conftest.py").read_text()
+        variables = [word.partition("=")[0] for word in words if re.match("[A-Z_]+=", word)]
+        assert all(name in source or name.startswith("CVMAE_") for name in variables)
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+        return
+    options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    assert {name for name in options if not name.startswith("config.")} <= flags_of(program(words))
+    if any(word.startswith("--config=") for word in words):
+        check_config(words)
+
+
+def test_every_command_is_run():
+    assert {program(words) for words in commands()} == set(RUN_BY)
+    for name, place in RUN_BY.items():
+        file, _, test = place.partition(": ")
+        assert (f"def {test}(" if test else name) in (ROOT / file).read_text(), (name, place)
+
+
+def test_options_that_are_named_alone_exist():
+    """`--config.FIELD=VALUE` is a field of some task of some config; other options are of some command."""
+    known = set().union(*(flags_of(name) for name in RUN_BY if name.startswith("cvmae"))) | {"dry-run", "logdir", "editable"}
+    trees = [base(f"configs/{name}.py", task) for name in CONFIGS if name != "ablate" for task in TASKS]
+    trees += [base("configs/ablate.py:study=masking")]
+    for word in {word for text in (*SPANS, *BLOCKS) for word in text.split() if word.startswith("--")}:
+        name = word[2:].partition("=")[0]
+        if not name.startswith("config.") or name == "config.pretrain.FIELD":
+            assert name in known or name.startswith("config."), word
+            continue
+        field = name.removeprefix("config.").replace("loss.T", "loss.mse_image")
+        assert any(has(tree, field) for tree in trees), word
+
+
+def has(config, field: str) -> bool:
+    try:
+        check_key(config, field)
+    except ConfigError:
+        return False
+    return True
+
+
+def test_links_and_pictures_are_there():
+    links = re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', TEXT)
+    for link in {one or other for one, other in links if not (one or other).startswith("http")}:
+        place, _, anchor = link.partition("#")
+        assert (ROOT / place).exists(), link
+        titles = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", TEXT, re.M)]
+        assert not anchor or anchor in titles, link
+
+
+def test_the_table_of_equations_names_what_is_there():
+    rows = re.search(r"### Where it is in the code\n(.*?)\n\n\S", TEXT, re.S)[1]
+    file, found = "", 0
+    for place, name in re.findall(r"`(?:([\w/]+\.py)(?:: )?)?(\w+)?`", rows):  # a name alone is of the file before it
+        file = place or file
+        source = (ROOT / "cvmae" / file).read_text()
+        assert not name or re.search(rf"^(?:class|def) {name}\b", source, re.M), (file, name)
+        found += bool(name)
+    assert found >= 18
+
+
+STAND_IN = """#!/bin/bash
+printf '%s\\0' "$(basename "$0")" "$@" >>"$RECORD"
+printf '\\n' >>"$RECORD"
+"""
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Runs a script with stand-ins for what it calls; returns the words of their calls."""
+    launch, tools = tmp_path / "launch", tmp_path / "bin"
+    launch.mkdir(), tools.mkdir()
+    (launch / "venv.sh").touch()
+    for place in (
+        tools / "python",
+        tools / "cp",
+        tools / "ln",
+        tools / "chromium",
+        launch / "demo.sh",
+        launch / "test_videos.sh",
+    ):
+        place.write_text(STAND_IN)
+        place.chmod(0o755)
+
+    def call(script: str, *args: str) -> list[list[str]]:
+        shutil.copy(ROOT / "launch" / script, launch)
+        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "RECORD": str(tmp_path / "record"), "SEEDS": "3"}
+        subprocess.run([str(launch / script), *args], env=os.environ | path, cwd=tmp_path, check=True, capture_output=True)
+        return [line.strip("\0").split("\0") for line in (tmp_path / "record").read_text().splitlines()]
+
+    return call
+
+
+@pytest.mark.parametrize("script, least", [("figures.sh", 2), ("motion_evidence.sh", 20)])
+def test_a_script_runs_commands_that_are_valid(recorded, script, least):
+    calls = [words for words in recorded(script, "w") if words[0] == "python"]
+    assert all(words[1] == "-m" for words in calls)
+    ours = [words for words in calls if words[2] == "cvmae.main"]
+    assert len(ours) >= least
+    for words in ours:
+        check_config(words)
+
+
+def test_pictures_are_made_by_the_script_that_says_so(recorded):
+    calls = recorded("figures.sh", "w")
+    made = {pathlib.Path(words[-1]).name for words in calls if words[0] == "cp"}
+    made |= {pathlib.Path(re.search(r"--screenshot=(\S+)", " ".join(words))[1]).name for words in calls if words[0] == "chromium"}
+    shown = set(re.findall(r"launch/pictures/([\w.]+)", TEXT))
+    assert shown and shown <= made
+    assert made == {path.name for path in (ROOT / "launch" / "pictures").iterdir()}
