@@ -27,6 +27,7 @@ class Workdir:
     series: of every metric its values by step; a value may be NaN.
     report: report.json.
     classes: rows of per_class.csv.
+    study: rows of table.csv, which a study of ablations leaves.
     bad: (path, reason) of files that could not be read.
     starts: of environment.json, the oldest first.
     notes: what is missing or damaged, for people.
@@ -38,6 +39,7 @@ class Workdir:
     series: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
     report: dict = dataclasses.field(default_factory=dict)
     classes: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    study: list[dict[str, str]] = dataclasses.field(default_factory=list)
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     pictures: list[Picture] = dataclasses.field(default_factory=list)
     starts: list[dict] = dataclasses.field(default_factory=list)
@@ -82,10 +84,13 @@ def read_workdir(folder: pathlib.Path, label: str) -> Workdir:
     run.series = read_series(run, folder / "metrics.jsonl")
     run.report = _json(run, folder / "report.json", "the run has not ended, or makes none")
     run.classes = _csv(run, folder / "per_class.csv", ("name", "clips", "top1", "most_confused_with"))
+    run.study = _csv(run, folder / "table.csv", ("variant", "measure", "runs", "mean", "deviation"))
     run.bad = read_bad_files(run, folder)
     run.pictures = read_pictures(folder, run.notes)
     starts = _json(run, folder / "environment.json").get("starts", [])
     run.starts = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    if run.config.get("task") == "ablate":  # a study trains in the folders of its runs, which have all this
+        run.notes = [note for note in run.notes if not note.startswith("no ")]
     return run
 
 

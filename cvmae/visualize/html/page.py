@@ -21,6 +21,7 @@ TITLES = {  # of kinds of pictures, in the order of the page; others come behind
     "embedding": "Clips in a plane",
     "retrieval": "Retrieval",
     "confusion": "Confusions",
+    "study": "Ablations",
     "": "Pictures",
 }
 
@@ -49,6 +50,7 @@ def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
         results=sections.results(runs),
         heads=sections.heads(runs),
         classes=sections.classes(runs),
+        studies=sections.studies(runs),
         panels=charts.panels(runs),
         evaluated=any(name.startswith("eval/") for run in runs for name in run.series),
         replaced=[sections.replaced(run) for run in runs],

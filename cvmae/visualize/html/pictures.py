@@ -19,6 +19,7 @@ MOST_BYTES = 12 << 20
 OWN = (
     ("reconstruction.png", "reconstruction", "Clips not trained on: the clip, what the encoder saw of it, the reconstruction."),
     ("confusion.png", "confusion", "How often clips of a class are taken for another."),
+    ("table.png", "study", "Variants of a study: a dot for each run, their mean and standard deviation over seeds."),
 )
 
 

@@ -21,6 +21,7 @@ TASKS = {
     "retrieval": "Retrieval",
     "extract": "Features",
     "visualize": "Pictures",
+    "ablate": "Ablations",
 }
 PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
 TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in ROWS}  # in the order of the rows
@@ -143,6 +144,25 @@ def classes(runs: list[Workdir]) -> Table | None:
     return _table("Classes", columns)
 
 
+class Study(NamedTuple):
+    """Variants of a study: a row for each, a column for each measure, with the deviation over seeds as its note."""
+
+    run: int
+    measures: list[str]
+    rows: list[tuple[str, list[Cell]]]
+
+
+def studies(runs: list[Workdir]) -> list[Study]:
+    """The table of every study that has a finished run."""
+    found = []
+    for number_, run in enumerate(runs):
+        names, measures = (list(dict.fromkeys(row[key] for row in run.study)) for key in ("variant", "measure"))
+        cells = {(row["variant"], row["measure"]): _study_cell(row) for row in run.study}
+        rows = [(name, [cells.get((name, measure), EMPTY) for measure in measures]) for name in names]
+        found += [Study(number_, [TITLES.get(measure, measure) for measure in measures], rows)] if rows else []
+    return found
+
+
 class Grid(NamedTuple):
     """The heads of a probe: a row for each rate, a column for each weight decay; (text, share, whether it is the best)."""
 
@@ -208,6 +228,16 @@ def _class_cell(row: dict[str, str]) -> Cell:
         return Cell("–", None, f"{row['clips']} clips")
     taken = f", most often taken for {row['most_confused_with']}" if row["most_confused_with"] else ""
     return Cell(number(share, "top1"), share if 0 <= share <= 1 else None, f"{row['clips']} clips{taken}")
+
+
+def _study_cell(row: dict[str, str]) -> Cell:
+    try:
+        mean, deviation = float(row["mean"]), float(row["deviation"] or "nan")
+    except ValueError:  # no run of it is finished
+        return EMPTY
+    cell = _cell(row["measure"], mean)
+    spread = f"± {number(deviation, row['measure'])}, " if math.isfinite(deviation) else ""
+    return cell._replace(note=f"{spread}{row['runs']} {'run' if row['runs'] == '1' else 'runs'}")
 
 
 def _head(value, best: bool) -> tuple[str, float, bool]:

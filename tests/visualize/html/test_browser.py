@@ -8,7 +8,7 @@ from cvmae.visualize.html.gather import gather
 from cvmae.visualize.html.page import render
 from tests.requirements import missing
 from tests.visualize.html.browser import look, open_browser, programs, requests
-from tests.visualize.html.workdirs import EVIL, figures, pretrained, probed, write
+from tests.visualize.html.workdirs import EVIL, figures, pretrained, probed, studied, write
 
 try:
     import selenium  # noqa: F401
@@ -21,14 +21,14 @@ WIDTHS, LOOKS = (400, 1600), (("light", "screen"), ("dark", "screen"), ("dark", 
 
 
 def make_page(folder: pathlib.Path) -> pathlib.Path:
-    """A page of ten runs, with everything that a page can have and names that were not meant for one."""
+    """A page of ten runs and a study, with everything that a page can have and names that were not meant for one."""
     runs = [pretrained(folder / str(number), 1 + number, total=f"{20 + number}_steps") for number in range(8)]
     odd = probed(folder / EVIL.replace("/", "|"), classes=(EVIL, LONG))
     write(odd / "config.json", {"task": "linear", LONG: LONG, "total": EVIL})
     (odd / "bad_files.csv").write_text(f"path,reason\n{LONG}/{LONG}.mp4,{LONG}\n", encoding="utf-8")
     figures(odd, ("wide.png", EVIL, LONG), ("sheet.gif", "retrieval", EVIL))
     path = folder / "report.html"
-    path.write_text(render(gather([*runs, odd, pretrained(folder / LONG)])), encoding="utf-8")
+    path.write_text(render(gather([*runs, odd, pretrained(folder / LONG), studied(folder / "study", LONG)])), encoding="utf-8")
     return path
 
 
@@ -53,7 +53,7 @@ def test_nothing_is_asked_for_and_nothing_goes_wrong(driver):
 
 def test_every_picture_is_shown(driver):
     sizes = driver.execute_script("return [...document.images].map(image => [image.complete, image.naturalWidth])")
-    assert len(sizes) == 12 and all(complete and width > 0 for complete, width in sizes)
+    assert len(sizes) == 13 and all(complete and width > 0 for complete, width in sizes)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

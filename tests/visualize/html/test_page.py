@@ -12,7 +12,7 @@ from cvmae.visualize.html.gather import Workdir, gather
 from cvmae.visualize.html.page import render
 from cvmae.visualize.html.sections import card, differences
 from tests.command import run_own
-from tests.visualize.html.workdirs import EVIL, figures, pretrained, probed, write, write_lines
+from tests.visualize.html.workdirs import EVIL, figures, pretrained, probed, studied, write, write_lines
 
 MADE = datetime.datetime(2026, 1, 2, 3, 4)
 
@@ -80,6 +80,17 @@ def test_probes_classes_and_pictures(tmp_path):
     titles = [words(part(tree, f"pictures-{number}").find("h2")) for number in (1, 2, 3)]
     assert titles == ["Attention", "Retrieval", "Confusions"]
     assert [image.get("alt") for image in tree.iter("img")][:2] == ["Six rows.", "Nearest clips."]
+
+
+def test_a_study_is_shown_as_its_table_and_plot(tmp_path):
+    tree = page(*gather([studied(tmp_path / "study")]))
+    assert table(part(tree, "results")) == [
+        ["", "linear probe", "held-out reconstruction error"],
+        ["untrained", "62.5 % ± 1.2 %, 3 runs", "0.75 1 run"],
+        ["mae", "–", "–"],
+    ]
+    assert [words(part(tree, "pictures-1").find("h2")), words(tree.find(".//p[@class='task']"))] == ["Ablations"] * 2
+    assert "no metrics.jsonl" not in words(part(tree, "files"))  # each of its runs has one
 
 
 def test_what_a_workdir_lacks_is_left_out(tmp_path):

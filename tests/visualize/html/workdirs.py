@@ -74,6 +74,19 @@ def probed(folder: pathlib.Path, classes=("up", "down")) -> pathlib.Path:
     return folder
 
 
+def studied(folder: pathlib.Path, variant: str = "mae") -> pathlib.Path:
+    """A study of two variants, one of which has no finished run."""
+    write(folder / "config.json", {"task": "ablate", "study": {"name": "objectives"}})
+    with open(folder / "table.csv", "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["variant", "measure", "runs", "mean", "deviation", "values"])
+        for measure, mean, deviation in (("probe/accuracy", 0.625, 0.0125), ("reconstruction/model", 0.75, "")):
+            rows.writerow(["untrained", measure, 1 if deviation == "" else 3, mean, deviation, "0.5 0.75"])
+            rows.writerow([variant, measure, 0, "", "", ""])
+    picture(folder / "table.png", 900)
+    return folder
+
+
 def figures(folder: pathlib.Path, *entries: tuple[str, str, str]) -> None:
     """Pictures (file, kind, caption) as task=visualize leaves them."""
     for file, *_ in entries:
