@@ -22,7 +22,8 @@ def figure(
     Args:
       values: {variant: {measure: a value for each seed}}.
       measures: {measure: (title, whether it is a share, drawn in %)}.
-      reference: the variant whose mean is a dashed line instead of a point.
+      reference: the variant whose mean is a dashed line instead of a point; where it is so far off that the others would be
+        one heap beside it, its mean is said instead.
     """
     names = [name for name in values if name != reference]
     shown = [measure for measure in measures if any(values[name][measure] for name in names)]
@@ -35,8 +36,7 @@ def figure(
         scale = 100 if share else 1
         panel(axis, [[scale * value for value in values[name][measure]] for name in names])
         if values.get(reference, {}).get(measure):
-            axis.axvline(scale * mean_deviation(values[reference][measure])[0], color="0.5", linestyle="--", label=reference)
-            axis.legend(fontsize="small")
+            mark(axis, scale * mean_deviation(values[reference][measure])[0], reference)
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("%" if share else "")
         axis.set_yticks(range(len(names)), names)
@@ -52,3 +52,13 @@ def panel(axis, rows: list[list[float]]) -> None:
     places, means, deviations = zip(*points)
     axis.errorbar(means, places, xerr=[d or 0.0 for d in deviations], fmt="o", color="C0", capsize=3, zorder=2)
     axis.grid(axis="x", alpha=0.3)
+
+
+def mark(axis, value: float, name: str) -> None:
+    """A dashed line at a value; where that lies further from what is drawn than this is wide, words."""
+    low, high = axis.get_xlim()
+    if 2 * low - high <= value <= 2 * high - low:
+        axis.axvline(value, color="0.5", linestyle="--", label=name)
+    else:
+        axis.plot([], [], " ", label=f"{name}: {value:.3g}, {'left' if value < low else 'right'} of this")
+    axis.legend(fontsize="small")
