@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Makes the README's pictures anew, in launch/pictures: those of the demo, and what its encoder sees in held-out clips and in
-# real video, and the report (with Chromium).
+# real video, the report (with Chromium), and the plots of studies.
 # Use: ./launch/figures.sh [WORKDIR]       WORKDIR of a finished ./launch/demo.sh; one that is not there is trained first
-#   VIDEOS=DIR    where the real videos are, or are fetched to (28 MB, see test_videos.sh)
+#   VIDEOS=DIR       where the real videos are, or are fetched to (28 MB, see test_videos.sh)
+#   ABLATIONS=DIR    OUT of a finished ./launch/ablations.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 workdir=${1:-workdir/demo}
+ablations=${ABLATIONS:-workdir/ablations}
 pictures=launch/pictures
 mkdir -p "$pictures"
 [[ -e $workdir/report.json ]] || ./launch/demo.sh "$workdir"
@@ -46,4 +48,12 @@ if command -v chromium >/dev/null; then
 else
   echo "no chromium: $pictures/report.png stays as it is" >&2
 fi
+
+for study in masking frames objectives negatives; do
+  if [[ -e $ablations/$study/table.png ]]; then
+    cp "$ablations/$study/table.png" "$pictures/ablation_$study.png"
+  else
+    echo "no $ablations/$study/table.png: $pictures/ablation_$study.png stays as it is, see launch/ablations.sh" >&2
+  fi
+done
 ls -l "$pictures"

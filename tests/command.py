@@ -55,6 +55,17 @@ def run_here(program, argv, monkeypatch) -> int:
     return stopped.value.code
 
 
+def caller(program, monkeypatch, capsys):
+    """Calls such a command with arguments: (exit code, stdout, stderr)."""
+
+    def call(*args, config=RUNLOCAL):
+        code = run_here(program, [f"--config={config}", *args], monkeypatch)
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
 def run_own(program, *words) -> int:
     """The exit code of a command, in this process, that has `FLAGS` of its own, as `cvmae.interop` has."""
     program.FLAGS.unparse_flags()

@@ -1,26 +1,10 @@
 """The command line: whatever is wrong is one line on stderr with the fix, exit code 2, and an untouched workdir."""
 
-import sys
-
 import pytest
-from absl import flags
 
 from cvmae import main
 from cvmae.training import pretrain
-from tests.command import RUNLOCAL, arguments, run
-
-
-def command(monkeypatch, argv):
-    """The command with these arguments, in this process."""
-    monkeypatch.setattr(sys, "argv", ["main", *argv])  # ml_collections reads overrides from there
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)  # overrides that an earlier command defined
-    flags.FLAGS.unparse_flags()
-    for name in ("config", "workdir"):
-        flags.FLAGS[name].value = None
-    with pytest.raises(SystemExit) as stopped:
-        main.main(main.parse(sys.argv))
-    return stopped.value.code
+from tests.command import RUNLOCAL, arguments, run, run_here
 
 
 @pytest.fixture
@@ -34,7 +18,7 @@ def complaint(tmp_path, capsys, monkeypatch):
     workdir = tmp_path / "run"
 
     def call(*args, config=RUNLOCAL, **overrides) -> str:
-        code = command(monkeypatch, [*arguments(workdir, config, **overrides), *args])
+        code = run_here(main, [*arguments(workdir, config, **overrides), *args], monkeypatch)
         text = capsys.readouterr().err
         assert code == 2 and text.startswith("error: ") and text.count("\n") == 1, text
         assert not workdir.exists()
@@ -146,7 +130,7 @@ def test_a_field_that_is_an_argument_of_its_own_is_checked_too(complaint):
 )
 def test_a_wrong_command_line_is_one_line(capsys, monkeypatch, tmp_path, argv, message):
     monkeypatch.chdir(tmp_path)
-    code = command(monkeypatch, argv)
+    code = run_here(main, argv, monkeypatch)
     text = capsys.readouterr().err
     assert code == 2 and text.startswith("error: ") and text.count("\n") == 1 and message in text, text
     assert not (tmp_path / "w").exists()

@@ -78,19 +78,6 @@ def read_arrays(file) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_keys(file) -> list[str]:
-    """The keys of `read_arrays`, from the file's header alone but for torch files. Raises: see `read_arrays`."""
-    file = find_file(file)
-    suffix = known_suffix(file)
-    if suffix == ".safetensors":
-        with _safetensors(file) as opened:
-            return list(opened.keys())
-    if suffix == ".npz":
-        with _open_npz(file) as opened:
-            return list(opened.files)
-    return list(_weight_map(file)) if suffix == INDEX else list(torch_file.read_state(file))
-
-
 def non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
     """One line for every floating array that holds NaN or infinity: its key and how many of its values."""
     problems = []

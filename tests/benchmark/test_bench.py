@@ -10,7 +10,7 @@ import pytest
 from cvmae import bench
 from cvmae.benchmark import measurements, training
 from cvmae.benchmark.timing import Times
-from tests.command import RUNLOCAL, run_here
+from tests.command import RUNLOCAL, caller
 from tests.planning.test_plan import ALONE
 from tests.requirements import missing
 from tests.small import CONFIGS, config
@@ -20,14 +20,7 @@ PARENT = f"{CONFIGS / 'k400.py'}:parent=videomae,runlocal"
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*args, config=RUNLOCAL):
-        code = run_here(bench, [f"--config={config}", *args], monkeypatch)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return call
+    return caller(bench, monkeypatch, capsys)
 
 
 def test_everything_is_measured(command, tmp_path, quick_compilation):

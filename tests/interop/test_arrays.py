@@ -10,7 +10,7 @@ import pytest
 from ml_dtypes import bfloat16
 from safetensors.numpy import save_file
 
-from cvmae.interop.arrays import INDEX, find_file, known_suffix, non_finite, read_arrays, read_keys
+from cvmae.interop.arrays import INDEX, find_file, known_suffix, non_finite, read_arrays
 from cvmae.interop.pretrained import WeightsError
 
 ARRAYS = {
@@ -68,13 +68,11 @@ def test_every_array_in_its_own_dtype(tmp_path, name, save):
     if name == "A.NPZ":
         (tmp_path / "A.NPZ.npz").rename(tmp_path / name)
     assert_same(read_arrays(tmp_path / name), ARRAYS)
-    assert sorted(read_keys(tmp_path / name)) == sorted(ARRAYS)
 
 
 def test_shards(tmp_path):
     assert_same(read_arrays(sharded(tmp_path)), ARRAYS)
     assert_same(read_arrays(tmp_path), ARRAYS)
-    assert read_keys(tmp_path) == list(ARRAYS)
 
 
 def test_bfloat16(tmp_path):
@@ -118,8 +116,6 @@ def test_files_cut_short(tmp_path, name, share):
     (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
     (problem,) = problems(tmp_path / name)
     assert f"it is not a readable {name.rpartition('.')[2]} file" in problem
-    with pytest.raises(WeightsError):
-        read_keys(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -207,8 +203,6 @@ def test_an_index_that_does_not_fit_its_shards(tmp_path, weight_map, problem):
 def test_an_index_that_is_none(tmp_path, text):
     (tmp_path / INDEX).write_text(text)
     assert "it is no index of safetensors files" in problems(tmp_path / INDEX)[0]
-    with pytest.raises(WeightsError):
-        read_keys(tmp_path)
 
 
 def test_a_damaged_shard_is_named(tmp_path):
@@ -216,12 +210,6 @@ def test_a_damaged_shard_is_named(tmp_path):
     (tmp_path / SECOND).write_bytes((tmp_path / SECOND).read_bytes()[:-1])
     with pytest.raises(WeightsError, match=f"{SECOND}.*\n.*not a readable safetensors file"):
         read_arrays(index)
-
-
-def test_keys_come_from_the_header_alone(tmp_path):
-    index = sharded(tmp_path)
-    (tmp_path / FIRST).unlink()
-    assert read_keys(index) == list(ARRAYS)
 
 
 def test_torch_files_without_torch(tmp_path, monkeypatch):

@@ -192,8 +192,11 @@ def recorded(tmp_path):
 
     def call(script: str, *args: str) -> list[list[str]]:
         shutil.copy(ROOT / "launch" / script, launch)
-        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "RECORD": str(tmp_path / "record"), "SEEDS": "3"}
-        subprocess.run([str(launch / script), *args], env=os.environ | path, cwd=tmp_path, check=True, capture_output=True)
+        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "RECORD": str(tmp_path / "record")}
+        variables = {"SEEDS": "3", "ABLATIONS": "studies"}
+        subprocess.run(
+            [str(launch / script), *args], env=os.environ | path | variables, cwd=tmp_path, check=True, capture_output=True
+        )
         return [line.strip("\0").split("\0") for line in (tmp_path / "record").read_text().splitlines()]
 
     return call
@@ -209,7 +212,10 @@ def test_a_script_runs_commands_that_are_valid(recorded, script, least):
         check_config(words)
 
 
-def test_pictures_are_made_by_the_script_that_says_so(recorded):
+def test_pictures_are_made_by_the_script_that_says_so(recorded, tmp_path):
+    for study in ("masking", "frames", "objectives", "negatives"):
+        (tmp_path / "studies" / study).mkdir(parents=True)
+        (tmp_path / "studies" / study / "table.png").touch()
     calls = recorded("figures.sh", "w")
     made = {pathlib.Path(words[-1]).name for words in calls if words[0] == "cp"}
     made |= {pathlib.Path(re.search(r"--screenshot=(\S+)", " ".join(words))[1]).name for words in calls if words[0] == "chromium"}

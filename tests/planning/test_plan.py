@@ -17,7 +17,7 @@ from cvmae.planning.memory import Memory
 from cvmae.planning.oom import TooLarge
 from cvmae.planning.work import Collective, Op
 from cvmae.training import sharding
-from tests.command import QUICK, RUNLOCAL, run, run_here
+from tests.command import QUICK, RUNLOCAL, caller, run
 from tests.requirements import missing
 from tests.small import CONFIGS, TERMS, config
 
@@ -27,14 +27,7 @@ ALONE = [f"--config.loss.{term}=0" for term in TERMS if term != "mse_video"]  # 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*args, config=RUNLOCAL):
-        code = run_here(plan, [f"--config={config}", *args], monkeypatch)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return call
+    return caller(plan, monkeypatch, capsys)
 
 
 REFUSED = [
