@@ -35,10 +35,10 @@ def figure(
         title, share = measures[measure]
         scale = 100 if share else 1
         panel(axis, [[scale * value for value in values[name][measure]] for name in names])
-        if values.get(reference, {}).get(measure):
-            mark(axis, scale * mean_deviation(values[reference][measure])[0], reference)
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("%" if share else "")
+        if values.get(reference, {}).get(measure):
+            mark(axis, scale * mean_deviation(values[reference][measure])[0], reference)
         axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     return drawn
@@ -55,10 +55,11 @@ def panel(axis, rows: list[list[float]]) -> None:
 
 
 def mark(axis, value: float, name: str) -> None:
-    """A dashed line at a value; where that lies further from what is drawn than this is wide, words."""
+    """A dashed line at a value; where that lies further from what is drawn than this is wide, words below."""
     low, high = axis.get_xlim()
     if 2 * low - high <= value <= 2 * high - low:
         axis.axvline(value, color="0.5", linestyle="--", label=name)
+        axis.legend(fontsize="small")
     else:
-        axis.plot([], [], " ", label=f"{name}: {value:.3g}, {'left' if value < low else 'right'} of this")
-    axis.legend(fontsize="small")
+        where = "left" if value < low else "right"
+        axis.set_xlabel(f"{axis.get_xlabel()}  ({name}: {value:.3g}, to the {where})".strip())
