@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 R = TypeVar("R")
+PARTS = 10  # that a limit is waited for in: a process that was stopped, or a laptop that was closed, has lost one of them
 
 
 class TimeLimitError(Exception):
@@ -25,10 +26,20 @@ class _Worker:
     def run(self, fn, seconds):
         answer = queue.SimpleQueue()
         self._calls.put((fn, answer))
-        value, error = answer.get(timeout=seconds)
+        value, error = _wait(answer, seconds)
         if error is not None:
             raise error
         return value
+
+
+def _wait(answer, seconds):
+    """What comes into a queue. Raises: queue.Empty after so many seconds in which this process could run."""
+    for part in range(PARTS):
+        try:
+            return answer.get(timeout=seconds / PARTS)
+        except queue.Empty:
+            if part == PARTS - 1:
+                raise
 
 
 def _serve(calls):

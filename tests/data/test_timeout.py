@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -70,3 +71,28 @@ def test_a_hanging_decoder_is_cut_off_and_the_program_can_end(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["cut off: no answer within 0.2 s"] * 2 + ["alive"]
+
+
+STOPPED = """
+import time
+from cvmae.data.timeout import call_with_limit
+
+def work():
+    print("begun", flush=True)
+    while time.thread_time() < 0.3:
+        pass
+    return "done"
+
+print(call_with_limit(work, 3))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="stopping a process is a POSIX thing")
+def test_the_time_that_a_process_is_stopped_does_not_count():
+    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3.5)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate()[0] == "done\n"
+    assert process.returncode == 0
