@@ -193,7 +193,7 @@ def recorded(tmp_path):
     def call(script: str, *args: str) -> list[list[str]]:
         shutil.copy(ROOT / "launch" / script, launch)
         path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "RECORD": str(tmp_path / "record")}
-        variables = {"SEEDS": "3", "ABLATIONS": "studies"}
+        variables = {"SEEDS": "3", "ABLATIONS": "studies", "JOBS": "1"}  # two at a time would write into each other's lines
         subprocess.run(
             [str(launch / script), *args], env=os.environ | path | variables, cwd=tmp_path, check=True, capture_output=True
         )
