@@ -81,16 +81,16 @@ def read_workdir(folder: pathlib.Path, label: str) -> Workdir:
     """Reads everything of a workdir that a report shows."""
     run = Workdir(label, str(folder))
     run.config = flat(_json(run, folder / "config.json"))
+    run.pictures = read_pictures(folder, run.notes)
+    run.study = _csv(run, folder / "table.csv", ("variant", "measure", "runs", "mean", "deviation"))
+    if run.config.get("task") == "ablate":  # a study trains in the folders of its runs, which have all else
+        return run
     run.series = read_series(run, folder / "metrics.jsonl")
     run.report = _json(run, folder / "report.json", "the run has not ended, or makes none")
     run.classes = _csv(run, folder / "per_class.csv", ("name", "clips", "top1", "most_confused_with"))
-    run.study = _csv(run, folder / "table.csv", ("variant", "measure", "runs", "mean", "deviation"))
     run.bad = read_bad_files(run, folder)
-    run.pictures = read_pictures(folder, run.notes)
     starts = _json(run, folder / "environment.json").get("starts", [])
     run.starts = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
-    if run.config.get("task") == "ablate":  # a study trains in the folders of its runs, which have all this
-        run.notes = [note for note in run.notes if not note.startswith("no ")]
     return run
 
 
