@@ -13,12 +13,12 @@ _PUBLIC = {
     "Encoder": "cvmae.models.vit",
     "Grid": "cvmae.models.patches",
     "Mask": "cvmae.models.masking",
-    "Objective": "cvmae.objective",
+    "Objective": "cvmae.objective.objective",
     "SIZES": "cvmae.models.vit",
     "Trunk": "cvmae.models.vit",
     "build_model": "cvmae.models.build",
-    "load": "cvmae.interop.read",
-    "nt_xent": "cvmae.losses",
+    "load": "cvmae.interop.load",
+    "nt_xent": "cvmae.objective.losses",
     "run": "cvmae.tasks",
 }
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -27,17 +27,16 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from cvmae import command_line
-from cvmae.benchmark import measurements, report
-from cvmae.command_line import FLAGS, config_path, define_json, refuse_arguments
-from cvmae.commands import fail
+from cvmae import cli
+from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json
-from cvmae.planning.step import name_of
+from cvmae.performance import bench_report, measurements
+from cvmae.performance.traced_step import name_of
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
-flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(cli)
 define_json()
 flags.DEFINE_integer("steps", 20, "Steps to time.", lower_bound=2)
 flags.DEFINE_integer("warmup", 2, "Steps before them.", lower_bound=1)
@@ -52,7 +51,7 @@ flags.DEFINE_bool("profile", False, "Also print where the time of the step goes.
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line."""
-    return command_line.parse(argv, EXAMPLE)
+    return cli.parse(argv, EXAMPLE)
 
 
 def measure() -> tuple[list[str], dict]:
@@ -79,7 +78,7 @@ def main(argv: list[str]) -> None:
         fail(error, 1)
     print(f"{config_path()} on {jax.device_count()} {jax.devices()[0].device_kind}", *lines, sep="\n")
     if FLAGS.json:
-        write_json(pathlib.Path(FLAGS.json), {"config": config_path(), "devices": report.devices()} | data)
+        write_json(pathlib.Path(FLAGS.json), {"config": config_path(), "devices": bench_report.devices()} | data)
     sys.exit(0)
 
 

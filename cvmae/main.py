@@ -13,12 +13,11 @@ import traceback
 
 from absl import app, flags, logging
 
-from cvmae import command_line
-from cvmae.command_line import FLAGS, config_path, parse, refuse_arguments
-from cvmae.commands import fail
+from cvmae import cli
+from cvmae.cli import FLAGS, config_path, fail, parse, refuse_arguments
 from cvmae.config import ConfigError
 
-flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(cli)
 flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
@@ -40,36 +39,36 @@ def main(argv: list[str]) -> None:
     """Hands the config over to its task, in one process or as one of several."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
-    from cvmae.training import distributed
+    from cvmae.parallel import launch
 
     place = FLAGS.coordinator, FLAGS.processes, FLAGS.process
     try:
-        distributed.initialize(*place, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s)
-    except (ConfigError, distributed.ConnectError) as error:
+        launch.initialize(*place, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s)
+    except (ConfigError, launch.ConnectError) as error:
         fail(error, 2 if isinstance(error, ConfigError) else 1)
     go()
 
 
 def go() -> None:
     """Runs the task; of several processes, the one in which it fails says why and ends, and so do the others then."""
-    from cvmae.ablation.runner import StudyError
     from cvmae.data.bad_files import BadDataError
+    from cvmae.parallel import launch
     from cvmae.tasks import run
-    from cvmae.training import distributed
-    from cvmae.training.metrics import NonFiniteError
+    from cvmae.tasks.ablate.runner import StudyError
+    from cvmae.training.metric_writer import NonFiniteError
 
     try:
         run(FLAGS.config, FLAGS.workdir or default_workdir(config_path()))
-        distributed.shutdown()
+        launch.shutdown()
     except ConfigError as error:
-        fail(error, 2, distributed.name(), distributed.leave)
+        fail(error, 2, launch.name(), launch.leave)
     except (BadDataError, NonFiniteError, StudyError) as error:
-        fail(error, 1, distributed.name(), distributed.leave)
+        fail(error, 1, launch.name(), launch.leave)
     except BaseException as error:
-        if not distributed.several():
+        if not launch.several():
             raise
         traceback.print_exception(error)
-        fail(distributed.explain(error), 1, distributed.name(), distributed.leave)
+        fail(launch.explain(error), 1, launch.name(), launch.leave)
 
 
 if __name__ == "__main__":

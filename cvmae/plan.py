@@ -15,21 +15,20 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from cvmae import command_line
-from cvmae.command_line import FLAGS, config_path, define_json, refuse_arguments
-from cvmae.commands import fail
+from cvmae import cli
+from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
 from cvmae.config import ConfigError, check_key
 from cvmae.files import write_json
-from cvmae.planning import report
-from cvmae.planning.compiled import Compiled, compile_step
-from cvmae.planning.hardware import EXAMPLES, GIB, Topology, devices_of, parse_topology
-from cvmae.planning.oom import TooLarge
-from cvmae.planning.search import Search, cheapest, with_batch, within
-from cvmae.planning.step import Step, check_task, model_flops, name_of, training_clips
-from cvmae.training.validate import batch_unit
+from cvmae.performance import plan_report
+from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_topology
+from cvmae.performance.compile import Compiled, compile_step
+from cvmae.performance.oom import TooLarge
+from cvmae.performance.search import Search, cheapest, with_batch, within
+from cvmae.performance.traced_step import Step, check_task, model_flops, name_of, training_clips
+from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
-flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(cli)
 define_json()
 flags.DEFINE_string("topology", None, f"Chips to compile for, such as {EXAMPLES}.")
 flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data centre's network.", lower_bound=1)
@@ -42,7 +41,7 @@ flags.DEFINE_bool("search", False, "Look for the largest batch, and the cheapest
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line."""
-    rest = command_line.parse(argv, EXAMPLE)
+    rest = cli.parse(argv, EXAMPLE)
     if not FLAGS.topology:
         fail(ConfigError(f"--topology is missing: {EXAMPLE}"), 2)
     return rest
@@ -71,10 +70,10 @@ def chosen_config():
     return config
 
 
-def run_of(step: Step, name: str, devices, clips: int, source: str) -> report.Run:
+def run_of(step: Step, name: str, devices, clips: int, source: str) -> plan_report.Run:
     """What the step is part of."""
     task = step.task
-    return report.Run(
+    return plan_report.Run(
         config=config_path(),
         mesh=dict(task.mesh.shape),
         batch=step.config.batch_size,
@@ -89,9 +88,9 @@ def run_of(step: Step, name: str, devices, clips: int, source: str) -> report.Ru
 def explain(found, step: Step, name: str, topology: Topology, devices) -> list[str]:
     """The lines for what does not fit; where the compiler gave up before it allocated, arrays of a batch that it can place."""
     if isinstance(found, Compiled):
-        return report.too_large(TooLarge(found.memory.total, topology.chip.hbm, ()), found.allocations, [], step.config)
+        return plan_report.too_large(TooLarge(found.memory.total, topology.chip.hbm, ()), found.allocations, [], step.config)
     if found.allocations:
-        return report.too_large(found, found.allocations, ["largest allocations:"], step.config)
+        return plan_report.too_large(found, found.allocations, ["largest allocations:"], step.config)
     unit = batch_unit(step.config, step.task.mesh)
     batch = step.config.batch_size
     share = min(0.5, found.available / found.used) if found.used else 0.5  # the first guess; a refusal takes minutes
@@ -100,10 +99,10 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
         say(f"too large; looking where the memory goes with a smaller batch of {batch}")
         smaller = compile_step(Step(with_batch(step.config, batch), name, devices), topology)
         if isinstance(smaller, Compiled):
-            size = report.gib(smaller.memory.total)
+            size = plan_report.gib(smaller.memory.total)
             note = f"largest arrays at the peak of batch {batch}, which takes {size} a chip; they grow with it:"
-            return report.too_large(found, smaller.allocations, [note], step.config)
-    return report.too_large(
+            return plan_report.too_large(found, smaller.allocations, [note], step.config)
+    return plan_report.too_large(
         found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config
     )
 
@@ -115,7 +114,7 @@ def search(looking: Search) -> tuple[list[str], list[dict]]:
     for trial in found:
         lines.append(
             f"    remat {trial.remat}: {trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
-            f"{report.gib(trial.fixed + trial.grows)}, {report.si(trial.flops_per_clip, 'FLOP')} a clip as compiled"
+            f"{plan_report.gib(trial.fixed + trial.grows)}, {plan_report.si(trial.flops_per_clip, 'FLOP')} a clip as compiled"
         )
     least = cheapest(found, config.batch_size)
     if not found:
@@ -139,11 +138,11 @@ def make_plan() -> int:
     clips, source = training_clips(config, name, FLAGS.clips)
     step = Step.of_run(config, name, devices, clips)
     run = run_of(step, name, devices, clips, source)
-    print(*report.header(run, topology), sep="\n", flush=True)
+    print(*plan_report.header(run, topology), sep="\n", flush=True)
     found = compile_step(step, topology)
     fits = isinstance(found, Compiled) and within(found, topology)
-    lines = report.fitting(found, run, topology) if fits else explain(found, step, name, topology, devices)
-    data = report.as_data(found, run, topology) | {"fits": fits}
+    lines = plan_report.fitting(found, run, topology) if fits else explain(found, step, name, topology, devices)
+    data = plan_report.as_data(found, run, topology) | {"fits": fits}
     print(*lines, sep="\n", flush=True)
     if looking:
         more, data["trials"] = search(looking)

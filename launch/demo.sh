@@ -15,4 +15,4 @@ run=$!
 trap 'kill -TERM "$run"' TERM INT # a signal to this script is one to the run, which saves and ends with 0
 wait "$run" || wait "$run" # a signal ends the first wait before the run has ended
 trap - TERM INT
-exec python -m cvmae.visualize.report "$workdir"
+exec python -m cvmae.report "$workdir"

@@ -42,7 +42,7 @@ cp "$workdir/real-figures/figures/tokens.png" "$pictures/tokens_real.png"
 
 # The report's charts, in a browser without a window.
 if command -v chromium >/dev/null; then
-  python -m cvmae.visualize.report "$workdir" --out="$workdir/report.html"
+  python -m cvmae.report "$workdir" --out="$workdir/report.html"
   chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --disable-background-networking --window-size=1000,2350 \
     --user-data-dir="$(mktemp -d)" --screenshot="$pictures/report.png" "file://$(realpath "$workdir/report.html")"
 else

@@ -54,4 +54,4 @@ for seed in $seeds; do
     config finetune "$at/finetune-100" $quick --config.total=300_steps
   done
 done | all
-python -m cvmae.evaluation.summary "$out"
+python -m cvmae.report.summary "$out"

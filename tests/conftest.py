@@ -17,7 +17,7 @@ def pytest_configure(config):
 @pytest.fixture
 def quick_compilation():
     """See `command.QUICK`."""
-    from tests.command import quickly_compiled
+    from tests.commands import quickly_compiled
 
     with quickly_compiled():
         yield

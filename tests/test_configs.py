@@ -8,10 +8,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cvmae.config import TASKS, ConfigError, load
 from cvmae.tasks import run as run_config
+from cvmae.tasks.validate import validate
 from cvmae.training.loop import train
-from cvmae.training.validate import validate
-from tests.command import QUICK, arguments, checkpoint_steps, metric_lines, run
-from tests.small import CONFIGS
+from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run
+from tests.tiny_configs import CONFIGS
 
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "downstream", "ablate", "__init__"))
 

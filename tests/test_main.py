@@ -3,8 +3,8 @@
 import pytest
 
 from cvmae import main
-from cvmae.training import pretrain
-from tests.command import RUNLOCAL, arguments, run, run_here
+from cvmae.tasks import pretrain
+from tests.commands import RUNLOCAL, arguments, run, run_here
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ RandAugment, then float32 in 0..1 until `standardise`.
 
 from cvmae.augment.color import Color, jitter_color, standardise
 from cvmae.augment.erasing import Erasing, erase
+from cvmae.augment.finetune_views import LabelledSpec, labelled_view, labelled_views
 from cvmae.augment.geometry import Crop, centre_crop, draw_box, random_crop, resample
-from cvmae.augment.labelled import LabelledSpec, labelled_view, labelled_views
 from cvmae.augment.mixing import Mix, mix, soft_targets
+from cvmae.augment.pretrain_views import ViewSpec, make_views
 from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_clips
-from cvmae.augment.views import ViewSpec, make_views
 
 __all__ = [
     "Color",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cvmae.augment import pil_ops, pil_warp
+from cvmae.augment import pil
 
 STRONGEST = 10.0
 
@@ -36,8 +36,8 @@ class RandAugment:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        if self.interpolation not in pil_warp.INTERPOLATIONS:
-            raise ValueError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(pil_warp.INTERPOLATIONS)}")
+        if self.interpolation not in pil.INTERPOLATIONS:
+            raise ValueError(f"interpolation is {self.interpolation!r}; expected one of {', '.join(pil.INTERPOLATIONS)}")
         if not 0 <= self.magnitude <= STRONGEST:
             raise ValueError(f"magnitude is {self.magnitude}; expected 0 to {STRONGEST:g}")
         if self.layers < 0 or self.deviation < 0 or not 0 <= self.probability <= 1:
@@ -56,21 +56,21 @@ def _operations(spec: RandAugment):
         return jnp.maximum(0.1, 1 + sign * 0.9 * strength)
 
     return {
-        "AutoContrast": lambda v, s, sign: pil_ops.autocontrast(v),
-        "Equalize": lambda v, s, sign: pil_ops.equalize(v),
-        "Invert": lambda v, s, sign: pil_ops.invert(v),
-        "Rotate": lambda v, s, sign: pil_warp.rotate(v, sign * 30 * s, fill, kind),
-        "PosterizeIncreasing": lambda v, s, sign: pil_ops.posterize(v, 4 - _whole(s, 4)),
-        "SolarizeIncreasing": lambda v, s, sign: pil_ops.solarize(v, 256 - _whole(s, 256)),
-        "SolarizeAdd": lambda v, s, sign: pil_ops.solarize_add(v, _whole(s, 110)),
-        "ColorIncreasing": lambda v, s, sign: pil_ops.color(v, factor(s, sign)),
-        "ContrastIncreasing": lambda v, s, sign: pil_ops.contrast(v, factor(s, sign)),
-        "BrightnessIncreasing": lambda v, s, sign: pil_ops.brightness(v, factor(s, sign)),
-        "SharpnessIncreasing": lambda v, s, sign: pil_ops.sharpness(v, factor(s, sign)),
-        "ShearX": lambda v, s, sign: pil_warp.shear_x(v, sign * 0.3 * s, fill, kind),
-        "ShearY": lambda v, s, sign: pil_warp.shear_y(v, sign * 0.3 * s, fill, kind),
-        "TranslateXRel": lambda v, s, sign: pil_warp.translate_x(v, sign * 0.45 * s * v.shape[2], fill, kind),
-        "TranslateYRel": lambda v, s, sign: pil_warp.translate_y(v, sign * 0.45 * s * v.shape[1], fill, kind),
+        "AutoContrast": lambda v, s, sign: pil.autocontrast(v),
+        "Equalize": lambda v, s, sign: pil.equalize(v),
+        "Invert": lambda v, s, sign: pil.invert(v),
+        "Rotate": lambda v, s, sign: pil.rotate(v, sign * 30 * s, fill, kind),
+        "PosterizeIncreasing": lambda v, s, sign: pil.posterize(v, 4 - _whole(s, 4)),
+        "SolarizeIncreasing": lambda v, s, sign: pil.solarize(v, 256 - _whole(s, 256)),
+        "SolarizeAdd": lambda v, s, sign: pil.solarize_add(v, _whole(s, 110)),
+        "ColorIncreasing": lambda v, s, sign: pil.color(v, factor(s, sign)),
+        "ContrastIncreasing": lambda v, s, sign: pil.contrast(v, factor(s, sign)),
+        "BrightnessIncreasing": lambda v, s, sign: pil.brightness(v, factor(s, sign)),
+        "SharpnessIncreasing": lambda v, s, sign: pil.sharpness(v, factor(s, sign)),
+        "ShearX": lambda v, s, sign: pil.shear_x(v, sign * 0.3 * s, fill, kind),
+        "ShearY": lambda v, s, sign: pil.shear_y(v, sign * 0.3 * s, fill, kind),
+        "TranslateXRel": lambda v, s, sign: pil.translate_x(v, sign * 0.45 * s * v.shape[2], fill, kind),
+        "TranslateYRel": lambda v, s, sign: pil.translate_y(v, sign * 0.45 * s * v.shape[1], fill, kind),
     }
 
 

@@ -65,8 +65,8 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
 
 
 def _whole_folder(folder: str) -> Manifest:
-    from cvmae.data.prepare.locate import VideoFiles  # which knows this module
     from cvmae.data.prepare.text import PrepareError
+    from cvmae.data.video_files import VideoFiles
 
     try:
         paths = VideoFiles(folder).paths

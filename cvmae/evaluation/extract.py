@@ -7,14 +7,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cvmae import multihost
 from cvmae.config import require
 from cvmae.data.bad_files import BadFiles, pack_failures
 from cvmae.data.windows import Failed, Opened, Window, WindowLoader, Windows
+from cvmae.evaluation.feature_cache import claim_folder, encoder_identity, own_part
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles, make_files
 from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
-from cvmae.evaluation.store import claim_folder, encoder_identity, own_part
-from cvmae.evaluation.views import whole_batch
+from cvmae.evaluation.multi_view import whole_batch
+from cvmae.parallel import processes
 
 DTYPES = ("float32", "float16")
 
@@ -63,13 +63,13 @@ def extract_features(
     claim_folder(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
     todo = [number for number, name in enumerate(names) if name not in files]
     skipped = len(source) - len(todo)
-    multihost.wait_for_all(f"looked at {folder}")  # before any writes, so that all see the same ones missing
+    processes.wait_for_all(f"looked at {folder}")  # before any writes, so that all see the same ones missing
     todo = own_part(todo)
-    bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=multihost.first())
+    bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.first())
     size = whole_batch(max(1, config.batch_size // jax.process_count()))
     with (
         WindowLoader(config, source, todo, size, window_stride) as loader,
-        tqdm(total=len(todo), unit="video", disable=None if multihost.first() else True) as bar,
+        tqdm(total=len(todo), unit="video", disable=None if processes.first() else True) as bar,
     ):
         with _Writing(files, names, bad, np.dtype(dtype), bar) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), put):
@@ -83,7 +83,7 @@ def _check_files(format: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     require(
-        format == "npz" or multihost.alone(),
+        format == "npz" or processes.alone(),
         f"config.extract.format={format!r} is written by one process alone: take npz, or one process",
     )
 
@@ -184,7 +184,7 @@ class _Writing:
     def counts_of_all(self) -> dict[str, int]:
         """What all processes did; their lists of bad files become one. Raises: BadDataError where too many are on it."""
         names = ("written", "unreadable", "windows")
-        every = multihost.values_of_all([*(getattr(self, name) for name in names), self._bad.pairs])
+        every = processes.values_of_all([*(getattr(self, name) for name in names), self._bad.pairs])
         for *_, pairs in every:
             self._bad.add([tuple(pair) for pair in pairs])
         return dict(zip(names, map(sum, list(zip(*every))[: len(names)])))

@@ -8,13 +8,14 @@ import einops
 import jax
 import numpy as np
 
-from cvmae import augment, multihost
-from cvmae.data.views import ViewPlan, make_view_loader
-from cvmae.evaluation.views import flat_crops, mean_over_crops
+from cvmae import augment
+from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.heads import pool
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder
+from cvmae.parallel import processes
 
 TOKENS = ("pooled", "slots", "all")
 COLUMNS = ("values", "labels", "index", "clip")
@@ -120,10 +121,10 @@ def encoded_batches(encode: Callable, batches: Iterable[dict], put=lambda arrays
         found = encode(put({"video": batch["video"]})["video"])
         rest = {name: np.array(column) for name, column in batch.items() if name != "video"}
         if ahead is not None:
-            yield multihost.everywhere(ahead[0]), ahead[1]
+            yield processes.everywhere(ahead[0]), ahead[1]
         ahead = found, rest
     if ahead is not None:
-        yield multihost.everywhere(ahead[0]), ahead[1]
+        yield processes.everywhere(ahead[0]), ahead[1]
 
 
 def feature_rows(

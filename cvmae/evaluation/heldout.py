@@ -4,15 +4,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae import losses, multihost
+from cvmae import augment
 from cvmae.config import ConfigError
 from cvmae.data.pipeline import make_eval_loader
-from cvmae.inputs import sample_keys
+from cvmae.evaluation.features import Features, encode_pixels, extract
+from cvmae.evaluation.retrieval import nearest_label_agreement, partner_ranks, recall
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
-from cvmae.models.build import decoder_spec, video_grid
+from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.models.patches import Grid
+from cvmae.objective import losses
+from cvmae.objective.views_and_masks import sample_keys, view_spec
+from cvmae.parallel import processes
 
 CLIPS = ("video", "frame_index")  # of a batch, what the objective takes
 HELD_OUT_SEED = 20250211  # of views and masks; apart from any training seed, and the same for every evaluation
@@ -60,7 +64,7 @@ def nearest_visible(mask: masking.Mask, grid: Grid):
 class HeldOut:
     """Evaluates an objective on the clips of a source, always with the same views and masks."""
 
-    def __init__(self, objective, source, put, share=multihost.Share()):
+    def __init__(self, objective, source, put, share=processes.Share()):
         """`put` makes arrays on the devices of a batch on the host; `share` is the part of every batch that this process reads.
 
         Raises:
@@ -107,12 +111,117 @@ class HeldOut:
         part = {"process_index": self.share.index, "process_count": self.share.count}
         with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
             for batch in loader:
-                if not all(multihost.values_of_all(bool(batch["valid"].all()))):
+                if not all(processes.values_of_all(bool(batch["valid"].all()))):
                     return
                 yield {name: batch[name] for name in CLIPS}
 
     def _average(self, function, params) -> dict[str, float]:
-        rows = [multihost.everywhere(function(params, samples)) for samples in self.samples()]
+        rows = [processes.everywhere(function(params, samples)) for samples in self.samples()]
         if not rows:
             raise ConfigError("no whole batch of held-out clips could be read: see the files of config.data.eval_split")
         return {name: float(np.mean([row[name] for row in rows])) for name in sorted(rows[0])}
+
+
+def view_features(held_out: HeldOut, params):
+    """Features of two views, v and v⁺, of every held-out clip, nothing masked: two float32 [n, D]."""
+    config = held_out.objective.config
+    encoder = build_encoder(config, config.video_branch, video_grid(config))
+    spec = view_spec(config, 2)
+
+    @jax.jit
+    def encode(params, samples):
+        views, _ = jax.vmap(lambda k, v, i: augment.make_views(k, v, i, spec, False))(
+            samples["views"], samples["video"], samples["frame_index"]
+        )
+        return [encode_pixels(config, encoder, params, views[:, view]) for view in range(2)]
+
+    rows = [processes.everywhere(encode(params, samples)) for samples in held_out.samples()]
+    return [np.concatenate(column) for column in zip(*rows)]
+
+
+def assess(held_out: HeldOut, params, train_source, labelled: int, clips: int) -> dict[str, float]:
+    """Every number of the report for one set of parameters.
+
+    Args:
+      held_out: clips not trained on.
+      params: of the whole model.
+      train_source: where the probe's labels come from.
+      labelled: how many clips of it the probe is fitted on.
+      clips: how many held-out clips the probe is scored on.
+
+    Returns:
+      {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms, `retrieval/*`, and `probe/accuracy`;
+      shares in 0..1.
+    """
+    objective = held_out.objective
+    found = {}
+    if "mse_video" in objective.needs.active:
+        found |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
+    found |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}
+    encoder = params["video"]["encoder"]
+    one, two = view_features(held_out, encoder)
+    ranks = partner_ranks(one, two)
+    found |= {"retrieval/same_clip_r1": recall(ranks, 1), "retrieval/same_clip_r5": recall(ranks, 5)}
+    found["retrieval/median_rank"] = float(np.median(ranks))
+    test = extract(objective.config, encoder, held_out.source, clips)
+    if len(np.unique(test.labels[test.labels >= 0])) > 1:
+        found["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
+        found["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labelled), test)
+    return found
+
+
+def table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
+    """The numbers of `assess` side by side, as text."""
+    columns = {"untrained": untrained or {}, "trained": trained}
+    lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, found in columns.items() if found)]
+    for name, title, share in ROWS:
+        if name in trained:
+            cells = (f"{100 * v[name]:.1f} %" if share else f"{v[name]:.3f}" for v in columns.values() if v)
+            lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
+        if name == "reconstruction/model" and name in trained:
+            for baseline in ("mean_patch", "nearest_patch"):
+                title = f"  baseline: {baseline.replace('_', ' ')}"
+                lines.append(f"{title:<38}{trained[f'reconstruction/{baseline}']:>{22 if untrained else 11}.3f}")
+    return "\n".join(lines)
+
+
+def linear_probe(train: Features, test: Features, strength: float = 0.1) -> float:
+    """Test accuracy (0..1) of logistic regression on standardised features (scikit-learn).
+
+    Args:
+      train: labelled features to fit.
+      test: labelled features of other videos.
+      strength: scikit-learn's C, the inverse of the l2 penalty.
+
+    Raises:
+      ValueError: fewer than two classes have labels.
+    """
+    # Takes a second to import, which no start of a run should wait for.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    fit, score = _labelled(train), _labelled(test)
+    classes = np.unique(train.labels[fit])
+    if len(classes) < 2:
+        raise ValueError(f"a linear probe needs two labelled classes, the training clips have {len(classes)}")
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+    model.fit(train.values[fit], train.labels[fit])
+    return float(model.score(test.values[score], test.labels[score]))
+
+
+def _labelled(features: Features):
+    return features.labels >= 0
+
+
+ROWS = (
+    ("reconstruction/model", "held-out reconstruction error", False),
+    ("accuracy/intra_video", "intra-modal accuracy, video level", True),
+    ("accuracy/intra_frame", "intra-modal accuracy, frame level", True),
+    ("accuracy/cross_video", "cross-modal accuracy, video level", True),
+    ("accuracy/cross_frame", "cross-modal accuracy, frame level", True),
+    ("retrieval/same_clip_r1", "retrieval of the same clip, R@1", True),
+    ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
+    ("retrieval/same_label_1nn", "nearest clip has the same label", True),
+    ("probe/accuracy", "linear probe", True),
+)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from cvmae.evaluation.classification import TOP, check_labels, top_k_accuracy
-from cvmae.evaluation.similarity import nearest
+from cvmae.evaluation.nearest import nearest
 
 KS, TEMPERATURE = (10, 20, 100, 200), 0.07  # DINO's
 

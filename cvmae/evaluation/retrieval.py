@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cvmae.evaluation import similarity
+from cvmae.evaluation import nearest
 
 RECALLS = (1, 5, 10)
 
@@ -11,7 +11,7 @@ def partner_ranks(queries, gallery) -> np.ndarray:
     """The rank of row i of `gallery` among all rows for query i, int64 [n]; 1 is nearest, and ties count against it."""
     if len(queries) != len(gallery):
         raise ValueError(f"row i belongs to row i: {len(queries)} queries need as many gallery rows, not {len(gallery)}")
-    return similarity.partner_ranks(queries, gallery)
+    return nearest.partner_ranks(queries, gallery)
 
 
 def recall(ranks, k: int) -> float:
@@ -23,7 +23,7 @@ def nearest_label_agreement(features, labels) -> float:
     """The share (0..1) of labelled clips whose nearest other labelled clip has the same label (1-NN, leave one out)."""
     labels = np.asarray(labels)
     features, labels = np.asarray(features)[labels >= 0], labels[labels >= 0]
-    index, _ = similarity.nearest(features, features, 1, exclude_self=True)
+    index, _ = nearest.nearest(features, features, 1, exclude_self=True)
     return float((labels[index[:, 0]] == labels).mean())
 
 
@@ -70,7 +70,7 @@ def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = Fa
     if not has.any():
         raise ValueError(f"of {len(labels)} labelled queries none has a clip of its class in a gallery of {len(gallery_labels)}")
     numbers, found = np.flatnonzero(has), []
-    for number, row in zip(numbers, similarity.similarity_rows(queries[has], gallery)):
+    for number, row in zip(numbers, nearest.similarity_rows(queries[has], gallery)):
         hits = members[labels[number]]
         if exclude_self:
             found.append(_rank_and_precision(row[hits[hits != number]], np.delete(row, number)))

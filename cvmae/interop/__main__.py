@@ -14,15 +14,15 @@ import sys
 
 from absl import app, flags, logging
 
-from cvmae.commands import parse_own
-from cvmae.interop.archive import ARRAYS, write_archive
-from cvmae.interop.describe import Hints
-from cvmae.interop.hf_export import write_hf_videomae
+from cvmae.cli import parse_own
+from cvmae.interop.huggingface import write_hf_videomae
+from cvmae.interop.infer_modules import Hints
 from cvmae.interop.inflate import KINDS as INFLATIONS
 from cvmae.interop.inflate import inflate
-from cvmae.interop.kinds import KINDS
+from cvmae.interop.key_maps import KINDS
+from cvmae.interop.load import read
+from cvmae.interop.native import ARRAYS, write_archive
 from cvmae.interop.pretrained import PARTS, Pretrained
-from cvmae.interop.read import read
 from cvmae.interop.stablehlo import export_stablehlo
 from cvmae.models.patches import Grid
 

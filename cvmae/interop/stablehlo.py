@@ -9,7 +9,7 @@ from flax import traverse_util
 from jax import export
 
 from cvmae.files import new_folder
-from cvmae.interop.archive import write_arrays
+from cvmae.interop.native import write_arrays
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.classifier import Classifier

@@ -18,7 +18,8 @@ from einops import rearrange
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
-from cvmae.models import axes, blocked
+from cvmae.models import blocked_attention
+from cvmae.parallel import logical_axes
 
 ATTENTIONS = ("auto", "einsum", "blocked", "xla", "cudnn", "splash")
 HEADS = ("batch", None, "heads", None)  # the axes of query, key and value; every device has all tokens of its clips and heads
@@ -70,14 +71,14 @@ def attend(query, key, value, kind: str):
     Raises:
       ValueError: the kernel does not run on the devices that the program is for, or not on this dtype or width.
     """
-    device = axes.device()
+    device = logical_axes.device()
     kind = choose(kind, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1])
-    if kind in ("splash", "blocked") and not axes.layout_known():
+    if kind in ("splash", "blocked") and not logical_axes.layout_known():
         kind = "xla"  # XLA cannot spread a loop over heads or a kernel, and only the training step says how arrays lie
     if kind == "einsum":
         return _einsum(query, key, value)
     if kind == "blocked":
-        return axes.on_own_part(blocked.attend, HEADS, query, key, value)
+        return logical_axes.on_own_part(blocked_attention.attend, HEADS, query, key, value)
     if kind == "xla":
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
     if kind == "cudnn":
@@ -119,7 +120,7 @@ def _splash(query, key, value, interpret: bool):
     block = block_size(key.shape[1])
     kernel = functools.partial(_splash_here, queries=query.shape[1], keys=key.shape[1], block=block, interpret=interpret)
     query = query * query.shape[-1] ** -0.5
-    return axes.on_own_part(kernel, HEADS, *(_padded(array, block) for array in (query, key, value)))[:, : query.shape[1]]
+    return logical_axes.on_own_part(kernel, HEADS, *(_padded(array, block) for array in (query, key, value)))[:, : query.shape[1]]
 
 
 def _padded(tokens, block: int):

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
-from cvmae.models.axes import constrain
 from cvmae.models.patches import Grid, normalise_targets, patchify, target_frames
 from cvmae.models.positions import Positions
 from cvmae.models.vit import Blocks, Encoded, Encoder, Trunk, dense, layer_norm
+from cvmae.parallel.logical_axes import constrain
 
 LAYOUTS = ("unshuffle", "concat")
 CLS_KINDS = ("none", "own", "encoder")

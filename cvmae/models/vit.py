@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from cvmae.models import masking
 from cvmae.models.attention import ATTENTIONS, attend, weights
-from cvmae.models.axes import constrain
 from cvmae.models.patches import Grid, patchify
 from cvmae.models.positions import Positions
+from cvmae.parallel.logical_axes import constrain
 
 QKV_BIASES = ("qkv", "qv", "none")
 WEIGHTS = "attention"  # the collection that every block sows its attention weights into, only where a caller makes it mutable

@@ -15,22 +15,22 @@ import time
 import jax
 from tqdm import tqdm
 
-from cvmae import multihost
 from cvmae.config import ConfigError, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
 from cvmae.files import write_json
-from cvmae.training import environment
+from cvmae.parallel import processes
+from cvmae.parallel.mesh import make_mesh
+from cvmae.tasks.fields import fields
+from cvmae.tasks.finetune import Supervised
+from cvmae.tasks.pretrain import Pretrain
+from cvmae.tasks.probe import Probe
+from cvmae.tasks.validate import config_errors, validate
+from cvmae.training import provenance
 from cvmae.training.checkpoint import Checkpoints
-from cvmae.training.fields import fields
-from cvmae.training.metrics import NonFiniteError, check_finite, open_writer, to_floats
-from cvmae.training.pretrain import Pretrain
-from cvmae.training.probing import Probe
-from cvmae.training.sharding import make_mesh
-from cvmae.training.signals import stop_requested
-from cvmae.training.supervised import Supervised
-from cvmae.training.validate import config_errors, validate
+from cvmae.training.metric_writer import NonFiniteError, check_finite, open_writer, to_floats
+from cvmae.training.preemption import stop_requested
 
 # Errors that all processes of a run raise alike; any other may be the end of one of them.
 SHARED_ERRORS = (ConfigError, BadDataError, NonFiniteError)
@@ -84,17 +84,17 @@ def train(config, workdir: str) -> dict[str, float]:
     task = TASKS[config.task](config, make_mesh(config.mesh), plan.total, plan.steps_per_epoch)
     task.open()
     folder = make_folder(workdir)
-    multihost.say(f"workdir {folder}")
+    processes.say(f"workdir {folder}")
     announce(config, plan, len(source), task)
     with stop_requested() as stop:
         run = Run(config, folder, plan, task, source)
         with run.closing():
             write_config(config, folder)  # not before the checkpoint there is known to be of this config
-            environment.record(folder, run.step)
+            provenance.record(folder, run.step)
             metrics = run.go(stop)
         if run.step == plan.total:
             return metrics | task.finish(run.state, workdir)
-    multihost.say(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there")
+    processes.say(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there")
     return {}
 
 
@@ -110,16 +110,16 @@ def make_folder(workdir: str) -> pathlib.Path:
 
 def write_config(config, folder: pathlib.Path) -> None:
     """Leaves the resolved config in the workdir."""
-    if multihost.first():
+    if processes.first():
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
 
 
 def announce(config, plan: Plan, clips: int, task) -> None:
     """Prints what a run is about to do."""
-    processes = "" if multihost.alone() else f" of {jax.process_count()} processes"
-    multihost.say(
+    among = "" if processes.alone() else f" of {jax.process_count()} processes"
+    processes.say(
         f"{clips} clips, batch {config.batch_size} (global), {plan.total} steps = {plan.total / plan.steps_per_epoch:.1f} epochs, "
-        f"{jax.device_count()} {jax.default_backend()} device(s){processes}",
+        f"{jax.device_count()} {jax.default_backend()} device(s){among}",
         *task.announce(),
     )
 
@@ -175,15 +175,15 @@ class Run:
                 f"the checkpoint is of step {position['step']}, past config.total={config.total} ({plan.total} steps): "
                 "raise config.total, or give another --workdir",
             )
-            multihost.say(f"resumed from the checkpoint of step {position['step']}")
+            processes.say(f"resumed from the checkpoint of step {position['step']}")
         self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
-        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=multihost.first())
+        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.first())
         self.writer = open_writer(str(folder), self.step)
         index, count = task.share
         self.loader = make_loader(config, source, start_step=self.step, process_index=index, process_count=count)
         every = 0.5 if sys.stderr.isatty() else 30.0  # seconds; in a log file each update is a line to read
         self.progress = tqdm(
-            total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=every, disable=not multihost.first()
+            total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=every, disable=not processes.first()
         )
         self.metrics: dict[str, float] = {}
         self._unread = None
@@ -215,7 +215,7 @@ class Run:
         batch = next(self.loader)
         self.clock.waited(time.perf_counter() - begin)
         self.state, metrics = self.task.step(self.state, batch)
-        failures = multihost.reports_of_all(batch["failures"], self.task.put)
+        failures = processes.reports_of_all(batch["failures"], self.task.put)
         self.read_metrics()
         self.step += 1
         self._unread = (self.step, metrics, failures)
@@ -253,7 +253,7 @@ class Run:
         try:
             yield
         except Exception as error:
-            everyone = multihost.alone() or isinstance(error, SHARED_ERRORS)
+            everyone = processes.alone() or isinstance(error, SHARED_ERRORS)
             raise
         finally:
             self.progress.close()

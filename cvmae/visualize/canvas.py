@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cvmae.visualize.heat import colour
+from cvmae.visualize.heatmap import colour
 
 INK, PALE, PAPER = (25, 25, 30), (105, 105, 115), (255, 255, 255)
 MARGIN, GAP, BORDER = 14, 4, 4  # pixels

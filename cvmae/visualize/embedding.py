@@ -7,7 +7,7 @@ import matplotlib.figure
 import numpy as np
 
 from cvmae.files import replacing
-from cvmae.visualize.components import principal
+from cvmae.visualize.pca import principal
 
 KINDS = ("tsne", "pca")
 NAMED = 20  # classes that have a colour and a name; the others are grey

@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from cvmae.evaluation.sample import spread
 from cvmae.models.patches import Grid
 from cvmae.visualize.canvas import Bar, Cell, Row, as_bytes, compose, fitted_size, resized
-from cvmae.visualize.heat import ATTENTION_COLOURS, SEMANTIC_COLOURS, colour, overlay, scaled, upsample
+from cvmae.visualize.clips import spread
+from cvmae.visualize.heatmap import ATTENTION_COLOURS, SEMANTIC_COLOURS, colour, overlay, scaled, upsample
 from cvmae.visualize.reconstruction import Reconstruction
 
 MARK = (0, 230, 255)  # of the patch whose attention is drawn

@@ -4,19 +4,19 @@ import dataclasses
 
 import numpy as np
 
-from cvmae import multihost
 from cvmae.config import ConfigError
-from cvmae.evaluation import similarity
+from cvmae.evaluation import nearest
 from cvmae.evaluation.features import Features, make_encode
-from cvmae.evaluation.sample import Clips, features_of, open_split, read_clips, spread
-from cvmae.visualize.album import Album
-from cvmae.visualize.branch import Branches
+from cvmae.parallel import processes
 from cvmae.visualize.canvas import Cell, Row, as_bytes, compose, fitted_size, resized
-from cvmae.visualize.components import as_colours
+from cvmae.visualize.clip_analysis import Look, Looker
+from cvmae.visualize.clips import Clips, features_of, open_split, read_clips, spread
 from cvmae.visualize.embedding import draw_embedding, embed
 from cvmae.visualize.figure import Semantic, colour_maps, moving, still, strips
-from cvmae.visualize.look import Look, Looker
-from cvmae.visualize.sheet import Found, class_name, draw_sheet, middle_frames, share_right
+from cvmae.visualize.figure_folder import Album
+from cvmae.visualize.pca import as_colours
+from cvmae.visualize.retrieval_sheet import Found, class_name, draw_sheet, middle_frames, share_right
+from cvmae.visualize.weights import Branches
 
 MOVING_SIDE = 224  # about the side of a panel that moves, pixels
 
@@ -38,12 +38,12 @@ def visualize(config, branches: Branches, folder, put=None) -> dict[str, float]:
       ConfigError: no clip can be read, or the encoder has not got what is asked for.
     """
     found = {}
-    if multihost.first():
+    if processes.first():
         album = Album(folder, config.visualize.fps)
         found = _Pictures(config, branches, album).draw()
         album.close()
         found["files"] = len(album.entries)
-    multihost.wait_for_all("pictures are drawn")
+    processes.wait_for_all("pictures are drawn")
     return found
 
 
@@ -155,7 +155,7 @@ class _Pictures:
         """Pooled features of clips spread over the split, on a plane."""
         features = self.features(self.source, self.c.embedded)
         if len(features.labels) < 2:
-            multihost.say("no embedding is drawn: it needs 2 clips or more")
+            processes.say("no embedding is drawn: it needs 2 clips or more")
             return
         places, how = embed(features.values, self.c.embedding, perplexity=self.c.perplexity, seed=self.config.seed)
         title = f"{len(places)} clips, {how}"
@@ -176,7 +176,7 @@ class _Pictures:
         same = source.identity == self.source.identity
         k = min(self.c.neighbours, len(gallery.index) - same)
         if k < 1:
-            multihost.say("no neighbours are drawn: config.data.split has no other clip")
+            processes.say("no neighbours are drawn: config.data.split has no other clip")
             return {}
         index, alike = nearest_others(queries, gallery, k, same)
         needed = np.unique(gallery.index[index])
@@ -202,9 +202,9 @@ class _Pictures:
 def nearest_others(queries: Features, gallery: Features, k: int, same: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the gallery nearest to each query, int [q, k], and their similarity; `same`: records are of one source, none finds itself."""
     if not same:
-        return similarity.nearest(queries.values, gallery.values, k)
+        return nearest.nearest(queries.values, gallery.values, k)
     more = min(k + 1, len(gallery.index))
-    index, alike = similarity.nearest(queries.values, gallery.values, more)
+    index, alike = nearest.nearest(queries.values, gallery.values, more)
     other = gallery.index[index] != queries.index[:, None]
     order = np.argsort(~other, axis=1, kind="stable")[:, :k]  # the query itself goes last
     return np.take_along_axis(index, order, axis=1), np.take_along_axis(alike, order, axis=1)

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae import multihost
 from cvmae.models import masking
 from cvmae.models.autoencoder import DecoderSpec, make_targets
 from cvmae.models.build import decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.models.patches import TARGET_NORMS, Grid, patchify, target_frames, unpatchify
-from cvmae.objective import target_pixels
+from cvmae.objective.objective import target_pixels
+from cvmae.parallel import processes
+from cvmae.visualize.animation import write_png
 from cvmae.visualize.canvas import Cell, Row, as_bytes, compose, fitted_size, resized
-from cvmae.visualize.moving import write_png
 
 GREY = 0.5
 PIXELS = "pixels"  # what is predicted are pixels in 0..1: transformers' VideoMAE with norm_pix_loss=False
@@ -110,8 +110,8 @@ def draw(path, found: Reconstruction) -> None:
 
 def save_reconstructions(path, objective, params, samples, count: int) -> None:
     """Reconstructs the first `count` clips of a batch of samples and writes the picture."""
-    samples = jax.tree.map(lambda a: a[:count], multihost.everywhere(samples))
+    samples = jax.tree.map(lambda a: a[:count], processes.everywhere(samples))
     run = jax.jit(lambda params, samples: reconstruct(objective, params, objective.make_inputs(samples)))
-    found = multihost.everywhere(run(params, samples))
-    if multihost.first():
+    found = processes.everywhere(run(params, samples))
+    if processes.first():
         draw(path, jax.tree.map(np.asarray, found))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import ImageEnhance, ImageOps
 
-from cvmae.augment import pil_ops
+from cvmae.augment import pil
 from tests.augment.pil import each_frame, unlike_frames
 
 VIDEO = unlike_frames()
@@ -19,12 +19,12 @@ def ours(operation, *strength, video=VIDEO):
 
 @pytest.mark.parametrize("name, video", [("invert", VIDEO), ("equalize", VIDEO), ("equalize", LARGE)])
 def test_without_strength(name, video):
-    np.testing.assert_array_equal(ours(jax.jit(getattr(pil_ops, name)), video=video), each_frame(video, getattr(ImageOps, name)))
+    np.testing.assert_array_equal(ours(jax.jit(getattr(pil, name)), video=video), each_frame(video, getattr(ImageOps, name)))
 
 
 @pytest.mark.parametrize("name, strengths", [("solarize", (0, 1, 77, 255, 256)), ("posterize", range(1, 9))])
 def test_with_whole_strength(name, strengths):
-    operation = jax.jit(getattr(pil_ops, name))
+    operation = jax.jit(getattr(pil, name))
     for strength in strengths:
         expected = each_frame(VIDEO, lambda image, s=strength: getattr(ImageOps, name)(image, s))
         np.testing.assert_array_equal(ours(operation, strength), expected, err_msg=str(strength))
@@ -32,7 +32,7 @@ def test_with_whole_strength(name, strengths):
 
 @pytest.mark.parametrize("name", ["brightness", "color", "contrast", "sharpness"])
 def test_enhancers(name):
-    enhancer, operation = getattr(ImageEnhance, name.capitalize()), jax.jit(getattr(pil_ops, name))
+    enhancer, operation = getattr(ImageEnhance, name.capitalize()), jax.jit(getattr(pil, name))
     for factor in FACTORS:
         expected = each_frame(VIDEO, lambda image, f=factor: enhancer(image).enhance(f))
         differ = np.abs(ours(operation, np.float32(factor)) - expected)
@@ -41,7 +41,7 @@ def test_enhancers(name):
 
 
 def test_autocontrast_is_at_most_one_level_above_where_pil_rounds_down():
-    differ = ours(jax.jit(pil_ops.autocontrast), video=LARGE) - each_frame(LARGE, ImageOps.autocontrast)
+    differ = ours(jax.jit(pil.autocontrast), video=LARGE) - each_frame(LARGE, ImageOps.autocontrast)
     assert set(np.unique(differ)) <= {0, 1}
     assert (differ > 0).mean() < 0.01
 
@@ -52,13 +52,13 @@ def test_autocontrast_of_every_pair_of_extremes():
     frames = [np.resize(np.arange(lo, hi + 1), (16, 16, 1)).repeat(3, -1) for lo, hi in pairs]
     video = np.stack(frames).astype(np.uint8)
     exact = np.stack([(v.astype(int) - lo) * 255 // (hi - lo) for v, (lo, hi) in zip(video, pairs)])
-    np.testing.assert_array_equal(ours(jax.jit(pil_ops.autocontrast), video=video), exact)
+    np.testing.assert_array_equal(ours(jax.jit(pil.autocontrast), video=video), exact)
 
 
 def test_solarize_add_and_no_bits():
     values = VIDEO.astype(np.int32)
-    operation = jax.jit(pil_ops.solarize_add)
+    operation = jax.jit(pil.solarize_add)
     for add in (0, 55, 110, 200):
         expected = np.where(values < 128, np.minimum(values + add, 255), values)
         np.testing.assert_array_equal(ours(operation, add), expected)
-    assert not ours(jax.jit(pil_ops.posterize), 0).any()  # black, as before PIL refused it
+    assert not ours(jax.jit(pil.posterize), 0).any()  # black, as before PIL refused it

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvmae.augment import pil_warp
+from cvmae.augment import pil
 from tests.augment.pil import each_frame, unlike_frames
 
 VIDEO = unlike_frames(29, 38)
@@ -21,7 +21,7 @@ MATRICES = {
 STRENGTHS = {"shear": (0.2871, -0.1234, 0.3), "translate": (3.4567, -11.2345, 5.0, 60.0), "rotate": (21.345, -6.789, 30.0)}
 
 
-def pil(image, name, strength, kind):
+def with_pil(image, name, strength, kind):
     resample = Image.Resampling[kind.upper()]
     if name == "rotate":
         return image.rotate(strength, resample=resample, fillcolor=FILL)
@@ -29,14 +29,14 @@ def pil(image, name, strength, kind):
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=FILL)
 
 
-@pytest.mark.parametrize("kind", pil_warp.INTERPOLATIONS)
+@pytest.mark.parametrize("kind", pil.INTERPOLATIONS)
 @pytest.mark.parametrize("name", [*MATRICES, "rotate"])
 def test_against_pil(name, kind):
-    warp = jax.jit(functools.partial(getattr(pil_warp, name), fill=FILL, interpolation=kind))
+    warp = jax.jit(functools.partial(getattr(pil, name), fill=FILL, interpolation=kind))
     for strength in STRENGTHS[name.split("_")[0]]:
         strength = float(np.float32(strength))
         found = np.asarray(warp(VIDEO, strength), np.int32)
-        differ = np.abs(found - each_frame(VIDEO, lambda image, s=strength: pil(image, name, s, kind)))
+        differ = np.abs(found - each_frame(VIDEO, lambda image, s=strength: with_pil(image, name, s, kind)))
         assert differ.max() <= 1, strength
         # A round strength makes many exact results whole numbers, which PIL's and our rounding may cut differently.
         is_round = strength in (30.0, float(np.float32(0.3)))
@@ -44,5 +44,5 @@ def test_against_pil(name, kind):
 
 
 def test_all_that_left_the_frame_is_filled():
-    gone = np.asarray(jax.jit(lambda video: pil_warp.translate_y(video, -100.0, FILL))(VIDEO))
+    gone = np.asarray(jax.jit(lambda video: pil.translate_y(video, -100.0, FILL))(VIDEO))
     np.testing.assert_array_equal(gone, np.broadcast_to(np.uint8(FILL), VIDEO.shape))

@@ -21,7 +21,7 @@ from cvmae.data import motion
 from cvmae.data.motion import __main__ as command
 from cvmae.data.motion import baselines, build, photos, render, scenes, video
 from cvmae.data.motion.spec import PAIRS, digest
-from tests.command import run_own
+from tests.commands import run_own
 
 FACTS = (
     "amount",

@@ -18,7 +18,7 @@ from cvmae.evaluation.feature_files import FeatureFolder
 from cvmae.evaluation.features import FeatureSpec, make_encode
 from cvmae.models.build import build_encoder, video_grid
 from tests.data import videos
-from tests.small import config
+from tests.tiny_configs import config
 
 LINES = [
     "path,label,split,start,end",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from cvmae.augment import centre_crop, standardise
+from cvmae.data.clip_views import ViewPlan, make_view_loader
 from cvmae.data.sources import make_source
-from cvmae.data.views import ViewPlan, make_view_loader
 from cvmae.evaluation import features as features_lib
 from cvmae.evaluation.features import (
     COLUMNS,
@@ -20,7 +20,7 @@ from cvmae.evaluation.features import (
     mean_over_clips,
 )
 from cvmae.models.build import build_encoder, video_grid
-from tests.small import config
+from tests.tiny_configs import config
 
 encode_tokens = jax.jit(features_lib.encode_tokens, static_argnums=(0, 3))
 

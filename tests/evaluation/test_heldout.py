@@ -7,12 +7,11 @@ import pytest
 
 from cvmae.data.sources import make_source
 from cvmae.evaluation.features import extract
-from cvmae.evaluation.heldout import HeldOut, full_batches, nearest_visible, reconstruction_errors
-from cvmae.evaluation.learned import assess, table
+from cvmae.evaluation.heldout import HeldOut, assess, full_batches, nearest_visible, reconstruction_errors, table
 from cvmae.models.masking import from_hidden
 from cvmae.models.patches import Grid
-from cvmae.objective import Objective
-from tests.small import config, samples
+from cvmae.objective.objective import Objective
+from tests.tiny_configs import config, samples
 
 
 def setup(**overrides):

@@ -13,16 +13,16 @@ from safetensors.numpy import load_file, save_file
 import cvmae
 from cvmae.interop import __main__ as command
 from cvmae.interop import read
-from cvmae.interop.archive import write_archive
-from cvmae.interop.mae import HF_VIT_MAE, MAE, MAE_CLASSIFIER
-from cvmae.interop.mae_st import MAE_ST
+from cvmae.interop.key_maps.mae import HF_VIT_MAE, MAE, MAE_CLASSIFIER
+from cvmae.interop.key_maps.mae_st import MAE_ST
+from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_ENCODER, VIDEOMAE, VIDEOMAE_CLASSIFIER
+from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Pretrained
-from cvmae.interop.videomae import HF_VIDEOMAE, HF_VIDEOMAE_ENCODER, VIDEOMAE, VIDEOMAE_CLASSIFIER
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, Size, Trunk
-from tests.command import run_own
+from tests.commands import run_own
 from tests.interop.models import image_mae, random_params, save_theirs, videomae
 
 SIZES = ("--heads=2", "--decoder_heads=2", "--num_frames=4", "--image_size=16")

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from cvmae.interop import hub
 from cvmae.interop.pretrained import WeightsError
-from tests.command import ROOT
+from tests.commands import ROOT
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 WITH_SAFETENSORS = ("model.safetensors", "config.json", "preprocessor_config.json", "cvmae.json")

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae.interop.fit import Start, load_encoder
+from cvmae.interop.adapt import Start, load_encoder
 from cvmae.interop.inflate import inflate
-from cvmae.interop.mae import MAE, MAE_CLASSIFIER
+from cvmae.interop.key_maps.mae import MAE, MAE_CLASSIFIER
 from cvmae.interop.pretrained import Pretrained, differences, shapes
 from cvmae.models.patches import Grid
 from tests.interop.models import image_mae, random_params, save_theirs

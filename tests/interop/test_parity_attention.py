@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from cvmae.interop import read
 from tests.requirements import missing
 
 if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
@@ -14,9 +15,8 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 
-from cvmae.interop import read
 from cvmae.visualize.attention import attention_of
-from tests.interop import hf
+from tests.interop import hf_models
 
 SMALL = dict(patch_size=8, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
 DECODER = dict(decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=32)
@@ -31,8 +31,8 @@ def test_every_head_of_every_block(name, tmp_path):
     kind, config = CASES[name]
     config._attn_implementation = "eager"
     torch.manual_seed(0)
-    model = hf.shake(kind(config), seed=1)
-    model = hf.with_tables(model) if name == "vit" else model
+    model = hf_models.shake(kind(config), seed=1)
+    model = hf_models.with_tables(model) if name == "vit" else model
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             if key.endswith(("query.weight", "key.weight", "q_proj.weight", "k_proj.weight")):

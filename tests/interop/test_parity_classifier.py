@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from cvmae.interop import read
 from tests.requirements import missing
 
 if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
@@ -15,10 +16,9 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 import torch
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
 
-from cvmae.interop import read
-from cvmae.interop.videomae import HF_VIDEOMAE_CLASSIFIER
+from cvmae.interop.key_maps.videomae import HF_VIDEOMAE_CLASSIFIER
 from cvmae.models.classifier import Classifier
-from tests.interop import hf
+from tests.interop import hf_models
 from tests.interop.comparison import assert_close, relative, tree_errors
 
 TINY = dict(
@@ -51,7 +51,7 @@ CASES = {
 def save(folder, model_class=VideoMAEForVideoClassification, **changes):
     """A transformers model of random weights, saved in a folder."""
     torch.manual_seed(0)
-    model = hf.shake(model_class(VideoMAEConfig(**{**TINY, **changes})), seed=1)
+    model = hf_models.shake(model_class(VideoMAEConfig(**{**TINY, **changes})), seed=1)
     model.save_pretrained(folder)
     return model
 
@@ -59,7 +59,7 @@ def save(folder, model_class=VideoMAEForVideoClassification, **changes):
 def module_of(config) -> Classifier:
     """Our classifier for a VideoMAEConfig."""
     pool = "mean" if config.use_mean_pooling else "first"
-    return Classifier(hf.videomae_module(config).encoder, config.num_labels, pool, eps=1e-5)
+    return Classifier(hf_models.videomae_module(config).encoder, config.num_labels, pool, eps=1e-5)
 
 
 def clips(grid, batch=3):
@@ -88,7 +88,7 @@ def test_logits_loss_and_gradients(name, tmp_path):
     theirs.loss.backward()
     assert_close(f"{name} logits", relative(logits, theirs.logits.detach().numpy()))
     assert_close(f"{name} loss", abs(float(loss) - theirs.loss.item()) / theirs.loss.item())
-    errors = tree_errors(gradients, hf.tree_of(model, HF_VIDEOMAE_CLASSIFIER, found.template()))
+    errors = tree_errors(gradients, hf_models.tree_of(model, HF_VIDEOMAE_CLASSIFIER, found.template()))
     worst = max(errors, key=errors.get)
     assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
 
@@ -98,7 +98,7 @@ def test_features_of_the_encoder_alone(model_class, tmp_path):
     """Files with and without the prefix `videomae.` and what stands beside the encoder."""
     model = save(tmp_path, model_class, use_mean_pooling=False)
     encoder, params = read(tmp_path).take("encoder")
-    assert encoder == hf.videomae_module(model.config).encoder
+    assert encoder == hf_models.videomae_module(model.config).encoder
     clip = clips(encoder.grid)
     theirs = getattr(model, "videomae", model)(as_pixels(clip)).last_hidden_state.detach().numpy()
     assert_close("features", relative(jax.jit(encoder.apply)({"params": params}, clip).tokens, theirs))

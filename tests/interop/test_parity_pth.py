@@ -15,10 +15,10 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 
 import torch
 
-from cvmae.interop.describe import Hints
-from cvmae.interop.read import read
+from cvmae.interop.infer_modules import Hints
+from cvmae.interop.load import read
 from cvmae.models import masking
-from tests.interop import hf, torch_mae, torch_mae_st, torch_videomae
+from tests.interop import hf_models, torch_mae, torch_mae_st, torch_videomae
 from tests.interop.comparison import assert_close, relative
 from tests.interop.torch_blocks import EPS, Sizes, build
 
@@ -63,7 +63,7 @@ def draw(sizes: Sizes, batch: int = 2):
     """Random frames [B, T, H, W, 3] in 0..1, the same standardised, and noise [B, N]."""
     rng = np.random.default_rng(2)
     pixels = rng.uniform(size=(batch, sizes.frames, sizes.size, sizes.size, 3)).astype(np.float32)
-    return pixels, (pixels - hf.MEAN) / hf.STD, rng.uniform(size=(batch, sizes.grid.tokens)).astype(np.float32)
+    return pixels, (pixels - hf_models.MEAN) / hf_models.STD, rng.uniform(size=(batch, sizes.grid.tokens)).astype(np.float32)
 
 
 def as_torch(clip):
@@ -72,7 +72,7 @@ def as_torch(clip):
     return video[:, :, 0] if video.shape[2] == 1 else video
 
 
-def run_theirs(model, clip, noise, mask) -> hf.Run:
+def run_theirs(model, clip, noise, mask) -> hf_models.Run:
     """A statement's forward pass under our mask."""
     video = as_torch(clip)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def run_theirs(model, clip, noise, mask) -> hf.Run:
     if predictions.shape[1] == mask.shuffle.shape[1]:
         everywhere = predictions
         predictions = np.take_along_axis(everywhere, np.asarray(mask.masked)[..., None], axis=1)
-    return hf.Run(hidden, out.encoded.numpy(), predictions, everywhere, out.loss.item(), None)
+    return hf_models.Run(hidden, out.encoded.numpy(), predictions, everywhere, out.loss.item(), None)
 
 
 def check(name: str, model, pretrained, kept: int, batch: int = 2):
@@ -100,8 +100,8 @@ def check(name: str, model, pretrained, kept: int, batch: int = 2):
         mask = masking.from_hidden(mask.hidden, kept)
     theirs = run_theirs(model, clip, noise, mask)
     target_clip, norm = (pixels if by_channel else clip), pretrained.target_norm or "patch"
-    ours = hf.run_ours(module, params, clip, target_clip, mask, norm, theirs.everywhere is not None, backward=False)
-    hf.compare(ours, theirs, name)
+    ours = hf_models.run_ours(module, params, clip, target_clip, mask, norm, theirs.everywhere is not None, backward=False)
+    hf_models.compare(ours, theirs, name)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvmae.interop import read
 from tests.requirements import missing
 
 if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
@@ -16,10 +17,9 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-from cvmae.interop import read
-from cvmae.interop.hf_export import write_hf_videomae
+from cvmae.interop.huggingface import write_hf_videomae
 from cvmae.models import masking
-from tests.interop import hf
+from tests.interop import hf_models
 
 TINY = dict(
     image_size=32,
@@ -52,11 +52,11 @@ CASES = {
 def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str, backward: bool = True):
     """Builds, saves, loads and runs one configuration both ways; written back, the arrays are the same bytes."""
     torch.manual_seed(0)
-    model = hf.shake(VideoMAEForPreTraining(config), seed=1)
+    model = hf_models.shake(VideoMAEForPreTraining(config), seed=1)
     model.save_pretrained(folder)
     found = read(folder)
     module, params = found.take("autoencoder")
-    assert module == hf.videomae_module(config) and found.target_norm == ("patch_channel" if config.norm_pix_loss else "")
+    assert module == hf_models.videomae_module(config) and found.target_norm == ("patch_channel" if config.norm_pix_loss else "")
     check_written_back(found, folder)
 
     grid = module.encoder.grid
@@ -64,18 +64,18 @@ def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str, b
     mask = masking.from_hidden(drawn.hidden, drawn.num_visible)
     shape = (batch, grid.num_frames, grid.height, grid.width, 3)
     pixels = np.random.default_rng(3).uniform(size=shape).astype(np.float32)
-    clip = (pixels - hf.MEAN) / hf.STD
+    clip = (pixels - hf_models.MEAN) / hf_models.STD
     norm = "patch_channel" if config.norm_pix_loss else "none"
-    ours = hf.run_ours(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm, backward=backward)
-    theirs = hf.videomae_run(model, clip, mask.hidden, found.template(), backward)
-    hf.compare(ours, theirs, name)
+    ours = hf_models.run_ours(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm, backward=backward)
+    theirs = hf_models.videomae_run(model, clip, mask.hidden, found.template(), backward)
+    hf_models.compare(ours, theirs, name)
     return mask
 
 
 def check_written_back(found, folder):
     """Exported again, the arrays are the same bytes and transformers reads the same config, so that its outputs are the same."""
     write_hf_videomae(found, folder / "again", "autoencoder")
-    written, stored = hf.stored(folder / "again"), hf.stored(folder)
+    written, stored = hf_models.stored(folder / "again"), hf_models.stored(folder)
     assert written.keys() == stored.keys() and all(written[key].tobytes() == stored[key].tobytes() for key in stored)
     there, here = (VideoMAEConfig.from_pretrained(path).to_dict() for path in (folder, folder / "again"))
     # Where they are not normalised the targets are pixels in 0..1, which no config of ours trains on.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvmae.interop import read
 from tests.requirements import missing
 
 if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
@@ -17,11 +18,10 @@ import torch
 from safetensors.numpy import save_file
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from cvmae.interop import read
 from cvmae.interop.convert import to_theirs
-from cvmae.interop.mae import HF_VIT_MAE
+from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.models import masking
-from tests.interop import hf
+from tests.interop import hf_models
 
 TINY = dict(
     image_size=32,
@@ -47,7 +47,7 @@ CASES = {
 def build(config):
     """A transformers model of random weights."""
     torch.manual_seed(0)
-    return hf.with_tables(hf.shake(ViTMAEForPreTraining(config), seed=1))
+    return hf_models.with_tables(hf_models.shake(ViTMAEForPreTraining(config), seed=1))
 
 
 def check(config, batch: int, folder, name: str, backward: bool = True):
@@ -56,22 +56,22 @@ def check(config, batch: int, folder, name: str, backward: bool = True):
     model.save_pretrained(folder)
     found = read(folder)
     module, params = found.take("autoencoder")
-    assert module == hf.vit_mae_module(config) and found.target_norm == ("patch" if config.norm_pix_loss else "none")
+    assert module == hf_models.vit_mae_module(config) and found.target_norm == ("patch" if config.norm_pix_loss else "none")
     written = to_theirs(params, HF_VIT_MAE, module.encoder.grid)
-    stored = {key: array for key, array in hf.stored(folder).items() if key not in found.ignored}
+    stored = {key: array for key, array in hf_models.stored(folder).items() if key not in found.ignored}
     assert all(written[found_name(key)].tobytes() == array.tobytes() for key, array in stored.items())
 
     grid = module.encoder.grid
     rng = np.random.default_rng(2)
     image = rng.normal(size=(batch, grid.height, grid.width, 3)).astype(np.float32)
     noise = rng.uniform(size=(batch, grid.tokens)).astype(np.float32)
-    theirs, restore = hf.vit_mae_run(model, image, noise, found.template(), backward)
+    theirs, restore = hf_models.vit_mae_run(model, image, noise, found.template(), backward)
     mask = masking.from_noise(jnp.asarray(noise), masking.num_visible(grid.tokens, config.mask_ratio, "down"))
     np.testing.assert_array_equal(mask.restore, restore)
     clip = jnp.asarray(image)[:, None]
     norm = "patch" if config.norm_pix_loss else "none"
-    ours = hf.run_ours(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)
-    hf.compare(ours, theirs, name)
+    ours = hf_models.run_ours(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)
+    hf_models.compare(ours, theirs, name)
     return mask
 
 

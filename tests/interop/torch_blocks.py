@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cvmae.models.patches import Grid
-from tests.interop.hf import shake
+from tests.interop.hf_models import shake
 
 EPS = 1e-6
 

@@ -15,7 +15,7 @@ import tomllib
 import pytest
 import yaml
 
-from tests.command import QUICK, ROOT, arguments
+from tests.commands import QUICK, ROOT, arguments
 from tests.requirements import missing
 
 LAUNCH = ROOT / "launch"
@@ -252,7 +252,7 @@ def test_the_demo_passes_a_signal_on_and_ends_with_its_report(tmp_path):
         script.terminate()
         said = script.communicate()[0].splitlines()
     assert script.returncode == 0 and (tmp_path / "told").exists()
-    assert said == [f"-m cvmae.main --config=configs/demo.py --workdir=w {ODD}", "-m cvmae.visualize.report w"]
+    assert said == [f"-m cvmae.main --config=configs/demo.py --workdir=w {ODD}", "-m cvmae.report w"]
 
 
 def test_a_demo_that_fails_makes_no_report(tmp_path):

@@ -18,7 +18,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from safetensors.numpy import load_file
 from sklearn.neighbors import NearestNeighbors
 
-from tests.command import QUICK, ROOT, metric_lines
+from tests.commands import QUICK, ROOT, metric_lines
 
 FOLDER = ROOT / "launch" / "notebooks"
 NAMES = ("01_quickstart", "02_your_own_videos", "03_finetune_from_imported_weights", "04_tpu_vm")

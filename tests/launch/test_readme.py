@@ -11,8 +11,8 @@ import subprocess
 import pytest
 
 from cvmae.config import TASKS, ConfigError, check_key, load
-from cvmae.training.validate import validate
-from tests.command import ROOT
+from cvmae.tasks.validate import validate
+from tests.commands import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 SPANS = re.findall(r"(?<!`)`([^`\n]+)`", TEXT)
@@ -24,12 +24,12 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.s
 # What runs each of them, with the options of a machine that has two cores and no accelerator.
 RUN_BY = {
     "cvmae.main": "tests/test_configs.py: test_runlocal_is_a_command",
-    "cvmae.plan": "tests/planning/test_plan.py: test_on_two_devices_gradients_are_reduced",
-    "cvmae.bench": "tests/benchmark/test_bench.py: test_everything_is_measured",
+    "cvmae.plan": "tests/performance/test_plan.py: test_on_two_devices_gradients_are_reduced",
+    "cvmae.bench": "tests/performance/test_bench.py: test_everything_is_measured",
     "cvmae.interop": "tests/interop/test_command.py: test_export",
     "cvmae.data.prepare": "tests/data/prepare/test_command.py: test_a_run_that_is_killed_goes_on",
     "cvmae.data.motion": "tests/data/test_motion.py: test_the_command_builds_draws_and_measures",
-    "cvmae.visualize.report": "tests/visualize/html/test_page.py: test_the_command_writes_a_page_and_prints_its_path",
+    "cvmae.report": "tests/report/test_page.py: test_the_command_writes_a_page_and_prints_its_path",
     "demo.sh": "tests/launch/test_launch.py: test_the_demo_passes_a_signal_on_and_ends_with_its_report",
     "ablations.sh": "tests/launch/test_launch.py: test_ablations_one_command_for_each_study",
     "gpu.sh": "tests/launch/test_launch.py: test_one_gpu_machine",

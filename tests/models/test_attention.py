@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.models import attention, blocked
+from cvmae.models import attention, blocked_attention
 from cvmae.models.attention import ATTENTIONS, attend, block_size, choose
 
 HERE = jax.devices()[0].platform
@@ -60,7 +60,7 @@ def test_softmax_does_not_overflow_in_bfloat16():
 def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
     """Against JAX's softmax; tokens that fill no whole block, and more than one block."""
     monkeypatch.setattr(attention, "LARGEST_BLOCK", 128)
-    monkeypatch.setattr(blocked, "BLOCK", 64)
+    monkeypatch.setattr(blocked_attention, "BLOCK", 64)
     assert block_size(150) == 128
     arrays, direction = heads(dtype, tokens=150), jax.random.normal(jax.random.key(3), (2, 150, 3, 8))
 

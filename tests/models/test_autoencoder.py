@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.losses import masked_mse
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid, patchify, unpatchify
 from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.objective.losses import masked_mse
 
 GRID = Grid(4, 32, 32, 2, 8)
 IMAGE = Grid(1, 32, 32, 1, 8)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cvmae.losses import masked_mse
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid, normalise_targets, patchify, target_frames
 from cvmae.models.positions import Positions
 from cvmae.models.vit import Encoded, Encoder, Size, Trunk
+from cvmae.objective.losses import masked_mse
 from tests.requirements import missing
 
 FULL = Grid(16, 224, 224, 2, 16)

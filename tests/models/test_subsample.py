@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.losses import masked_mse
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, Size, Trunk
-from tests.small import config
-from tests.test_objective import flops
+from cvmae.objective.losses import masked_mse
+from tests.objective.test_objective import flops
+from tests.tiny_configs import config
 
 GRID = Grid(8, 32, 32, 2, 8)  # 4 slots of 4 x 4
 

@@ -8,8 +8,8 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.training.checkpoint import Checkpoints, check_position
-from cvmae.training.state import create
-from tests.command import run
+from cvmae.training.train_state import create
+from tests.commands import run
 
 OPTIMIZER = optax.adamw(1e-3)
 

@@ -9,7 +9,7 @@ from flax import traverse_util
 from cvmae.config import load
 from cvmae.models.build import build_classifier
 from cvmae.training.optimizer import decay_mask, layer_of, make_optimizer
-from tests.small import CONFIGS
+from tests.tiny_configs import CONFIGS
 
 DEPTH = 12
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.command import QUICK, arguments, checkpoint_steps, metric_lines, run, saved_state
+from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run, saved_state
 
 ALONE = {f"loss__{term}": 0.0 for term in ("mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")}
 

@@ -7,10 +7,10 @@ import optax
 import pytest
 from flax import traverse_util
 
-from cvmae.objective import Objective
+from cvmae.objective.objective import Objective
 from cvmae.training.optimizer import decay_mask, learning_rate, make_optimizer, path_of
-from cvmae.training.state import create, update
-from tests.small import config, samples
+from cvmae.training.train_state import create, update
+from tests.tiny_configs import config, samples
 
 
 def flat(tree):

@@ -7,10 +7,10 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from cvmae.visualize import canvas
+from cvmae.visualize.animation import write_gif, write_mp4, write_png
 from cvmae.visualize.canvas import Bar, Cell, Row, compose, fitted_size, resized
-from cvmae.visualize.components import as_colours, principal
-from cvmae.visualize.heat import colour, overlay, scaled, upsample
-from cvmae.visualize.moving import write_gif, write_mp4, write_png
+from cvmae.visualize.heatmap import colour, overlay, scaled, upsample
+from cvmae.visualize.pca import as_colours, principal
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 0), (1, 1)])

@@ -9,9 +9,9 @@ from sklearn.decomposition import PCA
 from cvmae.models.patches import Grid
 from cvmae.visualize.embedding import draw_embedding, embed
 from cvmae.visualize.figure import MARK, Semantic, moving, still, strips
-from cvmae.visualize.heat import ATTENTION_COLOURS, SEMANTIC_COLOURS, colour
+from cvmae.visualize.heatmap import ATTENTION_COLOURS, SEMANTIC_COLOURS, colour
 from cvmae.visualize.reconstruction import Reconstruction
-from cvmae.visualize.sheet import QUERY, RIGHT, WRONG, Found, draw_sheet, share_right
+from cvmae.visualize.retrieval_sheet import QUERY, RIGHT, WRONG, Found, draw_sheet, share_right
 from tests.visualize.test_drawing import places_of
 
 GRID = Grid(4, 16, 24, 2, 8)

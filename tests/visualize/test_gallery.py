@@ -10,17 +10,17 @@ from PIL import Image
 from cvmae.config import ConfigError
 from cvmae.data.motion import video
 from cvmae.evaluation.features import Features
-from cvmae.evaluation.sample import spread
-from cvmae.interop.archive import write_archive
+from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.vit import Size, Trunk
 from cvmae.tasks import branches, run
-from cvmae.training.validate import validate
+from cvmae.tasks.validate import validate
+from cvmae.visualize.clips import spread
 from cvmae.visualize.gallery import nearest_others, visualize
 from tests.interop.models import image_mae, random_params
-from tests.small import downstream
+from tests.tiny_configs import downstream
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

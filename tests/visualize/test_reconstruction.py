@@ -10,12 +10,12 @@ from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_tar
 from cvmae.models.build import decoder_spec, video_grid
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, Size, Trunk
-from cvmae.objective import Objective
-from cvmae.visualize.branch import Branch
+from cvmae.objective.objective import Objective
 from cvmae.visualize.curves import draw_curves
 from cvmae.visualize.reconstruction import NORMS, Predicted, hide, rebuild, reconstruct, save_reconstructions
+from cvmae.visualize.weights import Branch
 from tests.interop.models import random_params
-from tests.small import config, samples
+from tests.tiny_configs import config, samples
 
 
 class Oracle(Objective):

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from cvmae.commands import fail, parse_own
+from cvmae.cli import fail, parse_own
 from cvmae.data import motion
 from cvmae.data.motion import video
 

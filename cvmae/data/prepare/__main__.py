@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags
 
-from cvmae.commands import fail
+from cvmae.cli import fail
 from cvmae.data.prepare import Options, PrepareError, StopRun, prepare
 from cvmae.data.prepare.run import DATASETS, RUNNERS
 from cvmae.data.prepare.work import CHECKS

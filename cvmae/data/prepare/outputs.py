@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 
-from cvmae.data.prepare import published
+from cvmae.data import published
 from cvmae.data.prepare.listing import Listing
 from cvmae.data.prepare.text import write_table
 

@@ -10,11 +10,11 @@ from tqdm import tqdm
 from cvmae.data.prepare import beam, outputs, places, pool, work
 from cvmae.data.prepare.labels import folder, hmdb51, kinetics, ssv2, ucf101
 from cvmae.data.prepare.listing import Listing, Video
-from cvmae.data.prepare.locate import VideoFiles
 from cvmae.data.prepare.outputs import Row
 from cvmae.data.prepare.pack import pack
 from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError
+from cvmae.data.video_files import VideoFiles
 
 READERS = {name: kinetics.read for name in ("k400", "k600", "k700")}
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}

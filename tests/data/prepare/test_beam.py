@@ -18,7 +18,7 @@ def test_beam_gives_what_processes_give(tmp_path, monkeypatch):
     layouts.folders(tmp_path, with_splits=True)
     layouts.put(tmp_path / "videos" / "train" / "jump" / "crash.mp4", 5)
     (tmp_path / "videos" / "train" / "jump" / "empty.mp4").write_bytes(b"")
-    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.doomed:process")
+    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.crashing_jobs:process")
     texts = []
     for runner in ("local", "beam"):
         changes = {"transcode": 16, "pack": True, "runner": runner, "workers": 2, "out": str(tmp_path / runner)}

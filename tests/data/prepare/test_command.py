@@ -17,7 +17,7 @@ from tests.data.prepare.runs import COMMAND, snapshot
 WITH_A_DOOM = """
 import json, sys
 from cvmae.data.prepare import Options, prepare, work
-work.FUNCTION = "tests.data.prepare.doomed:kill_the_run"
+work.FUNCTION = "tests.data.prepare.crashing_jobs:kill_the_run"
 prepare(Options(**json.loads(sys.argv[1])))
 """
 
@@ -57,7 +57,7 @@ import signal
 from absl import app
 from cvmae.data.prepare import __main__, work
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits none
-work.FUNCTION = "tests.data.prepare.doomed:process"
+work.FUNCTION = "tests.data.prepare.crashing_jobs:process"
 app.run(__main__.main, flags_parser=__main__.parse)
 """
 

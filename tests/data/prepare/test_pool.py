@@ -10,12 +10,12 @@ import pytest
 
 from cvmae.data.prepare import pool
 
-OBEY = "tests.data.prepare.doomed:obey"
+OBEY = "tests.data.prepare.crashing_jobs:obey"
 
 ORPHANED = """
 import sys
 from cvmae.data.prepare import pool
-answers = pool.run("tests.data.prepare.doomed:obey", [{"what": "answer"}, {"what": "hang"}], 1)
+answers = pool.run("tests.data.prepare.crashing_jobs:obey", [{"what": "answer"}, {"what": "hang"}], 1)
 print(next(answers)[1]["pid"], flush=True)
 next(answers)
 """

@@ -71,7 +71,7 @@ def test_a_quick_check_sees_the_end_and_a_full_one_the_middle(tmp_path):
 def test_a_decoder_that_dies_costs_one_file(tmp_path, monkeypatch):
     layouts.folders(tmp_path, with_splits=True)
     layouts.put(tmp_path / "videos" / "train" / "jump" / "crash.mp4", 5)
-    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.doomed:process")
+    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.crashing_jobs:process")
     manifests = prepare(options(tmp_path, "folder"))
     assert len(table(manifests["manifest"])) == 1 + 4
     died = ["train/jump/crash.mp4", "failed", "its process was ended by SIGSEGV"]
@@ -88,7 +88,7 @@ def test_what_is_known_is_not_asked_again(tmp_path, monkeypatch):
     first = prepare(options(tmp_path, transcode=16))
     read = {name: table(path) for name, path in first.items()}
     made = snapshot(tmp_path / "out" / "videos16")
-    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.doomed:nothing_there")  # no process could answer
+    monkeypatch.setattr(work, "FUNCTION", "tests.data.prepare.crashing_jobs:nothing_there")  # no process could answer
     assert {name: table(path) for name, path in prepare(options(tmp_path, transcode=16)).items()} == read
     monkeypatch.undo()
     mended = sorted(path for path, problem in broken.items() if problem == "undecodable")[0]

@@ -3,8 +3,8 @@
 import hashlib
 
 from cvmae.data.prepare.listing import Listing, Video
-from cvmae.data.prepare.locate import VideoFiles
 from cvmae.data.prepare.text import PrepareError
+from cvmae.data.video_files import VideoFiles
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _LAYOUTS = "VIDEOS/CLASS/*.mp4 or VIDEOS/{train,val,test}/CLASS/*.mp4"

@@ -1,0 +1,81 @@
+"""The multi-view test: every video's probabilities, averaged over clips and crops, each video exactly once."""
+
+import dataclasses
+import math
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvmae import augment
+from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.parallel import processes
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Of every video of a source, in its order.
+
+    probabilities: float32 [n, ...], the mean over its readable clips and its crops; zeros where it has none.
+    labels: int32 [n], -1 unlabelled or unreadable. readable: bool [n].
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    readable: np.ndarray
+
+
+def cropped(video, config):
+    """uint8 [b, crops, T, H0, W0, 3] -> float32 [b·crops, T, H, W, 3] in 0..1, of the centre of each crop."""
+    clips = einops.rearrange(video, "b k ... -> (b k) ...")
+    return jax.vmap(lambda clip: augment.centre_crop(clip.astype(jnp.float32) / 255, config.augment.size))(clips)
+
+
+def flat_crops(video, config):
+    """As `cropped`, standardised."""
+    return augment.standardise(cropped(video, config), config.augment.mean, config.augment.std)
+
+
+def mean_over_crops(probabilities, crops: int):
+    """[b·crops, ...] -> [b, ...]."""
+    return einops.reduce(probabilities, "(b k) ... -> b ...", "mean", k=crops)
+
+
+def whole_batch(size: int) -> int:
+    """The smallest multiple of the number of devices that is not below `size`."""
+    return math.ceil(size / jax.device_count()) * jax.device_count()
+
+
+def predict_views(
+    predict, config, source, plan: ViewPlan, put, failed=lambda failures: None, share=processes.Share()
+) -> Predictions:
+    """Runs the test. Of several processes each reads its share, and all return the predictions of every video.
+
+    Args:
+      predict: {"video": arrays on the devices, uint8 [b, crops, T, H0, W0, 3]} -> float32 [b, ...], averaged over crops.
+      config: says how clips are cut and the batch size, which changes nothing else.
+      source: the videos.
+      plan: clips and crops of each.
+      put: makes arrays on the devices of a batch on the host.
+      failed: is given the `failures` of every batch, see `data.bad_files`.
+      share: of every batch, that this process reads.
+    """
+    sums, counts = None, np.zeros(len(source), np.int64)
+    labels = np.full(len(source), -1, np.int32)
+    batch_size = whole_batch(max(1, config.batch_size // plan.crops))
+    part = {"process_index": share.index, "process_count": share.count}
+    with make_view_loader(config, source, batch_size, plan, **part) as loader:
+        for batch in loader:
+            found = predict(put({"video": batch.pop("video")}))
+            batch = processes.gathered(batch, put)
+            failed(batch["failures"])
+            keep, index = batch["valid"], batch["index"]
+            values = np.asarray(processes.everywhere(found), np.float64)
+            if sums is None:
+                sums = np.zeros((len(source), *values.shape[1:]))
+            np.add.at(sums, index[keep], values[keep])
+            np.add.at(counts, index[keep], 1)
+            labels[index[keep]] = batch["label"][keep]
+    mean = sums / np.maximum(counts, 1).reshape(-1, *[1] * (sums.ndim - 1))
+    return Predictions(mean.astype(np.float32), labels, counts > 0)

@@ -1,0 +1,295 @@
+"""What stands beside the weights in a folder of `transformers`: config.json and the processor's mean and deviation."""
+
+import json
+import pathlib
+
+import numpy as np
+import safetensors.numpy
+
+from cvmae.files import new_folder, write_json
+from cvmae.interop.convert import to_theirs
+from cvmae.interop.key_maps.common import IMAGENET
+from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
+from cvmae.interop.pretrained import Pretrained, WeightsError
+from cvmae.models.vit import Trunk
+
+# Where the values are that clips were standardised with; the second name is that of transformers' newer processors.
+_PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
+
+# (our word, field of config.json, default of transformers' config class) for an encoder and a decoder.
+_STACKS = (
+    ("width", "hidden_size", 768),
+    ("depth", "num_hidden_layers", 12),
+    ("heads", "num_attention_heads", 12),
+    ("hidden", "intermediate_size", 3072),
+)
+_DECODERS = {"videomae": (384, 4, 6, 1536), "vit_mae": (512, 8, 16, 2048)}
+_KINDS = {"videomae": "hf-videomae", "vit_mae": "hf-vit-mae"}
+
+
+def read_config(folder: pathlib.Path, kind: str) -> dict:
+    """What config.json says of the model, in the words of `describe.describe`; nothing where there is no such file.
+
+    Fields that are absent have the defaults of VideoMAEConfig and ViTMAEConfig.
+
+    Raises:
+      WeightsError: it is no JSON, or not of a model of this kind.
+    """
+    file = folder / "config.json"
+    config = _read_json(file)
+    if config is None:
+        return {}
+    model, activation = config.get("model_type"), config.get("hidden_act", "gelu")
+    if _KINDS.get(model) != kind or activation != "gelu":
+        wanted = next(name for name, known in _KINDS.items() if known == kind)
+        raise WeightsError(str(file), [f"model_type is {model!r} and hidden_act {activation!r}, not {wanted!r} and 'gelu'"])
+    said = {ours: config.get(theirs, default) for ours, theirs, default in _STACKS}
+    said |= {
+        f"decoder_{ours}": config.get(f"decoder_{theirs}", default)
+        for (ours, theirs, _), default in zip(_STACKS, _DECODERS[model], strict=True)
+    }
+    side, eps = config.get("image_size", 224), config.get("layer_norm_eps", 1e-12)
+    said |= {"size": (side, side) if isinstance(side, int) else tuple(side), "patch": config.get("patch_size", 16), "eps": eps}
+    return said | (_videomae if model == "videomae" else _vit_mae)(config, eps)
+
+
+def _videomae(config: dict, eps: float) -> dict:
+    mean = config.get("use_mean_pooling", True)
+    names = config.get("id2label") or {}
+    return {
+        "num_frames": config.get("num_frames", 16),
+        "tubelet": config.get("tubelet_size", 2),
+        "qkv_bias": "qv" if config.get("qv_bias", config.get("qkv_bias", True)) else "none",  # transformers 4 says qkv_bias
+        "final_norm": not mean,
+        "decoder_norm_eps": 1e-5,  # whatever layer_norm_eps
+        "pool": "mean" if mean else "first",
+        "names": tuple(names[key] for key in sorted(names, key=int)),
+        # Without norm_pix_loss it predicts pixels in 0..1, which is none of our targets.
+        "target_norm": "patch_channel" if config.get("norm_pix_loss", True) else "",
+    }
+
+
+def _vit_mae(config: dict, eps: float) -> dict:
+    return {
+        "num_frames": 1,
+        "tubelet": 1,
+        "qkv_bias": "qkv" if config.get("qkv_bias", True) else "none",
+        "final_norm": True,
+        "decoder_norm_eps": eps,
+        "target_norm": "patch" if config.get("norm_pix_loss", False) else "none",
+    }
+
+
+def read_pixels(folder: pathlib.Path) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` of the image processor; nothing where no file names them. Raises: WeightsError."""
+    for name in _PROCESSORS:
+        processor = _read_json(folder / name) or {}
+        if "image_mean" in processor and "image_std" in processor:
+            return {"mean": tuple(processor["image_mean"]), "std": tuple(processor["image_std"])}
+    return {}
+
+
+def _read_json(file: pathlib.Path) -> dict | None:
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(str(file), [f"it is not JSON: {error}"]) from error
+    if not isinstance(found, dict):
+        raise WeightsError(str(file), ["it is not a JSON object"])
+    return found
+
+
+KEY_MAPS = {"encoder": HF_VIDEOMAE_ENCODER, "autoencoder": HF_VIDEOMAE, "classifier": HF_VIDEOMAE_CLASSIFIER}
+CLASSES = {part: key_map.layout for part, key_map in KEY_MAPS.items()}
+FIXED_EPS = 1e-5  # of decoder.norm and fc_norm, which take no eps from the config
+
+
+def write_hf_videomae(pretrained: Pretrained, folder, part: str = "") -> list[str]:
+    """Writes model.safetensors, config.json and, where pixels are known, preprocessor_config.json; whole or not at all.
+
+    Args:
+      pretrained: the weights.
+      folder: where; not there yet, or empty.
+      part: `encoder` for VideoMAEModel, `autoencoder` for VideoMAEForPreTraining, `classifier` for
+        VideoMAEForVideoClassification. Empty takes the classifier where there is a head, else the autoencoder where that class
+        can express it, else the encoder.
+
+    Returns:
+      What a user should know, one a line.
+
+    Raises:
+      ValueError: there is no such part, or the class cannot express it; the message lists every reason with the config's field
+        to choose in training.
+      FileExistsError: the folder holds something.
+    """
+    part, notes = _choose(pretrained, part)
+    if problems := refusals(pretrained, part):
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ValueError(f"transformers' {CLASSES[part]} cannot express {pretrained.name}:\n{lines}")
+    arrays, about_arrays = _arrays(pretrained, part)
+    with new_folder(folder) as new:
+        # transformers asks for this word where it makes torch tensors of the arrays.
+        safetensors.numpy.save_file(arrays, new / "model.safetensors", {"format": "pt"})
+        write_json(new / "config.json", hf_config(pretrained, part))
+        if pretrained.pixels:
+            write_json(new / "preprocessor_config.json", processor_config(pretrained))
+    return notes + about_arrays + _notes(pretrained, part)
+
+
+def _choose(pretrained: Pretrained, part: str) -> tuple[str, list[str]]:
+    """The part to write, and a note where it is not the largest there is."""
+    if part:
+        pretrained.module(part)  # refuses what there is not
+        return part, []
+    part = pretrained.parts[-1]
+    why = refusals(pretrained, part) if part == "autoencoder" else []
+    if why and not refusals(pretrained, "encoder"):
+        return "encoder", [f"the encoder alone: {CLASSES[part]} cannot express the decoder ({'; '.join(why)})"]
+    return part, [f"written as {CLASSES[part]}"]
+
+
+def refusals(pretrained: Pretrained, part: str) -> list[str]:
+    """Why the class of a part cannot express these weights, each reason with the config's field to choose in training."""
+    encoder = pretrained.encoder
+    problems = []
+    if encoder.cls_token:
+        problems.append("the encoder has a cls token: train with video_branch.cls_token=False")
+    if encoder.positions != "sincos1d":
+        problems.append(f"the encoder's positions are {encoder.positions}: train with video_branch.positions=sincos1d")
+    if part == "autoencoder":
+        problems += _decoder_refusals(pretrained)
+    if part == "classifier" and (pretrained.head.pool == "first") != encoder.final_norm:
+        pool, norm = pretrained.head.pool, "has a" if encoder.final_norm else "has no"
+        fix = "head.pool=first with video_branch.final_norm=True, or with head.pool=mean"
+        problems.append(f"the head pools {pool!r} and the encoder {norm} last norm: train with {fix}")
+    return problems
+
+
+def _decoder_refusals(pretrained: Pretrained) -> list[str]:
+    """What of the decoder, or of what it learned to say, VideoMAEForPreTraining has no field for."""
+    spec, encoder = pretrained.decoder, pretrained.encoder
+    problems = []
+    if spec.cls != "none":
+        problems.append(f"the decoder's cls is {spec.cls!r}: train with video_branch.decoder.cls=none")
+    if spec.embed_bias:
+        problems.append("the decoder's projection has a bias: train with video_branch.decoder.embed_bias=False")
+    if spec.positions != "sincos1d":
+        problems.append(f"the decoder's positions are {spec.positions}: train with video_branch.decoder.positions=sincos1d")
+    if spec.target_tubelet(encoder.grid) != encoder.grid.tubelet:
+        problems.append("it predicts some frames of the clip only: train with video_branch.decoder.target_frames=0")
+    if pretrained.target_norm not in ("", "patch_channel"):
+        problems.append(
+            f"its targets are normed by {pretrained.target_norm!r}: train with video_branch.target_norm=patch_channel"
+        )
+    # Its loss undoes ImageNet's mean and deviation before it makes targets, whatever its processor did.
+    if pretrained.pixels and not all(np.allclose(pretrained.pixels[k], v, atol=1e-6) for k, v in IMAGENET.items()):
+        problems.append(
+            f"pixels are not ImageNet's: train with augment.mean={IMAGENET['mean']} and augment.std={IMAGENET['std']}"
+        )
+    if (spec.trunk.qkv_bias == "none") != (encoder.trunk.qkv_bias == "none"):
+        problems.append("encoder and decoder differ in biases of queries and values: train both with one video_branch.qkv_bias")
+    if spec.trunk.eps != encoder.trunk.eps:
+        problems.append("the blocks of encoder and decoder differ in eps: train both with one video_branch.eps")
+    return problems
+
+
+def _arrays(pretrained: Pretrained, part: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of the class by its keys, and a note on what is left out of them."""
+    _, params = pretrained.take(part)
+    params = {"encoder": params} if part == "encoder" else dict(params)
+    notes = []
+    trunks = {"encoder": pretrained.encoder.trunk} | ({"decoder": pretrained.decoder.trunk} if part == "autoencoder" else {})
+    for branch, trunk in trunks.items():
+        if trunk.qkv_bias == "qkv":
+            params[branch] = params[branch] | {"blocks": _without_key_biases(params[branch]["blocks"])}
+            notes.append(f"key biases of the {branch} left out: the softmax takes away what all logits of a query share")
+    return to_theirs(params, KEY_MAPS[part], pretrained.encoder.grid), notes
+
+
+def _without_key_biases(blocks: dict) -> dict:
+    """The blocks without a bias of keys, which adds one number to all logits of a query: the outputs stay the same."""
+    kept = {}
+    for name, block in blocks.items():
+        attention = block["attention"] | {"key": {"kernel": block["attention"]["key"]["kernel"]}}
+        kept[name] = block | {"attention": attention}
+    return kept
+
+
+def _notes(pretrained: Pretrained, part: str) -> list[str]:
+    """Where the class computes, or assumes, something else than our modules."""
+    notes, head = [], pretrained.head
+    slightly = f"in transformers {FIXED_EPS} whatever its config says: outputs differ slightly"
+    if part == "autoencoder" and pretrained.decoder.norm_eps != FIXED_EPS:
+        notes.append(f"video_branch.decoder.norm_eps is {pretrained.decoder.norm_eps}, {slightly}")
+    if part == "classifier" and head.pool == "mean" and head.eps != FIXED_EPS:
+        notes.append(f"head.eps is {head.eps}, {slightly}")
+    if part == "autoencoder" and not (pretrained.target_norm and pretrained.pixels):
+        notes.append("not known to be trained as VideoMAE is, on ImageNet's pixels with targets normed by patch and channel")
+    if not pretrained.pixels:
+        notes.append("no preprocessor_config.json: nobody says what pixels were standardised with")
+    elif pretrained.encoder.grid.height != pretrained.encoder.grid.width:
+        notes.append("transformers' processor pads frames that are narrower or lower than the crop; ours enlarges them")
+    return notes
+
+
+def hf_config(pretrained: Pretrained, part: str) -> dict:
+    """config.json: a VideoMAEConfig of transformers 4 and 5."""
+    encoder = pretrained.encoder
+    grid, trunk = encoder.grid, encoder.trunk
+    config = {
+        "architectures": [CLASSES[part]],
+        "model_type": "videomae",
+        "image_size": grid.height if grid.height == grid.width else [grid.height, grid.width],
+        "patch_size": grid.patch,
+        "num_channels": 3,
+        "num_frames": grid.num_frames,
+        "tubelet_size": grid.tubelet,
+        **_stack(trunk),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": trunk.eps,
+        "qv_bias": trunk.qkv_bias != "none",
+        "qkv_bias": trunk.qkv_bias != "none",  # the same to transformers 4
+        "use_mean_pooling": not encoder.final_norm,
+    }
+    if part == "autoencoder":
+        config |= {f"decoder_{name}": value for name, value in _stack(pretrained.decoder.trunk).items()}
+        config["norm_pix_loss"] = True
+    if part == "classifier":
+        head = pretrained.head
+        names = head.names or [f"LABEL_{i}" for i in range(head.classes)]  # transformers' own names
+        config["id2label"] = {str(i): name for i, name in enumerate(names)}
+        config["label2id"] = {name: i for i, name in enumerate(names)}
+    return config
+
+
+def _stack(trunk: Trunk) -> dict[str, int]:
+    """The fields of a stack of blocks."""
+    size = trunk.size
+    return {
+        "hidden_size": size.width,
+        "num_hidden_layers": size.depth,
+        "num_attention_heads": size.heads,
+        "intermediate_size": round(size.width * size.mlp_ratio),
+    }
+
+
+def processor_config(pretrained: Pretrained) -> dict:
+    """preprocessor_config.json: a VideoMAEImageProcessor that does what `Preprocessing` does."""
+    grid, pixels = pretrained.encoder.grid, pretrained.pixels
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": min(grid.height, grid.width)},
+        "resample": 2,  # bilinear
+        "do_center_crop": True,
+        "crop_size": {"height": grid.height, "width": grid.width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(pixels["mean"]),
+        "image_std": list(pixels["std"]),
+    }

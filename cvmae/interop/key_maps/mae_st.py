@@ -1,0 +1,90 @@
+"""mae_st's files (facebookresearch's SpatioTemporalMAE, `.pth`): separate query, key and value, learned positions."""
+
+from cvmae.interop.key_maps.common import HEADS, TIMM, linear, norm, patches
+from cvmae.interop.keymap import KeyMap, Rule, in_blocks
+
+_BLOCK = (
+    *TIMM,
+    *linear("attn.q", "attention/query"),
+    *linear("attn.k", "attention/key"),
+    *linear("attn.v", "attention/value"),
+)
+_PIXELS = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
+
+
+def _separable(prefix: str, branch: str) -> tuple[Rule, ...]:
+    """`sep_pos_embed`, the recipe's."""
+    return (
+        Rule(f"{prefix}pos_embed_spatial", f"{branch}/positions/space", "rows"),
+        Rule(f"{prefix}pos_embed_temporal", f"{branch}/positions/time", "rows"),
+        Rule(f"{prefix}pos_embed_class", f"{branch}/positions/cls", "token"),
+    )
+
+
+def _whole(prefix: str, branch: str) -> tuple[Rule, ...]:
+    """One table over all tokens, cls first."""
+    paths = (f"{branch}/positions/cls", f"{branch}/positions/table")
+    return (Rule(f"{prefix}pos_embed", paths, "token_and_rows"),)
+
+
+def _whole_without_cls(prefix: str, branch: str) -> tuple[Rule, ...]:
+    return (Rule(f"{prefix}pos_embed", f"{branch}/positions/table", "rows"),)
+
+
+def _encoder(positions) -> tuple[Rule, ...]:
+    rows = (("cls_token", "encoder/cls", "token"), *patches("patch_embed.proj", "conv3d"))
+    return (*(Rule(*row) for row in rows), *in_blocks("blocks.{i}", "encoder", _BLOCK), *positions("", "encoder"))
+
+
+def _pretraining(layout: str, signature: tuple[str, ...], positions) -> KeyMap:
+    rows = (
+        *norm("norm", "encoder/norm"),
+        *linear("decoder_embed", "decoder/embed"),
+        ("mask_token", "decoder/mask_token", "token"),
+        ("decoder_cls_token", "decoder/cls", "token"),
+        *norm("decoder_norm", "decoder/norm"),
+        *linear("decoder_pred", "decoder/predict"),
+    )
+    blocks = in_blocks("decoder_blocks.{i}", "decoder", _BLOCK)
+    return KeyMap(
+        kind="mae_st",
+        layout=layout,
+        signature=("patch_embed.proj.", "blocks.0.attn.q.", "!head.", *signature),
+        rules=(*_encoder(positions), *(Rule(*row) for row in rows), *blocks, *positions("decoder_", "decoder")),
+        encoder=dict(eps=1e-6),
+        decoder=dict(layout="unshuffle", norm_eps=1e-6),
+        heads=HEADS,
+        decoder_heads={512: 16},
+        pixels=_PIXELS,
+        target_norm="patch",
+    )
+
+
+def _classifier(layout: str, signature: tuple[str, ...], positions) -> KeyMap:
+    """The fine-tuned model pools the mean, cls left out, before the norm that was the encoder's last."""
+    return KeyMap(
+        kind="mae_st",
+        layout=layout,
+        signature=("patch_embed.proj.", "blocks.0.attn.q.", "head.", *signature),
+        rules=(*_encoder(positions), *(Rule(*row) for row in (*norm("norm", "norm"), *linear("head", "head")))),
+        encoder=dict(cls_token=True, eps=1e-6),
+        head=dict(eps=1e-6),
+        heads=HEADS,
+        pixels=_PIXELS,
+    )
+
+
+_POSITIONS = {
+    "separable positions": (("pos_embed_spatial",), _separable),
+    "one table of positions": (("pos_embed", "cls_token", "!pos_embed_"), _whole),
+    "one table of positions, no cls": (("pos_embed", "!cls_token", "!pos_embed_"), _whole_without_cls),
+}
+MAE_ST = (
+    *(_pretraining(f"pre-training, {name}", *about) for name, about in _POSITIONS.items()),
+    # Without a cls token the original's classifier leaves the first patch out in its place, which ours does not.
+    *(
+        _classifier(f"fine-tuned, {name}", ("cls_token", *signature), positions)
+        for name, (signature, positions) in _POSITIONS.items()
+        if positions is not _whole_without_cls
+    ),
+)

@@ -1,0 +1,123 @@
+"""The mesh, and arrays over it. One program over global arrays; XLA adds the communication."""
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cvmae.parallel import processes
+from cvmae.parallel.logical_axes import Rules
+
+AXES = ("data", "fsdp", "model")
+BATCH = ("data", "fsdp")  # clips are spread over both; parameters over `fsdp` and `model`
+
+
+def make_mesh(c, devices=None) -> Mesh:
+    """The mesh of config.mesh.
+
+    Args:
+      c: config.mesh: sizes of AXES, one of which may be -1 to take what the others leave, and `dcn`, the number of slices that only
+        a network connects; clips are spread over slices too.
+      devices: None takes all; they need not be of this machine.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices; the message says what would.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = fill_sizes([c[axis] for axis in AXES], c.dcn, len(devices))
+    if c.dcn > 1:
+        by_process = not _are_slices(devices, c.dcn)
+        grid = mesh_utils.create_hybrid_device_mesh(sizes, (c.dcn, 1, 1), devices, process_is_granule=by_process)
+        return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    try:
+        mesh = jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    except NotImplementedError:  # no order of these chips by their links is known for these sizes
+        return _in_order_of_processes(sizes, devices)
+    return mesh if _read_together(mesh) else _in_order_of_processes(sizes, devices)
+
+
+def _are_slices(devices, count: int) -> bool:
+    """Whether devices number `count` slices; else each process is one, as GPU machines are, which number none or one.
+
+    Raises:
+      ValueError: there are as many neither of slices nor of processes.
+    """
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    processes = {device.process_index for device in devices}
+    if count not in (len(slices), len(processes)):
+        raise ValueError(
+            f"config.mesh.dcn={count}: the devices are {len(slices)} slices of {len(processes)} processes: set it to one of these, or to 1"
+        )
+    return len(slices) == count
+
+
+def _read_together(mesh: Mesh) -> bool:
+    """Whether the rows of a batch that each process reads lie together, which an order by the chips' links may scatter."""
+    try:
+        for process in {device.process_index for device in mesh.devices.flat}:
+            processes.share_of(over_batch(mesh), process)
+    except ValueError:
+        return False
+    return True
+
+
+def _in_order_of_processes(sizes: tuple[int, ...], devices) -> Mesh:
+    """A mesh whose devices lie process by process; collectives may take longer ways than in one that knows the chips' links."""
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def fill_sizes(sizes: list[int], slices: int, devices: int) -> tuple[int, ...]:
+    """The sizes of AXES within a slice, -1 filled up. Raises: ValueError, see `make_mesh`."""
+    open_axes = [axis for axis, size in zip(AXES, sizes) if size == -1]
+    known = int(np.prod([size for size in sizes if size != -1])) * slices
+    text = " ".join(f"config.mesh.{axis}={size}" for axis, size in zip(AXES, sizes)) + f" config.mesh.dcn={slices}"
+    if len(open_axes) > 1:
+        raise ValueError(f"{text}: only one of them can take what is left: set config.mesh.{open_axes[1]} to a number")
+    if known < 1 or devices % known or (not open_axes and known != devices):
+        raise ValueError(
+            f"{text} need {max(known, 1)} devices or a multiple, there are {devices}: set config.mesh.data=-1 and others to divisors"
+        )
+    return tuple(devices // known if size == -1 else size for size in sizes)
+
+
+def make_rules(mesh: Mesh, table) -> Rules:
+    """The rules of config.sharding, whose values are axes of the mesh joined by `+`; empty holds an axis whole.
+
+    Raises:
+      ValueError: an axis that the mesh does not have.
+    """
+    rules = {name: tuple(filter(None, text.split("+"))) for name, text in table.items()}
+    for name, wanted in rules.items():
+        for axis in wanted:
+            if axis not in AXES:
+                raise ValueError(f"config.sharding.{name}={table[name]!r} names {axis!r}: expected {', '.join(AXES)} joined by +")
+    return Rules(mesh, rules)
+
+
+def own_mesh() -> Mesh:
+    """A mesh of this process's devices alone, all on the data axis."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+    """Arrays whose first axis is the global batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays out of this process's rows of the batch."""
+    sharding = over_batch(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def on_own_rows(function, mesh: Mesh):
+    """A function of arrays whose first axis is the batch, run by every device on its own rows; nothing passes between devices."""
+    rows = PartitionSpec(BATCH)
+    return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)

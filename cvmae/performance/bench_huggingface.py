@@ -1,0 +1,184 @@
+"""Hugging Face VideoMAE in PyTorch, on the same clips with the same masks and weights, in turn with our model."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from safetensors.numpy import save_file
+
+from cvmae.config import ConfigError, require
+from cvmae.interop.convert import to_theirs
+from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
+from cvmae.models import masking
+from cvmae.models.autoencoder import make_targets
+from cvmae.models.build import build_model, decoder_spec, video_grid
+from cvmae.models.vit import decode_variant
+from cvmae.objective.losses import masked_mse
+from cvmae.objective.objective import Objective
+from cvmae.performance.timing import Times, in_turn
+from cvmae.training.train_state import create, update
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Both on the same work: forward, loss, backward, AdamW. `losses` of the first step, ours and theirs; `threads` of torch."""
+
+    ours: Times
+    theirs: Times
+    losses: tuple[float, float]
+    threads: int
+
+
+def check_comparable(config) -> None:
+    """Raises: ConfigError, the config is not VideoMAE's pre-training as transformers has it."""
+    c, video = config, config.get("video_branch", {})
+    same = (
+        c.task == "pretrain"
+        and [term for term, weight in c.loss.items() if weight] == ["mse_video"]
+        and video.decoder.layout == "concat"
+        and video.target_norm == "patch_channel"
+        and (video.positions, video.decoder.positions, video.qkv_bias) == ("sincos1d", "sincos1d", "qv")
+        and not (video.cls_token or video.decoder.embed_bias)
+        and (tuple(c.augment.mean), tuple(c.augment.std)) == (MEAN, STD)
+        and c.augment.size[0] == c.augment.size[1]
+    )
+    require(
+        same,
+        "--peer=hf compares with transformers' VideoMAE: take a config with parent=videomae: configs/k400.py:parent=videomae",
+    )
+
+
+def their_config(config):
+    """The VideoMAEConfig of the same model."""
+    from transformers import VideoMAEConfig
+
+    video, (size, patch) = config.video_branch, decode_variant(config.video_branch.variant)
+    decoder = video.decoder
+    return VideoMAEConfig(
+        image_size=config.augment.size[0],
+        patch_size=patch,
+        num_frames=config.data.num_frames,
+        tubelet_size=video.tubelet,
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        intermediate_size=round(size.width * size.mlp_ratio),
+        decoder_hidden_size=decoder.width,
+        decoder_num_hidden_layers=decoder.depth,
+        decoder_num_attention_heads=decoder.heads,
+        decoder_intermediate_size=4 * decoder.width,
+        layer_norm_eps=video.eps,
+        use_mean_pooling=not video.final_norm,
+    )
+
+
+def with_weights(config, params):
+    """transformers' model with our parameters, which it reads as it reads any weights, and refuses where one is missing."""
+    from transformers import VideoMAEForPreTraining
+
+    with tempfile.TemporaryDirectory() as folder:
+        their_config(config).save_pretrained(folder)
+        arrays = to_theirs(params, HF_VIDEOMAE, video_grid(config))
+        save_file(arrays, pathlib.Path(folder, "model.safetensors"), {"format": "pt"})
+        model, found = VideoMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
+    wrong = {kind: sorted(found[kind]) for kind in ("missing_keys", "mismatched_keys") if found[kind]}
+    require(not wrong, f"transformers' VideoMAE has other parameters than ours: {wrong}")
+    return model
+
+
+class Theirs:
+    """transformers' model and torch's AdamW; one step a call."""
+
+    def __init__(self, config, params, pixels, hidden, threads: int, compiled: bool):
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise ConfigError("--peer=hf needs torch and transformers: pip install 'crossvideomae[parity]'") from error
+        torch.set_num_threads(threads)
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        self.device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+        self.dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+        self.model = with_weights(config, params)
+        self.model.to(self.device).train()
+        self.forward = torch.compile(self.model) if compiled else self.model
+        c = config.optimizer
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, (c.b1, c.b2), c.eps, c.weight_decay)
+        standardised = (np.asarray(pixels) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        self.pixels = torch.from_numpy(standardised.transpose(0, 1, 4, 2, 3).copy()).to(self.device)
+        self.hidden = torch.from_numpy(np.array(hidden)).to(self.device)
+        self.torch = torch
+
+    def __call__(self) -> float:
+        """One step; its loss, which has been waited for."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.torch.autocast(self.device, self.dtype, enabled=self.dtype != self.torch.float32):
+            loss = self.forward(self.pixels, bool_masked_pos=self.hidden).loss
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+class Ours:
+    """Our model and AdamW on the same pixels and masks; one step a call."""
+
+    def __init__(self, config, pixels, mask):
+        objective, model = Objective(config), build_model(config)
+        c, grid = config.optimizer, video_grid(config)
+        optimizer = optax.adamw(1e-4, c.b1, c.b2, c.eps, weight_decay=c.weight_decay)
+        self.pixels, self.mask = jnp.asarray(pixels), mask
+        slots = jnp.zeros((pixels.shape[0], 1, 1), jnp.int32)
+
+        def init(key):
+            params = model.init(key, self.pixels, mask, None, None, slots)["params"]
+            return create(params, optimizer, 0.0)
+
+        def step(state, pixels, mask):
+            def loss(params):
+                out = model.apply({"params": params}, objective.standardise(pixels), mask, None, None, slots)
+                spec = decoder_spec(config, config.video_branch)
+                targets = make_targets(pixels, mask, spec, grid, config.video_branch.target_norm)
+                return masked_mse(out.video_predictions, targets.values).mean()
+
+            value, gradients = jax.value_and_grad(loss)(state.params)
+            return update(state, gradients, optimizer, 0.0)[0], value
+
+        self.state = jax.jit(init)(jax.random.key(config.seed))
+        lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.pixels, mask)
+        self.program = lowered.compile()
+
+    @property
+    def params(self) -> dict:
+        """Of the video branch."""
+        return jax.tree.map(np.asarray, self.state.params["video"])
+
+    def __call__(self) -> float:
+        """One step; its loss, which has been waited for."""
+        self.state, loss = self.program(self.state, self.pixels, self.mask)
+        jax.block_until_ready(self.state)
+        return float(loss)
+
+
+def compare(config, *, rounds: int, warmup: int, threads: int = 0, compiled: bool = False) -> tuple[Comparison, Ours]:
+    """Runs both in turn, theirs `compiled` by torch.compile. Raises: ConfigError, the config is another model, or torch is not there."""
+    check_comparable(config)
+    threads, grid = threads or len(os.sched_getaffinity(0)), video_grid(config)
+    shape = (config.batch_size, grid.num_frames, grid.height, grid.width, 3)
+    pixels = np.random.default_rng(config.seed).uniform(size=shape).astype(np.float32)
+    how = config.video_branch.mask
+    mask = masking.draw(jax.random.split(jax.random.key(1), config.batch_size), grid, how.kind, how.ratio, how.rounding)
+    # transformers takes tokens in the order of the grid.
+    mask = masking.from_hidden(mask.hidden, mask.num_visible)
+    ours = Ours(config, pixels, mask)
+    theirs = Theirs(config, ours.params, pixels, mask.hidden, threads, compiled)
+    losses = (ours(), theirs())
+    times = in_turn({"ours": ours, "theirs": theirs}, rounds, warmup)
+    return Comparison(times["ours"], times["theirs"], losses, threads), ours

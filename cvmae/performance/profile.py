@@ -1,0 +1,108 @@
+"""Where the time of a compiled program goes, by kind of operation and by part of the model, from JAX's own profiler."""
+
+import collections
+import dataclasses
+import pathlib
+import re
+import tempfile
+
+import jax
+
+from cvmae.performance import hlo, hlo_cost
+
+# First match wins; of an instruction's opcode, or of the last word of the traced operation that it is from.
+KINDS = (
+    ("matrix products", r"^(dot|convolution)"),
+    ("collectives", "|".join(hlo_cost.COLLECTIVES)),
+    ("sorts", r"^sort"),
+    ("scatters", r"^scatter"),
+    ("gathers and slices", r"^(gather|dynamic-slice|dynamic-update-slice|slice|take)"),
+    ("copies, transposes", r"^(copy|transpose|reshape|pad|concatenate|bitcast|broadcast)"),
+    ("reductions", r"^(reduce|argm)"),
+    ("custom calls", r"^custom-call"),
+)
+_HOLDERS = ("while", "call", "conditional")  # their time is that of what they run
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Seconds of a run, summed over the operations of all devices, by kind and by traced operation (layers as one)."""
+
+    kinds: dict[str, float]
+    sources: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.kinds.values())
+
+    def lines(self, count: int = 12) -> list[str]:
+        """As text, the most expensive first."""
+        found = [f"  where the time goes, {1e3 * self.total:.1f} ms of operations a run"]
+        for table in (self.kinds, self.sources):
+            for name, seconds in sorted(table.items(), key=lambda item: -item[1])[:count]:
+                found.append(f"    {100 * seconds / max(self.total, 1e-12):5.1f} %  {name}")
+            found.append("")
+        return found[:-1]
+
+
+def kind_of(module: hlo.Module, computation: str, instruction: hlo.Instruction) -> str:
+    """One of KINDS, or `elementwise`; a fusion that holds a matrix product is one."""
+    inside = [instruction, *_fused(module, instruction)]
+    opcodes = [one.opcode for one in inside]
+    for name, pattern in KINDS:
+        held = name in ("matrix products", "sorts", "scatters", "collectives")
+        if any(re.match(pattern, opcode) for opcode in (opcodes if held else opcodes[:1])):
+            return name
+    if instruction.opcode == "fusion":
+        return next(
+            (name for name in ("reductions", "gathers and slices") if any(re.match(dict(KINDS)[name], o) for o in opcodes)),
+            "elementwise",
+        )
+    return "elementwise"
+
+
+def _fused(module, instruction):
+    for role, callee in instruction.called:
+        if role == "calls" and callee in module.computations:
+            for one in module.computations[callee].values():
+                yield one
+                yield from _fused(module, one)
+
+
+def part_of(source: str) -> str:
+    """A traced operation without the numbers of layers, its direction in front: `backward decoder/blocks/block*/norm1/mul`."""
+    first = re.sub(r"^jit\(\w+\)/", "", source).lstrip("(").partition(":")[0]
+    direction = "backward " if "transpose(" in first else "forward " if "jvp(" in first else ""
+    words = [
+        re.sub(r"block\d+", "block*", word) for word in first.split("/") if not re.match(r"(transpose|jvp|jit|vmap)\(", word)
+    ]
+    return (direction + "/".join(words)) or "without a name"
+
+
+def profile(run, text: str, runs: int = 2) -> Profile:
+    """Runs `run()`, which waits for its result, under the profiler; `text` is the compiled program's."""
+    module = hlo.parse(text)
+    known = {i.name: (computation, i) for computation, instructions in module.computations.items() for i in instructions.values()}
+    kinds, sources = collections.Counter(), collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(runs):
+                run()
+        [file] = pathlib.Path(folder).rglob("*.xplane.pb")
+        for name, seconds in _events(jax.profiler.ProfileData.from_file(str(file))):
+            computation, instruction = known.get(name, (None, None))
+            if instruction is None or instruction.opcode in _HOLDERS:
+                continue
+            kinds[kind_of(module, computation, instruction)] += seconds / runs
+            sources[part_of(instruction.source)] += seconds / runs
+    return Profile(dict(kinds), dict(sources))
+
+
+def _events(data):
+    """(HLO instruction, seconds) of everything that ran."""
+    for plane in data.planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = dict(event.stats).get("hlo_op") if event.duration_ns else None
+                if name:
+                    yield name, event.duration_ns / 1e9

@@ -1,0 +1,114 @@
+"""The training step of a config, built for devices that need not be here, and traced once."""
+
+import pathlib
+
+from cvmae.config import ConfigError
+from cvmae.data.published import CLASSES, COUNTS
+from cvmae.data.sources import make_source
+from cvmae.parallel.mesh import make_mesh
+from cvmae.performance.flops import Count
+from cvmae.tasks.validate import config_errors, validate
+from cvmae.training.loop import TASKS, Plan
+
+
+def check_task(config) -> None:
+    """Raises: ConfigError, the task has no training step."""
+    if config.task not in TASKS:
+        raise ConfigError(
+            f"config.task={config.task!r} trains nothing, so it has no step to look at; {', '.join(TASKS)} have one"
+        )
+
+
+def standalone(config, name: str):
+    """The same program without its data: nothing has to be there but the config.
+
+    Args:
+      config: left as it is.
+      name: of its file, which says how many classes a published set has.
+
+    Raises:
+      ConfigError: the task has no training step.
+    """
+    check_task(config)
+    c = config.copy_and_resolve_references()
+    with c.unlocked():
+        if c.task != "pretrain" and c.data.source != "synthetic":
+            classes = CLASSES.get(name) or len(_motion_classes(config)) or 2
+            c.data.synthetic.classes = c.data.synthetic.clips = max(classes, c.get("head", c.get("probe")).classes)
+            c.data.source = "synthetic"
+    return c
+
+
+def _motion_classes(config) -> tuple[str, ...]:
+    from cvmae.data.motion.spec import class_names
+
+    return class_names(config.data.motion.size) if config.data.source == "motion" else ()
+
+
+def training_clips(config, name: str, clips: int) -> tuple[int, str]:
+    """(training clips of the configured run, where that number is from): --clips, the data itself, or what its authors publish.
+
+    Raises:
+      ConfigError: none of them says.
+    """
+    if clips:
+        return clips, "--clips"
+    if config.data.source == "synthetic" or config.data.manifest or config.data.tfds.name:
+        with config_errors("data"):
+            return len(make_source(config.data, config.data.split)), f"config.data.split={config.data.split} as it is here"
+    if config.data.source == "motion":
+        from cvmae.data.motion.spec import get_size
+
+        return config.data.motion.train_clips or get_size(config.data.motion.size).train_clips, "the size of the set"
+    published = next(iter(COUNTS.get(name, {}).values()), {})
+    if "train" not in published:
+        raise ConfigError(f"the number of training clips of {name or 'this config'} is not known here: give --clips=N")
+    note = "" if config.data.split == "train" else f"; config.data.split={config.data.split} is less"
+    return published["train"], f"published for {name}{note}"
+
+
+def name_of(path: str) -> str:
+    """`ssv2` of `configs/ssv2.py:variant=B/16`."""
+    return pathlib.Path(path.partition(":")[0]).stem
+
+
+class Step:
+    """A training step on devices, traced.
+
+    Attributes:
+      config: as it was built, see `standalone`.
+      task: the task; `task.mesh` is the mesh over the devices.
+      traced: `jax.stages.Traced`.
+
+    Raises:
+      ConfigError: the config does not fit these devices.
+    """
+
+    def __init__(self, config, name: str, devices, steps_per_epoch: float = 1.0, total_steps: int = 100):
+        self.config = standalone(config, name)
+        validate(self.config, devices)
+        mesh = make_mesh(self.config.mesh, devices)
+        self.task = TASKS[config.task](self.config, mesh, total_steps, steps_per_epoch)
+        self.traced = self.task.trace()
+
+    @classmethod
+    def of_run(cls, config, name: str, devices, clips: int) -> "Step":
+        """With the durations of a run over so many training clips."""
+        plan = Plan.of(config, clips)
+        return cls(config, name, devices, plan.steps_per_epoch, plan.total)
+
+    @property
+    def count(self) -> Count:
+        """Operations of the whole step on all devices, as it is traced: what is computed again counts again."""
+        return Count(self.traced.jaxpr)
+
+
+def model_flops(step: Step, name: str, devices) -> int:
+    """Operations of the step on all devices that the model asks for: plain attention, and nothing computed twice."""
+    plain = step.config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.attention = "einsum"
+        changed = step.config.attention != "einsum"
+        if plain.remat != "none":
+            plain.remat, changed = "none", True
+    return Step(plain, name, devices).count.flops if changed else step.count.flops

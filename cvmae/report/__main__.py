@@ -1,0 +1,48 @@
+"""The command: one page about one run, or about several side by side.
+
+    python -m cvmae.report WORKDIR [WORKDIR ...] [--out=FILE.html]
+
+It reads what runs leave in their workdirs, finished or not, and writes one HTML file that opens from disk, without a network.
+Exit codes: 0 done, with the file's path on stdout; 1 the disk failed; 2 the command is wrong or a folder is no workdir.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from cvmae.cli import fail, parse_own
+from cvmae.files import replacing
+from cvmae.report.gather import NoWorkdirError, gather
+from cvmae.report.page import render
+
+FLAGS = flags.FlagValues()  # of this command alone, so that other commands' may have the same names in one process
+flags.DEFINE_string("out", "", "File to write; empty: report.html in the first workdir.", flag_values=FLAGS)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it is said in one line."""
+    try:
+        rest = parse_own(argv, FLAGS, __doc__)
+        if len(rest) < 2:
+            raise ValueError("no workdir is given: python -m cvmae.report WORKDIR [WORKDIR ...]")
+        return rest
+    except (flags.Error, ValueError) as error:
+        fail(error, 2)
+
+
+def main(argv: list[str]) -> None:
+    """Reads the workdirs, writes the page, prints where it is."""
+    try:
+        out = pathlib.Path(FLAGS.out or pathlib.Path(argv[1]) / "report.html")
+        text = render(gather(argv[1:]))
+        with replacing(out) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold bytes that are no text
+    except NoWorkdirError as error:
+        fail(error, 2)
+    except OSError as error:
+        fail(error, 1)
+    print(f"report: {out}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,118 @@
+"""Makes the runs of a study, one after another or one of a Slurm array, and the table of what there is.
+
+All in this process. A child for each run would survive a crash of the runtime and give its memory back for sure, but the
+parent would hold the accelerator that the child needs, and the processes of a pod, which train a run together, would each
+start children that do not find one another. So programs and arrays are dropped after every run, an error ends that run
+alone, and where the process itself is killed (the host is out of memory, say) the same command goes on; in a Slurm array a
+run has a process of its own anyway.
+"""
+
+import gc
+import os
+import traceback
+from collections.abc import Callable
+
+import jax
+
+from cvmae.data.sources import make_source
+from cvmae.parallel import processes
+from cvmae.report.summary import mean_deviation
+from cvmae.tasks.ablate import table
+from cvmae.tasks.ablate.study import Run, chosen, runs_of
+from cvmae.tasks.validate import config_errors
+from cvmae.training import loop
+from cvmae.training.preemption import stop_requested
+
+
+class StudyError(RuntimeError):
+    """Runs of a study failed; the message names them. The others were made, and the table is of those."""
+
+
+def run_study(config, workdir: str) -> dict[str, float]:
+    """Makes the runs of config.study that are not finished; writes `table.md`, `table.csv` and `table.png` after each of them.
+
+    A run is `WORKDIR/NAME-seedS`, a workdir of pre-training. What is finished is left alone, what is not goes on, and after a
+    signal to stop, which saves first, the same call goes on. With an index, or in a Slurm array, only that one run is made.
+
+    Returns:
+      {VARIANT/MEASURE: mean over the seeds that are there}. Empty if a signal asked to stop.
+
+    Raises:
+      ConfigError: the study cannot run, or `workdir` is of other configs; nothing is written then.
+      StudyError: runs failed.
+    """
+    runs = runs_of(config, workdir)
+    mine = chosen(runs, config.study.index, os.environ)
+    done = processes.values_of_all([run.report is not None for run in mine])[0]  # one answer for all processes
+    waiting = [run for run, finished in zip(mine, done) if not finished]
+    open_data(waiting)
+    folder = loop.make_folder(workdir)
+    processes.say(f"study {config.study.name}, {len(runs)} runs in {folder}; here {len(mine)}, of which {sum(done)} finished")
+    loop.write_config(config, folder)
+
+    def write_table() -> str:
+        return table.write(config, runs, folder) if processes.first() else ""
+
+    failed: dict[str, str] = {}
+    ended, text = make_all(waiting, failed, write_table), write_table()
+    if not ended:
+        processes.say("the study was stopped; the same command goes on from there")
+        return {}
+    print(text, end="")
+    if failed:
+        reasons = "; ".join(f"{name} ({why})" for name, why in failed.items())
+        raise StudyError(f"{len(failed)} of {len(waiting)} runs failed: {reasons}; the same command tries them again")
+    found = table.collect(config, runs).values
+    return {f"{name}/{measure}": mean_deviation(v)[0] for name, row in found.items() for measure, v in row.items() if v}
+
+
+def open_data(runs: list[Run]) -> None:
+    """Opens what the runs will read, so that what is missing is known before the first. Raises: ConfigError."""
+    for data in {run.config.data.to_json_best_effort(): run.config.data for run in runs}.values():
+        with config_errors("pretrain.data"):
+            for split in (data.split, data.eval_split):
+                make_source(data, split)
+
+
+def make_all(runs: list[Run], failed: dict[str, str], between: Callable) -> bool:
+    """Makes runs in turn, calling `between` between them; puts those that fail into `failed`. False where a signal stopped it."""
+    with stop_requested() as stop:
+        for number, run in enumerate(runs, start=1):
+            if number > 1:
+                between()
+            if processes.alone() and stop(0):  # several processes agree on a step of a run, never between two
+                return False
+            processes.say(f"run {number} of {len(runs)}: {run.name}")
+            if not make(run, failed):
+                return False
+    return True
+
+
+def make(run: Run, failed: dict[str, str]) -> bool:
+    """Makes one run, or puts into `failed` and the run's folder why it cannot be made. False where a signal stopped it."""
+    note = run.folder / table.FAILED
+    if processes.first():
+        note.unlink(missing_ok=True)
+    try:
+        return bool(loop.train(run.config, str(run.folder)))
+    except Exception as error:
+        known = isinstance(error, loop.SHARED_ERRORS)
+        if not known:
+            if not processes.alone():
+                raise  # perhaps the end of another process: the others do not know of it
+            traceback.print_exception(error)
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        processes.say(f"{run.name} failed: {why}")
+        if processes.first():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            note.write_text(why + "\n", encoding="utf-8")
+        failed[run.name] = why
+        return True
+    finally:
+        forget()
+
+
+def forget() -> None:
+    """Drops what a run leaves: programs, which no other run has, and arrays that only cycles of references still hold."""
+    jax.clear_caches()
+    gc.collect()

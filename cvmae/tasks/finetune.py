@@ -1,0 +1,81 @@
+"""Fine-tuning: the whole encoder and a head learn from labels, with the augmentations that VideoMAE fine-tunes with."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cvmae import augment
+from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
+from cvmae.models.build import build_classifier
+from cvmae.tasks.classification import LabelledTask
+from cvmae.tasks.init_from import load_video_classifier, load_video_encoder
+from cvmae.training import optimizer as optim
+from cvmae.training.train_state import TrainState, create, gradients_in_parts, update
+
+
+class Supervised(LabelledTask):
+    """Fine-tuning from config.init_from, or training from scratch where that is empty."""
+
+    def __init__(self, config, mesh, total_steps: int, steps_per_epoch: float):
+        super().__init__(config, mesh, total_steps, steps_per_epoch, config.head.classes)
+        self.model = build_classifier(config, self.classes)
+        warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
+        self.schedule = optim.learning_rate(config.optimizer, config.batch_size, warmup, total_steps)
+        depth = self.model.encoder.trunk.size.depth
+        self.optimizer = optim.make_optimizer(config.optimizer, self.schedule, depth=depth)
+        self.mix = augment.Mix(**config.augment.mix)
+        self._predict = jax.jit(self._pure_predict)
+
+    def announce(self) -> list[str]:
+        """The learning rate's formula, the classes, and how many views a batch becomes."""
+        c, repeats = self.config, self.config.augment.repeats
+        lines = [
+            optim.describe(c.optimizer, c.batch_size),
+            f"{self.classes} classes; the {'classifier' if c.head.init == 'weights' else 'encoder'} is {c.init_from or 'untrained'}",
+        ]
+        if repeats > 1:
+            lines.append(
+                f"{repeats} views of each clip: a step sees {c.batch_size * repeats}; the learning rate counts clips, as VideoMAE's"
+            )
+        return lines
+
+    def _pure_init(self, key) -> TrainState:
+        c = self.config
+        clips = jnp.zeros((2, c.data.num_frames, *c.augment.size, 3))
+        params = self.model.init(key, clips)["params"]
+        return create(params, self.optimizer, c.optimizer.ema_decay)
+
+    def load_pretrained(self):
+        """The encoder out of config.init_from, with its head if config.head.init says so. Raises: ConfigError, what does not fit."""
+        template = self.abstract_state().params
+        if self.config.head.init == "weights":
+            return load_video_classifier(self.config, template, self.model, self.class_names)
+        found = load_video_encoder(self.config, template["encoder"], self.model.encoder)
+        return None if found is None else {"encoder": found}
+
+    def _pure_step(self, state: TrainState, batch):
+        samples = self.samples(batch, state.step)
+        gradients, metrics = gradients_in_parts(self.loss, state.params, samples, self.config.accumulate)
+        new, norms = update(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
+        rate = self.schedule(state.step)
+        return new, metrics | norms | {"optimizer/learning_rate": jnp.asarray(rate, jnp.float32)}
+
+    def loss(self, params, samples):
+        """(cross-entropy with soft targets, metrics) of a part of a batch; mixing partners come from the same part."""
+        clips, labels, keys = self.views(samples)
+        targets = augment.soft_targets(labels, self.classes, self.config.augment.smoothing)
+        mix_keys, drop_keys = jax.vmap(lambda key: jax.random.split(key), out_axes=1)(keys)
+        clips, targets = augment.mix(mix_keys, clips, targets, self.mix)
+        logits = self.model.apply({"params": params}, clips, drop_keys)
+        loss = optax.losses.softmax_cross_entropy(logits, targets).mean()
+        # With mixed clips: how often the class with the largest share is the one predicted.
+        hits = (logits.argmax(-1) == targets.argmax(-1)).mean()
+        return loss, {"loss": loss, "accuracy/top1": hits}
+
+    def _pure_predict(self, params, video):
+        logits = self.model.apply({"params": params}, flat_crops(video, self.config))
+        return mean_over_crops(jax.nn.softmax(logits), video.shape[1])
+
+    def predict(self, state: TrainState):
+        """Probabilities [b, C] of a batch of crops."""
+        return lambda batch: self._predict(state.evaluated, batch["video"])

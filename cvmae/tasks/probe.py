@@ -1,0 +1,134 @@
+"""Probes on a frozen encoder: a grid of heads trained at once on the same features, and the best of them by validation."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cvmae.evaluation.multi_view import Predictions, flat_crops, mean_over_crops
+from cvmae.models.build import DTYPES, build_encoder, build_probe, video_grid
+from cvmae.models.heads import pool
+from cvmae.models.probes import FeatureNorm
+from cvmae.tasks.classification import MIDDLE, LabelledTask
+from cvmae.tasks.init_from import load_video_encoder
+from cvmae.training import optimizer as optim
+from cvmae.training.train_state import TrainState
+
+
+class Probe(LabelledTask):
+    """The linear and the attentive probe.
+
+    `linear` reads the mean over tokens, batch-normalised without affine parameters (MAE); its heads are trained side by side. `attentive`
+    reads all tokens; its heads have activations of their own, so they are trained one after the other within a step.
+    """
+
+    def __init__(self, config, mesh, total_steps: int, steps_per_epoch: float):
+        super().__init__(config, mesh, total_steps, steps_per_epoch, config.probe.classes)
+        self.linear = config.task == "linear"
+        self.encoder = build_encoder(config, config.video_branch, video_grid(config))
+        self.probe = build_probe(config, self.classes)
+        self.grid = list(itertools.product(config.probe.rates, config.probe.weight_decays))
+        warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
+        self.schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(total_steps, warmup + 1), 0.0)
+        self._predict = jax.jit(self._pure_predict)
+
+    def announce(self) -> list[str]:
+        """The classes and the grid."""
+        c = self.config.probe
+        return [
+            f"{self.classes} classes; the frozen encoder is {self.config.init_from or 'untrained'}",
+            f"{len(self.grid)} heads at once: rates {tuple(c.rates)}, weight decays {tuple(c.weight_decays)}",
+        ]
+
+    def _optimizer(self, rate, weight_decay):
+        c = self.config.optimizer
+        return optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=weight_decay, mask=optim.decay_mask)
+
+    def _over_heads(self, function, *trees):
+        return jax.vmap(function)(*trees) if self.linear else jax.lax.map(lambda leaves: function(*leaves), trees)
+
+    def _pure_init(self, key) -> TrainState:
+        c = self.config
+        encoder_key, probe_key = jax.random.split(key)
+        clips = jnp.zeros((2, c.data.num_frames, *c.augment.size, 3))
+        encoder = self.encoder.init(encoder_key, clips)["params"]
+        features = self._features(encoder, clips)
+        stats = FeatureNorm().init(key, features, False)["batch_stats"] if self.linear else None
+        keys = jax.random.split(probe_key, len(self.grid))
+        params = jax.vmap(lambda key: self.probe.init(key, features)["params"])(keys)
+        opt_state = jax.vmap(self._optimizer(0.0, 0.0).init)(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, frozen=encoder, stats=stats)
+
+    def init(self) -> TrainState:
+        """The state before the first step: new heads, and the encoder of config.init_from (untrained where that is empty)."""
+        state = super().init()
+        found = load_video_encoder(self.config, jax.eval_shape(lambda: state.frozen), self.encoder)
+        return (
+            state
+            if found is None
+            else state.replace(frozen=jax.device_put(found, jax.tree.map(lambda a: a.sharding, state.frozen)))
+        )
+
+    def _features(self, encoder, clips):
+        """What a head takes: float32 [B, D], or all tokens [B, N, D]."""
+        tokens = self.encoder.apply({"params": encoder}, clips).tokens
+        return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
+
+    def _pure_step(self, state: TrainState, batch):
+        clips, labels, _ = self.views(self.samples(batch, state.step))
+        features, stats = self._features(state.frozen, clips), state.stats
+        if self.linear:
+            features, new = FeatureNorm().apply({"batch_stats": stats}, features, True, mutable=["batch_stats"])
+            stats = new["batch_stats"]
+        rates, decays = (jnp.asarray(column, jnp.float32) for column in zip(*self.grid))
+        factor = self.schedule(state.step)
+
+        def loss(params):
+            logits = self.probe.apply({"params": params}, features)
+            hits = (logits.argmax(-1) == labels).mean()
+            return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), hits
+
+        def advance(params, opt_state, rate, decay):
+            (value, hits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            updates, opt_state = self._optimizer(rate * factor, decay).update(gradients, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, value, hits
+
+        params, opt_state, losses, hits = self._over_heads(advance, state.params, state.opt_state, rates, decays)
+        metrics = {"loss": losses.min(), "loss/median_head": jnp.median(losses), "accuracy/top1": hits.max()}
+        metrics["optimizer/rate_factor"] = jnp.asarray(factor, jnp.float32)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, stats=stats), metrics
+
+    def _pure_predict(self, state: TrainState, video):
+        features = self._features(state.frozen, flat_crops(video, self.config))
+        if self.linear:
+            features = FeatureNorm().apply({"batch_stats": state.stats}, features, False)
+        logits = self._over_heads(lambda params: self.probe.apply({"params": params}, features), state.params)
+        return mean_over_crops(jnp.moveaxis(jax.nn.softmax(logits), 0, 1), video.shape[1])
+
+    def predict(self, state: TrainState):
+        """Probabilities [b, heads, C] of a batch of crops."""
+        inputs = state.replace(opt_state=None)
+        return lambda batch: self._predict(inputs, batch["video"])
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Accuracies of the best head on the evaluation split, and which one that is."""
+        report, _ = self.choose(state)
+        named = {f"probe/{name}": report["best"][name] for name in ("rate", "weight_decay")}
+        return {f"eval/{name}": value for name, value in (report["best"] | named).items() if "/" in name}
+
+    def choose(self, state: TrainState):
+        """Every head with its accuracies on the evaluation split, and the one with the best top-1; of equals the first."""
+        predictions = self.test(state, self.eval_source, MIDDLE)
+        heads = [
+            {"rate": rate, "weight_decay": decay} | self.scores(one_head(predictions, head))
+            for head, (rate, decay) in enumerate(self.grid)
+        ]
+        best = int(np.argmax([head.get("accuracy/top1", 0.0) for head in heads]))
+        return {"best": heads[best], "heads": heads}, lambda predictions: one_head(predictions, best)
+
+
+def one_head(predictions: Predictions, head: int) -> Predictions:
+    """The predictions of one head out of those of all, [n, heads, C]."""
+    return Predictions(predictions.probabilities[:, head], predictions.labels, predictions.readable)

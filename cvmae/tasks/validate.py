@@ -1,0 +1,203 @@
+"""What a config is checked for before anything is compiled, rendered or written.
+
+Every field by itself (`fields.CHECKS`); then constructors that only a whole config can be given to are called, and what they
+complain about becomes a ConfigError.
+"""
+
+import contextlib
+import math
+import os
+
+from cvmae.config import ConfigError, require, steps
+from cvmae.data.manifest import ManifestError
+from cvmae.data.pipeline import clip_spec
+from cvmae.interop import hub
+from cvmae.models import build, masking, positions, vit
+from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
+from cvmae.tasks.fields import check_field, fields
+from cvmae.visualize.attention import AttentionSpec
+
+
+@contextlib.contextmanager
+def config_errors(field: str = ""):
+    """What constructors and readers say about values they were given becomes a ConfigError, behind the name of a field."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, ManifestError, FileNotFoundError) as error:
+        raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
+
+
+def validate(config, devices=None) -> None:
+    """Checks all that can be checked without reading data, for all devices here or those given.
+
+    Raises: ConfigError, one line that names the field and the fix.
+    """
+    for field, value in fields(config).items():
+        check_field(field, value)
+    with config_errors():
+        mesh = make_mesh(config.mesh, devices)
+        make_rules(mesh, config.sharding)
+    check_batch(config, mesh)
+    check_total(config)
+    folder = config.data.source == "files" and os.path.isdir(os.path.expanduser(config.data.manifest))
+    require(
+        not folder or "total" not in config,
+        f"config.data.manifest={config.data.manifest!r} is a folder, which has neither splits nor labels to learn from: make a "
+        "manifest of it by python -m cvmae.data.prepare --dataset=folder",
+    )
+    with config_errors("image_branch.frames"):
+        clip_spec(config)
+    (check_pretraining if config.task == "pretrain" else check_downstream)(config)
+
+
+def check_pretraining(config) -> None:
+    """The parts of both branches that active terms need."""
+    with config_errors():
+        needs = build.needs_of(config)
+    wanted = [name for name in ("video", "image") if getattr(needs, f"{name}_branch")]
+    for name in wanted:
+        check_grid(config, name)
+    with config_errors():
+        build.build_model(config)
+    for name in wanted:
+        check_positions(config, name, f"mse_{name}" in needs.active)
+    for name in ("video", "image"):
+        check_branch_start(config[f"{name}_branch"], name, name in wanted)
+    check_inflate(config.video_branch, config.video_branch.init_from)
+
+
+def check_downstream(config) -> None:
+    """The encoder, what stands on it, the views, and whether there are weights to start from."""
+    check_grid(config, "video")
+    check_positions(config, "video", False)
+    if config.task == "finetune":
+        build.build_classifier(config, 2)
+    if config.task in ("linear", "attentive"):
+        with config_errors():
+            build.build_probe(config, 2)
+    views = config.get("test") or config.get("features")
+    require(
+        views is None or views.crops == 1 or config.data.fit == "crop",
+        f"config.data.fit={config.data.fit!r} leaves nothing to crop in more than one way: set it to crop, or one crop",
+    )
+    layer = next((config[name].layer for name in ("features", "extract", "visualize") if name in config), -1)
+    depth = vit.decode_variant(config.video_branch.variant)[0].depth
+    require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
+    check_start(config.init_from, "init_from")
+    check_inflate(config.video_branch, config.init_from)
+    if "visualize" in config:
+        check_pictures(config)
+
+
+def check_pictures(config) -> None:
+    """Whether the encoder has what is to be drawn of it, and something can be hidden."""
+    c, grid = config.visualize, build.video_grid(config)
+    encoder = build.build_encoder(config, config.video_branch, grid)
+    with config_errors("visualize"):
+        AttentionSpec(c.map, c.layer, c.head, c.query, tuple(c.position)).check(encoder)
+    for ratio in c.ratios:
+        with config_errors("visualize.ratios"):
+            masking.count_visible(grid, c.mask, ratio)
+    check_start(c.image_from, "visualize.image_from")
+    require(
+        c.semantic != "image" or c.image_from or config.init_from,
+        "config.visualize.semantic='image' needs an image branch: give config.visualize.image_from, or take pca",
+    )
+
+
+def check_total(config) -> None:
+    """Whether there is something to train; a classifier whose head has its weights may be only tested."""
+    weights = config.get("head", {}).get("init") == "weights"
+    require(
+        not weights or config.init_from,
+        "config.head.init='weights' without config.init_from has nothing to take: give a classifier's weights",
+    )
+    nothing = "total" in config and not steps(config.total, "total", steps_per_epoch=1)
+    require(
+        not nothing or weights,
+        f"config.total={config.total if nothing else ''!r} is too short: give 1_steps or more (0_steps with head.init=weights tests a classifier)",
+    )
+
+
+def batch_unit(config, mesh) -> int:
+    """What config.batch_size has to be a multiple of: every part of a batch is spread evenly over the mesh."""
+    return config.get("accumulate", 1) * math.prod(mesh.shape[axis] for axis in BATCH)
+
+
+def check_batch(config, mesh) -> None:
+    """Whether the batch divides, and every part of it has negatives."""
+    batch, parts, unit = config.batch_size, config.get("accumulate", 1), batch_unit(config, mesh)
+    below, above = batch // unit * unit, -(-batch // unit) * unit
+    require(
+        batch % unit == 0,
+        f"config.batch_size={batch} does not divide by config.accumulate={parts} times {unit // parts} devices: "
+        f"take {f'{below} or ' if below else ''}{above}",
+    )
+    require(
+        not is_contrastive(config) or batch // parts > 1,
+        f"config.batch_size={batch} in config.accumulate={parts} parts leaves 1 clip a part, which has no negatives to "
+        "contrast with: raise batch_size, or lower accumulate",
+    )
+
+
+def is_contrastive(config) -> bool:
+    """Whether a term of the loss needs negatives."""
+    return any(weight for name, weight in config.get("loss", {}).items() if not name.startswith("mse_"))
+
+
+def grid_of(config, name: str):
+    """The grid of the branch `name`."""
+    return (build.video_grid if name == "video" else build.image_grid)(config)
+
+
+def check_grid(config, name: str) -> None:
+    """Whether the views of a branch are whole patches and tubelets."""
+    with config_errors(f"{name}_branch.variant"):
+        vit.decode_variant(config[f"{name}_branch"].variant)
+    try:
+        grid_of(config, name)
+    except ValueError as error:
+        field = "data.num_frames" if str(error).startswith("num_frames") else "augment.size"
+        raise ConfigError(f"config.{field}: {error}") from error
+
+
+def check_positions(config, name: str, decoder: bool) -> None:
+    """Whether fixed position tables exist for the grid and width of a branch."""
+    branch = config[f"{name}_branch"]
+    stacks = [("positions", branch.positions, vit.decode_variant(branch.variant)[0].width)]
+    if decoder:
+        stacks.append(("decoder.positions", branch.decoder.positions, branch.decoder.width))
+    for field, kind, width in stacks:
+        if kind.startswith("sincos"):
+            with config_errors(f"{name}_branch.{field}"):
+                positions.fixed_table(kind, grid_of(config, name), width)
+
+
+def check_start(path: str, field: str) -> None:
+    """Whether weights to start from are there; of a hub id only that it is one."""
+    local = os.path.expanduser(path)
+    require(
+        not path or os.path.exists(local) or hub.is_hub_id(path),
+        f"config.{field}={path!r} does not exist: give a workdir, a weights file or folder, or a hub id owner/name",
+    )
+
+
+def check_inflate(branch, path: str) -> None:
+    """Whether there is something to inflate, into positions that an inflated encoder has."""
+    require(
+        branch.inflate == "none" or path,
+        f"config.video_branch.inflate={branch.inflate!r} without init_from has nothing to inflate: give an image encoder's weights",
+    )
+
+
+def check_branch_start(branch, name: str, wanted: bool) -> None:
+    """Whether the weights to start a branch of pre-training from are there, and a frozen one has them."""
+    path = branch.init_from
+    require(wanted or not path, f"config.{name}_branch.init_from={path!r}, but every term of the {name} branch has weight 0")
+    check_start(path, f"{name}_branch.init_from")
+    require(
+        not wanted or path or branch.get("train") != "frozen",
+        "config.image_branch.train='frozen' without config.image_branch.init_from is a teacher of random weights: give a file",
+    )

@@ -1,0 +1,115 @@
+"""Metrics as JSON lines and TensorBoard events that read like one uninterrupted run, however often it restarted."""
+
+import json
+import os
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from cvmae.parallel import processes
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient is NaN or infinite; the message names the terms and the step."""
+
+
+def _summary_writer():
+    """tensorboardX's SummaryWriter. It imports torch where there is one, for what is not written here: a second and a half of every start."""
+    loaded = sys.modules.get("torch")
+    if loaded is None:
+        sys.modules["torch"] = None  # as if it were not installed
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if loaded is None:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
+def to_floats(metrics: dict) -> dict[str, float]:
+    """Scalars on the devices as floats, sorted by name; waits for them."""
+    return {name: float(value) for name, value in sorted(jax.device_get(metrics).items())}
+
+
+def check_finite(step: int, metrics: dict[str, float], good: int | None) -> None:
+    """Raises NonFiniteError where a metric is not finite.
+
+    Args:
+      step: of the metrics.
+      metrics: floats.
+      good: the newest checkpoint, for the message.
+    """
+    bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+    if bad:
+        terms = [name for name in bad if name.startswith("loss/")] or bad
+        kept = "no checkpoint was written yet" if good is None else f"the checkpoint of step {good} stays"
+        raise NonFiniteError(
+            f"step {step}: {', '.join(terms)} is not finite ({', '.join(f'{n}={metrics[n]}' for n in bad)}); {kept}. "
+            "Lower config.optimizer.base_lr, lengthen optimizer.warmup, or set optimizer.clip_norm"
+        )
+
+
+class MetricsWriter:
+    """Writes `workdir`/metrics.jsonl and TensorBoard events.
+
+    A line holds `step` and flat keys. On a restart, lines after the resumed step are dropped before anything is written.
+    """
+
+    def __init__(self, workdir: str, resumed_step: int):
+        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+        self._drop_after(resumed_step)
+        self._lines = open(self.path, "a", encoding="utf-8")
+        # TensorBoard leaves out what an earlier process wrote from this step on, also where that process saved nothing.
+        purge = resumed_step + 1
+        # tensorboardX names files by the second, and would write over the file of a run that ended within it.
+        suffix = f".{resumed_step}.{os.getpid()}"
+        folder = str(pathlib.Path(workdir) / "tensorboard")
+        self._events = _summary_writer()(folder, purge_step=purge, filename_suffix=suffix)
+
+    def _drop_after(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                continue  # the line that a kill cut short
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes one line, on disk when this returns."""
+        self._lines.write(json.dumps({"step": step} | values) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+class Silent:
+    """A writer that writes nothing."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        del step, values
+
+    def close(self) -> None:
+        pass
+
+
+def open_writer(workdir: str, resumed_step: int) -> MetricsWriter | Silent:
+    """The writer of this process: of several, one writes."""
+    return MetricsWriter(workdir, resumed_step) if processes.first() else Silent()
+
+
+def read_metrics(workdir: str) -> list[dict]:
+    """The lines of `workdir`/metrics.jsonl."""
+    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,90 @@
+"""What two branches make of one clip, before anything is drawn: attention, tokens, the image branch's attention, reconstructions."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvmae import rng
+from cvmae.augment import standardise
+from cvmae.evaluation.features import FeatureSpec, encode_tokens
+from cvmae.models import masking
+from cvmae.models.patches import target_frames
+from cvmae.visualize.attention import AttentionSpec, attention_map
+from cvmae.visualize.reconstruction import Reconstruction, hide, rebuild
+from cvmae.visualize.weights import Branch, Branches
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What encoders make of a whole clip.
+
+    Attributes:
+      attention: float32 [T', h, w], of the video branch, in multiples of an even share.
+      tokens: float32 [N, D], of the video branch.
+      image: float32 [T, h, w], the image branch's attention on each frame by itself; None without one.
+    """
+
+    attention: np.ndarray
+    tokens: np.ndarray
+    image: np.ndarray | None
+
+
+class Looker:
+    """Looks at clips float32 [T, H, W, 3] in 0..1, one at a time.
+
+    Attributes:
+      spec: of the video branch's attention.
+      image_spec: of the image branch's, at the same place where a patch looks, else from its cls token where it has one.
+    """
+
+    def __init__(self, branches: Branches, config):
+        """Raises: ValueError where an encoder has not got what config.visualize asks for."""
+        c = config.visualize
+        self.branches, self.mask, self.key = branches, c.mask, jax.random.key(config.seed)
+        self.pixels = tuple(config.augment.mean), tuple(config.augment.std)
+        self.spec = AttentionSpec(c.map, c.layer, c.head, c.query, tuple(c.position))
+        self.spec.check(branches.video.encoder)
+        self.image_spec = None
+        if branches.image is not None:
+            query = "patch" if c.query == "patch" else "cls" if branches.image.encoder.cls_token else "mean"
+            self.image_spec = AttentionSpec(c.map, query=query, position=tuple(c.position))
+
+    def __call__(self, clip) -> Look:
+        """Looks at a whole clip."""
+        video, image = self.branches.video, self.branches.image
+        clip = standardise(clip, *self.pixels)
+        given = video.params["encoder"], clip[None], video.encoder
+        attention, tokens = _attend(*given, self.spec), _encode(*given, FeatureSpec(self.spec.layer, "all"))
+        found = None
+        if image is not None:
+            found = np.asarray(_attend(image.params["encoder"], clip[:, None], image.encoder, self.image_spec)[:, 0])
+        return Look(np.asarray(attention[0]), np.asarray(tokens[0]), found)
+
+    def rebuild(self, clip, number: int, ratio: float) -> Reconstruction:
+        """Hides `ratio` of a clip's tokens and predicts them, numpy [t, H, W, 3]; the mask depends on the seed and `number` alone."""
+        keys = rng.stream(self.key, "mask_video", number)[None]
+        mask = masking.draw(keys, self.branches.video.encoder.grid, self.mask, ratio)
+        found = _rebuild(self.branches.video, jnp.asarray(clip)[None], mask, self.pixels)
+        return jax.tree.map(lambda a: np.asarray(a[0]), found)
+
+    @property
+    def frames(self) -> np.ndarray:
+        """The frames of a clip that the decoder predicts, and so those that are drawn, int [t]."""
+        decoder = self.branches.video.decoder
+        return target_frames(self.branches.video.encoder.grid.num_frames, decoder.target_frames if decoder else 0)
+
+
+# Programs are those of a module and a spec, whichever Looker runs them; tokens are apart, so that which attention is drawn does not
+# change them in the last bit.
+_attend = jax.jit(lambda params, clips, encoder, spec: attention_map(encoder, params, clips, spec), static_argnums=(2, 3))
+_encode = jax.jit(lambda params, clips, encoder, spec: encode_tokens(encoder, params, clips, spec), static_argnums=(2, 3))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _rebuild(branch: Branch, pixels, mask: masking.Mask, standard: tuple) -> Reconstruction:
+    if branch.decoder is None:
+        return hide(pixels, mask, branch.encoder.grid)
+    return rebuild(pixels, mask, branch.predict(branch.params, standardise(pixels, *standard), mask), branch.predicted)

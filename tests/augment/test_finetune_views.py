@@ -1,0 +1,99 @@
+"""Labelled views: the order of the steps, flips that swap labels, repeats, and that rows do not know each other."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.augment import Crop, Erasing, LabelledSpec, RandAugment, labelled_view, labelled_views
+from cvmae.augment.finetune_views import flip
+from tests.augment.random_clips import clip
+
+KEY = jax.random.key(23)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+WHOLE = LabelledSpec(Crop((8, 8), (1.0, 1.0), (1.0, 1.0)), MEAN, STD)
+KEYS = jax.random.split(KEY, 3)
+VIDEOS = np.stack([clip(seed=seed) for seed in range(3)])
+LABELS = np.arange(3, dtype=np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def views(keys, video, labels, spec, repeats=1):
+    return labelled_views(keys, video, labels, spec, repeats)
+
+
+def first_view(spec):
+    """Of the first clip, standardised."""
+    return np.asarray(views(KEYS[:1], VIDEOS[:1], LABELS[:1], spec)[0][0])
+
+
+def pixels(made):
+    """Back to 0..255."""
+    return (np.asarray(made) * STD + MEAN) * 255
+
+
+def test_repeats_are_views_of_one_clip_next_to_each_other():
+    made, labels, keys = views(KEYS, VIDEOS, LABELS, WHOLE, 2)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, (VIDEOS.repeat(2, axis=0) / 255 - MEAN) / STD, atol=1e-5)
+    np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2, 2])
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 6
+
+
+def test_the_crop_is_that_of_the_spec_and_each_views_own():
+    spec = LabelledSpec(Crop((4, 6), (0.2, 0.5)), MEAN, STD)
+    made, _, keys = views(KEYS[:1], VIDEOS[:1], LABELS[:1], spec, 2)
+    assert made.shape == (2, 4, 4, 6, 3)
+    assert np.abs(made[0] - made[1]).max() > 0.1
+    again, _ = jax.jit(lambda key: labelled_view(key, VIDEOS[0], LABELS[0], spec))(keys[0])
+    assert np.abs(again - made[0]).max() > 0.1  # the keys that come back made nothing yet
+
+
+def test_randaugment_comes_on_the_uint8_frames():
+    made = pixels(first_view(dataclasses.replace(WHOLE, rand_augment=RandAugment(layers=2, probability=1.0))))
+    np.testing.assert_allclose(made, made.round(), atol=1e-2)
+    assert np.abs(made - VIDEOS[0]).max() > 5
+
+
+def test_erasing_comes_after_standardisation():
+    made = first_view(dataclasses.replace(WHOLE, erasing=Erasing(1.0, (1.0, 1.0), (1.0, 1.0))))
+    assert abs(made.mean()) < 0.1 and np.abs(made.std(axis=(0, 1, 2)) - 1).max() < 0.15
+
+
+@pytest.mark.parametrize("mirror", [None, (1, 0, 2, -1)])
+def test_a_flip_takes_the_label_of_the_mirrored_class(mirror):
+    labels = np.array([0, 1, 2, 3, -1], np.int32)
+    made, found = jax.jit(jax.vmap(lambda label: flip(KEY, VIDEOS[0], label, 1.0, mirror)))(labels)
+    turned = [(row == VIDEOS[0][:, :, ::-1]).all() for row in np.asarray(made)]
+    if mirror is None:
+        assert all(turned)
+        np.testing.assert_array_equal(found, labels)
+    else:
+        assert turned == [True, True, True, False, True]
+        np.testing.assert_array_equal(made[3], VIDEOS[0])
+        np.testing.assert_array_equal(found, [1, 0, 2, 3, -1])
+
+
+def test_labels_swap_exactly_where_clips_flip():
+    spec = dataclasses.replace(WHOLE, crop=dataclasses.replace(WHOLE.crop, flip=0.3), mirror=(1, 0))
+    view = jax.jit(jax.vmap(lambda key: labelled_view(key, VIDEOS[0, :1], jnp.int32(0), spec)))
+    made, labels = view(jax.random.split(KEY, 400))
+    turned = np.abs(pixels(made) - VIDEOS[0, :1, :, ::-1]).max(axis=(1, 2, 3, 4)) < 1e-2
+    np.testing.assert_array_equal(turned, np.asarray(labels) == 1)
+    assert abs(turned.mean() - 0.3) < 0.07
+
+
+def test_a_row_does_not_depend_on_the_others():
+    spec = LabelledSpec(Crop((8, 8), (0.2, 1.0), flip=0.5), MEAN, STD, erasing=Erasing(0.5), mirror=(1, 0, 2))
+    together = views(KEYS, VIDEOS, LABELS, spec, 2)
+    turned = views(KEYS[::-1], VIDEOS[::-1], LABELS[::-1], spec, 2)
+    for row in range(3):
+        here, there = slice(2 * row, 2 * row + 2), slice(4 - 2 * row, 6 - 2 * row)
+        np.testing.assert_array_equal(together[0][here], turned[0][there])
+        np.testing.assert_array_equal(together[1][here], turned[1][there])
+        np.testing.assert_array_equal(
+            *(jax.random.key_data(keys)[rows] for keys, rows in ((together[2], here), (turned[2], there)))
+        )

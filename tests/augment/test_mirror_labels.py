@@ -1,0 +1,29 @@
+import pytest
+
+from cvmae.augment.mirror_labels import mirror_table
+
+
+def test_names_of_something_something():
+    names = (
+        "Pushing [something] from left to right",
+        "Pulling something from right to left",
+        "Turning the camera left while filming something",
+        "Putting something upright on the table",
+        "Pushing [something] from right to left",
+        "Turning the camera RIGHT while filming something",
+        "Moving something leftover to the bright side",
+    )
+    assert mirror_table(names) == (4, -1, 5, 3, 0, 2, 6)
+
+
+def test_both_ways_give_the_class_itself():
+    names = [f"{verb} from {a} to {b}" for verb in ("Pulling", "Pushing") for a, b in (("left", "right"), ("right", "left"))]
+    table = mirror_table(names)
+    assert table == (1, 0, 3, 2)
+    assert [table[other] for other in table] == list(range(4))
+    assert mirror_table([]) == ()
+
+
+def test_a_name_twice():
+    with pytest.raises(ValueError, match="classes 0 and 2 have one name, 'Turning Left'"):
+        mirror_table(["turning left", "turning right", "Turning Left"])

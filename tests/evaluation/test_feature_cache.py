@@ -1,0 +1,207 @@
+"""Features on disk: resumed bit-equal, repaired where damaged, and never those of something else."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.data.clip_views import ViewPlan
+from cvmae.data.sources import make_source
+from cvmae.evaluation.feature_cache import cached_features, cached_rows
+from cvmae.evaluation.features import COLUMNS, FeatureSpec, extract, make_encode
+from cvmae.models.build import build_encoder, video_grid
+from tests.tiny_configs import config
+
+ROWS = 23
+
+
+class Reader:
+    """Rows whose value is their number, every fifth not valid, in batches of `size`; fails after `limit` batches."""
+
+    def __init__(self, size, limit=None):
+        self.size, self.limit, self.starts, self.batches = size, limit, [], 0
+
+    def __call__(self, start):
+        self.starts.append(start)
+        for first in itertools.count(start, self.size):
+            if self.batches == self.limit:
+                raise KeyboardInterrupt
+            self.batches += 1
+            row = np.arange(first, first + self.size)
+            values = np.stack([row, -row], 1).astype(np.float32)
+            yield {"values": values, "labels": row % 3, "index": row // 2, "clip": row % 2, "valid": (row % 5 > 0) & (row < ROWS)}
+
+
+def rows_of(features):
+    return features.values[:, 0].astype(int).tolist()
+
+
+EXPECTED = [row for row in range(ROWS) if row % 5]
+
+
+@pytest.mark.parametrize("size, shard", [(1, 1), (4, 8), (4, 6), (7, 3), (50, 5), (5, 100)])
+def test_rows_come_back_whole_and_in_order(tmp_path, size, shard):
+    found = cached_rows(tmp_path, {}, ROWS, Reader(size), shard)
+    assert rows_of(found) == EXPECTED and (found.values[:, 1] == -found.values[:, 0]).all()
+    assert found.index.tolist() == [row // 2 for row in EXPECTED] and found.clip.tolist() == [row % 2 for row in EXPECTED]
+    assert found.labels.tolist() == [row % 3 for row in EXPECTED]
+    again = cached_rows(tmp_path, {}, ROWS, None, shard)  # nothing is read
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+
+
+def test_an_interrupted_run_goes_on_at_the_first_missing_shard(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        cached_rows(tmp_path, {}, ROWS, Reader(4, limit=5), 8)
+    reader = Reader(3)  # the size of a batch may change, that of a shard then does not
+    assert rows_of(cached_rows(tmp_path, {}, ROWS, reader, 6)) == EXPECTED
+    assert reader.starts == [16] and len(list(tmp_path.glob("*.npz"))) == 3
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def rename(path):
+    path.rename(path.with_name(f"{path.stem[:-4]}0000.npz"))
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty, rename, remove])
+def test_damaged_shards_alone_are_made_again(tmp_path, damage):
+    cached_rows(tmp_path, {}, ROWS, Reader(4), 4)
+    shards = sorted(tmp_path.glob("*.npz"))
+    assert len(shards) == 6
+    for number in (1, 2, 5):
+        damage(shards[number])
+    reader = Reader(4)
+    assert rows_of(cached_rows(tmp_path, {}, ROWS, reader, 4)) == EXPECTED
+    assert reader.starts == [4, 20] and reader.batches == 3
+    assert sorted(tmp_path.glob("*.npz")) == shards
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        cached_rows(tmp_path, {}, ROWS, Reader(4, limit=3), 8)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".npz"}
+    (tmp_path / "00001-0123456789abcdef.npz.77.tmp").write_bytes(b"left by a kill")
+    assert rows_of(cached_rows(tmp_path, {}, ROWS, Reader(4), 8)) == EXPECTED
+
+
+def test_features_of_something_else_are_an_error(tmp_path):
+    identity = {"encoder": {"variant": "B/16", "eps": 1e-6}, "size": (224, 224)}
+    cached_rows(tmp_path, identity, ROWS, Reader(4), 8)
+    cached_rows(tmp_path, json.loads(json.dumps(identity)), ROWS, None, 8)
+    other = identity | {"encoder": {"variant": "L/16", "eps": 1e-6}}
+    with pytest.raises(
+        ConfigError, match=r"something else: encoder.variant B/16 and not L/16. Give another --workdir, or delete"
+    ):
+        cached_rows(tmp_path, other, ROWS, None, 8)
+    with pytest.raises(ConfigError, match="rows 23 and not 24"):
+        cached_rows(tmp_path, identity, 24, None, 8)
+
+
+@pytest.fixture(scope="module")
+def world():
+    c = config(data__synthetic__clips=10, batch_size=6)
+    encoder = build_encoder(c, c.video_branch, video_grid(c))
+    params = jax.jit(encoder.init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]
+    return c, params, make_source(c.data, "val"), make_encode(c)
+
+
+PLAN, SPEC = ViewPlan(2, 1), FeatureSpec()
+
+
+def stop_after(count):
+    seen = itertools.count(1)
+
+    def failed(failures):
+        if next(seen) > count:
+            raise KeyboardInterrupt
+
+    return failed
+
+
+def test_cached_features_resume_bit_equal(tmp_path, world, monkeypatch):
+    c, params, source, encode = world
+    monkeypatch.setattr("cvmae.evaluation.feature_cache.SHARD_ROWS", 5)  # shards of one batch of 6
+    whole = cached_features(tmp_path / "whole", c, params, source, PLAN, SPEC, put=jax.device_put, encode=encode)
+    assert json.loads((tmp_path / "whole" / "identity.json").read_text())["layout"] == {"shard_rows": 6}
+    assert list(zip(whole.index, whole.clip)) == [divmod(row, 2) for row in range(20)]
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=encode, failed=stop_after(2))
+    assert len(list((tmp_path / "cut").glob("*.npz"))) == 2
+    resumed = cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=encode)
+    cached = cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=lambda *_: pytest.fail("encoded again"))
+    for name in COLUMNS:
+        for other in (resumed, cached):
+            np.testing.assert_array_equal(getattr(other, name), getattr(whole, name))
+
+
+def test_cached_features_are_those_of_extract(tmp_path, world):
+    c, params, source, encode = world
+    found, expected = cached_features(tmp_path, c, params, source, ViewPlan(), SPEC, encode=encode), extract(c, params, source)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
+    assert found.index.tolist() == expected.index.tolist() and found.labels.tolist() == expected.labels.tolist()
+
+
+def test_cached_features_know_what_they_are_of(tmp_path, world):
+    c, params, source, encode = world
+
+    def cache(c=c, params=params, split="val", plan=PLAN, spec=SPEC):
+        never = lambda *_: pytest.fail("encoded")
+        return cached_features(tmp_path, c, params, make_source(c.data, split), plan, spec, encode=never)
+
+    cached_features(tmp_path, c, params, source, PLAN, SPEC, encode=encode)
+    other_batch = config(data__synthetic__clips=10, batch_size=2, data__workers=1)
+    assert len(cache(c=other_batch).values) == 20
+    changed = jax.tree.map(np.array, params)
+    changed["embed"]["bias"][3] += 1e-3
+    for name, other in {
+        "parameters": dict(params=changed),
+        "source": dict(split="train"),
+        "views.clips 2 and not 3": dict(plan=ViewPlan(3)),
+        "features.layer -1 and not 0": dict(spec=FeatureSpec(0)),
+        "clips.stride 1 and not 2": dict(c=config(data__synthetic__clips=10, data__stride=2)),
+        "augment.mean": dict(c=config(data__synthetic__clips=10, augment__mean=(0.5, 0.5, 0.5))),
+        "encoder.eps": dict(c=config(data__synthetic__clips=10, video_branch__eps=1e-5)),
+    }.items():
+        with pytest.raises(ConfigError, match=f"something else: .*{name}"):
+            cache(**other)
+
+
+def test_records_that_cannot_be_read_are_left_out(tmp_path, world):
+    c, params, source, encode = world
+
+    class Broken:
+        """Record 3 is no video."""
+
+        class_names, labels, identity = source.class_names, source.labels, "broken"
+
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, index):
+            record = source[index]
+            return record if index != 3 else type(record)(record.name, record.label, None, None, b"no video")
+
+    reports = []
+    found = cached_features(tmp_path, c, params, Broken(), PLAN, SPEC, encode=encode, failed=reports.append)
+    assert sorted(set(found.index)) == [0, 1, 2, 4, 5, 6, 7, 8, 9] and len(found.values) == 18
+    assert sum(int((report[:, 0] != 0).sum()) for report in reports) == 2

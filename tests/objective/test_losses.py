@@ -1,0 +1,134 @@
+"""Losses against other people's: optax here, pytorch-metric-learning in test_losses_parity.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cvmae.models.crossvideo import CrossVideoOutput
+from cvmae.objective import losses
+
+
+def rows(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_nt_xent_equals_optax_in_value_and_gradient(temperature):
+    a, b = rows(0, 6, 5), rows(1, 6, 5)
+    labels = jnp.tile(jnp.arange(6), 2)
+
+    def theirs(a, b):
+        return optax.losses.ntxent(jnp.concatenate([a, b]), labels, temperature)
+
+    def ours(a, b):
+        return losses.nt_xent(a, b, temperature=temperature).mean()[0]
+
+    for mine, other in zip(jax.value_and_grad(ours, (0, 1))(a, b), jax.value_and_grad(theirs, (0, 1))(a, b)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), mine, other)
+
+
+def test_reversed_negatives_are_candidates_but_no_anchors():
+    a, b, r = rows(0, 4, 5), rows(1, 4, 5), rows(2, 4, 5)
+    found = losses.nt_xent(a, b, temperature=0.5, negatives=r)
+    units = np.concatenate([x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.asarray, (a, b, r))])
+    logits = units @ units.T / 0.5
+    expected = []
+    for anchor in range(8):
+        others = [j for j in range(12) if j != anchor]
+        expected.append(np.log(np.exp(logits[anchor, others]).sum()) - logits[anchor, (anchor + 4) % 8])
+    np.testing.assert_allclose(found.loss.T.reshape(-1), expected, rtol=1e-5)
+    assert found.loss.shape == (4, 2)
+
+
+def test_a_negative_equal_to_the_positive_is_no_hit():
+    a = jnp.eye(3)
+    assert losses.nt_xent(a, a).mean()[1] == 1
+    assert losses.nt_xent(a, a, negatives=a).mean()[1] == 0
+    assert losses.nt_xent(jnp.ones((3, 2)), jnp.ones((3, 2))).mean()[1] == 0  # collapse is not success
+
+
+def test_an_invalid_pair_is_left_out_whole():
+    a, b = rows(0, 5, 4), rows(1, 5, 4)
+    valid = jnp.array([True, True, False, True, True])
+    kept = np.asarray([0, 1, 3, 4])
+    loss, accuracy = losses.nt_xent(a, b, valid=valid).mean()
+    expected = losses.nt_xent(a[kept], b[kept]).mean()
+    np.testing.assert_allclose((loss, accuracy), expected, rtol=1e-6)
+
+
+def test_no_valid_pair_gives_zero_with_finite_gradients():
+    nothing = jnp.zeros(3, bool)
+    value, gradient = jax.value_and_grad(lambda a: losses.nt_xent(a, a * 2, valid=nothing).mean()[0])(rows(0, 3, 4))
+    assert value == 0 and np.isfinite(gradient).all()
+
+
+def test_a_zero_vector_gives_no_nan():
+    a = rows(0, 4, 3).at[1].set(0.0)
+    value, gradient = jax.value_and_grad(lambda a: losses.nt_xent(a, rows(1, 4, 3)).mean()[0])(a)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_one_pair_alone_has_no_negatives():
+    assert losses.nt_xent(rows(0, 1, 3), rows(1, 1, 3)).mean()[0] == 0
+
+
+def output(views=2, frames=2, seed=0):
+    return CrossVideoOutput(
+        z=rows(seed, 4, views, 8),
+        f=rows(seed + 1, 4, views, frames, 8),
+        f_valid=jnp.array([[True, True], [False, True], [True, True], [True, True]])[:, :frames],
+        h=rows(seed + 2, 4, frames, 8),
+    )
+
+
+def test_the_four_terms_are_those_of_the_method():
+    o = output()
+    terms = losses.contrastive_terms(o, losses.CONTRASTIVE_TERMS, 0.1)
+    z, f, h = o.z, o.f, o.h
+
+    def pair(a, b, valid=None):
+        return losses.nt_xent(a, b, valid=valid).mean()[0]
+
+    expected = {
+        "intra_video": pair(z[:, 0], z[:, 1]),
+        "cross_video": pair((z[:, 0] + z[:, 1]) / 2, h.mean(1)),
+        "intra_frame": np.mean([pair(f[:, 0, k], f[:, 1, k], o.f_valid[:, k]) for k in range(2)]),
+        "cross_frame": np.mean([pair((f[:, 0, k] + f[:, 1, k]) / 2, h[:, k], o.f_valid[:, k]) for k in range(2)]),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(terms[name][0], value, rtol=1e-5, err_msg=name)
+
+
+def test_the_mean_of_views_is_taken_before_normalising():
+    o = output()
+    scaled = o.replace(z=o.z.at[:, 1].multiply(100.0))
+    before, after = (losses.contrastive_terms(x, {"cross_video"}, 0.1)["cross_video"][0] for x in (o, scaled))
+    assert abs(before - after) > 1e-3
+
+
+def test_a_third_view_adds_negatives_to_the_intra_terms_only():
+    two, three = output(2), output(3)
+    three = three.replace(z=three.z.at[:, :2].set(two.z), f=three.f.at[:, :2].set(two.f), h=two.h)
+    before, after = (losses.contrastive_terms(o, losses.CONTRASTIVE_TERMS, 0.1) for o in (two, three))
+    for name in ("intra_video", "intra_frame"):
+        assert after[name][0] > before[name][0]
+    for name in ("cross_video", "cross_frame"):
+        assert after[name][0] == before[name][0]
+
+
+def test_masked_mse_is_the_mean_over_a_patch():
+    predictions, targets = rows(0, 2, 3, 4), rows(1, 2, 3, 4)
+    expected = ((np.asarray(predictions) - np.asarray(targets)) ** 2).mean(-1)
+    np.testing.assert_allclose(losses.masked_mse(predictions, targets), expected, rtol=1e-6)
+    assert losses.masked_mse(predictions.astype(jnp.bfloat16), targets).dtype == jnp.float32
+
+
+def test_feature_deviation_is_zero_when_features_collapse():
+    assert losses.feature_deviation(jnp.ones((8, 4))) == 0
+    assert losses.feature_deviation(rows(0, 4000, 4)) == pytest.approx(1, abs=0.05)
+
+
+def test_weighted_sum():
+    assert losses.weighted_sum({"a": 2.0, "b": 3.0}, {"a": 10.0, "b": 0.5, "c": 7.0}) == 21.5

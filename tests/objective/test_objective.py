@@ -1,0 +1,162 @@
+"""The objective: which terms it holds, what they cost, and what the compiled step is free of."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.models import build
+from cvmae.models.crossvideo import Needs
+from cvmae.objective.objective import Objective
+from tests.tiny_configs import TERMS, config, samples
+
+
+def lowered(c):
+    """The gradient of the objective before it is compiled, its parameters' shapes and metric names."""
+    objective, batch = Objective(c), samples(c)
+    params = jax.eval_shape(objective.init, jax.random.key(0), batch)
+
+    def gradient(params, batch):
+        return jax.grad(objective, has_aux=True)(params, batch, jnp.int32(0))
+
+    program = jax.jit(gradient).lower(params, batch)
+    return program, params, program.out_info[1]
+
+
+def flops(c):
+    """Operations of the program as it is written, so that nothing counts as gone that only the compiler took out."""
+    return lowered(c)[0].cost_analysis()["flops"]
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return lowered(config(contrast__time_reversed_negatives=True))
+
+
+def test_the_step_holds_no_scatter(everything):
+    text = everything[0].compile().as_text()
+    assert not re.findall(r"= \S+ scatter\(", text) and "scatter-add" not in text
+
+
+def test_a_scatter_would_be_seen():
+    def naive(x, index):
+        return jnp.take_along_axis(x, index[..., None], axis=1).sum()
+
+    text = jax.jit(jax.grad(naive)).lower(jnp.ones((2, 8, 4)), jnp.zeros((2, 4), jnp.int32)).compile().as_text()
+    assert re.findall(r"= \S+ scatter\(", text)
+
+
+def test_every_term_is_logged_with_its_accuracy(everything):
+    metrics = everything[2]
+    assert {f"loss/{term}" for term in TERMS} <= set(metrics)
+    assert {f"accuracy/{term}" for term in TERMS if not term.startswith("mse")} <= set(metrics)
+    assert {"loss", "feature_std/video", "feature_std/image"} <= set(metrics)
+
+
+def test_terms_switched_off_cost_nothing(everything):
+    """FLOPs fall with every term that goes, down to those of a plain video MAE; parameters go with them."""
+    all_terms = everything[0].cost_analysis()["flops"]
+    paper = flops(config())
+    video_only = flops(config(only=("mse_video", "intra_video", "intra_frame")))
+    mae, params, metrics = lowered(config(only=("mse_video",)))
+    mae_flops = mae.cost_analysis()["flops"]
+    assert all_terms > paper > video_only > 1.5 * mae_flops  # reversed clip; image branch; second view
+    assert set(params) == {"video"}
+    assert [name for name in metrics if name.startswith("loss/")] == ["loss/mse_video"]
+    image = lowered(config(only=("mse_image",)))[1]
+    assert set(image) == {"image"}
+    contrast = lowered(config(only=("intra_video",)))[1]
+    assert set(contrast) == {"video", "video_head"} and set(contrast["video"]) == {"encoder"}
+
+
+@pytest.mark.parametrize(
+    "active, views, video, image",
+    [
+        (("mse_video",), 1, True, False),
+        (("mse_image",), 1, False, True),
+        (("mse_video", "intra_frame"), 2, True, False),
+        (("cross_video",), 2, True, True),
+        (TERMS, 2, True, True),
+    ],
+)
+def test_what_terms_need(active, views, video, image):
+    needs = Needs(frozenset(active))
+    assert (needs.views, needs.video_branch, needs.image_branch) == (views, video, image)
+
+
+def test_reversed_negatives_need_a_third_view_only_for_intra_modal_terms():
+    assert Needs(frozenset({"intra_video"}), True).views == 3
+    assert Needs(frozenset({"cross_video"}), True).views == 2
+
+
+@pytest.fixture(scope="module")
+def run():
+    c = config(image_branch__frames=2)
+    objective, batch = Objective(c, {"cross_video": 10}), samples(c)
+    params = jax.jit(objective.init)(jax.random.key(1), batch)
+    inputs = jax.jit(objective.make_inputs)(batch)
+    return objective, params, batch, inputs
+
+
+def test_the_loss_is_the_weighted_sum_and_weights_may_rise(run):
+    objective, params, batch, _ = run
+    evaluate = jax.jit(objective)
+    for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (50, 1.0)):
+        total, metrics = evaluate(params, batch, jnp.int32(step))
+        expected = sum(float(metrics[f"loss/{t}"]) * (share if t == "cross_video" else 1.0) for t in TERMS)
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+def test_masks_and_views_are_of_each_sample_and_view(run):
+    objective, _, batch, inputs = run
+    shuffle = np.asarray(inputs.video_mask.shuffle)
+    assert shuffle.shape[0] == 4 * 2 and len({tuple(row) for row in shuffle}) == 8
+    assert inputs.image.shape[:2] == (4 * 2, 1) and inputs.video.shape[:2] == (8, 4)
+    one = {name: value[1:2] for name, value in batch.items()}
+    alone = jax.jit(objective.make_inputs)(one)
+    np.testing.assert_array_equal(alone.video_mask.shuffle, shuffle[2:4])
+    np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-6)
+
+
+def test_slots_count_from_the_end_in_the_reversed_clip():
+    c = config(contrast__time_reversed_negatives=True, image_branch__frames=2)
+    slots = Objective(c).make_inputs.slots(jnp.array([[0, 3]]))
+    np.testing.assert_array_equal(slots, [[[0, 1], [0, 1], [1, 0]]])
+
+
+def test_a_frozen_image_encoder_gets_no_gradient():
+    c = config(image_branch__train="frozen")
+    objective, batch = Objective(c), samples(c)
+    params = jax.jit(objective.init)(jax.random.key(1), batch)
+    gradient = jax.jit(jax.grad(lambda p: objective(p, batch, 0)[0]))(params)["image"]
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient["encoder"]))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["decoder"]))
+
+
+def test_a_constant_clip_gives_finite_gradients(quick_compilation):
+    """Its patches have variance 0, which target normalisation divides by."""
+    c = config()
+    objective, batch = Objective(c), samples(c)
+    batch["video"] = np.full_like(batch["video"], 127)
+    params = jax.jit(objective.init)(jax.random.key(1), batch)
+    gradient = jax.jit(jax.grad(lambda p: objective(p, batch, 0)[0]))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"augment__size": (32, 33)}, "config.video_branch: width=33 is not a multiple of the patch size 16"),
+        ({"data__num_frames": 3}, "num_frames=3 is not a multiple of the tubelet size 2"),
+        ({"video_branch__variant": "Q/16"}, "variant is 'Q/16'"),
+        ({"video_branch__mask__ratio": 1.0}, "leaves 0 of 8 tokens"),
+        ({"image_branch__positions": "sincos"}, "config.image_branch: positions is 'sincos'"),
+        ({"video_branch__target_norm": "channel"}, "target_norm is 'channel'"),
+        ({"video_branch__decoder__heads": 5}, "width=32 is not a multiple of heads=5"),
+    ],
+)
+def test_errors_name_the_field(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build.build_model(config(**change))

@@ -1,0 +1,117 @@
+"""The command: everything it measures of a small config, by its own formula, and what it refuses."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cvmae import bench
+from cvmae.performance import bench_step, measurements
+from cvmae.performance.timing import Times
+from tests.commands import RUNLOCAL, caller
+from tests.performance.test_plan import ALONE
+from tests.requirements import missing
+from tests.tiny_configs import CONFIGS, config
+
+PARENT = f"{CONFIGS / 'k400.py'}:parent=videomae,runlocal"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return caller(bench, monkeypatch, capsys)
+
+
+def test_everything_is_measured(command, tmp_path, quick_compilation):
+    file = tmp_path / "bench.json"
+    args = ["--steps=3", "--peak_tflops=0.001", "--loader_batches=2", "--profile", f"--json={file}", *ALONE]
+    code, out, _ = command(*args)
+    data = json.loads(file.read_text())
+    assert code == 0 and data["devices"]["count"] == jax.device_count() and data["batch"] == 8
+    step, flops = data["step"], data["flops"]
+    assert len(step["wall"]) == 3 and data["clips_per_second"] == pytest.approx(8 / step["median_wall"])
+    assert flops["model"] == flops["traced"] and flops["compiled"] == pytest.approx(flops["traced"], rel=0.05)
+    mfu = 100 * flops["model"] / (step["median_wall"] * 1e9)
+    assert f"MFU            {mfu:.1f} % of 1 GFLOP/s" in out
+    assert 0 < data["with_loader"]["waited"] < data["with_loader"]["seconds"]
+    assert data["memory"]["parameters"] > 0 and data["memory"]["peak"]["process"] > 2**27
+    assert all(seconds > 0 for seconds in data["seconds"].values())
+    assert data["loader"]["clips"] == 16 and data["loader"]["clips_per_second"] > 0
+    for words in ("compile", "input wait", "loader alone", "where the time goes", "matrix products"):
+        assert words in out
+
+
+def test_the_loader_can_be_measured_alone(command):
+    code, out, _ = command("--loader_only", "--loader_batches=1", config=f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal")
+    assert code == 0 and "loader alone" in out and "step" not in out
+
+
+def test_without_data_clips_are_synthetic():
+    c, note = measurements.with_data(config(data__source="files"), "ssv2")
+    assert c.data.source == "synthetic" and c.data.synthetic.classes == 174 and "synthetic" in note
+    given = config(data__source="files", data__manifest="m.csv")
+    assert measurements.with_data(given, "ssv2") == (given, "")
+
+
+def test_what_cannot_be_measured_is_one_line(command):
+    for args, path, message in (
+        (["--peer=hf"], RUNLOCAL, "take a config with parent=videomae"),
+        ([], f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal", "config.task='knn' trains nothing"),
+        (["--config.data.source=files", "--config.data.manifest=nowhere.csv"], RUNLOCAL, "nowhere.csv"),
+        (["--steps=1"], RUNLOCAL, "steps"),
+        (["more"], RUNLOCAL, "unexpected argument"),
+    ):
+        code, _, err = command(*args, config=path)
+        assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v5 lite", 197e12),
+        ("TPU v5e", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("cpu", 0),
+    ],
+)
+def test_peaks_are_of_the_device(kind, peak):
+    assert bench_step.peak_flops(kind) == peak
+
+
+def test_hugging_face_does_the_same_work(command, tmp_path):
+    """The same weights, clips and masks give the same loss; both learn from it."""
+    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+    from cvmae.performance import bench_huggingface
+
+    c = config_of(PARENT)
+    found, ours = bench_huggingface.compare(c, rounds=2, warmup=1, threads=1)
+    assert found.losses[0] == pytest.approx(found.losses[1], rel=1e-5)
+    assert ours() < found.losses[0] and isinstance(found.ours, Times) and found.threads == 1
+    lines, data = measurements.report.peer(found, c.batch_size)
+    assert data["ratio_wall"] > 0 and "Hugging Face" in " ".join(lines)
+
+
+def test_the_peer_is_compiled_on_request(monkeypatch):
+    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
+        missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+    import torch
+
+    from cvmae.performance import bench_huggingface
+
+    c, compiled = config_of(PARENT), []
+    clips, hidden = np.zeros((1, c.data.num_frames, *c.augment.size, 3), np.float32), np.ones((1, 8), bool)
+    monkeypatch.setattr(bench_huggingface, "with_weights", lambda *_: torch.nn.Linear(1, 1))
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    for wanted in (False, True):
+        peer = bench_huggingface.Theirs(c, {}, clips, hidden, 1, wanted)
+        assert compiled == [peer.model] * wanted
+
+
+def config_of(path):
+    from cvmae.config import load
+
+    return load(path)

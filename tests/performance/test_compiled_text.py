@@ -1,0 +1,144 @@
+"""Reading compiled programs: loops by their passes, collectives once, bytes of slices, lines of code, and refusals."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cvmae.performance import hlo, hlo_cost, oom, peak
+from cvmae.performance.peak import PACKAGE, Lines
+from tests.performance.programs import NOT_PLACED, PLACED, TPU
+
+TEXT = TPU % {"package": PACKAGE}
+
+
+@pytest.fixture(scope="module")
+def program():
+    return hlo.parse(TEXT)
+
+
+def test_a_loop_runs_as_often_as_its_condition_lets_it(program):
+    assert program.loops == {"while.1": 3}
+    assert [program.times[name] for name in ("main", "body", "fused_dot", "add.1")] == [1, 3, 3, 0]
+
+
+def test_what_xla_says_of_a_loop_comes_first():
+    text = TEXT.replace("body=%body, ", 'body=%body, backend_config={"known_trip_count":{"n":"12"}}, ')
+    assert hlo.parse(text).loops == {"while.1": 12}
+
+
+def test_a_loop_of_unknown_length_counts_as_one_pass():
+    unknown = hlo.parse(TEXT.replace("%bound = s32[]{:T(128)} constant(3)", "%bound = s32[]{:T(128)} copy(%state.1)"))
+    assert unknown.loops == {"while.1": None} and unknown.times["body"] == 1
+
+
+def test_a_loop_that_ends_otherwise_is_of_unknown_length():
+    assert hlo.parse(TEXT.replace("direction=LT", "direction=NE")).loops == {"while.1": None}
+
+
+def test_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo.parse("HloModule nothing")
+
+
+def test_matrix_products_count_as_often_as_they_run(program):
+    assert sum(op.flops * op.times for op in hlo_cost.ops(program)) == 3 * 2 * 32 * 64 * 64
+    [product] = [op for op in hlo_cost.ops(program) if op.flops]
+    assert (product.cycles, product.times, product.source.endswith("dot_general")) == (1000, 3, True)
+
+
+def test_of_a_sliced_operand_the_slice_is_read_and_on_chip_results_are_not_written(program):
+    [product] = [op for op in hlo_cost.ops(program) if op.flops]
+    assert product.bytes == 64 * 64 * 4 + 4 + 32 * 64 * 2
+
+
+def test_operands_on_the_chip_are_not_read_from_memory():
+    gathered = "%gather = bf16[32,64]{1,0:T(8,128)(2,1)"
+    [product] = [op for op in hlo_cost.ops(hlo.parse(TEXT.replace(gathered, gathered + "S(1)"))) if op.flops]
+    assert product.bytes == 64 * 64 * 4 + 4
+
+
+def test_collectives_count_once_a_channel_and_as_often_as_they_run(program):
+    found = {one.kind: one for one in hlo_cost.collectives(program, 4)}
+    assert len(hlo_cost.collectives(program, 4)) == 2
+    gather, reduce = found["all-gather"], found["all-reduce"]
+    assert (gather.bytes, gather.group, gather.times) == (32 * 64 * 2, 4, 3)
+    assert gather.sent == 32 * 64 * 2 * 3 / 4
+    assert (reduce.bytes, reduce.group, reduce.times) == (64 * 4, 2, 1)
+    assert reduce.sent == 64 * 4 * 2 * 1 / 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [("{{0,1,2},{3,4,5}}", 3), ("[4,2]<=[8]", 2), ("[2,4]<=[4,2]T(1,0)", 4), ("mesh['a'=2,'b'=4] {'a','b'}", 8), ("{}", 6)],
+)
+def test_groups_of_every_spelling(groups, size):
+    text = TEXT.replace("replica_groups=[2,2]<=[4]", f"replica_groups={groups}")
+    [reduce] = [one for one in hlo_cost.collectives(hlo.parse(text), 6) if one.kind == "all-reduce"]
+    assert reduce.group == size
+
+
+def test_started_collectives_count_what_they_receive():
+    start = (
+        "%s = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) all-gather-start(%x.1), channel_id=1, replica_groups=[1,4]<=[4], dimensions={0}"
+    )
+    scatter = (
+        "%r = bf16[2,64]{1,0} reduce-scatter(%x.1), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}, to_apply=%add.1"
+    )
+    program = hlo.parse(TEXT.replace("  %nought", f"  {start}\n  {scatter}\n  %nought", 1))
+    found = {one.kind: one.bytes for one in hlo_cost.collectives(program, 4) if one.times == 1}
+    assert found["all-gather"] == 32 * 64 * 2 and found["reduce-scatter"] == 8 * 64 * 2
+
+
+def test_calls_out_of_the_program_are_named(program):
+    assert hlo_cost.uncounted(program) == {"tpu_custom_call": 1}
+
+
+def test_lines_of_code_are_those_of_this_package_where_there_is_one(program):
+    lines = Lines(TEXT)
+    body = program.computations["body"]
+    assert lines.of(body["product"]) == "cvmae/models/vit.py:160"
+    assert lines.of(program.computations["main"]["mean"]) == "cvmae/models/vit.py:160"
+    assert lines.of(body["next"]) == ""
+
+
+def test_the_largest_arrays_at_the_peak_are_named(program):
+    size, alive = peak.peak(program, "body")
+    assert size == 2 * 32 * 64 * 2 and {one.name for _, one in alive} == {"gather", "gather.2"}
+    [first, *_] = peak.largest(program, Lines(TEXT))
+    assert (first.bytes, first.shape, first.line) == (32 * 64 * 2, "bf16[32,64]", "cvmae/models/vit.py:160")
+    assert first.operator.endswith("blocks/while/body/all_gather")
+
+
+def test_peak_memory_is_xlas_own():
+    """Of a program without loops, on CPU, where XLA pads nothing."""
+
+    def chain(x, w):
+        for _ in range(3):
+            x = jnp.sin(x @ w) @ w.T
+        return x.sum()
+
+    shapes = jax.ShapeDtypeStruct((256, 256), jnp.float32), jax.ShapeDtypeStruct((256, 512), jnp.float32)
+    compiled = jax.jit(jax.grad(chain)).lower(*shapes).compile()
+    program = hlo.parse(compiled.as_text())
+    entry = next(reversed(program.computations))
+    assert peak.peak(program, entry)[0] == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.25)
+
+
+def test_a_refusal_with_allocations_is_read():
+    found = oom.read_refusal(PLACED)
+    assert (found.used, found.available) == (round(63.80 * 2**30), round(30.75 * 2**30))
+    first, second = found.allocations
+    assert first == oom.Allocation(2 * 2**30, "f32[32,4096,4096]{1,2,0:T(8,128)}", first.operator, "/x/vit.py:105")
+    assert first.operator == "jit(step)/jvp(video)/blocks/block0/attention/dot_general"
+    assert (second.bytes, second.operator, second.line) == (round(512.5 * 2**20), "", "")
+
+
+def test_a_refusal_before_anything_is_placed_is_read():
+    assert oom.read_refusal(NOT_PLACED) == oom.TooLarge(round(39.7 * 2**30), round(15.75 * 2**30), ())
+    early = "RESOURCE_EXHAUSTED: Aborting compilation early because it's unlikely to have enough device memory. Requires 40.10G, has 15.48G available."
+    assert oom.read_refusal(early).available == round(15.48 * 2**30)
+    assert oom.read_refusal("RESOURCE_EXHAUSTED: something new") == oom.TooLarge(0, 0, ())
+
+
+def test_another_error_is_no_refusal():
+    assert oom.read_refusal("INVALID_ARGUMENT: No such compile option: 'xla_x'") is None

@@ -1,0 +1,245 @@
+"""The command: what it prints and writes, what it refuses, what it says of a program that does not fit, and its search."""
+
+import importlib.util
+import json
+import math
+
+import jax
+import pytest
+
+from cvmae import plan
+from cvmae.config import ConfigError, load
+from cvmae.data.published import COUNTS
+from cvmae.models import vit
+from cvmae.parallel import processes
+from cvmae.parallel.mesh import make_mesh, over_batch
+from cvmae.performance import chips, search, traced_step
+from cvmae.performance.compile import Compiled, estimate
+from cvmae.performance.hlo_cost import Collective, Op
+from cvmae.performance.memory import Memory
+from cvmae.performance.oom import TooLarge
+from tests.commands import QUICK, RUNLOCAL, caller, run
+from tests.requirements import missing
+from tests.tiny_configs import CONFIGS, TERMS, config
+
+jax.devices()  # a process that uses jax cannot take on other devices, wherever these tests begin
+ALONE = [f"--config.loss.{term}=0" for term in TERMS if term != "mse_video"]  # one term compiles in a few seconds
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return caller(plan, monkeypatch, capsys)
+
+
+REFUSED = [
+    (["--topology=v9e:2x2"], "'v9e' is unknown; known are v4, v5e, v5p, v6e, cpu"),
+    (["--topology=v5e:4"], "expected v5e:AxB"),
+    (["--topology=v4:2x2"], "expected v4:AxBxC"),
+    (["--topology=cpu:0"], "expected cpu:A"),
+    (["--topology=cpu:1", "--slices=2"], "only TPUs come in slices"),
+    ([], "--topology is missing: python -m cvmae.plan"),
+    (["--topology=cpu:99"], "this process has"),
+    (["--topology=cpu:1", "--mesh=dta:1"], "did you mean 'data'?"),
+    (["--topology=cpu:1", "--mesh=data"], "'data' is not AXIS:SIZE"),
+    (["--topology=cpu:1", "--mesh=data:2"], "config.mesh.data=2 config.mesh.fsdp=1"),
+    (["--topology=cpu:1", "--config.accumulate=3"], "take 6 or 9"),
+    (["--topology=cpu:1", "--config.bach_size=3"], "did you mean 'batch_size'?"),
+    (["--topology=cpu:1", "more"], "unexpected argument 'more'"),
+    (["--topology=cpu:1", "--search", *ALONE], "--hbm_gib=N"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_cannot_be_planned_is_one_line(command, args, message, quick_compilation):
+    code, _, err = command(*args)
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_without_libtpu_the_extra_is_named(command, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, _, err = command("--topology=v5e:4x4")
+    assert code == 2 and "pip install 'crossvideomae[plan]'" in err
+
+
+def test_a_task_without_a_step_is_refused(command):
+    code, _, err = command("--topology=cpu:1", config=f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal")
+    assert code == 2 and "config.task='knn' trains nothing" in err
+
+
+def parameter_bytes(c) -> int:
+    built = traced_step.Step(c, "ssv2", jax.devices()[:1])
+    return sum(math.prod(a.shape) * 4 for a in jax.tree.leaves(built.task.abstract_state().params))
+
+
+def test_a_plan_says_where_memory_and_work_go(command, tmp_path, quick_compilation):
+    file = tmp_path / "plan.json"
+    code, out, _ = command("--topology=cpu:1", f"--json={file}", "--config.optimizer.ema_decay=0.9", *ALONE)
+    data = json.loads(file.read_text())
+    size = parameter_bytes(config(only=("mse_video",)))
+    memory = data["memory"]
+    assert code == 0 and data["fits"]
+    assert (memory["parameters"], memory["ema"]) == (size, size) and 2 * size <= memory["optimizer"] < 2 * size + 64
+    assert memory["batch"] == 8 * (4 * 40 * 40 * 3 + 4) and memory["temporary"] > 0
+    assert memory["total"] == sum(memory[name] for name in ("arguments", "temporary", "outputs", "code"))
+    assert data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.05)
+    assert data["run"]["model_flops"] == data["run"]["traced_flops"] and data["run"]["steps"] == 8
+    assert data["collectives"] == {} and data["estimate"] is None
+    for words in ("parameters", "optimizer state", "moving average", "activations", "no collectives", "no estimate of time"):
+        assert words in out
+
+
+def test_what_is_too_large_names_what_fills_the_memory_and_what_to_change(command, quick_compilation):
+    code, out, _ = command("--topology=cpu:1", "--hbm_gib=0.001", *ALONE)
+    assert code == 3 and "does not fit a chip's memory: needs" in out
+    assert [f"    {n}. " in out for n in (1, 2, 3, 4)] == [True, True, True, False]
+    for words in (
+        "--batch",
+        "--config.accumulate=2",
+        "--config.remat=full",
+        "--mesh=data:-1,fsdp:N",
+        "--config.dtype=bfloat16",
+        "--search",
+    ):
+        assert words in out
+
+
+def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monkeypatch, command, quick_compilation):
+    tried = []
+
+    def compile_step(step, topology):
+        tried.append(traced_step.config.batch_size)
+        return fake(0.5) if traced_step.config.batch_size <= 2 else TooLarge(40 * 2**30, 16 * 2**30, ())
+
+    monkeypatch.setattr(plan, "compile_step", compile_step)
+    code, out, _ = command("--topology=cpu:1", *ALONE)
+    assert code == 3 and tried == [8, 3, 1] and "needs 40.00 GiB of 16.00 GiB" in out and "at the peak of batch 1" in out
+
+
+def test_on_two_devices_gradients_are_reduced(tmp_path):
+    file = tmp_path / "plan.json"
+    args = [f"--config={RUNLOCAL}", "--topology=cpu:2", "--mesh=data:-1", "--batch=16", f"--json={file}", *ALONE]
+    done = run(*args, program=("-m", "cvmae.plan"), env=QUICK | {"XLA_FLAGS": ""})
+    assert done.returncode == 0, done.stderr
+    data = json.loads(file.read_text())
+    assert data["run"]["mesh"] == {"data": 2, "fsdp": 1, "model": 1} and data["run"]["batch"] == 16
+    count, size, sent = data["collectives"]["all-reduce"]
+    assert size >= data["memory"]["parameters"] * 0.9 and sent == pytest.approx(size)
+    assert data["memory"]["batch"] == 8 * (4 * 40 * 40 * 3 + 4)
+    assert 2 * data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.1)
+
+
+def test_a_program_for_tpus(command, tmp_path):
+    """The step of `runlocal`, by the TPU's own compiler."""
+    if importlib.util.find_spec("libtpu") is None:
+        missing("plan", "libtpu comes with the extra: pip install '.[plan]'")
+    file = tmp_path / "plan.json"
+    code, out, _ = command("--topology=v5e:2x2", "--clips=1000", f"--json={file}", *ALONE)
+    data = json.loads(file.read_text())
+    assert code == 0 and "estimate, not a measurement" in out and "chip-hours" in out
+    assert data["collectives"]["all-reduce"][1] >= data["memory"]["parameters"] * 0.9
+    assert 4 * data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.1)
+    assert 0 < data["estimate"]["roofline"] < data["estimate"]["step"]
+    assert data["memory"]["total"] < 16 * 2**30
+    code, _, err = command("--topology=v5e:3x3")
+    assert code == 2 and "the TPU compiler knows no such slice" in err
+
+
+def fake(gib: float, flops: int = 1) -> Compiled:
+    memory = Memory(0, 0, 0, 0, 0, 2**30, round((gib - 1) * 2**30), 0, 0)
+    return Compiled(memory, flops, 0.0, 0, {}, None, (), (), 0.0)
+
+
+class Chips:
+    """A stand-in for compiling: memory as a function of the clips of a chip and the policy."""
+
+    def __init__(self, monkeypatch, memory):
+        self.memory, self.tried = memory, []
+        monkeypatch.setattr(search, "Step", lambda config, name, devices: config)
+        monkeypatch.setattr(search, "compile_step", self.compile)
+
+    def compile(self, c, topology):
+        self.tried.append(c.batch_size)
+        gib = self.memory(c.batch_size, c.remat)
+        return fake(gib) if gib <= 15.75 else TooLarge(0, 0, ())
+
+
+def searched(**overrides):
+    return search.Search(config(**overrides), "ssv2", chips.parse_topology("v5e:1x1"), jax.devices()[:1], lambda line: None)
+
+
+@pytest.mark.parametrize("start", [8, 400, 2])
+@pytest.mark.parametrize("largest", [4, 10, 73, 150])
+def test_the_search_ends_within_a_tenth_of_the_largest_batch(monkeypatch, start, largest):
+    chips = Chips(monkeypatch, lambda batch, remat: 1.75 + 14 * batch / largest)
+    monkeypatch.setattr(search, "POLICIES", ("none",))
+    [found] = searched(batch_size=start).run()
+    assert found.batch <= largest < found.batch + max(2, math.ceil(0.11 * found.batch)) + 1
+    assert len(chips.tried) <= 14
+
+
+def test_the_search_gives_up_where_not_even_the_smallest_batch_fits(monkeypatch):
+    chips = Chips(monkeypatch, lambda batch, remat: 17)
+    assert searched().run() == [] and chips.tried == [8, 4, 2] * 4  # one clip has no negative
+
+
+def test_of_policies_the_cheapest_that_fits_is_named(monkeypatch):
+    limits = {"none": 20, "all_dots": 24, "dots": 64, "full": 200}
+    assert set(limits) == set(search.POLICIES) == set(vit.REMATS)
+    Chips(monkeypatch, lambda batch, remat: 1.75 + 14 * batch / limits[remat])
+    found = searched(batch_size=32).run()
+    assert [trial.remat for trial in found] == list(search.POLICIES)
+    assert search.cheapest(found, 32).remat == "dots" and search.cheapest(found, 500) is None
+
+
+@pytest.mark.parametrize("remat, policy", [("none", "all_dots"), ("all_dots", "dots"), ("dots", "full")])
+def test_policies_stand_in_the_order_of_what_they_compute_again(remat, policy):
+    def traced(remat):
+        return traced_step.Step(config(only=("mse_video",), remat=remat), "ssv2", jax.devices()[:1]).count.flops
+
+    built = traced_step.Step(config(only=("mse_video",), remat=policy, attention="xla"), "ssv2", jax.devices()[:1])
+    assert traced_step.model_flops(built, "ssv2", jax.devices()[:1]) == traced("none") <= built.count.flops
+    assert traced(remat) <= traced(policy) and search.POLICIES.index(remat) + 1 == search.POLICIES.index(policy)
+
+
+def test_the_estimate_is_the_sum_of_what_bounds_each_operation():
+    v5e = chips.parse_topology("v5e:2x2")
+    ops = [Op("fusion", "", 197 * 10**9, 819 * 10**5, 0, 2), Op("fusion", "", 0, 819 * 10**6, 15 * 10**5, 3)]
+    found = estimate(ops, [Collective("all-reduce", 200 * 10**6, 4, 2, "")], v5e)
+    assert found.roofline == pytest.approx(2e-3 + 3e-3) and found.cycles == pytest.approx(3e-3)
+    assert found.collectives == pytest.approx(2 * 1.5e-3) and found.step == pytest.approx(8e-3)
+    with_kernels = estimate(ops, [], v5e, kernel_flops=4 * 197 * 10**9)  # of four chips
+    assert with_kernels.kernels == pytest.approx(1e-3) and with_kernels.step == pytest.approx(6e-3)
+
+
+def test_training_clips_are_those_given_there_or_published(tmp_path):
+    c = load(f"{CONFIGS / 'ssv2.py'}")
+    assert traced_step.training_clips(c, "ssv2", 0) == (COUNTS["ssv2"]["manifest"]["train"], "published for ssv2")
+    assert traced_step.training_clips(c, "ssv2", 7) == (7, "--clips")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("path,label,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,y,val\n")
+    c.data.manifest = str(manifest)
+    assert traced_step.training_clips(c, "ssv2", 0)[0] == 2
+    assert traced_step.training_clips(load(f"{CONFIGS / 'motion.py'}:size=full"), "motion", 0)[0] == 12000
+    with pytest.raises(ConfigError, match="give --clips=N"):
+        traced_step.training_clips(load(f"{CONFIGS / 'ssv2.py'}"), "mine", 0)
+
+
+def test_published_classes_stand_in_for_labels():
+    c = load(f"{CONFIGS / 'ssv2.py'}:task=finetune")
+    alone = traced_step.standalone(c, "ssv2")
+    assert (alone.data.source, alone.data.synthetic.classes, alone.data.synthetic.clips) == ("synthetic", 174, 174)
+
+
+@pytest.mark.parametrize(
+    "topology, sizes",
+    [("v5e:4x4", {}), ("v5e:4x4", {"fsdp": 4}), ("v6e:4x8", {"fsdp": 2, "model": 2}), ("v4:2x2x4", {"model": 2})],
+)
+def test_what_a_process_reads_lies_together_on_real_slices(topology, sizes):
+    """Meshes that follow the chips' links scatter processes over the batch, and some sizes they do not know at all."""
+    if not importlib.util.find_spec("libtpu"):
+        missing("plan", "libtpu comes with the extra: pip install '.[plan]'")
+    c = config(**{f"mesh__{axis}": size for axis, size in sizes.items()})
+    mesh = make_mesh(c.mesh, chips.devices_of(chips.parse_topology(topology, 1)))
+    numbers = {device.process_index for device in mesh.devices.flat}
+    shares = {processes.share_of(over_batch(mesh), process) for process in numbers}
+    assert {share.index for share in shares} == set(range(next(iter(shares)).count))

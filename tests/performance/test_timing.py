@@ -1,0 +1,120 @@
+"""Medians, spreads and ratios of rounds in turn; the loader against the bare loop; where time goes by the compiled text."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.data.decode import DecodeError
+from cvmae.data.pipeline import clip_spec, make_loader
+from cvmae.data.sources import make_source
+from cvmae.performance import bench_loader, bench_report, hlo, profile, timing
+from cvmae.performance.peak import PACKAGE
+from tests.performance.programs import TPU
+from tests.tiny_configs import config
+
+
+def test_calls_run_in_turn_and_warm_up_rounds_do_not_count(monkeypatch):
+    order, clock, cpu = [], itertools.count(), itertools.count(0, 10)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(timing.time, "process_time", lambda: next(cpu))
+    found = timing.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=2)
+    assert order == ["a", "b"] * 5
+    assert found["a"] == timing.Times((1, 1, 1), (10, 10, 10))
+
+
+def test_medians_quartiles_and_ratios():
+    above, below = timing.Times((2.0, 30.0, 4.0), (1.0, 1.0, 1.0)), timing.Times((1.0, 10.0, 1.0), (2.0, 4.0, 8.0))
+    assert above.median() == 4 and above.spread() == (3, 17) and above.median("cpu") == 1
+    assert timing.ratio(above, below, "wall") == 3  # of each round, not of the medians
+    assert timing.ratio(above, below, "cpu") == 0.25
+
+
+def test_the_loaders_share_is_its_clips_a_second_over_the_bare_loops():
+    times = timing.Times((2.0, 2.0), (3.0, 3.0)), timing.Times((1.0, 1.0), (1.5, 1.5))
+    found = bench_loader.LoaderTimes(80, 2, 0, *times)
+    data = bench_report.loader_data(found)
+    assert (data["share"], data["cpu_share"]) == (0.5, 0.5)
+    assert (data["clips_per_second"], data["bare_clips_per_second"]) == (40, 80)
+    assert bench_loader.LoaderTimes(80, 2, 4, *times).cpu_share is None
+
+
+@pytest.fixture
+def synthetic():
+    c = config(data__threads=2, batch_size=4)
+    return c, make_source(c.data, "train")
+
+
+def test_the_bare_loop_reads_the_clips_that_the_loader_gave(synthetic, monkeypatch):
+    c, source = synthetic
+    bare, given = [], []
+    monkeypatch.setattr(bench_loader, "bare_loop", lambda source, spec, numbers, threads: bare.append((list(numbers), threads)))
+    real = bench_loader.pipeline.make_loader
+
+    class Watched:
+        def __init__(self, *args):
+            self.inner = real(*args)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.inner.close()
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            batch = next(self.inner)
+            given.append(batch["index"].tolist())
+            return batch
+
+    monkeypatch.setattr(bench_loader.pipeline, "make_loader", Watched)
+    found = bench_loader.measure_loader(c, source, batches=3, rounds=2)
+    numbers = [i for batch in given[-3:] for i in batch]
+    assert bare[-1] == (numbers, 2) and len(bare) == 2
+    assert len(given) % 2 == 0 and len(given) > 2 * 3  # what was ready before the clock started is thrown away
+    assert (found.clips, found.threads, found.workers, len(found.loader.wall)) == (12, 2, 0, 2)
+
+
+def test_the_bare_loop_cuts_every_clip_once_on_all_threads_and_says_what_it_cannot_read(synthetic, monkeypatch):
+    c, source = synthetic
+    with make_loader(c, source) as batches:
+        shape = next(batches)["video"].shape[1:]
+    cut = []
+    real = bench_loader.pipeline.cut_clip
+    monkeypatch.setattr(bench_loader.pipeline, "cut_clip", lambda record, spec, rng: cut.append(real(record, spec, rng)[0].shape))
+    bench_loader.bare_loop(source, clip_spec(c), range(7), 3)
+    assert cut == [shape] * 7
+
+    def broken(record, spec, rng):
+        raise DecodeError("v.mp4", "no frames")
+
+    monkeypatch.setattr(bench_loader.pipeline, "cut_clip", broken)
+    with pytest.raises(DecodeError, match="v.mp4"):
+        bench_loader.bare_loop(source, clip_spec(c), range(7), 3)
+
+
+def test_kinds_of_operations_are_read_off_the_program():
+    program = hlo.parse(TPU % {"package": PACKAGE})
+    kinds = {i.name: profile.kind_of(program, c, i) for c, i, _ in program.running()}
+    assert kinds["product"] == "matrix products" and kinds["gather"] == kinds["all-reduce.5"] == "collectives"
+    assert kinds["next"] == "copies, transposes" and kinds["mean"] == "custom calls" and kinds["i.1"] == "elementwise"
+
+
+def test_parts_of_the_model_are_without_layers_and_with_a_direction():
+    forward = "jit(step)/jvp(CrossVideo)/video.decode/decoder/blocks/block3/attention/dot_general"
+    assert profile.part_of(forward) == "forward video.decode/decoder/blocks/block*/attention/dot_general"
+    assert profile.part_of("jit(step)/transpose(jvp(M))/norm/mul") == "backward norm/mul"
+    assert profile.part_of("jit(step)/(jvp(M)/norm/a:jvp(M)/norm/b)") == "forward norm/a"
+    assert profile.part_of("") == "without a name"
+
+
+def test_a_profile_finds_the_matrix_products():
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(700, 700)), jnp.float32)
+    program = jax.jit(lambda w: jnp.tanh(w @ w @ w)).lower(w).compile()
+    found = profile.profile(lambda: jax.block_until_ready(program(w)), program.as_text())
+    assert max(found.kinds, key=found.kinds.get) == "matrix products" and found.total > 0
+    assert any("matrix products" in line for line in found.lines())

@@ -1,0 +1,75 @@
+"""Run by test_meshes with eight devices: five training steps on one device and on every shape of mesh, as npz."""
+
+import sys
+
+import jax
+import numpy as np
+
+from cvmae.models.attention import attend
+from cvmae.objective.losses import nt_xent
+from cvmae.parallel.logical_axes import sharded
+from cvmae.parallel.mesh import AXES, make_mesh, over_batch
+from cvmae.tasks.pretrain import Pretrain
+from tests.tiny_configs import config, samples
+
+# data, fsdp, model; how blocks are run and stored changes no number either.
+MESHES = {
+    "one": ((1, 1, 1), {}),
+    "8,1,1": ((8, 1, 1), {}),
+    "1,8,1": ((1, 8, 1), {"scan": True}),
+    "2,2,2": ((2, 2, 2), {"remat": "full"}),
+    "4,1,2": ((4, 1, 2), {"scan": True, "remat": "dots"}),
+}
+KERNEL_MESHES = ((1, 1, 1), (2, 2, 2))
+STEPS = 5
+
+
+def run(shape, overrides) -> dict[str, np.ndarray]:
+    fields = {f"mesh__{axis}": size for axis, size in zip(AXES, shape)} | overrides
+    c = config(("mse_video",), optimizer__clip_norm=0.0, optimizer__ema_decay=0.9, **fields)
+    mesh = make_mesh(c.mesh, jax.devices()[: np.prod(shape)])
+    task = Pretrain(c, mesh, STEPS, 8)
+    state, found = task.init(), {}
+    shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in named(state.params)}
+    found |= {f"shard{path}": np.array(shape) for path, shape in shards.items()}
+    for step in range(STEPS):
+        batch = {name: samples(c, 8, seed=step)[name] for name in ("video", "frame_index")}
+        state, metrics = task.step(state, batch)
+        found |= {f"{name}/{step}": value for name, value in jax.device_get(metrics).items()}
+        if step == 0:
+            # With no clipping, Adam's first moment after one step is the gradient times 1 - b1.
+            found |= {"gradient" + path: np.asarray(leaf) for path, leaf in named(state.opt_state) if "mu" in path}
+    for name, tree in (("params", state.params), ("ema", state.ema)):
+        found |= {name + path: np.asarray(leaf) for path, leaf in named(tree)}
+    found["contrast"] = contrast(mesh)
+    if shape in KERNEL_MESHES:
+        found["attention"] = attention(task.rules)
+    return found
+
+
+def contrast(mesh) -> np.ndarray:
+    """The loss of every anchor of 16 pairs, at most 8 of them at once."""
+    pairs = np.random.default_rng(0).normal(size=(2, 16, 4)).astype(np.float32)
+    rows = over_batch(mesh)
+    return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, rows=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
+
+
+def attention(rules) -> np.ndarray:
+    """Of 8 clips by the kernel that XLA cannot spread by itself, and the gradient of its values."""
+    query, key, value = np.random.default_rng(0).normal(size=(3, 8, 5, 2, 8)).astype(np.float32)
+
+    def run(query, key, value):
+        with sharded(rules):
+            return jax.value_and_grad(lambda value: (attend(query, key, value, "splash") ** 2).sum())(value)
+
+    total, gradient = jax.jit(run)(query, key, jax.device_put(value, over_batch(rules.mesh)))
+    return np.append(np.asarray(gradient).ravel(), total)
+
+
+def named(tree):
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+if __name__ == "__main__":
+    every = {name: run(*about) for name, about in MESHES.items()}
+    np.savez(sys.argv[1], **{f"{mesh}|{name}": array for mesh, found in every.items() for name, array in found.items()})

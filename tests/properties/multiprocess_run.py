@@ -1,0 +1,85 @@
+"""Run by several processes: what they read, count and say together, as npz. Then the last one falls silent.
+
+python together.py OUT COORDINATOR PROCESSES PROCESS
+"""
+
+import os
+import signal
+import sys
+import types
+
+import jax
+import numpy as np
+
+from cvmae.data.bad_files import BadFiles
+from cvmae.data.clip_views import ViewPlan
+from cvmae.data.pipeline import make_loader
+from cvmae.data.sources import Record, make_source
+from cvmae.evaluation.heldout import HeldOut
+from cvmae.evaluation.multi_view import predict_views
+from cvmae.parallel import launch, processes
+from cvmae.parallel.mesh import make_mesh, over_batch, to_devices
+from tests.multiprocess import share_programs
+from tests.tiny_configs import config
+
+BAD = 17  # a record that cannot be read
+HEARTBEAT_S = 6
+
+
+class Holed:
+    """A source with a record that is no video."""
+
+    def __init__(self, source):
+        self.source, self.labels = source, source.labels
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        found = self.source[index]
+        return found if index != BAD else Record("broken.mp4", found.label, None, None, b"no video")
+
+
+def read_together(c, put, share) -> dict[str, np.ndarray]:
+    """Predictions, held-out batches and bad files of a source that this process reads a part of."""
+    holed = Holed(make_source(c.data, "train"))
+    predict = jax.jit(lambda batch: batch["video"].astype(np.float32).mean((1, 2, 3, 4)))
+    failures = []
+    found = predict_views(predict, c, holed, ViewPlan(2, 1), put, failures.append, share)
+    arrays = {f"views/{name}": getattr(found, name) for name in ("probabilities", "labels", "readable")}
+    arrays["views/failed"] = np.array([(reports[:, 0] != 0).sum() for reports in failures])
+    held_out = HeldOut(types.SimpleNamespace(config=c), holed, put, share)
+    batches = [processes.everywhere(put(batch)) for batch in held_out.batches()]
+    arrays["heldout/video"] = np.stack([batch["video"][:, 0, 0, 0, 0] for batch in batches])
+    bad = BadFiles(OUT + ".list", len(holed), 1.0, writes=processes.first())
+    counts = []
+    with make_loader(c, holed, process_index=share.index, process_count=share.count) as loader:
+        for _ in range(2 * len(holed) // c.batch_size):
+            counts.append(bad.update(processes.reports_of_all(next(loader)["failures"], put)()))
+    return arrays | {"bad/counts": np.array(counts), "bad/pairs": np.array(bad.pairs)}
+
+
+def fall_silent() -> None:
+    """The last process stops, as a machine that hangs does; the others find themselves waiting for it."""
+    if jax.process_index() == jax.process_count() - 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while True:
+        processes.values_of_all("still here")
+
+
+if __name__ == "__main__":
+    OUT, address, count, process = sys.argv[1:]
+    several = int(count) > 1
+    share_programs()
+    if several:
+        launch.initialize(address, int(count), int(process), connect_s=60, heartbeat_s=HEARTBEAT_S)
+    os.makedirs(OUT + ".list", exist_ok=True)
+    c = config(data__synthetic__clips=44, batch_size=8)
+    mesh = make_mesh(c.mesh)
+    share = processes.share_of(over_batch(mesh))
+    assert share == (int(process), int(count))
+    arrays = read_together(c, lambda batch: to_devices(batch, mesh), share)
+    said = processes.values_of_all({"process": jax.process_index(), "name": "é" * jax.process_index()})
+    np.savez(f"{OUT}.{process}.npz", said=np.array([f"{one['process']}{one['name']}" for one in said]), **arrays)
+    if several:
+        fall_silent()

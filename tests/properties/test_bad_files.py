@@ -1,0 +1,47 @@
+"""Files that cannot be read, from the command's side: replaced, counted and listed, or the end of the run."""
+
+import csv
+
+import pytest
+
+from tests.commands import QUICK, arguments, metric_lines, run
+from tests.data.videos import write_video
+from tests.tiny_configs import PLAIN
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """12 good videos, one that is empty, one that is not there, and good ones held out."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(12):
+        write_video(folder / f"good{number}.mp4", count=8)
+    (folder / "empty.mp4").touch()
+    names = [f"good{number}.mp4" for number in range(12)]
+    rows = [f"{name},,train" for name in [*names, "empty.mp4", "absent.mp4"]] + [f"{name},,val" for name in names[:8]]
+    (folder / "videos.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    return folder / "videos.csv"
+
+
+def fields(manifest, fraction):
+    return PLAIN | {"data__source": "files", "data__manifest": manifest, "data__max_bad_fraction": fraction}
+
+
+def listed(workdir):
+    with open(workdir / "bad_files.csv", newline="") as file:
+        return {row["path"].rsplit("/")[-1]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_a_few_are_replaced_counted_and_listed(manifest, tmp_path):
+    done = run(*arguments(tmp_path / "w", **fields(manifest, 0.5)), env=QUICK)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(listed(tmp_path / "w")) == {"empty.mp4", "absent.mp4"} and all(listed(tmp_path / "w").values())
+    counts = [line["data/replaced_clips"] for line in metric_lines(tmp_path / "w") if "loss" in line]
+    assert counts == sorted(counts) and counts[-1] >= 2
+
+
+def test_too_many_end_the_run_and_are_named(manifest, tmp_path):
+    done = run(*arguments(tmp_path / "w", **fields(manifest, 0.01)), env=QUICK)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "data.max_bad_fraction=0.01" in last and ".mp4" in last
+    assert listed(tmp_path / "w")

@@ -1,0 +1,93 @@
+"""One step on one device and on eight: the same views, masks, loss and gradients, and negatives of the whole batch."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.commands import QUICK, run
+
+HERE = pathlib.Path(__file__).parent
+
+
+def on_devices(program: str, folder: pathlib.Path, env: dict) -> dict[int, dict]:
+    """What a program of this folder gave on 1 and on 8 devices, by name."""
+    found = {}
+    for devices in (1, 8):
+        file = folder / f"{devices}.npz"
+        count = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = run(str(file), program=(str(HERE / program),), env=env | count)
+        assert done.returncode == 0, done.stderr
+        found[devices] = dict(np.load(file))
+    return found
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """A step of pre-training."""
+    return on_devices("one_step.py", tmp_path_factory.mktemp("steps"), {})
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A step of fine-tuning, and a test of 11 videos, which no number of devices divides."""
+    return on_devices("labelled_step.py", tmp_path_factory.mktemp("labelled"), QUICK)
+
+
+def named(step, prefix):
+    chosen = {name: array for name, array in step.items() if name.startswith(prefix)}
+    assert chosen
+    return chosen
+
+
+def test_masks_are_identical(steps):
+    for name, array in named(steps[1], "mask/").items():
+        np.testing.assert_array_equal(array, steps[8][name], err_msg=name)
+
+
+def test_masks_differ_between_samples_and_views(steps):
+    shuffle = steps[1]["mask/video/shuffle"]
+    assert len(np.unique(shuffle, axis=0)) > 0.9 * len(shuffle)  # two permutations of 8 tokens may be equal by chance
+
+
+def test_views_are_the_same(steps):
+    for name, array in named(steps[1], "view/").items():
+        np.testing.assert_allclose(array, steps[8][name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_the_loss_and_every_term_are_the_same(steps):
+    for name in ("loss", *named(steps[1], "loss/"), *named(steps[1], "accuracy/"), *named(steps[1], "feature_std/")):
+        np.testing.assert_allclose(steps[1][name], steps[8][name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("what", ["steps", "labelled"])
+def test_gradients_are_the_same(what, request):
+    found = request.getfixturevalue(what)
+    one, eight = named(found[1], "gradient"), named(found[8], "gradient")
+    assert one.keys() == eight.keys()
+    scale = max(np.abs(array).max() for array in one.values())
+    for name, array in one.items():
+        # A sum over devices adds in another order: an entry that is a difference of large ones keeps fewer digits.
+        np.testing.assert_allclose(array, eight[name], rtol=1e-4, atol=1e-6 * scale, err_msg=name)
+
+
+def test_negatives_are_those_of_the_whole_batch(steps):
+    assert steps[8]["loss"] > 1.2 * steps[1]["losses_alone"].mean()
+
+
+def test_labelled_views_are_the_same(labelled):
+    np.testing.assert_array_equal(labelled[1]["view/labels"], labelled[8]["view/labels"])
+    np.testing.assert_allclose(labelled[1]["view/clips"], labelled[8]["view/clips"], atol=1e-4)
+    assert len(np.unique(labelled[1]["view/clips"].reshape(8, -1), axis=0)) == 8
+
+
+def test_the_loss_of_mixed_clips_is_the_same(labelled):
+    for name in ("loss", "accuracy/top1", "optimizer/grad_norm"):
+        np.testing.assert_allclose(labelled[1][name], labelled[8][name], rtol=1e-4, err_msg=name)
+
+
+def test_every_video_is_tested_once_on_any_number_of_devices(labelled):
+    assert labelled[8]["test/readable"].all() and len(labelled[8]["test/readable"]) == 11
+    np.testing.assert_array_equal(labelled[1]["test/labels"], labelled[8]["test/labels"])
+    np.testing.assert_allclose(labelled[1]["test/probabilities"], labelled[8]["test/probabilities"], atol=1e-5)
+    np.testing.assert_allclose(labelled[8]["test/probabilities"].sum(-1), 1, rtol=1e-5)

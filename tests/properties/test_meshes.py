@@ -1,0 +1,83 @@
+"""Five steps on every shape of mesh are those of one device: losses, gradients, parameters; and what a device then holds."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.commands import QUICK, run
+from tests.properties.mesh_steps import MESHES
+
+MANY = tuple(name for name in MESHES if name != "one")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What `mesh_steps` found, {mesh: {name: array}}."""
+    file = tmp_path_factory.mktemp("meshes") / "found.npz"
+    env = QUICK | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = run(str(file), program=(str(pathlib.Path(__file__).parent / "mesh_steps.py"),), env=env)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    with np.load(file) as arrays:
+        for name in arrays:
+            mesh, _, rest = name.partition("|")
+            found.setdefault(mesh, {})[rest] = arrays[name]
+    return found
+
+
+def starting(found, prefix):
+    chosen = {name: array for name, array in found.items() if name.startswith(prefix)}
+    assert chosen
+    return chosen
+
+
+@pytest.mark.parametrize("mesh", MANY)
+def test_the_numbers_of_every_step(mesh, runs):
+    one = runs["one"]
+    for step in range(5):
+        for name in ("loss", "loss/mse_video", "feature_std/video", "optimizer/grad_norm"):
+            np.testing.assert_allclose(runs[mesh][f"{name}/{step}"], one[f"{name}/{step}"], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("what", ["gradient", "params", "ema"])
+@pytest.mark.parametrize("mesh", MANY)
+def test_every_array(mesh, what, runs):
+    one, many = starting(runs["one"], what), starting(runs[mesh], what)
+    assert one.keys() == many.keys()
+    scale = max(np.abs(array).max() for array in one.values())
+    for name, array in one.items():
+        # A key's gradient is rounding noise in both, which Adam turns into whole steps.
+        if "['key']['bias']" not in name:
+            # Sums over devices add in another order: an entry that is a difference of large ones keeps fewer digits.
+            np.testing.assert_allclose(many[name], array, rtol=1e-4, atol=2e-6 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("mesh", MANY)
+def test_the_contrast_of_parts_of_rows(mesh, runs):
+    np.testing.assert_allclose(runs[mesh]["contrast"], runs["one"]["contrast"], rtol=1e-6)
+
+
+def test_attention_by_a_kernel_of_each_device(runs):
+    np.testing.assert_allclose(runs["2,2,2"]["attention"], runs["one"]["attention"], rtol=1e-5)
+
+
+HELD = {
+    # mesh: [embed, mlp], [mlp, embed], [embed, heads], [patch, embed] of 32, 128, 32 and 1536
+    "8,1,1": ((32, 128), (128, 32), (32, 32), (1536, 32)),
+    "1,8,1": ((4, 128), (128, 4), (4, 32), (1536, 4)),
+    "2,2,2": ((16, 64), (64, 16), (16, 16), (1536, 16)),
+    "4,1,2": ((32, 64), (64, 32), (32, 16), (1536, 32)),
+}
+
+
+@pytest.mark.parametrize("mesh", MANY)
+def test_what_a_device_holds(mesh, runs):
+    shards, block = starting(runs[mesh], "shard"), "shard['video']['encoder']['blocks']['block0']"
+    names = (
+        f"{block}['mlp_in']['kernel']",
+        f"{block}['mlp_out']['kernel']",
+        f"{block}['attention']['query']['kernel']",
+        "shard['video']['encoder']['embed']['kernel']",
+    )
+    assert tuple(tuple(shards[name].tolist()) for name in names) == HELD[mesh]

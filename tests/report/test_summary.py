@@ -1,0 +1,38 @@
+"""The table of many runs: which number of a report it shows, and mean ± deviation over seeds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cvmae.report.summary import accuracy, cell, table
+
+
+def write(folder, name, seed, task, report):
+    path = folder / name / str(seed) / task
+    path.mkdir(parents=True)
+    (path / "report.json").write_text(json.dumps(report))
+
+
+def test_a_cell_is_mean_and_deviation_over_seeds(tmp_path):
+    for seed, value in enumerate((0.5, 0.6, 0.85)):
+        write(tmp_path, "mae", seed, "linear", {"test": {"accuracy/top1": value}})
+    write(tmp_path, "mae", 0, "knn", {"knn": {"top1/k=10": 0.1, "top1/k=20": 0.25}})
+    write(tmp_path, "full", 0, "linear", {"test": {"accuracy/top1": 0.875}})
+    write(tmp_path, "full", 0, "pretrain", {"trained": {}})
+    deviation = np.std([50, 60, 85], ddof=1)
+    assert table(tmp_path).splitlines() == [
+        "|  | knn | linear |",
+        "| --- | --- | --- |",
+        "| full |  | 87.5 |",
+        f"| mae | 25.0 | 65.0 ± {deviation:.1f} |",
+    ]
+
+
+@pytest.mark.parametrize("report, value", [({"test": {}}, None), ({}, None), ({"test": {"accuracy/top1": 0.5}}, 0.5)])
+def test_the_number_of_a_report(report, value):
+    assert accuracy(report) == value
+
+
+def test_nothing_is_an_empty_cell():
+    assert cell([]) == ""

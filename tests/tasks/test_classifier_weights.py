@@ -1,0 +1,79 @@
+"""`head.init=weights`: a classifier's weights are tested as they are or trained further; one of other classes is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.data.clip_views import ViewPlan
+from cvmae.interop import read
+from cvmae.interop.native import write_archive
+from cvmae.interop.pretrained import Head, Pretrained
+from cvmae.parallel.mesh import make_mesh
+from cvmae.tasks.finetune import Supervised
+from cvmae.training.loop import train
+from tests.interop.models import random_params
+from tests.tiny_configs import downstream
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def task(**overrides):
+    c = downstream("finetune", **overrides)
+    return Supervised(c, make_mesh(c.mesh), 8, 8.0)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """An export of a classifier of the small config, its head's names those of the data."""
+    t = task()
+    params = random_params(t.model)
+    folder = tmp_path_factory.mktemp("classifier") / "out"
+    pixels = {name: tuple(t.config.augment[name]) for name in ("mean", "std")}
+    head = Head(4, "mean", 1e-6, t.class_names)
+    write_archive(Pretrained("a classifier", t.model.encoder, params, head=head, pixels=pixels), folder)
+    return folder, params
+
+
+def test_a_classifier_is_only_tested_or_trained_further(classifier, tmp_path, capsys):
+    folder, params = classifier
+    t = task(init_from=str(folder), head__init="weights")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(t.init().params), params)
+    c = downstream("finetune", init_from=str(folder), head__init="weights", total="0_steps")
+    found = train(c, str(tmp_path / "run"))
+    assert "classifier of 4 classes from" in capsys.readouterr().err
+    plan = ViewPlan(c.test.clips, c.test.crops)
+    expected = t.test(t.init(), t.open_split("test_split"), plan, lambda failures: None)
+    with np.load(tmp_path / "run" / "predictions.npz") as written:
+        np.testing.assert_allclose(written["probabilities"], expected.probabilities, rtol=1e-5, atol=1e-6)
+    assert 0 <= found["test/accuracy/top1"] <= 1 and not any((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (dict(head__pool="first"), "these flags: --config.head.pool=mean$"),
+        (dict(head__eps=1e-5), "these flags: --config.head.eps=1e-06$"),
+        (dict(head__classes=6), "has 4 classes, the data 6: take head.init=new"),
+        (dict(video_branch__qkv_bias="qv"), "these flags: --config.video_branch.qkv_bias=qkv$"),
+    ],
+)
+def test_a_classifier_that_is_another_one(overrides, message, classifier):
+    with pytest.raises(ConfigError, match=message):
+        task(init_from=str(classifier[0]), head__init="weights", **overrides).init()
+
+
+def test_classes_of_other_names_are_refused(classifier, tmp_path):
+    folder = tmp_path / "out"
+    found = read(classifier[0])
+    head = dataclasses.replace(found.head, names=("falling", "rising", "turning", "resting"))
+    write_archive(dataclasses.replace(found, head=head), folder)
+    t = task(init_from=str(folder), head__init="weights")
+    t.class_names = ("rising", "falling", "turning", "resting")
+    with pytest.raises(ConfigError, match="are not the data's, first 0: 'falling' there, 'rising' here, 1: "):
+        t.init()
+    with pytest.raises(ConfigError, match="has no head: give a classifier's weights, or config.head.init=new"):
+        write_archive(found.only("encoder"), tmp_path / "encoder")
+        task(init_from=str(tmp_path / "encoder"), head__init="weights").init()

@@ -1,0 +1,207 @@
+"""`init_from` in pre-training: other weights start the branches, the log says which went where, and a frozen teacher stays as it is."""
+
+import jax
+import numpy as np
+import pytest
+
+import cvmae
+from cvmae.config import ConfigError
+from cvmae.interop.key_maps.mae import HF_VIT_MAE, MAE
+from cvmae.interop.own_checkpoint import load_workdir
+from cvmae.parallel.mesh import make_mesh
+from cvmae.tasks import branches, run
+from cvmae.tasks.finetune import Supervised
+from cvmae.tasks.pretrain import Pretrain
+from cvmae.tasks.validate import validate
+from cvmae.training.optimizer import path_of
+from tests.interop.models import random_params, rewrite, save_theirs
+from tests.tiny_configs import config, downstream, samples
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+TERMS = ("mse_video", "mse_image", "cross_video")
+
+
+def task(path, only=TERMS, **overrides):
+    # What files of transformers have without a config.json beside them.
+    eps = {"image_branch__eps": 1e-12, "image_branch__decoder__norm_eps": 1e-12}
+    c = config(only, image_branch__init_from=str(path), **(eps | overrides))
+    return Pretrain(c, make_mesh(c.mesh), 8, 8)
+
+
+def flat(tree):
+    return {path_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def drop(arrays, start):
+    for key in [key for key in arrays if key.startswith(start)]:
+        del arrays[key]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random parameters of the image branch, and a folder with them under the keys of transformers' ViTMAEForPreTraining."""
+    fresh = task("")
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: draw.normal(size=a.shape).astype(a.dtype), fresh.abstract_state().params["image"])
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("model", "encoder", "damaged"):
+        save_theirs(folder / f"{name}.safetensors", params, HF_VIT_MAE, fresh.objective.model.image.encoder.grid)
+    rewrite(folder / "encoder.safetensors", lambda arrays: drop(arrays, "decoder."))
+    rewrite(folder / "damaged.safetensors", lambda arrays: drop(arrays, "vit.layernorm"))
+    return folder, flat(params)
+
+
+def test_the_branch_starts_from_the_file_and_the_average_with_it(weights):
+    folder, expected = weights
+    state = task(folder, optimizer__ema_decay=0.9).init()
+    for params in (state.params, state.ema):
+        found = flat(params["image"])
+        assert all((found[name] == array).all() for name, array in expected.items())
+
+
+def test_an_encoder_alone_leaves_the_decoder_fresh(weights):
+    folder, expected = weights
+    found, fresh = (flat(task(path).init().params["image"]) for path in (folder / "encoder.safetensors", ""))
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, (expected if name.startswith("/encoder") else fresh)[name])
+
+
+def test_without_reconstruction_the_file_gives_the_encoder(weights):
+    folder, expected = weights
+    found = flat(task(folder, ("cross_video",)).init().params["image"])
+    assert found and all((array == expected[name]).all() for name, array in found.items())
+
+
+def test_a_frozen_teacher_keeps_its_bits_and_everything_else_moves(weights):
+    folder, expected = weights
+    frozen = task(folder, image_branch__train="frozen", optimizer__warmup="0_steps")
+    drawn, before = samples(frozen.config, 8), flat(frozen.init().params)
+    after = flat(frozen.step(frozen.init(), {name: drawn[name] for name in ("video", "frame_index")})[0].params)
+    for name, array in after.items():
+        teacher = name.startswith("/image/encoder/")
+        if teacher:
+            np.testing.assert_array_equal(array, expected[name.removeprefix("/image")])
+        elif not name.endswith("/key/bias"):  # softmax does not see what is added to every key
+            assert (array != before[name]).any(), name
+
+
+def test_a_file_that_does_not_fit_is_named_with_the_field(weights):
+    folder, _ = weights
+    with pytest.raises(ConfigError, match="config.image_branch.init_from: .*damaged.safetensors"):
+        task(folder / "damaged.safetensors").init()
+    with pytest.raises(
+        ConfigError, match="config.image_branch.init_from: .*these flags: --config.image_branch.positions=sincos2d$"
+    ):
+        task(folder, image_branch__positions="separable").init()
+    with pytest.raises(ConfigError, match="config.image_branch.init_from: .*no weights at"):
+        task(folder / "absent").init()
+
+
+@pytest.fixture(scope="module")
+def image_mae(tmp_path_factory):
+    """A file of MAE's own keys that fits the image branch of a small config, and its parameters."""
+    fresh = task("", image_branch__eps=1e-6, image_branch__decoder__norm_eps=1e-6)
+    params = random_params(fresh.objective.model.image, 3)
+    file = tmp_path_factory.mktemp("mae") / "mae.safetensors"
+    save_theirs(file, params, MAE, fresh.objective.model.image.encoder.grid)
+    return file, params
+
+
+def test_a_run_that_starts_from_an_imported_mae_says_what_went_where(image_mae, tmp_path, capsys):
+    """The image branch with its decoder, the video branch inflated; then it trains, and resumes without reading them again."""
+    file, _ = image_mae
+    c = config(
+        image_branch__init_from=str(file), video_branch__init_from=str(file), video_branch__inflate="mean", total="2_steps"
+    )
+    metrics = run(c, str(tmp_path))
+    assert np.isfinite(metrics["loss"])
+    log = capsys.readouterr().err
+    for line in (
+        f"image_branch encoder from {file} (as mae, pre-training): ",
+        "image_branch decoder from the same: ",
+        "left out: pos_embed, the fixed sincos2d table, which is computed",
+        f"video_branch encoder from {file} (as mae, pre-training), inflated: ",
+        "image encoder inflated (mean) over tubelets of 2 frames and 2 slots",
+        "video_branch decoder starts untrained",
+    ):
+        assert line in log, line
+    file.rename(file.with_name("moved"))
+    try:
+        c = config(image_branch__init_from="", total="3_steps")
+        with pytest.raises(ConfigError, match="made with image_branch.init_from="):
+            run(c, str(tmp_path))
+    finally:
+        file.with_name("moved").rename(file)
+
+
+def test_the_video_branch_starts_from_the_inflated_encoder(image_mae):
+    file, params = image_mae
+    c = config(("mse_video",), video_branch__init_from=str(file), video_branch__inflate="centre")
+    found = Pretrain(c, make_mesh(c.mesh), 8, 8).init().params["video"]["encoder"]
+    np.testing.assert_array_equal(
+        found["blocks"]["block1"]["mlp_in"]["kernel"], params["encoder"]["blocks"]["block1"]["mlp_in"]["kernel"]
+    )
+    kernel = np.asarray(found["embed"]["kernel"]).reshape(2, -1, 32)
+    np.testing.assert_array_equal(kernel[1], params["encoder"]["embed"]["kernel"])
+    assert not kernel[0].any() and not np.asarray(found["positions"]["time"]).any()
+
+
+def test_a_decoder_can_be_left_to_start_anew(image_mae):
+    file, params = image_mae
+    taken, fresh = (
+        flat(
+            task(file, image_branch__eps=1e-6, image_branch__decoder__norm_eps=1e-6, image_branch__init_decoder=take)
+            .init()
+            .params["image"]
+        )
+        for take in (True, False)
+    )
+    expected = flat(params)
+    for name, array in fresh.items():
+        assert (taken[name] == expected[name]).all(), name
+        if name.startswith("/encoder"):
+            np.testing.assert_array_equal(array, expected[name])
+    assert not np.array_equal(fresh["/decoder/embed/kernel"], expected["/decoder/embed/kernel"])
+
+
+def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
+    """Pre-training goes on from another run's two branches."""
+    c = config(total="1_steps")
+    run(c, str(tmp_path))
+    again = config(video_branch__init_from=str(tmp_path), image_branch__init_from=str(tmp_path), seed=1)
+    found = flat(Pretrain(again, make_mesh(again.mesh), 8, 8).init().params)
+    for branch in ("video", "image"):
+        for name, array in flat(load_workdir(tmp_path, branch).params).items():
+            np.testing.assert_array_equal(found[f"/{branch}{name}"], array)
+    assert cvmae.load(tmp_path, branch="image")[0].grid.num_frames == 1
+    pictured = branches(downstream("visualize", init_from=str(tmp_path)))
+    for branch in ("video", "image"):
+        expected = load_workdir(tmp_path, branch).params
+        expected = expected if branch == "video" else {"encoder": expected["encoder"]}
+        jax.tree.map(np.testing.assert_array_equal, getattr(pictured, branch).params, expected)
+    assert pictured.video.norm == "patch" and pictured.image.encoder.grid.shape == (1, 2, 2)
+
+
+def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
+    file, params = image_mae
+    c = downstream("finetune", init_from=str(file), video_branch__inflate="centre")
+    found = Supervised(c, make_mesh(c.mesh), 8, 8.0).init().params["encoder"]
+    kernel = np.asarray(found["embed"]["kernel"]).reshape(2, -1, 32)
+    np.testing.assert_array_equal(kernel[1], params["encoder"]["embed"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"video_branch__init_from": "absent"}, "config.video_branch.init_from='absent' does not exist: give a workdir"),
+        ({"video_branch__inflate": "mean"}, "config.video_branch.inflate='mean' without init_from has nothing to inflate"),
+        (
+            {"video_branch__inflate": "3d"},
+            "config.video_branch.inflate='3d' cannot be used: it must be one of none, mean, centre",
+        ),
+    ],
+)
+def test_what_is_wrong_is_known_before_anything_is_read(fields, message):
+    with pytest.raises(ConfigError) as caught:
+        validate(config(**fields))
+    assert message in str(caught.value)

@@ -1,0 +1,120 @@
+"""Probes: heads of a grid do not know of each other, the encoder does not move, and the linear probe is PyTorch's."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.evaluation.multi_view import flat_crops
+from cvmae.parallel.mesh import make_mesh
+from cvmae.tasks.probe import Probe
+from cvmae.training.loop import train
+from tests.requirements import missing
+from tests.tiny_configs import downstream, labelled_batch
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+PLAIN = dict(augment__scale=(1.0, 1.0), augment__ratio=(1.0, 1.0), augment__flip=0.0)
+GRID = dict(probe__rates=(1e-2, 1e-3), probe__weight_decays=(0.0, 0.5))
+
+
+def task(name, **overrides):
+    c = downstream(name, **(PLAIN | GRID | ({"probe__blocks": 1, "probe__heads": 2} if name == "attentive" else {}) | overrides))
+    return Probe(c, make_mesh(c.mesh), 8, 8.0)
+
+
+def stepped(t, steps=3):
+    state = t.init()
+    first = jax.device_get(state)
+    for number in range(steps):
+        state, metrics = t.step(state, labelled_batch(t.config, seed=number))
+    return first, jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("name", ["linear", "attentive"])
+def test_heads_of_a_grid_are_what_each_is_alone(name):
+    together = task(name)
+    assert together.grid == [(1e-2, 0.0), (1e-2, 0.5), (1e-3, 0.0), (1e-3, 0.5)]
+    first, state, _ = stepped(together)
+    alone = task(name, probe__rates=(1e-3,), probe__weight_decays=(0.5,))
+    start = alone.init().replace(params=jax.tree.map(lambda a: jnp.asarray(a[3:4]), first.params))
+    for number in range(3):
+        start, _ = alone.step(start, labelled_batch(alone.config, seed=number))
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(start.params)):
+        if "'key']['bias']" not in jax.tree_util.keystr(path):  # its gradient is zero but for rounding, which Adam makes steps of
+            np.testing.assert_allclose(a[3], b[0], rtol=1e-3, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+    kernels = state.params["head"]["kernel"]
+    assert all(not np.allclose(kernels[0], other) for other in kernels[1:])
+
+
+def test_the_encoder_does_not_move_and_the_statistics_do():
+    first, state, metrics = stepped(task("linear"))
+    for a, b in zip(jax.tree.leaves(first.frozen), jax.tree.leaves(state.frozen)):
+        np.testing.assert_array_equal(a, b)
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first.stats), jax.tree.leaves(state.stats)))
+    assert metrics["loss"] <= metrics["loss/median_head"]
+
+
+def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
+    """Three steps of BatchNorm1d without affine parameters, Linear and AdamW on the same features, and then its predictions."""
+    try:
+        import torch
+    except ImportError as error:
+        missing("parity", str(error))
+    t = task("linear", probe__rates=(1e-2,), probe__weight_decays=(0.1,))
+    state = t.init()
+    norm = torch.nn.BatchNorm1d(32, eps=1e-6, affine=False)
+    linear = torch.nn.Linear(32, 4)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor(np.array(state.params["head"]["kernel"][0].T)))
+        linear.bias.zero_()
+    groups = [{"params": [linear.weight], "weight_decay": 0.1}, {"params": [linear.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
+    for number in range(3):
+        batch = labelled_batch(t.config, seed=number)
+        clips, labels, _ = t.views(t.samples(t.put(batch), number))
+        features = torch.tensor(np.array(t._features(state.frozen, clips)))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * float(t.schedule(number))
+        loss = torch.nn.functional.cross_entropy(linear(norm(features)), torch.tensor(np.array(labels)).long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        state, metrics = t.step(state, batch)
+        assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-4)
+    np.testing.assert_allclose(state.params["head"]["kernel"][0], linear.weight.detach().numpy().T, rtol=1e-3, atol=1e-5)
+    crops = labelled_batch(t.config)["video"][:, None]
+    found = t.predict(state)({"video": jnp.asarray(crops)})[:, 0]
+    norm.eval()
+    centred = t._features(state.frozen, flat_crops(crops, t.config))
+    expected = torch.softmax(linear(norm(torch.tensor(np.array(centred)))), -1).detach().numpy()
+    # torch's running variance is the unbiased one, flax's is not: 8/7 of the newest batch's share.
+    np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_all_heads_are_reported_and_the_best_by_validation_is_tested(tmp_path):
+    c = downstream(
+        "linear", **PLAIN, total="20_steps", eval_every="20_steps", probe__rates=(0.3, 1e-7), probe__weight_decays=(0.0,)
+    )
+    metrics = train(c, str(tmp_path))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [head["rate"] for head in report["heads"]] == [0.3, 1e-7]
+    accuracies = [head["accuracy/top1"] for head in report["heads"]]
+    assert report["best"] == report["heads"][int(np.argmax(accuracies))]
+    assert metrics["test/accuracy/top1"] == report["test"]["accuracy/top1"]
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (dict(probe__heads=5), "config.probe.heads: width=32 is not a multiple of heads=5"),
+        (dict(probe__rates=()), "probe.rates=.* cannot be used: it must be one number or more, each above 0"),
+        (dict(probe__weight_decays=(-1.0,)), "probe.weight_decays=.* each at least 0"),
+    ],
+)
+def test_a_grid_that_cannot_be_trained_is_refused(overrides, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train(downstream("attentive", **overrides), str(tmp_path / "run"))

@@ -1,0 +1,47 @@
+"""A config small enough to compile in seconds, for tests of the objective and of what is built on it."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from cvmae import config as config_lib
+from cvmae.objective.views_and_masks import sample_keys
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+TERMS = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+
+
+# One term and no picture: quicker to compile. For arguments of the command, where something else than the loss is looked at.
+PLAIN = {f"loss__{term}": 0.0 for term in TERMS if term != "mse_video"} | {"report__pictures": 0}
+
+
+def config(only=TERMS, **overrides):
+    """`configs/ssv2.py:runlocal` with the weights of all terms but `only` at 0; `a__b=v` sets a field."""
+    c = config_lib.load(f"{CONFIGS / 'ssv2.py'}:runlocal", {k.replace("__", "."): v for k, v in overrides.items()})
+    for term in TERMS:
+        if term not in only:
+            c.loss[term] = 0.0
+    return c
+
+
+def samples(c, batch=4, seed=0):
+    """A batch of random clips with the keys of its samples."""
+    draw = np.random.default_rng(seed)
+    shape = (batch, c.data.num_frames, *c.data.frame_size, 3)
+    video = draw.integers(0, 256, shape, dtype=np.uint8)
+    frames = draw.integers(0, c.data.num_frames, (batch, c.image_branch.frames), dtype=np.int32)
+    return {"video": video, "frame_index": np.sort(frames, axis=1)} | sample_keys(jax.random.key(seed), 0, batch)
+
+
+def downstream(task, name="ssv2", **overrides):
+    """`configs/NAME.py:task=TASK,runlocal`; `a__b=v` sets a field."""
+    fields = {k.replace("__", "."): v for k, v in overrides.items()}
+    return config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
+
+
+def labelled_batch(c, clips=None, seed=0):
+    """A batch of random clips with labels, as the loader gives it."""
+    draw, count = np.random.default_rng(seed), clips or c.batch_size
+    video = draw.integers(0, 256, (count, c.data.num_frames, *c.data.frame_size, 3), dtype=np.uint8)
+    return {"video": video, "label": np.arange(count, dtype=np.int32) % c.data.synthetic.classes}
