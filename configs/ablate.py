@@ -132,7 +132,7 @@ def decoder():
 
 
 def views():
-    """[paper] Crop, scale and colour jitter, which it names without numbers: each alone, neither, and stronger."""
+    """[paper] Crop, scale and color jitter, which it names without numbers: each alone, neither, and stronger."""
     whole = {
         "augment.scale": (1.0, 1.0),
         "augment.plus_scale": (1.0, 1.0),
@@ -140,14 +140,14 @@ def views():
         "augment.plus_ratio": (1.0, 1.0),
     }
     strong = {f"augment.{name}": 0.8 for name in ("brightness", "contrast", "saturation")}
-    grey = {"augment.color_probability": 0.0}
+    gray = {"augment.color_probability": 0.0}
     variants = {
-        "crop+colour": {},
-        "crop": grey,
-        "colour": whole,
-        "none": whole | grey,
-        "small-crop+colour": {"augment.plus_scale": (0.2, 1.0)},
-        "crop+strong-colour": strong,
+        "crop+color": {},
+        "crop": gray,
+        "color": whole,
+        "none": whole | gray,
+        "small-crop+color": {"augment.plus_scale": (0.2, 1.0)},
+        "crop+strong-color": strong,
         "independent-frames": {"image_branch.crop": "independent"},
     }
     note = "Retrieval of the same clip is between the variant's own two views, so it does not compare between rows."

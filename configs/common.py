@@ -92,7 +92,7 @@ def _augment():
     c.scale, c.ratio = (0.5, 1.0), (0.75, 4 / 3)  # [mae_st] crop of v
     c.plus_scale, c.plus_ratio = (0.5, 1.0), (0.75, 4 / 3)  # crop of v⁺; [paper] random crop and scale, values [choice]
     c.flip = 0.5  # [mae_st]; 0 where labels name left and right
-    c.brightness, c.contrast, c.saturation = 0.4, 0.4, 0.4  # [paper] colour jitter; values [CrossPoint]
+    c.brightness, c.contrast, c.saturation = 0.4, 0.4, 0.4  # [paper] color jitter; values [CrossPoint]
     c.hue = 0.0
     c.color_probability = 0.8  # [choice]
     c.mean, c.std = IMAGENET_MEAN, IMAGENET_STD
@@ -192,7 +192,7 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
         # workdir of ours, or what `python -m cvmae.interop` wrote.
         branch.init_from = ""
         branch.init_decoder = True  # take the decoder too, where the weights have one
-    c.video_branch.inflate = "none"  # none | mean (I3D) | centre (ViViT): how weights of an image encoder become the video's
+    c.video_branch.inflate = "none"  # none | mean (I3D) | center (ViViT): how weights of an image encoder become the video's
     c.contrast = ml_collections.ConfigDict(
         # [CrossPoint] temperature and width; hidden 0 is the encoder's width; reversed negatives are ours, not the paper's
         {"temperature": 0.1, "width": 256, "hidden": 0, "time_reversed_negatives": False}

@@ -125,7 +125,7 @@ def _features(c):
 
 def _knn(c):
     _features(c)
-    # [choice] the neighbours and the temperature of DINO's and InstDisc's weighted vote
+    # [choice] the neighbors and the temperature of DINO's and InstDisc's weighted vote
     c.knn = ml_collections.ConfigDict({"neighbours": (10, 20, 100, 200), "temperature": 0.07})
 
 
@@ -160,14 +160,14 @@ def _visualize(c):
             "position": (0.5, 0.5, 0.5),  # time, row and column as shares of the clip
             "semantic": "auto",  # auto (image, where there is an image branch) | image | pca
             "image_from": "",  # weights of an image encoder for the semantic row; '' takes the image branch of init_from's workdir
-            "target_norm": "auto",  # auto, what the weights say | patch | patch_channel | none | pixels (not even standardised)
+            "target_norm": "auto",  # auto, what the weights say | patch | patch_channel | none | pixels (not even normalized)
             "formats": ("png", "gif", "mp4"),  # of the figures of clips; all else is PNG
             "fps": 4.0,  # of what moves
             "embedded": 400,  # clips laid out by their features; 0 for none
             "embedding": "tsne",  # tsne | pca
             "perplexity": 30.0,
-            "queries": 8,  # test clips whose neighbours are shown; 0 for none
+            "queries": 8,  # test clips whose neighbors are shown; 0 for none
             "neighbours": 5,
-            "gallery": 1000,  # clips of data.split, spread evenly, that neighbours are looked for in
+            "gallery": 1000,  # clips of data.split, spread evenly, that neighbors are looked for in
         }
     )

@@ -1,4 +1,4 @@
-"""`motion`, the procedural labelled set that this package renders (`python -m cvmae.data.motion`).
+"""`motion`, the procedural labeled set that this package renders (`python -m cvmae.data.motion`).
 
     python -m cvmae.main --config=configs/motion.py:size=easy --workdir=DIR     # 4 classes, 8x32x32
     python -m cvmae.main --config=configs/motion.py:size=full --workdir=DIR     # 12 classes, 16x64x64; side=96 renders larger

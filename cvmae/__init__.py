@@ -15,7 +15,7 @@ _PUBLIC = {
     "Mask": "cvmae.models.masking",
     "Objective": "cvmae.objective.objective",
     "SIZES": "cvmae.models.vit",
-    "Trunk": "cvmae.models.vit",
+    "TransformerConfig": "cvmae.models.vit",
     "build_model": "cvmae.models.build",
     "load": "cvmae.interop.load",
     "nt_xent": "cvmae.objective.losses",

@@ -87,9 +87,9 @@ def load(path: str, overrides: dict | None = None) -> ml_collections.ConfigDict:
     file, _, arg = path.partition(":")
     if not pathlib.Path(file).is_file():
         raise ConfigError(f"config file {file!r} does not exist: give a path such as configs/demo.py")
-    neighbours = str(pathlib.Path(file).resolve().parent.parent)
-    if neighbours not in sys.path:
-        sys.path.append(neighbours)  # a config file imports its neighbours, `from configs import common`, wherever it is run from
+    neighbors = str(pathlib.Path(file).resolve().parent.parent)
+    if neighbors not in sys.path:
+        sys.path.append(neighbors)  # a config file imports its neighbors, `from configs import common`, wherever it is run from
     spec = importlib.util.spec_from_file_location("cvmae_config", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -61,14 +61,14 @@ def go() -> None:
         run(FLAGS.config, FLAGS.workdir or default_workdir(config_path()))
         launch.shutdown()
     except ConfigError as error:
-        fail(error, 2, launch.name(), launch.leave)
+        fail(error, 2, launch.process_name(), launch.leave)
     except (BadDataError, NonFiniteError, StudyError) as error:
-        fail(error, 1, launch.name(), launch.leave)
+        fail(error, 1, launch.process_name(), launch.leave)
     except BaseException as error:
-        if not launch.several():
+        if not launch.is_multi_process():
             raise
         traceback.print_exception(error)
-        fail(launch.explain(error), 1, launch.name(), launch.leave)
+        fail(launch.explain(error), 1, launch.process_name(), launch.leave)
 
 
 if __name__ == "__main__":

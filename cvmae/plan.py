@@ -31,7 +31,7 @@ EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology
 flags.adopt_module_key_flags(cli)
 define_json()
 flags.DEFINE_string("topology", None, f"Chips to compile for, such as {EXAMPLES}.")
-flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data centre's network.", lower_bound=1)
+flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data center's network.", lower_bound=1)
 flags.DEFINE_string("mesh", "", "Sizes of config.mesh, such as data:-1,fsdp:4; -1 fills up.")
 flags.DEFINE_integer("batch", 0, "Global batch; 0: the config's.", lower_bound=0)
 flags.DEFINE_integer("clips", 0, "Training clips; 0: those of the data, or the number that its authors publish.", lower_bound=0)

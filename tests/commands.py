@@ -16,7 +16,7 @@ from absl import flags
 ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
 
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a program of a few tiny steps costs more to optimise than to run
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a program of a few tiny steps costs more to optimize than to run
 
 
 @contextlib.contextmanager

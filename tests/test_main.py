@@ -11,10 +11,10 @@ from tests.commands import RUNLOCAL, arguments, run, run_here
 def complaint(tmp_path, capsys, monkeypatch):
     """Runs the command in this process, for arguments that must be refused; returns the line on stderr."""
 
-    def initialised(*_):
+    def initialized(*_):
         raise AssertionError("a wrong command got as far as making parameters")
 
-    monkeypatch.setattr(pretrain.Pretrain, "init", initialised)
+    monkeypatch.setattr(pretrain.Pretrain, "init", initialized)
     workdir = tmp_path / "run"
 
     def call(*args, config=RUNLOCAL, **overrides) -> str:

@@ -40,7 +40,7 @@ def downstream(task, name="ssv2", **overrides):
     return config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
 
 
-def labelled_batch(c, clips=None, seed=0):
+def labeled_batch(c, clips=None, seed=0):
     """A batch of random clips with labels, as the loader gives it."""
     draw, count = np.random.default_rng(seed), clips or c.batch_size
     video = draw.integers(0, 256, (count, c.data.num_frames, *c.data.frame_size, 3), dtype=np.uint8)

@@ -1,13 +1,13 @@
 """Views of a decoded clip, made on the accelerator inside the jitted step, with one key a sample.
 
 Nothing here depends on the number of devices: every random number comes from the key of its own sample. Pixels are uint8 in
-RandAugment, then float32 in 0..1 until `standardise`.
+RandAugment, then float32 in 0..1 until `normalize`.
 """
 
-from cvmae.augment.color import Color, jitter_color, standardise
+from cvmae.augment.color import Color, jitter_color, normalize
 from cvmae.augment.erasing import Erasing, erase
-from cvmae.augment.finetune_views import LabelledSpec, labelled_view, labelled_views
-from cvmae.augment.geometry import Crop, centre_crop, draw_box, random_crop, resample
+from cvmae.augment.finetune_views import LabeledSpec, labeled_view, labeled_views
+from cvmae.augment.geometry import Crop, center_crop, draw_box, random_crop, resample
 from cvmae.augment.mixing import Mix, mix, soft_targets
 from cvmae.augment.pretrain_views import ViewSpec, make_views
 from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_clips
@@ -16,16 +16,16 @@ __all__ = [
     "Color",
     "Crop",
     "Erasing",
-    "LabelledSpec",
+    "LabeledSpec",
     "Mix",
     "RandAugment",
     "ViewSpec",
-    "centre_crop",
+    "center_crop",
     "draw_box",
     "erase",
     "jitter_color",
-    "labelled_view",
-    "labelled_views",
+    "labeled_view",
+    "labeled_views",
     "make_views",
     "mix",
     "rand_augment",
@@ -33,5 +33,5 @@ __all__ = [
     "random_crop",
     "resample",
     "soft_targets",
-    "standardise",
+    "normalize",
 ]

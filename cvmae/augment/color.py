@@ -1,4 +1,4 @@
-"""Colours of a clip: jitter, one draw for all frames, and the standardisation that a model expects."""
+"""Colors of a clip: jitter, one draw for all frames, and the normalization that a model expects."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of torchvision's grays
 
 @dataclasses.dataclass(frozen=True)
 class Color:
-    """Colour jitter, one draw a clip; the strengths have torchvision's meaning (a factor in 1 ± strength; hue in ± turns)."""
+    """Color jitter, one draw a clip; the strengths have torchvision's meaning (a factor in 1 ± strength; hue in ± turns)."""
 
     brightness: float = 0.4
     contrast: float = 0.4
@@ -24,11 +24,11 @@ def _luma(video):
 
 
 def _rotate_hue(video, turns):
-    """Rotates colours by `turns` (1 = a full circle) around the grey axis; linear, so there is no branch on the hexagon of HSV."""
+    """Rotates colors by `turns` (1 = a full circle) around the gray axis; linear, so there is no branch on the hexagon of HSV."""
     angle = 2 * jnp.pi * turns
     cos, sin = jnp.cos(angle), jnp.sin(angle) / jnp.sqrt(3.0)
-    grey = (1 - cos) / 3
-    matrix = jnp.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * sin + grey + cos * jnp.eye(3)
+    gray = (1 - cos) / 3
+    matrix = jnp.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) * sin + gray + cos * jnp.eye(3)
     return jnp.einsum("...c,dc->...d", video, matrix)
 
 
@@ -42,14 +42,14 @@ def jitter_color(key, video, color: Color):
     changed = jnp.clip(video * factor(keys[0], color.brightness), 0, 1)
     mean = _luma(changed).mean()
     changed = jnp.clip((changed - mean) * factor(keys[1], color.contrast) + mean, 0, 1)
-    grey = _luma(changed)
-    changed = jnp.clip((changed - grey) * factor(keys[2], color.saturation) + grey, 0, 1)
+    gray = _luma(changed)
+    changed = jnp.clip((changed - gray) * factor(keys[2], color.saturation) + gray, 0, 1)
     if color.hue:
         turns = jax.random.uniform(keys[3], minval=-color.hue, maxval=color.hue)
         changed = jnp.clip(_rotate_hue(changed, turns), 0, 1)
     return jnp.where(jax.random.uniform(keys[4]) < color.probability, changed, video)
 
 
-def standardise(pixels, mean, std):
+def normalize(pixels, mean, std):
     """(pixels - mean) / std per channel; pixels [..., 3] in 0..1."""
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -40,7 +40,7 @@ def erase(key, video, spec: Erasing):
 
     Args:
       key: the clip's.
-      video: float32 [T, H, W, 3], standardised, so that the noise is like the pixels.
+      video: float32 [T, H, W, 3], normalized, so that the noise is like the pixels.
       spec: how.
 
     Returns:

@@ -1,11 +1,11 @@
-"""Views of labelled clips for supervised training: RandAugment, crop, flip, standardisation, erasing."""
+"""Views of labeled clips for supervised training: RandAugment, crop, flip, normalization, erasing."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from cvmae.augment.color import standardise
+from cvmae.augment.color import normalize
 from cvmae.augment.erasing import Erasing, erase
 from cvmae.augment.geometry import Crop, random_crop
 from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_clips
@@ -14,7 +14,7 @@ CHUNK = 8  # clips whose frames are float32 at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledSpec:
+class LabeledSpec:
     """How a clip is augmented where its label matters, in the order of VideoMAE's fine-tuning.
 
     Attributes:
@@ -23,7 +23,7 @@ class LabelledSpec:
       mirror: one entry a class: that of the mirrored clip, or -1 where there is none and a clip is not flipped
         (`cvmae.augment.mirror_labels`). None: a flip leaves every label as it is.
       mean, std: of a channel, of pixels in 0..1.
-      erasing: after standardisation; None: not at all.
+      erasing: after normalization; None: not at all.
     """
 
     crop: Crop
@@ -44,27 +44,27 @@ def flip(key, clip, label, probability: float, mirror: tuple[int, ...] | None):
     return jnp.where(flips, clip[:, :, ::-1], clip), label
 
 
-def labelled_view(key, video, label, spec: LabelledSpec):
-    """One view of one clip, uint8 [T, H0, W0, 3]: float32 [T, H, W, 3] standardised, and its label int32."""
+def labeled_view(key, video, label, spec: LabeledSpec):
+    """One view of one clip, uint8 [T, H0, W0, 3]: float32 [T, H, W, 3] normalized, and its label int32."""
     augment_key, key = jax.random.split(key)
     if spec.rand_augment is not None:
         video = rand_augment(augment_key, video, spec.rand_augment)
     return _cut(key, video, label, spec)
 
 
-def _cut(key, video, label, spec: LabelledSpec):
+def _cut(key, video, label, spec: LabeledSpec):
     """What comes after RandAugment."""
     crop_key, flip_key, erase_key = jax.random.split(key, 3)
     clip = random_crop(crop_key, video.astype(jnp.float32) / 255, dataclasses.replace(spec.crop, flip=0.0))
     if spec.crop.flip:
         clip, label = flip(flip_key, clip, label, spec.crop.flip, spec.mirror)
-    clip = standardise(clip, spec.mean, spec.std)
+    clip = normalize(clip, spec.mean, spec.std)
     if spec.erasing is not None:
         clip = erase(erase_key, clip, spec.erasing)
     return clip, label
 
 
-def labelled_views(keys, video, labels, spec: LabelledSpec, repeats: int = 1):
+def labeled_views(keys, video, labels, spec: LabeledSpec, repeats: int = 1):
     """Views of a batch, `repeats` of each clip next to each other (repeated augmentation: one decode, several clips).
 
     RandAugment takes the clips one after the other, for it then computes what was drawn and nothing else; the rest takes
@@ -79,11 +79,11 @@ def labelled_views(keys, video, labels, spec: LabelledSpec, repeats: int = 1):
       repeats: views of each clip.
 
     Returns:
-      float32 [B·repeats, T, H, W, 3] standardised, labels int32 [B·repeats], and a key for each row [B·repeats] for whatever is
+      float32 [B·repeats, T, H, W, 3] normalized, labels int32 [B·repeats], and a key for each row [B·repeats] for whatever is
       drawn later.
     """
     split = jax.vmap(lambda key: jax.random.split(key, (repeats, 2)))(keys).reshape(-1, 2)
-    pairs = jax.vmap(jax.random.split)(split[:, 0])  # as `labelled_view` does
+    pairs = jax.vmap(jax.random.split)(split[:, 0])  # as `labeled_view` does
     video, labels = (jnp.repeat(array, repeats, axis=0) for array in (video, labels))
     if spec.rand_augment is not None:
         video = rand_augment_clips(pairs[:, 0], video, spec.rand_augment)

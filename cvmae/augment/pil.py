@@ -1,4 +1,4 @@
-"""PIL's changes of colour, on all frames of a clip: uint8 [T, H, W, 3] -> uint8 [T, H, W, 3].
+"""PIL's changes of color, on all frames of a clip: uint8 [T, H, W, 3] -> uint8 [T, H, W, 3].
 
 Everything that PIL takes from the image (histogram, extremes, mean) is taken from each frame on its own. The results are PIL's
 bit for bit, but for `autocontrast` and, where a compiler fuses the product and the sum of `_blend`, for about one in 2,000 values of
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-# PIL's weights of R, G and B in a grey value, in 1/65536.
-_GREY = (19595, 38470, 7471)
+# PIL's weights of R, G and B in a gray value, in 1/65536.
+_GRAY = (19595, 38470, 7471)
 
 
 def invert(video):
@@ -82,9 +82,9 @@ def _blend(degenerate, video, factor):
     return jnp.clip(mixed, 0, 255).astype(jnp.uint8)
 
 
-def _grey(video):
+def _gray(video):
     """convert("L"): int32 [..., H, W, 1]."""
-    return ((video.astype(jnp.int32) * jnp.asarray(_GREY)).sum(-1, keepdims=True) + 0x8000) >> 16
+    return ((video.astype(jnp.int32) * jnp.asarray(_GRAY)).sum(-1, keepdims=True) + 0x8000) >> 16
 
 
 def brightness(video, factor):
@@ -93,15 +93,15 @@ def brightness(video, factor):
 
 
 def color(video, factor):
-    """ImageEnhance.Color: grey at 0, the frame at 1."""
-    return _blend(_grey(video), video, factor)
+    """ImageEnhance.Color: gray at 0, the frame at 1."""
+    return _blend(_gray(video), video, factor)
 
 
 def contrast(video, factor):
-    """ImageEnhance.Contrast: the mean grey value of each frame at 0, the frame at 1. Frames of up to 4 million pixels."""
-    grey = _grey(video)
-    pixels = grey.shape[1] * grey.shape[2]
-    total = grey.sum((1, 2), keepdims=True)
+    """ImageEnhance.Contrast: the mean gray value of each frame at 0, the frame at 1. Frames of up to 4 million pixels."""
+    gray = _gray(video)
+    pixels = gray.shape[1] * gray.shape[2]
+    total = gray.sum((1, 2), keepdims=True)
     mean = total // pixels + (total % pixels * 2 >= pixels)
     return _blend(mean, video, factor)
 
@@ -142,7 +142,7 @@ def shift_rows(video, offsets, fill, interpolation: str):
     Args:
       video: uint8 [T, H, W, 3].
       offsets: float32 [H], pixels; positive moves to the left.
-      fill: the colour of what comes from outside, three values in 0..255.
+      fill: the color of what comes from outside, three values in 0..255.
       interpolation: one of INTERPOLATIONS.
     """
     width, taps = video.shape[2], _taps(interpolation)

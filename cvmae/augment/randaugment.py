@@ -20,7 +20,7 @@ class RandAugment:
       magnitude: mean strength, 0..10. 0 changes nothing (with deviation 0).
       deviation: standard deviation of the strength, which is normal and cut to 0..10.
       probability: of an operation that was drawn to act.
-      fill: colour of what comes from outside the frame, uint8 R, G, B. VideoMAE's is this grey, timm's default; timm's image
+      fill: color of what comes from outside the frame, uint8 R, G, B. VideoMAE's is this gray, timm's default; timm's image
         recipes set the rounded mean of ImageNet, (124, 116, 104).
       interpolation: `bicubic` (VideoMAE) or `bilinear`.
 

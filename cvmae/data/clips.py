@@ -31,7 +31,7 @@ class ClipSpec:
     fps: 0: the stride counts the file's own frames. Above 0: it counts frames at this rate, whatever the file's: clip
       frames are stride / fps seconds apart, and each is the frame on show at its time.
     height, width, fit: the shape, see fit_frames.
-    sampling: `random` start, `middle` (centred), or `uniform` (the centres of T equal segments of the whole video; stride
+    sampling: `random` start, `middle` (centerd), or `uniform` (the centers of T equal segments of the whole video; stride
       and fps are not used).
     num_sampled, frame_sampling: F and how the image branch's frames are taken, see sample_frame_index.
     """
@@ -69,7 +69,7 @@ class ClipSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class ClipView:
     """Which of several evenly spread clips, and crops of them, are wanted of a video; the default is the one in the middle.
 
     clip, clips: the clip with this number, of so many, see clip_indices. crops: how many crops, see fit_frames.
@@ -80,7 +80,7 @@ class View:
     crops: int = 1
 
 
-MIDDLE = View()
+MIDDLE = ClipView()
 
 
 def spread(number: int, count: int) -> tuple[int, int]:
@@ -112,7 +112,7 @@ def clip_indices(
     rng: np.random.Generator,
     start: float | None = None,
     end: float | None = None,
-    view: View = MIDDLE,
+    view: ClipView = MIDDLE,
 ) -> np.ndarray:
     """Source frames of one clip: int64 [T], not decreasing.
 
@@ -143,7 +143,7 @@ def clip_indices(
 def sample_frame_index(num_sampled: int, sampling: str, num_frames: int, rng: np.random.Generator) -> np.ndarray:
     """The image branch's frames, as places inside the clip: int32 [F], ascending, no place twice.
 
-    `random`: any F of the T; `first`: the first F; `middle`: the F in the middle; `uniform`: the centres of F equal segments.
+    `random`: any F of the T; `first`: the first F; `middle`: the F in the middle; `uniform`: the centers of F equal segments.
     """
     if sampling == "random":
         places = np.sort(rng.choice(num_frames, num_sampled, replace=False))
@@ -161,7 +161,7 @@ def fit_frames(frames: np.ndarray, height: int, width: int, fit: str, crop: int 
     `crop`: the largest central part of the right proportions, resized; `stretch`: resized regardless of proportions;
     `pad`: resized to fit inside, zeros around it. Frames that have the size already are not touched.
     crop, crops: with `crop`, the part with this number of so many, evenly spaced from end to end along the side that is too
-    long (0, 1, 2 of 3: left or top, centre, right or bottom).
+    long (0, 1, 2 of 3: left or top, center, right or bottom).
     """
     source_height, source_width = frames.shape[1:3]
     if (source_height, source_width) == (height, width):

@@ -15,7 +15,7 @@ class FrameTable:
     times:    float64 [n], seconds since the first frame.
     keyframe: bool [n], True where decoding can start.
     fps:      mean frames per second.
-    reliable: True if a decoded frame can be recognised by its pts. Otherwise frames have to be decoded from the
+    reliable: True if a decoded frame can be recognized by its pts. Otherwise frames have to be decoded from the
               beginning of the file and counted.
     """
 

@@ -3,7 +3,7 @@
 A CSV file has a header line; each line of a JSON-lines file (.jsonl, .ndjson) is an object. The fields are
 
     path   of the video, absolute, or relative to `root` or else to the manifest's folder
-    label  a class number, a class name, or empty for an unlabelled video
+    label  a class number, a class name, or empty for an unlabeled video
     split  train, val, ... any word
     start, end   (optional) seconds, the part of the video to use; empty is open
 
@@ -11,7 +11,7 @@ and any others, which are ignored. If every label is a whole number they are use
 names, numbered in sorted order over all of the manifest's splits. A `classes.csv` beside the manifest, with the columns
 number,name, settles both: names have its numbers, whether all of them occur or not, and numbers have its names.
 
-A folder may stand for a manifest where nothing is learned: all videos below it, unlabelled, whatever the split.
+A folder may stand for a manifest where nothing is learned: all videos below it, unlabeled, whatever the split.
 """
 
 import csv
@@ -21,7 +21,7 @@ import os
 
 COLUMNS = "path,label,split[,start,end]"
 CLASSES = "classes.csv"
-UNLABELLED = -1
+UNLABELED = -1
 
 
 class ManifestError(Exception):
@@ -30,7 +30,7 @@ class ManifestError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One video: its path, label (UNLABELLED if it has none), and part in seconds (None: open)."""
+    """One video: its path, label (UNLABELED if it has none), and part in seconds (None: open)."""
 
     path: str
     label: int
@@ -74,7 +74,7 @@ def _whole_folder(folder: str) -> Manifest:
         raise ManifestError(str(error)) from error
     if not paths:
         raise ManifestError(f"{folder}: no video file lies below this folder; give another, or a file with {COLUMNS}")
-    entries = tuple(Entry(os.path.join(folder, path), UNLABELLED) for path in paths)
+    entries = tuple(Entry(os.path.join(folder, path), UNLABELED) for path in paths)
     return Manifest(entries, (), os.path.abspath(folder))
 
 
@@ -161,8 +161,8 @@ def _entry(where, row, number, folder):
     path = _text(row["path"])
     if not path:
         raise ManifestError(f"{where}: the path is empty; expected {COLUMNS}")
-    label = number.get(_text(row["label"]), UNLABELLED)
-    if label < 0 and _text(row["label"]) not in ("", str(UNLABELLED)):
+    label = number.get(_text(row["label"]), UNLABELED)
+    if label < 0 and _text(row["label"]) not in ("", str(UNLABELED)):
         raise ManifestError(f"{where}: label {label} is negative; number classes from 0, or leave it empty for no label")
     start, end = _seconds(where, row, "start"), _seconds(where, row, "end")
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):

@@ -17,7 +17,7 @@ from absl import flags
 
 from cvmae.data import clips, decode
 from cvmae.data.bad_files import REPORT_BYTES, BadDataError, pack_failures
-from cvmae.data.manifest import UNLABELLED
+from cvmae.data.manifest import UNLABELED
 from cvmae.data.sources import Record, Source
 from cvmae.data.timeout import TimeLimitError, call_with_limit
 
@@ -50,7 +50,7 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
 
         video        uint8 [b, T, H0, W0, 3]
         frame_index  int32 [b, F]   places inside the clip of the image branch's frames
-        label        int32 [b]      -1: unlabelled
+        label        int32 [b]      -1: unlabeled
         index        int64 [b]      record in the source
         failures     uint8 [b, 512] records that had to be replaced (see bad_files), zeros for none
 
@@ -173,7 +173,7 @@ class Reader:
     spec: clips.ClipSpec
     timeout_s: float
 
-    def cut(self, index: int, rng: np.random.Generator, view: clips.View = clips.MIDDLE) -> tuple[Record, list[np.ndarray]]:
+    def cut(self, index: int, rng: np.random.Generator, view: clips.ClipView = clips.MIDDLE) -> tuple[Record, list[np.ndarray]]:
         """The record, and the crops of one clip, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
         record = self.source[index]
         with unreadable(record.name):
@@ -195,7 +195,7 @@ def _row(video, frame_index, label, index):
     return {"video": video, "frame_index": frame_index, "label": np.int32(label), "index": np.int64(index)}
 
 
-def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.View = clips.MIDDLE) -> list[np.ndarray]:
+def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = clips.MIDDLE) -> list[np.ndarray]:
     """The crops of one clip of a record, each uint8 [T, H0, W0, 3]: everything that is done to it on the host.
 
     Raises: DecodeError or ClipError.
@@ -247,7 +247,7 @@ class _EvaluationRows:
         return self.reader.read(number, np.random.default_rng(0))
 
     def blank(self, number):
-        return _row(self.reader.blank_clip(), np.zeros(self.reader.spec.num_sampled, np.int32), UNLABELLED, number)
+        return _row(self.reader.blank_clip(), np.zeros(self.reader.spec.num_sampled, np.int32), UNLABELED, number)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cvmae.data.manifest import UNLABELLED, Manifest, read_manifest
+from cvmae.data.manifest import UNLABELED, Manifest, read_manifest
 from cvmae.data.subset import Subset, choose, parse_split
 
 KINDS = ("files", "tfds", "motion", "synthetic")
@@ -19,7 +19,7 @@ KINDS = ("files", "tfds", "motion", "synthetic")
 class Record:
     """One video, not decoded yet.
 
-    name: for people, in errors and bad_files.csv. label: class number or UNLABELLED. start, end: seconds, None is open.
+    name: for people, in errors and bad_files.csv. label: class number or UNLABELED. start, end: seconds, None is open.
     payload: a path, the bytes of an encoded file, or frames uint8 [n, H, W, 3].
     """
 
@@ -154,7 +154,7 @@ class TfdsSource:
     def labels(self) -> np.ndarray:
         """int32 [n]. Decodes no video, but reads every record from the disk, once, at the first use."""
         if not self._label:
-            return np.full(len(self), UNLABELLED, np.int32)
+            return np.full(len(self), UNLABELED, np.int32)
         import tensorflow_datasets as tfds
 
         label = tfds.features.FeaturesDict({self._label: self._builder.info.features[self._label]})
@@ -171,7 +171,7 @@ class TfdsSource:
         if not is_frames and not isinstance(video, bytes):
             kind = f"{video.dtype}{list(video.shape)}" if isinstance(video, np.ndarray) else type(video).__name__
             raise ValueError(f"data.tfds.video_feature={self._video!r} holds {kind}, not bytes or frames uint8 [n, H, W, 3]")
-        label = int(record[self._label]) if self._label else UNLABELLED
+        label = int(record[self._label]) if self._label else UNLABELED
         return Record(f"{self._name}/{self._split}/{index}", label, _seconds(record, "start"), _seconds(record, "end"), video)
 
     def key(self, index):

@@ -1,6 +1,6 @@
 """Accuracies of class probabilities: overall, per class, and which classes are taken for which.
 
-A clip with the label -1 is unlabelled and left out everywhere. Classes are ordered by falling probability, and where
+A clip with the label -1 is unlabeled and left out everywhere. Classes are ordered by falling probability, and where
 probabilities are equal by rising class number, so that top-1 is the argmax and agrees with the confusion matrix.
 (scikit-learn's `top_k_accuracy_score` orders equal scores by falling class number; without ties the two are equal.)
 """
@@ -30,23 +30,23 @@ class ClassRow(NamedTuple):
 
 
 def top_k_accuracy(probabilities, labels, k: int) -> float:
-    """The share (0..1) of labelled clips whose class is among the `k` likeliest; k is cut to the number of classes.
+    """The share (0..1) of labeled clips whose class is among the `k` likeliest; k is cut to the number of classes.
 
     Args:
       probabilities: float [n, C]; anything that rises with the probability (logits too) gives the same.
-      labels: int [n], -1 unlabelled.
+      labels: int [n], -1 unlabeled.
       k: 1 or more.
 
     Raises:
-      ValueError: shapes that do not fit, a label not below C, values that are not finite, or no labelled clip.
+      ValueError: shapes that do not fit, a label not below C, values that are not finite, or no labeled clip.
     """
     if k < 1:
         raise ValueError(f"top-k accuracy needs a k of 1 or more, not {k}")
-    return float((_places(*_labelled(probabilities, labels)) < k).mean())
+    return float((_places(*_labeled(probabilities, labels)) < k).mean())
 
 
 def mean_class_accuracy(probabilities, labels) -> float:
-    """The mean over the classes that occur in `labels` of the share (0..1) of their clips that are recognised (recall).
+    """The mean over the classes that occur in `labels` of the share (0..1) of their clips that are recognized (recall).
 
     The same as scikit-learn's `balanced_accuracy_score`. Arguments and errors as in `top_k_accuracy`.
     """
@@ -57,7 +57,7 @@ def mean_class_accuracy(probabilities, labels) -> float:
 
 def confusion_matrix(probabilities, labels) -> np.ndarray:
     """How often a clip of class i (row) is taken for class j (column), int64 [C, C]. Arguments as in `top_k_accuracy`."""
-    probabilities, labels = _labelled(probabilities, labels)
+    probabilities, labels = _labeled(probabilities, labels)
     classes = np.arange(probabilities.shape[1])
     from sklearn import metrics  # takes a second to import, which no start of a run should wait for
 
@@ -69,7 +69,7 @@ def per_class_rows(probabilities, labels, class_names) -> list[ClassRow]:
 
     Args:
       probabilities: float [n, C].
-      labels: int [n], -1 unlabelled.
+      labels: int [n], -1 unlabeled.
       class_names: C names.
 
     Raises:
@@ -77,7 +77,7 @@ def per_class_rows(probabilities, labels, class_names) -> list[ClassRow]:
     """
     matrix = confusion_matrix(probabilities, labels)
     _check_names(class_names, len(matrix))
-    probabilities, labels = _labelled(probabilities, labels)
+    probabilities, labels = _labeled(probabilities, labels)
     places, rows = _places(probabilities, labels), []
     for number, (name, counts) in enumerate(zip(class_names, matrix)):
         clips, wrong = int(counts.sum()), counts.copy()
@@ -97,9 +97,9 @@ def write_per_class_csv(path, rows: list[ClassRow]) -> None:
         writer.writerows([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
 
 
-def summarise(probabilities, labels, class_names) -> dict[str, float]:
-    """`top1`, `top5`, `mean_class_accuracy` (shares, 0..1) and `clips` (the labelled ones). Arguments as in `per_class_rows`."""
-    probabilities, labels = _labelled(probabilities, labels)
+def summarize(probabilities, labels, class_names) -> dict[str, float]:
+    """`top1`, `top5`, `mean_class_accuracy` (shares, 0..1) and `clips` (the labeled ones). Arguments as in `per_class_rows`."""
+    probabilities, labels = _labeled(probabilities, labels)
     _check_names(class_names, probabilities.shape[1])
     return {
         "top1": top_k_accuracy(probabilities, labels, 1),
@@ -116,7 +116,7 @@ def _places(probabilities, labels):
     return ((probabilities > own) | ((probabilities == own) & lower)).sum(1)
 
 
-def _labelled(probabilities, labels):
+def _labeled(probabilities, labels):
     """The rows that have a label, after a check."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
@@ -124,7 +124,7 @@ def _labelled(probabilities, labels):
     check_labels(labels, probabilities.shape[1])
     keep = labels >= 0
     if not keep.any():
-        raise ValueError(f"none of the {len(labels)} clips has a label (0 or more): accuracy needs labelled clips")
+        raise ValueError(f"none of the {len(labels)} clips has a label (0 or more): accuracy needs labeled clips")
     probabilities, numbers = probabilities[keep], np.flatnonzero(keep)
     finite = np.isfinite(probabilities).all(1)
     if not finite.all():
@@ -135,7 +135,7 @@ def _labelled(probabilities, labels):
 def check_labels(labels, classes: int) -> None:
     """Raises ValueError where labels are not integers or one is not below the number of classes; names its row."""
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be integers (-1 unlabelled), not {labels.dtype}")
+        raise ValueError(f"labels must be integers (-1 unlabeled), not {labels.dtype}")
     if (labels >= classes).any():
         row = int((labels >= classes).argmax())
         raise ValueError(f"row {row} has the label {labels[row]}, but there are {classes} classes (0 to {classes - 1})")

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from cvmae.config import require
 from cvmae.data.bad_files import BadFiles, pack_failures
 from cvmae.data.windows import Failed, Opened, Window, WindowLoader, Windows
-from cvmae.evaluation.feature_cache import claim_folder, encoder_identity, own_part
+from cvmae.evaluation.feature_cache import encoder_identity, open_cache, process_slice
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles, make_files
 from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
 from cvmae.evaluation.multi_view import whole_batch
@@ -60,16 +60,16 @@ def extract_features(
     _check_files(format, dtype)
     encode = make_encode(config, spec)
     files, names = make_files(folder, format), output_names(source)
-    claim_folder(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
+    open_cache(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
     todo = [number for number, name in enumerate(names) if name not in files]
     skipped = len(source) - len(todo)
-    processes.wait_for_all(f"looked at {folder}")  # before any writes, so that all see the same ones missing
-    todo = own_part(todo)
-    bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.first())
+    processes.barrier(f"looked at {folder}")  # before any writes, so that all see the same ones missing
+    todo = process_slice(todo)
+    bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
     size = whole_batch(max(1, config.batch_size // jax.process_count()))
     with (
         WindowLoader(config, source, todo, size, window_stride) as loader,
-        tqdm(total=len(todo), unit="video", disable=None if processes.first() else True) as bar,
+        tqdm(total=len(todo), unit="video", disable=None if processes.is_main_process() else True) as bar,
     ):
         with _Writing(files, names, bad, np.dtype(dtype), bar) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), put):
@@ -83,7 +83,7 @@ def _check_files(format: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     require(
-        format == "npz" or processes.alone(),
+        format == "npz" or processes.is_single_process(),
         f"config.extract.format={format!r} is written by one process alone: take npz, or one process",
     )
 
@@ -184,7 +184,7 @@ class _Writing:
     def counts_of_all(self) -> dict[str, int]:
         """What all processes did; their lists of bad files become one. Raises: BadDataError where too many are on it."""
         names = ("written", "unreadable", "windows")
-        every = processes.values_of_all([*(getattr(self, name) for name in names), self._bad.pairs])
+        every = processes.allgather_json([*(getattr(self, name) for name in names), self._bad.pairs])
         for *_, pairs in every:
             self._bad.add([tuple(pair) for pair in pairs])
         return dict(zip(names, map(sum, list(zip(*every))[: len(names)])))

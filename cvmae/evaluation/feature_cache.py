@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cvmae.config import ConfigError
-from cvmae.data.clip_views import ViewPlan
+from cvmae.data.clip_views import TestViews
 from cvmae.data.pipeline import clip_spec
 from cvmae.evaluation.features import COLUMNS, Features, FeatureSpec, feature_rows, make_encode
 from cvmae.evaluation.multi_view import whole_batch
@@ -24,7 +24,7 @@ SHARD_ROWS = 2048  # of 768 values: 6 MiB; what an interruption costs
 _ENCODER = ("variant", "tubelet", "positions", "cls_token", "qkv_bias", "eps", "final_norm")
 
 
-def digest_of(params) -> str:
+def fingerprint(params) -> str:
     """A text that is another one where any parameter is another."""
     found = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
@@ -37,7 +37,7 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     """What features depend on, but for the videos: encoder, how clips are cut and cropped, what is taken of the encoder."""
     clips = dataclasses.asdict(clip_spec(config).deterministic())
     return {
-        "parameters": digest_of(params),
+        "parameters": fingerprint(params),
         "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype},
         "clips": {name: value for name, value in clips.items() if name not in ("num_sampled", "frame_sampling")},
         "augment": {name: config.augment[name] for name in ("size", "mean", "std")},
@@ -45,7 +45,7 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     }
 
 
-def claim_folder(folder, identity: dict, layout: dict | None = None) -> dict:
+def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
     """Makes `folder`, or checks that what is in it has this identity. Returns the layout that it was begun with.
 
     Raises:
@@ -54,9 +54,9 @@ def claim_folder(folder, identity: dict, layout: dict | None = None) -> dict:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / IDENTITY, json.loads(json.dumps(identity))
-    if processes.first() and not path.exists():
+    if processes.is_main_process() and not path.exists():
         write_json(path, {"identity": wanted, "layout": layout or {}})
-    processes.wait_for_all(f"claimed {folder}")
+    processes.barrier(f"claimed {folder}")
     if not path.exists():
         raise ConfigError(
             f"{path}, which another process wrote, is not here: --workdir must be a folder that all processes share"
@@ -86,7 +86,7 @@ def cached_features(
     config,
     params,
     source,
-    plan: ViewPlan,
+    plan: TestViews,
     spec: FeatureSpec,
     *,
     put=lambda arrays: arrays,
@@ -140,17 +140,17 @@ def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Iterato
       ConfigError: the folder holds something else.
     """
     folder = pathlib.Path(folder)
-    shard_rows = claim_folder(folder, identity | {"rows": rows}, {"shard_rows": shard_rows})["shard_rows"]
+    shard_rows = open_cache(folder, identity | {"rows": rows}, {"shard_rows": shard_rows})["shard_rows"]
     starts = range(0, rows, shard_rows)
     shards = [_load(folder, number) for number in range(len(starts))]
-    processes.wait_for_all(f"looked at {folder}")  # before any writes, so that all see the same ones missing
-    for first, last in _stretches(own_part([number for number, shard in enumerate(shards) if shard is None])):
+    processes.barrier(f"looked at {folder}")  # before any writes, so that all see the same ones missing
+    for first, last in _stretches(process_slice([number for number, shard in enumerate(shards) if shard is None])):
         sizes = [min(shard_rows, rows - start) for start in starts[first:last]]
         with contextlib.closing(read(starts[first])) as batches:
             for number, columns in enumerate(_cut(batches, sizes), first):
                 _save(folder, number, columns)
                 shards[number] = columns
-    processes.wait_for_all(f"filled {folder}")
+    processes.barrier(f"filled {folder}")
     shards = [_load(folder, number) if shard is None else shard for number, shard in enumerate(shards)]
     if None in shards:
         raise ConfigError(
@@ -159,7 +159,7 @@ def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Iterato
     return Features(*(np.concatenate([shard[name] for shard in shards]) for name in COLUMNS))
 
 
-def own_part(todo: list) -> list:
+def process_slice(todo: list) -> list:
     """What this process has to do of a list that every process has: a stretch of it."""
     process, count = jax.process_index(), jax.process_count()
     return todo[len(todo) * process // count : len(todo) * (process + 1) // count]

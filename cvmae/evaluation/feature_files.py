@@ -4,7 +4,7 @@ The features of one video are an .npz with
 
     features  float32 or float16 [windows, ...]
     start_s, end_s  float64 [windows]  when the first and the last frame of a window is shown, seconds since the first frame
-    label     int32 [], -1 unlabelled
+    label     int32 [], -1 unlabeled
     path      str [], the name of the video
 
 `npz`: FOLDER/NAME.npz, NAME being the video's path below the manifest's folder, extension included. `array_record`: each record

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cvmae import augment
-from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.heads import pool
@@ -54,7 +54,7 @@ class Features:
 
     Attributes:
       values: float32 [n, ...], the rest as `FeatureSpec` says.
-      labels: int32 [n], -1 unlabelled.
+      labels: int32 [n], -1 unlabeled.
       index: int64 [n], numbers of the records.
       clip: int32 [n], which clip of its record; None where every record has one.
     """
@@ -66,7 +66,7 @@ class Features:
 
 
 def encode_tokens(encoder: Encoder, params, clips, spec: FeatureSpec):
-    """Features float32 [B, ...] of standardised clips [B, T, H, W, 3]."""
+    """Features float32 [B, ...] of normalized clips [B, T, H, W, 3]."""
     block = spec.block(encoder.trunk.size.depth)
     if block is None:
         tokens = encoder.apply({"params": params}, clips).tokens
@@ -82,12 +82,12 @@ def reduce_tokens(tokens, grid: Grid, kind: str):
     if kind == "pooled":
         return pool(tokens)
     tokens = tokens.astype(np.float32)
-    return tokens if kind == "all" else einops.reduce(tokens, "b (t s) d -> b t d", "mean", t=grid.slots)
+    return tokens if kind == "all" else einops.reduce(tokens, "b (t s) d -> b t d", "mean", t=grid.time_patches)
 
 
 def encode_pixels(config, encoder, params, clips, spec: FeatureSpec = FeatureSpec()):
     """Features float32 [B, ...] of clips [B, T, H, W, 3] in 0..1."""
-    return encode_tokens(encoder, params, augment.standardise(clips, config.augment.mean, config.augment.std), spec)
+    return encode_tokens(encoder, params, augment.normalize(clips, config.augment.mean, config.augment.std), spec)
 
 
 def make_encode(config, spec: FeatureSpec = FeatureSpec()) -> Callable:
@@ -121,10 +121,10 @@ def encoded_batches(encode: Callable, batches: Iterable[dict], put=lambda arrays
         found = encode(put({"video": batch["video"]})["video"])
         rest = {name: np.array(column) for name, column in batch.items() if name != "video"}
         if ahead is not None:
-            yield processes.everywhere(ahead[0]), ahead[1]
+            yield processes.to_host(ahead[0]), ahead[1]
         ahead = found, rest
     if ahead is not None:
-        yield processes.everywhere(ahead[0]), ahead[1]
+        yield processes.to_host(ahead[0]), ahead[1]
 
 
 def feature_rows(
@@ -132,7 +132,7 @@ def feature_rows(
     encode: Callable,
     source,
     batch_size: int,
-    plan: ViewPlan,
+    plan: TestViews,
     *,
     put=lambda arrays: arrays,
     failed=lambda failures: None,
@@ -168,7 +168,7 @@ def extract(config, params, source, limit: int = 0, batch_size: int = 0, encode:
       encode: from `make_encode` of the same config, where several sources share one.
     """
     encode, limit, found = encode or make_encode(config), limit or len(source), []
-    batches = feature_rows(config, lambda video: encode(params, video), source, batch_size or config.batch_size, ViewPlan())
+    batches = feature_rows(config, lambda video: encode(params, video), source, batch_size or config.batch_size, TestViews())
     with contextlib.closing(batches):
         for batch in batches:
             keep = batch["valid"] & (batch["index"] < limit)

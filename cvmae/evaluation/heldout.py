@@ -40,7 +40,7 @@ def reconstruction_errors(objective, params, inputs) -> dict:
     `model`; `mean_patch`, which says the mean of the clip's visible patches everywhere; `nearest_patch`, which copies the visible
     patch that is nearest in (slot, row, column).
     """
-    config, views = objective.config, objective.needs.views
+    config, views = objective.config, objective.terms.views
     branch, grid = config.video_branch, video_grid(config)
     mask = first_of_mask(inputs.video_mask, views, 1)
     pixels = objective.target_pixels(first_views(inputs.video, views, 1), branch)
@@ -57,14 +57,14 @@ def nearest_visible(mask: masking.Mask, grid: Grid):
     """For each hidden patch the place among the visible ones of the nearest, int32 [B, N - K]; the first of equals."""
     axes = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
     places = jnp.asarray(np.stack([axis.reshape(-1) for axis in axes], axis=1), jnp.float32)
-    apart = places[mask.masked][:, :, None] - places[mask.visible][:, None]
+    apart = places[mask.masked][:, :, None] - places[mask.ids_keep][:, None]
     return jnp.square(apart).sum(-1).argmin(-1)
 
 
 class HeldOut:
     """Evaluates an objective on the clips of a source, always with the same views and masks."""
 
-    def __init__(self, objective, source, put, share=processes.Share()):
+    def __init__(self, objective, source, put, share=processes.ProcessShard()):
         """`put` makes arrays on the devices of a batch on the host; `share` is the part of every batch that this process reads.
 
         Raises:
@@ -111,12 +111,12 @@ class HeldOut:
         part = {"process_index": self.share.index, "process_count": self.share.count}
         with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
             for batch in loader:
-                if not all(processes.values_of_all(bool(batch["valid"].all()))):
+                if not all(processes.allgather_json(bool(batch["valid"].all()))):
                     return
                 yield {name: batch[name] for name in CLIPS}
 
     def _average(self, function, params) -> dict[str, float]:
-        rows = [processes.everywhere(function(params, samples)) for samples in self.samples()]
+        rows = [processes.to_host(function(params, samples)) for samples in self.samples()]
         if not rows:
             raise ConfigError("no whole batch of held-out clips could be read: see the files of config.data.eval_split")
         return {name: float(np.mean([row[name] for row in rows])) for name in sorted(rows[0])}
@@ -135,18 +135,18 @@ def view_features(held_out: HeldOut, params):
         )
         return [encode_pixels(config, encoder, params, views[:, view]) for view in range(2)]
 
-    rows = [processes.everywhere(encode(params, samples)) for samples in held_out.samples()]
+    rows = [processes.to_host(encode(params, samples)) for samples in held_out.samples()]
     return [np.concatenate(column) for column in zip(*rows)]
 
 
-def assess(held_out: HeldOut, params, train_source, labelled: int, clips: int) -> dict[str, float]:
+def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, clips: int) -> dict[str, float]:
     """Every number of the report for one set of parameters.
 
     Args:
       held_out: clips not trained on.
       params: of the whole model.
       train_source: where the probe's labels come from.
-      labelled: how many clips of it the probe is fitted on.
+      labeled: how many clips of it the probe is fitted on.
       clips: how many held-out clips the probe is scored on.
 
     Returns:
@@ -155,7 +155,7 @@ def assess(held_out: HeldOut, params, train_source, labelled: int, clips: int) -
     """
     objective = held_out.objective
     found = {}
-    if "mse_video" in objective.needs.active:
+    if "mse_video" in objective.terms.active:
         found |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
     found |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}
     encoder = params["video"]["encoder"]
@@ -166,15 +166,15 @@ def assess(held_out: HeldOut, params, train_source, labelled: int, clips: int) -
     test = extract(objective.config, encoder, held_out.source, clips)
     if len(np.unique(test.labels[test.labels >= 0])) > 1:
         found["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
-        found["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labelled), test)
+        found["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labeled), test)
     return found
 
 
-def table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
-    """The numbers of `assess` side by side, as text."""
+def report_table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
+    """The numbers of `evaluate_pretraining` side by side, as text."""
     columns = {"untrained": untrained or {}, "trained": trained}
     lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, found in columns.items() if found)]
-    for name, title, share in ROWS:
+    for name, title, share in REPORT_ROWS:
         if name in trained:
             cells = (f"{100 * v[name]:.1f} %" if share else f"{v[name]:.3f}" for v in columns.values() if v)
             lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
@@ -186,11 +186,11 @@ def table(trained: dict[str, float], untrained: dict[str, float] | None = None) 
 
 
 def linear_probe(train: Features, test: Features, strength: float = 0.1) -> float:
-    """Test accuracy (0..1) of logistic regression on standardised features (scikit-learn).
+    """Test accuracy (0..1) of logistic regression on normalized features (scikit-learn).
 
     Args:
-      train: labelled features to fit.
-      test: labelled features of other videos.
+      train: labeled features to fit.
+      test: labeled features of other videos.
       strength: scikit-learn's C, the inverse of the l2 penalty.
 
     Raises:
@@ -201,20 +201,20 @@ def linear_probe(train: Features, test: Features, strength: float = 0.1) -> floa
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    fit, score = _labelled(train), _labelled(test)
+    fit, score = _labeled(train), _labeled(test)
     classes = np.unique(train.labels[fit])
     if len(classes) < 2:
-        raise ValueError(f"a linear probe needs two labelled classes, the training clips have {len(classes)}")
+        raise ValueError(f"a linear probe needs two labeled classes, the training clips have {len(classes)}")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
     model.fit(train.values[fit], train.labels[fit])
     return float(model.score(test.values[score], test.labels[score]))
 
 
-def _labelled(features: Features):
+def _labeled(features: Features):
     return features.labels >= 0
 
 
-ROWS = (
+REPORT_ROWS = (
     ("reconstruction/model", "held-out reconstruction error", False),
     ("accuracy/intra_video", "intra-modal accuracy, video level", True),
     ("accuracy/intra_frame", "intra-modal accuracy, frame level", True),

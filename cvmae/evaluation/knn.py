@@ -22,24 +22,24 @@ def knn_probabilities(train, train_labels, test, classes: int, k: int, temperatu
       train_labels: int [m]; clips with -1 do not vote.
       test: features [n, D].
       classes: how many there are.
-      k: how many vote; cut to the number of labelled training clips.
-      temperature: above 0; `inf` gives every neighbour the same weight. Towards 0 the nearest decides alone.
+      k: how many vote; cut to the number of labeled training clips.
+      temperature: above 0; `inf` gives every neighbor the same weight. Towards 0 the nearest decides alone.
 
     Raises:
-      ValueError: no labelled training clip, a label not below `classes`, a temperature or k that is not above 0, or
+      ValueError: no labeled training clip, a label not below `classes`, a temperature or k that is not above 0, or
         features that cannot be compared.
     """
-    similarity, votes = _neighbours(train, train_labels, test, classes, [k])
+    similarity, votes = _neighbors(train, train_labels, test, classes, [k])
     return _vote(similarity, votes, classes, temperature)
 
 
 def knn_report(train, train_labels, test, test_labels, classes: int, ks=KS, temperature: float = TEMPERATURE) -> dict[str, float]:
-    """`top1/k=10`, `top5/k=10` and so on for every k, shares (0..1) of the labelled test clips, from one search.
+    """`top1/k=10`, `top5/k=10` and so on for every k, shares (0..1) of the labeled test clips, from one search.
 
-    A k larger than the labelled gallery is cut to it and keeps its name. Ties among classes go to the lower number (see
+    A k larger than the labeled gallery is cut to it and keeps its name. Ties among classes go to the lower number (see
     `classification`): with fewer voted classes than places, top-5 takes the first of those without a vote.
     """
-    similarity, votes = _neighbours(train, train_labels, test, classes, ks)
+    similarity, votes = _neighbors(train, train_labels, test, classes, ks)
     found = {}
     for k in ks:
         probabilities = _vote(similarity[:, :k], votes[:, :k], classes, temperature)
@@ -48,15 +48,15 @@ def knn_report(train, train_labels, test, test_labels, classes: int, ks=KS, temp
     return found
 
 
-def _neighbours(train, labels, test, classes, ks):
-    """Similarity and labels of the nearest labelled clips, each [n, at most the largest of ks]."""
+def _neighbors(train, labels, test, classes, ks):
+    """Similarity and labels of the nearest labeled clips, each [n, at most the largest of ks]."""
     train, labels = np.asarray(train), np.asarray(labels)
     if labels.shape != train.shape[:1]:
         raise ValueError(f"expected train [m, D] and train_labels [m], not {train.shape} and {labels.shape}")
     check_labels(labels, classes)
     train, labels = train[labels >= 0], labels[labels >= 0]
     if not len(labels):
-        raise ValueError("no training clip has a label (0 or more): nearest neighbours vote with their labels")
+        raise ValueError("no training clip has a label (0 or more): nearest neighbors vote with their labels")
     if min(ks) < 1:
         raise ValueError(f"a vote needs a k of 1 or more, not {min(ks)}")
     index, similarity = nearest(test, train, min(max(ks), len(train)))

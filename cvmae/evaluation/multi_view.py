@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae import augment
-from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.parallel import processes
 
 
@@ -18,7 +18,7 @@ class Predictions:
     """Of every video of a source, in its order.
 
     probabilities: float32 [n, ...], the mean over its readable clips and its crops; zeros where it has none.
-    labels: int32 [n], -1 unlabelled or unreadable. readable: bool [n].
+    labels: int32 [n], -1 unlabeled or unreadable. readable: bool [n].
     """
 
     probabilities: np.ndarray
@@ -27,14 +27,14 @@ class Predictions:
 
 
 def cropped(video, config):
-    """uint8 [b, crops, T, H0, W0, 3] -> float32 [b·crops, T, H, W, 3] in 0..1, of the centre of each crop."""
+    """uint8 [b, crops, T, H0, W0, 3] -> float32 [b·crops, T, H, W, 3] in 0..1, of the center of each crop."""
     clips = einops.rearrange(video, "b k ... -> (b k) ...")
-    return jax.vmap(lambda clip: augment.centre_crop(clip.astype(jnp.float32) / 255, config.augment.size))(clips)
+    return jax.vmap(lambda clip: augment.center_crop(clip.astype(jnp.float32) / 255, config.augment.size))(clips)
 
 
 def flat_crops(video, config):
-    """As `cropped`, standardised."""
-    return augment.standardise(cropped(video, config), config.augment.mean, config.augment.std)
+    """As `cropped`, normalized."""
+    return augment.normalize(cropped(video, config), config.augment.mean, config.augment.std)
 
 
 def mean_over_crops(probabilities, crops: int):
@@ -48,7 +48,7 @@ def whole_batch(size: int) -> int:
 
 
 def predict_views(
-    predict, config, source, plan: ViewPlan, put, failed=lambda failures: None, share=processes.Share()
+    predict, config, source, plan: TestViews, put, failed=lambda failures: None, share=processes.ProcessShard()
 ) -> Predictions:
     """Runs the test. Of several processes each reads its share, and all return the predictions of every video.
 
@@ -68,10 +68,10 @@ def predict_views(
     with make_view_loader(config, source, batch_size, plan, **part) as loader:
         for batch in loader:
             found = predict(put({"video": batch.pop("video")}))
-            batch = processes.gathered(batch, put)
+            batch = processes.gather_rows(batch, put)
             failed(batch["failures"])
             keep, index = batch["valid"], batch["index"]
-            values = np.asarray(processes.everywhere(found), np.float64)
+            values = np.asarray(processes.to_host(found), np.float64)
             if sums is None:
                 sums = np.zeros((len(source), *values.shape[1:]))
             np.add.at(sums, index[keep], values[keep])

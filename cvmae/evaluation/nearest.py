@@ -44,7 +44,7 @@ def nearest(queries, gallery, k: int, exclude_self: bool = False, chunks: tuple[
       queries: [q, D].
       gallery: [g, D].
       k: how many; not more than there are.
-      exclude_self: row i of `gallery` is query i itself and no neighbour of it.
+      exclude_self: row i of `gallery` is query i itself and no neighbor of it.
       chunks: how many queries and how many gallery rows are compared at once.
 
     Returns:
@@ -58,7 +58,7 @@ def nearest(queries, gallery, k: int, exclude_self: bool = False, chunks: tuple[
     if exclude_self and len(queries) != count:
         raise ValueError(f"exclude_self needs the same rows twice, not {len(queries)} queries and a gallery of {count}")
     if not 1 <= k <= count - exclude_self:
-        raise ValueError(f"k={k} neighbours of a gallery of {count - exclude_self}: ask for 1 to {count - exclude_self}")
+        raise ValueError(f"k={k} neighbors of a gallery of {count - exclude_self}: ask for 1 to {count - exclude_self}")
     rows, columns = _even(len(queries), chunks[0]), _even(count, chunks[1])
     gallery = jnp.asarray(rearrange(_padded(gallery, columns), "(m c) d -> m c d", c=columns))
     found = []

@@ -20,7 +20,7 @@ def recall(ranks, k: int) -> float:
 
 
 def nearest_label_agreement(features, labels) -> float:
-    """The share (0..1) of labelled clips whose nearest other labelled clip has the same label (1-NN, leave one out)."""
+    """The share (0..1) of labeled clips whose nearest other labeled clip has the same label (1-NN, leave one out)."""
     labels = np.asarray(labels)
     features, labels = np.asarray(features)[labels >= 0], labels[labels >= 0]
     index, _ = nearest.nearest(features, features, 1, exclude_self=True)
@@ -61,14 +61,14 @@ def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = Fa
     Raises:
       ValueError: features and labels that do not fit, or no query whose class is in the gallery.
     """
-    queries, labels = _labelled(queries, labels, "queries")
-    gallery, gallery_labels = _labelled(gallery, gallery_labels, "gallery")
+    queries, labels = _labeled(queries, labels, "queries")
+    gallery, gallery_labels = _labeled(gallery, gallery_labels, "gallery")
     if exclude_self and not np.array_equal(labels, gallery_labels):
         raise ValueError("exclude_self needs the same clips as queries and as gallery: their labels differ")
     members = {label: np.flatnonzero(gallery_labels == label) for label in np.unique(gallery_labels)}
     has = np.array([len(members.get(label, ())) > exclude_self for label in labels], bool)
     if not has.any():
-        raise ValueError(f"of {len(labels)} labelled queries none has a clip of its class in a gallery of {len(gallery_labels)}")
+        raise ValueError(f"of {len(labels)} labeled queries none has a clip of its class in a gallery of {len(gallery_labels)}")
     numbers, found = np.flatnonzero(has), []
     for number, row in zip(numbers, nearest.similarity_rows(queries[has], gallery)):
         hits = members[labels[number]]
@@ -93,7 +93,7 @@ def _report(ranks, precisions):
     return found | {"median_rank": float(np.median(ranks)), "map": float(precisions.mean()), "queries": float(len(ranks))}
 
 
-def _labelled(features, labels, name):
+def _labeled(features, labels, name):
     features, labels = np.asarray(features), np.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"{name}: expected features [n, D] and labels [n], not {features.shape} and {labels.shape}")

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from cvmae.cli import parse_own
 from cvmae.interop.huggingface import write_hf_videomae
-from cvmae.interop.infer_modules import Hints
+from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import KINDS as INFLATIONS
 from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps import KINDS
@@ -80,7 +80,7 @@ def take_in(path: str, kind: str) -> Pretrained:
     size = tuple(map(int, FLAGS.image_size)) * (2 if len(FLAGS.image_size) == 1 else 1) or (0, 0)
     if len(size) != 2:
         raise ValueError(f"--image_size={','.join(FLAGS.image_size)}: expected one number or HEIGHT,WIDTH")
-    hints = Hints(FLAGS.heads, FLAGS.decoder_heads, FLAGS.num_frames, size)
+    hints = ModelHints(FLAGS.heads, FLAGS.decoder_heads, FLAGS.num_frames, size)
     found = read(path, kind, branch=FLAGS.branch, hints=hints)
     if FLAGS.inflate == "none":
         return found

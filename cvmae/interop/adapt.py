@@ -6,14 +6,14 @@ import shlex
 import numpy as np
 from flax import traverse_util
 
-from cvmae.interop.infer_modules import Hints
+from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
 from cvmae.interop.pretrained import Pretrained, WeightsError, amount, differences
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.classifier import Classifier
 from cvmae.models.positions import Positions, interpolate_params
-from cvmae.models.vit import SIZES, Encoder
+from cvmae.models.vit import VIT_SIZES, Encoder
 
 # What must be the same for parameters to mean the same, by the branch's field. The number and size of frames may differ.
 ENCODER_FIELDS = {
@@ -37,7 +37,7 @@ DECODER_FIELDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class InitFrom:
     """What a branch of a run starts from.
 
     Attributes:
@@ -53,7 +53,7 @@ class Start:
     inflate: str = "none"
 
 
-def load_encoder(start: Start, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
+def load_encoder(start: InitFrom, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
     """A video or image encoder's parameters, for the grid of `encoder`.
 
     Learned positions of another grid are interpolated; fixed ones are computed for the new one, and `positions='learned'`
@@ -77,30 +77,30 @@ def load_encoder(start: Start, encoder: Encoder, config=None) -> tuple[dict, lis
     return params["encoder"], notes
 
 
-def load_branch(start: Start, encoder: Encoder, decoder: DecoderSpec | None, config=None) -> tuple[dict, list[str]]:
+def load_branch(start: InitFrom, encoder: Encoder, decoder: DecoderSpec | None, config=None) -> tuple[dict, list[str]]:
     """The parameters of a masked autoencoder: `encoder`, and `decoder` where the weights have one and it is wanted.
 
     Args, Returns, Raises: see `load_encoder`; `decoder`: the decoder to fill, None for none.
     """
     if not start.decoder:
         decoder = None
-    hints = Hints(encoder.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
+    hints = ModelHints(encoder.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
     source = read(start.path, branch=start.branch, hints=hints)
     if start.inflate != "none":
         source = inflate(source, encoder.grid, start.inflate)
     decoder = decoder if source.decoder else None
-    check(source, encoder, decoder, start.branch)
-    params, notes = fit_encoder(source, encoder, config)
+    check_compatible(source, encoder, decoder, start.branch)
+    params, notes = adapt_encoder(source, encoder, config)
     lines = [f"{start.branch}_branch encoder from {source.name}: {amount(params)}", *source.notes, *notes]
     lines += [f"left out: {key}, {reason}" for key, reason in source.ignored.items()]
     if decoder is None:
         return {"encoder": params}, lines
-    filled, notes = fit_decoder(source, encoder, decoder)
+    filled, notes = adapt_decoder(source, encoder, decoder)
     lines += [f"{start.branch}_branch decoder from the same: {amount(filled)}", *notes]
     return {"encoder": params, "decoder": filled}, lines
 
 
-def load_classifier(start: Start, classifier: Classifier, names: tuple[str, ...] = (), config=None) -> tuple[dict, list[str]]:
+def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, ...] = (), config=None) -> tuple[dict, list[str]]:
     """The parameters of a whole classifier: `encoder`, `norm` where it has one, and `head`.
 
     Args:
@@ -111,7 +111,7 @@ def load_classifier(start: Start, classifier: Classifier, names: tuple[str, ...]
 
     Returns, Raises: see `load_encoder`; also ValueError where the weights have no head, or one of other classes.
     """
-    source = read(start.path, hints=Hints(classifier.encoder.trunk.size.heads, decoder=False))
+    source = read(start.path, hints=ModelHints(classifier.encoder.trunk.size.heads, decoder=False))
     head = source.head
     if head is None:
         raise ValueError(f"{source.name} has no head: give a classifier's weights, or config.head.init=new")
@@ -126,8 +126,8 @@ def load_classifier(start: Start, classifier: Classifier, names: tuple[str, ...]
     other = [f"{i}: {a!r} there, {b!r} here" for i, (a, b) in enumerate(zip(head.names, names)) if a != b]
     if head.names and names and other and not _unnamed(head.names) and not _unnamed(names):
         raise ValueError(f"the classes of {source.name} are not the data's, first {', '.join(other[:3])}: number them alike")
-    check(source, classifier.encoder, None, start.branch)
-    params, notes = fit_encoder(source, classifier.encoder, config)
+    check_compatible(source, classifier.encoder, None, start.branch)
+    params, notes = adapt_encoder(source, classifier.encoder, config)
     lines = [f"classifier of {head.classes} classes from {source.name}: {amount(source.params)}", *source.notes, *notes]
     return {"encoder": params} | {part: source.params[part] for part in ("norm", "head") if part in source.params}, lines
 
@@ -137,7 +137,7 @@ def _unnamed(names: tuple[str, ...]) -> bool:
     return all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names))
 
 
-def check(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, branch: str) -> None:
+def check_compatible(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, branch: str) -> None:
     """Raises ValueError, with the flags to copy, where weights are of modules built otherwise than those to fill."""
     there = _other(ENCODER_FIELDS, source.encoder, encoder)
     if encoder.positions == "learned":
@@ -145,15 +145,15 @@ def check(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, bra
     # A fine-tuned classifier that pools the mean has none, whatever its config says.
     if encoder.final_norm and not source.encoder.final_norm:
         there["final_norm"] = False
-    if source.encoder.grid.slots == 1 and encoder.grid.slots > 1 and source.encoder.grid.tubelet == 1:
+    if source.encoder.grid.time_patches == 1 and encoder.grid.time_patches > 1 and source.encoder.grid.tubelet == 1:
         raise ValueError(
-            f"{source.name} is an encoder of images: give config.{branch}_branch.inflate (mean or centre) to start a video encoder from it"
+            f"{source.name} is an encoder of images: give config.{branch}_branch.inflate (mean or center) to start a video encoder from it"
         )
     if decoder is not None:
         there |= _other(DECODER_FIELDS, source.decoder, decoder)
         theirs, ours = source.decoder.target_tubelet(source.encoder.grid), decoder.target_tubelet(encoder.grid)
         if theirs != ours:
-            there["decoder.target_frames"] = theirs * encoder.grid.slots
+            there["decoder.target_frames"] = theirs * encoder.grid.time_patches
     flags = {f"{branch}_branch.{field}": value for field, value in there.items()}
     if flags:
         or_not = f" - or leave its decoder out by --config.{branch}_branch.init_decoder=False" if _of_decoder(flags) else ""
@@ -179,40 +179,40 @@ def _text(field: str, value) -> str:
     if not field.endswith("_branch.variant"):
         return str(value)
     size, patch = value
-    names = [name for name, known in SIZES.items() if known == size]
+    names = [name for name, known in VIT_SIZES.items() if known == size]
     return f"{names[0] if names else f'<{size}, which no variant has>'}/{patch}"
 
 
-def fit_encoder(source: Pretrained, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
+def adapt_encoder(source: Pretrained, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
     """The encoder's arrays for another grid and for a config's pixels, and what was changed."""
     params, notes = dict(source.params["encoder"]), []
-    found, about = fit_positions(params.pop("positions", {}), source.encoder, encoder)
+    found, about = adapt_positions(params.pop("positions", {}), source.encoder, encoder)
     if found:
         params["positions"] = found
     if not encoder.final_norm and params.pop("norm", None) is not None:
         notes.append("norm left out: an encoder with final_norm=False has no last norm")
     ours = None if config is None else {name: tuple(config["augment"][name]) for name in ("mean", "std")}
     if ours and not source.pixels:
-        notes.append("nobody says what pixels were standardised with: taken to be augment.mean and augment.std")
-    elif ours and differ(source.pixels, ours):
-        params["embed"] = fold(params["embed"], source.pixels, ours)
+        notes.append("nobody says what pixels were normalized with: taken to be augment.mean and augment.std")
+    elif ours and normalizations_differ(source.pixels, ours):
+        params["embed"] = fold_normalization(params["embed"], source.pixels, ours)
         there = ", ".join(f"{name} {value}" for name, value in source.pixels.items())
         notes.append(f"patch embedding fitted to this config's augment.mean and augment.std (trained on {there}): same outputs")
     return params, notes + about
 
 
-def fit_decoder(source: Pretrained, encoder: Encoder, decoder: DecoderSpec) -> tuple[dict, list[str]]:
+def adapt_decoder(source: Pretrained, encoder: Encoder, decoder: DecoderSpec) -> tuple[dict, list[str]]:
     """The decoder's arrays for another grid, and what was changed."""
     params = dict(source.params["decoder"])
     theirs, ours = (
         Encoder(spec.trunk, grid, spec.positions, spec.cls != "none")
         for spec, grid in ((source.decoder, source.encoder.grid), (decoder, encoder.grid))
     )
-    found, notes = fit_positions(params.pop("positions", {}), theirs, ours)
+    found, notes = adapt_positions(params.pop("positions", {}), theirs, ours)
     return params | ({"positions": found} if found else {}), [f"decoder {note}" for note in notes]
 
 
-def fit_positions(params: dict, theirs: Encoder, ours: Encoder) -> tuple[dict, list[str]]:
+def adapt_positions(params: dict, theirs: Encoder, ours: Encoder) -> tuple[dict, list[str]]:
     """The parameters of `Positions` of one encoder for another one, and notes on what was changed."""
     old, new, notes = theirs.grid, ours.grid, []
     whole = ["x".join(map(str, grid.shape)) for grid in (old, new)]
@@ -227,7 +227,7 @@ def fit_positions(params: dict, theirs: Encoder, ours: Encoder) -> tuple[dict, l
         changed = f"positions {theirs.positions} {whole[0]} -> {whole[1]} computed for the new grid, not interpolated"
         return params, [*notes, f"{changed} (--config.video_branch.positions=learned starts from the old ones, interpolated)"]
     spans = {
-        "time": (f"{old.slots} -> {new.slots} slots", old.slots != new.slots),
+        "time": (f"{old.time_patches} -> {new.time_patches} slots", old.time_patches != new.time_patches),
         "space": (f"{old.rows}x{old.columns} -> {new.rows}x{new.columns}", old.shape[1:] != new.shape[1:]),
         "table": (" -> ".join(whole), True),
     }
@@ -235,7 +235,7 @@ def fit_positions(params: dict, theirs: Encoder, ours: Encoder) -> tuple[dict, l
     return interpolate_params(params, old, new), notes + [f"positions/{key} {span} interpolated" for key, span in changed]
 
 
-def match(arrays: dict, template, name: str) -> dict:
+def match_template(arrays: dict, template, name: str) -> dict:
     """The arrays as the template has them, in its dtypes. Raises: WeightsError, which lists all that does not fit."""
     problems = differences(arrays, template)
     if problems:
@@ -244,16 +244,16 @@ def match(arrays: dict, template, name: str) -> dict:
     return traverse_util.unflatten_dict({k: np.asarray(found[k], wanted[k].dtype) for k in wanted}, sep="/")
 
 
-Pixels = dict[str, tuple[float, ...]]
+Normalization = dict[str, tuple[float, ...]]
 
 
-def differ(one: Pixels, other: Pixels) -> bool:
-    """Whether two standardisations, each `mean` and `std` of a channel, are not the same."""
+def normalizations_differ(one: Normalization, other: Normalization) -> bool:
+    """Whether two normalizations, each `mean` and `std` of a channel, are not the same."""
     return any(not np.allclose(one[name], other[name], rtol=0, atol=1e-6) for name in ("mean", "std"))
 
 
-def fold(embed: dict, theirs: Pixels, ours: Pixels) -> dict:
-    """The patch embedding that gives for pixels standardised our way what the old one gave for theirs.
+def fold_normalization(embed: dict, theirs: Normalization, ours: Normalization) -> dict:
+    """The patch embedding that gives for pixels normalized our way what the old one gave for theirs.
 
     Exact but for rounding: (p - mean) / std is an affine map of every pixel, and so is the embedding. Means and deviations are of
     pixels in 0..1.

@@ -11,9 +11,9 @@ from cvmae.interop.convert import to_theirs
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.interop.pretrained import Pretrained, WeightsError
-from cvmae.models.vit import Trunk
+from cvmae.models.vit import TransformerConfig
 
-# Where the values are that clips were standardised with; the second name is that of transformers' newer processors.
+# Where the values are that clips were normalized with; the second name is that of transformers' newer processors.
 _PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 # (our word, field of config.json, default of transformers' config class) for an encoder and a decoder.
@@ -228,7 +228,7 @@ def _notes(pretrained: Pretrained, part: str) -> list[str]:
     if part == "autoencoder" and not (pretrained.target_norm and pretrained.pixels):
         notes.append("not known to be trained as VideoMAE is, on ImageNet's pixels with targets normed by patch and channel")
     if not pretrained.pixels:
-        notes.append("no preprocessor_config.json: nobody says what pixels were standardised with")
+        notes.append("no preprocessor_config.json: nobody says what pixels were normalized with")
     elif pretrained.encoder.grid.height != pretrained.encoder.grid.width:
         notes.append("transformers' processor pads frames that are narrower or lower than the crop; ours enlarges them")
     return notes
@@ -266,7 +266,7 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
     return config
 
 
-def _stack(trunk: Trunk) -> dict[str, int]:
+def _stack(trunk: TransformerConfig) -> dict[str, int]:
     """The fields of a stack of blocks."""
     size = trunk.size
     return {

@@ -12,13 +12,13 @@ from cvmae.interop.keymap import KeyMap
 from cvmae.interop.pretrained import Head, WeightsError
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
 PUBLISHED_FRAMES, PUBLISHED_SIDE = 16, 224
 
 
 @dataclasses.dataclass(frozen=True)
-class Hints:
+class ModelHints:
     """What a file may leave open; 0 takes what the published models have. What the file itself says comes first.
 
     Attributes:
@@ -36,7 +36,7 @@ class Hints:
 
 
 @dataclasses.dataclass(frozen=True)
-class Described:
+class InferredModules:
     """The modules of a file, see `pretrained.Pretrained`."""
 
     encoder: Encoder
@@ -45,7 +45,9 @@ class Described:
     notes: tuple[str, ...]
 
 
-def describe(key_map: KeyMap, arrays: Mapping, found: Converted, said: Mapping, hints: Hints = Hints()) -> Described:
+def infer_modules(
+    key_map: KeyMap, arrays: Mapping, found: Converted, said: Mapping, hints: ModelHints = ModelHints()
+) -> InferredModules:
     """The modules that a file's arrays belong to.
 
     Args:
@@ -71,13 +73,13 @@ def describe(key_map: KeyMap, arrays: Mapping, found: Converted, said: Mapping, 
     )
     decoder = reader.decoder(grid) if reader.has("decoder/") and key_map.decoder is not None else None
     head = reader.head() if key_map.head is not None and reader.has("head/") else None
-    return Described(encoder, decoder, head, tuple(reader.notes))
+    return InferredModules(encoder, decoder, head, tuple(reader.notes))
 
 
 class _Reader:
     """Answers questions about one file; what had to be assumed is in `notes`."""
 
-    def __init__(self, key_map: KeyMap, arrays, found: Converted, said, hints: Hints):
+    def __init__(self, key_map: KeyMap, arrays, found: Converted, said, hints: ModelHints):
         self.key_map, self.arrays, self.found, self.said, self.hints = key_map, arrays, found, said, hints
         self.notes: list[str] = []
 
@@ -88,7 +90,7 @@ class _Reader:
         array = self.found.arrays.get(path)
         return default if array is None else array.shape
 
-    def trunk(self, branch: str) -> Trunk:
+    def trunk(self, branch: str) -> TransformerConfig:
         prefix = "decoder_" if branch == "decoder" else ""
         width = self.said.get(f"{prefix}width") or self._width(branch)
         inside = [match for match in map(re.compile(rf"{branch}/blocks/block(\d+)/(.*)").fullmatch, self.found.arrays) if match]
@@ -96,8 +98,8 @@ class _Reader:
         hidden = self.said.get(f"{prefix}hidden", self.shape(f"{branch}/blocks/block0/mlp_in/kernel", (0, 4 * width))[-1])
         names = {match[2] for match in inside}
         bias = "qkv" if "attention/key/bias" in names else "qv" if "attention/query/bias" in names else "none"
-        size = Size(width, depth, self.heads(prefix, width), hidden / width)
-        return Trunk(size, self.said.get("qkv_bias", bias), self.said.get("eps", self.key_map.encoder["eps"]))
+        size = ViTSize(width, depth, self.heads(prefix, width), hidden / width)
+        return TransformerConfig(size, self.said.get("qkv_bias", bias), self.said.get("eps", self.key_map.encoder["eps"]))
 
     def _width(self, branch: str) -> int:
         """What most of the arrays that end in the width say, so that one that is mis-shaped is named as such."""
@@ -171,8 +173,8 @@ class _Reader:
     def decoder(self, grid: Grid) -> DecoderSpec:
         fields = dict(self.key_map.decoder)
         own = "own" if "decoder/cls" in self.found.arrays else "none"
-        values = self.shape("decoder/predict/kernel", (0, grid.values()))[-1]
-        frames = values // (grid.patch**2 * 3) * grid.slots
+        values = self.shape("decoder/predict/kernel", (0, grid.patch_dim()))[-1]
+        frames = values // (grid.patch**2 * 3) * grid.time_patches
         return DecoderSpec(
             self.trunk("decoder"),
             fields["layout"],

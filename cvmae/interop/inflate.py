@@ -10,7 +10,7 @@ from cvmae.models.patches import Grid
 from cvmae.models.positions import Positions
 from cvmae.models.vit import Encoder
 
-KINDS = ("none", "mean", "centre")
+KINDS = ("none", "mean", "center", "centre")  # `centre`: the spelling of configs before 0.2
 
 
 def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
@@ -21,8 +21,8 @@ def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
     Args:
       source: weights of an image encoder.
       grid: the clips' number of frames and tubelet; height and width stay those of the image encoder.
-      kind: `mean` gives every frame of a tubelet the image's weights divided by their number (I3D); `centre` gives them to the
-        middle frame and the others none (ViViT's central frame).
+      kind: `mean` gives every frame of a tubelet the image's weights divided by their number (I3D); `center` gives them to the
+        middle frame and the others none (ViViT's central frame), and so does `centre`.
 
     Raises:
       ValueError: the kind is unknown, or the weights are of a video encoder already.
@@ -37,12 +37,12 @@ def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
     params = dict(source.params["encoder"])
     module = Positions(old.positions, old.grid, old.trunk.size.width, old.cls_token)
     table, cls = (np.asarray(a) for a in module.apply({"params": params.get("positions", {})}))
-    params["positions"] = {"space": table, "time": np.zeros((new_grid.slots, table.shape[1]), np.float32)}
+    params["positions"] = {"space": table, "time": np.zeros((new_grid.time_patches, table.shape[1]), np.float32)}
     if old.cls_token:
         params["positions"]["cls"] = cls
     kernel = _spread(params["embed"]["kernel"], grid.tubelet, kind)
     params["embed"] = params["embed"] | {"kernel": kernel}
-    note = f"image encoder inflated ({kind}) over tubelets of {grid.tubelet} frames and {new_grid.slots} slots"
+    note = f"image encoder inflated ({kind}) over tubelets of {grid.tubelet} frames and {new_grid.time_patches} slots"
     return dataclasses.replace(
         source,
         name=f"{source.name}, inflated",

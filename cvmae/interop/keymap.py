@@ -71,7 +71,7 @@ class Conv(Transform):
         return whole if self.axes == 5 else whole[:, :, 0]
 
 
-class Token(Transform):
+class ClsToken(Transform):
     """[1, 1, D] and [D]."""
 
     def read(self, array):
@@ -83,7 +83,7 @@ class Token(Transform):
         return arrays[0][None, None]
 
 
-class Rows(Transform):
+class PositionTable(Transform):
     """A table [1, N, D] and [N, D]."""
 
     def read(self, array):
@@ -95,7 +95,7 @@ class Rows(Transform):
         return arrays[0][None]
 
 
-class TokenAndRows(Rows):
+class ClsTokenAndPositionTable(PositionTable):
     """A table [1, 1 + N, D] whose first row is that of cls, and [D], [N, D]."""
 
     count = 2
@@ -108,7 +108,7 @@ class TokenAndRows(Rows):
         return np.concatenate([arrays[0][None], arrays[1]])[None]
 
 
-class Thirds(Transform):
+class FusedQKV(Transform):
     """Query, key and value one below the other: [3·D, ...] and three of [D, ...], each read by `each`."""
 
     count = 3
@@ -130,11 +130,11 @@ TRANSFORMS = {
     "linear": Linear(),
     "conv2d": Conv(4),
     "conv3d": Conv(5),
-    "token": Token(),
-    "rows": Rows(),
-    "token_and_rows": TokenAndRows(),
-    "qkv_linear": Thirds(Linear()),
-    "qkv_copy": Thirds(Copy()),
+    "token": ClsToken(),
+    "rows": PositionTable(),
+    "token_and_rows": ClsTokenAndPositionTable(),
+    "qkv_linear": FusedQKV(Linear()),
+    "qkv_copy": FusedQKV(Copy()),
 }
 
 
@@ -204,10 +204,10 @@ class KeyMap:
       rules: where its arrays go. Of several that name one of our paths, other spellings of an array, the first is written.
       tables: its fixed position tables.
       ignored: keys (with `*` for anything) that are left out, each with the reason.
-      encoder, decoder, head: what shapes cannot show of the modules: attributes of `Encoder` and `Trunk`, of `DecoderSpec`, of
+      encoder, decoder, head: what shapes cannot show of the modules: attributes of `Encoder` and `TransformerConfig`, of `DecoderSpec`, of
         `pretrained.Head`; None where the layout has no decoder or head.
       heads: attention heads by width of the published encoders, `decoder_heads` of the decoders.
-      pixels: `mean` and `std` that the kind's recipe standardises with.
+      pixels: `mean` and `std` that the kind's recipe normalizes with.
       target_norm: what its decoder says.
     """
 

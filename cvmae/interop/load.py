@@ -7,7 +7,7 @@ from cvmae.interop import hub
 from cvmae.interop.arrays import find_file, non_finite, read_arrays
 from cvmae.interop.convert import to_ours
 from cvmae.interop.huggingface import read_config, read_pixels
-from cvmae.interop.infer_modules import Hints, describe
+from cvmae.interop.infer_modules import ModelHints, infer_modules
 from cvmae.interop.key_maps import KINDS, OURS, find_key_map
 from cvmae.interop.native import is_archive, read_archive
 from cvmae.interop.own_checkpoint import is_workdir, load_workdir
@@ -15,7 +15,9 @@ from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Pretrained, WeightsError, differences
 
 
-def read(path, kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: Hints = Hints()) -> Pretrained:
+def read(
+    path, kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: ModelHints = ModelHints()
+) -> Pretrained:
     """Weights from anywhere.
 
     Args:
@@ -44,7 +46,9 @@ def read(path, kind: str = "auto", *, branch: str = "video", step: int | None = 
     return load_workdir(local, branch, step) if is_workdir(local) else read_file(local, kind, hints)
 
 
-def load(path, part: str = "", kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: Hints = Hints()):
+def load(
+    path, part: str = "", kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: ModelHints = ModelHints()
+):
     """A module, its parameters, and what makes clips for it, ready to use.
 
         module, params, preprocessing = cvmae.load("WORKDIR")
@@ -65,7 +69,7 @@ def load(path, part: str = "", kind: str = "auto", *, branch: str = "video", ste
     return module, params, preprocessing_of(found)
 
 
-def read_file(path, kind: str = "auto", hints: Hints = Hints()) -> Pretrained:
+def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pretrained:
     """The weights in a file, or in a folder that holds one.
 
     Args:
@@ -89,7 +93,7 @@ def read_file(path, kind: str = "auto", hints: Hints = Hints()) -> Pretrained:
         del found.arrays[path], found.sources[path]
     said = read_config(folder, key_map.kind) if key_map.kind.startswith("hf-") else {}
     try:
-        about = describe(key_map, arrays, found, said, hints)
+        about = infer_modules(key_map, arrays, found, said, hints)
     except WeightsError as error:
         raise WeightsError(name, list(dict.fromkeys([*found.problems, *error.problems]))) from error
     notes = about.notes + (("the file's decoder is left out",) if left else ())

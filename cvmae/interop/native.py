@@ -17,7 +17,7 @@ from cvmae.models.autoencoder import CLS_KINDS, LAYOUTS, DecoderSpec
 from cvmae.models.classifier import POOLS
 from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
-from cvmae.models.vit import QKV_BIASES, Encoder, Size, Trunk
+from cvmae.models.vit import QKV_BIASES, Encoder, TransformerConfig, ViTSize
 from cvmae.version import __version__
 
 DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
@@ -115,8 +115,8 @@ def _misfits(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> list[str]
 FORMAT = 1  # to be counted up when a field is added, dropped or means something else
 # Attributes that change what parameters mean; how they are computed (dtype, attention, drop path) is the reader's choice.
 STORED = {
-    Size: ("width", "depth", "heads", "mlp_ratio"),
-    Trunk: ("size", "qkv_bias", "eps"),
+    ViTSize: ("width", "depth", "heads", "mlp_ratio"),
+    TransformerConfig: ("size", "qkv_bias", "eps"),
     Grid: ("num_frames", "height", "width", "tubelet", "patch"),
     Encoder: ("trunk", "grid", "positions", "cls_token", "final_norm"),
     DecoderSpec: ("trunk", "layout", "positions", "cls", "embed_bias", "norm_eps", "target_frames"),

@@ -1,4 +1,4 @@
-"""From decoded frames to what a pre-trained encoder takes: resize, centre crop, standardise."""
+"""From decoded frames to what a pre-trained encoder takes: resize, center crop, normalize."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from cvmae.interop.pretrained import Pretrained
 class Preprocessing:
     """Makes clips for one encoder; the numbers are those of transformers' VideoMAEImageProcessor.
 
-    That processor works on whole grey levels and rounds to them after each axis of a resize, while this keeps fractions: values
+    That processor works on whole gray levels and rounds to them after each axis of a resize, while this keeps fractions: values
     differ by less than a level (1/255 in 0..1) after a resize and by float32's rounding without one.
 
     Attributes:
@@ -31,18 +31,18 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
 
     def __call__(self, video) -> jax.Array:
-        """Standardised clips, float32 [B, T, H, W, 3].
+        """Normalized clips, float32 [B, T, H, W, 3].
 
         Args:
           video: uint8 [T, H0, W0, 3] or [B, T, H0, W0, 3], RGB, of any size. It is resized (bilinear, antialiased) so that it
-            just covers the crop, its aspect kept, and the centre is cut out.
+            just covers the crop, its aspect kept, and the center is cut out.
 
         Raises:
           ValueError: it is not of that shape or dtype, has another number of frames, or `mean` or `std` is None.
         """
         if self.mean is None or self.std is None:
             raise ValueError(
-                "these weights do not say what pixels were standardised with: take dataclasses.replace(preprocessing, mean=..., "
+                "these weights do not say what pixels were normalized with: take dataclasses.replace(preprocessing, mean=..., "
                 "std=...) with the values of their training, such as ImageNet's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)"
             )
         video = self._checked(video)

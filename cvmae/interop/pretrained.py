@@ -51,7 +51,7 @@ class Pretrained:
       decoder: of a masked autoencoder, None without one.
       head: of a classifier, None without one.
       target_norm: what the decoder learned to say (`patches.TARGET_NORMS`); empty where that is not known.
-      pixels: `mean` and `std` that frames in 0..1 were standardised with, where known.
+      pixels: `mean` and `std` that frames in 0..1 were normalized with, where known.
       notes: what a user should know (what was assumed, cast or changed), one a line.
       ignored: keys of the file that were left out, each with the reason.
       sources: {our path: the key of the file it came from}, where keys differ from our paths.

@@ -37,7 +37,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     """Writes model.jax_export, its parameters as params.npz, and README.txt, which says how to run it; whole or not at all.
 
     The program takes a flat dict of float32 parameters by path and uint8 clips [b, T, H, W, 3], RGB, for any b, which it
-    standardises. A classifier gives logits, float32 [b, classes]; an encoder a dict of float32 `tokens` [b, N, D], `pooled`
+    normalizes. A classifier gives logits, float32 [b, classes]; an encoder a dict of float32 `tokens` [b, N, D], `pooled`
     [b, D], their mean, and, where it has one, `cls` [b, D]. It computes in float32; how exactly a matrix product is
     taken is the platform's default (TPUs round its factors to bfloat16).
 
@@ -47,7 +47,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
       part: `encoder` or `classifier`; empty takes the classifier where there is a head.
 
     Raises:
-      ValueError: there is no such part, it is the autoencoder, or nobody says what pixels were standardised with.
+      ValueError: there is no such part, it is the autoencoder, or nobody says what pixels were normalized with.
       FileExistsError: the folder holds something.
       ImportError: flatbuffers, with which jax writes programs, is not installed.
     """
@@ -56,7 +56,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     module, params = pretrained.take(part)
     preprocessing = preprocessing_of(pretrained)
     if preprocessing.mean is None:
-        why = "does not say what pixels were standardised with, which the program has to do"
+        why = "does not say what pixels were normalized with, which the program has to do"
         raise ValueError(f"{pretrained.name} {why}: give `pixels`, mean and std, by dataclasses.replace")
     params = traverse_util.flatten_dict(params, sep="/")
     program = export_program(module, params, preprocessing).serialize()

@@ -73,12 +73,12 @@ def attend(query, key, value, kind: str):
     """
     device = logical_axes.device()
     kind = choose(kind, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1])
-    if kind in ("splash", "blocked") and not logical_axes.layout_known():
+    if kind in ("splash", "blocked") and not logical_axes.is_layout_known():
         kind = "xla"  # XLA cannot spread a loop over heads or a kernel, and only the training step says how arrays lie
     if kind == "einsum":
         return _einsum(query, key, value)
     if kind == "blocked":
-        return logical_axes.on_own_part(blocked_attention.attend, HEADS, query, key, value)
+        return logical_axes.shard_map_local(blocked_attention.attend, HEADS, query, key, value)
     if kind == "xla":
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
     if kind == "cudnn":
@@ -120,7 +120,9 @@ def _splash(query, key, value, interpret: bool):
     block = block_size(key.shape[1])
     kernel = functools.partial(_splash_here, queries=query.shape[1], keys=key.shape[1], block=block, interpret=interpret)
     query = query * query.shape[-1] ** -0.5
-    return logical_axes.on_own_part(kernel, HEADS, *(_padded(array, block) for array in (query, key, value)))[:, : query.shape[1]]
+    return logical_axes.shard_map_local(kernel, HEADS, *(_padded(array, block) for array in (query, key, value)))[
+        :, : query.shape[1]
+    ]
 
 
 def _padded(tokens, block: int):

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
-from cvmae.models.patches import Grid, normalise_targets, patchify, target_frames
+from cvmae.models.patches import Grid, normalize_targets, patchify, target_frames
 from cvmae.models.positions import Positions
-from cvmae.models.vit import Blocks, Encoded, Encoder, Trunk, dense, layer_norm
+from cvmae.models.vit import Blocks, Encoder, EncoderOutput, TransformerConfig, dense, layer_norm
 from cvmae.parallel.logical_axes import constrain
 
 LAYOUTS = ("unshuffle", "concat")
@@ -33,7 +33,7 @@ class DecoderSpec:
       target_frames: how many frames of the clip are predicted, 0 for all; 8 of 16 is mae_st's.
     """
 
-    trunk: Trunk
+    trunk: TransformerConfig
     layout: str = "unshuffle"
     positions: str = "separable"
     cls: str = "none"
@@ -53,11 +53,11 @@ class DecoderSpec:
           ValueError: the predicted frames do not spread evenly over the slots.
         """
         count = self.target_frames or grid.num_frames
-        if count % grid.slots or count > grid.num_frames:
+        if count % grid.time_patches or count > grid.num_frames:
             raise ValueError(
-                f"decoder.target_frames={count} must be a multiple of the {grid.slots} slots and at most {grid.num_frames}"
+                f"decoder.target_frames={count} must be a multiple of the {grid.time_patches} slots and at most {grid.num_frames}"
             )
-        return count // grid.slots
+        return count // grid.time_patches
 
 
 class Decoder(nn.Module):
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
     grid: Grid
 
     @nn.compact
-    def __call__(self, encoded: Encoded, mask: masking.Mask, predict_all: bool = False):
+    def __call__(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False):
         """Predicts patches, float32 [B, M, P] in the order of `mask.masked`; only tokens that are predicted enter the blocks.
 
         Args:
@@ -91,8 +91,8 @@ class Decoder(nn.Module):
             x = jnp.concatenate([embed(encoded.tokens), jnp.broadcast_to(mask_token, hidden)], axis=1)
             x = masking.restore(x, mask) + table.astype(trunk.dtype)
         else:
-            visible = embed(encoded.tokens) + masking.rows_of_visible(table, mask).astype(trunk.dtype)
-            x = jnp.concatenate([visible, mask_token + masking.rows_of_masked(table, mask).astype(trunk.dtype)], axis=1)
+            visible = embed(encoded.tokens) + masking.gather_visible_rows(table, mask).astype(trunk.dtype)
+            x = jnp.concatenate([visible, mask_token + masking.gather_masked_rows(table, mask).astype(trunk.dtype)], axis=1)
         if spec.cls != "none":
             x = jnp.concatenate([self._cls(embed, encoded, cls_position), x], axis=1)
         x = Blocks(trunk, name="blocks")(constrain(x, "batch", "tokens", None))
@@ -101,7 +101,7 @@ class Decoder(nn.Module):
         values = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3
         return dense(values, trunk.dtype, "predict")(x).astype(jnp.float32)
 
-    def _cls(self, embed, encoded: Encoded, position):
+    def _cls(self, embed, encoded: EncoderOutput, position):
         """The first token [B, 1, width]: the decoder's own or the encoder's, with its position."""
         trunk = self.spec.trunk
         if self.spec.cls == "encoder":
@@ -149,11 +149,11 @@ class Autoencoder(nn.Module):
         encoded = self.encode(video, mask)
         return encoded, self.decode(encoded, mask)
 
-    def encode(self, video, mask: masking.Mask | None = None) -> Encoded:
+    def encode(self, video, mask: masking.Mask | None = None) -> EncoderOutput:
         """See `Encoder`."""
         return self.encoder(video, mask)
 
-    def decode(self, encoded: Encoded, mask: masking.Mask, predict_all: bool = False):
+    def decode(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False):
         """See `Decoder`."""
         return self.decoder(encoded, mask, predict_all)
 
@@ -162,7 +162,7 @@ def make_targets(video, mask: masking.Mask | None, spec: DecoderSpec, grid: Grid
     """Targets for the hidden patches (for all patches without a mask).
 
     Args:
-      video: [B, T, H, W, C]; standardised pixels for `patch` and `none` (MAE, mae_st), pixels in 0..1 for
+      video: [B, T, H, W, C]; normalized pixels for `patch` and `none` (MAE, mae_st), pixels in 0..1 for
         `patch_channel` (VideoMAE).
       mask: which patches are hidden.
       spec: the decoder, which says which frames are predicted.
@@ -175,4 +175,4 @@ def make_targets(video, mask: masking.Mask | None, spec: DecoderSpec, grid: Grid
     patches = patchify(video, spec.target_tubelet(grid), grid.patch)
     if mask is not None:
         patches = masking.take_masked(patches, mask)
-    return Targets(*normalise_targets(patches, norm))
+    return Targets(*normalize_targets(patches, norm))

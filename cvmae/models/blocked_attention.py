@@ -33,13 +33,13 @@ def _forward(query, key, value):
         q, k, v = arrays
         return jax.lax.map(lambda block: one(block, k, v), q)
 
-    out, normaliser = jax.lax.map(head, (blocks, keys, values))
+    out, normalizer = jax.lax.map(head, (blocks, keys, values))
     mixed = _from_blocks(out, query.shape).astype(query.dtype)
-    return mixed, (blocks, keys, values, out, normaliser, query.shape)
+    return mixed, (blocks, keys, values, out, normalizer, query.shape)
 
 
 def _backward(kept, gradient):
-    blocks, keys, values, out, normaliser, shape = kept
+    blocks, keys, values, out, normalizer, shape = kept
     dtype = blocks.dtype
     gradients = _in_blocks(gradient)
     shares = (gradients.astype(jnp.float32) * out).sum(-1)  # of each row: the sum over keys of weight times its gradient
@@ -60,7 +60,7 @@ def _backward(kept, gradient):
         )
         return query_gradient, key_gradient, value_gradient
 
-    q, k, v = jax.lax.map(head, (blocks, gradients, normaliser, shares, keys, values))
+    q, k, v = jax.lax.map(head, (blocks, gradients, normalizer, shares, keys, values))
     heads = {"b": shape[0], "h": shape[2]}
     k, v = (rearrange(array, "(b h) n d -> b n h d", **heads) for array in (k, v))
     return tuple(array.astype(dtype) for array in (_from_blocks(q, shape) * shape[-1] ** -0.5, k, v))

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.classifier import Classifier
-from cvmae.models.crossvideo import CrossVideo, Needs
-from cvmae.models.masking import count_visible
+from cvmae.models.crossvideo import ActiveTerms, CrossVideo
+from cvmae.models.masking import visible_tokens
 from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
 from cvmae.models.probes import AttentiveProbe, LinearProbe
-from cvmae.models.vit import Encoder, Size, Trunk, decode_variant
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize, decode_variant
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def needs_of(config) -> Needs:
+def active_terms(config) -> ActiveTerms:
     """What the terms with a weight other than 0 need.
 
     Raises:
@@ -25,7 +25,7 @@ def needs_of(config) -> Needs:
     active = frozenset(name for name, weight in config.loss.items() if weight)
     if not active:
         raise ValueError("config.loss: every weight is 0, so there is nothing to train: set one of them above 0")
-    return Needs(active, config.contrast.time_reversed_negatives)
+    return ActiveTerms(active, config.contrast.time_reversed_negatives)
 
 
 def grid_of(branch, num_frames: int, size: tuple[int, int]) -> Grid:
@@ -41,10 +41,10 @@ def image_grid(config) -> Grid:
     return grid_of(config.image_branch, 1, config.augment.size)
 
 
-def build_trunk(config, branch, size: Size, drop_path: float = 0.0) -> Trunk:
+def build_trunk(config, branch, size: ViTSize, drop_path: float = 0.0) -> TransformerConfig:
     """What the blocks of a branch's encoder or decoder share."""
     dtype = DTYPES[config.dtype]
-    return Trunk(size, branch.qkv_bias, branch.eps, config.attention, dtype, drop_path, config.remat, config.scan)
+    return TransformerConfig(size, branch.qkv_bias, branch.eps, config.attention, dtype, drop_path, config.remat, config.scan)
 
 
 def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0) -> Encoder:
@@ -57,7 +57,7 @@ def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0) -> Encoder
 
 def decoder_spec(config, branch) -> DecoderSpec:
     c = branch.decoder
-    trunk = build_trunk(config, branch, Size(c.width, c.depth, c.heads))
+    trunk = build_trunk(config, branch, ViTSize(c.width, c.depth, c.heads))
     return DecoderSpec(trunk, c.layout, c.positions, c.cls, c.embed_bias, c.norm_eps, c.target_frames)
 
 
@@ -69,7 +69,7 @@ def build_autoencoder(config, branch, grid: Grid, decoder: bool) -> Autoencoder:
     """
     encoder = build_encoder(config, branch, grid)
     mask = branch.mask
-    count_visible(grid, mask.kind, mask.ratio, mask.rounding)
+    visible_tokens(grid, mask.kind, mask.ratio, mask.rounding)
     if branch.target_norm not in TARGET_NORMS:
         raise ValueError(f"target_norm is {branch.target_norm!r}; expected one of {', '.join(TARGET_NORMS)}")
     if not decoder:
@@ -87,17 +87,17 @@ def build_model(config) -> CrossVideo:
     Raises:
       ValueError: a field does not fit; the message names the branch and the field.
     """
-    needs = needs_of(config)
+    terms = active_terms(config)
     parts = {}
-    for name, wanted, grid in (("video", needs.video_branch, video_grid), ("image", needs.image_branch, image_grid)):
+    for name, wanted, grid in (("video", terms.video_branch, video_grid), ("image", terms.image_branch, image_grid)):
         branch = config[f"{name}_branch"]
         try:
-            decoder = f"mse_{name}" in needs.active
+            decoder = f"mse_{name}" in terms.active
             parts[name] = build_autoencoder(config, branch, grid(config), decoder) if wanted else None
         except ValueError as error:
             raise ValueError(f"config.{name}_branch: {error}") from error
     c = config.contrast
-    return CrossVideo(needs, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **parts)
+    return CrossVideo(terms, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **parts)
 
 
 def build_classifier(config, classes: int) -> Classifier:
@@ -115,7 +115,7 @@ def build_probe(config, classes: int) -> LinearProbe | AttentiveProbe:
         return LinearProbe(classes)
     width = decode_variant(config.video_branch.variant)[0].width
     try:
-        size = Size(width, config.probe.blocks, config.probe.heads)
+        size = ViTSize(width, config.probe.blocks, config.probe.heads)
     except ValueError as error:
         raise ValueError(f"config.probe.heads: {error}") from error
     return AttentiveProbe(classes, size, config.attention, config.video_branch.eps)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models.heads import pool
-from cvmae.models.vit import Encoded, Encoder, layer_norm
+from cvmae.models.vit import Encoder, EncoderOutput, layer_norm
 
 POOLS = ("mean", "first")
 
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
         """Logits, float32 [B, classes].
 
         Args:
-          video: [B, T, H, W, C], normalised.
+          video: [B, T, H, W, C], normalized.
           keys: one PRNG key a sample, [B], for dropout and the encoder's drop path; None turns both off.
 
         Raises:
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         init = nn.initializers.truncated_normal(0.02 * self.init_scale)
         return nn.Dense(self.classes, kernel_init=init, name="head")(features)
 
-    def _features(self, encoded: Encoded):
+    def _features(self, encoded: EncoderOutput):
         """What the head sees, float32 [B, D]."""
         if self.pool == "mean":
             return layer_norm(self.eps, jnp.float32, "norm")(pool(encoded.tokens))

@@ -9,7 +9,7 @@ import jax
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.heads import ProjectionHead, pool, pool_slots
-from cvmae.models.vit import Encoded
+from cvmae.models.vit import EncoderOutput
 
 FRAME_TERMS = frozenset({"intra_frame", "cross_frame"})
 VIDEO_TERMS = frozenset({"intra_video", "cross_video"})
@@ -18,7 +18,7 @@ INTRA_TERMS = frozenset({"intra_video", "intra_frame"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
+class ActiveTerms:
     """What the terms with a weight need; everything else is left out of the parameters and of the program.
 
     Attributes:
@@ -86,7 +86,7 @@ class CrossVideo(nn.Module):
     """Both branches.
 
     Attributes:
-      needs: which terms are active.
+      terms: which terms are active.
       video: the SpatioTemporalMAE; None where no term looks at the video.
       image: the MAE over sampled frames; None where no term looks at it.
       width: E, of the contrastive space.
@@ -94,7 +94,7 @@ class CrossVideo(nn.Module):
       freeze_image: the image encoder is a fixed teacher: no gradient reaches it.
     """
 
-    needs: Needs
+    terms: ActiveTerms
     video: Autoencoder | None
     image: Autoencoder | None
     width: int = 256
@@ -106,16 +106,16 @@ class CrossVideo(nn.Module):
         """Encodes, embeds and predicts.
 
         Args:
-          video: [B·V, T, H, W, 3], standardised; the views of a clip stand next to each other.
+          video: [B·V, T, H, W, 3], normalized; the views of a clip stand next to each other.
           video_mask: of B·V samples.
-          image: [B·F, 1, H, W, 3], standardised; the frames of a clip stand next to each other.
+          image: [B·F, 1, H, W, 3], normalized; the frames of a clip stand next to each other.
           image_mask: of B·F samples.
           slots: int32 [B, V, F], the slot of each view that holds each sampled frame.
         """
         parts = {}
-        if self.needs.video_branch:
+        if self.terms.video_branch:
             parts |= self._video(video, video_mask, slots)
-        if self.needs.image_branch:
+        if self.terms.image_branch:
             parts |= self._image(image, image_mask, slots.shape[2])
         return CrossVideoOutput(**parts)
 
@@ -123,13 +123,13 @@ class CrossVideo(nn.Module):
         return ProjectionHead(self.hidden or encoder_width, self.width, name=name)
 
     def _video(self, video, mask, slots):
-        active, views = self.needs.active, self.needs.views
+        active, views = self.terms.active, self.terms.views
         encoded = self.video.encode(video, mask)
         pooled, width = pool(encoded.tokens), encoded.tokens.shape[-1]
         parts = {"video_features": first_views(pooled, views, 1)}
         if "mse_video" in active:
             count = min(views, 2)
-            seen = Encoded(
+            seen = EncoderOutput(
                 first_views(encoded.tokens, views, count),
                 None if encoded.cls is None else first_views(encoded.cls, views, count),
             )
@@ -138,13 +138,13 @@ class CrossVideo(nn.Module):
             parts["z"] = split_views(self._head("video_head", width)(pooled), views)
         if active & FRAME_TERMS:
             flat_slots = slots.reshape(-1, slots.shape[2])
-            by_slot, valid = pool_slots(encoded.tokens, mask.visible, flat_slots, self.video.encoder.grid.positions)
+            by_slot, valid = pool_slots(encoded.tokens, mask.ids_keep, flat_slots, self.video.encoder.grid.spatial_patches)
             parts["f"] = split_views(self._head("frame_head", width)(by_slot), views)
             parts["f_valid"] = split_views(valid, views).all(axis=1)
         return parts
 
     def _image(self, image, mask, frames: int):
-        active = self.needs.active
+        active = self.terms.active
         encoded = self.image.encode(image, mask)
         if self.freeze_image:
             encoded = jax.lax.stop_gradient(encoded)
@@ -159,4 +159,6 @@ class CrossVideo(nn.Module):
 
 def first_of_mask(mask: masking.Mask, views: int, count: int) -> masking.Mask:
     """The masks of the first `count` of `views` views."""
-    return mask.replace(shuffle=first_views(mask.shuffle, views, count), restore=first_views(mask.restore, views, count))
+    return mask.replace(
+        ids_shuffle=first_views(mask.ids_shuffle, views, count), ids_restore=first_views(mask.ids_restore, views, count)
+    )

@@ -21,26 +21,26 @@ class Mask:
     """A permutation of tokens per sample.
 
     Attributes:
-      shuffle: int32 [B, N]; the token that comes at each place, the visible ones first.
-      restore: int32 [B, N]; its inverse.
+      ids_shuffle: int32 [B, N]; the token that comes at each place, the visible ones first.
+      ids_restore: int32 [B, N]; its inverse.
       num_visible: K.
-      num_predicted: M, how many hidden tokens the decoder is asked for, the first ones in `shuffle` behind the visible; 0: all N - K.
+      num_predicted: M, how many hidden tokens the decoder is asked for, the first ones in `ids_shuffle` behind the visible; 0: all N - K.
     """
 
-    shuffle: jax.Array
-    restore: jax.Array
+    ids_shuffle: jax.Array
+    ids_restore: jax.Array
     num_visible: int = flax.struct.field(pytree_node=False)
     num_predicted: int = flax.struct.field(pytree_node=False, default=0)
 
     @property
-    def visible(self):
+    def ids_keep(self):
         """int32 [B, K], the tokens that are seen."""
-        return self.shuffle[:, : self.num_visible]
+        return self.ids_shuffle[:, : self.num_visible]
 
     @property
     def masked(self):
         """int32 [B, M], the hidden tokens that are predicted, in the order of predictions."""
-        return self.shuffle[:, self.num_visible :][:, : self.num_predicted or None]
+        return self.ids_shuffle[:, self.num_visible :][:, : self.num_predicted or None]
 
     @property
     def subsampled(self) -> bool:
@@ -50,15 +50,15 @@ class Mask:
     @property
     def restore_hidden_first(self):
         """int32 [B, N]; the inverse of the permutation that puts `masked` first and the visible tokens after them."""
-        return (self.restore - self.num_visible) % self.restore.shape[1]
+        return (self.ids_restore - self.num_visible) % self.ids_restore.shape[1]
 
     @property
     def hidden(self):
         """bool [B, N] in the order of the grid, True where hidden."""
-        return self.restore >= self.num_visible
+        return self.ids_restore >= self.num_visible
 
 
-def num_visible(count: int, ratio: float, rounding: str = "up") -> int:
+def visible_count(count: int, ratio: float, rounding: str = "up") -> int:
     """How many of `count` tokens stay visible at a masking `ratio`.
 
     `up`: count - floor(ratio·count), VideoMAE's (157 of 1568 at 0.9; 20 of 196). `down`: floor(count·(1 - ratio)), MAE's and
@@ -103,24 +103,24 @@ def draw(noise_key, grid: Grid, kind: str, ratio: float, rounding: str = "up") -
       grid: the tokens.
       kind: `random` over all tokens (mae_st), `tube` one spatial mask for all slots (VideoMAE), `frame` whole slots.
       ratio: the share that is hidden, of tokens, positions or slots respectively.
-      rounding: see `num_visible`.
+      rounding: see `visible_count`.
 
     Raises:
       ValueError: the kind is unknown or the ratio leaves nothing visible or hidden.
     """
     if kind == "random":
         noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.tokens,)))(noise_key)
-        return from_noise(noise, num_visible(grid.tokens, ratio, rounding))
+        return from_noise(noise, visible_count(grid.tokens, ratio, rounding))
     if kind == "tube":
-        kept = num_visible(grid.positions, ratio, rounding)
-        noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.positions,)))(noise_key)
-        hidden = jnp.tile(from_noise(noise, kept).hidden, (1, grid.slots))
-        return from_hidden(hidden, kept * grid.slots)
+        kept = visible_count(grid.spatial_patches, ratio, rounding)
+        noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.spatial_patches,)))(noise_key)
+        hidden = jnp.tile(from_noise(noise, kept).hidden, (1, grid.time_patches))
+        return from_hidden(hidden, kept * grid.time_patches)
     if kind == "frame":
-        kept = num_visible(grid.slots, ratio, rounding)
-        noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.slots,)))(noise_key)
-        hidden = jnp.repeat(from_noise(noise, kept).hidden, grid.positions, axis=1)
-        return from_hidden(hidden, kept * grid.positions)
+        kept = visible_count(grid.time_patches, ratio, rounding)
+        noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.time_patches,)))(noise_key)
+        hidden = jnp.repeat(from_noise(noise, kept).hidden, grid.spatial_patches, axis=1)
+        return from_hidden(hidden, kept * grid.spatial_patches)
     raise ValueError(f"mask kind is {kind!r}; expected one of {', '.join(KINDS)}")
 
 
@@ -140,7 +140,7 @@ def subsample(mask: Mask, noise_key, grid: Grid, kind: str, share: float) -> Mas
     """
     if kind not in SUBSAMPLES:
         raise ValueError(f"decoder.subsample is {kind!r}; expected one of {', '.join(SUBSAMPLES)}")
-    hidden = mask.shuffle.shape[1] - mask.num_visible
+    hidden = mask.ids_shuffle.shape[1] - mask.num_visible
     count = max(1, int(share * hidden))
     if count == hidden:
         return mask
@@ -149,7 +149,7 @@ def subsample(mask: Mask, noise_key, grid: Grid, kind: str, share: float) -> Mas
         order = order + running_cell(grid)
     order = jnp.argsort(jnp.take_along_axis(order, mask.masked, axis=1), axis=1)
     masked = jnp.take_along_axis(mask.masked, order, axis=1)
-    shuffle = jnp.concatenate([mask.visible, masked], axis=1)
+    shuffle = jnp.concatenate([mask.ids_keep, masked], axis=1)
     return Mask(shuffle, jnp.argsort(shuffle, axis=1).astype(jnp.int32), mask.num_visible, count)
 
 
@@ -160,7 +160,7 @@ def running_cell(grid: Grid):
     return ((place - slot) % 4).reshape(-1).astype(jnp.float32)
 
 
-def count_visible(grid: Grid, kind: str, ratio: float, rounding: str = "up") -> int:
+def visible_tokens(grid: Grid, kind: str, ratio: float, rounding: str = "up") -> int:
     """K of a mask that `draw` would make, without drawing it."""
     return jax.eval_shape(lambda k: draw(k, grid, kind, ratio, rounding), jax.random.split(jax.random.key(0), 1)).num_visible
 
@@ -191,7 +191,7 @@ _permute.defvjp(_permute_forward, _permute_backward)
 
 def take_visible(x, mask: Mask):
     """Visible tokens [B, K, D] of x [B, N, D]."""
-    return _permute(x, mask.visible, mask.restore)
+    return _permute(x, mask.ids_keep, mask.ids_restore)
 
 
 def take_masked(x, mask: Mask):
@@ -200,8 +200,8 @@ def take_masked(x, mask: Mask):
 
 
 def restore(shuffled, mask: Mask):
-    """Tokens [B, N, D] in the order of `mask.shuffle` put back in the order of the grid."""
-    return _permute(shuffled, mask.restore, mask.shuffle)
+    """Tokens [B, N, D] in the order of `mask.ids_shuffle` put back in the order of the grid."""
+    return _permute(shuffled, mask.ids_restore, mask.ids_shuffle)
 
 
 @jax.custom_vjp
@@ -221,11 +221,11 @@ def _rows_backward(inverse, gradient):
 _rows.defvjp(_rows_forward, _rows_backward)
 
 
-def rows_of_visible(table, mask: Mask):
+def gather_visible_rows(table, mask: Mask):
     """Rows [B, K, D] of a table [N, D] for the visible tokens; its gradient gathers and sums, it does not scatter."""
-    return _rows(table, mask.visible, mask.restore)
+    return _rows(table, mask.ids_keep, mask.ids_restore)
 
 
-def rows_of_masked(table, mask: Mask):
+def gather_masked_rows(table, mask: Mask):
     """Rows [B, N - K, D] of a table [N, D] for the hidden tokens."""
     return _rows(table, mask.masked, mask.restore_hidden_first)

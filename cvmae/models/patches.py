@@ -42,7 +42,7 @@ class Grid:
                 raise ValueError(f"{name}={size} is not a multiple of the {kind} size {unit}: take {name}={fix}")
 
     @property
-    def slots(self) -> int:
+    def time_patches(self) -> int:
         """T' = T/t, the number of tubelets along time."""
         return self.num_frames // self.tubelet
 
@@ -55,21 +55,21 @@ class Grid:
         return self.width // self.patch
 
     @property
-    def positions(self) -> int:
+    def spatial_patches(self) -> int:
         """S, the spatial positions of one slot."""
         return self.rows * self.columns
 
     @property
     def tokens(self) -> int:
         """N = T'·S."""
-        return self.slots * self.positions
+        return self.time_patches * self.spatial_patches
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(T', H/p, W/p)."""
-        return self.slots, self.rows, self.columns
+        return self.time_patches, self.rows, self.columns
 
-    def values(self, channels: int = 3) -> int:
+    def patch_dim(self, channels: int = 3) -> int:
         """P, the number of values of one token."""
         return self.tubelet * self.patch**2 * channels
 
@@ -93,7 +93,7 @@ def unpatchify(tokens, grid: Grid):
     return einops.rearrange(
         tokens,
         "b (t h w) (dt dh dw c) -> b (t dt) (h dh) (w dw) c",
-        t=grid.slots,
+        t=grid.time_patches,
         h=grid.rows,
         w=grid.columns,
         dh=grid.patch,
@@ -112,8 +112,8 @@ def target_frames(num_frames: int, count: int) -> np.ndarray:
     return np.linspace(0, num_frames - 1, count).astype(np.int64)
 
 
-def normalise_targets(patches, norm: str, channels: int = 3):
-    """Normalises target patches [..., P]; returns (targets, mean, deviation), each float32 and broadcastable to [..., P].
+def normalize_targets(patches, norm: str, channels: int = 3):
+    """Normalizes target patches [..., P]; returns (targets, mean, deviation), each float32 and broadcastable to [..., P].
 
     `patch`: over all values of the patch, unbiased variance, divided by sqrt(var + 1e-6) (MAE, mae_st).
     `patch_channel`: per channel over (t p p), unbiased variance, divided by sqrt(var) + 1e-6 (VideoMAE).

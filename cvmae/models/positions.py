@@ -56,8 +56,8 @@ def fixed_table(kind: str, grid: Grid, width: int) -> np.ndarray:
     if kind == "sincos1d":
         return interleaved_sincos(grid.tokens, width)
     if kind == "sincos2d":
-        if grid.slots != 1:
-            raise ValueError(f"positions='sincos2d' has no time axis, but there are {grid.slots} slots: take 'sincos3d'")
+        if grid.time_patches != 1:
+            raise ValueError(f"positions='sincos2d' has no time axis, but there are {grid.time_patches} slots: take 'sincos3d'")
         return sincos2d(grid.rows, grid.columns, width)
     if kind == "sincos3d":
         return sincos3d(grid, width)
@@ -88,8 +88,8 @@ class Positions(nn.Module):
         cls = self.param("cls", init, (self.width,)) if self.has_cls else jnp.zeros(self.width)
         if self.kind == "learned":
             return self.param("table", init, (self.grid.tokens, self.width)), cls
-        space = self.param("space", init, (self.grid.positions, self.width))
-        time = self.param("time", init, (self.grid.slots, self.width))
+        space = self.param("space", init, (self.grid.spatial_patches, self.width))
+        time = self.param("time", init, (self.grid.time_patches, self.width))
         return (time[:, None] + space[None]).reshape(self.grid.tokens, self.width), cls
 
 
@@ -111,10 +111,10 @@ def _weights(old: int, new: int, kernel, reach: int) -> np.ndarray:
     Samples stand at the middles of equal parts of the axis (PyTorch's align_corners=False), the border is repeated, and the
     kernel is not widened where there are fewer samples than before (antialias=False).
     """
-    centre = (np.arange(new) + 0.5) * old / new - 0.5
-    taps = np.floor(centre).astype(int)[:, None] + np.arange(1 - reach, 1 + reach)
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    taps = np.floor(center).astype(int)[:, None] + np.arange(1 - reach, 1 + reach)
     weights = np.zeros((new, old))
-    np.add.at(weights, (np.arange(new)[:, None], taps.clip(0, old - 1)), kernel(np.abs(centre[:, None] - taps)))
+    np.add.at(weights, (np.arange(new)[:, None], taps.clip(0, old - 1)), kernel(np.abs(center[:, None] - taps)))
     return weights
 
 

@@ -4,11 +4,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cvmae.models.attention import attend
-from cvmae.models.vit import Blocks, Size, Trunk, dense, layer_norm
+from cvmae.models.vit import Blocks, TransformerConfig, ViTSize, dense, layer_norm
 
 
 class LinearProbe(nn.Module):
-    """Logits float32 [B, classes] of features float32 [B, D]; the initialisation is that of MAE's linear probe."""
+    """Logits float32 [B, classes] of features float32 [B, D]; the initialization is that of MAE's linear probe."""
 
     classes: int
 
@@ -35,18 +35,18 @@ class AttentiveProbe(nn.Module):
     Attributes:
       classes: how many.
       size: width D of the tokens, number of self-attention blocks (`depth`, may be 0), and heads.
-      attention, eps: as in `vit.Trunk`.
+      attention, eps: as in `vit.TransformerConfig`.
     """
 
     classes: int
-    size: Size
+    size: ViTSize
     attention: str = "auto"
     eps: float = 1e-6
 
     @nn.compact
     def __call__(self, tokens):
         width, dtype = self.size.width, tokens.dtype
-        trunk = Trunk(self.size, eps=self.eps, attention=self.attention, dtype=dtype)
+        trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype)
         tokens = Blocks(trunk, name="blocks")(tokens)
         query = self.param("query", nn.initializers.truncated_normal(0.02), (width,)).astype(dtype)
         x = jnp.broadcast_to(query, (tokens.shape[0], 1, width))

@@ -27,7 +27,7 @@ REMATS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class ViTSize:
     """Width D, number of blocks, attention heads and hidden width of the MLP over D."""
 
     width: int
@@ -40,31 +40,31 @@ class Size:
             raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}: change one of them")
 
 
-SIZES = {
-    "test": Size(32, 2, 2),
-    "mini": Size(96, 3, 3),
-    "Ti": Size(192, 12, 3),
-    "S": Size(384, 12, 6),
-    "B": Size(768, 12, 12),
-    "L": Size(1024, 24, 16),
-    "H": Size(1280, 32, 16),
+VIT_SIZES = {
+    "test": ViTSize(32, 2, 2),
+    "mini": ViTSize(96, 3, 3),
+    "Ti": ViTSize(192, 12, 3),
+    "S": ViTSize(384, 12, 6),
+    "B": ViTSize(768, 12, 12),
+    "L": ViTSize(1024, 24, 16),
+    "H": ViTSize(1280, 32, 16),
 }
 
 
-def decode_variant(variant: str) -> tuple[Size, int]:
+def decode_variant(variant: str) -> tuple[ViTSize, int]:
     """Reads a variant such as `B/16` into its size and patch side.
 
     Raises:
       ValueError: the variant is not of that form or names no size of the table.
     """
     name, _, patch = variant.partition("/")
-    if name not in SIZES or not patch.isdigit() or int(patch) < 1:
-        raise ValueError(f"variant is {variant!r}; expected SIZE/PATCH such as 'B/16', with SIZE one of {', '.join(SIZES)}")
-    return SIZES[name], int(patch)
+    if name not in VIT_SIZES or not patch.isdigit() or int(patch) < 1:
+        raise ValueError(f"variant is {variant!r}; expected SIZE/PATCH such as 'B/16', with SIZE one of {', '.join(VIT_SIZES)}")
+    return VIT_SIZES[name], int(patch)
 
 
 @dataclasses.dataclass(frozen=True)
-class Trunk:
+class TransformerConfig:
     """What every block of a stack shares.
 
     Attributes:
@@ -80,7 +80,7 @@ class Trunk:
         results are those of the unrolled stack.
     """
 
-    size: Size
+    size: ViTSize
     qkv_bias: str = "qkv"
     eps: float = 1e-6
     attention: str = "auto"
@@ -97,7 +97,7 @@ class Trunk:
 
 
 def dense(features: int, dtype, name: str, use_bias: bool = True):
-    """A linear layer with the initialisation of MAE and VideoMAE: Xavier uniform, zero bias."""
+    """A linear layer with the initialization of MAE and VideoMAE: Xavier uniform, zero bias."""
     return nn.Dense(features, use_bias, dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
 
 
@@ -109,7 +109,7 @@ def layer_norm(eps: float, dtype, name: str):
 class Attention(nn.Module):
     """Multi-head self-attention on [B, N, D]."""
 
-    trunk: Trunk
+    trunk: TransformerConfig
 
     @nn.compact
     def __call__(self, x):
@@ -142,7 +142,7 @@ def drop_samples(keys, x, rate):
 class Block(nn.Module):
     """A pre-norm transformer block on [B, N, D] with the exact GELU."""
 
-    trunk: Trunk
+    trunk: TransformerConfig
 
     @nn.compact
     def __call__(self, x, drop_keys=None, drop_rate=0.0):
@@ -161,7 +161,7 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """The stack of blocks; each output is sown as the intermediate `hidden`, and attention weights where WEIGHTS is mutable."""
 
-    trunk: Trunk
+    trunk: TransformerConfig
 
     @nn.compact
     def __call__(self, x, drop_keys=None):
@@ -204,7 +204,7 @@ def layer_keys(keys, i):
 
 
 @flax.struct.dataclass
-class Encoded:
+class EncoderOutput:
     """What an encoder gives: tokens [B, K, D] in the order of the mask, and cls [B, D], or None without a cls token."""
 
     tokens: jax.Array
@@ -225,15 +225,15 @@ class Encoder(nn.Module):
       final_norm: a layer norm after the last block; transformers' VideoMAE has none when it pools by the mean.
     """
 
-    trunk: Trunk
+    trunk: TransformerConfig
     grid: Grid
     positions: str
     cls_token: bool = False
     final_norm: bool = True
 
     @nn.compact
-    def __call__(self, video, mask: masking.Mask | None = None, drop_keys=None) -> Encoded:
-        """Encodes video [B, T, H, W, C], normalised; without a mask every token is visible.
+    def __call__(self, video, mask: masking.Mask | None = None, drop_keys=None) -> EncoderOutput:
+        """Encodes video [B, T, H, W, C], normalized; without a mask every token is visible.
 
         `drop_keys`, one a sample [B], turn drop path on.
         """
@@ -242,7 +242,7 @@ class Encoder(nn.Module):
         table, cls_position = Positions(self.positions, self.grid, width, self.cls_token, name="positions")()
         if mask is not None:
             patches = masking.take_visible(patches, mask)
-            table = masking.rows_of_visible(table, mask)
+            table = masking.gather_visible_rows(table, mask)
         x = dense(width, trunk.dtype, "embed")(patches) + table.astype(trunk.dtype)
         x = constrain(x, "batch", "tokens", None)
         if self.cls_token:
@@ -252,4 +252,4 @@ class Encoder(nn.Module):
         x = Blocks(trunk, name="blocks")(x, drop_keys)
         if self.final_norm:
             x = layer_norm(trunk.eps, trunk.dtype, "norm")(x)
-        return Encoded(x[:, 1:], x[:, 0]) if self.cls_token else Encoded(x, None)
+        return EncoderOutput(x[:, 1:], x[:, 0]) if self.cls_token else EncoderOutput(x, None)

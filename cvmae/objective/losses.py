@@ -23,7 +23,7 @@ def masked_mse(predictions, targets):
 
 
 @flax.struct.dataclass
-class Contrast:
+class NTXentOutput:
     """A contrastive term before it is averaged.
 
     Attributes:
@@ -43,7 +43,7 @@ class Contrast:
         return (self.loss * weight).sum() / count, (self.correct * weight).sum() / count
 
 
-def unit(x, eps: float = 1e-12):
+def l2_normalize(x, eps: float = 1e-12):
     """Rows of unit length, float32; a row shorter than `eps` is divided by `eps` (torch's normalize), never by 0."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), eps**2))
@@ -53,7 +53,7 @@ def unit(x, eps: float = 1e-12):
 ROWS = 1024
 
 
-def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, rows: int = ROWS) -> Contrast:
+def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, rows: int = ROWS) -> NTXentOutput:
     """SimCLR's NT-Xent: each row against its partner among all other rows of both, in both directions.
 
     Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; those two know neither rows that
@@ -69,11 +69,11 @@ def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, rows:
       negatives: [B, E], candidates for every anchor that are never anchors themselves (time-reversed clips).
       rows: at least 1; a B above it is split into parts of the largest size below that divides it.
     """
-    a, b = unit(a), unit(b)
+    a, b = l2_normalize(a), l2_normalize(b)
     count = a.shape[0]
     valid = jnp.ones(count, bool) if valid is None else valid
     positive = (a * b).sum(-1) / temperature
-    others = [] if negatives is None else [unit(negatives)]
+    others = [] if negatives is None else [l2_normalize(negatives)]
 
     def similarity(x, y, excluded):
         logits = jnp.einsum("id,jd->ij", x, y, precision=jax.lax.Precision.HIGHEST) / temperature
@@ -89,13 +89,13 @@ def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, rows:
             loss = jax.nn.logsumexp(jnp.concatenate([positive[:, None], logits], axis=1), axis=1) - positive
             return loss, positive > logits.max(axis=1)
 
-        return in_parts(some, (anchor, jnp.arange(count), positive), rows)
+        return map_chunks(some, (anchor, jnp.arange(count), positive), rows)
 
     losses, corrects = zip(against(a, b), against(b, a))
-    return Contrast(jnp.stack(losses, 1), jnp.stack(corrects, 1), valid)
+    return NTXentOutput(jnp.stack(losses, 1), jnp.stack(corrects, 1), valid)
 
 
-def in_parts(function, arrays, rows: int):
+def map_chunks(function, arrays, rows: int):
     """`function` of a tree of arrays [B, ...], at most `rows` of their rows at once and each part again in the backward pass.
 
     A part takes every n-th row, so that a batch that is spread over devices stays where it is.
@@ -109,7 +109,7 @@ def in_parts(function, arrays, rows: int):
     return jax.tree.map(lambda x: einops.rearrange(x, "n r ... -> (r n) ..."), found)
 
 
-def feature_deviation(features):
+def feature_std(features):
     """How far apart pooled features [B, D] lie: the standard deviation over the batch, averaged over D; 0 is collapse."""
     return features.astype(jnp.float32).std(axis=0).mean()
 
@@ -145,7 +145,7 @@ def contrastive_terms(output, active, temperature: float):
     if "intra_frame" in active:
         terms["intra_frame"] = _over_frames(f[:, 0], f[:, 1], temperature, output.f_valid, reversed_f)
     if "cross_video" in active:
-        # The mean is taken before normalising, as CrossPoint does.
+        # The mean is taken before normalizing, as CrossPoint does.
         terms["cross_video"] = nt_xent((z[:, 0] + z[:, 1]) / 2, h.mean(1), temperature=temperature).mean()
     if "cross_frame" in active:
         terms["cross_frame"] = _over_frames((f[:, 0] + f[:, 1]) / 2, h, temperature, output.f_valid)

@@ -2,20 +2,20 @@
 
 import jax.numpy as jnp
 
-from cvmae.augment import standardise
+from cvmae.augment import normalize
 from cvmae.models.autoencoder import make_targets
 from cvmae.models.build import build_model, decoder_spec, image_grid, video_grid
 from cvmae.models.crossvideo import CrossVideoOutput, first_of_mask, first_views
 from cvmae.objective import losses
-from cvmae.objective.views_and_masks import InputMaker, Inputs
+from cvmae.objective.views_and_masks import InputBuilder, ModelInputs
 
 
 def target_pixels(pixels, norm: str, mean, std):
-    """Pixels in 0..1 as targets normalised by `norm` are made of them.
+    """Pixels in 0..1 as targets normalized by `norm` are made of them.
 
-    VideoMAE normalises raw pixels per channel; MAE and mae_st normalise what the encoder sees.
+    VideoMAE normalizes raw pixels per channel; MAE and mae_st normalize what the encoder sees.
     """
-    return pixels if norm == "patch_channel" else standardise(pixels, mean, std)
+    return pixels if norm == "patch_channel" else normalize(pixels, mean, std)
 
 
 class Objective:
@@ -23,7 +23,7 @@ class Objective:
 
     Attributes:
       model: the Flax module.
-      needs: which terms are active.
+      terms: which terms are active.
 
     Raises:
       ValueError: a config field does not fit; the message names it.
@@ -33,22 +33,22 @@ class Objective:
         """Builds the model and the input maker; `warmup_steps` of a term let its weight rise linearly from 0."""
         self.config, self.warmup_steps = config, dict(warmup_steps or {})
         self.model = build_model(config)
-        self.needs = self.model.needs
-        self.make_inputs = InputMaker(config)
+        self.terms = self.model.terms
+        self.make_inputs = InputBuilder(config)
 
     def init(self, key, samples):
         """Parameters of the parts that active terms need."""
         return self.model.init(key, *self._model_arguments(self.make_inputs(samples)))["params"]
 
     def __call__(self, params, samples, step):
-        """(loss, metrics) on samples, as `inputs.InputMaker` takes them, at a step; all float32 scalars.
+        """(loss, metrics) on samples, as `inputs.InputBuilder` takes them, at a step; all float32 scalars.
 
         Metrics: `loss/TERM`, `accuracy/TERM` of contrastive terms (0..1), `feature_std/BRANCH`, and `loss`.
         """
         inputs = self.make_inputs.subsample(self.make_inputs(samples), samples)
         output = self.forward(params, inputs)
         terms = self.reconstruction_terms(output, inputs)
-        contrast = losses.contrastive_terms(output, self.needs.active, self.config.contrast.temperature)
+        contrast = losses.contrastive_terms(output, self.terms.active, self.config.contrast.temperature)
         terms |= {name: loss for name, (loss, _) in contrast.items()}
         total = losses.weighted_sum(terms, self.weights(step))
         metrics = {"loss": total} | {f"loss/{name}": loss for name, loss in terms.items()}
@@ -56,10 +56,10 @@ class Objective:
         for branch in ("video", "image"):
             features = getattr(output, f"{branch}_features")
             if features is not None:
-                metrics[f"feature_std/{branch}"] = losses.feature_deviation(features)
+                metrics[f"feature_std/{branch}"] = losses.feature_std(features)
         return total, metrics
 
-    def forward(self, params, inputs: Inputs) -> CrossVideoOutput:
+    def forward(self, params, inputs: ModelInputs) -> CrossVideoOutput:
         """One pass of the model."""
         return self.model.apply({"params": params}, *self._model_arguments(inputs))
 
@@ -67,14 +67,14 @@ class Objective:
         """The weight of every active term at a step, float32."""
         weights = {}
         # Not in the order of the set: that differs between processes, and with it the compiled program.
-        for name in sorted(self.needs.active):
+        for name in sorted(self.terms.active):
             share = 1.0
             if self.warmup_steps.get(name):
                 share = jnp.minimum(1.0, step / self.warmup_steps[name])
             weights[name] = jnp.float32(self.config.loss[name]) * share
         return weights
 
-    def reconstruction_terms(self, output: CrossVideoOutput, inputs: Inputs) -> dict:
+    def reconstruction_terms(self, output: CrossVideoOutput, inputs: ModelInputs) -> dict:
         """The active reconstruction terms, float32 scalars."""
         terms = {}
         if output.video_predictions is not None:
@@ -85,16 +85,16 @@ class Objective:
             terms["mse_image"] = losses.masked_mse(output.image_predictions, targets.values).mean()
         return terms
 
-    def video_targets(self, inputs: Inputs):
+    def video_targets(self, inputs: ModelInputs):
         """Targets of the views that are predicted: v and v⁺, not the reversed clip."""
-        views = self.needs.views
+        views = self.terms.views
         count = min(views, 2)
         video, mask = first_views(inputs.video, views, count), first_of_mask(inputs.video_mask, views, count)
         return self._targets(video, mask, self.config.video_branch, video_grid(self.config))
 
-    def standardise(self, pixels):
+    def normalize(self, pixels):
         """Pixels in 0..1 as the encoders take them."""
-        return standardise(pixels, self.config.augment.mean, self.config.augment.std)
+        return normalize(pixels, self.config.augment.mean, self.config.augment.std)
 
     def target_pixels(self, pixels, branch):
         """Pixels in 0..1 as the targets of a branch are made of them."""
@@ -103,6 +103,6 @@ class Objective:
     def _targets(self, pixels, mask, branch, grid):
         return make_targets(self.target_pixels(pixels, branch), mask, decoder_spec(self.config, branch), grid, branch.target_norm)
 
-    def _model_arguments(self, inputs: Inputs):
-        image = None if inputs.image is None else self.standardise(inputs.image)
-        return self.standardise(inputs.video), inputs.video_mask, image, inputs.image_mask, inputs.slots
+    def _model_arguments(self, inputs: ModelInputs):
+        image = None if inputs.image is None else self.normalize(inputs.image)
+        return self.normalize(inputs.video), inputs.video_mask, image, inputs.image_mask, inputs.slots

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 from cvmae import augment, rng
 from cvmae.models import masking
-from cvmae.models.build import image_grid, needs_of, video_grid
+from cvmae.models.build import active_terms, image_grid, video_grid
 from cvmae.models.patches import Grid
 
 STREAMS = ("views", "mask_video", "mask_image")
 
 
 @flax.struct.dataclass
-class Inputs:
+class ModelInputs:
     """What a pass takes; V views and F frames of a clip stand next to each other on the first axis.
 
     Attributes:
@@ -63,29 +63,29 @@ class MaskSpec:
 
     def subsample(self, mask: masking.Mask, keys, kind: str, share: float) -> masking.Mask:
         """See `masking.subsample`; `keys` are the [B] that the mask's own came from."""
-        count = mask.shuffle.shape[0] // keys.shape[0]
+        count = mask.ids_shuffle.shape[0] // keys.shape[0]
         keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 1), count))(keys).reshape(-1)
         return masking.subsample(mask, keys, self.grid, kind, share)
 
 
-class InputMaker:
-    """Makes `Inputs` the way a config says."""
+class InputBuilder:
+    """Makes `ModelInputs` the way a config says."""
 
     def __init__(self, config):
-        needs = needs_of(config)
-        self.views, self.image = view_spec(config, needs.views), needs.image_branch
+        terms = active_terms(config)
+        self.views, self.image = view_spec(config, terms.views), terms.image_branch
         video, image = config.video_branch.mask, config.image_branch.mask
         self.video_mask = MaskSpec(video_grid(config), video.kind, video.ratio, video.rounding)
         self.image_mask = MaskSpec(image_grid(config), image.kind, image.ratio, image.rounding) if self.image else None
         self.decoders = {name: config[f"{name}_branch"].decoder for name in ("video", "image")}
 
-    def __call__(self, samples) -> Inputs:
+    def __call__(self, samples) -> ModelInputs:
         """Makes the inputs of samples: {video u8 [B, T, H0, W0, 3], frame_index i32 [B, F], and a key a stream [B]}."""
         video, frames = jax.vmap(lambda k, v, i: augment.make_views(k, v, i, self.views, self.image))(
             samples["views"], samples["video"], samples["frame_index"]
         )
         count = samples["frame_index"].shape[1]
-        return Inputs(
+        return ModelInputs(
             video=video.reshape(-1, *video.shape[2:]),
             video_mask=self.video_mask.draw(samples["mask_video"], self.views.views),
             image=None if frames is None else frames.reshape(-1, 1, *frames.shape[2:]),
@@ -93,7 +93,7 @@ class InputMaker:
             slots=self.slots(samples["frame_index"]),
         )
 
-    def subsample(self, inputs: Inputs, samples) -> Inputs:
+    def subsample(self, inputs: ModelInputs, samples) -> ModelInputs:
         """The same inputs with only decoder.share of the hidden tokens of each branch predicted."""
         new = {}
         for name, spec in (("video", self.video_mask), ("image", self.image_mask)):

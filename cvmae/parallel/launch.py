@@ -136,23 +136,23 @@ def _give_up(message: str) -> None:
     os._exit(1)
 
 
-def several() -> bool:
+def is_multi_process() -> bool:
     """Whether this process joined others; unlike the questions of `multihost`, this one touches no device."""
     return jax.distributed.is_initialized()
 
 
-def name() -> str:
+def process_name() -> str:
     """`process 1 of 4: ` for messages; empty in a process that is alone."""
-    return f"process {jax.process_index()} of {jax.process_count()}: " if several() else ""
+    return f"process {jax.process_index()} of {jax.process_count()}: " if is_multi_process() else ""
 
 
 def leave(code: int) -> None:
     """Ends this process, one of several, after an error, without waiting for anything the others would have to do as well."""
-    if not several():
+    if not is_multi_process():
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    if processes.first():
+    if processes.is_main_process():
         time.sleep(LAST_WORDS_S)
     os._exit(code)
 
@@ -165,5 +165,5 @@ def explain(error: BaseException) -> str:
 
 def shutdown() -> None:
     """Leaves the others in order: returns once all of them are done."""
-    if several():
+    if is_multi_process():
         jax.distributed.shutdown()

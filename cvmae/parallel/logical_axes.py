@@ -1,7 +1,7 @@
 """Logical names of the axes of parameters and activations, and where a mesh holds them: the one place that knows both.
 
 Modules name what an axis is (`constrain`), parameters are named by their path (`PARAMETERS`), and a table of rules maps names to axes
-of the mesh. Without `sharded` around it nothing is constrained, so that modules run anywhere as they are.
+of the mesh. Without `use_rules` around it nothing is constrained, so that modules run anywhere as they are.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ _active: contextvars.ContextVar[Rules | None] = contextvars.ContextVar("rules", 
 
 
 @contextlib.contextmanager
-def sharded(rules: Rules):
+def use_rules(rules: Rules):
     """While this is open, modules that are traced lay their activations out by these rules."""
     token = _active.set(rules)
     try:
@@ -89,12 +89,12 @@ def device():
     return jax.devices()[0] if rules is None else rules.mesh.devices.flat[0]
 
 
-def layout_known() -> bool:
+def is_layout_known() -> bool:
     """Whether it is known how arrays lie over devices: rules are open, or there is one device."""
     return _active.get() is not None or jax.device_count() == 1
 
 
-def on_own_part(function, names: tuple[str | None, ...], *arrays):
+def shard_map_local(function, names: tuple[str | None, ...], *arrays):
     """`function` of arrays whose last axes have these names, run by every device on its own part; as it is where no rules are open.
 
     For what XLA cannot spread by itself. Axes without a name are whole in every part, and nothing passes between devices.

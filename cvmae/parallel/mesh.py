@@ -55,7 +55,7 @@ def _read_together(mesh: Mesh) -> bool:
     """Whether the rows of a batch that each process reads lie together, which an order by the chips' links may scatter."""
     try:
         for process in {device.process_index for device in mesh.devices.flat}:
-            processes.share_of(over_batch(mesh), process)
+            processes.shard_of_process(batch_sharding(mesh), process)
     except ValueError:
         return False
     return True
@@ -95,13 +95,13 @@ def make_rules(mesh: Mesh, table) -> Rules:
     return Rules(mesh, rules)
 
 
-def own_mesh() -> Mesh:
+def local_mesh() -> Mesh:
     """A mesh of this process's devices alone, all on the data axis."""
     devices = jax.local_devices()
     return jax.make_mesh((len(devices), 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def over_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Arrays whose first axis is the global batch."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
@@ -111,13 +111,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Makes global arrays out of this process's rows of the batch."""
-    sharding = over_batch(mesh)
+    sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-def on_own_rows(function, mesh: Mesh):
+def shard_map_rows(function, mesh: Mesh):
     """A function of arrays whose first axis is the batch, run by every device on its own rows; nothing passes between devices."""
     rows = PartitionSpec(BATCH)
     return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 
-class Share(NamedTuple):
+class ProcessShard(NamedTuple):
     """Which part of every batch a process reads: part `index` of `count` equal ones, in the order of the batch."""
 
     index: int = 0
@@ -26,37 +26,37 @@ class Share(NamedTuple):
         return rows[self.index * size : (self.index + 1) * size]
 
 
-def alone() -> bool:
+def is_single_process() -> bool:
     """Whether this is the only process."""
     return jax.process_count() == 1
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes and prints."""
     return jax.process_index() == 0
 
 
-def say(*lines: str) -> None:
+def log_once(*lines: str) -> None:
     """Prints lines on stderr, once in a run."""
-    if first() and lines:
+    if is_main_process() and lines:
         print(*lines, sep="\n", file=sys.stderr)
 
 
-def share_of(layout: NamedSharding, process: int | None = None) -> Share:
+def shard_of_process(layout: NamedSharding, process: int | None = None) -> ProcessShard:
     """The rows of a batch that a process reads (None: this one), if its first axis is to lie as `layout` says.
 
     A mesh may order devices otherwise than by process, and processes along another axis than the batch's read the same rows.
 
     Raises:
-      ValueError: see `part_of`.
+      ValueError: see `shard_of_ranges`.
     """
     process = jax.process_index() if process is None else process
     places = layout.devices_indices_map((layout.num_devices,))
     rows = [rows.indices(layout.num_devices) for device, (rows,) in places.items() if device.process_index == process]
-    return part_of([(start, stop) for start, stop, _ in rows], layout.num_devices)
+    return shard_of_ranges([(start, stop) for start, stop, _ in rows], layout.num_devices)
 
 
-def part_of(stretches: list[tuple[int, int]], size: int) -> Share:
+def shard_of_ranges(stretches: list[tuple[int, int]], size: int) -> ProcessShard:
     """Which of equal parts of `size` rows the stretches [start, stop) make up together.
 
     Raises:
@@ -68,10 +68,10 @@ def part_of(stretches: list[tuple[int, int]], size: int) -> Share:
         raise ValueError(
             f"config.mesh scatters what a process reads over the batch (rows {rows} of {size}): order its axes otherwise"
         )
-    return Share(rows[0] // len(rows), count)
+    return ProcessShard(rows[0] // len(rows), count)
 
 
-def everywhere(tree):
+def to_host(tree):
     """The global arrays of a tree, whole, as numpy arrays in every process."""
     return jax.tree.map(_whole, tree)
 
@@ -82,14 +82,14 @@ def _whole(array) -> np.ndarray:
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def gathered(rows: dict[str, np.ndarray], put: Callable) -> dict[str, np.ndarray]:
+def gather_rows(rows: dict[str, np.ndarray], put: Callable) -> dict[str, np.ndarray]:
     """The rows that every process read of a batch, in the order of the batch.
 
     Args:
       rows: arrays of this process's rows.
       put: makes global arrays of them.
     """
-    return rows if alone() else everywhere(put(rows))
+    return rows if is_single_process() else to_host(put(rows))
 
 
 @jax.jit
@@ -97,7 +97,7 @@ def _count(rows):
     return rows.sum()
 
 
-def reports_of_all(reports: np.ndarray, put: Callable) -> Callable[[], np.ndarray]:
+def gather_reports(reports: np.ndarray, put: Callable) -> Callable[[], np.ndarray]:
     """Starts to find out whose rows failed; returns a function that waits, and gives the failure reports of all processes.
 
     One number travels for every batch, and the reports only where it is not 0.
@@ -106,15 +106,15 @@ def reports_of_all(reports: np.ndarray, put: Callable) -> Callable[[], np.ndarra
       reports: uint8 [b, REPORT_BYTES], see `data.bad_files`.
       put: makes global arrays of a dict of this process's rows.
     """
-    if alone():
+    if is_single_process():
         return lambda: reports
     failed = _count(put({"failed": (reports[:, 0] != 0).astype(np.int32)})["failed"])
-    return lambda: gathered({"failures": reports}, put)["failures"] if int(failed) else reports
+    return lambda: gather_rows({"failures": reports}, put)["failures"] if int(failed) else reports
 
 
-def values_of_all(value) -> list:
+def allgather_json(value) -> list:
     """What every process has to say, in the order of the processes; anything that JSON knows."""
-    if alone():
+    if is_single_process():
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
@@ -122,7 +122,7 @@ def values_of_all(value) -> list:
     return [json.loads(bytes(row[:length])) for row, length in zip(texts, lengths)]
 
 
-def wait_for_all(name: str) -> None:
+def barrier(name: str) -> None:
     """Returns once every process has come to this `name`."""
-    if not alone():
+    if not is_single_process():
         multihost_utils.sync_global_devices(name)

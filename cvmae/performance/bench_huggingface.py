@@ -21,7 +21,7 @@ from cvmae.models.vit import decode_variant
 from cvmae.objective.losses import masked_mse
 from cvmae.objective.objective import Objective
 from cvmae.performance.timing import Times, in_turn
-from cvmae.training.train_state import create, update
+from cvmae.training.train_state import apply_gradients, create_state
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -112,8 +112,8 @@ class Theirs:
         self.forward = torch.compile(self.model) if compiled else self.model
         c = config.optimizer
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, (c.b1, c.b2), c.eps, c.weight_decay)
-        standardised = (np.asarray(pixels) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
-        self.pixels = torch.from_numpy(standardised.transpose(0, 1, 4, 2, 3).copy()).to(self.device)
+        normalized = (np.asarray(pixels) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        self.pixels = torch.from_numpy(normalized.transpose(0, 1, 4, 2, 3).copy()).to(self.device)
         self.hidden = torch.from_numpy(np.array(hidden)).to(self.device)
         self.torch = torch
 
@@ -139,17 +139,17 @@ class Ours:
 
         def init(key):
             params = model.init(key, self.pixels, mask, None, None, slots)["params"]
-            return create(params, optimizer, 0.0)
+            return create_state(params, optimizer, 0.0)
 
         def step(state, pixels, mask):
             def loss(params):
-                out = model.apply({"params": params}, objective.standardise(pixels), mask, None, None, slots)
+                out = model.apply({"params": params}, objective.normalize(pixels), mask, None, None, slots)
                 spec = decoder_spec(config, config.video_branch)
                 targets = make_targets(pixels, mask, spec, grid, config.video_branch.target_norm)
                 return masked_mse(out.video_predictions, targets.values).mean()
 
             value, gradients = jax.value_and_grad(loss)(state.params)
-            return update(state, gradients, optimizer, 0.0)[0], value
+            return apply_gradients(state, gradients, optimizer, 0.0)[0], value
 
         self.state = jax.jit(init)(jax.random.key(config.seed))
         lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.pixels, mask)

@@ -27,7 +27,7 @@ class Chip:
         32, 16, 95 and 32 GB, of which it keeps a part. 0 is unknown, and then everything fits.
       flops: bfloat16 operations a second; float32 products run at that rate too at JAX's default precision on TPU. 0 is unknown.
       bandwidth: bytes of main memory a second; 0 is unknown.
-      links: bytes that a chip sends to its neighbours in a second, all links together, one direction; 0 is unknown.
+      links: bytes that a chip sends to its neighbors in a second, all links together, one direction; 0 is unknown.
       clock: cycles a second, for XLA's own cycle counts: peak over the operations of the matrix units in a cycle (128 x 128
         multiply-adds each; v4 and v5p have 8, v5e 4). 0 is unknown: of v6e the published number of units does not give its peak.
       dimensions: of a slice, 2 or 3.

@@ -5,7 +5,7 @@ import math
 
 import jax
 
-from cvmae.parallel.mesh import over_batch
+from cvmae.parallel.mesh import batch_sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def memory_of(step, compiled) -> Memory:
     """The memory of a compiled `step.Step`."""
     task, analysis = step.task, compiled.memory_analysis()
     state = task.abstract_state()
-    batch = task.abstract_batch(step.config.batch_size, over_batch(task.mesh))
+    batch = task.abstract_batch(step.config.batch_size, batch_sharding(task.mesh))
     held = {
         "parameters": state.params,
         "optimizer": state.opt_state,

@@ -8,7 +8,7 @@ from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
 from cvmae.performance.flops import Count
 from cvmae.tasks.validate import config_errors, validate
-from cvmae.training.loop import TASKS, Plan
+from cvmae.training.loop import TASKS, Schedule
 
 
 def check_task(config) -> None:
@@ -94,7 +94,7 @@ class Step:
     @classmethod
     def of_run(cls, config, name: str, devices, clips: int) -> "Step":
         """With the durations of a run over so many training clips."""
-        plan = Plan.of(config, clips)
+        plan = Schedule.of(config, clips)
         return cls(config, name, devices, plan.steps_per_epoch, plan.total)
 
     @property

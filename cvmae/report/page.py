@@ -12,7 +12,7 @@ import cvmae
 from cvmae.report import charts, sections
 from cvmae.report.gather import Workdir
 
-COLOURS = 8  # of style.css; runs beyond them have the same again, with dashes
+COLORS = 8  # of style.css; runs beyond them have the same again, with dashes
 TITLES = {  # of kinds of pictures, in the order of the page; others come behind them, by their own names
     "reconstruction": "Reconstructions",
     "clip": "Reconstructions and attention",
@@ -39,7 +39,7 @@ def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
     known = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    known.globals |= {"colour": colour, "chart": charts}
+    known.globals |= {"color": color, "chart": charts}
     known.filters["breakable"] = breakable
     style = importlib.resources.files("cvmae.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
     return known.get_template("page.html").render(
@@ -62,9 +62,9 @@ def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
     )
 
 
-def colour(run: int) -> str:
+def color(run: int) -> str:
     """The classes of what belongs to a run, the same everywhere on the page."""
-    return f"run c{run % COLOURS} d{run // COLOURS % 3}"
+    return f"run c{run % COLORS} d{run // COLORS % 3}"
 
 
 def breakable(text: str) -> Markup:

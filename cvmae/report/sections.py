@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvmae.evaluation.heldout import ROWS
+from cvmae.evaluation.heldout import REPORT_ROWS
 from cvmae.report import summary
 from cvmae.report.gather import Workdir
 from cvmae.report.words import anything, duration, field, is_share, moment, number
@@ -17,14 +17,14 @@ TASKS = {
     "finetune": "Fine-tuning",
     "linear": "Linear probe",
     "attentive": "Attentive probe",
-    "knn": "Nearest neighbours",
+    "knn": "Nearest neighbors",
     "retrieval": "Retrieval",
     "extract": "Features",
     "visualize": "Pictures",
     "ablate": "Ablations",
 }
 PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
-TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in ROWS}  # in the order of the rows
+TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in REPORT_ROWS}  # in the order of the rows
 TITLES |= {"retrieval/median_rank": "median rank of the same clip", "accuracy/top1": "top-1", "accuracy/top5": "top-5"}
 TITLES |= {"accuracy/mean_class_accuracy": "mean over classes"}
 
@@ -81,7 +81,7 @@ def headline(report: dict) -> tuple[str, str] | None:
     candidates = [("linear probe", trained.get("probe/accuracy")), ("same clip, R@1", trained.get("retrieval/same_clip_r1"))]
     candidates += [(f"same {kind}, R@1", found.get(f"same_{kind}/r1")) for kind in ("class", "video")]
     if isinstance(report.get("test", {}), dict) and isinstance(report.get("knn", {}), dict):
-        candidates.insert(0, ("20 nearest neighbours" if "knn" in report else "test top-1", summary.accuracy(report)))
+        candidates.insert(0, ("20 nearest neighbors" if "knn" in report else "test top-1", summary.accuracy(report)))
     return next(((what, number(v, "accuracy")) for what, v in candidates if isinstance(v, float)), None)
 
 

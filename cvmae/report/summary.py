@@ -10,13 +10,13 @@ import sys
 
 import numpy as np
 
-NEIGHBOURS = "top1/k=20"
+NEIGHBORS = "top1/k=20"
 
 
 def accuracy(report: dict) -> float | None:
-    """The one number (0..1) of a report.json that a table shows: test top-1, or kNN's with 20 neighbours; None if it has none."""
+    """The one number (0..1) of a report.json that a table shows: test top-1, or kNN's with 20 neighbors; None if it has none."""
     if "knn" in report:
-        return report["knn"].get(NEIGHBOURS)
+        return report["knn"].get(NEIGHBORS)
     return report.get("test", {}).get("accuracy/top1")
 
 

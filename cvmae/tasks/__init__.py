@@ -7,7 +7,7 @@ from cvmae.data.sources import make_source
 from cvmae.files import write_json
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel import processes
-from cvmae.parallel.mesh import make_mesh, own_mesh, replicated, to_devices
+from cvmae.parallel.mesh import local_mesh, make_mesh, put_batch, replicated
 from cvmae.tasks import frozen
 from cvmae.tasks.ablate import runner, study
 from cvmae.tasks.init_from import load_branches, load_video_encoder
@@ -37,7 +37,7 @@ def run(config, workdir: str) -> dict[str, float]:
     if config.task in loop.TASKS:
         return loop.train(config, workdir)
     validate(config)
-    mesh = make_mesh(config.mesh) if processes.alone() else own_mesh()
+    mesh = make_mesh(config.mesh) if processes.is_single_process() else local_mesh()
     default_termination()
     with config_errors("data"):
         for field in ("split", "test_split"):
@@ -46,10 +46,10 @@ def run(config, workdir: str) -> dict[str, float]:
     load, work = FROZEN[config.task]
     weights = jax.device_put(load(config), replicated(mesh))
     folder = loop.make_folder(workdir)
-    processes.say(f"workdir {folder}" + ("" if processes.alone() else f", {jax.process_count()} processes"))
-    found = work(config, weights, folder, lambda batch: to_devices(batch, mesh))
+    processes.log_once(f"workdir {folder}" + ("" if processes.is_single_process() else f", {jax.process_count()} processes"))
+    found = work(config, weights, folder, lambda batch: put_batch(batch, mesh))
     provenance.record(folder)
-    if processes.first():
+    if processes.is_main_process():
         loop.write_config(config, folder)
         write_json(folder / "report.json", {config.task: found})
         for name, value in found.items():

@@ -9,8 +9,8 @@ import numpy as np
 from cvmae.config import steps
 from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
-from cvmae.parallel.logical_axes import sharded
-from cvmae.parallel.mesh import make_rules, over_batch, replicated, to_devices
+from cvmae.parallel.logical_axes import use_rules
+from cvmae.parallel.mesh import batch_sharding, make_rules, put_batch, replicated
 from cvmae.tasks.validate import config_errors
 from cvmae.training.optimizer import path_of
 from cvmae.training.train_state import TrainState
@@ -19,7 +19,7 @@ from cvmae.training.train_state import TrainState
 class Task:
     """One task: `init`, `abstract_state`, `step`, `evaluate`, `finish`.
 
-    A task defines `_pure_init(key) -> TrainState` and `_pure_step(state, batch) -> (state, metrics)`, both of which are compiled,
+    A task defines `init_state(key) -> TrainState` and `train_step(state, batch) -> (state, metrics)`, both of which are compiled,
     and what it does outside of them. `BATCH_KEYS` are the entries of the loader's batch that reach the devices.
 
     Raises:
@@ -35,9 +35,9 @@ class Task:
         self.rules = make_rules(mesh, config.sharding)
 
     @functools.cached_property
-    def share(self) -> processes.Share:
+    def share(self) -> processes.ProcessShard:
         """Of every batch, what this process reads. Raises: ValueError, see `multihost.part_of`."""
-        return processes.share_of(over_batch(self.mesh))
+        return processes.shard_of_process(batch_sharding(self.mesh))
 
     def resolve(self, duration: str, field: str) -> int:
         """A duration of the config in steps."""
@@ -63,16 +63,16 @@ class Task:
         def place(path, leaf):
             return self.rules.of_parameter(path_of(path), leaf.shape)
 
-        return jax.tree_util.tree_map_with_path(place, jax.eval_shape(self._pure_init, self.key))
+        return jax.tree_util.tree_map_with_path(place, jax.eval_shape(self.init_state, self.key))
 
     @functools.cached_property
     def _step(self):
-        rows, whole = over_batch(self.mesh), replicated(self.mesh)
+        rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         layout = self.state_shardings
 
         def step(state, batch):
-            with sharded(self.rules):
-                return self._pure_step(state, batch)
+            with use_rules(self.rules):
+                return self.train_step(state, batch)
 
         return jax.jit(step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole))
 
@@ -80,7 +80,7 @@ class Task:
         """The state before the first step, made on the mesh; the same for every mesh."""
         key = jax.random.fold_in(self.key, 0)
         pretrained = self.load_pretrained()
-        state = jax.jit(self._pure_init, out_shardings=self.state_shardings)(key)
+        state = jax.jit(self.init_state, out_shardings=self.state_shardings)(key)
         if pretrained is None:
             return state
         # The optimizer starts from zeros whatever the parameters are.
@@ -88,12 +88,12 @@ class Task:
         return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
     def load_pretrained(self) -> dict | None:
-        """Parameters that replace those of the initialisation, a part of the tree; None for none. Raises: ConfigError."""
+        """Parameters that replace those of the initialization, a part of the tree; None for none. Raises: ConfigError."""
         return None
 
     def abstract_state(self):
         """Shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
-        shapes = jax.eval_shape(self._pure_init, self.key)
+        shapes = jax.eval_shape(self.init_state, self.key)
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, self.state_shardings)
 
     def abstract_batch(self, clips: int, layout=None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -113,7 +113,7 @@ class Task:
 
     def trace(self):
         """The training step, traced for this mesh: `.jaxpr`, and `.lower().compile()` for its cost and text."""
-        batch = self.abstract_batch(self.config.batch_size, over_batch(self.mesh))
+        batch = self.abstract_batch(self.config.batch_size, batch_sharding(self.mesh))
         return self._step.trace(self.abstract_state(), batch)
 
     def lower(self):
@@ -126,7 +126,7 @@ class Task:
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Arrays over the mesh, of this process's rows of a batch."""
-        return to_devices(batch, self.mesh)
+        return put_batch(batch, self.mesh)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Metrics on the evaluation split, as `eval/NAME`."""

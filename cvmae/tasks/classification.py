@@ -9,21 +9,21 @@ from cvmae import augment, rng
 from cvmae.augment.mirror_labels import mirror_table
 from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadFiles
-from cvmae.data.clip_views import ViewPlan
-from cvmae.evaluation.classification import confusion_matrix, per_class_rows, summarise, write_per_class_csv
+from cvmae.data.clip_views import TestViews
+from cvmae.evaluation.classification import confusion_matrix, per_class_rows, summarize, write_per_class_csv
 from cvmae.evaluation.multi_view import Predictions, predict_views
 from cvmae.files import replacing, write_json
 from cvmae.parallel import processes
-from cvmae.parallel.mesh import on_own_rows
+from cvmae.parallel.mesh import shard_map_rows
 from cvmae.tasks.base import Task
 from cvmae.training.metric_writer import read_metrics
 from cvmae.visualize.confusion import draw_confusion
 from cvmae.visualize.curves import draw_curves
 
-MIDDLE = ViewPlan(1, 1)  # the middle clip, centre crop: evaluation during training
+MIDDLE = TestViews(1, 1)  # the middle clip, center crop: evaluation during training
 
 
-class LabelledTask(Task):
+class ClassificationTask(Task):
     """Learns the classes of config.data.split.
 
     A task of this kind defines `predict(state)`, a function for `evaluation.views.predict_views`, besides what `Task` asks for.
@@ -51,7 +51,7 @@ class LabelledTask(Task):
         """The evaluation split."""
         return self.open_split("eval_split")
 
-    def _view_spec(self) -> augment.LabelledSpec:
+    def _view_spec(self) -> augment.LabeledSpec:
         c = self.config.augment
         crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
         extra = {}
@@ -61,7 +61,7 @@ class LabelledTask(Task):
             extra["erasing"] = augment.Erasing(**c.erasing)
         if c.mirror_labels:
             extra["mirror"] = mirror_table(self.class_names)
-        return augment.LabelledSpec(crop, mean=c.mean, std=c.std, **extra)
+        return augment.LabeledSpec(crop, mean=c.mean, std=c.std, **extra)
 
     def samples(self, batch, step):
         """The batch with one key a sample."""
@@ -71,15 +71,15 @@ class LabelledTask(Task):
     def views(self, samples):
         """Augmented clips float32 [B·R, T, H, W, 3], labels int32 [B·R] and keys [B·R], R views of each sample."""
         repeats = self.config.augment.get("repeats", 1)
-        make = functools.partial(augment.labelled_views, spec=self.view_spec, repeats=repeats)
+        make = functools.partial(augment.labeled_views, spec=self.view_spec, repeats=repeats)
         # Every device works on its own rows, one after the other, so that of RandAugment only the op that was drawn is run.
-        return on_own_rows(make, self.mesh)(samples["key"], samples["video"], samples["label"])
+        return shard_map_rows(make, self.mesh)(samples["key"], samples["video"], samples["label"])
 
     def evaluate(self, state) -> dict[str, float]:
-        """Accuracies of the middle clip's centre crop of every clip of the evaluation split."""
+        """Accuracies of the middle clip's center crop of every clip of the evaluation split."""
         return {f"eval/{name}": value for name, value in self.scores(self.test(state, self.eval_source, MIDDLE)).items()}
 
-    def test(self, state, source, plan: ViewPlan, failed=lambda failures: None) -> Predictions:
+    def test(self, state, source, plan: TestViews, failed=lambda failures: None) -> Predictions:
         """Probabilities of every video of a source."""
         return predict_views(self.predict(state), self.config, source, plan, self.put, failed, self.share)
 
@@ -87,23 +87,23 @@ class LabelledTask(Task):
         """`accuracy/top1` and so on, shares in 0..1; empty where nothing has a label."""
         if not (predictions.labels >= 0).any():
             return {}
-        found = summarise(predictions.probabilities, predictions.labels, self.class_names)
+        found = summarize(predictions.probabilities, predictions.labels, self.class_names)
         return {f"accuracy/{name}": value for name, value in found.items() if name != "clips"}
 
     def finish(self, state, workdir: str) -> dict[str, float]:
         """Draws the curves, runs the multi-view test on config.data.test_split, writes and prints what it found."""
         folder, c = pathlib.Path(workdir), self.config
         source = self.open_split("test_split")
-        bad = BadFiles(folder, len(source), c.data.max_bad_fraction, "bad_test_files.csv", processes.first())
+        bad = BadFiles(folder, len(source), c.data.max_bad_fraction, "bad_test_files.csv", processes.is_main_process())
         chosen, pick = self.choose(state)
-        predictions = pick(self.test(state, source, ViewPlan(c.test.clips, c.test.crops), bad.update))
+        predictions = pick(self.test(state, source, TestViews(c.test.clips, c.test.crops), bad.update))
         report = chosen | {
             "test": self.scores(predictions),
             "clips": int(predictions.readable.sum()),
             "unreadable": int((~predictions.readable).sum()),
             "views": f"{c.test.clips} x {c.test.crops}",
         }
-        if processes.first():
+        if processes.is_main_process():
             draw_curves(folder / "curves.png", read_metrics(workdir))
             write_json(folder / "report.json", report)
             self._write_predictions(folder, predictions)
@@ -127,7 +127,7 @@ class LabelledTask(Task):
 
 
 def count_classes(source, classes: int, split: str) -> tuple[int, tuple[str, ...]]:
-    """(number of classes, their names) of a labelled source; `classes` above 0 says the number.
+    """(number of classes, their names) of a labeled source; `classes` above 0 says the number.
 
     Raises:
       ConfigError: clips without a label, or a label that is no class.

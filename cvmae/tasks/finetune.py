@@ -7,20 +7,20 @@ import optax
 from cvmae import augment
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
 from cvmae.models.build import build_classifier
-from cvmae.tasks.classification import LabelledTask
+from cvmae.tasks.classification import ClassificationTask
 from cvmae.tasks.init_from import load_video_classifier, load_video_encoder
 from cvmae.training import optimizer as optim
-from cvmae.training.train_state import TrainState, create, gradients_in_parts, update
+from cvmae.training.train_state import TrainState, accumulate_gradients, apply_gradients, create_state
 
 
-class Supervised(LabelledTask):
+class Finetune(ClassificationTask):
     """Fine-tuning from config.init_from, or training from scratch where that is empty."""
 
     def __init__(self, config, mesh, total_steps: int, steps_per_epoch: float):
         super().__init__(config, mesh, total_steps, steps_per_epoch, config.head.classes)
         self.model = build_classifier(config, self.classes)
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
-        self.schedule = optim.learning_rate(config.optimizer, config.batch_size, warmup, total_steps)
+        self.schedule = optim.make_schedule(config.optimizer, config.batch_size, warmup, total_steps)
         depth = self.model.encoder.trunk.size.depth
         self.optimizer = optim.make_optimizer(config.optimizer, self.schedule, depth=depth)
         self.mix = augment.Mix(**config.augment.mix)
@@ -39,11 +39,11 @@ class Supervised(LabelledTask):
             )
         return lines
 
-    def _pure_init(self, key) -> TrainState:
+    def init_state(self, key) -> TrainState:
         c = self.config
         clips = jnp.zeros((2, c.data.num_frames, *c.augment.size, 3))
         params = self.model.init(key, clips)["params"]
-        return create(params, self.optimizer, c.optimizer.ema_decay)
+        return create_state(params, self.optimizer, c.optimizer.ema_decay)
 
     def load_pretrained(self):
         """The encoder out of config.init_from, with its head if config.head.init says so. Raises: ConfigError, what does not fit."""
@@ -53,10 +53,10 @@ class Supervised(LabelledTask):
         found = load_video_encoder(self.config, template["encoder"], self.model.encoder)
         return None if found is None else {"encoder": found}
 
-    def _pure_step(self, state: TrainState, batch):
+    def train_step(self, state: TrainState, batch):
         samples = self.samples(batch, state.step)
-        gradients, metrics = gradients_in_parts(self.loss, state.params, samples, self.config.accumulate)
-        new, norms = update(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
+        gradients, metrics = accumulate_gradients(self.loss, state.params, samples, self.config.accumulate)
+        new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
         rate = self.schedule(state.step)
         return new, metrics | norms | {"optimizer/learning_rate": jnp.asarray(rate, jnp.float32)}
 

@@ -1,4 +1,4 @@
-"""Tasks that train nothing: nearest neighbours, retrieval and extraction, on a frozen encoder; features are kept in the workdir."""
+"""Tasks that train nothing: nearest neighbors, retrieval and extraction, on a frozen encoder; features are kept in the workdir."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
-from cvmae.data.clip_views import ViewPlan
+from cvmae.data.clip_views import TestViews
 from cvmae.data.sources import make_source
 from cvmae.evaluation.extract import extract_features
 from cvmae.evaluation.feature_cache import cached_features
@@ -26,14 +26,14 @@ def both_splits(config, params, folder, put) -> tuple[Features, Features]:
       put: makes arrays on the devices of a dict of arrays on the host.
     """
     c, folder = config.features, pathlib.Path(folder)
-    spec, plan = FeatureSpec(c.layer), ViewPlan(c.clips, c.crops)
+    spec, plan = FeatureSpec(c.layer), TestViews(c.clips, c.crops)
     encode, found = make_encode(config, spec), []
     for field in ("split", "test_split"):
         source = make_source(config.data, config.data[field])
         place = folder / "features" / field
-        bad = BadFiles(place, len(source), config.data.max_bad_fraction, writes=processes.first())
+        bad = BadFiles(place, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
         found.append(cached_features(place, config, params, source, plan, spec, put=put, failed=bad.update, encode=encode))
-        for pairs in processes.values_of_all(bad.pairs):
+        for pairs in processes.allgather_json(bad.pairs):
             bad.add([tuple(pair) for pair in pairs])
     return tuple(found)
 
@@ -41,7 +41,7 @@ def both_splits(config, params, folder, put) -> tuple[Features, Features]:
 def knn(config, params, folder, put) -> dict[str, float]:
     """Top-1 and top-5 of a vote of the nearest training clips on the test clips, shares in 0..1. Arguments: see `both_splits`."""
     gallery, queries = map(mean_over_clips, both_splits(config, params, folder, put))
-    check_labelled(config, gallery, queries)
+    check_labeled(config, gallery, queries)
     classes = int(max(gallery.labels.max(), queries.labels.max())) + 1
     c = config.knn
     return knn_report(gallery.values, gallery.labels, queries.values, queries.labels, classes, c.neighbours, c.temperature)
@@ -64,7 +64,7 @@ def retrieval(config, params, folder, put) -> dict[str, float]:
             raise ConfigError(f"config.data.split and config.data.test_split: {error}") from error
         found |= {f"same_class/{name}": value for name, value in names.items()}
     if not found:
-        check_labelled(config, gallery, queries)
+        check_labeled(config, gallery, queries)
     return found
 
 
@@ -83,7 +83,7 @@ def first_two_clips(features: Features) -> tuple[np.ndarray, np.ndarray]:
     return tuple(features.values[mask][np.isin(features.index[mask], both)] for mask in (first, second))
 
 
-def check_labelled(config, gallery: Features, queries: Features) -> None:
+def check_labeled(config, gallery: Features, queries: Features) -> None:
     """Raises ConfigError where a split has no label to compare."""
     for field, features in (("split", gallery), ("test_split", queries)):
         if not (features.labels >= 0).any():

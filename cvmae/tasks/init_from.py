@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 from cvmae.config import require
-from cvmae.interop.adapt import Start, load_branch, load_classifier, load_encoder, match
+from cvmae.interop.adapt import InitFrom, load_branch, load_classifier, load_encoder, match_template
 from cvmae.interop.own_checkpoint import has_branch, is_workdir
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.classifier import Classifier
 from cvmae.models.vit import Encoder
-from cvmae.parallel.processes import say
+from cvmae.parallel.processes import log_once
 from cvmae.tasks.validate import config_errors
 from cvmae.visualize.weights import Branch, Branches, load_image_branch, load_whole
 
@@ -28,10 +28,10 @@ def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
     if not config.init_from:
         return None
     with config_errors("init_from"):
-        start = Start(config.init_from, inflate=config.video_branch.inflate)
+        start = InitFrom(config.init_from, inflate=config.video_branch.inflate)
         params, notes = load_encoder(start, encoder, config)
-        params = match(params, template, config.init_from)
-    say(*notes)
+        params = match_template(params, template, config.init_from)
+    log_once(*notes)
     return params
 
 
@@ -48,10 +48,10 @@ def load_video_classifier(config, template, classifier: Classifier, names: tuple
       ConfigError: what is there is no classifier, or not of this one; the message lists the flags, names or arrays.
     """
     with config_errors("init_from"):
-        start = Start(config.init_from, inflate=config.video_branch.inflate)
+        start = InitFrom(config.init_from, inflate=config.video_branch.inflate)
         params, notes = load_classifier(start, classifier, names, config)
-        params = match(params, template, config.init_from)
-    say(*notes)
+        params = match_template(params, template, config.init_from)
+    log_once(*notes)
     return params
 
 
@@ -71,11 +71,11 @@ def load_pretraining_branch(config, name: str, template, module: Autoencoder) ->
     if not branch.init_from:
         return None
     with config_errors(f"{name}_branch.init_from"):
-        start = Start(branch.init_from, name, branch.init_decoder, branch.get("inflate", "none"))
+        start = InitFrom(branch.init_from, name, branch.init_decoder, branch.get("inflate", "none"))
         params, notes = load_branch(start, module.encoder, module.decoder and module.decoder.spec, config)
-        params = match(params, {part: template[part] for part in params}, branch.init_from)
+        params = match_template(params, {part: template[part] for part in params}, branch.init_from)
     fresh = [part for part in template if part not in params]
-    say(*notes, *(f"{name}_branch {part} starts untrained" for part in fresh))
+    log_once(*notes, *(f"{name}_branch {part} starts untrained" for part in fresh))
     return params
 
 
@@ -93,15 +93,15 @@ def load_branches(config, encoder: Encoder, untrained: Callable[[], dict]) -> Br
       ConfigError: what is there does not fit; the message lists the flags or arrays.
     """
     if not config.init_from:
-        say("init_from is empty: pictures of an untrained encoder")
+        log_once("init_from is empty: pictures of an untrained encoder")
         video = Branch({"encoder": untrained()}, encoder, missing="an untrained encoder has no decoder")
     else:
         with config_errors("init_from"):
-            found, notes = load_whole(Start(config.init_from, inflate=config.video_branch.inflate), encoder, config)
-        say(*notes)
+            found, notes = load_whole(InitFrom(config.init_from, inflate=config.video_branch.inflate), encoder, config)
+        log_once(*notes)
         video = _video_branch(found, config)
     if video.missing:
-        say(f"no reconstruction is drawn: {video.missing}")
+        log_once(f"no reconstruction is drawn: {video.missing}")
     return Branches(video, _image_branch(config, encoder))
 
 
@@ -132,5 +132,5 @@ def _image_branch(config, encoder: Encoder) -> Branch | None:
         return None
     with config_errors(field):
         found, notes = load_image_branch(path, config, encoder.trunk)
-    say(*notes)
+    log_once(*notes)
     return Branch(found.params, found.encoder)

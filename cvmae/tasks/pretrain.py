@@ -5,7 +5,7 @@ import pathlib
 
 import jax.numpy as jnp
 
-from cvmae.evaluation.heldout import HeldOut, assess, table
+from cvmae.evaluation.heldout import HeldOut, evaluate_pretraining, report_table
 from cvmae.files import write_json
 from cvmae.objective.objective import Objective
 from cvmae.objective.views_and_masks import sample_keys
@@ -14,7 +14,7 @@ from cvmae.tasks.base import Task
 from cvmae.tasks.init_from import load_pretraining_branch
 from cvmae.training import optimizer as optim
 from cvmae.training.metric_writer import read_metrics
-from cvmae.training.train_state import TrainState, create, gradients_in_parts, update
+from cvmae.training.train_state import TrainState, accumulate_gradients, apply_gradients, create_state
 from cvmae.visualize.curves import draw_curves
 from cvmae.visualize.reconstruction import save_reconstructions
 
@@ -29,16 +29,16 @@ class Pretrain(Task):
         warmups = {term: self.resolve(text, f"loss_warmup.{term}") for term, text in config.loss_warmup.items()}
         self.objective = Objective(config, warmups)
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
-        self.schedule = optim.learning_rate(config.optimizer, config.batch_size, warmup, total_steps)
+        self.schedule = optim.make_schedule(config.optimizer, config.batch_size, warmup, total_steps)
         self.optimizer = optim.make_optimizer(config.optimizer, self.schedule, self._frozen)
 
     def _frozen(self, path: str) -> bool:
         return self.config.image_branch.train == "frozen" and path.startswith("/image/encoder/")
 
-    def _pure_init(self, key) -> TrainState:
+    def init_state(self, key) -> TrainState:
         # Two clips are enough to know the shapes of parameters.
         params = self.objective.init(key, self.blank_batch(2) | sample_keys(key, 0, 2))
-        return create(params, self.optimizer, self.config.optimizer.ema_decay)
+        return create_state(params, self.optimizer, self.config.optimizer.ema_decay)
 
     def load_pretrained(self):
         """The branches that start from weights, the video's and the image's; None where no branch does.
@@ -51,14 +51,14 @@ class Pretrain(Task):
         found = {name: load_pretraining_branch(self.config, name, template[name], module) for name, module in branches.items()}
         return {name: params for name, params in found.items() if params is not None} or None
 
-    def _pure_step(self, state: TrainState, batch):
+    def train_step(self, state: TrainState, batch):
         samples = batch | sample_keys(self.key, state.step, batch["video"].shape[0])
 
         def loss(params, part):
             return self.objective(params, part, state.step)
 
-        gradients, metrics = gradients_in_parts(loss, state.params, samples, self.config.accumulate)
-        new, norms = update(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
+        gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate)
+        new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
         rate = self.schedule(state.step)
         return new, metrics | norms | {"optimizer/learning_rate": jnp.asarray(rate, jnp.float32)}
 
@@ -92,18 +92,18 @@ class Pretrain(Task):
     def finish(self, state: TrainState, workdir: str) -> dict[str, float]:
         """Draws the curves and reconstructions, and writes and prints what was learned, as config.report asks."""
         c, folder = self.config.report, pathlib.Path(workdir)
-        if processes.first():
+        if processes.is_main_process():
             draw_curves(folder / "curves.png", read_metrics(workdir))
-        if c.pictures and "mse_video" in self.objective.needs.active:
+        if c.pictures and "mse_video" in self.objective.terms.active:
             samples = next(self.held_out.samples())
             save_reconstructions(folder / "reconstruction.png", self.objective, state.evaluated, samples, c.pictures)
         if not c.labelled:
             return {}
         source = self.open_split("split")
-        found = {"trained": assess(self.held_out, state.evaluated, source, c.labelled, c.clips)}
+        found = {"trained": evaluate_pretraining(self.held_out, state.evaluated, source, c.labelled, c.clips)}
         if c.untrained:
-            found["untrained"] = assess(self.held_out, self.init().evaluated, source, c.labelled, c.clips)
-        if processes.first():
+            found["untrained"] = evaluate_pretraining(self.held_out, self.init().evaluated, source, c.labelled, c.clips)
+        if processes.is_main_process():
             write_json(folder / "report.json", found)
-            print(table(**found))
+            print(report_table(**found))
         return {f"report/{name}": value for name, value in found["trained"].items()}

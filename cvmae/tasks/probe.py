@@ -11,16 +11,16 @@ from cvmae.evaluation.multi_view import Predictions, flat_crops, mean_over_crops
 from cvmae.models.build import DTYPES, build_encoder, build_probe, video_grid
 from cvmae.models.heads import pool
 from cvmae.models.probes import FeatureNorm
-from cvmae.tasks.classification import MIDDLE, LabelledTask
+from cvmae.tasks.classification import MIDDLE, ClassificationTask
 from cvmae.tasks.init_from import load_video_encoder
 from cvmae.training import optimizer as optim
 from cvmae.training.train_state import TrainState
 
 
-class Probe(LabelledTask):
+class Probe(ClassificationTask):
     """The linear and the attentive probe.
 
-    `linear` reads the mean over tokens, batch-normalised without affine parameters (MAE); its heads are trained side by side. `attentive`
+    `linear` reads the mean over tokens, batch-normalized without affine parameters (MAE); its heads are trained side by side. `attentive`
     reads all tokens; its heads have activations of their own, so they are trained one after the other within a step.
     """
 
@@ -49,7 +49,7 @@ class Probe(LabelledTask):
     def _over_heads(self, function, *trees):
         return jax.vmap(function)(*trees) if self.linear else jax.lax.map(lambda leaves: function(*leaves), trees)
 
-    def _pure_init(self, key) -> TrainState:
+    def init_state(self, key) -> TrainState:
         c = self.config
         encoder_key, probe_key = jax.random.split(key)
         clips = jnp.zeros((2, c.data.num_frames, *c.augment.size, 3))
@@ -76,7 +76,7 @@ class Probe(LabelledTask):
         tokens = self.encoder.apply({"params": encoder}, clips).tokens
         return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
 
-    def _pure_step(self, state: TrainState, batch):
+    def train_step(self, state: TrainState, batch):
         clips, labels, _ = self.views(self.samples(batch, state.step))
         features, stats = self._features(state.frozen, clips), state.stats
         if self.linear:

@@ -55,14 +55,14 @@ def validate(config, devices=None) -> None:
 def check_pretraining(config) -> None:
     """The parts of both branches that active terms need."""
     with config_errors():
-        needs = build.needs_of(config)
-    wanted = [name for name in ("video", "image") if getattr(needs, f"{name}_branch")]
+        terms = build.active_terms(config)
+    wanted = [name for name in ("video", "image") if getattr(terms, f"{name}_branch")]
     for name in wanted:
         check_grid(config, name)
     with config_errors():
         build.build_model(config)
     for name in wanted:
-        check_positions(config, name, f"mse_{name}" in needs.active)
+        check_positions(config, name, f"mse_{name}" in terms.active)
     for name in ("video", "image"):
         check_branch_start(config[f"{name}_branch"], name, name in wanted)
     check_inflate(config.video_branch, config.video_branch.init_from)
@@ -99,7 +99,7 @@ def check_pictures(config) -> None:
         AttentionSpec(c.map, c.layer, c.head, c.query, tuple(c.position)).check(encoder)
     for ratio in c.ratios:
         with config_errors("visualize.ratios"):
-            masking.count_visible(grid, c.mask, ratio)
+            masking.visible_tokens(grid, c.mask, ratio)
     check_start(c.image_from, "visualize.image_from")
     require(
         c.semantic != "image" or c.image_from or config.init_from,

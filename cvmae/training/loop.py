@@ -23,7 +23,7 @@ from cvmae.files import write_json
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import make_mesh
 from cvmae.tasks.fields import fields
-from cvmae.tasks.finetune import Supervised
+from cvmae.tasks.finetune import Finetune
 from cvmae.tasks.pretrain import Pretrain
 from cvmae.tasks.probe import Probe
 from cvmae.tasks.validate import config_errors, validate
@@ -34,11 +34,11 @@ from cvmae.training.preemption import stop_requested
 
 # Errors that all processes of a run raise alike; any other may be the end of one of them.
 SHARED_ERRORS = (ConfigError, BadDataError, NonFiniteError)
-TASKS = {"pretrain": Pretrain, "finetune": Supervised, "linear": Probe, "attentive": Probe}
+TASKS = {"pretrain": Pretrain, "finetune": Finetune, "linear": Probe, "attentive": Probe}
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long a run is and when it does what, in steps; an interval of 0 is never."""
 
     total: int
@@ -48,7 +48,7 @@ class Plan:
     steps_per_epoch: float
 
     @classmethod
-    def of(cls, config, clips: int) -> "Plan":
+    def of(cls, config, clips: int) -> "Schedule":
         """Resolves the durations of a config over `clips` training clips. Raises: ConfigError."""
         epoch = clips / config.batch_size
         total = steps(config.total, "total", steps_per_epoch=epoch)
@@ -80,21 +80,21 @@ def train(config, workdir: str) -> dict[str, float]:
     validate(config)
     with config_errors("data"):
         source = make_source(config.data, config.data.split)
-    plan = Plan.of(config, len(source))
+    plan = Schedule.of(config, len(source))
     task = TASKS[config.task](config, make_mesh(config.mesh), plan.total, plan.steps_per_epoch)
     task.open()
     folder = make_folder(workdir)
-    processes.say(f"workdir {folder}")
+    processes.log_once(f"workdir {folder}")
     announce(config, plan, len(source), task)
     with stop_requested() as stop:
-        run = Run(config, folder, plan, task, source)
+        run = TrainLoop(config, folder, plan, task, source)
         with run.closing():
             write_config(config, folder)  # not before the checkpoint there is known to be of this config
             provenance.record(folder, run.step)
             metrics = run.go(stop)
         if run.step == plan.total:
             return metrics | task.finish(run.state, workdir)
-    processes.say(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there")
+    processes.log_once(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there")
     return {}
 
 
@@ -110,14 +110,14 @@ def make_folder(workdir: str) -> pathlib.Path:
 
 def write_config(config, folder: pathlib.Path) -> None:
     """Leaves the resolved config in the workdir."""
-    if processes.first():
+    if processes.is_main_process():
         write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
 
 
-def announce(config, plan: Plan, clips: int, task) -> None:
+def announce(config, plan: Schedule, clips: int, task) -> None:
     """Prints what a run is about to do."""
-    among = "" if processes.alone() else f" of {jax.process_count()} processes"
-    processes.say(
+    among = "" if processes.is_single_process() else f" of {jax.process_count()} processes"
+    processes.log_once(
         f"{clips} clips, batch {config.batch_size} (global), {plan.total} steps = {plan.total / plan.steps_per_epoch:.1f} epochs, "
         f"{jax.device_count()} {jax.default_backend()} device(s){among}",
         *task.announce(),
@@ -157,10 +157,10 @@ class Clock:
         return rates
 
 
-class Run:
+class TrainLoop:
     """One process's part in a run: state, step, and everything that has to be closed."""
 
-    def __init__(self, config, folder: pathlib.Path, plan: Plan, task, source):
+    def __init__(self, config, folder: pathlib.Path, plan: Schedule, task, source):
         self.config, self.plan, self.task = config, plan, task
         self.identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
         self.identity |= {field: value for field, value in fields(config).items() if field.endswith("init_from")}
@@ -175,15 +175,20 @@ class Run:
                 f"the checkpoint is of step {position['step']}, past config.total={config.total} ({plan.total} steps): "
                 "raise config.total, or give another --workdir",
             )
-            processes.say(f"resumed from the checkpoint of step {position['step']}")
+            processes.log_once(f"resumed from the checkpoint of step {position['step']}")
         self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
-        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.first())
+        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
         self.writer = open_writer(str(folder), self.step)
         index, count = task.share
         self.loader = make_loader(config, source, start_step=self.step, process_index=index, process_count=count)
         every = 0.5 if sys.stderr.isatty() else 30.0  # seconds; in a log file each update is a line to read
         self.progress = tqdm(
-            total=plan.total, initial=self.step, unit="step", dynamic_ncols=True, mininterval=every, disable=not processes.first()
+            total=plan.total,
+            initial=self.step,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=every,
+            disable=not processes.is_main_process(),
         )
         self.metrics: dict[str, float] = {}
         self._unread = None
@@ -215,7 +220,7 @@ class Run:
         batch = next(self.loader)
         self.clock.waited(time.perf_counter() - begin)
         self.state, metrics = self.task.step(self.state, batch)
-        failures = processes.reports_of_all(batch["failures"], self.task.put)
+        failures = processes.gather_reports(batch["failures"], self.task.put)
         self.read_metrics()
         self.step += 1
         self._unread = (self.step, metrics, failures)
@@ -253,7 +258,7 @@ class Run:
         try:
             yield
         except Exception as error:
-            everyone = processes.alone() or isinstance(error, SHARED_ERRORS)
+            everyone = processes.is_single_process() or isinstance(error, SHARED_ERRORS)
             raise
         finally:
             self.progress.close()

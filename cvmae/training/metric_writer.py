@@ -106,7 +106,7 @@ class Silent:
 
 def open_writer(workdir: str, resumed_step: int) -> MetricsWriter | Silent:
     """The writer of this process: of several, one writes."""
-    return MetricsWriter(workdir, resumed_step) if processes.first() else Silent()
+    return MetricsWriter(workdir, resumed_step) if processes.is_main_process() else Silent()
 
 
 def read_metrics(workdir: str) -> list[dict]:

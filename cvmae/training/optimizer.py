@@ -41,7 +41,7 @@ def peak_learning_rate(base: float, batch_size: int) -> float:
     return base * batch_size / 256
 
 
-def learning_rate(c, batch_size: int, warmup: int, total: int):
+def make_schedule(c, batch_size: int, warmup: int, total: int):
     """Linear warm-up from 0, then half a cosine to `min_lr` (absolute, not scaled): a schedule of optax.
 
     Args:

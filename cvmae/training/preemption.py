@@ -23,7 +23,7 @@ def stop_requested():
     To be called at every step, in a run of several processes. Outside the main thread of a lone process: never. A block inside
     another hears the signals, and the outer one knows of them when the inner one is over.
     """
-    asked, alone = threading.Event(), processes.alone()
+    asked, alone = threading.Event(), processes.is_single_process()
 
     def stop(step: int) -> bool:
         return asked.is_set() if alone else multihost_utils.reached_preemption_sync_point(step)
@@ -52,5 +52,5 @@ def stop_requested():
 
 def default_termination() -> None:
     """Lets SIGTERM end the process again, where JAX's preemption service took it and nobody asks that service."""
-    if not processes.alone() and threading.current_thread() is threading.main_thread():
+    if not processes.is_single_process() and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

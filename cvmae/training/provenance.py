@@ -31,7 +31,7 @@ def record(folder, step: int = 0) -> None:
       folder: the workdir.
       step: that the run goes on from.
     """
-    if processes.first():
+    if processes.is_main_process():
         path = pathlib.Path(folder) / NAME
         write_json(path, {"starts": [*read_starts(path), describe(step)]})
 

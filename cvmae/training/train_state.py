@@ -35,13 +35,13 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def create(params, optimizer, ema_decay: float) -> TrainState:
+def create_state(params, optimizer, ema_decay: float) -> TrainState:
     """The state before the first step."""
     ema = jax.tree.map(jnp.copy, params) if ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
 
-def update(state: TrainState, gradients, optimizer, ema_decay: float):
+def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float):
     """One update: (new state, {gradient norm, parameter norm})."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -52,7 +52,7 @@ def update(state: TrainState, gradients, optimizer, ema_decay: float):
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), norms
 
 
-def gradients_in_parts(loss, params, samples, parts: int):
+def accumulate_gradients(loss, params, samples, parts: int):
     """Gradients and metrics of `loss(params, samples) -> (scalar, metrics)`, averaged over `parts` parts of the batch.
 
     Memory falls with the number of parts. A part takes every `parts`-th sample, so that a batch sharded over devices stays

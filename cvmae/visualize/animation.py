@@ -18,20 +18,20 @@ def write_png(path, picture) -> None:
 
 
 def write_gif(path, frames, fps: float) -> None:
-    """Writes frames uint8 [T, H, W, 3] as a GIF that repeats for ever; colours are the 256 that suit all frames best.
+    """Writes frames uint8 [T, H, W, 3] as a GIF that repeats for ever; colors are the 256 that suit all frames best.
 
     A frame that is the same as the one before it is only shown longer, as GIFs do.
     """
     frames = np.asarray(frames, np.uint8)
-    # One palette, from all frames side by side: with one a frame, still parts flicker. It covers every colour there is, also rare
+    # One palette, from all frames side by side: with one a frame, still parts flicker. It covers every color there is, also rare
     # ones: a median cut leaves rings in the maps.
     some = frames[:, ::3, ::3]  # which take a tenth of the time and lie as well
     palette = Image.fromarray(np.ascontiguousarray(some.reshape(-1, *some.shape[2:]))).quantize(
         256, method=Image.Quantize.MAXCOVERAGE, kmeans=1
     )
-    colours = np.array(palette.getpalette()).reshape(-1, 3)
-    colours[colours.sum(1).argmax()] = 255  # paper stays white
-    palette.putpalette(colours.ravel().tolist())
+    colors = np.array(palette.getpalette()).reshape(-1, 3)
+    colors[colors.sum(1).argmax()] = 255  # paper stays white
+    palette.putpalette(colors.ravel().tolist())
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with replacing(path) as temporary:
         pictures[0].save(

@@ -55,7 +55,7 @@ class AttentionSpec:
         what = f"attention rolled out to {block}" if self.map == "rollout" else f"attention of {block}"
         heads = f"mean of {size.heads} heads" if self.head == -1 else f"head {self.head + 1} of {size.heads}"
         slot, row, column = self.place(encoder.grid)
-        when = f"slot {slot + 1}, " if encoder.grid.slots > 1 else ""
+        when = f"slot {slot + 1}, " if encoder.grid.time_patches > 1 else ""
         marked = f"from the marked patch ({when}row {row + 1}, column {column + 1})"
         return f"{what}, {heads}, {dict(mean='mean over all queries', cls='from the cls token', patch=marked)[self.query]}"
 
@@ -68,7 +68,7 @@ def attention_of(encoder: Encoder, params, clips) -> list[jax.Array]:
     Args:
       encoder: the module.
       params: its parameters.
-      clips: standardised, [B, T, H, W, 3].
+      clips: normalized, [B, T, H, W, 3].
     """
     _, kept = encoder.apply({"params": params}, clips, mutable=[WEIGHTS])
     blocks = kept[WEIGHTS]["blocks"]
@@ -115,4 +115,4 @@ def read_out(matrix, grid: Grid, has_cls: bool, spec: AttentionSpec) -> jax.Arra
     else:
         row = matrix[:, first + int(np.ravel_multi_index(spec.place(grid), grid.shape))]
     row = row[:, first:] * matrix.shape[-1]
-    return rearrange(row, "b (t h w) -> b t h w", t=grid.slots, h=grid.rows)
+    return rearrange(row, "b (t h w) -> b t h w", t=grid.time_patches, h=grid.rows)

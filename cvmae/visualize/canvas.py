@@ -1,4 +1,4 @@
-"""Sheets of pictures: rows of equal cells with names, captions and colour bars, put together pixel by pixel."""
+"""Sheets of pictures: rows of equal cells with names, captions and color bars, put together pixel by pixel."""
 
 import dataclasses
 import functools
@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cvmae.visualize.heatmap import colour
+from cvmae.visualize.heatmap import color
 
 INK, PALE, PAPER = (25, 25, 30), (105, 105, 115), (255, 255, 255)
 MARGIN, GAP, BORDER = 14, 4, 4  # pixels
@@ -16,12 +16,12 @@ SIDE = 128  # about the side of a cell, pixels
 NAME, TITLE, SMALL = 15, 19, 13  # heights of the letters, pixels
 LINE = SMALL + 4  # from one line of small text to the next
 NAME_WIDTH = 190  # of the names of rows, at the most
-BAR = 10  # width of a colour bar, pixels
+BAR = 10  # width of a color bar, pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A picture uint8 [h, w, 3], what stands above it in one line or two, and the colour of a frame around it."""
+    """A picture uint8 [h, w, 3], what stands above it in one line or two, and the color of a frame around it."""
 
     image: np.ndarray
     caption: str = ""
@@ -30,9 +30,9 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """Which values the colours of a row stand for: a colour map of matplotlib, and its ends."""
+    """Which values the colors of a row stand for: a color map of matplotlib, and its ends."""
 
-    colours: str
+    colors: str
     low: float
     high: float
 
@@ -131,7 +131,7 @@ def _draw_row(sheet, draw, row: Row, layout: _Layout, top: int) -> None:
             draw.rectangle((x, y, x + width - 1, y + height - 1), outline=cell.border, width=BORDER)
     if row.bar:
         x = layout.left + len(row.cells) * (width + GAP) - GAP + 6
-        strip = colour(np.linspace(1, 0, height)[:, None].repeat(BAR, 1), row.bar.colours)
+        strip = color(np.linspace(1, 0, height)[:, None].repeat(BAR, 1), row.bar.colors)
         sheet.paste(Image.fromarray(strip), (x, top + layout.caption))
         for value, y, anchor in ((row.bar.high, top + layout.caption, "la"), (row.bar.low, top + layout.caption + height, "ld")):
             draw.text((x + BAR + 5, y), f"{value:.2g}", PALE, font(SMALL), anchor=anchor)

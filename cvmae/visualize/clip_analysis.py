@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae import rng
-from cvmae.augment import standardise
+from cvmae.augment import normalize
 from cvmae.evaluation.features import FeatureSpec, encode_tokens
 from cvmae.models import masking
 from cvmae.models.patches import target_frames
@@ -18,7 +18,7 @@ from cvmae.visualize.weights import Branch, Branches
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class ClipAnalysis:
     """What encoders make of a whole clip.
 
     Attributes:
@@ -32,7 +32,7 @@ class Look:
     image: np.ndarray | None
 
 
-class Looker:
+class ClipAnalyzer:
     """Looks at clips float32 [T, H, W, 3] in 0..1, one at a time.
 
     Attributes:
@@ -52,16 +52,16 @@ class Looker:
             query = "patch" if c.query == "patch" else "cls" if branches.image.encoder.cls_token else "mean"
             self.image_spec = AttentionSpec(c.map, query=query, position=tuple(c.position))
 
-    def __call__(self, clip) -> Look:
+    def __call__(self, clip) -> ClipAnalysis:
         """Looks at a whole clip."""
         video, image = self.branches.video, self.branches.image
-        clip = standardise(clip, *self.pixels)
+        clip = normalize(clip, *self.pixels)
         given = video.params["encoder"], clip[None], video.encoder
         attention, tokens = _attend(*given, self.spec), _encode(*given, FeatureSpec(self.spec.layer, "all"))
         found = None
         if image is not None:
             found = np.asarray(_attend(image.params["encoder"], clip[:, None], image.encoder, self.image_spec)[:, 0])
-        return Look(np.asarray(attention[0]), np.asarray(tokens[0]), found)
+        return ClipAnalysis(np.asarray(attention[0]), np.asarray(tokens[0]), found)
 
     def rebuild(self, clip, number: int, ratio: float) -> Reconstruction:
         """Hides `ratio` of a clip's tokens and predicts them, numpy [t, H, W, 3]; the mask depends on the seed and `number` alone."""
@@ -77,7 +77,7 @@ class Looker:
         return target_frames(self.branches.video.encoder.grid.num_frames, decoder.target_frames if decoder else 0)
 
 
-# Programs are those of a module and a spec, whichever Looker runs them; tokens are apart, so that which attention is drawn does not
+# Programs are those of a module and a spec, whichever ClipAnalyzer runs them; tokens are apart, so that which attention is drawn does not
 # change them in the last bit.
 _attend = jax.jit(lambda params, clips, encoder, spec: attention_map(encoder, params, clips, spec), static_argnums=(2, 3))
 _encode = jax.jit(lambda params, clips, encoder, spec: encode_tokens(encoder, params, clips, spec), static_argnums=(2, 3))
@@ -87,4 +87,4 @@ _encode = jax.jit(lambda params, clips, encoder, spec: encode_tokens(encoder, pa
 def _rebuild(branch: Branch, pixels, mask: masking.Mask, standard: tuple) -> Reconstruction:
     if branch.decoder is None:
         return hide(pixels, mask, branch.encoder.grid)
-    return rebuild(pixels, mask, branch.predict(branch.params, standardise(pixels, *standard), mask), branch.predicted)
+    return rebuild(pixels, mask, branch.predict(branch.params, normalize(pixels, *standard), mask), branch.predicted)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import unpack_failures
-from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.data.sources import Source, make_source
 from cvmae.data.subset import Subset
 from cvmae.evaluation.features import Features, extract
@@ -21,8 +21,8 @@ class Clips:
     """The middle clips of n records.
 
     Attributes:
-      pixels: float32 [n, T, H, W, 3] in 0..1, the centre of each frame.
-      labels: int32 [n], -1 unlabelled.
+      pixels: float32 [n, T, H, W, 3] in 0..1, the center of each frame.
+      labels: int32 [n], -1 unlabeled.
       records: int64 [n], numbers in their source.
       names: n, see `sources.Source.key`.
     """
@@ -49,7 +49,7 @@ def spread(total: int, count: int) -> np.ndarray:
 
 
 def read_clips(config, source: Source, records) -> Clips:
-    """The middle clip of each of these records, as the encoder sees it but for the standardisation.
+    """The middle clip of each of these records, as the encoder sees it but for the normalization.
 
     Records that cannot be read are left out, and a line on stderr names them.
 
@@ -60,10 +60,10 @@ def read_clips(config, source: Source, records) -> Clips:
     if not len(records) or records.min() < 0 or records.max() >= len(source):
         raise ConfigError(f"records {records.tolist()} of {len(source)} videos: give numbers from 0 to {len(source) - 1}")
     pixels, labels, kept = [], [], []
-    with make_view_loader(config, Subset(source, records), 1, ViewPlan()) as loader:
+    with make_view_loader(config, Subset(source, records), 1, TestViews()) as loader:
         for batch in loader:
             for name, reason in unpack_failures(batch["failures"]):
-                processes.say(f"left out of the pictures: {name}, {reason}")
+                processes.log_once(f"left out of the pictures: {name}, {reason}")
             if batch["valid"][0]:
                 pixels.append(np.asarray(cropped(jnp.asarray(batch["video"]), config)[0]))
                 labels.append(batch["label"][0])

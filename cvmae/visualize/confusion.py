@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix: shares of each class in colour, and the most frequent confusions by name."""
+"""The picture of a confusion matrix: shares of each class in color, and the most frequent confusions by name."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ NAME_CHARS = 40
 def draw_confusion(path, matrix, class_names, top: int = 20) -> None:
     """Writes a picture of how often clips of a class (row) are taken for a class (column).
 
-    Colour is the share of the row, on a scale that lifts small shares; rows without a clip stay empty. Up to 30 classes are
+    Color is the share of the row, on a scale that lifts small shares; rows without a clip stay empty. Up to 30 classes are
     named along the rows; with more, the axes count classes and the listed confusions are circled. The `top` most frequent
     confusions are listed beside the matrix.
 
@@ -58,7 +58,7 @@ def _draw_matrix(axis, matrix, class_names, worst):
     shares = np.where(clips > 0, matrix / np.maximum(clips, 1), np.nan)
     scale = matplotlib.colors.PowerNorm(0.5, vmin=0, vmax=1)
     picture = axis.imshow(shares, norm=scale, cmap="viridis", interpolation="nearest")
-    axis.set(title=f"{np.trace(matrix)} of {matrix.sum()} clips recognised", xlabel="predicted class", ylabel="true class")
+    axis.set(title=f"{np.trace(matrix)} of {matrix.sum()} clips recognized", xlabel="predicted class", ylabel="true class")
     if len(matrix) <= NAMED:
         numbers = range(len(matrix))
         axis.set_xticks(numbers, numbers, fontsize="small")

@@ -1,4 +1,4 @@
-"""Clip embeddings on a plane, coloured by label."""
+"""Clip embeddings on a plane, colored by label."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ from cvmae.files import replacing
 from cvmae.visualize.pca import principal
 
 KINDS = ("tsne", "pca")
-NAMED = 20  # classes that have a colour and a name; the others are grey
+NAMED = 20  # classes that have a color and a name; the others are gray
 NAME_CHARS = 28
 
 
@@ -21,7 +21,7 @@ def embed(features, kind: str, *, perplexity: float = 30.0, seed: int = 0) -> tu
       features: of at least 2 clips.
       kind: `pca`, the first two principal components; `tsne`, scikit-learn's t-SNE on cosine distances, which needs 5 clips and
         gives way to `pca` where there are fewer.
-      perplexity: of t-SNE; about how many neighbours a clip has. At most a third of the clips is used.
+      perplexity: of t-SNE; about how many neighbors a clip has. At most a third of the clips is used.
       seed: of t-SNE.
 
     Raises:
@@ -53,7 +53,7 @@ def draw_embedding(path, places, labels, names: tuple[str, ...], title: str) -> 
     Args:
       path: of the PNG.
       places: [n, 2].
-      labels: int [n], -1 unlabelled: small and grey.
+      labels: int [n], -1 unlabeled: small and gray.
       names: of the classes; () where they have only numbers.
       title: above it.
     """
@@ -65,8 +65,8 @@ def draw_embedding(path, places, labels, names: tuple[str, ...], title: str) -> 
     axis.set_title(title, fontsize=11, loc="left", parse_math=False)
     rest = ~np.isin(labels, shown)
     if rest.any():
-        unlabelled = bool((labels[rest] < 0).any())
-        name = "other classes" if not unlabelled else "unlabelled" if (labels[rest] < 0).all() else "others, unlabelled"
+        unlabeled = bool((labels[rest] < 0).any())
+        name = "other classes" if not unlabeled else "unlabeled" if (labels[rest] < 0).all() else "others, unlabeled"
         axis.scatter(*places[rest].T, s=14, color="0.75", linewidths=0, label=name)
     palette = matplotlib.colormaps["tab10" if len(shown) <= 10 else "tab20"].colors
     for number, label in enumerate(shown):

@@ -7,7 +7,7 @@ import numpy as np
 from cvmae.models.patches import Grid
 from cvmae.visualize.canvas import Bar, Cell, Row, as_bytes, compose, fitted_size, resized
 from cvmae.visualize.clips import spread
-from cvmae.visualize.heatmap import ATTENTION_COLOURS, SEMANTIC_COLOURS, colour, overlay, scaled, upsample
+from cvmae.visualize.heatmap import ATTENTION_COLORS, SEMANTIC_COLORS, color, overlay, scaled, upsample
 from cvmae.visualize.reconstruction import Reconstruction
 
 MARK = (0, 230, 255)  # of the patch whose attention is drawn
@@ -16,7 +16,7 @@ MARK_WIDTH = 2  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """One row of the figure: its name, frames uint8 [t, H, W, 3], what more is to be said, and what its colours mean."""
+    """One row of the figure: its name, frames uint8 [t, H, W, 3], what more is to be said, and what its colors mean."""
 
     name: str
     frames: np.ndarray
@@ -30,7 +30,7 @@ class Semantic:
 
     Attributes:
       name: where it is from, said in the figure.
-      values: float32 [T, h, w], or colours [T, h, w, 3] in 0..1, a map for each frame of the clip.
+      values: float32 [T, h, w], or colors [T, h, w, 3] in 0..1, a map for each frame of the clip.
     """
 
     name: str
@@ -66,16 +66,16 @@ def strips(
     slots = frames // grid.tubelet
     clip, masked, rebuilt = (resized(as_bytes(a), size) for a in (found.clip, found.masked, found.rebuilt))
     heat = scaled(upsample(attention, size))[slots]
-    hot = colour(heat, ATTENTION_COLOURS)
+    hot = color(heat, ATTENTION_COLORS)
     base, over = (rebuilt, "the reconstruction") if decoded else (clip, "the frames")
     if mark is not None:
         for pictures in (clip, hot):
             _outline(pictures, slots, mark, grid)
     rows = [Strip("frames", clip), Strip("masked", masked, f"{100 * ratio:g} % hidden")]
     rows += [Strip("reconstruction", rebuilt)] if decoded else []
-    bar = Bar(ATTENTION_COLOURS, float(attention.min()), float(attention.max()))
+    bar = Bar(ATTENTION_COLORS, float(attention.min()), float(attention.max()))
     rows += [Strip("space-time attention", hot, "× an even share", bar)]
-    rows += [Strip("overlay", overlay(base, heat, ATTENTION_COLOURS), f"attention over {over}")]
+    rows += [Strip("overlay", overlay(base, heat, ATTENTION_COLORS), f"attention over {over}")]
     return [*rows, semantic_strip(semantic, frames, size)]
 
 
@@ -83,13 +83,13 @@ def semantic_strip(semantic: Semantic, frames: np.ndarray, size: tuple[int, int]
     """The last row at these frames of the clip."""
     values, name = semantic.values, "semantic map"
     if values.ndim == 4:
-        return Strip(name, colour_maps(values, size)[frames], semantic.name)
-    bar = Bar(SEMANTIC_COLOURS, float(values.min()), float(values.max()))
-    return Strip(name, colour(scaled(upsample(values, size))[frames], SEMANTIC_COLOURS), semantic.name, bar)
+        return Strip(name, color_maps(values, size)[frames], semantic.name)
+    bar = Bar(SEMANTIC_COLORS, float(values.min()), float(values.max()))
+    return Strip(name, color(scaled(upsample(values, size))[frames], SEMANTIC_COLORS), semantic.name, bar)
 
 
-def colour_maps(values, size: tuple[int, int]) -> np.ndarray:
-    """Colours of patches [T, h, w, 3] in 0..1 as uint8 [T, H, W, 3]."""
+def color_maps(values, size: tuple[int, int]) -> np.ndarray:
+    """Colors of patches [T, h, w, 3] in 0..1 as uint8 [T, H, W, 3]."""
     return as_bytes(np.moveaxis(upsample(np.moveaxis(values, -1, 1), size), 1, -1))
 
 

@@ -11,7 +11,7 @@ from cvmae.visualize.animation import write_gif, write_mp4, write_png
 LIST = "figures.json"
 
 
-class Album:
+class FigureFolder:
     """WORKDIR/figures: pictures, and `figures.json`, a list of {"file", "kind", "caption"}, files relative to that folder.
 
     What an earlier run listed there is removed first: pictures of other settings would stand among those of these.

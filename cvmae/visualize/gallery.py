@@ -9,20 +9,20 @@ from cvmae.evaluation import nearest
 from cvmae.evaluation.features import Features, make_encode
 from cvmae.parallel import processes
 from cvmae.visualize.canvas import Cell, Row, as_bytes, compose, fitted_size, resized
-from cvmae.visualize.clip_analysis import Look, Looker
+from cvmae.visualize.clip_analysis import ClipAnalysis, ClipAnalyzer
 from cvmae.visualize.clips import Clips, features_of, open_split, read_clips, spread
 from cvmae.visualize.embedding import draw_embedding, embed
-from cvmae.visualize.figure import Semantic, colour_maps, moving, still, strips
-from cvmae.visualize.figure_folder import Album
-from cvmae.visualize.pca import as_colours
-from cvmae.visualize.retrieval_sheet import Found, class_name, draw_sheet, middle_frames, share_right
+from cvmae.visualize.figure import Semantic, color_maps, moving, still, strips
+from cvmae.visualize.figure_folder import FigureFolder
+from cvmae.visualize.pca import as_colors
+from cvmae.visualize.retrieval_sheet import Retrieval, class_name, draw_sheet, middle_frames, share_right
 from cvmae.visualize.weights import Branches
 
 MOVING_SIDE = 224  # about the side of a panel that moves, pixels
 
 
 def visualize(config, branches: Branches, folder, put=None) -> dict[str, float]:
-    """Draws everything into `folder`/figures, see `album.Album`, from clips of config.data.test_split.
+    """Draws everything into `folder`/figures, see `album.FigureFolder`, from clips of config.data.test_split.
 
     Args:
       config: of the task.
@@ -38,31 +38,31 @@ def visualize(config, branches: Branches, folder, put=None) -> dict[str, float]:
       ConfigError: no clip can be read, or the encoder has not got what is asked for.
     """
     found = {}
-    if processes.first():
-        album = Album(folder, config.visualize.fps)
+    if processes.is_main_process():
+        album = FigureFolder(folder, config.visualize.fps)
         found = _Pictures(config, branches, album).draw()
         album.close()
         found["files"] = len(album.entries)
-    processes.wait_for_all("pictures are drawn")
+    processes.barrier("pictures are drawn")
     return found
 
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """The clips that are drawn, what was made of each, its tokens' colours [T', h, w, 3] in 0..1, and how much these show, [3]."""
+    """The clips that are drawn, what was made of each, its tokens' colors [T', h, w, 3] in 0..1, and how much these show, [3]."""
 
     clips: Clips
-    looks: list[Look]
-    colours: list[np.ndarray]
+    looks: list[ClipAnalysis]
+    colors: list[np.ndarray]
     shares: list[np.ndarray]
 
 
 class _Pictures:
-    def __init__(self, config, branches: Branches, album: Album):
+    def __init__(self, config, branches: Branches, album: FigureFolder):
         self.config, self.c, self.branches, self.album = config, config.visualize, branches, album
         self.source = open_split(config, "test_split")
         try:
-            self.look = Looker(branches, config)
+            self.look = ClipAnalyzer(branches, config)
         except ValueError as error:
             raise ConfigError(f"config.visualize: {error}") from error
         self.encoder, self.encode = branches.video.encoder, make_encode(config)
@@ -86,8 +86,8 @@ class _Pictures:
         records = self.c.records if len(self.c.records) else spread(len(self.source), self.c.clips)
         clips = read_clips(self.config, self.source, records)
         looks = [self.look(clip) for clip in clips.pixels]
-        colours, shares = zip(*(as_colours(look.tokens) for look in looks))
-        return _Seen(clips, looks, [found.reshape(*self.encoder.grid.shape, 3) for found in colours], list(shares))
+        colors, shares = zip(*(as_colors(look.tokens) for look in looks))
+        return _Seen(clips, looks, [found.reshape(*self.encoder.grid.shape, 3) for found in colors], list(shares))
 
     def title(self, clips: Clips, number: int) -> str:
         return ", ".join(filter(None, (class_name(int(clips.labels[number]), self.source.class_names), clips.names[number])))
@@ -97,7 +97,7 @@ class _Pictures:
         image = seen.looks[number].image
         if image is not None:
             return Semantic("image branch's attention", image)
-        return Semantic("PCA of the video's tokens", seen.colours[number].repeat(self.encoder.grid.tubelet, axis=0))
+        return Semantic("PCA of the video's tokens", seen.colors[number].repeat(self.encoder.grid.tubelet, axis=0))
 
     def draw_clip(self, seen: _Seen, number: int) -> None:
         """The six rows of one clip, for every ratio."""
@@ -133,15 +133,15 @@ class _Pictures:
         )
 
     def draw_tokens(self, seen: _Seen) -> None:
-        """The tokens of every clip over time, as colours."""
+        """The tokens of every clip over time, as colors."""
         grid = self.encoder.grid
         size = fitted_size(grid.height, grid.width)
-        slots = spread(grid.slots, self.c.columns or grid.slots)
+        slots = spread(grid.time_patches, self.c.columns or grid.time_patches)
         rows = []
         for number, clip in enumerate(seen.clips.pixels):
             frames = resized(as_bytes(clip[slots * grid.tubelet]), size)
-            colours = colour_maps(seen.colours[number], size)[slots]
-            rows += [Row([Cell(a) for a in frames], self.title(seen.clips, number)), Row([Cell(a) for a in colours], "tokens")]
+            colors = color_maps(seen.colors[number], size)[slots]
+            rows += [Row([Cell(a) for a in frames], self.title(seen.clips, number)), Row([Cell(a) for a in colors], "tokens")]
         layer = "the encoder's output" if self.c.layer == -1 else f"block {self.c.layer + 1}'s output"
         shares = ", ".join(f"{share:.0%}" for share in np.mean(seen.shares, axis=0))
         caption = (
@@ -155,12 +155,12 @@ class _Pictures:
         """Pooled features of clips spread over the split, on a plane."""
         features = self.features(self.source, self.c.embedded)
         if len(features.labels) < 2:
-            processes.say("no embedding is drawn: it needs 2 clips or more")
+            processes.log_once("no embedding is drawn: it needs 2 clips or more")
             return
         places, how = embed(features.values, self.c.embedding, perplexity=self.c.perplexity, seed=self.config.seed)
         title = f"{len(places)} clips, {how}"
-        colours = "coloured by label" if (features.labels >= 0).any() else "none of them labelled"
-        path = self.album.place("embedding.png", "embedding", f"Pooled features of {title}; {colours}.")
+        colors = "colored by label" if (features.labels >= 0).any() else "none of them labeled"
+        path = self.album.place("embedding.png", "embedding", f"Pooled features of {title}; {colors}.")
         draw_embedding(path, places, features.labels, self.source.class_names, title)
 
     def features(self, source, count: int) -> Features:
@@ -176,7 +176,7 @@ class _Pictures:
         same = source.identity == self.source.identity
         k = min(self.c.neighbours, len(gallery.index) - same)
         if k < 1:
-            processes.say("no neighbours are drawn: config.data.split has no other clip")
+            processes.log_once("no neighbors are drawn: config.data.split has no other clip")
             return {}
         index, alike = nearest_others(queries, gallery, k, same)
         needed = np.unique(gallery.index[index])
@@ -185,8 +185,8 @@ class _Pictures:
         asked = middle_frames(read_clips(self.config, self.source, queries.index).pixels)
         found = []
         for picture, label, row, values in zip(asked, queries.labels, index, alike, strict=True):
-            neighbours = np.stack([frames[record] for record in gallery.index[row].tolist()])
-            found.append(Found(picture, neighbours, values, int(label), gallery.labels[row]))
+            neighbors = np.stack([frames[record] for record in gallery.index[row].tolist()])
+            found.append(Retrieval(picture, neighbors, values, int(label), gallery.labels[row]))
         right = share_right(found)
         marks = "no label to compare" if right is None else f"{right:.0%} are of the query's class"
         caption = (

@@ -1,16 +1,16 @@
-"""From a number a patch to colours a pixel."""
+"""From a number a patch to colors a pixel."""
 
 import matplotlib
 import numpy as np
 from PIL import Image
 
-ATTENTION_COLOURS, SEMANTIC_COLOURS = "inferno", "viridis"
+ATTENTION_COLORS, SEMANTIC_COLORS = "inferno", "viridis"
 
 
 def upsample(maps, size: tuple[int, int]) -> np.ndarray:
     """Maps [..., h, w] at `size` = (H, W) pixels, float32; row 0 stays at the top.
 
-    Bicubic between the centres of patches, and nowhere beyond the least and greatest value there is.
+    Bicubic between the centers of patches, and nowhere beyond the least and greatest value there is.
     """
     maps = np.asarray(maps, np.float32)
     flat = maps.reshape(-1, *maps.shape[-2:])
@@ -25,13 +25,13 @@ def scaled(maps) -> np.ndarray:
     return (maps - low) / (high - low) if high > low else np.zeros_like(maps)
 
 
-def colour(values, colours: str) -> np.ndarray:
-    """Values [...] in 0..1 as uint8 [..., 3] in a colour map of matplotlib."""
-    return matplotlib.colormaps[colours](np.asarray(values), bytes=True)[..., :3]
+def color(values, colors: str) -> np.ndarray:
+    """Values [...] in 0..1 as uint8 [..., 3] in a color map of matplotlib."""
+    return matplotlib.colormaps[colors](np.asarray(values), bytes=True)[..., :3]
 
 
-def overlay(frames, values, colours: str, most: float = 0.8) -> np.ndarray:
-    """Frames uint8 [..., H, W, 3] under the colours of values [..., H, W] in 0..1, which hide the more the higher they are."""
+def overlay(frames, values, colors: str, most: float = 0.8) -> np.ndarray:
+    """Frames uint8 [..., H, W, 3] under the colors of values [..., H, W] in 0..1, which hide the more the higher they are."""
     share = most * np.asarray(values, np.float32)[..., None]
-    mixed = (1 - share) * np.asarray(frames, np.float32) + share * colour(values, colours)
+    mixed = (1 - share) * np.asarray(frames, np.float32) + share * color(values, colors)
     return np.round(mixed).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Principal components of tokens and of features: as colours, and as places on a plane."""
+"""Principal components of tokens and of features: as colors, and as places on a plane."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def principal(rows, count: int) -> Components:
     return Components(mean, np.pad(axes[:count], ((0, short), (0, 0))), shares)
 
 
-def as_colours(rows) -> tuple[np.ndarray, np.ndarray]:
+def as_colors(rows) -> tuple[np.ndarray, np.ndarray]:
     """Rows [n, D] as red, green and blue: their first three principal components.
 
     Returns:

@@ -17,14 +17,14 @@ from cvmae.parallel import processes
 from cvmae.visualize.animation import write_png
 from cvmae.visualize.canvas import Cell, Row, as_bytes, compose, fitted_size, resized
 
-GREY = 0.5
+GRAY = 0.5
 PIXELS = "pixels"  # what is predicted are pixels in 0..1: transformers' VideoMAE with norm_pix_loss=False
 NORMS = (*TARGET_NORMS, PIXELS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What a decoder's predictions are: its spec, the grid of clips, one of NORMS, and how target pixels were standardised."""
+    """What a decoder's predictions are: its spec, the grid of clips, one of NORMS, and how target pixels were normalized."""
 
     spec: DecoderSpec
     grid: Grid
@@ -62,9 +62,9 @@ def rebuild(pixels, mask: masking.Mask, predictions, about: Predicted) -> Recons
     targets = make_targets(said, mask, spec, grid, norm)
     hidden = predictions * targets.deviation + targets.mean
     clip = pixels[:, target_frames(grid.num_frames, spec.target_frames)]
-    hidden = hidden if raw else destandardise(hidden, about.mean, about.std)
+    hidden = hidden if raw else denormalize(hidden, about.mean, about.std)
     tubelet = spec.target_tubelet(grid)
-    masked, rebuilt = (paste(clip, h, mask, grid, tubelet) for h in (jnp.full_like(hidden, GREY), hidden))
+    masked, rebuilt = (paste(clip, h, mask, grid, tubelet) for h in (jnp.full_like(hidden, GRAY), hidden))
     return Reconstruction(jnp.clip(clip, 0, 1), masked, rebuilt)
 
 
@@ -76,14 +76,14 @@ def paste(clip, hidden, mask: masking.Mask, grid: Grid, tubelet: int):
 
 def hide(pixels, mask: masking.Mask, grid: Grid) -> Reconstruction:
     """What an encoder sees, where no decoder says anything of the rest: `rebuilt` is `masked`."""
-    grey = jnp.full((*mask.masked.shape, grid.values()), GREY)
-    masked = paste(pixels, grey, mask, grid, grid.tubelet)
+    gray = jnp.full((*mask.masked.shape, grid.patch_dim()), GRAY)
+    masked = paste(pixels, gray, mask, grid, grid.tubelet)
     return Reconstruction(jnp.clip(pixels, 0, 1), masked, masked)
 
 
 def reconstruct(objective, params, inputs) -> Reconstruction:
     """Of the views v of a batch; see `rebuild`."""
-    config, views = objective.config, objective.needs.views
+    config, views = objective.config, objective.terms.views
     branch = config.video_branch
     about = Predicted(
         decoder_spec(config, branch), video_grid(config), branch.target_norm, config.augment.mean, config.augment.std
@@ -93,8 +93,8 @@ def reconstruct(objective, params, inputs) -> Reconstruction:
     return rebuild(pixels, mask, predictions, about)
 
 
-def destandardise(patches, mean, std):
-    """Standardised patches [..., P] back to pixels in 0..1; P runs over channels fastest."""
+def denormalize(patches, mean, std):
+    """Normalized patches [..., P] back to pixels in 0..1; P runs over channels fastest."""
     count = patches.shape[-1] // 3
     return patches * jnp.tile(jnp.asarray(std), count) + jnp.tile(jnp.asarray(mean), count)
 
@@ -110,8 +110,8 @@ def draw(path, found: Reconstruction) -> None:
 
 def save_reconstructions(path, objective, params, samples, count: int) -> None:
     """Reconstructs the first `count` clips of a batch of samples and writes the picture."""
-    samples = jax.tree.map(lambda a: a[:count], processes.everywhere(samples))
+    samples = jax.tree.map(lambda a: a[:count], processes.to_host(samples))
     run = jax.jit(lambda params, samples: reconstruct(objective, params, objective.make_inputs(samples)))
-    found = processes.everywhere(run(params, samples))
-    if processes.first():
+    found = processes.to_host(run(params, samples))
+    if processes.is_main_process():
         draw(path, jax.tree.map(np.asarray, found))

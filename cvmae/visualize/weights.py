@@ -5,15 +5,15 @@ import dataclasses
 import flax.struct
 import jax
 
-from cvmae.interop.adapt import Start, check, fit_decoder, fit_encoder
-from cvmae.interop.infer_modules import Hints
+from cvmae.interop.adapt import InitFrom, adapt_decoder, adapt_encoder, check_compatible
+from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
 from cvmae.interop.pretrained import Pretrained, amount
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig
 from cvmae.visualize.reconstruction import Predicted
 
 
@@ -26,7 +26,7 @@ class Branch:
       encoder: the module, for the clips (or frames: one frame a clip) that are drawn.
       decoder: what the decoder is; None without one.
       norm: what it says, one of `reconstruction.NORMS`.
-      mean, std: what pixels were standardised with where it learned that.
+      mean, std: what pixels were normalized with where it learned that.
       missing: why there is no decoder, for captions.
     """
 
@@ -44,7 +44,7 @@ class Branch:
         return Predicted(self.decoder, self.encoder.grid, self.norm, self.mean, self.std)
 
     def predict(self, params, clips, mask: masking.Mask) -> jax.Array:
-        """The decoder's predictions for standardised clips, float32 [B, N - K, P]; `params` as the attribute."""
+        """The decoder's predictions for normalized clips, float32 [B, N - K, P]; `params` as the attribute."""
         module = Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
         return module.apply({"params": params}, clips, mask)[1]
 
@@ -57,7 +57,7 @@ class Branches:
     image: Branch | None = None
 
 
-def load_whole(start: Start, encoder: Encoder, config) -> tuple[Pretrained, list[str]]:
+def load_whole(start: InitFrom, encoder: Encoder, config) -> tuple[Pretrained, list[str]]:
     """A video encoder, and the decoder that the weights have, whatever its size, for the grid of `encoder`.
 
     Args:
@@ -71,20 +71,20 @@ def load_whole(start: Start, encoder: Encoder, config) -> tuple[Pretrained, list
     Raises:
       ValueError, FileNotFoundError: see `fit.load_encoder`.
     """
-    source = read(start.path, branch=start.branch, hints=Hints(encoder.trunk.size.heads))
+    source = read(start.path, branch=start.branch, hints=ModelHints(encoder.trunk.size.heads))
     if start.inflate != "none":
         source = inflate(source, encoder.grid, start.inflate)
-    check(source, encoder, None, start.branch)
+    check_compatible(source, encoder, None, start.branch)
     return _fitted(source, encoder, config, start.branch)
 
 
-def load_image_branch(path: str, config, like: Trunk) -> tuple[Pretrained, list[str]]:
+def load_image_branch(path: str, config, like: TransformerConfig) -> tuple[Pretrained, list[str]]:
     """An image encoder as the weights describe it, for frames of config.augment.size, computing as the blocks of `like` do.
 
     Raises:
       ValueError: it takes no single frames, or the frames are no whole patches; else see `fit.load_encoder`.
     """
-    source = read(path, branch="image", hints=Hints(like.size.heads, decoder=False))
+    source = read(path, branch="image", hints=ModelHints(like.size.heads, decoder=False))
     if source.encoder.grid.num_frames > 1:
         raise ValueError(
             f"{source.name} is an encoder of {source.encoder.grid.num_frames} frames: give an image encoder's weights"
@@ -96,21 +96,21 @@ def load_image_branch(path: str, config, like: Trunk) -> tuple[Pretrained, list[
 
 
 def _fitted(source: Pretrained, encoder: Encoder, config, branch: str) -> tuple[Pretrained, list[str]]:
-    found, notes = fit_encoder(source, encoder, config)
+    found, notes = adapt_encoder(source, encoder, config)
     params, decoder = {"encoder": found}, source.decoder
     lines = [f"{branch} encoder from {source.name}: {amount(found)}", *source.notes, *notes]
     if decoder is not None:
-        frames = decoder.target_tubelet(source.encoder.grid) * encoder.grid.slots
+        frames = decoder.target_tubelet(source.encoder.grid) * encoder.grid.time_patches
         decoder = dataclasses.replace(
             decoder,
             trunk=_computing_like(decoder.trunk, encoder.trunk),
             target_frames=0 if frames == encoder.grid.num_frames else frames,
         )
-        params["decoder"], notes = fit_decoder(source, encoder, decoder)
+        params["decoder"], notes = adapt_decoder(source, encoder, decoder)
         lines += [f"{branch} decoder from the same: {amount(params['decoder'])}", *notes]
     return dataclasses.replace(source, encoder=encoder, params=params, decoder=decoder, head=None), lines
 
 
-def _computing_like(trunk: Trunk, like: Trunk) -> Trunk:
+def _computing_like(trunk: TransformerConfig, like: TransformerConfig) -> TransformerConfig:
     """A trunk with another's way to compute, which changes no parameter's meaning."""
     return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan")})

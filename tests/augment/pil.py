@@ -10,7 +10,7 @@ def each_frame(video, change):
 
 
 def unlike_frames(height=19, width=26, seed=0):
-    """A clip whose frames share no histogram: noise, dark noise, two colours, one colour, something smooth."""
+    """A clip whose frames share no histogram: noise, dark noise, two colors, one color, something smooth."""
     noise = np.random.default_rng(seed).integers(0, 256, (5, height, width, 3), dtype=np.uint8)
     smooth = Image.fromarray(noise[4]).filter(ImageFilter.GaussianBlur(3))
     two = np.where(noise[2] > 240, 9, 200)

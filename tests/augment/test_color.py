@@ -1,4 +1,4 @@
-"""Colour jitter: each strength, and how often."""
+"""Color jitter: each strength, and how often."""
 
 import colorsys
 
@@ -23,12 +23,12 @@ def test_each_strength_acts_and_stays_in_range(name):
     made = jax.vmap(lambda k: augment.jitter_color(k, video, color))(keys)
     assert made.min() >= 0 and made.max() <= 1
     assert np.abs(made - video).max() > 0.05
-    if name == "saturation":  # grey stays grey
-        grey = jnp.broadcast_to(video[..., :1], video.shape)
-        np.testing.assert_allclose(augment.jitter_color(KEY, grey, color), grey, atol=1e-5)
+    if name == "saturation":  # gray stays gray
+        gray = jnp.broadcast_to(video[..., :1], video.shape)
+        np.testing.assert_allclose(augment.jitter_color(KEY, gray, color), gray, atol=1e-5)
 
 
-def test_colour_probability():
+def test_color_probability():
     video = jnp.asarray(clip(1), jnp.float32) / 255
     made = jax.vmap(lambda k: augment.jitter_color(k, video, Color(probability=0.25)))(jax.random.split(KEY, 400))
     assert abs((np.abs(made - video).max(axis=(1, 2, 3, 4)) > 1e-6).mean() - 0.25) < 0.07
@@ -41,7 +41,7 @@ def test_hue_turns_red_to_green_in_a_third_of_a_circle():
     assert colorsys.rgb_to_hsv(*turned)[0] == pytest.approx(1 / 3, abs=1e-3)
 
 
-def test_standardise():
+def test_normalize():
     np.testing.assert_allclose(
-        augment.standardise(jnp.full((2, 3), 0.5), (0.5, 0.4, 0.3), (1.0, 0.1, 0.2)), [[0, 1, 1]] * 2, rtol=1e-5
+        augment.normalize(jnp.full((2, 3), 0.5), (0.5, 0.4, 0.3), (1.0, 0.1, 0.2)), [[0, 1, 1]] * 2, rtol=1e-5
     )

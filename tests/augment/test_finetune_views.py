@@ -1,4 +1,4 @@
-"""Labelled views: the order of the steps, flips that swap labels, repeats, and that rows do not know each other."""
+"""Labeled views: the order of the steps, flips that swap labels, repeats, and that rows do not know each other."""
 
 import dataclasses
 import functools
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.augment import Crop, Erasing, LabelledSpec, RandAugment, labelled_view, labelled_views
+from cvmae.augment import Crop, Erasing, LabeledSpec, RandAugment, labeled_view, labeled_views
 from cvmae.augment.finetune_views import flip
 from tests.augment.random_clips import clip
 
 KEY = jax.random.key(23)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-WHOLE = LabelledSpec(Crop((8, 8), (1.0, 1.0), (1.0, 1.0)), MEAN, STD)
+WHOLE = LabeledSpec(Crop((8, 8), (1.0, 1.0), (1.0, 1.0)), MEAN, STD)
 KEYS = jax.random.split(KEY, 3)
 VIDEOS = np.stack([clip(seed=seed) for seed in range(3)])
 LABELS = np.arange(3, dtype=np.int32)
@@ -22,11 +22,11 @@ LABELS = np.arange(3, dtype=np.int32)
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def views(keys, video, labels, spec, repeats=1):
-    return labelled_views(keys, video, labels, spec, repeats)
+    return labeled_views(keys, video, labels, spec, repeats)
 
 
 def first_view(spec):
-    """Of the first clip, standardised."""
+    """Of the first clip, normalized."""
     return np.asarray(views(KEYS[:1], VIDEOS[:1], LABELS[:1], spec)[0][0])
 
 
@@ -44,11 +44,11 @@ def test_repeats_are_views_of_one_clip_next_to_each_other():
 
 
 def test_the_crop_is_that_of_the_spec_and_each_views_own():
-    spec = LabelledSpec(Crop((4, 6), (0.2, 0.5)), MEAN, STD)
+    spec = LabeledSpec(Crop((4, 6), (0.2, 0.5)), MEAN, STD)
     made, _, keys = views(KEYS[:1], VIDEOS[:1], LABELS[:1], spec, 2)
     assert made.shape == (2, 4, 4, 6, 3)
     assert np.abs(made[0] - made[1]).max() > 0.1
-    again, _ = jax.jit(lambda key: labelled_view(key, VIDEOS[0], LABELS[0], spec))(keys[0])
+    again, _ = jax.jit(lambda key: labeled_view(key, VIDEOS[0], LABELS[0], spec))(keys[0])
     assert np.abs(again - made[0]).max() > 0.1  # the keys that come back made nothing yet
 
 
@@ -58,7 +58,7 @@ def test_randaugment_comes_on_the_uint8_frames():
     assert np.abs(made - VIDEOS[0]).max() > 5
 
 
-def test_erasing_comes_after_standardisation():
+def test_erasing_comes_after_normalization():
     made = first_view(dataclasses.replace(WHOLE, erasing=Erasing(1.0, (1.0, 1.0), (1.0, 1.0))))
     assert abs(made.mean()) < 0.1 and np.abs(made.std(axis=(0, 1, 2)) - 1).max() < 0.15
 
@@ -79,7 +79,7 @@ def test_a_flip_takes_the_label_of_the_mirrored_class(mirror):
 
 def test_labels_swap_exactly_where_clips_flip():
     spec = dataclasses.replace(WHOLE, crop=dataclasses.replace(WHOLE.crop, flip=0.3), mirror=(1, 0))
-    view = jax.jit(jax.vmap(lambda key: labelled_view(key, VIDEOS[0, :1], jnp.int32(0), spec)))
+    view = jax.jit(jax.vmap(lambda key: labeled_view(key, VIDEOS[0, :1], jnp.int32(0), spec)))
     made, labels = view(jax.random.split(KEY, 400))
     turned = np.abs(pixels(made) - VIDEOS[0, :1, :, ::-1]).max(axis=(1, 2, 3, 4)) < 1e-2
     np.testing.assert_array_equal(turned, np.asarray(labels) == 1)
@@ -87,7 +87,7 @@ def test_labels_swap_exactly_where_clips_flip():
 
 
 def test_a_row_does_not_depend_on_the_others():
-    spec = LabelledSpec(Crop((8, 8), (0.2, 1.0), flip=0.5), MEAN, STD, erasing=Erasing(0.5), mirror=(1, 0, 2))
+    spec = LabeledSpec(Crop((8, 8), (0.2, 1.0), flip=0.5), MEAN, STD, erasing=Erasing(0.5), mirror=(1, 0, 2))
     together = views(KEYS, VIDEOS, LABELS, spec, 2)
     turned = views(KEYS[::-1], VIDEOS[::-1], LABELS[::-1], spec, 2)
     for row in range(3):

@@ -42,9 +42,9 @@ def test_flip_probability(flip, share):
     assert abs(flipped.mean() - share) < 0.08
 
 
-def test_centre_crop_keeps_the_middle_and_draws_nothing():
+def test_center_crop_keeps_the_middle_and_draws_nothing():
     wide = np.zeros((1, 8, 16, 3), np.float32)
     wide[:, :, 4:12] = 1
-    np.testing.assert_allclose(augment.centre_crop(jnp.asarray(wide), (8, 8)), 1)
+    np.testing.assert_allclose(augment.center_crop(jnp.asarray(wide), (8, 8)), 1)
     same = jnp.asarray(clip(), jnp.float32)
-    np.testing.assert_array_equal(augment.centre_crop(same, (8, 8)), same)
+    np.testing.assert_array_equal(augment.center_crop(same, (8, 8)), same)

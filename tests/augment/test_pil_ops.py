@@ -1,4 +1,4 @@
-"""Changes of colour, each against PIL's own on the same frames."""
+"""Changes of color, each against PIL's own on the same frames."""
 
 import jax
 import numpy as np

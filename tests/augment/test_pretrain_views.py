@@ -32,8 +32,8 @@ def test_one_draw_for_all_frames_of_a_clip():
 
 
 def test_the_second_view_is_cropped_on_its_own_and_only_it_is_jittered():
-    grey = np.full((2, 8, 8, 3), 100, np.uint8)
-    made, _ = views(grey, ViewSpec(Crop((8, 8)), Crop((8, 8)), Color(brightness=0.4), views=2))
+    gray = np.full((2, 8, 8, 3), 100, np.uint8)
+    made, _ = views(gray, ViewSpec(Crop((8, 8)), Crop((8, 8)), Color(brightness=0.4), views=2))
     np.testing.assert_allclose(made[0], 100 / 255, atol=1e-5)
     assert abs(made[1].mean() - 100 / 255) > 1e-3
     made, _ = views(clip(), ViewSpec(Crop((8, 8)), Crop((8, 8)), PLAIN, views=2))

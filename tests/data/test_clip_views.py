@@ -5,7 +5,7 @@ import pytest
 
 from cvmae.data import clips, sources
 from cvmae.data.bad_files import unpack_failures
-from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.data.pipeline import clip_spec, make_eval_loader, make_loader
 from tests.data import videos
 from tests.data.configs import small_config
@@ -42,7 +42,7 @@ def rows(*arguments, **named):
 
 
 def test_what_a_batch_is():
-    batch = read(small_config(), 4, ViewPlan(2, 3))[0]
+    batch = read(small_config(), 4, TestViews(2, 3))[0]
     shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
     assert shapes == {
         "video": ((4, 3, 4, 16, 24, 3), "uint8"),
@@ -57,9 +57,9 @@ def test_what_a_batch_is():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 40])
 def test_every_clip_comes_once_whatever_the_batch(batch_size):
-    batches = read(small_config(), batch_size, ViewPlan(3))
+    batches = read(small_config(), batch_size, TestViews(3))
     assert {len(batch["index"]) for batch in batches} == {batch_size} and len(batches) == -(-30 // batch_size)
-    found = rows(small_config(), batch_size, ViewPlan(3))
+    found = rows(small_config(), batch_size, TestViews(3))
     assert list(zip(found["index"], found["clip"])) == [(i, c) for i in range(10) for c in range(3)]
     assert (found["label"] == found["index"] % 3).all()
     padding = ~batches[-1]["valid"]
@@ -77,13 +77,13 @@ def test_every_clip_comes_once_whatever_the_batch(batch_size):
         # 20 frames at 12 a second; clip frames 0.25 s apart are 3 frames apart and leave 10 / 12 s to spare.
         (dict(data__fps=4.0), 3, [[0, 3, 6, 9], [5, 8, 11, 14], [10, 13, 16, 19]]),
         (dict(data__fps=4.0), 1, [[5, 8, 11, 14]]),
-        # Segments of 5 frames: their centres; the quarters, 1.25 and 3.75, rounded down.
+        # Segments of 5 frames: their centers; the quarters, 1.25 and 3.75, rounded down.
         (dict(data__clip_sampling="uniform"), 1, [[2, 7, 12, 17]]),
         (dict(data__clip_sampling="uniform"), 2, [[1, 6, 11, 16], [3, 8, 13, 18]]),
     ],
 )
 def test_where_clips_lie(folder, changes, count, expected):
-    found = rows(file_config(folder, **changes), 4, ViewPlan(count))
+    found = rows(file_config(folder, **changes), 4, TestViews(count))
     assert len(found["video"]) == 5 * count
     for video, index, clip in zip(found["video"], found["index"], found["clip"]):
         assert [number - 30 * index for number in videos.numbers_of(video[0])] == expected[clip]
@@ -91,7 +91,7 @@ def test_where_clips_lie(folder, changes, count, expected):
 
 def test_many_clips_of_segments_leave_no_frame_out():
     spec = dataclasses.replace(clip_spec(small_config()), sampling="uniform")
-    views = [clips.View(clip, 5) for clip in range(5)]
+    views = [clips.ClipView(clip, 5) for clip in range(5)]
     found = [clips.clip_indices(spec, np.arange(20) / 10, np.random.default_rng(0), view=view) for view in views]
     assert np.sort(np.concatenate(found)).tolist() == list(range(20))
 
@@ -116,7 +116,7 @@ class Pictures:
 @pytest.mark.parametrize("count, expected", [(1, [3]), (2, [0, 6]), (3, [0, 3, 6]), (7, list(range(7)))])
 def test_crops_are_the_right_pixels(upright, count, expected):
     config = small_config(data__frame_size=(4, 4), data__stride=1)
-    with make_view_loader(config, Pictures(upright), 1, ViewPlan(1, count)) as loader:
+    with make_view_loader(config, Pictures(upright), 1, TestViews(1, count)) as loader:
         [video] = np.array(next(loader)["video"])
     for crop, first in zip(video, expected):
         assert (crop == crop[:1]).all()
@@ -125,8 +125,8 @@ def test_crops_are_the_right_pixels(upright, count, expected):
 
 
 def test_crops_are_resized_to_the_frame_size(folder):
-    found = rows(file_config(folder, data__frame_size=(16, 16)), 5, ViewPlan(1, 3))
-    whole = rows(file_config(folder), 5, ViewPlan())["video"][:, 0].astype(int)  # 32 × 64
+    found = rows(file_config(folder, data__frame_size=(16, 16)), 5, TestViews(1, 3))
+    whole = rows(file_config(folder), 5, TestViews())["video"][:, 0].astype(int)  # 32 × 64
     for crop, start in enumerate((0, 16, 32)):
         halved = whole[:, :, :, start : start + 32].reshape(5, 4, 16, 2, 16, 2, 3).mean((3, 5))
         assert np.abs(found["video"][:, crop] - halved).max() <= 1
@@ -136,14 +136,14 @@ def test_a_single_view_is_what_evaluation_sees(folder):
     config = file_config(folder, "bad.csv", data__frame_size=(16, 16))
     source = sources.make_source(config.data, "train")
     with make_eval_loader(config, source, 3) as loader:
-        for one, other in zip(read(config, 3, ViewPlan()), loader, strict=True):
+        for one, other in zip(read(config, 3, TestViews()), loader, strict=True):
             np.testing.assert_array_equal(one["video"][:, 0], other["video"])
             for name in ("label", "index", "valid", "failures"):
                 np.testing.assert_array_equal(one[name], other[name])
 
 
 def test_bad_files_are_marked_and_not_replaced(folder):
-    batches = read(file_config(folder, "bad.csv"), 5, ViewPlan(2))
+    batches = read(file_config(folder, "bad.csv"), 5, TestViews(2))
     assert np.concatenate([b["valid"] for b in batches]).tolist() == [True] * 2 + [False] * 2 + [True] * 6
     failures = unpack_failures(np.concatenate([b["failures"] for b in batches]))
     assert failures == [(f"{folder}/gone.mp4", "No such file or directory")] * 2
@@ -153,17 +153,17 @@ def test_bad_files_are_marked_and_not_replaced(folder):
 
 def test_work_goes_on_at_any_row(folder):
     config = file_config(folder)
-    whole = rows(config, 3, ViewPlan(2, 2))
+    whole = rows(config, 3, TestViews(2, 2))
     for start in (0, 1, 6, 9):
-        rest = rows(config, 3, ViewPlan(2, 2), start_row=start)
+        rest = rows(config, 3, TestViews(2, 2), start_row=start)
         assert list(zip(rest["index"], rest["clip"])) == [divmod(r, 2) for r in range(start, 10)]
         for key in whole:
             np.testing.assert_array_equal(rest[key], whole[key][start:])
-    assert read(config, 3, ViewPlan(2, 2), start_row=10) == []
+    assert read(config, 3, TestViews(2, 2), start_row=10) == []
 
 
 def test_workers_change_nothing(folder):
-    plan = ViewPlan(2, 3)
+    plan = TestViews(2, 3)
     alone, helped = (read(file_config(folder, "bad.csv", data__workers=w, data__threads=w), 4, plan) for w in (0, 1))
     assert len(alone) == len(helped) == 3
     for one, other in zip(alone, helped):
@@ -173,11 +173,11 @@ def test_workers_change_nothing(folder):
 
 def test_plans_that_cannot_be_followed():
     with pytest.raises(ValueError, match="crops must be at least 1, got 0"):
-        ViewPlan(2, 0)
+        TestViews(2, 0)
     with pytest.raises(ValueError, match="clips must be at least 1"):
-        ViewPlan(0)
+        TestViews(0)
     with pytest.raises(ValueError, match="crops=3 needs data.fit=crop, got 'pad'"):
-        read(small_config(data__fit="pad"), 1, ViewPlan(1, 3))
+        read(small_config(data__fit="pad"), 1, TestViews(1, 3))
 
 
 def test_a_config_without_image_branch_samples_no_frames():
@@ -187,5 +187,5 @@ def test_a_config_without_image_branch_samples_no_frames():
     assert clip_spec(config).num_sampled == 0
     with make_loader(config, source) as loader:
         assert next(loader)["frame_index"].shape == (4, 0)
-    with make_view_loader(config, source, 2, ViewPlan()) as loader:
+    with make_view_loader(config, source, 2, TestViews()) as loader:
         assert next(loader)["valid"].all()

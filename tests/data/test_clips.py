@@ -17,7 +17,7 @@ def spec(**changes):
     return dataclasses.replace(SPEC, **changes)
 
 
-def test_middle_clip_is_centred_at_the_stride():
+def test_middle_clip_is_centerd_at_the_stride():
     assert clips.clip_indices(spec(), TIMES, rng()).tolist() == [6, 8, 10, 12]
     assert clips.clip_indices(spec(stride=5), TIMES, rng()).tolist() == [2, 7, 12, 17]
 
@@ -27,7 +27,7 @@ def test_random_start_covers_every_start_and_nothing_else():
     assert starts == set(range(20 - 6))
 
 
-def test_uniform_takes_segment_centres_without_stride():
+def test_uniform_takes_segment_centers_without_stride():
     assert clips.clip_indices(spec(sampling="uniform", stride=9), TIMES, rng()).tolist() == [2, 7, 12, 17]
     assert clips.clip_indices(spec(sampling="uniform"), TIMES[:2], rng()).tolist() == [0, 0, 1, 1]
 
@@ -42,7 +42,7 @@ def test_short_clips_repeat_the_last_frame(sampling, fps):
 def test_fps_samples_by_time_in_variable_frame_rate():
     times = np.array([0, 0.1, 0.2, 0.3, 0.4, 1.4, 2.4, 3.4, 4.4])
     got = clips.clip_indices(spec(num_frames=5, fps=1.0, stride=1), times, rng())
-    # Centred in 4.4 s: 0.2, 1.2, 2.2, 3.2, 4.2 s. At 1.2 s the frame of 0.4 s is still on show.
+    # Centerd in 4.4 s: 0.2, 1.2, 2.2, 3.2, 4.2 s. At 1.2 s the frame of 0.4 s is still on show.
     assert got.tolist() == [2, 4, 5, 6, 7]
     assert clips.clip_indices(spec(num_frames=5, fps=4.0, stride=4), times, rng()).tolist() == got.tolist()
     starts = {clips.clip_indices(spec(num_frames=2, fps=0.5, sampling="random"), times, rng(s))[0] for s in range(99)}
@@ -96,7 +96,7 @@ def picture(height, width):
     return frame
 
 
-def test_crop_keeps_the_centre_and_the_proportions():
+def test_crop_keeps_the_center_and_the_proportions():
     out = clips.fit_frames(picture(32, 128), 16, 16, "crop")[0]
     assert out.shape == (16, 16, 3)
     # The middle quarter of the columns, all of the rows.

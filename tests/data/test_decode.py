@@ -58,7 +58,7 @@ def test_exactly_the_frames_asked_for(tmp_path, kind):
     numbers, frames = zip(*decode.stream_chosen(path, lambda table: chosen))
     assert list(numbers) == chosen
     np.testing.assert_array_equal(np.stack(frames), truth[chosen])
-    # The comparison can tell neighbours apart.
+    # The comparison can tell neighbors apart.
     assert np.abs(got.astype(int) - truth[np.array(CHOICES) + 1]).max() > 100
 
 

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from cvmae.data.manifest import UNLABELLED, Entry, ManifestError, read_manifest
+from cvmae.data.manifest import UNLABELED, Entry, ManifestError, read_manifest
 
 
 def write(folder, text, name="list.csv"):
@@ -14,17 +14,17 @@ def write(folder, text, name="list.csv"):
 def test_csv_with_numbers_parts_and_other_columns(tmp_path):
     path = write(tmp_path, "split,path,label,end,start,note\ntrain,a.mp4,3,2.5,0.5,x\nval,b.mp4,1,,,y\ntrain,/abs/c.mp4,,,1,z\n")
     manifest = read_manifest(path, "train")
-    assert manifest.entries == (Entry(f"{tmp_path}/a.mp4", 3, 0.5, 2.5), Entry("/abs/c.mp4", UNLABELLED, 1.0, None))
+    assert manifest.entries == (Entry(f"{tmp_path}/a.mp4", 3, 0.5, 2.5), Entry("/abs/c.mp4", UNLABELED, 1.0, None))
     assert manifest.class_names == ()
 
 
-def test_a_folder_is_all_videos_below_it_unlabelled(tmp_path):
+def test_a_folder_is_all_videos_below_it_unlabeled(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("z.mp4", "b/a.AVI", "b/notes.txt", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"")
     for split in ("train", "anything"):
         found = read_manifest(str(tmp_path), split)
-        assert found.entries == (Entry(f"{tmp_path}/b/a.AVI", UNLABELLED), Entry(f"{tmp_path}/z.mp4", UNLABELLED))
+        assert found.entries == (Entry(f"{tmp_path}/b/a.AVI", UNLABELED), Entry(f"{tmp_path}/z.mp4", UNLABELED))
         assert found.class_names == () and found.folder == str(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match="no video file lies below this folder"):
@@ -34,14 +34,14 @@ def test_a_folder_is_all_videos_below_it_unlabelled(tmp_path):
 def test_json_lines(tmp_path):
     rows = [{"path": "a b,c.mp4", "label": 2, "split": "val", "start": 1}, {"path": "d.mp4", "label": None, "split": "val"}]
     path = write(tmp_path, "\n\n".join(map(json.dumps, rows)) + "\n", "list.jsonl")
-    assert read_manifest(path, "val").entries == (Entry(f"{tmp_path}/a b,c.mp4", 2, 1.0), Entry(f"{tmp_path}/d.mp4", UNLABELLED))
+    assert read_manifest(path, "val").entries == (Entry(f"{tmp_path}/a b,c.mp4", 2, 1.0), Entry(f"{tmp_path}/d.mp4", UNLABELED))
 
 
 def test_names_are_numbered_in_sorted_order_over_all_splits(tmp_path):
     path = write(tmp_path, "path,label,split\n1,run,train\n2,10,train\n3,jump,val\n4,,train\n")
     manifest = read_manifest(path, "train")
     assert manifest.class_names == ("10", "jump", "run")
-    assert [entry.label for entry in manifest.entries] == [2, 0, UNLABELLED]
+    assert [entry.label for entry in manifest.entries] == [2, 0, UNLABELED]
 
 
 def test_classes_beside_the_manifest_number_its_labels(tmp_path):
@@ -49,7 +49,7 @@ def test_classes_beside_the_manifest_number_its_labels(tmp_path):
     path = write(tmp_path, "path,label,split\n1,10,train\n2,run,val\n3,,train\n")
     manifest = read_manifest(path, "train")
     assert manifest.class_names == ("run", "fly", "10")
-    assert [entry.label for entry in manifest.entries] == [2, UNLABELLED]
+    assert [entry.label for entry in manifest.entries] == [2, UNLABELED]
     numbered = read_manifest(write(tmp_path, "path,label,split\n1,1,train\n2,0,val\n"), "train")
     assert numbered.class_names == ("run", "fly", "10") and numbered.entries[0].label == 1
     write(tmp_path, "id,name\n7,run\n", "classes.csv")  # of something else

@@ -8,7 +8,7 @@ import pytest
 
 from cvmae.data import pipeline, sources
 from cvmae.data.bad_files import BadDataError, unpack_failures
-from cvmae.data.manifest import UNLABELLED
+from cvmae.data.manifest import UNLABELED
 from tests.data import videos
 from tests.data.configs import small_config
 
@@ -161,7 +161,7 @@ def test_evaluation_has_every_record_once_in_order(folder):
     batches = evaluate(file_config(folder), 5)
     assert [batch["valid"].tolist() for batch in batches] == [[True] * 5, [True] * 5, [True] * 2 + [False] * 3]
     assert np.concatenate([batch["index"] for batch in batches])[:12].tolist() == list(range(12))
-    assert not batches[-1]["video"][2:].any() and (batches[-1]["label"][2:] == UNLABELLED).all()
+    assert not batches[-1]["video"][2:].any() and (batches[-1]["label"][2:] == UNLABELED).all()
     for i, video in enumerate(np.concatenate([batch["video"] for batch in batches])[:12]):
         # 0.25 to 0.75 s at 12 frames per second: frames 3 to 8, of which the middle four.
         assert videos.numbers_of(video) == [10 * i + t for t in (4, 5, 6, 7)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvmae.data import decode, pipeline, sources
-from cvmae.data.manifest import UNLABELLED
+from cvmae.data.manifest import UNLABELED
 from tests.data import videos
 from tests.data.configs import small_config
 
@@ -141,7 +141,7 @@ def test_tfds_with_frames_and_other_feature_names(tfds_dir):
     batch = first_batch(**config)
     values = batch["video"][:, :, 0, 0, 0].astype(int)
     assert (np.diff(values) == 1).all() and (batch["label"] == values[:, 0] // 10 * 7).all()
-    assert (first_batch(**config | dict(data__tfds__label_feature=""))["label"] == UNLABELLED).all()
+    assert (first_batch(**config | dict(data__tfds__label_feature=""))["label"] == UNLABELED).all()
 
 
 def test_tfds_is_read_by_worker_processes(tfds_dir):
@@ -176,7 +176,7 @@ def test_tfds_labels_without_records_being_decoded(tfds_dir, monkeypatch):
     monkeypatch.setattr(sources.TfdsSource, "__getitem__", None)
     assert source.labels.tolist() == expected and source.labels.dtype == np.int32
     assert part.labels.tolist() == expected[1:3]
-    assert (make(**config, data__tfds__label_feature="").labels == UNLABELLED).all()
+    assert (make(**config, data__tfds__label_feature="").labels == UNLABELED).all()
 
 
 @pytest.mark.parametrize(

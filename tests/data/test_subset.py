@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from cvmae.data import sources, subset
-from cvmae.data.manifest import UNLABELLED
+from cvmae.data.manifest import UNLABELED
 from tests.data.configs import small_config
 
 # 500 of class 0, 60 of class 1, 7 of class 2 and 33 without a label, in any order.
-LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, UNLABELLED], [500, 60, 7, 33])).astype(np.int32)
+LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, UNLABELED], [500, 60, 7, 33])).astype(np.int32)
 CHOOSE = "from tests.data.test_subset import *; print(take('train[5%:9%]').tolist())"
 
 
@@ -20,7 +20,7 @@ def take(split, labels=LABELS):
 
 
 def counts(chosen):
-    return [int((LABELS[chosen] == label).sum()) for label in (0, 1, 2, UNLABELLED)]
+    return [int((LABELS[chosen] == label).sum()) for label in (0, 1, 2, UNLABELED)]
 
 
 def make(split, **changes):
@@ -64,7 +64,7 @@ def test_what_is_taken_of_a_class_lies_anywhere_in_it():
     assert len(chosen) == 500 and halves.min() > 30 and halves.max() < 70
 
 
-def test_clips_of_the_last_round_are_of_no_favoured_class():
+def test_clips_of_the_last_round_are_of_no_favored_class():
     labels = np.arange(1000, dtype=np.int32) // 2
     chosen = labels[take("train[:250]", labels)]
     assert len(set(chosen.tolist())) == 250 and 90 < (chosen < 250).sum() < 160

@@ -22,7 +22,7 @@ def names(classes):
     return [f"class {c}" for c in range(classes)]
 
 
-def with_unlabelled(probabilities, labels):
+def with_unlabeled(probabilities, labels):
     """The same with clips in between that have no label."""
     places = np.arange(0, len(labels), 3)
     return np.insert(probabilities, places, probabilities[places], axis=0), np.insert(labels, places, -1)
@@ -33,7 +33,7 @@ def test_top_k_equals_scikit_learn(k):
     probabilities, labels = made()
     expected = metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(8))
     assert classification.top_k_accuracy(probabilities, labels, k) == pytest.approx(expected)
-    assert classification.top_k_accuracy(*with_unlabelled(probabilities, labels), k) == pytest.approx(expected)
+    assert classification.top_k_accuracy(*with_unlabeled(probabilities, labels), k) == pytest.approx(expected)
     assert 0.2 < expected < 1
 
 
@@ -56,13 +56,13 @@ def test_mean_class_accuracy_equals_balanced_accuracy_of_scikit_learn(absent):
     probabilities[:, list(absent)] = 0  # scikit-learn warns about predictions of classes without a clip
     expected = metrics.balanced_accuracy_score(labels, probabilities.argmax(1))
     assert classification.mean_class_accuracy(probabilities, labels) == pytest.approx(expected)
-    assert classification.mean_class_accuracy(*with_unlabelled(probabilities, labels)) == pytest.approx(expected)
+    assert classification.mean_class_accuracy(*with_unlabeled(probabilities, labels)) == pytest.approx(expected)
     assert expected != pytest.approx((probabilities.argmax(1) == labels).mean())
 
 
 def test_the_confusion_matrix_counts_true_rows_and_predicted_columns():
     probabilities, labels = made(absent=(3,))
-    found = classification.confusion_matrix(*with_unlabelled(probabilities, labels))
+    found = classification.confusion_matrix(*with_unlabeled(probabilities, labels))
     expected = np.zeros((8, 8), np.int64)
     np.add.at(expected, (labels, probabilities.argmax(1)), 1)
     assert found.dtype == np.int64 and not np.array_equal(expected, expected.T)
@@ -71,7 +71,7 @@ def test_the_confusion_matrix_counts_true_rows_and_predicted_columns():
 
 def test_rows_of_classes_agree_with_scikit_learn():
     probabilities, labels = made(absent=(3,))
-    rows = classification.per_class_rows(*with_unlabelled(probabilities, labels), names(8))
+    rows = classification.per_class_rows(*with_unlabeled(probabilities, labels), names(8))
     recalls = metrics.recall_score(labels, probabilities.argmax(1), average=None, labels=np.arange(8), zero_division=0)
     for number, row in enumerate(rows):
         own = labels == number
@@ -112,7 +112,7 @@ def test_the_csv_holds_the_rows_and_nothing_half_written(tmp_path):
 
 def test_the_summary_has_it_all():
     probabilities, labels = made()
-    found = classification.summarise(*with_unlabelled(probabilities, labels), names(8))
+    found = classification.summarize(*with_unlabeled(probabilities, labels), names(8))
     assert found == {
         "top1": pytest.approx(metrics.accuracy_score(labels, probabilities.argmax(1))),
         "top5": pytest.approx(metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(8))),
@@ -123,7 +123,7 @@ def test_the_summary_has_it_all():
 
 
 def test_top5_of_fewer_classes_takes_them_all():
-    assert classification.summarise(*made(classes=3), names(3))["top5"] == 1
+    assert classification.summarize(*made(classes=3), names(3))["top5"] == 1
 
 
 def test_bad_arrays_are_named():
@@ -135,9 +135,9 @@ def test_bad_arrays_are_named():
     with pytest.raises(ValueError, match="must be integers"):
         classification.top_k_accuracy(probabilities, labels.astype(float), 1)
     with pytest.raises(ValueError, match="none of the 10 clips has a label"):
-        classification.summarise(probabilities, np.full(10, -1), names(8))
+        classification.summarize(probabilities, np.full(10, -1), names(8))
     with pytest.raises(ValueError, match="8 classes but 7 class names"):
-        classification.summarise(probabilities, labels, names(7))
+        classification.summarize(probabilities, labels, names(7))
     with pytest.raises(ValueError, match="8 classes but 9 class names"):
         classification.per_class_rows(probabilities, labels, names(9))
     with pytest.raises(ValueError, match="k of 1 or more"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
-from cvmae.data.clip_views import ViewPlan
+from cvmae.data.clip_views import TestViews
 from cvmae.data.sources import make_source
 from cvmae.evaluation.feature_cache import cached_features, cached_rows
 from cvmae.evaluation.features import COLUMNS, FeatureSpec, extract, make_encode
@@ -125,7 +125,7 @@ def world():
     return c, params, make_source(c.data, "val"), make_encode(c)
 
 
-PLAN, SPEC = ViewPlan(2, 1), FeatureSpec()
+PLAN, SPEC = TestViews(2, 1), FeatureSpec()
 
 
 def stop_after(count):
@@ -156,7 +156,7 @@ def test_cached_features_resume_bit_equal(tmp_path, world, monkeypatch):
 
 def test_cached_features_are_those_of_extract(tmp_path, world):
     c, params, source, encode = world
-    found, expected = cached_features(tmp_path, c, params, source, ViewPlan(), SPEC, encode=encode), extract(c, params, source)
+    found, expected = cached_features(tmp_path, c, params, source, TestViews(), SPEC, encode=encode), extract(c, params, source)
     np.testing.assert_allclose(found.values, expected.values, atol=1e-6)
     assert found.index.tolist() == expected.index.tolist() and found.labels.tolist() == expected.labels.tolist()
 
@@ -176,7 +176,7 @@ def test_cached_features_know_what_they_are_of(tmp_path, world):
     for name, other in {
         "parameters": dict(params=changed),
         "source": dict(split="train"),
-        "views.clips 2 and not 3": dict(plan=ViewPlan(3)),
+        "views.clips 2 and not 3": dict(plan=TestViews(3)),
         "features.layer -1 and not 0": dict(spec=FeatureSpec(0)),
         "clips.stride 1 and not 2": dict(c=config(data__synthetic__clips=10, data__stride=2)),
         "augment.mean": dict(c=config(data__synthetic__clips=10, augment__mean=(0.5, 0.5, 0.5))),

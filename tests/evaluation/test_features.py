@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae.augment import centre_crop, standardise
-from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.augment import center_crop, normalize
+from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.data.sources import make_source
 from cvmae.evaluation import features as features_lib
 from cvmae.evaluation.features import (
@@ -27,13 +27,13 @@ encode_tokens = jax.jit(features_lib.encode_tokens, static_argnums=(0, 3))
 
 @pytest.fixture(scope="module")
 def world():
-    """A config, its encoder with random parameters, and two standardised clips."""
+    """A config, its encoder with random parameters, and two normalized clips."""
     c = config(data__synthetic__clips=10, video_branch__cls_token=True)
     encoder = build_encoder(c, c.video_branch, video_grid(c))
     draw = np.random.default_rng(0)
     clips = draw.normal(size=(2, 4, 32, 32, 3)).astype(np.float32)
     params = jax.jit(encoder.init)(jax.random.key(0), clips)["params"]
-    # Random biases and scales too: the initialisation's zeros and ones would hide a missing norm.
+    # Random biases and scales too: the initialization's zeros and ones would hide a missing norm.
     params = jax.tree.map(lambda leaf: leaf + 0.2 * draw.normal(size=leaf.shape).astype(np.float32), params)
     return c, encoder, params, clips
 
@@ -99,15 +99,15 @@ def test_mistakes_are_named(world, make, message):
 
 def test_rows_are_clips_of_records_averaged_over_crops(world):
     c, encoder, params, _ = world
-    source, plan, encode = make_source(c.data, "val"), ViewPlan(2, 3), make_encode(c, FeatureSpec(0, "slots"))
+    source, plan, encode = make_source(c.data, "val"), TestViews(2, 3), make_encode(c, FeatureSpec(0, "slots"))
     batches = list(feature_rows(c, lambda video: encode(params, video), source, 4, plan, put=jax.device_put))
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert list(zip(rows["index"], rows["clip"])) == [divmod(row, 2) for row in range(20)] and rows["valid"].all()
     assert (rows["labels"] == rows["index"] % 4).all() and rows["values"].shape == (20, 2, 32)
     with make_view_loader(c, source, 1, plan) as loader:
         for expected, batch in zip(rows["values"], loader):
-            crops = [centre_crop(crop.astype(np.float32) / 255, c.augment.size) for crop in np.array(batch["video"][0])]
-            clips = standardise(np.stack(crops), c.augment.mean, c.augment.std)
+            crops = [center_crop(crop.astype(np.float32) / 255, c.augment.size) for crop in np.array(batch["video"][0])]
+            clips = normalize(np.stack(crops), c.augment.mean, c.augment.std)
             by_hand = encode_tokens(encoder, params, clips, FeatureSpec(0, "slots")).mean(0)
             np.testing.assert_allclose(expected, by_hand, atol=1e-4)
 
@@ -116,7 +116,7 @@ def test_rows_go_on_where_asked_and_report_what_failed(world):
     c, _, params, _ = world
     source, encode, reports = make_source(c.data, "val"), make_encode(c), []
     whole, rest = (
-        list(feature_rows(c, lambda v: encode(params, v), source, 4, ViewPlan(2), failed=reports.append, start_row=row))
+        list(feature_rows(c, lambda v: encode(params, v), source, 4, TestViews(2), failed=reports.append, start_row=row))
         for row in (0, 8)
     )
     assert len(whole) == 5 and len(rest) == 3 and len(reports) == 8 and reports[0].shape == (4, 512)
@@ -132,7 +132,7 @@ def test_extract_is_the_first_records_pooled(world):
     assert few.index.tolist() == list(range(5)) and many.index.tolist() == list(range(10)) and not many.clip.any()
     np.testing.assert_allclose(few.values, many.values[:5], atol=1e-5)
     encode = make_encode(c)
-    [rows] = feature_rows(c, lambda v: encode(params, v), source, 10, ViewPlan())
+    [rows] = feature_rows(c, lambda v: encode(params, v), source, 10, TestViews())
     np.testing.assert_allclose(many.values, rows["values"], atol=1e-5)
     assert set(rows) == {*COLUMNS, "valid"}
 

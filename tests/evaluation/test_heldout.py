@@ -7,7 +7,14 @@ import pytest
 
 from cvmae.data.sources import make_source
 from cvmae.evaluation.features import extract
-from cvmae.evaluation.heldout import HeldOut, assess, full_batches, nearest_visible, reconstruction_errors, table
+from cvmae.evaluation.heldout import (
+    HeldOut,
+    evaluate_pretraining,
+    full_batches,
+    nearest_visible,
+    reconstruction_errors,
+    report_table,
+)
 from cvmae.models.masking import from_hidden
 from cvmae.models.patches import Grid
 from cvmae.objective.objective import Objective
@@ -74,10 +81,10 @@ def test_features_are_those_of_single_clips_in_order(world):
 
 def test_a_report_has_every_number_and_reads_as_a_table(world):
     _, params, held_out = world
-    found = assess(held_out, params, held_out.source, 20, 0)
+    found = evaluate_pretraining(held_out, params, held_out.source, 20, 0)
     names = {"reconstruction/model", "reconstruction/mean_patch", "reconstruction/nearest_patch", "probe/accuracy"}
     names |= {f"accuracy/{term}" for term in ("intra_video", "intra_frame", "cross_video", "cross_frame")}
     names |= {"retrieval/same_clip_r1", "retrieval/same_clip_r5", "retrieval/median_rank", "retrieval/same_label_1nn"}
     assert set(found) == names and all(np.isfinite(v) for v in found.values())
-    text = table(found, found | {"probe/accuracy": 0.125})
+    text = report_table(found, found | {"probe/accuracy": 0.125})
     assert "12.5 %" in text and "nearest patch" in text and len(text.splitlines()) == 12

@@ -1,4 +1,4 @@
-"""The vote of the nearest neighbours against a plain statement of it and scikit-learn."""
+"""The vote of the nearest neighbors against a plain statement of it and scikit-learn."""
 
 import math
 
@@ -12,11 +12,11 @@ CLASSES = 7
 
 
 def made(n, seed, classes=CLASSES):
-    """Features around one centre a class, and labels."""
-    centres = np.random.default_rng(99).normal(size=(classes, 12))
+    """Features around one center a class, and labels."""
+    centers = np.random.default_rng(99).normal(size=(classes, 12))
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, classes, n)
-    return (centres[labels] + 1.5 * draw.normal(size=(n, 12))).astype(np.float32), labels
+    return (centers[labels] + 1.5 * draw.normal(size=(n, 12))).astype(np.float32), labels
 
 
 def plain_vote(train, labels, test, k, temperature):
@@ -42,7 +42,7 @@ def test_the_vote_is_the_softmax_of_cosine_over_the_nearest(k, temperature):
 
 
 @pytest.mark.parametrize("k", [1, 10, 33])
-def test_equal_weights_are_scikit_learns_neighbours(k):
+def test_equal_weights_are_scikit_learns_neighbors(k):
     train, labels = made(80, 0)
     test, _ = made(40, 1)
     model = KNeighborsClassifier(k, metric="cosine").fit(train, labels)
@@ -69,7 +69,7 @@ def test_a_small_temperature_does_not_overflow_and_the_nearest_decides():
     np.testing.assert_array_equal(found.argmax(1), alone.argmax(1))
 
 
-def test_unlabelled_clips_do_not_vote():
+def test_unlabeled_clips_do_not_vote():
     train, labels = made(80, 0)
     test, _ = made(40, 1)
     hidden = np.where(np.arange(80) % 2, labels, -1)
@@ -88,10 +88,10 @@ def test_k_is_cut_with_the_gallery():
 def test_the_report_has_every_k(temperature):
     train, labels = made(150, 0)
     test, expected = made(60, 1)
-    unlabelled = np.where(np.arange(60) % 5, expected, -1)
-    report = knn.knn_report(train, labels, test, unlabelled, CLASSES, **temperature)
+    unlabeled = np.where(np.arange(60) % 5, expected, -1)
+    report = knn.knn_report(train, labels, test, unlabeled, CLASSES, **temperature)
     assert list(report) == [f"top{top}/k={k}" for k in (10, 20, 100, 200) for top in (1, 5)]
-    keep = unlabelled >= 0
+    keep = unlabeled >= 0
     for k in (10, 20, 100, 200):
         votes = plain_vote(train, labels, test, min(k, 150), temperature.get("temperature", 0.07))[keep]
         order = np.argsort(-votes, axis=1, kind="stable")  # classes without a vote tie: the lower number first

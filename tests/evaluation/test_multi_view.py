@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae.data.clip_views import ViewPlan, make_view_loader
+from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.data.sources import make_source
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops, predict_views, whole_batch
 from tests.tiny_configs import downstream
@@ -12,7 +12,7 @@ from tests.tiny_configs import downstream
 CLASSES = 4
 
 
-def colours(batch):
+def colors(batch):
     """A predictor that anyone can repeat: softmax of a few numbers of the pixels, averaged over crops. [b, CLASSES]"""
     return np.stack([mean_softmax(crops) for crops in np.asarray(batch["video"])])
 
@@ -26,7 +26,7 @@ def mean_softmax(crops):
 
 def predictions(clips: int, crops: int, **overrides):
     c = downstream("finetune", data__synthetic__clips=10, **overrides)
-    return predict_views(colours, c, make_source(c.data, "val"), ViewPlan(clips, crops), lambda batch: batch)
+    return predict_views(colors, c, make_source(c.data, "val"), TestViews(clips, crops), lambda batch: batch)
 
 
 def plain(clips: int, crops: int):
@@ -34,7 +34,7 @@ def plain(clips: int, crops: int):
     c = downstream("finetune", data__synthetic__clips=10)
     source = make_source(c.data, "val")
     views = {}
-    with make_view_loader(c, source, 1, ViewPlan(clips, crops)) as loader:
+    with make_view_loader(c, source, 1, TestViews(clips, crops)) as loader:
         for batch in loader:
             for crop in range(crops):
                 views.setdefault(int(batch["index"][0]), []).append(mean_softmax(batch["video"][0, crop : crop + 1]))
@@ -77,8 +77,8 @@ def test_a_video_that_cannot_be_read_is_told_apart_and_spoils_no_other():
             record = source[index]
             return record if index != 3 else type(record)("gone.mp4", 0, None, None, "gone.mp4")
 
-    found = predict_views(colours, c, Broken(), ViewPlan(2, 1), lambda batch: batch, reports.append)
-    whole = predict_views(colours, c, source, ViewPlan(2, 1), lambda batch: batch)
+    found = predict_views(colors, c, Broken(), TestViews(2, 1), lambda batch: batch, reports.append)
+    whole = predict_views(colors, c, source, TestViews(2, 1), lambda batch: batch)
     np.testing.assert_array_equal(found.readable, np.arange(6) != 3)
     assert found.labels[3] == -1 and not found.probabilities[3].any()
     np.testing.assert_array_equal(np.delete(found.probabilities, 3, 0), np.delete(whole.probabilities, 3, 0))
@@ -90,7 +90,7 @@ def test_crops_are_averaged_within_their_clip():
     np.testing.assert_array_equal(mean_over_crops(values, 3), [[2, 3], [8, 9]])
 
 
-def test_pixels_are_those_of_the_centre_standardised():
+def test_pixels_are_those_of_the_center_normalized():
     c = downstream("finetune")
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 32, 32, 3), dtype=np.uint8)  # already of augment.size
     expected = (video.reshape(6, 4, 32, 32, 3) / 255.0 - np.array(c.augment.mean)) / np.array(c.augment.std)

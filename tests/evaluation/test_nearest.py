@@ -1,4 +1,4 @@
-"""Nearest neighbours and ranks against plain numpy and scikit-learn, whatever the chunks, and the memory of large ones."""
+"""Nearest neighbors and ranks against plain numpy and scikit-learn, whatever the chunks, and the memory of large ones."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def plain_nearest(scores, k):
     return index, np.take_along_axis(scores, index, axis=1)
 
 
-def test_neighbours_are_those_of_scikit_learn():
+def test_neighbors_are_those_of_scikit_learn():
     queries, gallery = normal(30), normal(70, seed=1)
     index, near = nearest.nearest(queries, gallery, 5, chunks=(8, 16))
     distance, expected = NearestNeighbors(n_neighbors=5, metric="cosine").fit(gallery).kneighbors(queries)

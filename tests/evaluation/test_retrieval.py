@@ -49,7 +49,7 @@ def test_nearest_label_agreement_equals_scikit_learn_leave_one_out():
     assert found == pytest.approx(np.mean(hits))
 
 
-def test_unlabelled_clips_agree_with_nobody():
+def test_unlabeled_clips_agree_with_nobody():
     features = noisy_pair()[0]
     labels = np.random.default_rng(1).integers(0, 3, 50)
     hidden = np.where(np.arange(50) % 2, labels, -1)
@@ -121,7 +121,7 @@ def test_a_set_against_itself_finds_no_clip_by_itself(features):
     assert retrieval.same_class(features, labels, features, labels)["r1"] == 1
 
 
-def test_unlabelled_clips_neither_ask_nor_answer():
+def test_unlabeled_clips_neither_ask_nor_answer():
     features, other = noisy_pair(60)
     labels = np.random.default_rng(3).integers(0, 5, 60)
     hidden = np.where(np.arange(60) % 3, labels, -1)
@@ -138,25 +138,25 @@ def test_same_class_names_what_does_not_fit():
         retrieval.same_class(features, labels, features, labels[1:])
     with pytest.raises(ValueError, match="their labels differ"):
         retrieval.same_class(features, labels, features, labels[::-1], exclude_self=True)
-    with pytest.raises(ValueError, match="of 6 labelled queries none"):
+    with pytest.raises(ValueError, match="of 6 labeled queries none"):
         retrieval.same_class(features, labels, features, labels, exclude_self=True)
 
 
-def clusters(seed, unlabelled=0):
+def clusters(seed, unlabeled=0):
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, 90)
     values = np.eye(3)[labels] @ np.full((3, 5), 1.0) * 0 + np.eye(3, 5)[labels] * 4 + draw.normal(size=(90, 5))
-    labels[:unlabelled] = -1
+    labels[:unlabeled] = -1
     return Features(values.astype(np.float32), labels.astype(np.int32), np.arange(90))
 
 
-def test_the_probe_reads_separable_labels_and_leaves_unlabelled_clips_out():
-    assert linear_probe(clusters(0, unlabelled=10), clusters(1, unlabelled=10)) > 0.9
+def test_the_probe_reads_separable_labels_and_leaves_unlabeled_clips_out():
+    assert linear_probe(clusters(0, unlabeled=10), clusters(1, unlabeled=10)) > 0.9
     shuffled = clusters(1)
     np.random.default_rng(5).shuffle(shuffled.labels)
     assert linear_probe(clusters(0), shuffled) < 0.5
 
 
 def test_the_probe_needs_two_classes():
-    with pytest.raises(ValueError, match="two labelled classes"):
-        linear_probe(clusters(0, unlabelled=90), clusters(1))
+    with pytest.raises(ValueError, match="two labeled classes"):
+        linear_probe(clusters(0, unlabeled=90), clusters(1))

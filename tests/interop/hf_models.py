@@ -16,11 +16,11 @@ from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.interop.pretrained import differences
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.interop.comparison import assert_close, relative, tree_errors
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, as transformers un-normalises with
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, as transformers un-normalizes with
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 transformers.logging.set_verbosity_error()
 
@@ -62,7 +62,7 @@ def with_tables(model):
     for table in (embeddings.position_embeddings, decoder.decoder_pos_embed):
         side, width = round((table.shape[1] - 1) ** 0.5), table.shape[2]
         rows = build_2d_sinusoidal_position_embedding(side, side, width, cls_token=True)
-        # Published weights have the column's half first; transformers' own initialisation swaps the halves likewise.
+        # Published weights have the column's half first; transformers' own initialization swaps the halves likewise.
         table.data.copy_(torch.cat([rows[:, width // 2 :], rows[:, : width // 2]], dim=1)[None])
     return model
 
@@ -77,12 +77,12 @@ def gradients_by_file_key(model) -> dict[str, np.ndarray]:
     return {name: p.grad.numpy() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def trunk(config, prefix: str, qkv_bias: str) -> Trunk:
+def trunk(config, prefix: str, qkv_bias: str) -> TransformerConfig:
     """Our trunk for the encoder (prefix '') or decoder (prefix 'decoder_') of a transformers config."""
     width = getattr(config, f"{prefix}hidden_size")
     ratio = getattr(config, f"{prefix}intermediate_size") / width
-    size = Size(width, getattr(config, f"{prefix}num_hidden_layers"), getattr(config, f"{prefix}num_attention_heads"), ratio)
-    return Trunk(size, qkv_bias, eps=config.layer_norm_eps)
+    size = ViTSize(width, getattr(config, f"{prefix}num_hidden_layers"), getattr(config, f"{prefix}num_attention_heads"), ratio)
+    return TransformerConfig(size, qkv_bias, eps=config.layer_norm_eps)
 
 
 def videomae_module(config) -> Autoencoder:
@@ -159,7 +159,7 @@ def forward_backward(model, base, key_map, template, backward, *args, **kwargs):
 
 
 def videomae_run(model, clip, hidden_tokens, template, backward: bool = True) -> Run:
-    """transformers' forward and backward pass on clip [B, T, H, W, 3], ImageNet-normalised; hidden_tokens bool [B, N]."""
+    """transformers' forward and backward pass on clip [B, T, H, W, 3], ImageNet-normalized; hidden_tokens bool [B, N]."""
     pixels = torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 1, 4, 2, 3)))
     hidden_tokens = torch.from_numpy(np.array(hidden_tokens))
     out, (states, encoded, gradients) = forward_backward(

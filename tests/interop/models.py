@@ -8,20 +8,22 @@ from cvmae.interop.convert import to_theirs
 from cvmae.interop.pretrained import shapes
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
 
 def videomae(depth: int = 2, final_norm: bool = True) -> Autoencoder:
     grid = Grid(4, 16, 16, 2, 8)
-    encoder = Encoder(Trunk(Size(16, depth, 2), "qv", 1e-12), grid, "sincos1d", final_norm=final_norm)
-    spec = DecoderSpec(Trunk(Size(8, 1, 2), "qv", 1e-12), "concat", "sincos1d", embed_bias=False, norm_eps=1e-5)
+    encoder = Encoder(TransformerConfig(ViTSize(16, depth, 2), "qv", 1e-12), grid, "sincos1d", final_norm=final_norm)
+    spec = DecoderSpec(TransformerConfig(ViTSize(8, 1, 2), "qv", 1e-12), "concat", "sincos1d", embed_bias=False, norm_eps=1e-5)
     return Autoencoder(encoder, Decoder(spec, grid))
 
 
 def image_mae(**changes) -> Autoencoder:
     grid = Grid(1, 24, 24, 1, 8)
-    encoder = Encoder(Trunk(Size(16, 2, 2), eps=1e-12), grid, **{"positions": "sincos2d", "cls_token": True, **changes})
-    spec = DecoderSpec(Trunk(Size(8, 1, 2), eps=1e-12), "unshuffle", "sincos2d", "encoder", norm_eps=1e-12)
+    encoder = Encoder(
+        TransformerConfig(ViTSize(16, 2, 2), eps=1e-12), grid, **{"positions": "sincos2d", "cls_token": True, **changes}
+    )
+    spec = DecoderSpec(TransformerConfig(ViTSize(8, 1, 2), eps=1e-12), "unshuffle", "sincos2d", "encoder", norm_eps=1e-12)
     return Autoencoder(encoder, Decoder(spec, grid))
 
 

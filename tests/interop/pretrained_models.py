@@ -8,7 +8,7 @@ import numpy as np
 from cvmae.interop.pretrained import Head, Pretrained
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
 PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -23,12 +23,12 @@ def pretrained(
     return dataclasses.replace(blank, params=params)
 
 
-def videomae(size=Size(48, 2, 4, 2.0), grid=Grid(4, 32, 32, 2, 8), bias="qv", eps=1e-6, **changes) -> Encoder:
+def videomae(size=ViTSize(48, 2, 4, 2.0), grid=Grid(4, 32, 32, 2, 8), bias="qv", eps=1e-6, **changes) -> Encoder:
     """An encoder that transformers' VideoMAE can express."""
-    return Encoder(Trunk(size, bias, eps), grid, **{"positions": "sincos1d"} | changes)
+    return Encoder(TransformerConfig(size, bias, eps), grid, **{"positions": "sincos1d"} | changes)
 
 
-def videomae_decoder(size=Size(24, 1, 3, 3.0), bias="qv", eps=1e-6, **changes) -> DecoderSpec:
+def videomae_decoder(size=ViTSize(24, 1, 3, 3.0), bias="qv", eps=1e-6, **changes) -> DecoderSpec:
     """A decoder that transformers' VideoMAE can express."""
     fields = {"layout": "concat", "positions": "sincos1d", "embed_bias": False, "norm_eps": 1e-5}
-    return DecoderSpec(Trunk(size, bias, eps), **fields | changes)
+    return DecoderSpec(TransformerConfig(size, bias, eps), **fields | changes)

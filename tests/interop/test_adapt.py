@@ -10,13 +10,13 @@ import pytest
 
 from cvmae import config as config_lib
 from cvmae.interop import WeightsError
-from cvmae.interop.adapt import Start, load_branch, load_encoder, match
+from cvmae.interop.adapt import InitFrom, load_branch, load_encoder, match_template
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.interop.pretrained import shapes
 from cvmae.models import positions
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
-from cvmae.models.vit import SIZES, Encoder, Size, Trunk
+from cvmae.models.vit import VIT_SIZES, Encoder, TransformerConfig, ViTSize
 from tests.interop.models import random_params, save_theirs
 from tests.interop.test_own_checkpoint import PIXELS, encoder, same, state, write_workdir
 from tests.tiny_configs import CONFIGS
@@ -26,9 +26,9 @@ RUN = {"augment": PIXELS}
 
 def load(path, module: Encoder, config=RUN):
     """The parameters for `module`, and what is said beside which checkpoint and how much of it."""
-    params, notes = load_encoder(Start(str(path)), module, config)
+    params, notes = load_encoder(InitFrom(str(path)), module, config)
     assert notes[0].startswith("video_branch encoder from ") and "arrays" in notes[0]
-    return match(params, shapes(module), str(path)), notes[1:]
+    return match_template(params, shapes(module), str(path)), notes[1:]
 
 
 def features(module: Encoder, params):
@@ -67,9 +67,13 @@ def about(kind, old: Grid, new: Grid):
     """What a user is told of positions."""
     space = f"{old.rows}x{old.columns} -> {new.rows}x{new.columns}"
     if kind == "learned":
-        return [f"positions/table {old.slots}x{space.replace('-> ', f'-> {new.slots}x')} interpolated"]
+        return [f"positions/table {old.time_patches}x{space.replace('-> ', f'-> {new.time_patches}x')} interpolated"]
     changed = [f"positions/space {space} interpolated"] if old.shape[1:] != new.shape[1:] else []
-    return changed + ([f"positions/time {old.slots} -> {new.slots} slots interpolated"] if old.slots != new.slots else [])
+    return changed + (
+        [f"positions/time {old.time_patches} -> {new.time_patches} slots interpolated"]
+        if old.time_patches != new.time_patches
+        else []
+    )
 
 
 @pytest.mark.parametrize("kind", ["sincos1d", "sincos3d"])
@@ -113,11 +117,11 @@ def flags_of(error) -> list[str]:
 
 
 OTHERS = {
-    "variant": (encoder(trunk=Trunk(SIZES["mini"])), ["variant=test/16"]),
+    "variant": (encoder(trunk=TransformerConfig(VIT_SIZES["mini"])), ["variant=test/16"]),
     "patch": (encoder(patch=8), ["variant=test/16"]),
     "tubelet": (encoder().clone(grid=Grid(4, 32, 32, 1, 16)), ["tubelet=2"]),
     "positions and cls": (encoder(positions="sincos3d", cls_token=False), ["positions=separable", "cls_token=True"]),
-    "biases and eps": (encoder(trunk=Trunk(SIZES["test"], "qv", 1e-12)), ["qkv_bias=qkv", "eps=1e-06"]),
+    "biases and eps": (encoder(trunk=TransformerConfig(VIT_SIZES["test"], "qv", 1e-12)), ["qkv_bias=qkv", "eps=1e-06"]),
 }
 
 
@@ -138,7 +142,7 @@ def test_another_encoder_is_refused_with_the_flags_to_copy(name, workdir):
 
 
 def test_other_pixels_give_the_same_outputs(workdir):
-    """Frames standardised by this config, through the fitted embedding, as those of the training through the old one."""
+    """Frames normalized by this config, through the fitted embedding, as those of the training through the old one."""
     c = config_lib.load(
         f"{CONFIGS / 'ssv2.py'}:task=finetune,runlocal", {"augment.std": (0.5, 0.25, 0.4), "augment.mean": (0.1, 0.6, 0.5)}
     )
@@ -169,7 +173,9 @@ HF = {
 
 
 def videomae(frames=4, **changes) -> Encoder:
-    return encoder(frames, **{"trunk": Trunk(SIZES["test"], "qv"), "positions": "sincos1d", "cls_token": False} | changes)
+    return encoder(
+        frames, **{"trunk": TransformerConfig(VIT_SIZES["test"], "qv"), "positions": "sincos1d", "cls_token": False} | changes
+    )
 
 
 @pytest.fixture
@@ -189,7 +195,7 @@ def describe(folder, **changes):
 def test_layouts_of_transformers_files(key_map, folder):
     """What stands beside the encoder is left where it is."""
     path, params = folder
-    spec = DecoderSpec(Trunk(Size(384, 4, 6), "qv"), "concat", "sincos1d", embed_bias=False, norm_eps=1e-5)
+    spec = DecoderSpec(TransformerConfig(ViTSize(384, 4, 6), "qv"), "concat", "sincos1d", embed_bias=False, norm_eps=1e-5)
     decoder = random_params(Autoencoder(videomae(), Decoder(spec, videomae().grid)))["decoder"]
     beside = {
         HF_VIDEOMAE.layout: {"decoder": decoder},
@@ -205,7 +211,7 @@ def test_what_stands_beside_the_weights(folder):
     path, params = folder
     found, notes = load(path, videomae())
     same(found, params)
-    assert notes == ["nobody says what pixels were standardised with: taken to be augment.mean and augment.std"]
+    assert notes == ["nobody says what pixels were normalized with: taken to be augment.mean and augment.std"]
     describe(path, num_attention_heads=4, layer_norm_eps=1e-12, tubelet_size=4, patch_size=8, num_frames=8, image_size=16)
     with pytest.raises(WeightsError):  # the weights are not of this config.json
         load(path, videomae())
@@ -239,7 +245,7 @@ def test_other_grids_of_transformers(folder):
 def test_weights_alone(folder):
     path, params = folder
     (path / "config.json").unlink()
-    theirs = videomae(8, final_norm=False, trunk=Trunk(SIZES["test"], "qv", 1e-12))
+    theirs = videomae(8, final_norm=False, trunk=TransformerConfig(VIT_SIZES["test"], "qv", 1e-12))
     found, notes = load(path, theirs)
     same(found, {k: v for k, v in params.items() if k != "norm"})
     assert any(note.startswith("no config.json beside it") for note in notes) and any("norm left out" in note for note in notes)
@@ -262,15 +268,17 @@ def test_folders_that_hold_no_video_encoder(folder, tmp_path_factory):
 def test_dtypes_follow_the_template(workdir):
     module = encoder()
     template = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), shapes(module))
-    found = match(load_encoder(Start(str(workdir)), module)[0], template, "here")
+    found = match_template(load_encoder(InitFrom(str(workdir)), module)[0], template, "here")
     assert {a.dtype for a in jax.tree.leaves(found)} == {np.dtype(jnp.bfloat16)}
     with pytest.raises(WeightsError, match="missing: nothing there for extra"):
-        match(found, template | {"extra": template["cls"]}, "here")
+        match_template(found, template | {"extra": template["cls"]}, "here")
 
 
 def autoencoder(frames=4, side=32, **changes) -> Autoencoder:
     module = encoder(frames, side)
-    return Autoencoder(module, Decoder(DecoderSpec(Trunk(Size(16, 1, 2)), **{"cls": "own", **changes}), module.grid))
+    return Autoencoder(
+        module, Decoder(DecoderSpec(TransformerConfig(ViTSize(16, 1, 2)), **{"cls": "own", **changes}), module.grid)
+    )
 
 
 def test_a_branch_with_its_decoder(tmp_path):
@@ -282,7 +290,7 @@ def test_a_branch_with_its_decoder(tmp_path):
     write_workdir(tmp_path, module.encoder, {4: state({"video": params})}, decoder=decoder, target_norm="patch")
 
     def branch(wanted, take=True):
-        return load_branch(Start(str(tmp_path), decoder=take), wanted.encoder, wanted.decoder.spec, RUN)
+        return load_branch(InitFrom(str(tmp_path), decoder=take), wanted.encoder, wanted.decoder.spec, RUN)
 
     found, notes = branch(module)
     same(found, params)

@@ -21,7 +21,7 @@ from cvmae.interop.pretrained import Pretrained
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from tests.commands import run_own
 from tests.interop.models import image_mae, random_params, save_theirs, videomae
 
@@ -35,8 +35,8 @@ def run(*words) -> int:
 
 def mae_st() -> Autoencoder:
     grid = Grid(4, 16, 16, 2, 8)
-    encoder = Encoder(Trunk(Size(16, 2, 2)), grid, "separable", True)
-    return Autoencoder(encoder, Decoder(DecoderSpec(Trunk(Size(8, 1, 2)), cls="own", target_frames=2), grid))
+    encoder = Encoder(TransformerConfig(ViTSize(16, 2, 2)), grid, "separable", True)
+    return Autoencoder(encoder, Decoder(DecoderSpec(TransformerConfig(ViTSize(8, 1, 2)), cls="own", target_frames=2), grid))
 
 
 def with_eps(module: Autoencoder) -> Autoencoder:

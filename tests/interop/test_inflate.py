@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae.interop.adapt import Start, load_encoder
+from cvmae.interop.adapt import InitFrom, load_encoder
 from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps.mae import MAE, MAE_CLASSIFIER
 from cvmae.interop.pretrained import Pretrained, differences, shapes
@@ -30,7 +30,7 @@ def embeddings(module, params, clip):
     return module.apply({"params": params}, clip)
 
 
-@pytest.mark.parametrize("kind", ["mean", "centre"])
+@pytest.mark.parametrize("kind", ["mean", "center"])
 @pytest.mark.parametrize("positions", ["sincos2d", "learned", "separable"])
 def test_one_frame_repeated(kind, positions):
     image = source(positions=positions)
@@ -55,10 +55,10 @@ def test_one_slot_is_the_image_encoder():
     np.testing.assert_allclose(found.cls, expected.cls, rtol=1e-4, atol=1e-4)
 
 
-def test_mean_sees_every_frame_and_centre_one():
+def test_mean_sees_every_frame_and_center_one():
     draw = np.random.default_rng(0)
     clip = draw.normal(size=(1, 3, 24, 24, 3)).astype(np.float32)
-    for kind, seen in (("mean", (True, True, True)), ("centre", (False, True, False))):
+    for kind, seen in (("mean", (True, True, True)), ("center", (False, True, False))):
         video = inflate(source(), Grid(3, 24, 24, 3, 8), kind)
         before = embeddings(video.encoder, video.params["encoder"], clip).tokens
         for frame in range(3):
@@ -72,7 +72,7 @@ def test_what_cannot_be_inflated():
     video = inflate(source(), Grid(6, 24, 24, 3, 8), "mean")
     with pytest.raises(ValueError, match="is a video encoder of 6 frames already: leave inflate at 'none'"):
         inflate(video, Grid(6, 24, 24, 3, 8), "mean")
-    with pytest.raises(ValueError, match="inflate is 'none'; expected one of none, mean, centre"):
+    with pytest.raises(ValueError, match="inflate is 'none'; expected one of none, mean, center"):
         inflate(source(), Grid(6, 24, 24, 3, 8), "none")
 
 
@@ -83,7 +83,7 @@ def test_a_file_of_images_into_a_branch_of_videos(tmp_path):
     save_theirs(file, params, MAE, module.encoder.grid)
     trunk = dataclasses.replace(module.encoder.trunk, eps=1e-6)
     video = module.encoder.clone(trunk=trunk, grid=Grid(8, 32, 32, 2, 8), positions="separable")
-    found, notes = load_encoder(Start(str(file), inflate="mean"), video)
+    found, notes = load_encoder(InitFrom(str(file), inflate="mean"), video)
     assert not differences(found, shapes(video))
     assert "image encoder inflated (mean) over tubelets of 2 frames and 4 slots" in notes
     assert "positions/space 3x3 -> 4x4 interpolated" in notes
@@ -91,7 +91,7 @@ def test_a_file_of_images_into_a_branch_of_videos(tmp_path):
         found["blocks"]["block0"]["mlp_in"]["kernel"], params["encoder"]["blocks"]["block0"]["mlp_in"]["kernel"]
     )
     with pytest.raises(ValueError, match="is an encoder of images: give config.video_branch.inflate"):
-        load_encoder(Start(str(file)), video)
+        load_encoder(InitFrom(str(file)), video)
 
 
 def test_a_fine_tuned_image_classifier_gives_its_trained_table(tmp_path):
@@ -100,7 +100,7 @@ def test_a_fine_tuned_image_classifier_gives_its_trained_table(tmp_path):
     head = {"kernel": np.zeros((16, 5), np.float32), "bias": np.zeros(5, np.float32)}
     save_theirs(file, {"encoder": params, "head": head}, MAE_CLASSIFIER, module.grid)
     video = module.clone(trunk=dataclasses.replace(module.trunk, eps=1e-6), grid=Grid(4, 24, 24, 2, 8), positions="separable")
-    found, _ = load_encoder(Start(str(file), inflate="centre"), video)
+    found, _ = load_encoder(InitFrom(str(file), inflate="center"), video)
     np.testing.assert_array_equal(found["positions"]["space"], params["positions"]["table"])
     np.testing.assert_array_equal(found["positions"]["time"], np.zeros((2, 16)))
     np.testing.assert_array_equal(found["positions"]["cls"], params["positions"]["cls"])

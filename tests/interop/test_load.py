@@ -8,16 +8,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cvmae.interop import WeightsError
-from cvmae.interop.infer_modules import Hints
+from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.key_maps import KEY_MAPS
 from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, VIDEOMAE_CLASSIFIER
 from cvmae.interop.load import read_file
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from tests.interop.models import image_mae, random_params, rewrite, save_theirs, videomae
 
-HINTS = Hints(heads=2, decoder_heads=2, num_frames=4, size=(16, 16))
+HINTS = ModelHints(heads=2, decoder_heads=2, num_frames=4, size=(16, 16))
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_every_array_names_the_key_it_came_from(image_file):
 
 
 def test_what_is_assumed_is_said(video_file):
-    found = read_file(video_file[2], hints=Hints(2, 2))
+    found = read_file(video_file[2], hints=ModelHints(2, 2))
     assert (found.encoder.grid.num_frames, found.encoder.grid.height) == (16, 224)
     assert any("frames is not in the file: taken to be 16" in note for note in found.notes)
     assert any("size of frames is not in the file: taken to be 224" in note for note in found.notes)
@@ -65,21 +65,21 @@ def test_what_is_assumed_is_said(video_file):
     with pytest.raises(WeightsError, match="how many heads attend over width 16: say so by --heads"):
         read_file(video_file[2])
     with pytest.raises(WeightsError, match="width 16 is not a multiple of 3 heads"):
-        read_file(video_file[2], hints=Hints(3, 2))
+        read_file(video_file[2], hints=ModelHints(3, 2))
     with pytest.raises(WeightsError, match="height=20 is not a multiple .*--image_size"):
-        read_file(video_file[2], hints=Hints(2, 2, 4, (20, 16)))
+        read_file(video_file[2], hints=ModelHints(2, 2, 4, (20, 16)))
 
 
 def test_heads_that_are_asked_for_come_before_the_published_ones(tmp_path):
     """transformers' VideoMAE-S has 16 heads where its authors' has 6."""
-    trunk = Trunk(Size(384, 1, 6, 1.0), "qv", 1e-6)
+    trunk = TransformerConfig(ViTSize(384, 1, 6, 1.0), "qv", 1e-6)
     encoder = Encoder(trunk, Grid(2, 16, 16, 2, 16), "sincos1d", final_norm=False)
     head = {"kernel": np.zeros((384, 3), np.float32), "bias": np.zeros(3, np.float32)}
     norm = {"scale": np.ones(384, np.float32), "bias": np.zeros(384, np.float32)}
     params = {"encoder": random_params(encoder), "norm": norm, "head": head}
     save_theirs(tmp_path / "s.safetensors", params, VIDEOMAE_CLASSIFIER, encoder.grid)
     for heads, expected in ((0, 6), (16, 16)):
-        assert read_file(tmp_path / "s.safetensors", hints=Hints(heads)).encoder.trunk.size.heads == expected
+        assert read_file(tmp_path / "s.safetensors", hints=ModelHints(heads)).encoder.trunk.size.heads == expected
 
 
 def test_a_last_norm_that_config_speaks_of_is_missed(video_file):

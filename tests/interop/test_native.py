@@ -19,13 +19,13 @@ from cvmae.interop.native import is_archive, read_archive, write_archive
 from cvmae.interop.pretrained import Head, WeightsError
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.version import __version__
 from tests.interop.pretrained_models import pretrained
 
 GRID = Grid(4, 16, 24, 2, 8)
-ENCODER = Encoder(Trunk(Size(16, 2, 2, 3.0), "qkv", 3e-6), GRID, "separable", cls_token=True)
-DECODER = DecoderSpec(Trunk(Size(8, 1, 2), "qkv"), "unshuffle", "separable", "own", norm_eps=2e-5, target_frames=2)
+ENCODER = Encoder(TransformerConfig(ViTSize(16, 2, 2, 3.0), "qkv", 3e-6), GRID, "separable", cls_token=True)
+DECODER = DecoderSpec(TransformerConfig(ViTSize(8, 1, 2), "qkv"), "unshuffle", "separable", "own", norm_eps=2e-5, target_frames=2)
 MEAN = ENCODER.clone(cls_token=False, positions="sincos1d", final_norm=False)
 CASES = {
     "encoder": pretrained(ENCODER, pixels={}),

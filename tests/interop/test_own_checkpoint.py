@@ -15,9 +15,9 @@ from cvmae.interop.own_checkpoint import WorkdirError, has_branch, is_workdir, l
 from cvmae.interop.pretrained import Head
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
-from cvmae.models.vit import SIZES, Encoder, Trunk
+from cvmae.models.vit import VIT_SIZES, Encoder, TransformerConfig
 from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.finetune import Supervised
+from cvmae.tasks.finetune import Finetune
 from cvmae.tasks.pretrain import Pretrain
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.loop import write_config
@@ -30,7 +30,9 @@ PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 def encoder(frames=4, side=32, patch=16, **changes) -> Encoder:
     grid = Grid(frames, *(side if isinstance(side, tuple) else (side, side)), 2, patch)
-    return Encoder(grid=grid, **{"trunk": Trunk(SIZES["test"]), "positions": "separable", "cls_token": True} | changes)
+    return Encoder(
+        grid=grid, **{"trunk": TransformerConfig(VIT_SIZES["test"]), "positions": "separable", "cls_token": True} | changes
+    )
 
 
 def state(params, **parts) -> TrainState:
@@ -143,7 +145,7 @@ def test_a_real_run(tmp_path):
 def test_a_fine_tuned_run(pool, eps, tmp_path):
     """The classifier, the moving average first; names of classes once the run has written them."""
     c = downstream("finetune", optimizer__ema_decay=0.9, head__pool=pool, head__eps=eps)
-    saved = write_run(tmp_path, Supervised(c, make_mesh(c.mesh), 8, 8))
+    saved = write_run(tmp_path, Finetune(c, make_mesh(c.mesh), 8, 8))
     found = load_workdir(tmp_path)
     assert found.head == Head(4, pool, eps) and "moving average" in found.name
     assert found.encoder.final_norm == (pool == "first")

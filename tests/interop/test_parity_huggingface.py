@@ -23,7 +23,7 @@ from cvmae.interop.pretrained import Head
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Size
+from cvmae.models.vit import ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.interop.comparison import assert_close, relative
 from tests.interop.hf_models import MEAN, STD
@@ -42,7 +42,7 @@ def load(model_class, folder):
 
 
 def clips(source, seed=1):
-    """Standardised pixels [2, T, H, W, 3]."""
+    """Normalized pixels [2, T, H, W, 3]."""
     grid = source.encoder.grid
     return np.random.default_rng(seed).normal(size=(2, grid.num_frames, grid.height, grid.width, 3)).astype(np.float32)
 
@@ -62,7 +62,7 @@ ENCODERS = {
     "no last norm, an eps that shows": (videomae(final_norm=False, eps=0.03), []),
     "key biases": (videomae(bias="qkv"), ["key biases of the encoder left out: the softmax takes away what all logits of"]),
     "no biases, transformers' eps, wide frames": (
-        videomae(Size(32, 1, 2, 2.5), WIDE, "none", 1e-12),
+        videomae(ViTSize(32, 1, 2, 2.5), WIDE, "none", 1e-12),
         ["transformers' processor pads frames that are narrower or lower than the crop"],
     ),
 }
@@ -84,8 +84,8 @@ AUTOENCODERS = {
     "as VideoMAE": (ENCODER, DECODER, []),
     "unshuffled, no last norm": (MEAN_ENCODER, videomae_decoder(layout="unshuffle", target_frames=4), []),
     "key biases, wide frames": (
-        videomae(Size(32, 1, 2), WIDE, "qkv"),
-        videomae_decoder(Size(16, 2, 2), "qkv"),
+        videomae(ViTSize(32, 1, 2), WIDE, "qkv"),
+        videomae_decoder(ViTSize(16, 2, 2), "qkv"),
         ["key biases of the encoder", "key biases of the decoder", "transformers' processor pads"],
     ),
 }
@@ -169,7 +169,7 @@ def test_the_processor_makes_the_clips_that_ours_makes(frames, crop, tmp_path):
     theirs = np.asarray(processed, np.float32).transpose(0, 1, 3, 4, 2)
     assert theirs.shape == (1, 4, *crop, 3)
     levels = np.abs(np.asarray(make(video)) - theirs) * np.array(pixels["std"]) * 255
-    print(f"{frames} -> {crop}: differs by up to {levels.max():.2f} grey levels, {levels.mean():.2f} in the mean")
+    print(f"{frames} -> {crop}: differs by up to {levels.max():.2f} gray levels, {levels.mean():.2f} in the mean")
     assert levels.max() < (1e-3 if frames == crop else 1.01)
 
 
@@ -179,7 +179,7 @@ def test_what_is_not_known_of_the_weights(tmp_path):
     assert notes == [
         "written as VideoMAEForPreTraining",
         "not known to be trained as VideoMAE is, on ImageNet's pixels with targets normed by patch and channel",
-        "no preprocessor_config.json: nobody says what pixels were standardised with",
+        "no preprocessor_config.json: nobody says what pixels were normalized with",
     ]
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
 

@@ -15,7 +15,7 @@ if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
 
 import torch
 
-from cvmae.interop.infer_modules import Hints
+from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.load import read
 from cvmae.models import masking
 from tests.interop import hf_models, torch_mae, torch_mae_st, torch_videomae
@@ -44,7 +44,7 @@ CLASSIFIERS = {
 }
 
 
-def read_back(model, folder, kind: str, hints: Hints):
+def read_back(model, folder, kind: str, hints: ModelHints):
     """A model saved as published ones are, read by us; the file is gone afterwards, as those of real size are large."""
     file = folder / "checkpoint.pth"
     torch.save({"model": model.state_dict(), "args": argparse.Namespace(model="some", blr=1.5e-4), "epoch": 800}, file)
@@ -54,20 +54,20 @@ def read_back(model, folder, kind: str, hints: Hints):
         file.unlink()
 
 
-def hints_for(sizes: Sizes) -> Hints:
+def hints_for(sizes: Sizes) -> ModelHints:
     """What files do not show and published widths would."""
-    return Hints(sizes.heads, sizes.decoder_heads, sizes.frames, (sizes.size, sizes.size))
+    return ModelHints(sizes.heads, sizes.decoder_heads, sizes.frames, (sizes.size, sizes.size))
 
 
 def draw(sizes: Sizes, batch: int = 2):
-    """Random frames [B, T, H, W, 3] in 0..1, the same standardised, and noise [B, N]."""
+    """Random frames [B, T, H, W, 3] in 0..1, the same normalized, and noise [B, N]."""
     rng = np.random.default_rng(2)
     pixels = rng.uniform(size=(batch, sizes.frames, sizes.size, sizes.size, 3)).astype(np.float32)
     return pixels, (pixels - hf_models.MEAN) / hf_models.STD, rng.uniform(size=(batch, sizes.grid.tokens)).astype(np.float32)
 
 
 def as_torch(clip):
-    """Standardised frames as the statements take them: [B, 3, T, H, W], an image without T."""
+    """Normalized frames as the statements take them: [B, 3, T, H, W], an image without T."""
     video = torch.from_numpy(np.moveaxis(clip, -1, 1).copy())
     return video[:, :, 0] if video.shape[2] == 1 else video
 
@@ -81,7 +81,7 @@ def run_theirs(model, clip, noise, mask) -> hf_models.Run:
         else:
             out = model(video, torch.from_numpy(noise), mask.num_visible)
     hidden, predictions, everywhere = [state.numpy() for state in out.hidden], out.predictions.numpy(), None
-    if predictions.shape[1] == mask.shuffle.shape[1]:
+    if predictions.shape[1] == mask.ids_shuffle.shape[1]:
         everywhere = predictions
         predictions = np.take_along_axis(everywhere, np.asarray(mask.masked)[..., None], axis=1)
     return hf_models.Run(hidden, out.encoded.numpy(), predictions, everywhere, out.loss.item(), None)
@@ -128,18 +128,18 @@ def test_vit_b_of_mae(tmp_path):
     """The published size, of which nothing need be said: 49 of 196 tokens visible, decoder 512 x 8."""
     sizes = Sizes(768, 12, 12, 512, 8, 16, size=224, patch=16, frames=1, tubelet=1)
     model = build(torch_mae.MaskedAutoencoder, sizes)
-    check("ViT-B of MAE", model, read_back(model, tmp_path, "auto", Hints()), kept=49, batch=1)
+    check("ViT-B of MAE", model, read_back(model, tmp_path, "auto", ModelHints()), kept=49, batch=1)
 
 
 def test_vit_b_of_videomae(tmp_path):
     """The published size: 160 of 1568 tokens visible, decoder 384 x 4."""
     sizes = Sizes(768, 12, 12, 384, 4, 6, size=224, patch=16, frames=16, tubelet=2)
     model = build(torch_videomae.MaskedAutoencoder, sizes)
-    check("ViT-B of VideoMAE", model, read_back(model, tmp_path, "auto", Hints()), kept=160, batch=1)
+    check("ViT-B of VideoMAE", model, read_back(model, tmp_path, "auto", ModelHints()), kept=160, batch=1)
 
 
 def test_vit_b_of_mae_st(tmp_path):
     """Its recipe at this size: 156 of 1568 tokens visible, eight frames predicted, decoder 512 x 4."""
     sizes = Sizes(768, 12, 12, 512, 4, 16, size=224, patch=16, frames=16, tubelet=2, target_frames=8)
     model = build(torch_mae_st.MaskedAutoencoder, sizes)
-    check("ViT-B of mae_st", model, read_back(model, tmp_path, "auto", Hints()), kept=156, batch=1)
+    check("ViT-B of mae_st", model, read_back(model, tmp_path, "auto", ModelHints()), kept=156, batch=1)

@@ -78,7 +78,7 @@ def check_written_back(found, folder):
     written, stored = hf_models.stored(folder / "again"), hf_models.stored(folder)
     assert written.keys() == stored.keys() and all(written[key].tobytes() == stored[key].tobytes() for key in stored)
     there, here = (VideoMAEConfig.from_pretrained(path).to_dict() for path in (folder, folder / "again"))
-    # Where they are not normalised the targets are pixels in 0..1, which no config of ours trains on.
+    # Where they are not normalized the targets are pixels in 0..1, which no config of ours trains on.
     for free in ("dtype", "transformers_version", "initializer_range", "norm_pix_loss", "_name_or_path"):
         there.pop(free, None), here.pop(free, None)
     assert here == there

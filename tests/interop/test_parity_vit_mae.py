@@ -37,7 +37,7 @@ TINY = dict(
 )
 CASES = {
     "raw pixels": dict(mask_ratio=0.75, num_hidden_layers=3, decoder_num_hidden_layers=1),
-    "normalised pixels": dict(mask_ratio=0.6, norm_pix_loss=True),
+    "normalized pixels": dict(mask_ratio=0.6, norm_pix_loss=True),
     "no qkv bias": dict(mask_ratio=0.9, qkv_bias=False, norm_pix_loss=True, decoder_num_hidden_layers=1),
     "other sizes": dict(image_size=96, patch_size=16, hidden_size=64, decoder_hidden_size=32, decoder_num_attention_heads=4),
     "eps 1e-6": dict(layer_norm_eps=1e-6, mask_ratio=0.5),
@@ -66,8 +66,8 @@ def check(config, batch: int, folder, name: str, backward: bool = True):
     image = rng.normal(size=(batch, grid.height, grid.width, 3)).astype(np.float32)
     noise = rng.uniform(size=(batch, grid.tokens)).astype(np.float32)
     theirs, restore = hf_models.vit_mae_run(model, image, noise, found.template(), backward)
-    mask = masking.from_noise(jnp.asarray(noise), masking.num_visible(grid.tokens, config.mask_ratio, "down"))
-    np.testing.assert_array_equal(mask.restore, restore)
+    mask = masking.from_noise(jnp.asarray(noise), masking.visible_count(grid.tokens, config.mask_ratio, "down"))
+    np.testing.assert_array_equal(mask.ids_restore, restore)
     clip = jnp.asarray(image)[:, None]
     norm = "patch" if config.norm_pix_loss else "none"
     ours = hf_models.run_ours(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)

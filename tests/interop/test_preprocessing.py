@@ -30,7 +30,7 @@ def by_pillow(video, scaled, box):
     return np.stack(cut).reshape(*video.shape[:2], height, width, 3)
 
 
-def test_frames_of_the_right_size_are_standardised_and_nothing_else():
+def test_frames_of_the_right_size_are_normalized_and_nothing_else():
     video = frames(2, 3, 16, 24)
     make = Preprocessing(3, 16, 24, **PIXELS)
     expected = (video / 255 - MEAN) / STD
@@ -44,7 +44,7 @@ def test_frames_of_the_right_size_are_standardised_and_nothing_else():
     np.testing.assert_allclose(jax.jit(make)(video), expected, rtol=0, atol=1e-6)
 
 
-# Frames, crop, how the whole frame is resized and where the crop lies, from the rule: cover the crop, cut the centre.
+# Frames, crop, how the whole frame is resized and where the crop lies, from the rule: cover the crop, cut the center.
 CASES = {
     "landscape": ((37, 61), (16, 16), (16, 26), (0, 5)),
     "portrait": ((61, 37), (16, 16), (26, 16), (5, 0)),
@@ -74,7 +74,7 @@ def test_it_is_that_of_the_weights():
     assert preprocessing_of(source) == Preprocessing(4, 16, 24, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
     unknown = preprocessing_of(dataclasses.replace(source, pixels={}))
     assert (unknown.mean, unknown.std) == (None, None)
-    with pytest.raises(ValueError, match=r"do not say what pixels were standardised with: take dataclasses.replace\(prep.*mean"):
+    with pytest.raises(ValueError, match=r"do not say what pixels were normalized with: take dataclasses.replace\(prep.*mean"):
         unknown(frames(4, 16, 24))
     dataclasses.replace(unknown, **PIXELS)(frames(4, 16, 24))
 

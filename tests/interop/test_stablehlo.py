@@ -18,12 +18,14 @@ from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Head
 from cvmae.interop.stablehlo import export_program, export_stablehlo
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from tests.interop.comparison import assert_close, relative
 from tests.interop.pretrained_models import pretrained
 
 PIXELS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
-ENCODER = Encoder(Trunk(Size(16, 2, 2), attention="xla", dtype=jnp.bfloat16), Grid(4, 16, 24, 2, 8), "separable", True)
+ENCODER = Encoder(
+    TransformerConfig(ViTSize(16, 2, 2), attention="xla", dtype=jnp.bfloat16), Grid(4, 16, 24, 2, 8), "separable", True
+)
 MEAN = ENCODER.clone(positions="sincos1d", cls_token=False, final_norm=False)
 CASES = {
     "encoder": (pretrained(ENCODER, pixels=PIXELS), ""),
@@ -128,7 +130,7 @@ def test_it_does_not_depend_on_how_the_module_computes():
 
 def test_what_is_refused(tmp_path):
     source, _ = CASES["encoder"]
-    with pytest.raises(ValueError, match="random weights does not say what pixels were standardised with, .*: give `pixels`"):
+    with pytest.raises(ValueError, match="random weights does not say what pixels were normalized with, .*: give `pixels`"):
         export_stablehlo(dataclasses.replace(source, pixels={}), tmp_path / "out")
     with pytest.raises(ValueError, match="whose program would need masks: expected 'encoder' or 'classifier'"):
         export_stablehlo(source, tmp_path / "out", "autoencoder")

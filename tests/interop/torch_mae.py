@@ -38,7 +38,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(inner, sizes.patch**2 * 3)
 
     def forward(self, image, noise, kept: int) -> Output:
-        """Of image [B, 3, H, W], standardised, the `kept` patches of least noise [B, N] are seen."""
+        """Of image [B, 3, H, W], normalized, the `kept` patches of least noise [B, N] are seen."""
         keep, restore = parts.choose(noise, kept)
         x = parts.rows(self.patch_embed(image) + self.pos_embed[:, 1:], keep)
         hidden = parts.states(self.blocks, parts.prepend(self.cls_token + self.pos_embed[:, :1], x))
@@ -57,13 +57,13 @@ class Classifier(nn.Module):
         super().__init__()
         self.pool = pool
         self.cls_token = parts.token(sizes.width)
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + sizes.grid.positions, sizes.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + sizes.grid.spatial_patches, sizes.width))
         self.patch_embed = parts.PatchEmbed(sizes.width, sizes.patch, sizes.patch)
         self.blocks = parts.encoder_blocks(sizes, "fused")
         self.add_module("fc_norm" if pool == "mean" else "norm", parts.norm(sizes.width))
         self.head = nn.Linear(sizes.width, classes)
 
     def forward(self, image):
-        """Logits of image [B, 3, H, W], standardised."""
+        """Logits of image [B, 3, H, W], normalized."""
         x = parts.states(self.blocks, parts.prepend(self.cls_token, self.patch_embed(image)) + self.pos_embed)[-1]
         return self.head(self.fc_norm(x[:, 1:].mean(1)) if self.pool == "mean" else self.norm(x)[:, 0])

@@ -12,7 +12,7 @@ def add_positions(model: nn.Module, prefix: str, sizes: Sizes, width: int, separ
     """Gives a model the cls token and learned tables of its encoder (prefix empty) or of its decoder (`decoder_`)."""
     lengths = {"cls_token": 1} if cls else {}
     if separable:
-        lengths |= {"pos_embed_spatial": sizes.grid.positions, "pos_embed_temporal": sizes.grid.slots}
+        lengths |= {"pos_embed_spatial": sizes.grid.spatial_patches, "pos_embed_temporal": sizes.grid.time_patches}
         lengths |= {"pos_embed_class": 1} if cls else {}
     else:
         lengths["pos_embed"] = cls + sizes.grid.tokens
@@ -49,7 +49,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_pred = nn.Linear(inner, predicted * sizes.patch**2 * 3)
 
     def forward(self, video, noise, kept: int) -> Output:
-        """Of video [B, 3, T, H, W], standardised, the `kept` tubelets of least noise [B, N] are seen."""
+        """Of video [B, 3, T, H, W], normalized, the `kept` tubelets of least noise [B, N] are seen."""
         sizes = self.sizes
         keep, restore = parts.choose(noise, kept)
         table, cls = positions(self)
@@ -79,7 +79,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(sizes.width, classes)
 
     def forward(self, video):
-        """Logits of video [B, 3, T, H, W], standardised."""
+        """Logits of video [B, 3, T, H, W], normalized."""
         table, cls = positions(self)
         x = parts.states(self.blocks, parts.prepend(cls, self.patch_embed(video) + table))[-1]
         return self.head(self.norm(x[:, 1:].mean(1)))

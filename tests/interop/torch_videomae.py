@@ -66,7 +66,7 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = parts.token(sizes.decoder_width)
 
     def forward(self, video, hidden) -> Output:
-        """Of video [B, 3, T, H, W], standardised with ImageNet's mean and deviation, the tokens `hidden`, bool [B, N], are not seen."""
+        """Of video [B, 3, T, H, W], normalized with ImageNet's mean and deviation, the tokens `hidden`, bool [B, N], are not seen."""
         blocks = self.encoder(video, hidden)
         encoded = self.encoder.norm(blocks[-1])
         table = sinusoid(hidden.shape[1], self.sizes.decoder_width).expand(len(video), -1, -1)
@@ -87,6 +87,6 @@ class Classifier(nn.Module):
         self.head = nn.Linear(sizes.width, classes)
 
     def forward(self, video):
-        """Logits of video [B, 3, T, H, W], standardised."""
+        """Logits of video [B, 3, T, H, W], normalized."""
         x = self.patch_embed(video)
         return self.head(self.fc_norm(parts.states(self.blocks, x + sinusoid(*x.shape[1:]))[-1].mean(1)))

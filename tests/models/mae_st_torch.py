@@ -75,7 +75,7 @@ def decode(p, latent, restore, heads: int):
 
 
 def loss(video, predictions, restore, kept: int, target_frames: int, tubelet: int, patch: int):
-    """The masked, normalised pixel loss."""
+    """The masked, normalized pixel loss."""
     frames = video.shape[2]
     u = tubelet * target_frames // frames
     index = torch.linspace(0, frames - 1, target_frames).long()

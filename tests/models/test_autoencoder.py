@@ -10,17 +10,17 @@ import pytest
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid, patchify, unpatchify
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
 
 GRID = Grid(4, 32, 32, 2, 8)
 IMAGE = Grid(1, 32, 32, 1, 8)
-ENCODER, DECODER = Size(32, 1, 2), Size(16, 1, 2)
+ENCODER, DECODER = ViTSize(32, 1, 2), ViTSize(16, 1, 2)
 
 
 def build(grid=GRID, positions="separable", cls_token=True, attention="auto", dtype=jnp.float32, **decoder) -> Autoencoder:
-    encoder = Encoder(Trunk(ENCODER, attention=attention, dtype=dtype), grid, positions, cls_token)
-    spec = DecoderSpec(Trunk(DECODER, attention=attention, dtype=dtype), positions=positions, **decoder)
+    encoder = Encoder(TransformerConfig(ENCODER, attention=attention, dtype=dtype), grid, positions, cls_token)
+    spec = DecoderSpec(TransformerConfig(DECODER, attention=attention, dtype=dtype), positions=positions, **decoder)
     return Autoencoder(encoder, Decoder(spec, grid))
 
 
@@ -39,8 +39,8 @@ def make_params(model, clip, mask):
     shapes = jax.eval_shape(model.init, jax.random.key(0), clip, mask)
 
     def make(path, leaf):
-        centre = 1.0 if path[-1].key == "scale" else 0.0
-        return (centre + 0.2 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return (center + 0.2 * rng.normal(size=leaf.shape)).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(make, shapes)
 
@@ -64,16 +64,16 @@ def use_naive_gathers(monkeypatch):
     def naive(pick):
         return lambda x, m: jnp.take_along_axis(x, pick(m)[..., None], axis=1)
 
-    monkeypatch.setattr(masking, "take_visible", naive(lambda m: m.visible))
+    monkeypatch.setattr(masking, "take_visible", naive(lambda m: m.ids_keep))
     monkeypatch.setattr(masking, "take_masked", naive(lambda m: m.masked))
-    monkeypatch.setattr(masking, "restore", naive(lambda m: m.restore))
-    monkeypatch.setattr(masking, "rows_of_visible", lambda table, m: table[m.visible])
+    monkeypatch.setattr(masking, "restore", naive(lambda m: m.ids_restore))
+    monkeypatch.setattr(masking, "gather_visible_rows", lambda table, m: table[m.ids_keep])
     monkeypatch.setattr(masking, "rows_of_masked", lambda table, m: table[m.masked])
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_no_scatter_is_compiled_and_gradients_equal_those_of_naive_gathers(name, monkeypatch):
-    """From drawing the mask to the gradient, in the optimised program; the naive one shows that a scatter would be seen."""
+    """From drawing the mask to the gradient, in the optimized program; the naive one shows that a scatter would be seen."""
     model = build(**KINDS[name])
     grid = model.encoder.grid
     clip, mask = inputs(grid)
@@ -198,7 +198,7 @@ def test_targets_stand_in_the_order_of_predictions_and_can_be_undone(norm):
 
 
 def test_refusals():
-    trunk = Trunk(DECODER)
+    trunk = TransformerConfig(DECODER)
     with pytest.raises(ValueError, match="decoder.layout is 'append'; expected one of unshuffle, concat"):
         DecoderSpec(trunk, "append")
     with pytest.raises(ValueError, match="decoder.cls is 'both'"):

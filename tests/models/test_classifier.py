@@ -9,7 +9,7 @@ import pytest
 
 from cvmae.models.classifier import Classifier, dropout
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
 GRID = Grid(4, 16, 16, 2, 8)
 CLIPS = np.random.default_rng(0).normal(size=(3, 4, 16, 16, 3)).astype(np.float32)
@@ -17,7 +17,7 @@ KEYS = jax.random.split(jax.random.key(7), 3)
 
 
 def classifier(pool="mean", cls_token=False, drop_path=0.0, **changes) -> Classifier:
-    trunk = Trunk(Size(16, 2, 2), drop_path=drop_path)  # of two blocks the second is dropped
+    trunk = TransformerConfig(ViTSize(16, 2, 2), drop_path=drop_path)  # of two blocks the second is dropped
     encoder = Encoder(trunk, GRID, "separable", cls_token, final_norm=pool == "first")
     return Classifier(encoder, 5, pool, **{"init_scale": 1.0} | changes)
 
@@ -57,7 +57,7 @@ def test_against_numpy(pool, cls_token):
 
 
 def test_the_head_starts_small():
-    module = Classifier(Encoder(Trunk(Size(96, 1, 3)), GRID, "separable"), 200, init_scale=0.01)
+    module = Classifier(Encoder(TransformerConfig(ViTSize(96, 1, 3)), GRID, "separable"), 200, init_scale=0.01)
     head = jax.jit(module.init)(jax.random.key(0), CLIPS)["params"]["head"]
     assert not head["bias"].any()
     kernel = np.asarray(head["kernel"])
@@ -66,7 +66,7 @@ def test_the_head_starts_small():
 
 
 def test_logits_are_float32_whatever_the_encoder_computes_in():
-    module = Classifier(Encoder(Trunk(Size(16, 1, 2), dtype=jnp.bfloat16), GRID, "separable", final_norm=False), 5)
+    module = Classifier(Encoder(TransformerConfig(ViTSize(16, 1, 2), dtype=jnp.bfloat16), GRID, "separable", final_norm=False), 5)
     params = make(module)
     assert jax.eval_shape(module.apply, {"params": params}, CLIPS).dtype == jnp.float32
 

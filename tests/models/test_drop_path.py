@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk, drop_path_rates, drop_samples
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize, drop_path_rates, drop_samples
 
 GRID = Grid(2, 16, 16, 2, 8)
 
@@ -36,7 +36,7 @@ def test_nothing_is_dropped_without_keys_or_rate():
 
 
 def encoder(rate: float) -> Encoder:
-    return Encoder(Trunk(Size(16, 3, 2), drop_path=rate), GRID, "sincos1d")
+    return Encoder(TransformerConfig(ViTSize(16, 3, 2), drop_path=rate), GRID, "sincos1d")
 
 
 def test_an_encoder_drops_by_the_key_of_each_sample():

@@ -22,9 +22,9 @@ def test_pool_slots_against_a_loop():
     tokens = np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
     mask = masking.draw(jax.random.split(jax.random.key(1), 3), GRID, "random", 0.625)
     slots = jnp.array([[0, 3], [2, 2], [1, 0]])
-    pooled, valid = pool_slots(tokens, mask.visible, slots, GRID.positions)
+    pooled, valid = pool_slots(tokens, mask.ids_keep, slots, GRID.spatial_patches)
     for b, f in np.ndindex(3, 2):
-        rows = [tokens[b, k] for k in range(6) if int(mask.visible[b, k]) // GRID.positions == int(slots[b, f])]
+        rows = [tokens[b, k] for k in range(6) if int(mask.ids_keep[b, k]) // GRID.spatial_patches == int(slots[b, f])]
         assert bool(valid[b, f]) == bool(rows)
         np.testing.assert_allclose(pooled[b, f], np.mean(rows, axis=0) if rows else np.zeros(5), rtol=1e-5, atol=1e-6)
 
@@ -34,7 +34,7 @@ def test_a_slot_without_visible_tokens_is_marked_and_has_finite_gradients():
     tokens = jnp.ones((1, 4, 2))
 
     def total(tokens):
-        pooled, valid = pool_slots(tokens, ids, jnp.array([[0, 2]]), GRID.positions)
+        pooled, valid = pool_slots(tokens, ids, jnp.array([[0, 2]]), GRID.spatial_patches)
         return pooled.sum(), valid
 
     (value, valid), gradient = jax.value_and_grad(total, has_aux=True)(tokens)

@@ -13,9 +13,9 @@ from flax import traverse_util
 
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
-from cvmae.models.patches import Grid, normalise_targets, patchify, target_frames
+from cvmae.models.patches import Grid, normalize_targets, patchify, target_frames
 from cvmae.models.positions import Positions
-from cvmae.models.vit import Encoded, Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, EncoderOutput, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.requirements import missing
 
@@ -24,8 +24,8 @@ SMALL = Grid(16, 32, 32, 2, 16)
 
 
 def build(grid: Grid, depth: int = 1) -> Autoencoder:
-    encoder = Encoder(Trunk(Size(32, depth, 2)), grid, "separable", cls_token=True)
-    return Autoencoder(encoder, Decoder(DecoderSpec(Trunk(Size(16, depth, 4)), cls="own", target_frames=8), grid))
+    encoder = Encoder(TransformerConfig(ViTSize(32, depth, 2)), grid, "separable", cls_token=True)
+    return Autoencoder(encoder, Decoder(DecoderSpec(TransformerConfig(ViTSize(16, depth, 4)), cls="own", target_frames=8), grid))
 
 
 def make_params(model: Autoencoder, seed: int = 0):
@@ -39,15 +39,15 @@ def make_params(model: Autoencoder, seed: int = 0):
 
 
 def test_156_of_1568_tokens_are_kept():
-    assert masking.num_visible(1568, 0.9, "down") == 156 == int(1568 * (1 - 0.9))
+    assert masking.visible_count(1568, 0.9, "down") == 156 == int(1568 * (1 - 0.9))
     mask = masking.draw(jax.random.split(jax.random.key(0), 2), FULL, "random", 0.9, "down")
-    assert mask.visible.shape == (2, 156) and mask.masked.shape == (2, 1412)
+    assert mask.ids_keep.shape == (2, 156) and mask.masked.shape == (2, 1412)
 
 
 def test_masking_knows_neither_space_nor_time():
     """The 156 tokens spread over all slots, not the same positions in each."""
     mask = masking.draw(jax.random.split(jax.random.key(0), 1), FULL, "random", 0.9, "down")
-    slots, positions = np.divmod(np.asarray(mask.visible[0]), FULL.positions)
+    slots, positions = np.divmod(np.asarray(mask.ids_keep[0]), FULL.spatial_patches)
     counts = np.bincount(slots, minlength=8)
     assert (counts > 5).all() and len(set(counts)) > 1
     assert len(set(positions)) > 80
@@ -57,8 +57,8 @@ def test_ids_by_two_argsorts_of_the_noise():
     noise = np.random.default_rng(0).uniform(size=(2, 1568)).astype(np.float32)
     mask = masking.from_noise(jnp.asarray(noise), 156)
     shuffle = np.argsort(noise, axis=1)
-    np.testing.assert_array_equal(mask.visible, shuffle[:, :156])
-    np.testing.assert_array_equal(mask.restore, np.argsort(shuffle, axis=1))
+    np.testing.assert_array_equal(mask.ids_keep, shuffle[:, :156])
+    np.testing.assert_array_equal(mask.ids_restore, np.argsort(shuffle, axis=1))
     ones = np.concatenate([np.zeros((2, 156)), np.ones((2, 1412))], axis=1)
     np.testing.assert_array_equal(mask.hidden, np.take_along_axis(ones, np.argsort(shuffle, axis=1), axis=1))
 
@@ -85,7 +85,7 @@ def test_values_of_a_patch_lie_in_the_order_u_p_q_c():
 def test_variance_is_unbiased_over_all_768_values_and_eps_is_inside_the_root():
     channels = np.tile([1e-3, 2e-3, 5e-3], 256)  # unequal, so that a variance by channel would differ; small, so that eps shows
     patch = (np.random.default_rng(0).normal(size=(1, 1, 768)) * channels).astype(np.float32)
-    values, mean, deviation = normalise_targets(patch, "patch")
+    values, mean, deviation = normalize_targets(patch, "patch")
     assert mean.shape == deviation.shape == (1, 1, 1)
     exact = patch.astype(np.float64)
     variance = np.square(exact - exact.mean()).sum() / 767
@@ -107,7 +107,7 @@ def test_positions_are_space_repeated_plus_time_interleaved():
 
 def test_positions_after_masking_equal_positions_before_dropping():
     """Without blocks, so that the embedding alone is seen."""
-    encoder = Encoder(Trunk(Size(32, 0, 2)), SMALL, "separable", cls_token=True, final_norm=False)
+    encoder = Encoder(TransformerConfig(ViTSize(32, 0, 2)), SMALL, "separable", cls_token=True, final_norm=False)
     params = make_params(Autoencoder(encoder, build(SMALL).decoder))["encoder"]
     clip = np.random.default_rng(0).normal(size=(2, 16, 32, 32, 3)).astype(np.float32)
     mask = masking.draw(jax.random.split(jax.random.key(0), 2), SMALL, "random", 0.75, "down")
@@ -136,8 +136,8 @@ def test_cls_is_dropped_before_a_decoder_that_has_its_own():
 
 def test_recipe_of_the_published_size():
     """ViT-L encoder and a decoder of 512 x 4 that says 768 values a token, with learned positions of its own."""
-    trunk = Trunk(Size(1024, 24, 16))
-    decoder = Decoder(DecoderSpec(Trunk(Size(512, 4, 16)), cls="own", target_frames=8), FULL)
+    trunk = TransformerConfig(ViTSize(1024, 24, 16))
+    decoder = Decoder(DecoderSpec(TransformerConfig(ViTSize(512, 4, 16)), cls="own", target_frames=8), FULL)
     model = Autoencoder(Encoder(trunk, FULL, "separable", cls_token=True), decoder)
     mask = jax.eval_shape(lambda: masking.from_noise(jnp.zeros((1, 1568)), 156))
     clip = jax.ShapeDtypeStruct((1, 16, 224, 224, 3), jnp.float32)
@@ -154,12 +154,12 @@ def test_videomae_keeps_160_in_tubes_and_never_unshuffles():
     assert mask.num_visible == 160 == 8 * (196 - int(0.9 * 196))
     tubes = np.asarray(mask.hidden).reshape(2, 8, 196)
     assert (tubes == tubes[:, :1]).all()
-    spec = DecoderSpec(Trunk(Size(16, 1, 2)), "concat", "sincos1d", embed_bias=False)
+    spec = DecoderSpec(TransformerConfig(ViTSize(16, 1, 2)), "concat", "sincos1d", embed_bias=False)
     decoder = Decoder(spec, FULL)
     tokens = jax.ShapeDtypeStruct((2, 160, 32), jnp.float32)
 
     def run(tokens):
-        return decoder.init_with_output(jax.random.key(0), Encoded(tokens, None), mask)
+        return decoder.init_with_output(jax.random.key(0), EncoderOutput(tokens, None), mask)
 
     lowered = jax.jit(run).lower(tokens).as_text()
     predictions, _ = jax.eval_shape(run, tokens)
@@ -183,7 +183,7 @@ def test_against_a_torch_statement():
     rng = np.random.default_rng(1)
     clip = rng.normal(size=(2, 16, 32, 32, 3)).astype(np.float32)
     noise = rng.uniform(size=(2, SMALL.tokens)).astype(np.float32)
-    kept = masking.num_visible(SMALL.tokens, 0.9, "down")
+    kept = masking.visible_count(SMALL.tokens, 0.9, "down")
     mask = masking.from_noise(jnp.asarray(noise), kept)
 
     def loss_of(params):
@@ -200,7 +200,7 @@ def test_against_a_torch_statement():
     their_loss = statement.loss(video, everywhere, restore, kept, 8, 2, 16)
     their_loss.backward()
 
-    np.testing.assert_array_equal(mask.restore, restore.numpy())
+    np.testing.assert_array_equal(mask.ids_restore, restore.numpy())
     hidden = np.take_along_axis(everywhere.detach().numpy(), np.asarray(mask.masked)[..., None], axis=1)
     assert_close("mae_st predictions", relative(predictions, hidden))
     assert_close("mae_st loss", abs(float(loss) / their_loss.item() - 1))

@@ -21,11 +21,13 @@ def draw(kind: str, ratio: float, rounding: str = "up", batch: int = 3, seed: in
 @pytest.mark.parametrize("kind", masking.KINDS)
 def test_every_kind_is_a_permutation_of_fixed_count(kind, ratio, rounding):
     mask = draw(kind, ratio, rounding)
-    assert mask.shuffle.shape == mask.restore.shape == (3, GRID.tokens)
-    np.testing.assert_array_equal(np.sort(mask.shuffle), np.tile(np.arange(GRID.tokens), (3, 1)))
-    np.testing.assert_array_equal(np.take_along_axis(mask.shuffle, mask.restore, 1), np.tile(np.arange(GRID.tokens), (3, 1)))
-    assert mask.num_visible == masking.count_visible(GRID, kind, ratio, rounding)
-    assert mask.visible.shape == (3, mask.num_visible)
+    assert mask.ids_shuffle.shape == mask.ids_restore.shape == (3, GRID.tokens)
+    np.testing.assert_array_equal(np.sort(mask.ids_shuffle), np.tile(np.arange(GRID.tokens), (3, 1)))
+    np.testing.assert_array_equal(
+        np.take_along_axis(mask.ids_shuffle, mask.ids_restore, 1), np.tile(np.arange(GRID.tokens), (3, 1))
+    )
+    assert mask.num_visible == masking.visible_tokens(GRID, kind, ratio, rounding)
+    assert mask.ids_keep.shape == (3, mask.num_visible)
     assert mask.masked.shape == (3, GRID.tokens - mask.num_visible)
     hidden = np.asarray(mask.hidden)
     np.testing.assert_array_equal(hidden.sum(1), GRID.tokens - mask.num_visible)
@@ -34,13 +36,13 @@ def test_every_kind_is_a_permutation_of_fixed_count(kind, ratio, rounding):
 
 
 def test_tube_hides_the_same_positions_in_every_slot():
-    hidden = np.asarray(draw("tube", 0.75).hidden).reshape(3, GRID.slots, GRID.positions)
+    hidden = np.asarray(draw("tube", 0.75).hidden).reshape(3, GRID.time_patches, GRID.spatial_patches)
     assert (hidden == hidden[:, :1]).all()
     assert (hidden[:, 0].sum(-1) == 9).all()
 
 
 def test_frame_hides_whole_slots():
-    hidden = np.asarray(draw("frame", 0.5).hidden).reshape(3, GRID.slots, GRID.positions)
+    hidden = np.asarray(draw("frame", 0.5).hidden).reshape(3, GRID.time_patches, GRID.spatial_patches)
     assert (hidden == hidden[:, :, :1]).all()
     assert (hidden[:, :, 0].sum(-1) == 2).all()
 
@@ -48,7 +50,7 @@ def test_frame_hides_whole_slots():
 @pytest.mark.parametrize("kind", ["tube", "frame"])
 def test_block_kinds_keep_the_order_of_the_grid(kind):
     mask = draw(kind, 0.5)
-    assert (np.diff(mask.visible) > 0).all() and (np.diff(mask.masked) > 0).all()
+    assert (np.diff(mask.ids_keep) > 0).all() and (np.diff(mask.masked) > 0).all()
 
 
 @pytest.mark.parametrize("kind", masking.KINDS)
@@ -56,7 +58,7 @@ def test_a_sample_depends_on_its_own_key_alone(kind):
     keys = jax.random.split(jax.random.key(5), 16)
     whole = masking.draw(keys, GRID, kind, 0.5)
     part = masking.draw(keys[6:9], GRID, kind, 0.5)
-    np.testing.assert_array_equal(whole.shuffle[6:9], part.shuffle)
+    np.testing.assert_array_equal(whole.ids_shuffle[6:9], part.ids_shuffle)
     assert len({tuple(row) for row in np.asarray(whole.hidden).tolist()}) > 3
 
 
@@ -80,23 +82,23 @@ def test_random_masks_are_uniform():
     ],
 )
 def test_counts(count, ratio, rounding, kept):
-    assert masking.num_visible(count, ratio, rounding) == kept
+    assert masking.visible_count(count, ratio, rounding) == kept
 
 
 @pytest.mark.parametrize("kind, ratio, kept", [("random", 0.9, 157), ("tube", 0.9, 160), ("frame", 0.5, 784)])
 def test_counts_of_the_full_grid(kind, ratio, kept):
-    assert masking.count_visible(SSV2, kind, ratio) == kept
+    assert masking.visible_tokens(SSV2, kind, ratio) == kept
 
 
 @pytest.mark.parametrize("ratio, rounding", [(1.0, "up"), (0.0, "up"), (0.99, "down"), (0.01, "up"), (-1.0, "down")])
 def test_ratios_that_leave_nothing_are_refused(ratio, rounding):
     with pytest.raises(ValueError, match="at least 1 must be visible and 1 masked"):
-        masking.num_visible(10, ratio, rounding)
+        masking.visible_count(10, ratio, rounding)
 
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="expected one of up, down"):
-        masking.num_visible(10, 0.5, "nearest")
+        masking.visible_count(10, 0.5, "nearest")
     with pytest.raises(ValueError, match="expected one of random, tube, frame"):
         draw("cube", 0.5)
     with pytest.raises(ValueError, match="visible and 1 masked"):
@@ -106,14 +108,14 @@ def test_unknown_names_are_refused():
 def test_from_hidden_keeps_the_order_of_the_grid():
     hidden = jnp.array([[True, False, True, False, False], [False, False, True, True, False]])
     mask = masking.from_hidden(hidden, 3)
-    np.testing.assert_array_equal(mask.visible, [[1, 3, 4], [0, 1, 4]])
+    np.testing.assert_array_equal(mask.ids_keep, [[1, 3, 4], [0, 1, 4]])
     np.testing.assert_array_equal(mask.masked, [[0, 2], [2, 3]])
     np.testing.assert_array_equal(mask.hidden, hidden)
 
 
 def test_from_noise_keeps_the_lowest():
     mask = masking.from_noise(jnp.array([[0.3, 0.1, 0.9, 0.2]]), 2)
-    np.testing.assert_array_equal(mask.visible, [[1, 3]])
+    np.testing.assert_array_equal(mask.ids_keep, [[1, 3]])
     np.testing.assert_array_equal(mask.masked, [[0, 2]])
 
 
@@ -122,11 +124,11 @@ def naive(x, index):
 
 
 TAKES = {
-    "visible": (masking.take_visible, lambda x, m: naive(x, m.visible), (3, GRID.tokens, 5)),
+    "visible": (masking.take_visible, lambda x, m: naive(x, m.ids_keep), (3, GRID.tokens, 5)),
     "masked": (masking.take_masked, lambda x, m: naive(x, m.masked), (3, GRID.tokens, 5)),
-    "restore": (masking.restore, lambda x, m: naive(x, m.restore), (3, GRID.tokens, 5)),
-    "rows of visible": (masking.rows_of_visible, lambda x, m: x[m.visible], (GRID.tokens, 5)),
-    "rows of masked": (masking.rows_of_masked, lambda x, m: x[m.masked], (GRID.tokens, 5)),
+    "restore": (masking.restore, lambda x, m: naive(x, m.ids_restore), (3, GRID.tokens, 5)),
+    "rows of visible": (masking.gather_visible_rows, lambda x, m: x[m.ids_keep], (GRID.tokens, 5)),
+    "rows of masked": (masking.gather_masked_rows, lambda x, m: x[m.masked], (GRID.tokens, 5)),
 }
 
 
@@ -157,5 +159,5 @@ def test_masks_are_the_same_under_jit():
     keys = jax.random.split(jax.random.key(0), 4)
     eager = masking.draw(keys, GRID, "random", 0.75)
     jitted = jax.jit(lambda k: masking.draw(k, GRID, "random", 0.75))(keys)
-    np.testing.assert_array_equal(eager.shuffle, jitted.shuffle)
+    np.testing.assert_array_equal(eager.ids_shuffle, jitted.ids_shuffle)
     assert jitted.num_visible == eager.num_visible

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.models.patches import Grid, normalise_targets, patchify, target_frames, unpatchify
+from cvmae.models.patches import Grid, normalize_targets, patchify, target_frames, unpatchify
 
 GRID = Grid(4, 16, 24, 2, 8)
 
@@ -15,7 +15,7 @@ def clip(batch: int = 2, grid: Grid = GRID):
 
 
 def test_grid():
-    assert (GRID.slots, GRID.rows, GRID.columns, GRID.positions, GRID.tokens) == (2, 2, 3, 6, 12)
+    assert (GRID.time_patches, GRID.rows, GRID.columns, GRID.spatial_patches, GRID.tokens) == (2, 2, 3, 6, 12)
     assert GRID.shape == (2, 2, 3) and GRID.values() == 2 * 8 * 8 * 3
     assert Grid(16, 224, 224, 2, 16).tokens == 1568 and Grid(16, 224, 224, 2, 16).values() == 1536
 
@@ -62,7 +62,7 @@ def test_target_frames(count, frames):
 
 def test_norm_patch():
     patches = np.random.default_rng(1).normal(3, 2, size=(2, 5, 48)).astype(np.float32)
-    values, mean, deviation = normalise_targets(patches, "patch")
+    values, mean, deviation = normalize_targets(patches, "patch")
     exact = patches.astype(np.float64)
     m, v = exact.mean(-1, keepdims=True), exact.var(-1, ddof=1, keepdims=True)
     np.testing.assert_allclose(values, (exact - m) / np.sqrt(v + 1e-6), rtol=1e-5, atol=1e-5)
@@ -71,7 +71,7 @@ def test_norm_patch():
 
 def test_norm_patch_channel():
     patches = np.random.default_rng(1).uniform(size=(2, 5, 48)).astype(np.float32)
-    values, mean, deviation = normalise_targets(patches, "patch_channel")
+    values, mean, deviation = normalize_targets(patches, "patch_channel")
     exact = patches.astype(np.float64).reshape(2, 5, 16, 3)
     m, v = exact.mean(-2, keepdims=True), exact.var(-2, ddof=1, keepdims=True)
     np.testing.assert_allclose(values, ((exact - m) / (np.sqrt(v) + 1e-6)).reshape(2, 5, 48), rtol=1e-4, atol=1e-4)
@@ -80,9 +80,9 @@ def test_norm_patch_channel():
 
 def test_the_two_norms_differ_and_none_changes_nothing():
     patches = np.random.default_rng(1).uniform(size=(2, 5, 48)).astype(np.float32)
-    by_patch, by_channel = (np.asarray(normalise_targets(patches, n)[0]) for n in ("patch", "patch_channel"))
+    by_patch, by_channel = (np.asarray(normalize_targets(patches, n)[0]) for n in ("patch", "patch_channel"))
     assert np.abs(by_patch - by_channel).max() > 0.01
-    values, mean, deviation = normalise_targets(patches, "none")
+    values, mean, deviation = normalize_targets(patches, "none")
     np.testing.assert_array_equal(values, patches)
     np.testing.assert_array_equal(values * deviation + mean, patches)
 
@@ -92,7 +92,7 @@ def test_where_eps_stands(norm):
     """A patch of two values 0 and 2e: inside the square root eps outweighs a variance of 1e-8, outside it hardly shows."""
     small = 1e-4
     patches = jnp.tile(jnp.array([0.0, 0.0, 0.0, small, small, small]), 8)[None]
-    _, _, deviation = normalise_targets(patches, norm)
+    _, _, deviation = normalize_targets(patches, norm)
     values = np.tile([0.0, small], 8) if norm == "patch_channel" else np.asarray(patches[0], np.float64)
     variance = values.var(ddof=1)
     expected = np.sqrt(variance) + 1e-6 if norm == "patch_channel" else np.sqrt(variance + 1e-6)
@@ -102,14 +102,14 @@ def test_where_eps_stands(norm):
 @pytest.mark.parametrize("norm", ["patch", "patch_channel"])
 def test_flat_patches_stay_finite(norm):
     """A black border or a frozen frame has no variance."""
-    values, _, _ = normalise_targets(jnp.full((1, 2, 48), 0.5), norm)
+    values, _, _ = normalize_targets(jnp.full((1, 2, 48), 0.5), norm)
     assert np.isfinite(values).all() and np.abs(values).max() < 1e-3
 
 
 def test_targets_are_float32_whatever_comes_in():
-    assert normalise_targets(jnp.ones((1, 6), jnp.bfloat16), "patch")[0].dtype == jnp.float32
+    assert normalize_targets(jnp.ones((1, 6), jnp.bfloat16), "patch")[0].dtype == jnp.float32
 
 
 def test_unknown_norm():
     with pytest.raises(ValueError, match="expected one of patch, patch_channel, none"):
-        normalise_targets(jnp.zeros((1, 3)), "channel")
+        normalize_targets(jnp.zeros((1, 3)), "channel")

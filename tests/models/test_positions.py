@@ -73,8 +73,8 @@ def test_separable_is_space_plus_time():
     params = module.init(jax.random.key(0))["params"]
     assert {k: v.shape for k, v in params.items()} == {"space": (12, 16), "time": (4, 16), "cls": (16,)}
     table, cls = module.apply({"params": params})
-    for slot, s in np.ndindex(GRID.slots, GRID.positions):
-        np.testing.assert_array_equal(table[slot * GRID.positions + s], params["time"][slot] + params["space"][s])
+    for slot, s in np.ndindex(GRID.time_patches, GRID.spatial_patches):
+        np.testing.assert_array_equal(table[slot * GRID.spatial_patches + s], params["time"][slot] + params["space"][s])
     np.testing.assert_array_equal(cls, params["cls"])
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from cvmae.models.patches import Grid
-from cvmae.models.vit import REMATS, Encoder, Size, Trunk
+from cvmae.models.vit import REMATS, Encoder, TransformerConfig, ViTSize
 
 GRID = Grid(2, 16, 16, 2, 8)
-PLAIN = Trunk(Size(16, 3, 2), drop_path=0.5)
+PLAIN = TransformerConfig(ViTSize(16, 3, 2), drop_path=0.5)
 CLIPS = np.random.default_rng(0).normal(size=(4, 2, 16, 16, 3)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(1), 4)
 WAYS = [("full", False), ("none", True), ("dots", True)]
 
 
-def encoder(trunk: Trunk) -> Encoder:
+def encoder(trunk: TransformerConfig) -> Encoder:
     return Encoder(trunk, GRID, "sincos1d", cls_token=True)
 
 
@@ -26,7 +26,7 @@ def params():
     return encoder(PLAIN).init(jax.random.key(0), CLIPS)["params"]
 
 
-def numbers(trunk: Trunk, params):
+def numbers(trunk: TransformerConfig, params):
     """Tokens, the state after each block, and the gradient of a loss with blocks dropped."""
 
     def loss(params):
@@ -48,7 +48,7 @@ def test_the_same_numbers_and_parameters(remat, scan, params):
 
 
 def program(depth: int, scan: bool) -> str:
-    trunk = Trunk(Size(16, depth, 2), scan=scan)
+    trunk = TransformerConfig(ViTSize(16, depth, 2), scan=scan)
     params = jax.eval_shape(encoder(trunk).init, jax.random.key(0), CLIPS)["params"]
     return jax.jit(lambda p, x: encoder(trunk).apply({"params": p}, x).tokens).lower(params, CLIPS).as_text()
 
@@ -67,7 +67,7 @@ def test_what_is_computed_again_is_not_kept():
     grid, sizes = Grid(2, 64, 64, 2, 8), {}
     clips = jax.ShapeDtypeStruct((8, 2, 64, 64, 3), jnp.float32)
     for remat in REMATS:
-        net = Encoder(Trunk(Size(32, 8, 2), remat=remat, scan=True), grid, "sincos1d")
+        net = Encoder(TransformerConfig(ViTSize(32, 8, 2), remat=remat, scan=True), grid, "sincos1d")
         shapes = jax.eval_shape(net.init, jax.random.key(0), clips)["params"]
         gradient = jax.jit(jax.grad(lambda p, x, net=net: jnp.square(net.apply({"params": p}, x).tokens).mean()))
         sizes[remat] = gradient.lower(shapes, clips).compile().memory_analysis().temp_size_in_bytes

@@ -8,7 +8,7 @@ import pytest
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.objective.test_objective import flops
 from tests.tiny_configs import config
@@ -26,9 +26,9 @@ def test_a_share_of_the_hidden_tokens_of_each_sample(kind, mask_kind):
     mask = masking.draw(keys(6), GRID, mask_kind, 0.75)
     some = masking.subsample(mask, keys(6, 1), GRID, kind, 0.5)
     assert some.subsampled and not mask.subsampled and some.masked.shape == (6, 24)
-    np.testing.assert_array_equal(some.visible, mask.visible)
+    np.testing.assert_array_equal(some.ids_keep, mask.ids_keep)
     np.testing.assert_array_equal(some.hidden, mask.hidden)
-    np.testing.assert_array_equal(np.take_along_axis(some.restore, some.shuffle, 1), np.tile(np.arange(64), (6, 1)))
+    np.testing.assert_array_equal(np.take_along_axis(some.ids_restore, some.ids_shuffle, 1), np.tile(np.arange(64), (6, 1)))
     for chosen, every in zip(np.asarray(some.masked), np.asarray(mask.masked)):
         assert len(set(chosen)) == 24 and set(chosen) <= set(every)
     different = len({tuple(sorted(row)) for row in np.asarray(some.masked)})
@@ -63,8 +63,8 @@ def test_a_running_cell_asks_for_every_position_in_turn():
 
 
 def autoencoder(layout: str, depth: int) -> Autoencoder:
-    encoder = Encoder(Trunk(Size(16, 1, 2)), GRID, "separable", cls_token=True)
-    return Autoencoder(encoder, Decoder(DecoderSpec(Trunk(Size(8, depth, 2)), layout, cls="own"), GRID))
+    encoder = Encoder(TransformerConfig(ViTSize(16, 1, 2)), GRID, "separable", cls_token=True)
+    return Autoencoder(encoder, Decoder(DecoderSpec(TransformerConfig(ViTSize(8, depth, 2)), layout, cls="own"), GRID))
 
 
 @pytest.mark.parametrize("layout", ["unshuffle", "concat"])
@@ -113,8 +113,8 @@ def test_the_step_costs_less():
 
 def test_the_compiled_decoder_takes_less_work_and_memory():
     grid = Grid(8, 64, 64, 2, 8)  # 256 tokens, of which 64 are visible
-    encoder = Encoder(Trunk(Size(16, 1, 2)), grid, "separable")
-    model = Autoencoder(encoder, Decoder(DecoderSpec(Trunk(Size(32, 2, 2), attention="einsum"), cls="own"), grid))
+    encoder = Encoder(TransformerConfig(ViTSize(16, 1, 2)), grid, "separable")
+    model = Autoencoder(encoder, Decoder(DecoderSpec(TransformerConfig(ViTSize(32, 2, 2), attention="einsum"), cls="own"), grid))
     clip = jax.ShapeDtypeStruct((2, 8, 64, 64, 3), jnp.float32)
 
     def compiled(share):

@@ -8,7 +8,7 @@ import pytest
 from cvmae.models import masking
 from cvmae.models.patches import Grid, patchify, unpatchify
 from cvmae.models.positions import KINDS
-from cvmae.models.vit import SIZES, Encoder, Size, Trunk, decode_variant
+from cvmae.models.vit import VIT_SIZES, Encoder, TransformerConfig, ViTSize, decode_variant
 
 GRID = Grid(4, 32, 32, 2, 8)
 IMAGE = Grid(1, 32, 32, 1, 8)
@@ -41,10 +41,10 @@ def test_decode_variant_refuses(variant):
 MILLIONS = {"Ti": 5.6, "S": 21.9, "B": 86.2, "L": 303.9, "H": 631.7}
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", VIT_SIZES)
 def test_parameter_counts(name):
-    size = SIZES[name]
-    encoder = Encoder(Trunk(size), Grid(16, 224, 224, 2, 16), "sincos1d")
+    size = VIT_SIZES[name]
+    encoder = Encoder(TransformerConfig(size), Grid(16, 224, 224, 2, 16), "sincos1d")
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes(encoder)))
     d, hidden = size.width, int(size.width * size.mlp_ratio)
     block = 4 * (d * d + d) + (d * hidden + hidden) + (hidden * d + d) + 4 * d
@@ -55,18 +55,18 @@ def test_parameter_counts(name):
 
 @pytest.mark.parametrize("bias, names", [("qkv", {"query", "key", "value"}), ("qv", {"query", "value"}), ("none", set())])
 def test_qkv_biases(bias, names):
-    attention = shapes(Encoder(Trunk(SIZES["test"], bias), GRID, "sincos1d"))["blocks"]["block0"]["attention"]
+    attention = shapes(Encoder(TransformerConfig(VIT_SIZES["test"], bias), GRID, "sincos1d"))["blocks"]["block0"]["attention"]
     assert {n for n in ("query", "key", "value") if "bias" in attention[n]} == names
     assert "bias" in attention["out"]
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="width=10 is not a multiple of heads=3"):
-        Size(10, 1, 3)
+        ViTSize(10, 1, 3)
     with pytest.raises(ValueError, match="qkv_bias is 'kv'; expected one of qkv, qv, none"):
-        Trunk(SIZES["test"], "kv")
+        TransformerConfig(VIT_SIZES["test"], "kv")
     with pytest.raises(ValueError, match="attention is 'flash'; expected one of auto, einsum, blocked, xla, cudnn, splash"):
-        Trunk(SIZES["test"], attention="flash")
+        TransformerConfig(VIT_SIZES["test"], attention="flash")
 
 
 @pytest.mark.parametrize("cls_token", [False, True])
@@ -74,7 +74,7 @@ def test_refusals():
 def test_embedding_visible_tokens_is_embedding_all_and_dropping(positions, cls_token):
     """Without blocks, where tokens do not meet: positions added after masking equal positions added before it."""
     grid = IMAGE if positions == "sincos2d" else GRID
-    encoder = Encoder(Trunk(Size(16, 0, 2)), grid, positions, cls_token, final_norm=False)
+    encoder = Encoder(TransformerConfig(ViTSize(16, 0, 2)), grid, positions, cls_token, final_norm=False)
     clip, mask = clip_and_mask(grid)
     params = encoder.init(jax.random.key(0), clip)
     everything, visible = encoder.apply(params, clip), encoder.apply(params, clip, mask)
@@ -86,7 +86,7 @@ def test_embedding_visible_tokens_is_embedding_all_and_dropping(positions, cls_t
 
 def test_hidden_tokens_are_out_of_sight():
     """With blocks the result differs from seeing all, and does not change with what is hidden."""
-    encoder = Encoder(Trunk(Size(16, 1, 2)), GRID, "sincos1d", cls_token=True)
+    encoder = Encoder(TransformerConfig(ViTSize(16, 1, 2)), GRID, "sincos1d", cls_token=True)
     clip, mask = clip_and_mask(GRID)
     params = jax.jit(encoder.init)(jax.random.key(0), clip)
     encode = jax.jit(encoder.apply)
@@ -101,7 +101,7 @@ def test_hidden_tokens_are_out_of_sight():
 
 
 def test_hidden_states_are_sown_for_every_block():
-    encoder = Encoder(Trunk(Size(16, 3, 2)), GRID, "sincos1d", final_norm=False)
+    encoder = Encoder(TransformerConfig(ViTSize(16, 3, 2)), GRID, "sincos1d", final_norm=False)
     clip, mask = clip_and_mask(GRID)
 
     @jax.jit

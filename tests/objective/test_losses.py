@@ -101,7 +101,7 @@ def test_the_four_terms_are_those_of_the_method():
         np.testing.assert_allclose(terms[name][0], value, rtol=1e-5, err_msg=name)
 
 
-def test_the_mean_of_views_is_taken_before_normalising():
+def test_the_mean_of_views_is_taken_before_normalizing():
     o = output()
     scaled = o.replace(z=o.z.at[:, 1].multiply(100.0))
     before, after = (losses.contrastive_terms(x, {"cross_video"}, 0.1)["cross_video"][0] for x in (o, scaled))
@@ -126,8 +126,8 @@ def test_masked_mse_is_the_mean_over_a_patch():
 
 
 def test_feature_deviation_is_zero_when_features_collapse():
-    assert losses.feature_deviation(jnp.ones((8, 4))) == 0
-    assert losses.feature_deviation(rows(0, 4000, 4)) == pytest.approx(1, abs=0.05)
+    assert losses.feature_std(jnp.ones((8, 4))) == 0
+    assert losses.feature_std(rows(0, 4000, 4)) == pytest.approx(1, abs=0.05)
 
 
 def test_weighted_sum():

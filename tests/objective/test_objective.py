@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cvmae.models import build
-from cvmae.models.crossvideo import Needs
+from cvmae.models.crossvideo import ActiveTerms
 from cvmae.objective.objective import Objective
 from tests.tiny_configs import TERMS, config, samples
 
@@ -82,13 +82,13 @@ def test_terms_switched_off_cost_nothing(everything):
     ],
 )
 def test_what_terms_need(active, views, video, image):
-    needs = Needs(frozenset(active))
-    assert (needs.views, needs.video_branch, needs.image_branch) == (views, video, image)
+    terms = ActiveTerms(frozenset(active))
+    assert (terms.views, terms.video_branch, terms.image_branch) == (views, video, image)
 
 
 def test_reversed_negatives_need_a_third_view_only_for_intra_modal_terms():
-    assert Needs(frozenset({"intra_video"}), True).views == 3
-    assert Needs(frozenset({"cross_video"}), True).views == 2
+    assert ActiveTerms(frozenset({"intra_video"}), True).views == 3
+    assert ActiveTerms(frozenset({"cross_video"}), True).views == 2
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +111,12 @@ def test_the_loss_is_the_weighted_sum_and_weights_may_rise(run):
 
 def test_masks_and_views_are_of_each_sample_and_view(run):
     objective, _, batch, inputs = run
-    shuffle = np.asarray(inputs.video_mask.shuffle)
+    shuffle = np.asarray(inputs.video_mask.ids_shuffle)
     assert shuffle.shape[0] == 4 * 2 and len({tuple(row) for row in shuffle}) == 8
     assert inputs.image.shape[:2] == (4 * 2, 1) and inputs.video.shape[:2] == (8, 4)
     one = {name: value[1:2] for name, value in batch.items()}
     alone = jax.jit(objective.make_inputs)(one)
-    np.testing.assert_array_equal(alone.video_mask.shuffle, shuffle[2:4])
+    np.testing.assert_array_equal(alone.video_mask.ids_shuffle, shuffle[2:4])
     np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_a_frozen_image_encoder_gets_no_gradient():
 
 
 def test_a_constant_clip_gives_finite_gradients(quick_compilation):
-    """Its patches have variance 0, which target normalisation divides by."""
+    """Its patches have variance 0, which target normalization divides by."""
     c = config()
     objective, batch = Objective(c), samples(c)
     batch["video"] = np.full_like(batch["video"], 127)

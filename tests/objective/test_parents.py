@@ -6,7 +6,7 @@ import pytest
 
 from cvmae import config as config_lib
 from cvmae.models.build import build_model, image_grid, video_grid
-from cvmae.models.masking import count_visible
+from cvmae.models.masking import visible_tokens
 from tests.tiny_configs import CONFIGS
 
 
@@ -22,7 +22,9 @@ def shapes(c):
     mask = jax.eval_shape(lambda k: _draw(k, grid, branch), jax.random.split(jax.random.key(0), 1))
     clip = jax.ShapeDtypeStruct((1, grid.num_frames, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(autoencoder.init, jax.random.key(0), clip, mask)["params"]
-    return jax.tree.map(lambda a: a.shape, params), count_visible(grid, branch.mask.kind, branch.mask.ratio, branch.mask.rounding)
+    return jax.tree.map(lambda a: a.shape, params), visible_tokens(
+        grid, branch.mask.kind, branch.mask.ratio, branch.mask.rounding
+    )
 
 
 def _draw(key, grid, branch):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae.parallel.mesh import AXES, _are_slices, fill_sizes, make_mesh, make_rules, over_batch, to_devices
+from cvmae.parallel.mesh import AXES, _are_slices, batch_sharding, fill_sizes, make_mesh, make_rules, put_batch
 from tests.tiny_configs import config
 
 
@@ -77,6 +77,6 @@ def test_rules_come_from_the_config():
 def test_a_batch_becomes_global_arrays():
     mesh = make_mesh(config().mesh)
     rows = np.arange(8 * 3).reshape(8, 3)
-    array = to_devices({"rows": rows}, mesh)["rows"]
+    array = put_batch({"rows": rows}, mesh)["rows"]
     np.testing.assert_array_equal(array, rows)
-    assert array.sharding == over_batch(mesh)
+    assert array.sharding == batch_sharding(mesh)

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from cvmae.models.attention import attend, block_size
-from cvmae.models.vit import Block, Size, Trunk
+from cvmae.models.vit import Block, TransformerConfig, ViTSize
 from cvmae.performance import hlo, hlo_cost
 from cvmae.performance.flops import Count
 
@@ -16,7 +16,7 @@ B, N, D, HEADS = 2, 24, 32, 4
 
 
 def block():
-    module, x = Block(Trunk(Size(D, 1, HEADS), attention="einsum")), jnp.zeros((B, N, D))
+    module, x = Block(TransformerConfig(ViTSize(D, 1, HEADS), attention="einsum")), jnp.zeros((B, N, D))
     return module, module.init(jax.random.key(0), x), x
 
 

@@ -12,7 +12,7 @@ from cvmae.config import ConfigError, load
 from cvmae.data.published import COUNTS
 from cvmae.models import vit
 from cvmae.parallel import processes
-from cvmae.parallel.mesh import make_mesh, over_batch
+from cvmae.parallel.mesh import batch_sharding, make_mesh
 from cvmae.performance import chips, search, traced_step
 from cvmae.performance.compile import Compiled, estimate
 from cvmae.performance.hlo_cost import Collective, Op
@@ -241,5 +241,5 @@ def test_what_a_process_reads_lies_together_on_real_slices(topology, sizes):
     c = config(**{f"mesh__{axis}": size for axis, size in sizes.items()})
     mesh = make_mesh(c.mesh, chips.devices_of(chips.parse_topology(topology, 1)))
     numbers = {device.process_index for device in mesh.devices.flat}
-    shares = {processes.share_of(over_batch(mesh), process) for process in numbers}
+    shares = {processes.shard_of_process(batch_sharding(mesh), process) for process in numbers}
     assert {share.index for share in shares} == set(range(next(iter(shares)).count))

@@ -7,8 +7,8 @@ import numpy as np
 
 from cvmae.models.attention import attend
 from cvmae.objective.losses import nt_xent
-from cvmae.parallel.logical_axes import sharded
-from cvmae.parallel.mesh import AXES, make_mesh, over_batch
+from cvmae.parallel.logical_axes import use_rules
+from cvmae.parallel.mesh import AXES, batch_sharding, make_mesh
 from cvmae.tasks.pretrain import Pretrain
 from tests.tiny_configs import config, samples
 
@@ -50,7 +50,7 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
 def contrast(mesh) -> np.ndarray:
     """The loss of every anchor of 16 pairs, at most 8 of them at once."""
     pairs = np.random.default_rng(0).normal(size=(2, 16, 4)).astype(np.float32)
-    rows = over_batch(mesh)
+    rows = batch_sharding(mesh)
     return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, rows=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
 
 
@@ -59,10 +59,10 @@ def attention(rules) -> np.ndarray:
     query, key, value = np.random.default_rng(0).normal(size=(3, 8, 5, 2, 8)).astype(np.float32)
 
     def run(query, key, value):
-        with sharded(rules):
+        with use_rules(rules):
             return jax.value_and_grad(lambda value: (attend(query, key, value, "splash") ** 2).sum())(value)
 
-    total, gradient = jax.jit(run)(query, key, jax.device_put(value, over_batch(rules.mesh)))
+    total, gradient = jax.jit(run)(query, key, jax.device_put(value, batch_sharding(rules.mesh)))
     return np.append(np.asarray(gradient).ravel(), total)
 
 

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from cvmae.data.bad_files import BadFiles
-from cvmae.data.clip_views import ViewPlan
+from cvmae.data.clip_views import TestViews
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import Record, make_source
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.multi_view import predict_views
 from cvmae.parallel import launch, processes
-from cvmae.parallel.mesh import make_mesh, over_batch, to_devices
+from cvmae.parallel.mesh import batch_sharding, make_mesh, put_batch
 from tests.multiprocess import share_programs
 from tests.tiny_configs import config
 
@@ -45,17 +45,17 @@ def read_together(c, put, share) -> dict[str, np.ndarray]:
     holed = Holed(make_source(c.data, "train"))
     predict = jax.jit(lambda batch: batch["video"].astype(np.float32).mean((1, 2, 3, 4)))
     failures = []
-    found = predict_views(predict, c, holed, ViewPlan(2, 1), put, failures.append, share)
+    found = predict_views(predict, c, holed, TestViews(2, 1), put, failures.append, share)
     arrays = {f"views/{name}": getattr(found, name) for name in ("probabilities", "labels", "readable")}
     arrays["views/failed"] = np.array([(reports[:, 0] != 0).sum() for reports in failures])
     held_out = HeldOut(types.SimpleNamespace(config=c), holed, put, share)
-    batches = [processes.everywhere(put(batch)) for batch in held_out.batches()]
+    batches = [processes.to_host(put(batch)) for batch in held_out.batches()]
     arrays["heldout/video"] = np.stack([batch["video"][:, 0, 0, 0, 0] for batch in batches])
-    bad = BadFiles(OUT + ".list", len(holed), 1.0, writes=processes.first())
+    bad = BadFiles(OUT + ".list", len(holed), 1.0, writes=processes.is_main_process())
     counts = []
     with make_loader(c, holed, process_index=share.index, process_count=share.count) as loader:
         for _ in range(2 * len(holed) // c.batch_size):
-            counts.append(bad.update(processes.reports_of_all(next(loader)["failures"], put)()))
+            counts.append(bad.update(processes.gather_reports(next(loader)["failures"], put)()))
     return arrays | {"bad/counts": np.array(counts), "bad/pairs": np.array(bad.pairs)}
 
 
@@ -64,7 +64,7 @@ def fall_silent() -> None:
     if jax.process_index() == jax.process_count() - 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     while True:
-        processes.values_of_all("still here")
+        processes.allgather_json("still here")
 
 
 if __name__ == "__main__":
@@ -76,10 +76,10 @@ if __name__ == "__main__":
     os.makedirs(OUT + ".list", exist_ok=True)
     c = config(data__synthetic__clips=44, batch_size=8)
     mesh = make_mesh(c.mesh)
-    share = processes.share_of(over_batch(mesh))
+    share = processes.shard_of_process(batch_sharding(mesh))
     assert share == (int(process), int(count))
-    arrays = read_together(c, lambda batch: to_devices(batch, mesh), share)
-    said = processes.values_of_all({"process": jax.process_index(), "name": "é" * jax.process_index()})
+    arrays = read_together(c, lambda batch: put_batch(batch, mesh), share)
+    said = processes.allgather_json({"process": jax.process_index(), "name": "é" * jax.process_index()})
     np.savez(f"{OUT}.{process}.npz", said=np.array([f"{one['process']}{one['name']}" for one in said]), **arrays)
     if several:
         fall_silent()

@@ -18,7 +18,7 @@ from cvmae import main
 from cvmae.training import loop
 from tests.multiprocess import share_programs
 
-make_loader, advance = loop.make_loader, loop.Run.advance
+make_loader, advance = loop.make_loader, loop.TrainLoop.advance
 
 
 class Noted:
@@ -51,5 +51,5 @@ if __name__ == "__main__":
     del sys.argv[1:5]
     share_programs()
     loop.make_loader = lambda *args, start_step, **kwargs: Noted(make_loader(*args, start_step=start_step, **kwargs), start_step)
-    loop.Run.advance = advance_and_end
+    loop.TrainLoop.advance = advance_and_end
     app.run(main.main, flags_parser=main.parse)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cvmae.objective.views_and_masks import sample_keys
-from cvmae.parallel.mesh import make_mesh, to_devices
+from cvmae.parallel.mesh import make_mesh, put_batch
 from cvmae.tasks.pretrain import Pretrain
 from tests.tiny_configs import config, samples
 
@@ -17,7 +17,7 @@ def arrays() -> dict[str, np.ndarray]:
     c = config(contrast__time_reversed_negatives=True, augment__flip=0.5, image_branch__frames=2, optimizer__clip_norm=0.0)
     task = Pretrain(c, make_mesh(c.mesh), 8, 8)
     batch = {name: samples(c, BATCH)[name] for name in ("video", "frame_index")}
-    found = jax.device_get(jax.jit(lambda b: views_and_masks(task, b))(to_devices(batch, task.mesh)))
+    found = jax.device_get(jax.jit(lambda b: views_and_masks(task, b))(put_batch(batch, task.mesh)))
     jax.config.update("jax_disable_most_optimizations", True)  # views are compared to the last digits, the step is not
     if jax.device_count() == 1:
         found["losses_alone"] = losses_alone(task, batch)

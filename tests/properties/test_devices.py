@@ -29,9 +29,9 @@ def steps(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
+def labeled(tmp_path_factory):
     """A step of fine-tuning, and a test of 11 videos, which no number of devices divides."""
-    return on_devices("labelled_step.py", tmp_path_factory.mktemp("labelled"), QUICK)
+    return on_devices("labeled_step.py", tmp_path_factory.mktemp("labeled"), QUICK)
 
 
 def named(step, prefix):
@@ -60,7 +60,7 @@ def test_the_loss_and_every_term_are_the_same(steps):
         np.testing.assert_allclose(steps[1][name], steps[8][name], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("what", ["steps", "labelled"])
+@pytest.mark.parametrize("what", ["steps", "labeled"])
 def test_gradients_are_the_same(what, request):
     found = request.getfixturevalue(what)
     one, eight = named(found[1], "gradient"), named(found[8], "gradient")
@@ -75,19 +75,19 @@ def test_negatives_are_those_of_the_whole_batch(steps):
     assert steps[8]["loss"] > 1.2 * steps[1]["losses_alone"].mean()
 
 
-def test_labelled_views_are_the_same(labelled):
-    np.testing.assert_array_equal(labelled[1]["view/labels"], labelled[8]["view/labels"])
-    np.testing.assert_allclose(labelled[1]["view/clips"], labelled[8]["view/clips"], atol=1e-4)
-    assert len(np.unique(labelled[1]["view/clips"].reshape(8, -1), axis=0)) == 8
+def test_labeled_views_are_the_same(labeled):
+    np.testing.assert_array_equal(labeled[1]["view/labels"], labeled[8]["view/labels"])
+    np.testing.assert_allclose(labeled[1]["view/clips"], labeled[8]["view/clips"], atol=1e-4)
+    assert len(np.unique(labeled[1]["view/clips"].reshape(8, -1), axis=0)) == 8
 
 
-def test_the_loss_of_mixed_clips_is_the_same(labelled):
+def test_the_loss_of_mixed_clips_is_the_same(labeled):
     for name in ("loss", "accuracy/top1", "optimizer/grad_norm"):
-        np.testing.assert_allclose(labelled[1][name], labelled[8][name], rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(labeled[1][name], labeled[8][name], rtol=1e-4, err_msg=name)
 
 
-def test_every_video_is_tested_once_on_any_number_of_devices(labelled):
-    assert labelled[8]["test/readable"].all() and len(labelled[8]["test/readable"]) == 11
-    np.testing.assert_array_equal(labelled[1]["test/labels"], labelled[8]["test/labels"])
-    np.testing.assert_allclose(labelled[1]["test/probabilities"], labelled[8]["test/probabilities"], atol=1e-5)
-    np.testing.assert_allclose(labelled[8]["test/probabilities"].sum(-1), 1, rtol=1e-5)
+def test_every_video_is_tested_once_on_any_number_of_devices(labeled):
+    assert labeled[8]["test/readable"].all() and len(labeled[8]["test/readable"]) == 11
+    np.testing.assert_array_equal(labeled[1]["test/labels"], labeled[8]["test/labels"])
+    np.testing.assert_allclose(labeled[1]["test/probabilities"], labeled[8]["test/probabilities"], atol=1e-5)
+    np.testing.assert_allclose(labeled[8]["test/probabilities"].sum(-1), 1, rtol=1e-5)

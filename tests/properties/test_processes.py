@@ -8,7 +8,7 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.parallel import launch
-from cvmae.parallel.processes import Share, part_of
+from cvmae.parallel.processes import ProcessShard, shard_of_ranges
 from tests.commands import arguments, checkpoint_steps, metric_lines, saved_state
 from tests.multiprocess import free_address, run_all
 from tests.properties.metric_history import TOTAL, History
@@ -134,12 +134,14 @@ def test_a_process_that_falls_silent_ends_the_others_after_the_heartbeat(togethe
 
 
 def test_a_process_knows_its_part_of_a_batch():
-    assert part_of([(0, 1), (1, 2)], 8) == Share(0, 4) and part_of([(6, 8), (4, 6)], 8) == Share(1, 2)
-    assert part_of([(4, 8), (4, 8)], 8) == Share(1, 2)  # two devices of a process hold the same rows
-    assert Share(1, 2).of([1, 2, 3, 4]) == [3, 4]
+    assert shard_of_ranges([(0, 1), (1, 2)], 8) == ProcessShard(0, 4) and shard_of_ranges([(6, 8), (4, 6)], 8) == ProcessShard(
+        1, 2
+    )
+    assert shard_of_ranges([(4, 8), (4, 8)], 8) == ProcessShard(1, 2)  # two devices of a process hold the same rows
+    assert ProcessShard(1, 2).of([1, 2, 3, 4]) == [3, 4]
     for scattered in ([(0, 1), (2, 3)], [(1, 3)], [(0, 3)]):
         with pytest.raises(ValueError, match="config.mesh scatters"):
-            part_of(scattered, 8)
+            shard_of_ranges(scattered, 8)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 // Run in the page: [contrast, text] of every text that is seen and [contrast, class] of every line of a chart, against what is behind.
-const channels = (colour) => colour.match(/[\d.]+/g).map(Number);
+const channels = (color) => color.match(/[\d.]+/g).map(Number);
 const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
   .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
 const contrast = (a, b) => {
@@ -9,8 +9,8 @@ const contrast = (a, b) => {
 const paint = (node) => channels(getComputedStyle(node)[node instanceof SVGElement ? "fill" : "color"]);
 const behind = (node) => {
   for (let n = node; n; n = n.parentElement) {
-    const colour = channels(getComputedStyle(n).backgroundColor);
-    if (colour.length < 4 || colour[3] === 1) return colour;
+    const color = channels(getComputedStyle(n).backgroundColor);
+    if (color.length < 4 || color[3] === 1) return color;
   }
   return [255, 255, 255];
 };

@@ -58,7 +58,7 @@ def test_several_runs_are_side_by_side(tmp_path):
     assert "3 clips were replaced" in words(part(tree, "files")) and "2026-01-02 03:04 UTC" in words(tree)
 
 
-def test_a_run_has_the_same_colour_everywhere(tmp_path):
+def test_a_run_has_the_same_color_everywhere(tmp_path):
     runs = gather([pretrained(tmp_path / str(number)) for number in range(10)])
     for node in page(*runs).iter():
         marks = node.get("class", "").split()
@@ -147,7 +147,7 @@ def test_fields_that_only_some_have_are_apart():
     "report_json, expected",
     [
         ({"test": {"accuracy/top1": 0.5}}, ("test top-1", "50.0\u00a0%")),
-        ({"knn": {"top1/k=20": 0.25}}, ("20 nearest neighbours", "25.0\u00a0%")),
+        ({"knn": {"top1/k=20": 0.25}}, ("20 nearest neighbors", "25.0\u00a0%")),
         ({"trained": {"retrieval/same_clip_r1": 0.5}}, ("same clip, R@1", "50.0\u00a0%")),
         ({"retrieval": {"same_video/r1": 0.5}}, ("same video, R@1", "50.0\u00a0%")),
         ({"test": {}}, None),
@@ -194,7 +194,7 @@ def test_names_that_are_no_text_do_not_stop_it(tmp_path):
 
 @pytest.mark.parametrize(
     "argv, said",
-    [([], "no workdir is given"), (["nowhere"], "nowhere is not there: give the --workdir"), (["--colour=red", "a"], "colour")],
+    [([], "no workdir is given"), (["nowhere"], "nowhere is not there: give the --workdir"), (["--color=red", "a"], "color")],
 )
 def test_a_wrong_command_is_refused_in_one_line(tmp_path, capsys, monkeypatch, argv, said):
     monkeypatch.chdir(tmp_path)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
-from cvmae.data.clip_views import ViewPlan
+from cvmae.data.clip_views import TestViews
 from cvmae.interop import read
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Head, Pretrained
 from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.finetune import Supervised
+from cvmae.tasks.finetune import Finetune
 from cvmae.training.loop import train
 from tests.interop.models import random_params
 from tests.tiny_configs import downstream
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def task(**overrides):
     c = downstream("finetune", **overrides)
-    return Supervised(c, make_mesh(c.mesh), 8, 8.0)
+    return Finetune(c, make_mesh(c.mesh), 8, 8.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_classifier_is_only_tested_or_trained_further(classifier, tmp_path, ca
     c = downstream("finetune", init_from=str(folder), head__init="weights", total="0_steps")
     found = train(c, str(tmp_path / "run"))
     assert "classifier of 4 classes from" in capsys.readouterr().err
-    plan = ViewPlan(c.test.clips, c.test.crops)
+    plan = TestViews(c.test.clips, c.test.crops)
     expected = t.test(t.init(), t.open_split("test_split"), plan, lambda failures: None)
     with np.load(tmp_path / "run" / "predictions.npz") as written:
         np.testing.assert_allclose(written["probabilities"], expected.probabilities, rtol=1e-5, atol=1e-6)

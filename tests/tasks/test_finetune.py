@@ -11,9 +11,9 @@ from cvmae.config import ConfigError
 from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.parallel.mesh import make_mesh
 from cvmae.tasks.classification import count_classes
-from cvmae.tasks.finetune import Supervised
+from cvmae.tasks.finetune import Finetune
 from cvmae.training.loop import train
-from tests.tiny_configs import config, downstream, labelled_batch
+from tests.tiny_configs import config, downstream, labeled_batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -26,14 +26,14 @@ PLAIN = dict(
 
 def task(**overrides):
     c = downstream("finetune", **overrides)
-    return Supervised(c, make_mesh(c.mesh), 8, 8.0)
+    return Finetune(c, make_mesh(c.mesh), 8, 8.0)
 
 
 @pytest.fixture(scope="module")
 def plain():
     """A task without randomness, its first state and a batch."""
     t = task(**PLAIN, optimizer__ema_decay=0.5)
-    return t, t.init(), labelled_batch(t.config)
+    return t, t.init(), labeled_batch(t.config)
 
 
 def loss_of(t, params, batch):
@@ -44,8 +44,8 @@ def test_the_loss_is_cross_entropy_with_smoothed_targets(plain):
     t, state, batch = plain
     params = jax.tree.map(lambda a: a + 0.05, state.params)  # a fresh head says nothing
     loss, metrics = loss_of(t, params, batch)
-    clips = augment.standardise(
-        jax.vmap(lambda v: augment.centre_crop(v / 255.0, t.config.augment.size))(batch["video"]), t.config.augment.mean, t.config.augment.std
+    clips = augment.normalize(
+        jax.vmap(lambda v: augment.center_crop(v / 255.0, t.config.augment.size))(batch["video"]), t.config.augment.mean, t.config.augment.std
     )  # fmt: skip
     logits = np.asarray(t.model.apply({"params": params}, clips), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -57,8 +57,8 @@ def test_the_loss_is_cross_entropy_with_smoothed_targets(plain):
 def test_parts_of_a_batch_give_the_step_of_the_whole(plain):
     t, state, batch = plain
     halves = task(**PLAIN, accumulate=2, optimizer__ema_decay=0.5)
-    one, _ = jax.jit(t._pure_step)(state, t.put(batch))
-    two, _ = jax.jit(halves._pure_step)(state, halves.put(batch))
+    one, _ = jax.jit(t.train_step)(state, t.put(batch))
+    two, _ = jax.jit(halves.train_step)(state, halves.put(batch))
     # Adam divides by the size of a gradient, so tiny ones turn rounding into whole steps: the average gradient is compared.
     for a, b in zip(jax.tree.leaves(one.opt_state), jax.tree.leaves(two.opt_state)):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
@@ -69,7 +69,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(plain):
 
 def test_every_sample_has_its_own_augmentation_in_every_step():
     t = task()
-    same = labelled_batch(t.config)
+    same = labeled_batch(t.config)
     same["video"] = np.repeat(same["video"][:1], 8, axis=0)
     one, two = (np.asarray(t.views(t.samples(same, step))[0]) for step in (0, 1))
     assert all(not np.array_equal(one[0], other) for other in one[1:]) and not np.array_equal(one, two)
@@ -78,7 +78,7 @@ def test_every_sample_has_its_own_augmentation_in_every_step():
 
 def test_repeats_make_views_of_one_clip_next_to_each_other():
     t = task(**PLAIN, augment__repeats=3, augment__flip=0.0)
-    batch = labelled_batch(t.config)
+    batch = labeled_batch(t.config)
     clips, labels, keys = t.views(t.samples(batch, 0))
     np.testing.assert_array_equal(labels, np.repeat(batch["label"], 3))
     np.testing.assert_allclose(clips[0], clips[2], atol=1e-5)
@@ -186,13 +186,13 @@ def test_a_config_that_cannot_run_says_so_before_it_writes(overrides, message, t
     assert not (tmp_path / "run").exists()
 
 
-class Unlabelled:
+class Unlabeled:
     class_names, labels = ("a", "b"), np.array([0, -1, 1, -1])
 
 
 def test_clips_without_a_label_are_refused():
     with pytest.raises(ConfigError, match="config.data.split='train' has 2 clips without a label"):
-        count_classes(Unlabelled(), 0, "train")
+        count_classes(Unlabeled(), 0, "train")
 
 
 def test_classes_without_names_are_numbers():

@@ -1,4 +1,4 @@
-"""Nearest neighbours and retrieval by the command's own way: features from the workdir, interrupted or not."""
+"""Nearest neighbors and retrieval by the command's own way: features from the workdir, interrupted or not."""
 
 import json
 

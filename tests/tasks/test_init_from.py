@@ -10,7 +10,7 @@ from cvmae.interop.key_maps.mae import HF_VIT_MAE, MAE
 from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.parallel.mesh import make_mesh
 from cvmae.tasks import branches, run
-from cvmae.tasks.finetune import Supervised
+from cvmae.tasks.finetune import Finetune
 from cvmae.tasks.pretrain import Pretrain
 from cvmae.tasks.validate import validate
 from cvmae.training.optimizer import path_of
@@ -136,7 +136,7 @@ def test_a_run_that_starts_from_an_imported_mae_says_what_went_where(image_mae, 
 
 def test_the_video_branch_starts_from_the_inflated_encoder(image_mae):
     file, params = image_mae
-    c = config(("mse_video",), video_branch__init_from=str(file), video_branch__inflate="centre")
+    c = config(("mse_video",), video_branch__init_from=str(file), video_branch__inflate="center")
     found = Pretrain(c, make_mesh(c.mesh), 8, 8).init().params["video"]["encoder"]
     np.testing.assert_array_equal(
         found["blocks"]["block1"]["mlp_in"]["kernel"], params["encoder"]["blocks"]["block1"]["mlp_in"]["kernel"]
@@ -184,8 +184,8 @@ def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
 
 def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
     file, params = image_mae
-    c = downstream("finetune", init_from=str(file), video_branch__inflate="centre")
-    found = Supervised(c, make_mesh(c.mesh), 8, 8.0).init().params["encoder"]
+    c = downstream("finetune", init_from=str(file), video_branch__inflate="center")
+    found = Finetune(c, make_mesh(c.mesh), 8, 8.0).init().params["encoder"]
     kernel = np.asarray(found["embed"]["kernel"]).reshape(2, -1, 32)
     np.testing.assert_array_equal(kernel[1], params["encoder"]["embed"]["kernel"])
 
@@ -197,7 +197,7 @@ def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
         ({"video_branch__inflate": "mean"}, "config.video_branch.inflate='mean' without init_from has nothing to inflate"),
         (
             {"video_branch__inflate": "3d"},
-            "config.video_branch.inflate='3d' cannot be used: it must be one of none, mean, centre",
+            "config.video_branch.inflate='3d' cannot be used: it must be one of none, mean, center",
         ),
     ],
 )

@@ -18,7 +18,7 @@ def task(only=TERMS, **overrides):
 
 
 @pytest.mark.parametrize("parts, only", [(1, TERMS), (2, ("mse_video", "intra_frame"))])
-def test_the_optimised_program_of_a_step_holds_no_scatter(parts, only):
+def test_the_optimized_program_of_a_step_holds_no_scatter(parts, only):
     text = task(only, accumulate=parts).lower().compile().as_text()
     assert "gather(" in text
     assert not re.findall(r"= \S+ scatter\(", text)

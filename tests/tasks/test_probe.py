@@ -13,7 +13,7 @@ from cvmae.parallel.mesh import make_mesh
 from cvmae.tasks.probe import Probe
 from cvmae.training.loop import train
 from tests.requirements import missing
-from tests.tiny_configs import downstream, labelled_batch
+from tests.tiny_configs import downstream, labeled_batch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -30,7 +30,7 @@ def stepped(t, steps=3):
     state = t.init()
     first = jax.device_get(state)
     for number in range(steps):
-        state, metrics = t.step(state, labelled_batch(t.config, seed=number))
+        state, metrics = t.step(state, labeled_batch(t.config, seed=number))
     return first, jax.device_get(state), jax.device_get(metrics)
 
 
@@ -42,7 +42,7 @@ def test_heads_of_a_grid_are_what_each_is_alone(name):
     alone = task(name, probe__rates=(1e-3,), probe__weight_decays=(0.5,))
     start = alone.init().replace(params=jax.tree.map(lambda a: jnp.asarray(a[3:4]), first.params))
     for number in range(3):
-        start, _ = alone.step(start, labelled_batch(alone.config, seed=number))
+        start, _ = alone.step(start, labeled_batch(alone.config, seed=number))
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(start.params)):
         if "'key']['bias']" not in jax.tree_util.keystr(path):  # its gradient is zero but for rounding, which Adam makes steps of
             np.testing.assert_allclose(a[3], b[0], rtol=1e-3, atol=1e-4, err_msg=jax.tree_util.keystr(path))
@@ -74,7 +74,7 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
     groups = [{"params": [linear.weight], "weight_decay": 0.1}, {"params": [linear.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
     for number in range(3):
-        batch = labelled_batch(t.config, seed=number)
+        batch = labeled_batch(t.config, seed=number)
         clips, labels, _ = t.views(t.samples(t.put(batch), number))
         features = torch.tensor(np.array(t._features(state.frozen, clips)))
         for group in optimizer.param_groups:
@@ -86,11 +86,11 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
         state, metrics = t.step(state, batch)
         assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-4)
     np.testing.assert_allclose(state.params["head"]["kernel"][0], linear.weight.detach().numpy().T, rtol=1e-3, atol=1e-5)
-    crops = labelled_batch(t.config)["video"][:, None]
+    crops = labeled_batch(t.config)["video"][:, None]
     found = t.predict(state)({"video": jnp.asarray(crops)})[:, 0]
     norm.eval()
-    centred = t._features(state.frozen, flat_crops(crops, t.config))
-    expected = torch.softmax(linear(norm(torch.tensor(np.array(centred)))), -1).detach().numpy()
+    centerd = t._features(state.frozen, flat_crops(crops, t.config))
+    expected = torch.softmax(linear(norm(torch.tensor(np.array(centerd)))), -1).detach().numpy()
     # torch's running variance is the unbiased one, flax's is not: 8/7 of the newest batch's share.
     np.testing.assert_allclose(found, expected, atol=0.03)
 

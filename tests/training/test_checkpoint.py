@@ -8,7 +8,7 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.training.checkpoint import Checkpoints, check_position
-from cvmae.training.train_state import create
+from cvmae.training.train_state import create_state
 from tests.commands import run
 
 OPTIMIZER = optax.adamw(1e-3)
@@ -16,7 +16,7 @@ OPTIMIZER = optax.adamw(1e-3)
 
 def state(width: int = 3, seed: int = 0, ema: float = 0.9, names=("kernel", "bias")):
     draw = np.random.default_rng(seed)
-    return create({name: jnp.asarray(draw.normal(size=width), jnp.float32) for name in names}, OPTIMIZER, ema)
+    return create_state({name: jnp.asarray(draw.normal(size=width), jnp.float32) for name in names}, OPTIMIZER, ema)
 
 
 def abstract(tree):

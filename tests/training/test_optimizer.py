@@ -8,8 +8,8 @@ import pytest
 from flax import traverse_util
 
 from cvmae.objective.objective import Objective
-from cvmae.training.optimizer import decay_mask, learning_rate, make_optimizer, path_of
-from cvmae.training.train_state import create, update
+from cvmae.training.optimizer import decay_mask, make_optimizer, make_schedule, path_of
+from cvmae.training.train_state import apply_gradients, create_state
 from tests.tiny_configs import config, samples
 
 
@@ -35,7 +35,7 @@ def test_a_parameter_that_no_rule_covers_is_refused():
 
 def test_the_rate_rises_to_base_times_batch_over_256_and_falls_to_min_lr():
     c = config(optimizer__base_lr=1e-3, optimizer__min_lr=1e-5).optimizer
-    rate = learning_rate(c, batch_size=512, warmup=10, total=110)
+    rate = make_schedule(c, batch_size=512, warmup=10, total=110)
     assert [float(rate(step)) for step in (0, 5, 10)] == pytest.approx([0.0, 1e-3, 2e-3])
     assert float(rate(60)) == pytest.approx((2e-3 + 1e-5) / 2)
     assert [float(rate(step)) for step in (110, 200)] == pytest.approx([1e-5, 1e-5])
@@ -43,17 +43,17 @@ def test_the_rate_rises_to_base_times_batch_over_256_and_falls_to_min_lr():
 
 @pytest.mark.parametrize("warmup", [0, 4, 9])
 def test_a_rate_is_finite_whatever_the_warm_up(warmup):
-    rate = learning_rate(config().optimizer, 8, warmup, total=4)
+    rate = make_schedule(config().optimizer, 8, warmup, total=4)
     assert np.isfinite([float(rate(step)) for step in range(5)]).all()
     assert warmup or float(rate(0)) > 0
 
 
 def test_it_is_optax_adamw_with_decay_on_the_kernel():
-    plain = optax.adamw(learning_rate(config(optimizer__base_lr=0.3).optimizer, 256, 1, 4), 0.9, 0.95, 1e-8, weight_decay=0.05,
+    plain = optax.adamw(make_schedule(config(optimizer__base_lr=0.3).optimizer, 256, 1, 4), 0.9, 0.95, 1e-8, weight_decay=0.05,
                         mask={"layer": {"kernel": True, "bias": False}})  # fmt: skip
-    state = create(PARAMS, plain, 0.0)
+    state = create_state(PARAMS, plain, 0.0)
     for gradients in GRADIENTS:
-        state, _ = update(state, gradients, plain, 0.0)
+        state, _ = apply_gradients(state, gradients, plain, 0.0)
     assert distance(state.params, train(clip_norm=0.0)[0].params) < 1e-7
 
 
@@ -64,10 +64,10 @@ GRADIENTS = [jax.tree.map(lambda a, s=s: a * 0 + s, PARAMS) for s in (3.0, -0.1,
 def train(frozen=lambda path: False, **fields):
     """The state after three updates with known gradients."""
     c = config(**{f"optimizer__{name}": value for name, value in {"clip_norm": 1.0, "base_lr": 0.3, **fields}.items()}).optimizer
-    optimizer = make_optimizer(c, learning_rate(c, 256, warmup=1, total=4), frozen)
-    state = create(PARAMS, optimizer, c.ema_decay)
+    optimizer = make_optimizer(c, make_schedule(c, 256, warmup=1, total=4), frozen)
+    state = create_state(PARAMS, optimizer, c.ema_decay)
     for gradients in GRADIENTS:
-        state, norms = update(state, gradients, optimizer, c.ema_decay)
+        state, norms = apply_gradients(state, gradients, optimizer, c.ema_decay)
     return state, norms
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cvmae.objective.losses import nt_xent
 from cvmae.objective.objective import Objective
-from cvmae.training.train_state import gradients_in_parts
+from cvmae.training.train_state import accumulate_gradients
 from tests.tiny_configs import config, samples
 
 
@@ -15,7 +15,7 @@ def gradients(c, parts: int):
     objective, batch = Objective(c), samples(c, batch=8)
     params = jax.jit(objective.init)(jax.random.key(0), samples(c, batch=1))
     loss = lambda params, part: objective(params, part, 0)
-    return jax.jit(lambda p, b: gradients_in_parts(loss, p, b, parts))(params, batch)
+    return jax.jit(lambda p, b: accumulate_gradients(loss, p, b, parts))(params, batch)
 
 
 def test_reconstruction_in_parts_is_reconstruction_of_the_batch(quick_compilation):
@@ -35,7 +35,7 @@ def contrast(parts: int):
         value, accuracy = nt_xent(part["a"] @ params, part["b"] @ params).mean()
         return value, {"loss": value, "accuracy": accuracy}
 
-    return gradients_in_parts(loss, jnp.eye(4), pairs, parts)
+    return accumulate_gradients(loss, jnp.eye(4), pairs, parts)
 
 
 def test_contrast_in_parts_has_fewer_negatives_and_so_another_gradient():
@@ -51,6 +51,6 @@ def test_a_part_takes_every_other_sample():
         jax.debug.callback(lambda a: seen.append(a.tolist()), part["x"])
         return params * part["x"].mean(), {}
 
-    gradient, _ = gradients_in_parts(loss, jnp.float32(1), {"x": jnp.arange(6.0)}, 2)
+    gradient, _ = accumulate_gradients(loss, jnp.float32(1), {"x": jnp.arange(6.0)}, 2)
     jax.effects_barrier()
     assert float(gradient) == 2.5 and sorted(seen) == [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cvmae.models.patches import Grid
-from cvmae.models.vit import WEIGHTS, Encoder, Size, Trunk
+from cvmae.models.vit import WEIGHTS, Encoder, TransformerConfig, ViTSize
 from cvmae.visualize.attention import AttentionSpec, attention_map, attention_of, read_out, rollout
 
 GRID = Grid(4, 16, 24, 2, 8)  # 2 slots of 2 rows and 3 columns
-TRUNK = Trunk(Size(8, 2, 2))
+TRUNK = TransformerConfig(ViTSize(8, 2, 2))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def watching(place: tuple[int, int, int], heads: int = 2):
     The embedding puts a patch's brightness on the first two features with opposite signs, the layer norm makes it ±1 whatever it
     is, the key takes it, and every query is the same: a bias.
     """
-    width, encoder = 4 * heads, Encoder(Trunk(Size(4 * heads, 1, heads)), GRID, "learned", final_norm=False)
+    width, encoder = 4 * heads, Encoder(TransformerConfig(ViTSize(4 * heads, 1, heads)), GRID, "learned", final_norm=False)
     clip = np.zeros((1, 4, 16, 24, 3), np.float32)
     slot, row, column = place
     clip[:, 2 * slot : 2 * slot + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1

@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from cvmae.visualize import canvas
 from cvmae.visualize.animation import write_gif, write_mp4, write_png
 from cvmae.visualize.canvas import Bar, Cell, Row, compose, fitted_size, resized
-from cvmae.visualize.heatmap import colour, overlay, scaled, upsample
-from cvmae.visualize.pca import as_colours, principal
+from cvmae.visualize.heatmap import color, overlay, scaled, upsample
+from cvmae.visualize.pca import as_colors, principal
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 0), (1, 1)])
@@ -25,17 +25,17 @@ def test_maps_stay_the_right_way_up_and_where_they_are(place):
     assert inside.mean() > 3 and (found[1].sum() - inside.sum()) / 2000 < 0.4
 
 
-def test_maps_are_smooth_between_centres_and_keep_these():
+def test_maps_are_smooth_between_centers_and_keep_these():
     ramp = np.tile(np.arange(4.0), (3, 1))
     found = upsample(ramp, (9, 12))
     np.testing.assert_allclose(found[:, 1::3], np.tile(np.arange(4.0), (9, 1)), atol=0.1)
     assert (np.diff(found, axis=1) >= 0).all() and np.ptp(found, axis=0).max() < 1e-6
 
 
-def test_scales_and_colours():
+def test_scales_and_colors():
     np.testing.assert_allclose(scaled([[2.0, 4.0], [3.0, 6.0]]), [[0, 0.5], [0.25, 1]])
     assert not scaled(np.full((2, 2), 7.0)).any()
-    assert colour([0.0, 1.0], "gray").tolist() == [[0, 0, 0], [255, 255, 255]]
+    assert color([0.0, 1.0], "gray").tolist() == [[0, 0, 0], [255, 255, 255]]
     frames = np.full((1, 2, 2, 3), 100, np.uint8)
     found = overlay(frames, np.array([[[0.0, 1.0], [0.5, 1.0]]]), "gray", most=0.5)
     assert found[0, :, :, 0].tolist() == [[100, 178], [107, 178]]
@@ -52,10 +52,10 @@ def test_components_are_those_of_scikit_learn():
     assert (largest > 0).all()
 
 
-def test_colours_are_the_components():
+def test_colors_are_the_components():
     draw = np.random.default_rng(1)
     rows = draw.normal(size=(200, 3)) * [9, 3, 1]
-    found, shares = as_colours(rows)
+    found, shares = as_colors(rows)
     assert found.dtype == np.float32 and found.min() == 0 and found.max() == 1 and shares.sum() > 0.999
     for channel in range(3):
         assert abs(np.corrcoef(found[:, channel], rows[:, channel])[0, 1]) > 0.98
@@ -85,7 +85,7 @@ def test_cells_are_whole_in_order_and_on_a_grid():
     assert np.diff(lefts[0]).tolist() == [44, 44] and tops[1][0] - tops[0][0] == 24 + canvas.GAP + 2 * canvas.LINE + 5
     # The bar of the first row, right of its last cell: the high end on top.
     strip = sheet[tops[0][0] : tops[0][0] + 24, lefts[0][2] + 40 + 6]
-    np.testing.assert_array_equal(strip, colour(np.linspace(1, 0, 24), "viridis"))
+    np.testing.assert_array_equal(strip, color(np.linspace(1, 0, 24), "viridis"))
     # Nothing is cut off: the margin is paper.
     for edge in (sheet[: canvas.MARGIN - 2], sheet[-canvas.MARGIN + 4 :], sheet[:, : canvas.MARGIN - 2], sheet[:, -4:]):
         assert (edge == 255).all()
@@ -117,7 +117,7 @@ def test_small_frames_grow_by_whole_pixels_and_large_ones_shrink():
 
 
 def ramps(count, height, width):
-    """Frames of one grey each, darker to lighter, with a white corner at the top left."""
+    """Frames of one gray each, darker to lighter, with a white corner at the top left."""
     frames = np.stack([np.full((height, width, 3), 20 + 30 * t, np.uint8) for t in range(count)])
     frames[:, :8, :8] = 255
     return frames

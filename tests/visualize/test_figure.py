@@ -9,9 +9,9 @@ from sklearn.decomposition import PCA
 from cvmae.models.patches import Grid
 from cvmae.visualize.embedding import draw_embedding, embed
 from cvmae.visualize.figure import MARK, Semantic, moving, still, strips
-from cvmae.visualize.heatmap import ATTENTION_COLOURS, SEMANTIC_COLOURS, colour
+from cvmae.visualize.heatmap import ATTENTION_COLORS, SEMANTIC_COLORS, color
 from cvmae.visualize.reconstruction import Reconstruction
-from cvmae.visualize.retrieval_sheet import QUERY, RIGHT, WRONG, Found, draw_sheet, share_right
+from cvmae.visualize.retrieval_sheet import QUERY, RIGHT, WRONG, Retrieval, draw_sheet, share_right
 from tests.visualize.test_drawing import places_of
 
 GRID = Grid(4, 16, 24, 2, 8)
@@ -47,13 +47,13 @@ def test_six_rows_in_the_order_of_the_paper():
     attention, overlaid, semantic = rows[3:]
     assert (attention.bar.low, attention.bar.high, semantic.bar.low, semantic.bar.high) == (0, 11, 0, 23)
     # The greatest is in the last slot, at the bottom right; on one scale for all frames.
-    assert (attention.frames[3, -1, -1] == colour([1.0], ATTENTION_COLOURS)).all()
-    assert (attention.frames[0, 0, 0] == colour([0.0], ATTENTION_COLOURS)).all()
+    assert (attention.frames[3, -1, -1] == color([1.0], ATTENTION_COLORS)).all()
+    assert (attention.frames[0, 0, 0] == color([0.0], ATTENTION_COLORS)).all()
     np.testing.assert_array_equal(attention.frames[0], attention.frames[1])
-    assert (semantic.frames[0, -1, -1] == colour([1.0], SEMANTIC_COLOURS)).all()
+    assert (semantic.frames[0, -1, -1] == color([1.0], SEMANTIC_COLORS)).all()
     # Over the reconstruction: it shows where attention is least.
     np.testing.assert_array_equal(overlaid.frames[0, 0, 0], rows[2].frames[0, 0, 0])
-    assert np.abs(overlaid.frames[3, -1, -1].astype(int) - colour([1.0], ATTENTION_COLOURS)).max() < 60
+    assert np.abs(overlaid.frames[3, -1, -1].astype(int) - color([1.0], ATTENTION_COLORS)).max() < 60
 
 
 def test_without_a_decoder_the_map_lies_over_the_frames():
@@ -71,14 +71,14 @@ def test_frames_that_a_decoder_predicts_are_those_of_every_row():
     assert {len(row.frames) for row in rows} == {2}
 
 
-def test_colours_of_tokens_are_a_semantic_row():
+def test_colors_of_tokens_are_a_semantic_row():
     values = np.zeros((4, 2, 3, 3), np.float32)
     values[2, 0, 2] = (1, 0.5, 0)
     row = rows_of(semantic=Semantic("PCA", values))[-1]
     assert row.bar is None and row.detail == "PCA" and not row.frames[[0, 1, 3]].any()
     height, width = row.frames.shape[1:3]
-    centre = row.frames[2, height // 4, width * 5 // 6].astype(int)
-    assert np.abs(centre - (255, 128, 0)).max() < 5 and not row.frames[2, height // 4, : width // 3].any()
+    center = row.frames[2, height // 4, width * 5 // 6].astype(int)
+    assert np.abs(center - (255, 128, 0)).max() < 5 and not row.frames[2, height // 4, : width // 3].any()
 
 
 def test_the_patch_that_looks_is_marked_in_the_frames_of_its_slot():
@@ -126,23 +126,23 @@ def test_clusters_stay_apart_in_an_embedding():
             embed(bad[1], bad[0])
 
 
-def test_points_have_the_colour_and_name_of_their_class(tmp_path, monkeypatch):
+def test_points_have_the_color_and_name_of_their_class(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
         matplotlib.axes.Axes, "scatter", lambda self, x, y, **style: seen.append((list(x), style["label"], style["color"]))
     )
     labels = np.array([0, 1, 1, -1, 2])
     draw_embedding(tmp_path / "e.png", np.stack([np.arange(5.0), np.zeros(5)], 1), labels, ("a", "b$", "c"), "title $x")
-    assert [(x, label) for x, label, _ in seen] == [([3], "unlabelled"), ([0], "a"), ([1, 2], r"b\$"), ([4], "c")]
+    assert [(x, label) for x, label, _ in seen] == [([3], "unlabeled"), ([0], "a"), ([1, 2], r"b\$"), ([4], "c")]
     assert len({str(color) for *_, color in seen}) == 4 and Image.open(tmp_path / "e.png").size[0] > 500
     seen.clear()
     draw_embedding(tmp_path / "e.png", np.zeros((60, 2)), np.arange(60) % 30, (), "title")
     assert seen[0][1] == "other classes" and len(seen) == 21 and seen[1][1] == "class 0"
 
 
-def test_neighbours_are_framed_by_whether_they_are_right():
+def test_neighbors_are_framed_by_whether_they_are_right():
     pictures = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
-    one = Found(pictures[0], pictures[1:], np.array([0.9, 0.8, 0.7]), 1, np.array([1, 0, -1]))
+    one = Retrieval(pictures[0], pictures[1:], np.array([0.9, 0.8, 0.7]), 1, np.array([1, 0, -1]))
     assert one.right == [True, False, None] and share_right([one]) == 0.5
     sheet = draw_sheet([one], ("a", "b"), "title", "note")
     inner = [places_of(sheet, picture[4:-4, 4:-4]) for picture in pictures]
@@ -150,4 +150,4 @@ def test_neighbours_are_framed_by_whether_they_are_right():
     assert [x for [(_, x)] in inner] == sorted(x for [(_, x)] in inner)
     borders = [tuple(sheet[places[0][0] - 1, places[0][1] - 1]) for places in inner]
     assert borders[:3] == [QUERY, RIGHT, WRONG] and len(set(borders)) == 4
-    assert share_right([Found(pictures[0], pictures[1:], np.zeros(3), -1, np.zeros(3, int))]) is None
+    assert share_right([Retrieval(pictures[0], pictures[1:], np.zeros(3), -1, np.zeros(3, int))]) is None

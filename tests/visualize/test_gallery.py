@@ -14,7 +14,7 @@ from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.build import build_encoder, video_grid
-from cvmae.models.vit import Size, Trunk
+from cvmae.models.vit import TransformerConfig, ViTSize
 from cvmae.tasks import branches, run
 from cvmae.tasks.validate import validate
 from cvmae.visualize.clips import spread
@@ -38,7 +38,7 @@ def pictures(**fields):
 def autoencoder(c, **changes) -> Pretrained:
     """Random weights of a video autoencoder for a config."""
     encoder = build_encoder(c, c.video_branch, video_grid(c))
-    spec = DecoderSpec(Trunk(Size(32, 1, 2)), "unshuffle", "separable", "own")
+    spec = DecoderSpec(TransformerConfig(ViTSize(32, 1, 2)), "unshuffle", "separable", "own")
     params = random_params(Autoencoder(encoder, Decoder(spec, encoder.grid)))
     return Pretrained("test", encoder, params, spec, **{"target_norm": "patch", "pixels": PIXELS} | changes)
 
@@ -175,7 +175,7 @@ def sheets(weights, tmp_path_factory):
 
 def test_captions_of_sheets(sheets):
     said = captions(sheets[1])
-    assert "12 clips, t-SNE" in said["embedding.png"] and "coloured by label" in said["embedding.png"]
+    assert "12 clips, t-SNE" in said["embedding.png"] and "colored by label" in said["embedding.png"]
     assert "the 5 nearest of 12 clips of 'train'" in said["retrieval.png"] and "of the query's class" in said["retrieval.png"]
 
 
@@ -189,7 +189,7 @@ def test_no_clip_finds_itself():
 
 
 def test_pictures_of_a_folder_of_videos(sheets, tmp_path, capsys):
-    """Both splits are the folder then: no clip is its own neighbour. One that cannot be read is left out, and named."""
+    """Both splits are the folder then: no clip is its own neighbor. One that cannot be read is left out, and named."""
     (tmp_path / "videos").mkdir()
     for number in range(3):
         frames = np.random.default_rng(number).integers(0, 256, (6, 40, 56, 3), np.uint8)
@@ -202,7 +202,7 @@ def test_pictures_of_a_folder_of_videos(sheets, tmp_path, capsys):
     }
     assert "left out of the pictures:" in (said := capsys.readouterr().err) and "1b.mp4" in said
     said = captions(files)
-    assert "none of them labelled" in said["embedding.png"] and said["clip02_masked50.png"].startswith("2.mp4: 50 % of patches")
+    assert "none of them labeled" in said["embedding.png"] and said["clip02_masked50.png"].startswith("2.mp4: 50 % of patches")
     assert "the 2 nearest of 3 clips" in said["retrieval.png"] and "no label to compare" in said["retrieval.png"]
 
 

@@ -1,4 +1,4 @@
-"""Reconstructions come back to pixels, whatever the target normalisation and decoder, and pictures are written."""
+"""Reconstructions come back to pixels, whatever the target normalization and decoder, and pictures are written."""
 
 import jax
 import matplotlib.image
@@ -9,7 +9,7 @@ from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
 from cvmae.models.build import decoder_spec, video_grid
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, Size, Trunk
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.objective.objective import Objective
 from cvmae.visualize.curves import draw_curves
 from cvmae.visualize.reconstruction import NORMS, Predicted, hide, rebuild, reconstruct, save_reconstructions
@@ -39,8 +39,8 @@ def test_true_targets_rebuild_the_clip(norm, target_frames, quick_compilation):
     frames = [0, 3] if target_frames else [0, 1, 2, 3]
     np.testing.assert_allclose(clip, np.clip(inputs.video.reshape(2, 2, 4, 32, 32, 3)[:, 0][:, frames], 0, 1), atol=1e-6)
     np.testing.assert_allclose(rebuilt, clip, atol=1e-4)
-    grey = np.isclose(masked, 0.5).all(-1).mean()
-    assert abs(grey - 0.5) < 0.02  # the masking ratio of runlocal
+    gray = np.isclose(masked, 0.5).all(-1).mean()
+    assert abs(gray - 0.5) < 0.02  # the masking ratio of runlocal
     np.testing.assert_allclose(masked[masked != 0.5], clip[masked != 0.5], atol=1e-6)
 
 
@@ -65,7 +65,7 @@ def hidden_half():
 
 
 def predicted(norm="patch", layout="unshuffle", target_frames=0):
-    spec = DecoderSpec(Trunk(Size(16, 1, 2)), layout, "sincos3d", target_frames=target_frames)
+    spec = DecoderSpec(TransformerConfig(ViTSize(16, 1, 2)), layout, "sincos3d", target_frames=target_frames)
     return Predicted(spec, GRID, norm, tuple(MEAN), tuple(STD))
 
 
@@ -100,7 +100,9 @@ def test_both_layouts_of_the_decoder_rebuild_the_same():
     rebuilt = []
     for layout in ("unshuffle", "concat"):
         about = predicted(layout=layout)
-        branch = Branch({}, Encoder(Trunk(Size(16, 1, 2)), GRID, "sincos3d"), about.spec, "patch", about.mean, about.std)
+        branch = Branch(
+            {}, Encoder(TransformerConfig(ViTSize(16, 1, 2)), GRID, "sincos3d"), about.spec, "patch", about.mean, about.std
+        )
         params = random_params(Autoencoder(branch.encoder, Decoder(about.spec, GRID)))
         rebuilt.append(
             jax.jit(lambda p: rebuild(pixels, mask, branch.predict(p, pixels, mask), branch.predicted))(params).rebuilt
@@ -109,13 +111,13 @@ def test_both_layouts_of_the_decoder_rebuild_the_same():
     assert np.std(rebuilt[0]) > 0.1
 
 
-def test_what_is_hidden_is_grey_where_there_is_no_decoder():
+def test_what_is_hidden_is_gray_where_there_is_no_decoder():
     pixels, mask = hidden_half()
     found = hide(pixels, mask, GRID)
     np.testing.assert_array_equal(found.masked, found.rebuilt)
-    grey = np.asarray(found.masked == 0.5).all(-1)
-    assert grey.mean() == 0.5
-    np.testing.assert_array_equal(np.asarray(found.masked)[~grey], np.asarray(pixels)[~grey])
+    gray = np.asarray(found.masked == 0.5).all(-1)
+    assert gray.mean() == 0.5
+    np.testing.assert_array_equal(np.asarray(found.masked)[~gray], np.asarray(pixels)[~gray])
 
 
 def test_targets_of_the_config_are_those_of_the_model():
@@ -123,7 +125,7 @@ def test_targets_of_the_config_are_those_of_the_model():
     objective = Objective(c)
     inputs = objective.make_inputs(samples(c, 2))
     values = make_targets(
-        objective.standardise(inputs.video), inputs.video_mask, decoder_spec(c, c.video_branch), video_grid(c), "patch"
+        objective.normalize(inputs.video), inputs.video_mask, decoder_spec(c, c.video_branch), video_grid(c), "patch"
     ).values
     np.testing.assert_allclose(objective.video_targets(inputs).values, values, rtol=1e-6)
 

@@ -57,7 +57,7 @@ MAE_PROBE = KeyMap(
     layout="linear probe",
     signature=("cls_token", "patch_embed.proj.", "blocks.0.attn.qkv.", "head.0."),
     rules=(*_encoder(), _TRAINED_TABLE, *(Rule(*row) for row in norm("norm", "encoder/norm"))),
-    ignored={"head.*": "the head of a linear probe, which stands on batch-normalised features"},
+    ignored={"head.*": "the head of a linear probe, which stands on batch-normalized features"},
     encoder=dict(cls_token=True, eps=1e-6),
     heads=HEADS,
     pixels=IMAGENET,

@@ -43,20 +43,22 @@ def run_study(config, workdir: str) -> dict[str, float]:
     """
     runs = runs_of(config, workdir)
     mine = chosen(runs, config.study.index, os.environ)
-    done = processes.values_of_all([run.report is not None for run in mine])[0]  # one answer for all processes
+    done = processes.allgather_json([run.report is not None for run in mine])[0]  # one answer for all processes
     waiting = [run for run, finished in zip(mine, done) if not finished]
     open_data(waiting)
     folder = loop.make_folder(workdir)
-    processes.say(f"study {config.study.name}, {len(runs)} runs in {folder}; here {len(mine)}, of which {sum(done)} finished")
+    processes.log_once(
+        f"study {config.study.name}, {len(runs)} runs in {folder}; here {len(mine)}, of which {sum(done)} finished"
+    )
     loop.write_config(config, folder)
 
     def write_table() -> str:
-        return table.write(config, runs, folder) if processes.first() else ""
+        return table.write(config, runs, folder) if processes.is_main_process() else ""
 
     failed: dict[str, str] = {}
     ended, text = make_all(waiting, failed, write_table), write_table()
     if not ended:
-        processes.say("the study was stopped; the same command goes on from there")
+        processes.log_once("the study was stopped; the same command goes on from there")
         return {}
     print(text, end="")
     if failed:
@@ -80,9 +82,9 @@ def make_all(runs: list[Run], failed: dict[str, str], between: Callable) -> bool
         for number, run in enumerate(runs, start=1):
             if number > 1:
                 between()
-            if processes.alone() and stop(0):  # several processes agree on a step of a run, never between two
+            if processes.is_single_process() and stop(0):  # several processes agree on a step of a run, never between two
                 return False
-            processes.say(f"run {number} of {len(runs)}: {run.name}")
+            processes.log_once(f"run {number} of {len(runs)}: {run.name}")
             if not make(run, failed):
                 return False
     return True
@@ -91,19 +93,19 @@ def make_all(runs: list[Run], failed: dict[str, str], between: Callable) -> bool
 def make(run: Run, failed: dict[str, str]) -> bool:
     """Makes one run, or puts into `failed` and the run's folder why it cannot be made. False where a signal stopped it."""
     note = run.folder / table.FAILED
-    if processes.first():
+    if processes.is_main_process():
         note.unlink(missing_ok=True)
     try:
         return bool(loop.train(run.config, str(run.folder)))
     except Exception as error:
         known = isinstance(error, loop.SHARED_ERRORS)
         if not known:
-            if not processes.alone():
+            if not processes.is_single_process():
                 raise  # perhaps the end of another process: the others do not know of it
             traceback.print_exception(error)
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        processes.say(f"{run.name} failed: {why}")
-        if processes.first():
+        processes.log_once(f"{run.name} failed: {why}")
+        if processes.is_main_process():
             run.folder.mkdir(parents=True, exist_ok=True)
             note.write_text(why + "\n", encoding="utf-8")
         failed[run.name] = why

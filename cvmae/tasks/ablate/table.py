@@ -7,14 +7,14 @@ import pathlib
 
 import matplotlib.figure
 
-from cvmae.evaluation.heldout import ROWS
+from cvmae.evaluation.heldout import REPORT_ROWS
 from cvmae.files import replacing
 from cvmae.report.summary import cell, markdown, mean_deviation
 from cvmae.tasks.ablate.study import Run
 
 UNTRAINED = "untrained"
 FAILED = "failed.txt"  # in a run's folder: why it failed, until it is tried again
-TITLES = {name: (title, share) for name, title, share in ROWS}
+TITLES = {name: (title, share) for name, title, share in REPORT_ROWS}
 
 
 @dataclasses.dataclass(frozen=True)
