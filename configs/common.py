@@ -6,7 +6,8 @@ A config imports `base`, changes what its data set needs, and ends in `finish`.
 
 import ml_collections
 
-from cvmae.config import TASKS, ConfigError, nearest, parse_arg
+from cvmae.config import ConfigError, nearest, parse_arg
+from cvmae.tasks import TASKS
 
 PARENTS = ("videomae", "mae_st", "mae")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -15,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def arguments(arg, **defaults):
     """The arg string of a config; every config knows `task`, `variant`, `parent` and `runlocal`."""
     args = parse_arg(arg, **({"task": "pretrain", "variant": "B/16", "parent": "", "runlocal": False} | defaults))
-    for name, known in (("task", TASKS), ("parent", ("", *PARENTS))):
+    for name, known in (("task", [task for task in TASKS if task != "ablate"]), ("parent", ("", *PARENTS))):
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
     return args

@@ -14,7 +14,7 @@ _PUBLIC = {
     "Grid": "cvmae.models.patches",
     "Mask": "cvmae.models.masking",
     "Objective": "cvmae.objective.objective",
-    "SIZES": "cvmae.models.vit",
+    "VIT_SIZES": "cvmae.models.vit",
     "TransformerConfig": "cvmae.models.vit",
     "build_model": "cvmae.models.build",
     "load": "cvmae.interop.load",

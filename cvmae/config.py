@@ -1,15 +1,15 @@
 """Configs: arg strings, durations, and checks that run before anything compiles."""
 
+import contextlib
 import difflib
 import importlib.util
 import math
 import pathlib
 import re
 import sys
+from collections.abc import Mapping
 
 import ml_collections
-
-TASKS = ("pretrain", "finetune", "linear", "attentive", "knn", "retrieval", "extract", "visualize")
 
 
 class ConfigError(ValueError):
@@ -117,3 +117,27 @@ def require(condition: bool, message: str) -> None:
     """Raises ConfigError(message) unless the condition holds."""
     if not condition:
         raise ConfigError(message)
+
+
+@contextlib.contextmanager
+def config_errors(field: str = ""):
+    """Turns errors about values that a config gave into ConfigError, with the name of the field before the message.
+
+    Args:
+      field: without `config.`; empty where the message names it already.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
+
+
+def flatten(tree: Mapping | ml_collections.ConfigDict, prefix: str = "") -> dict:
+    """The leaves of nested mappings by dotted name, `{"data.workers": 2}`; empty mappings have none."""
+    leaves = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping | ml_collections.ConfigDict)
+        leaves |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return leaves

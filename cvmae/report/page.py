@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 import cvmae
 from cvmae.report import charts, sections
-from cvmae.report.gather import Workdir
+from cvmae.report.gather import Run
 
 COLORS = 8  # of style.css; runs beyond them have the same again, with dashes
 TITLES = {  # of kinds of pictures, in the order of the page; others come behind them, by their own names
@@ -26,7 +26,7 @@ TITLES = {  # of kinds of pictures, in the order of the page; others come behind
 }
 
 
-def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
+def render(runs: list[Run], made: datetime.datetime | None = None) -> str:
     """The page of some runs.
 
     Every text of a workdir is escaped, and the page's own policy forbids a browser to run scripts or to load anything.
@@ -72,7 +72,7 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr/>").join(re.split(r"(?<=[./_])", text))
 
 
-def pictures_by_kind(runs: list[Workdir]) -> list[tuple[str, list]]:
+def pictures_by_kind(runs: list[Run]) -> list[tuple[str, list]]:
     """[(title, [(run, picture)])], one kind of picture after the other, the same picture of several runs side by side."""
     kinds = defaultdict(list)
     for number, run in enumerate(runs):

@@ -4,29 +4,16 @@ Every field by itself (`fields.CHECKS`); then constructors that only a whole con
 complain about becomes a ConfigError.
 """
 
-import contextlib
 import math
 import os
 
-from cvmae.config import ConfigError, require, steps
-from cvmae.data.manifest import ManifestError
+from cvmae.config import ConfigError, config_errors, flatten, require, steps
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.models import build, masking, positions, vit
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
-from cvmae.tasks.fields import check_field, fields
+from cvmae.tasks.fields import check_field
 from cvmae.visualize.attention import AttentionSpec
-
-
-@contextlib.contextmanager
-def config_errors(field: str = ""):
-    """What constructors and readers say about values they were given becomes a ConfigError, behind the name of a field."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (ValueError, ManifestError, FileNotFoundError) as error:
-        raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
 
 
 def validate(config, devices=None) -> None:
@@ -34,7 +21,7 @@ def validate(config, devices=None) -> None:
 
     Raises: ConfigError, one line that names the field and the fix.
     """
-    for field, value in fields(config).items():
+    for field, value in flatten(config).items():
         check_field(field, value)
     with config_errors():
         mesh = make_mesh(config.mesh, devices)
