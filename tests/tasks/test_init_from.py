@@ -8,8 +8,10 @@ import cvmae
 from cvmae.config import ConfigError
 from cvmae.interop.key_maps.mae import HF_VIT_MAE, MAE
 from cvmae.interop.own_checkpoint import load_workdir
+from cvmae.parallel.mesh import HOST
 from cvmae.tasks import run
 from cvmae.tasks.validate import validate
+from cvmae.tasks.visualize import Visualize
 from cvmae.training.optimizer import path_of
 from tests.interop.models import random_params, rewrite, save_theirs
 from tests.tiny_configs import config, downstream, make_task, samples
