@@ -6,7 +6,7 @@ A config imports `base`, changes what its data set needs, and ends in `finish`.
 
 import ml_collections
 
-from cvmae.config import ConfigError, nearest, parse_arg
+from cvmae.config import UNTRAINED, ConfigError, nearest, parse_arg
 from cvmae.tasks import TASKS
 
 PARENTS = ("videomae", "mae_st", "mae")
@@ -159,6 +159,7 @@ def machine(task: str) -> ml_collections.ConfigDict:
     c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
     c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | splash (TPU); see cvmae/models/attention.py
     c.remat = "none"  # none | dots | all_dots | full: what of a block is computed again in the backward pass, to save memory
+    c.compilation_cache = "auto"  # keeps compiled programs for restarts: auto (the user's cache folder) | a folder | '' for none
     c.scan = False  # blocks as a loop: the time to compile does not grow with depth, and the numbers stay the same
     # Devices: clips are spread over data x fsdp, parameters over fsdp and model. -1 takes what the others leave. dcn: slices of
     # a pod, or machines, that only a network connects; each has data x fsdp x model devices.
@@ -232,6 +233,8 @@ def branches(c):
 def runlocal(c):
     """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
     c.batch_size, c.dtype = 8, "float32"
+    if "init_from" in c:
+        c.init_from = UNTRAINED
     if "accumulate" in c:
         c.accumulate = 1
     if "total" in c:

@@ -21,7 +21,7 @@ def base(args, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
     """
     task = args.task
     c = common.machine(task)
-    # A workdir or export of ours, a file or folder of VideoMAE, mae_st or MAE, or a hub id; '' is an untrained encoder.
+    # A workdir or export of this package, a file or folder of VideoMAE, mae_st or MAE, or a hub id; or `untrained`.
     c.init_from = ""
     c.batch_size = 256
     c.data = common.data()

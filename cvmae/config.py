@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import ml_collections
 
+UNTRAINED = "untrained"  # the value of config.init_from that asks for an encoder of random weights
+
 
 class ConfigError(ValueError):
     """A config that cannot run; the message is one line that names the field and the fix."""

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from cvmae.config import ConfigError, config_errors
+from cvmae.config import UNTRAINED, ConfigError, config_errors
 from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
@@ -32,6 +32,8 @@ def standalone(config, name: str):
     check_task(config)
     c = config.copy_and_resolve_references()
     with c.unlocked():
+        if "init_from" in c:
+            c.init_from = c.init_from or UNTRAINED  # the program is the same
         if c.task != "pretrain" and c.data.source != "synthetic":
             classes = CLASSES.get(name) or len(_motion_classes(config)) or 2
             c.data.synthetic.classes = c.data.synthetic.clips = max(classes, c.get("head", c.get("probe")).classes)

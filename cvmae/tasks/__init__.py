@@ -23,11 +23,16 @@ def find_task(name: str):
     return getattr(importlib.import_module(module), attribute)
 
 
-def run(config, workdir: str | os.PathLike) -> dict[str, float]:
+def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dict[str, float]:
     """Runs config.task in `workdir`; called again after an interruption it resumes, and ends with the same numbers.
 
     Several processes train one model together. Where nothing is trained each works through videos of its own, on its own devices,
     and `workdir` is the folder that they share.
+
+    Args:
+      config: locked or not, of one of TASKS.
+      workdir: the folder of the run, made where there is none.
+      report_page: True also writes `report.html` there once the run has ended, in the main process.
 
     Returns:
       The task's numbers by name: of a task that trains the last logged metrics and those of its report, of a study the mean of
@@ -39,4 +44,18 @@ def run(config, workdir: str | os.PathLike) -> dict[str, float]:
       NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
       StudyError: runs of a study failed.
     """
-    return find_task(config.task).run(config, os.fspath(workdir))
+    from cvmae.training import compilation_cache
+
+    compilation_cache.enable(config.get("compilation_cache", "auto"))
+    numbers = find_task(config.task).run(config, os.fspath(workdir))
+    if numbers and report_page:
+        _write_page(workdir)
+    return numbers
+
+
+def _write_page(workdir: str | os.PathLike) -> None:
+    from cvmae.parallel import processes
+    from cvmae.report.page import write_page
+
+    if processes.is_main_process():
+        write_page([workdir])

@@ -13,6 +13,7 @@ from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
 from cvmae.parallel.logical_axes import use_rules
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
+from cvmae.tasks.notes import check_clips, training_notes
 from cvmae.tasks.results import Results, draw, write
 from cvmae.tasks.validate import validate
 from cvmae.training import loop
@@ -68,11 +69,17 @@ class Task(abc.ABC):
         validate(config)
         with config_errors("data"):
             source = make_source(config.data, config.data.split)
+        check_clips(config, len(source))
         schedule = Schedule.of(config, len(source))
         task = cls(config, make_mesh(config.mesh), schedule, source)
         task.check_data()
         workdir = Workdir.create(path)
-        processes.log_once(f"workdir {workdir}", loop.describe(config, schedule, len(source)), *task.describe())
+        processes.log_once(
+            f"workdir {workdir}",
+            loop.describe(config, schedule, len(source)),
+            *task.describe(),
+            *training_notes(config, schedule, jax.default_backend()),
+        )
         state, metrics, finished = loop.run(task, source, schedule, workdir)
         if not finished:
             return {}

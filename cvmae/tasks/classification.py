@@ -111,8 +111,9 @@ class ClassificationTask(Task):
             "unreadable": int((~predictions.readable).sum()),
             "views": f"{c.test.clips} x {c.test.crops}",
         }
+        paths = tuple(source.key(index) for index in range(len(source)))
         report = Report(c.task, self.scores(predictions), details=details)
-        return Results(report, text_of(report, c.data.test_split), predictions, self.class_names)
+        return Results(report, text_of(report, c.data.test_split), predictions, self.class_names, paths)
 
     def select_head(self, state: TrainState) -> tuple[dict, Callable[[Predictions], Predictions]]:
         """Returns details for the report, and a function that takes the predictions of one classifier out of those of several."""

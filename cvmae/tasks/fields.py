@@ -47,6 +47,7 @@ FREE = "anything", lambda value: True
 CHECKS = {
     "task": one_of(*TASKS),
     "init_from": FREE,
+    "compilation_cache": FREE,
     "seed": between(0, 2**31 - 1),
     "batch_size": at_least(1),
     "accumulate": at_least(1),

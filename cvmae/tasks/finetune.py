@@ -15,7 +15,7 @@ from cvmae.training.train_state import TrainState, accumulate_gradients, apply_g
 
 
 class Finetune(ClassificationTask):
-    """Fine-tuning from config.init_from, or training from scratch where that is empty."""
+    """Fine-tuning from config.init_from, or training from scratch where that is `untrained`."""
 
     def __init__(self, config, mesh, schedule: Schedule, source):
         super().__init__(config, mesh, schedule, source, config.head.classes)
@@ -32,7 +32,7 @@ class Finetune(ClassificationTask):
         c, repeats = self.config, self.config.augment.repeats
         lines = [
             optim.describe(c.optimizer, c.batch_size),
-            f"{self.classes} classes; the {'classifier' if c.head.init == 'weights' else 'encoder'} is {c.init_from or 'untrained'}",
+            f"{self.classes} classes; the {'classifier' if c.head.init == 'weights' else 'encoder'} is {c.init_from}",
         ]
         if repeats > 1:
             lines.append(

@@ -17,6 +17,7 @@ from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, local_mesh, make_mesh, replicated
 from cvmae.tasks.init_from import load_video_encoder
+from cvmae.tasks.notes import frozen_notes
 from cvmae.tasks.results import Results, write
 from cvmae.tasks.validate import validate
 from cvmae.training import provenance
@@ -57,7 +58,7 @@ class FrozenTask(abc.ABC):
         weights = jax.device_put(task.load(), replicated(mesh))
         workdir = Workdir.create(path)
         among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
-        processes.log_once(f"workdir {workdir}{among}")
+        processes.log_once(f"workdir {workdir}{among}", *frozen_notes(config, sources, jax.default_backend()))
         metrics = task.compute(weights, workdir)
         provenance.record(workdir)
         workdir.write_config(config)
@@ -65,7 +66,7 @@ class FrozenTask(abc.ABC):
         return {f"{config.task}/{name}": value for name, value in metrics.items()}
 
     def load(self) -> Any:
-        """Returns the parameters of the video encoder: of config.init_from, or untrained ones where it is empty.
+        """Returns the parameters of the video encoder: of config.init_from, or untrained ones where it says so.
 
         Raises:
           ConfigError: what is there does not fit.

@@ -1,6 +1,6 @@
 """The weights that a run starts from, and what is said of them: which went where, and what was changed on the way."""
 
-from cvmae.config import config_errors
+from cvmae.config import UNTRAINED, config_errors
 from cvmae.interop.adapt import InitFrom, load_branch, load_classifier, load_encoder, match_template
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.classifier import Classifier
@@ -9,7 +9,7 @@ from cvmae.parallel.processes import log_once
 
 
 def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
-    """The encoder of config.init_from, for tasks that have no decoder; None where that is empty.
+    """Returns the encoder of config.init_from, for tasks that have no decoder; None where that is `untrained`.
 
     Args:
       config: of the task.
@@ -19,7 +19,7 @@ def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
     Raises:
       ConfigError: what is there does not fit; the message lists the flags or arrays.
     """
-    if not config.init_from:
+    if config.init_from == UNTRAINED:
         return None
     with config_errors("init_from"):
         start = InitFrom(config.init_from, inflate=config.video_branch.inflate)

@@ -39,7 +39,7 @@ class Probe(ClassificationTask):
         """The classes and the grid."""
         c = self.config.probe
         return [
-            f"{self.classes} classes; the frozen encoder is {self.config.init_from or 'untrained'}",
+            f"{self.classes} classes; the frozen encoder is {self.config.init_from}",
             f"{len(self.grid)} heads at once: rates {tuple(c.rates)}, weight decays {tuple(c.weight_decays)}",
         ]
 
@@ -63,7 +63,7 @@ class Probe(ClassificationTask):
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, frozen=encoder, stats=stats)
 
     def initial_state(self) -> TrainState:
-        """The state before the first step: new heads, and the encoder of config.init_from (untrained where that is empty)."""
+        """The state before the first step: new heads, and the encoder of config.init_from (untrained where it says so)."""
         state = super().initial_state()
         params = load_video_encoder(self.config, jax.eval_shape(lambda: state.frozen), self.encoder)
         if params is None:

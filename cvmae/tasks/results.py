@@ -21,6 +21,7 @@ class Results:
       text: the numbers for people, printed on stdout; empty for none.
       predictions: of every test video, for tasks with classes.
       class_names: of `predictions`.
+      paths: of the videos of `predictions`, relative to the manifest's folder.
       reconstruction: of a few held-out clips, a `visualize.reconstruction.Reconstruction` of numpy arrays; for pre-training.
       curves: True where metrics were logged over steps.
     """
@@ -29,6 +30,7 @@ class Results:
     text: str = ""
     predictions: Predictions | None = None
     class_names: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     reconstruction: object | None = None
     curves: bool = True
 
@@ -40,15 +42,15 @@ def write(results: Results, workdir: Workdir) -> None:
     if results.report is not None:
         workdir.write_report(results.report)
     if results.predictions is not None:
-        _write_predictions(results.predictions, results.class_names, workdir)
+        _write_predictions(results.predictions, results.class_names, results.paths, workdir)
     if results.text:
         print(results.text)
 
 
-def _write_predictions(predictions: Predictions, class_names: tuple[str, ...], workdir: Workdir) -> None:
+def _write_predictions(predictions: Predictions, class_names: tuple[str, ...], paths: tuple[str, ...], workdir: Workdir) -> None:
     arrays = {name: getattr(predictions, name) for name in ("probabilities", "labels", "readable")}
     with replacing(workdir / PREDICTIONS) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays, class_names=np.array(class_names))
+        np.savez_compressed(file, **arrays, class_names=np.array(class_names), paths=np.array(paths))
     labeled = predictions.labels >= 0
     if labeled.any():
         rows = per_class_rows(predictions.probabilities[labeled], predictions.labels[labeled], class_names)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cvmae.config import ConfigError, flatten, require, steps
+from cvmae.config import UNTRAINED, ConfigError, flatten, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import Source
@@ -164,13 +164,16 @@ class TrainLoop:
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
         config = self.config = task.config
         self.identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
-        self.identity |= {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
+        starts = {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
+        # Before version 0.2 an empty field asked for an untrained encoder.
+        self.identity |= {field: "" if value == UNTRAINED else value for field, value in starts.items()}
         self.state, position = self._restore()
         self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
         writes = processes.is_main_process()
         self.bad_files = BadFiles(workdir, len(source), config.data.max_bad_fraction, writes=writes)
         self.metrics: dict[str, float] = {}
         self._pending: PendingMetrics | None = None
+        self._first = True
 
     def _restore(self) -> tuple[TrainState, dict]:
         """The newest checkpoint and its position, or a new state at step 0. Raises: ConfigError."""
@@ -248,6 +251,9 @@ class TrainLoop:
         check_finite(step, metrics, self.checkpoints.latest)
         self.clock.tick()
         self.progress.update()
+        if self._first:
+            self._first = False
+            self.progress.unpause()  # leaves compilation out of the time that is left
         if self.schedule.due(self.schedule.log, step):
             rates = self.clock.report(self.config.batch_size)
             self.metrics = metrics | {"data/replaced_clips": self.replaced} | rates

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import flax.struct
 import jax
 
-from cvmae.config import config_errors, require
+from cvmae.config import UNTRAINED, config_errors, require
 from cvmae.interop.adapt import InitFrom, adapt_decoder, adapt_encoder, check_compatible
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
@@ -128,13 +128,13 @@ def load_branches(config, encoder: Encoder, untrained: Callable[[], dict]) -> Br
     Args:
       config: of task=visualize.
       encoder: the video encoder that it describes.
-      untrained: makes that encoder's parameters, where config.init_from is empty.
+      untrained: makes that encoder's parameters, where config.init_from is `untrained`.
 
     Raises:
       ConfigError: what is there does not fit; the message lists the flags or arrays.
     """
-    if not config.init_from:
-        log_once("init_from is empty: pictures of an untrained encoder")
+    if config.init_from == UNTRAINED:
+        log_once("pictures of an untrained encoder")
         video = Branch({"encoder": untrained()}, encoder, missing="an untrained encoder has no decoder")
     else:
         with config_errors("init_from"):
@@ -163,7 +163,7 @@ def _image_branch(config, encoder: Encoder) -> Branch | None:
     path, field, wanted = config.visualize.image_from, "visualize.image_from", config.visualize.semantic
     if wanted == "pca":
         return None
-    if not path and config.init_from and is_workdir(config.init_from):
+    if not path and config.init_from != UNTRAINED and is_workdir(config.init_from):
         with config_errors("init_from"):
             path, field = (config.init_from if has_branch(config.init_from, "image") else ""), "init_from"
     if not path:

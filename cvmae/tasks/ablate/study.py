@@ -19,7 +19,7 @@ from cvmae.workdir import Report, Workdir
 TASK = "ablate"
 ARRAY = "SLURM_ARRAY_TASK_ID"
 # Fields in which a run may go on otherwise than it began: none of them changes a number of `trained`.
-FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir"}
+FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir", "compilation_cache"}
 FREE |= {f"data.{name}" for name in ("workers", "threads", "prefetch", "timeout_s")}
 
 
@@ -147,7 +147,8 @@ def check_unchanged(run: StudyRun) -> None:
     if there is None:
         return
     here = flatten(json.loads(run.config.to_json_best_effort()))
-    changed = [field for field in sorted(there.keys() | here.keys()) if there.get(field) != here.get(field) and field not in FREE]
+    # A field that the file lacks came with a later version, whose default is what the run was made with.
+    changed = [field for field in sorted(there) if there[field] != here.get(field) and field not in FREE]
     if changed:
         field = changed[0]
         others = f" and {len(changed) - 1} other fields" if len(changed) > 1 else ""
