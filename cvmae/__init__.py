@@ -1,8 +1,13 @@
 """CrossVideoMAE (arXiv 2502.07811) in JAX and Flax. The public names; each is imported when it is first used."""
 
 import importlib
+import pathlib
 
 from cvmae.version import __version__
+
+_checkout = pathlib.Path(__file__).parent.parent
+if (_checkout / "configs" / "common.py").is_file():
+    __path__.append(str(_checkout))  # cvmae.configs is the folder beside this one; a wheel has it inside
 
 _PUBLIC = {
     "Autoencoder": "cvmae.models.autoencoder",

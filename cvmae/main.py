@@ -85,5 +85,10 @@ def go() -> None:
         fail(launch.explain(error), 1, launch.process_name(), launch.leave)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

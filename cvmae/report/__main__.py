@@ -38,5 +38,10 @@ def main(argv: list[str]) -> None:
     print(f"report: {out}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae-report`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()
