@@ -71,7 +71,7 @@ class Probe(ClassificationTask):
         return state.replace(frozen=jax.device_put(params, jax.tree.map(lambda a: a.sharding, state.frozen)))
 
     def _features(self, encoder, clips):
-        """What a head takes: float32 [B, D], or all tokens [B, N, D]."""
+        """Returns the input of a head: float32 [B, D], or all tokens [B, N, D]."""
         tokens = self.encoder.apply({"params": encoder}, clips).tokens
         return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
 
