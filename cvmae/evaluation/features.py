@@ -92,13 +92,13 @@ def encode_pixels(config, encoder, params, clips, spec: FeatureSpec = FeatureSpe
     return encode_tokens(encoder, params, augment.normalize(clips, config.augment.mean, config.augment.std), spec)
 
 
-def make_encode(config, spec: FeatureSpec = FeatureSpec()) -> Callable:
+def make_encode(config, spec: FeatureSpec = FeatureSpec(), placement: Placement = HOST) -> Callable:
     """A jitted (video encoder's parameters, uint8 [b, crops, T, H0, W0, 3]) -> float32 [b, ...], the mean over crops.
 
     Raises:
       ValueError: the encoder has no such layer.
     """
-    encoder = build_encoder(config, config.video_branch, video_grid(config))
+    encoder = build_encoder(config, config.video_branch, video_grid(config), rules=placement.rules(config))
     spec.block(encoder.trunk.size.depth)
 
     @jax.jit

@@ -95,7 +95,7 @@ class Decoder(nn.Module):
             x = jnp.concatenate([visible, mask_token + masking.gather_masked_rows(table, mask).astype(trunk.dtype)], axis=1)
         if spec.cls != "none":
             x = jnp.concatenate([self._cls(embed, encoded, cls_position), x], axis=1)
-        x = Blocks(trunk, name="blocks")(constrain(x, "batch", "tokens", None))
+        x = Blocks(trunk, name="blocks")(constrain(x, trunk.rules, "batch", "tokens", None))
         x = self._select(x[:, 1:] if spec.cls != "none" else x, mask, predict_all)
         x = layer_norm(spec.norm_eps, trunk.dtype, "norm")(x)
         values = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3

@@ -19,7 +19,7 @@ class Finetune(ClassificationTask):
 
     def __init__(self, config, mesh, schedule: Schedule, source):
         super().__init__(config, mesh, schedule, source, config.head.classes)
-        self.model = build_classifier(config, self.classes)
+        self.model = build_classifier(config, self.classes, self.rules)
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
         depth = self.model.encoder.trunk.size.depth
