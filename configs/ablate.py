@@ -14,8 +14,8 @@ Every field of the base is `--config.pretrain.FIELD=VALUE`; the study's own are 
 """
 
 import ml_collections
-
 from cvmae.configs import demo, hmdb51, k400, motion, ssv2, ucf101
+
 from cvmae.config import ConfigError, nearest, parse_arg
 
 BASES = {"demo": demo, "motion": motion, "ssv2": ssv2, "k400": k400, "ucf101": ucf101, "hmdb51": hmdb51}

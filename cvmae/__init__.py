@@ -21,8 +21,11 @@ _PUBLIC = {
     "Objective": "cvmae.objective.objective",
     "VIT_SIZES": "cvmae.models.vit",
     "TransformerConfig": "cvmae.models.vit",
+    "VideoEncoder": "cvmae.evaluation.embed",
     "build_model": "cvmae.models.build",
+    "embed": "cvmae.evaluation.embed",
     "load": "cvmae.interop.load",
+    "load_encoder": "cvmae.evaluation.embed",
     "nt_xent": "cvmae.objective.losses",
     "run": "cvmae.tasks",
 }
