@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
+from cvmae.models.backbone import Backbone
 from cvmae.models.patches import Grid, normalize_targets, patchify, target_frames
 from cvmae.models.positions import Positions
-from cvmae.models.vit import Blocks, Encoder, EncoderOutput, TransformerConfig, dense, layer_norm
+from cvmae.models.vit import Blocks, EncoderOutput, TransformerConfig, dense, layer_norm
 from cvmae.parallel.logical_axes import constrain
 
 LAYOUTS = ("unshuffle", "concat")
@@ -141,7 +142,7 @@ class Autoencoder(nn.Module):
       decoder: the decoder; None builds no decoder parameters, for a branch whose reconstruction has no weight.
     """
 
-    encoder: Encoder
+    encoder: Backbone
     decoder: Decoder | None = None
 
     def __call__(self, video, mask: masking.Mask):

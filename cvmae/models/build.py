@@ -1,10 +1,12 @@
 """From a config to modules: the one place that knows which config field becomes which module attribute."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
+from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
 from cvmae.models.crossvideo import ActiveTerms, CrossVideo
 from cvmae.models.masking import visible_tokens
@@ -57,12 +59,37 @@ def build_trunk(config, branch, size: ViTSize, drop_path: float = 0.0, rules: Ru
     )
 
 
-def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0, rules: Rules | None = None) -> Encoder:
-    """The encoder of a branch; also what downstream tasks build to use pre-trained parameters."""
+def build_vit(config, branch, grid: Grid, drop_path: float, rules: Rules | None) -> Encoder:
+    """The ViT of a branch. Raises: ValueError naming the field that does not fit."""
     if branch.positions not in KINDS:
         raise ValueError(f"positions is {branch.positions!r}; expected one of {', '.join(KINDS)}")
     trunk = build_trunk(config, branch, decode_variant(branch.variant)[0], drop_path, rules)
     return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
+
+
+# The value of config.*_branch.backbone, and what builds it: (config, branch, grid, drop_path, rules) -> Backbone.
+BACKBONES: dict[str, Callable[..., Backbone]] = {"vit": build_vit}
+
+
+def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0, rules: Rules | None = None) -> Backbone:
+    """Builds the encoder of a branch, for pre-training and for downstream tasks that use its parameters.
+
+    A config without the field `backbone` is older than it, and of a ViT.
+
+    Args:
+      config: of any task.
+      branch: config.video_branch or config.image_branch.
+      grid: of the clips that it encodes.
+      drop_path: stochastic depth of the last block.
+      rules: of the mesh that it is to run on; None for one device.
+
+    Raises:
+      ValueError: no encoder has that name, or another field does not fit.
+    """
+    name = branch.get("backbone", "vit")
+    if name not in BACKBONES:
+        raise ValueError(f"backbone is {name!r}; expected one of {', '.join(BACKBONES)}")
+    return BACKBONES[name](config, branch, grid, drop_path, rules)
 
 
 def decoder_spec(config, branch, rules: Rules | None = None) -> DecoderSpec:

@@ -239,6 +239,11 @@ class Encoder(nn.Module):
     cls_token: bool = False
     final_norm: bool = True
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.trunk.size.depth
+
     @nn.compact
     def __call__(self, video, mask: masking.Mask | None = None, drop_keys=None) -> EncoderOutput:
         """Encodes video [B, T, H, W, C], normalized; without a mask every token is visible.
