@@ -8,6 +8,7 @@ from cvmae.models.build import build_model, decoder_spec, image_grid, video_grid
 from cvmae.models.crossvideo import CrossVideoOutput, first_of_mask, first_views
 from cvmae.objective import losses
 from cvmae.objective.views_and_masks import InputBuilder, ModelInputs
+from cvmae.parallel.logical_axes import Rules
 
 
 def target_pixels(pixels, norm: str, mean, std):
@@ -29,10 +30,16 @@ class Objective:
       ValueError: a config field does not fit; the message names it.
     """
 
-    def __init__(self, config, warmup_steps: dict[str, int] | None = None):
-        """Builds the model and the input maker; `warmup_steps` of a term let its weight rise linearly from 0."""
+    def __init__(self, config, warmup_steps: dict[str, int] | None = None, rules: Rules | None = None):
+        """Builds the model and the input maker.
+
+        Args:
+          config: of task=pretrain.
+          warmup_steps: over which the weight of a term rises linearly from 0.
+          rules: of the mesh that the model is to run on; None for one device.
+        """
         self.config, self.warmup_steps = config, dict(warmup_steps or {})
-        self.model = build_model(config)
+        self.model, self.rules = build_model(config, rules), rules
         self.terms = self.model.terms
         self.make_inputs = InputBuilder(config)
 
