@@ -16,7 +16,7 @@ _PUBLIC = {
     "Objective": "cvmae.objective.objective",
     "SIZES": "cvmae.models.vit",
     "TransformerConfig": "cvmae.models.vit",
-    "build_model": "cvmae.models.build",
+    "build_model": "cvmae.objective.objective",
     "load": "cvmae.interop.load",
     "nt_xent": "cvmae.objective.losses",
     "run": "cvmae.tasks",

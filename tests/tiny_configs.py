@@ -6,10 +6,11 @@ import jax
 import numpy as np
 
 from cvmae import config as config_lib
+from cvmae import objective
 from cvmae.objective.views_and_masks import sample_keys
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-TERMS = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+TERMS = tuple(term.name for term in objective.TERMS)
 
 
 # One term and no picture: quicker to compile. For arguments of the command, where something else than the loss is looked at.

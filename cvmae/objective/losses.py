@@ -8,10 +8,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-RECONSTRUCTION_TERMS = ("mse_video", "mse_image")
-CONTRASTIVE_TERMS = ("intra_video", "intra_frame", "cross_video", "cross_frame")
-TERMS = RECONSTRUCTION_TERMS + CONTRASTIVE_TERMS
-
 
 def masked_mse(predictions, targets):
     """Mean squared error of each hidden patch, float32 [...] of two [..., P].
@@ -114,42 +110,26 @@ def feature_std(features):
     return features.astype(jnp.float32).std(axis=0).mean()
 
 
-def _over_frames(a, b, temperature, valid, negatives=None):
-    """The mean loss and accuracy over the F sampled frames of NT-Xent on a, b [B, F, E]."""
+def nt_xent_per_frame(a, b, temperature: float, valid, negatives=None):
+    """Mean loss and accuracy, over the F sampled frames, of NT-Xent among the embeddings of one frame of each clip.
 
-    def one(a, b, valid, negatives):
+    Args:
+      a: [B, F, E].
+      b: [B, F, E]; row i of frame k is the positive of row i of frame k of `a`.
+      temperature: τ.
+      valid: bool [B, F]; False leaves a pair out.
+      negatives: [B, F, E] or None, see `nt_xent`.
+
+    Returns:
+      (loss, accuracy), float32 scalars; see `NTXentOutput.mean`.
+    """
+
+    def one_frame(a, b, valid, negatives):
         return nt_xent(a, b, temperature=temperature, valid=valid, negatives=negatives).mean()
 
     axes = (1, 1, 1, None if negatives is None else 1)
-    losses, accuracies = jax.vmap(one, in_axes=axes)(a, b, valid, negatives)
+    losses, accuracies = jax.vmap(one_frame, in_axes=axes)(a, b, valid, negatives)
     return losses.mean(), accuracies.mean()
-
-
-def contrastive_terms(output, active, temperature: float):
-    """The contrastive terms of METHOD section 5.
-
-    Args:
-      output: a `models.crossvideo.CrossVideoOutput`.
-      active: names of the terms to compute.
-      temperature: τ.
-
-    Returns:
-      {term: (loss, accuracy)} of float32 scalars.
-    """
-    z, f, h = output.z, output.f, output.h
-    reversed_z = z[:, 2] if z is not None and z.shape[1] > 2 else None
-    reversed_f = f[:, 2] if f is not None and f.shape[1] > 2 else None
-    terms = {}
-    if "intra_video" in active:
-        terms["intra_video"] = nt_xent(z[:, 0], z[:, 1], temperature=temperature, negatives=reversed_z).mean()
-    if "intra_frame" in active:
-        terms["intra_frame"] = _over_frames(f[:, 0], f[:, 1], temperature, output.f_valid, reversed_f)
-    if "cross_video" in active:
-        # The mean is taken before normalizing, as CrossPoint does.
-        terms["cross_video"] = nt_xent((z[:, 0] + z[:, 1]) / 2, h.mean(1), temperature=temperature).mean()
-    if "cross_frame" in active:
-        terms["cross_frame"] = _over_frames((f[:, 0] + f[:, 1]) / 2, h, temperature, output.f_valid)
-    return terms
 
 
 def weighted_sum(losses: dict, weights: dict):

@@ -94,7 +94,7 @@ class Pretrain(Task):
         c, folder = self.config.report, pathlib.Path(workdir)
         if processes.is_main_process():
             draw_curves(folder / "curves.png", read_metrics(workdir))
-        if c.pictures and "mse_video" in self.objective.terms.active:
+        if c.pictures and "video_predictions" in self.objective.terms.outputs:
             samples = next(self.held_out.samples())
             save_reconstructions(folder / "reconstruction.png", self.objective, state.evaluated, samples, c.pictures)
         if not c.labelled:
