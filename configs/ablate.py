@@ -14,8 +14,8 @@ Every field of the base is `--config.pretrain.FIELD=VALUE`; the study's own are 
 """
 
 import ml_collections
+from cvmae.configs import demo, hmdb51, k400, motion, ssv2, ucf101
 
-from configs import demo, hmdb51, k400, motion, ssv2, ucf101
 from cvmae import objective
 from cvmae.config import ConfigError, nearest, parse_arg
 

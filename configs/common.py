@@ -6,8 +6,9 @@ A config imports `base`, changes what its data set needs, and ends in `finish`.
 
 import ml_collections
 
-from cvmae.config import TASKS, ConfigError, nearest, parse_arg
+from cvmae.config import UNTRAINED, ConfigError, nearest, parse_arg
 from cvmae.objective import TERMS
+from cvmae.tasks import TASKS
 
 PARENTS = ("videomae", "mae_st", "mae")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -16,7 +17,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def arguments(arg, **defaults):
     """The arg string of a config; every config knows `task`, `variant`, `parent` and `runlocal`."""
     args = parse_arg(arg, **({"task": "pretrain", "variant": "B/16", "parent": "", "runlocal": False} | defaults))
-    for name, known in (("task", TASKS), ("parent", ("", *PARENTS))):
+    for name, known in (("task", [task for task in TASKS if task != "ablate"]), ("parent", ("", *PARENTS))):
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
     return args
@@ -159,6 +160,7 @@ def machine(task: str) -> ml_collections.ConfigDict:
     c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
     c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | splash (TPU); see cvmae/models/attention.py
     c.remat = "none"  # none | dots | all_dots | full: what of a block is computed again in the backward pass, to save memory
+    c.compilation_cache = "auto"  # keeps compiled programs for restarts: auto (the user's cache folder) | a folder | '' for none
     c.scan = False  # blocks as a loop: the time to compile does not grow with depth, and the numbers stay the same
     # Devices: clips are spread over data x fsdp, parameters over fsdp and model. -1 takes what the others leave. dcn: slices of
     # a pod, or machines, that only a network connects; each has data x fsdp x model devices.
@@ -232,6 +234,8 @@ def branches(c):
 def runlocal(c):
     """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
     c.batch_size, c.dtype = 8, "float32"
+    if "init_from" in c:
+        c.init_from = UNTRAINED
     if "accumulate" in c:
         c.accumulate = 1
     if "total" in c:

@@ -1,8 +1,13 @@
 """CrossVideoMAE (arXiv 2502.07811) in JAX and Flax. The public names; each is imported when it is first used."""
 
 import importlib
+import pathlib
 
 from cvmae.version import __version__
+
+_checkout = pathlib.Path(__file__).parent.parent
+if (_checkout / "configs" / "common.py").is_file():
+    __path__.append(str(_checkout))  # cvmae.configs is the folder beside this one; a wheel has it inside
 
 _PUBLIC = {
     "Autoencoder": "cvmae.models.autoencoder",
@@ -14,10 +19,13 @@ _PUBLIC = {
     "Grid": "cvmae.models.patches",
     "Mask": "cvmae.models.masking",
     "Objective": "cvmae.objective.objective",
-    "SIZES": "cvmae.models.vit",
+    "VIT_SIZES": "cvmae.models.vit",
     "TransformerConfig": "cvmae.models.vit",
+    "VideoEncoder": "cvmae.evaluation.embed",
     "build_model": "cvmae.objective.objective",
+    "embed": "cvmae.evaluation.embed",
     "load": "cvmae.interop.load",
+    "load_encoder": "cvmae.evaluation.embed",
     "nt_xent": "cvmae.objective.losses",
     "run": "cvmae.tasks",
 }

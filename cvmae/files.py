@@ -20,6 +20,13 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> pathlib.Path:
+    """Returns the folder for what can be made again: $CVMAE_CACHE, else $XDG_CACHE_HOME/cvmae, else ~/.cache/cvmae."""
+    if os.environ.get("CVMAE_CACHE"):
+        return pathlib.Path(os.environ["CVMAE_CACHE"]).expanduser()
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cvmae"
+
+
 def write_json(path: str | os.PathLike, value) -> None:
     """Writes a value as indented JSON."""
     with replacing(path) as temporary:

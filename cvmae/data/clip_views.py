@@ -1,6 +1,7 @@
 """Several clips and crops of every record, for multi-view tests and for features."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ class TestViews:
     Published tests: 2 × 3 on SSv2, 5 × 3 on Kinetics and UCF101 (VideoMAE), 10 × 3 (mae_st).
     """
 
+    __test__: ClassVar[bool] = False  # its name does not make it a test case for pytest
     clips: int = 1
     crops: int = 1
 

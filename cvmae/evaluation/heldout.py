@@ -17,8 +17,10 @@ from cvmae.models.patches import Grid
 from cvmae.objective import losses, registered_terms
 from cvmae.objective.views_and_masks import sample_keys, view_spec
 from cvmae.parallel import processes
+from cvmae.parallel.mesh import HOST, Placement
 
 CLIPS = ("video", "frame_index")  # of a batch, what the objective takes
+AFTER_WARMUP = 2**30  # a step at which every loss weight has its final value
 HELD_OUT_SEED = 20250211  # of views and masks; apart from any training seed, and the same for every evaluation
 
 
@@ -64,18 +66,18 @@ def nearest_visible(mask: masking.Mask, grid: Grid):
 class HeldOut:
     """Evaluates an objective on the clips of a source, always with the same views and masks."""
 
-    def __init__(self, objective, source, put, share=processes.ProcessShard()):
-        """`put` makes arrays on the devices of a batch on the host; `share` is the part of every batch that this process reads.
+    def __init__(self, objective, source, placement: Placement = HOST):
+        """Takes the clips of `source`, placed on the devices by `placement`.
 
         Raises:
           ConfigError: the source has fewer clips than there are devices.
         """
-        self.objective, self.source, self.put, self.share = objective, source, put, share
+        self.objective, self.source, self.placement = objective, source, placement
         devices = jax.device_count()
         self.size = min(objective.config.batch_size, len(source)) // devices * devices
         if not self.size:
             raise ConfigError(f"the held-out split has {len(source)} clips, fewer than the {devices} devices: give more")
-        self._terms = jax.jit(lambda params, samples: objective(params, samples, 10**9)[1])
+        self._terms = jax.jit(lambda params, samples: objective(params, samples, AFTER_WARMUP)[1])
         self._errors = jax.jit(lambda params, samples: reconstruction_errors(objective, params, objective.make_inputs(samples)))
 
     def terms(self, params) -> dict[str, float]:
@@ -90,12 +92,12 @@ class HeldOut:
         """Whole batches with the keys of their samples, on the devices."""
         key = jax.random.key(HELD_OUT_SEED)
         for number, batch in enumerate(self.batches()):
-            yield self.put(batch) | sample_keys(key, number, self.size)
+            yield self.placement.put(batch) | sample_keys(key, number, self.size)
 
     def batches(self):
         """This process's rows of whole batches of readable clips; the batches are those of a lone process."""
         done = 0
-        if self.share.count > 1:
+        if self.placement.shard.count > 1:
             for batch in self._shared_batches():
                 yield batch
                 done += 1
@@ -104,11 +106,11 @@ class HeldOut:
         # An unreadable clip moves all rows behind it, so from there on every process reads everything.
         with make_eval_loader(self.objective.config, self.source, self.size, done * self.size) as loader:
             for batch in full_batches(loader, self.size):
-                yield {name: self.share.of(rows) for name, rows in batch.items()}
+                yield {name: self.placement.shard.of(rows) for name, rows in batch.items()}
 
     def _shared_batches(self):
         """This process's rows of the whole batches before the first unreadable clip."""
-        part = {"process_index": self.share.index, "process_count": self.share.count}
+        part = {"process_index": self.placement.shard.index, "process_count": self.placement.shard.count}
         with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
             for batch in loader:
                 if not all(processes.allgather_json(bool(batch["valid"].all()))):

@@ -118,5 +118,10 @@ def main(argv: list[str]) -> None:
     print(*found.summary(), *notes, f"written: {', '.join(sorted(p.name for p in pathlib.Path(FLAGS.out).iterdir()))}", sep="\n")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae-weights`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

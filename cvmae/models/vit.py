@@ -210,6 +210,11 @@ class EncoderOutput:
     tokens: jax.Array
     cls: jax.Array | None
 
+    @property
+    def pooled(self) -> jax.Array:
+        """The mean over tokens, float32 [B, D]; the cls token is left out."""
+        return self.tokens.astype(jnp.float32).mean(axis=1)
+
 
 class Encoder(nn.Module):
     """A ViT over the visible tubelets of a clip.

@@ -4,30 +4,17 @@ Every field by itself (`fields.CHECKS`); then constructors that only a whole con
 complain about becomes a ConfigError.
 """
 
-import contextlib
 import math
 import os
 
-from cvmae.config import ConfigError, require, steps
-from cvmae.data.manifest import ManifestError
+from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten, require, steps
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.models import build, masking, positions, vit
 from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
-from cvmae.tasks.fields import check_field, fields
+from cvmae.tasks.fields import check_field
 from cvmae.visualize.attention import AttentionSpec
-
-
-@contextlib.contextmanager
-def config_errors(field: str = ""):
-    """What constructors and readers say about values they were given becomes a ConfigError, behind the name of a field."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (ValueError, ManifestError, FileNotFoundError) as error:
-        raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
 
 
 def validate(config, devices=None) -> None:
@@ -35,7 +22,7 @@ def validate(config, devices=None) -> None:
 
     Raises: ConfigError, one line that names the field and the fix.
     """
-    for field, value in fields(config).items():
+    for field, value in flatten(config).items():
         check_field(field, value)
     with config_errors():
         mesh = make_mesh(config.mesh, devices)
@@ -86,8 +73,14 @@ def check_downstream(config) -> None:
     layer = next((config[name].layer for name in ("features", "extract", "visualize") if name in config), -1)
     depth = vit.decode_variant(config.video_branch.variant)[0].depth
     require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
-    check_start(config.init_from, "init_from")
-    check_inflate(config.video_branch, config.init_from)
+    require(
+        bool(config.init_from),
+        "config.init_from is empty: give a workdir, a weights file or folder, or a hub id owner/name; or untrained, for an encoder of "
+        "random weights",
+    )
+    start = "" if config.init_from == UNTRAINED else config.init_from
+    check_start(start, "init_from")
+    check_inflate(config.video_branch, start)
     if "visualize" in config:
         check_pictures(config)
 
@@ -103,7 +96,7 @@ def check_pictures(config) -> None:
             masking.visible_tokens(grid, c.mask, ratio)
     check_start(c.image_from, "visualize.image_from")
     require(
-        c.semantic != "image" or c.image_from or config.init_from,
+        c.semantic != "image" or c.image_from or config.init_from != UNTRAINED,
         "config.visualize.semantic='image' needs an image branch: give config.visualize.image_from, or take pca",
     )
 
@@ -112,7 +105,7 @@ def check_total(config) -> None:
     """Whether there is something to train; a classifier whose head has its weights may be only tested."""
     weights = config.get("head", {}).get("init") == "weights"
     require(
-        not weights or config.init_from,
+        not weights or config.init_from not in ("", UNTRAINED),
         "config.head.init='weights' without config.init_from has nothing to take: give a classifier's weights",
     )
     nothing = "total" in config and not steps(config.total, "total", steps_per_epoch=1)

@@ -16,14 +16,11 @@ from cvmae.interop.pretrained import Head
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import VIT_SIZES, Encoder, TransformerConfig
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.finetune import Finetune
-from cvmae.tasks.pretrain import Pretrain
 from cvmae.training.checkpoint import Checkpoints
-from cvmae.training.loop import write_config
 from cvmae.training.train_state import TrainState
+from cvmae.workdir import Workdir
 from tests.interop.models import random_params
-from tests.tiny_configs import config, downstream
+from tests.tiny_configs import config, downstream, make_task
 
 PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
@@ -126,14 +123,14 @@ def write_run(folder, task) -> TrainState:
     checkpoints = Checkpoints(str(folder), 1)
     checkpoints.save(5, saved, {"step": 5})
     checkpoints.close()
-    write_config(task.config, folder)
+    Workdir(folder).write_config(task.config)
     return saved
 
 
 def test_a_real_run(tmp_path):
     """The config and the tree of parameters that pre-training writes."""
     c = config(("mse_video", "cross_video"))
-    saved = write_run(tmp_path, Pretrain(c, make_mesh(c.mesh), 8, 8))
+    saved = write_run(tmp_path, make_task(c))
     for branch, parts in (("video", ("encoder", "autoencoder")), ("image", ("encoder",))):
         found = load_workdir(tmp_path, branch)
         same(found.params, jax.tree.map(np.asarray, saved.params[branch]))
@@ -145,7 +142,7 @@ def test_a_real_run(tmp_path):
 def test_a_fine_tuned_run(pool, eps, tmp_path):
     """The classifier, the moving average first; names of classes once the run has written them."""
     c = downstream("finetune", optimizer__ema_decay=0.9, head__pool=pool, head__eps=eps)
-    saved = write_run(tmp_path, Finetune(c, make_mesh(c.mesh), 8, 8))
+    saved = write_run(tmp_path, make_task(c))
     found = load_workdir(tmp_path)
     assert found.head == Head(4, pool, eps) and "moving average" in found.name
     assert found.encoder.final_norm == (pool == "first")

@@ -206,7 +206,7 @@ def slurm(tmp_path, tasks: int):
         [str(LAUNCH / "slurm.sh"), *fields], env=os.environ | QUICK | path | job, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done, json.loads((tmp_path / "run" / "report.json").read_text())["extract"]
+    return done, json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
 
 
 def test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on(tmp_path):

@@ -9,8 +9,7 @@ from cvmae.models.attention import attend
 from cvmae.objective.losses import nt_xent
 from cvmae.parallel.logical_axes import use_rules
 from cvmae.parallel.mesh import AXES, batch_sharding, make_mesh
-from cvmae.tasks.pretrain import Pretrain
-from tests.tiny_configs import config, samples
+from tests.tiny_configs import config, make_task, samples
 
 # data, fsdp, model; how blocks are run and stored changes no number either.
 MESHES = {
@@ -28,8 +27,8 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
     fields = {f"mesh__{axis}": size for axis, size in zip(AXES, shape)} | overrides
     c = config(("mse_video",), optimizer__clip_norm=0.0, optimizer__ema_decay=0.9, **fields)
     mesh = make_mesh(c.mesh, jax.devices()[: np.prod(shape)])
-    task = Pretrain(c, mesh, STEPS, 8)
-    state, found = task.init(), {}
+    task = make_task(c, STEPS, mesh)
+    state, found = task.initial_state(), {}
     shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in named(state.params)}
     found |= {f"shard{path}": np.array(shape) for path, shape in shards.items()}
     for step in range(STEPS):

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from cvmae.config import ConfigError, load
-from cvmae.training.loop import train
+from cvmae.tasks import run as train
 from tests import commands
 from tests.commands import RUNLOCAL, arguments, assert_same_state, checkpoint_steps, metric_lines, saved_state
 

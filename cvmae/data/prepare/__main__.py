@@ -61,5 +61,10 @@ def main(argv: list[str]) -> None:
         sys.exit(130)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae-prepare`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

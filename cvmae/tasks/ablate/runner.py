@@ -11,21 +11,35 @@ import gc
 import os
 import traceback
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 
+from cvmae import tasks
+from cvmae.config import config_errors
 from cvmae.data.sources import make_source
 from cvmae.parallel import processes
 from cvmae.report.summary import mean_deviation
 from cvmae.tasks.ablate import table
-from cvmae.tasks.ablate.study import Run, chosen, runs_of
-from cvmae.tasks.validate import config_errors
-from cvmae.training import loop
+from cvmae.tasks.ablate.study import StudyRun, chosen, runs_of
+from cvmae.training.loop import SHARED_ERRORS
 from cvmae.training.preemption import stop_requested
+from cvmae.workdir import Workdir
 
 
 class StudyError(RuntimeError):
     """Runs of a study failed; the message names them. The others were made, and the table is of those."""
+
+
+class Ablate:
+    """A study of ablations: a pre-training run for each variant and seed, and a table of them."""
+
+    trains: ClassVar[bool] = False
+
+    @classmethod
+    def run(cls, config, path: str) -> dict[str, float]:
+        """Makes the runs of the study in the workdir `path`, see `run_study`."""
+        return run_study(config, path)
 
 
 def run_study(config, workdir: str) -> dict[str, float]:
@@ -46,14 +60,14 @@ def run_study(config, workdir: str) -> dict[str, float]:
     done = processes.allgather_json([run.report is not None for run in mine])[0]  # one answer for all processes
     waiting = [run for run, finished in zip(mine, done) if not finished]
     open_data(waiting)
-    folder = loop.make_folder(workdir)
+    folder = Workdir.create(workdir)
     processes.log_once(
         f"study {config.study.name}, {len(runs)} runs in {folder}; here {len(mine)}, of which {sum(done)} finished"
     )
-    loop.write_config(config, folder)
+    folder.write_config(config)
 
     def write_table() -> str:
-        return table.write(config, runs, folder) if processes.is_main_process() else ""
+        return table.write(config, runs, folder.path) if processes.is_main_process() else ""
 
     failed: dict[str, str] = {}
     ended, text = make_all(waiting, failed, write_table), write_table()
@@ -68,7 +82,7 @@ def run_study(config, workdir: str) -> dict[str, float]:
     return {f"{name}/{measure}": mean_deviation(v)[0] for name, row in found.items() for measure, v in row.items() if v}
 
 
-def open_data(runs: list[Run]) -> None:
+def open_data(runs: list[StudyRun]) -> None:
     """Opens what the runs will read, so that what is missing is known before the first. Raises: ConfigError."""
     for data in {run.config.data.to_json_best_effort(): run.config.data for run in runs}.values():
         with config_errors("pretrain.data"):
@@ -76,7 +90,7 @@ def open_data(runs: list[Run]) -> None:
                 make_source(data, split)
 
 
-def make_all(runs: list[Run], failed: dict[str, str], between: Callable) -> bool:
+def make_all(runs: list[StudyRun], failed: dict[str, str], between: Callable) -> bool:
     """Makes runs in turn, calling `between` between them; puts those that fail into `failed`. False where a signal stopped it."""
     with stop_requested() as stop:
         for number, run in enumerate(runs, start=1):
@@ -90,15 +104,15 @@ def make_all(runs: list[Run], failed: dict[str, str], between: Callable) -> bool
     return True
 
 
-def make(run: Run, failed: dict[str, str]) -> bool:
+def make(run: StudyRun, failed: dict[str, str]) -> bool:
     """Makes one run, or puts into `failed` and the run's folder why it cannot be made. False where a signal stopped it."""
     note = run.folder / table.FAILED
     if processes.is_main_process():
         note.unlink(missing_ok=True)
     try:
-        return bool(loop.train(run.config, str(run.folder)))
+        return bool(tasks.run(run.config, run.folder))
     except Exception as error:
-        known = isinstance(error, loop.SHARED_ERRORS)
+        known = isinstance(error, SHARED_ERRORS)
         if not known:
             if not processes.is_single_process():
                 raise  # perhaps the end of another process: the others do not know of it

@@ -11,20 +11,20 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from cvmae.config import ConfigError, check_key, nearest, require
+from cvmae.config import ConfigError, check_key, flatten, nearest, require
 from cvmae.evaluation.heldout import report_rows
-from cvmae.tasks.fields import fields
 from cvmae.tasks.validate import validate
+from cvmae.workdir import Report, Workdir
 
 TASK = "ablate"
 ARRAY = "SLURM_ARRAY_TASK_ID"
 # Fields in which a run may go on otherwise than it began: none of them changes a number of `trained`.
-FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir"}
+FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir", "compilation_cache"}
 FREE |= {f"data.{name}" for name in ("workers", "threads", "prefetch", "timeout_s")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class StudyRun:
     """One variant with one seed: its whole pre-training config, and the folder that it has for itself."""
 
     variant: str
@@ -37,13 +37,12 @@ class Run:
         return f"{self.variant}-seed{self.seed}"
 
     @property
-    def report(self) -> dict | None:
-        """Its report.json, which is the last thing that a run writes; None before."""
-        path = self.folder / "report.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def report(self) -> Report | None:
+        """Its report, which is the last thing that a run writes; None before."""
+        return Workdir(self.folder).read_report()
 
 
-def runs_of(config, workdir: str | os.PathLike) -> list[Run]:
+def runs_of(config, workdir: str | os.PathLike) -> list[StudyRun]:
     """Every run of a study, all variants with the first seed first, each checked as far as it can be without its data.
 
     Raises:
@@ -58,7 +57,7 @@ def runs_of(config, workdir: str | os.PathLike) -> list[Run]:
             # One variant's untrained encoder is every variant's, but for the masks it is looked at under.
             own = {"seed": seed, "report.untrained": name == study.variants[0][0]}
             run = with_fields(config.pretrain, dict(overrides) | own, name)
-            runs.append(Run(name, seed, run, folder / f"{name}-seed{seed}"))
+            runs.append(StudyRun(name, seed, run, folder / f"{name}-seed{seed}"))
     require(runs[0].config.task == "pretrain", f"config.pretrain.task={runs[0].config.task!r}: a study is of pre-training")
     require(
         all(run.config.get("report", {}).get("labelled") for run in runs),
@@ -113,7 +112,7 @@ def with_fields(config, overrides: Mapping, variant: str):
     return copy
 
 
-def chosen(runs: list[Run], index: int, environment: Mapping[str, str]) -> list[Run]:
+def chosen(runs: list[StudyRun], index: int, environment: Mapping[str, str]) -> list[StudyRun]:
     """The runs that this process makes: the one of `index`, else the one of a Slurm array's index, else all.
 
     Raises:
@@ -142,13 +141,14 @@ def check_workdir(config, folder: pathlib.Path) -> None:
         )
 
 
-def check_unchanged(run: Run) -> None:
+def check_unchanged(run: StudyRun) -> None:
     """Raises ConfigError where a run's folder was begun with a config that would have given other numbers."""
     there = read_config(run.folder)
     if there is None:
         return
-    here = fields(json.loads(run.config.to_json_best_effort()))
-    changed = [field for field in sorted(there.keys() | here.keys()) if there.get(field) != here.get(field) and field not in FREE]
+    here = flatten(json.loads(run.config.to_json_best_effort()))
+    # A field that the file lacks came with a later version, whose default is what the run was made with.
+    changed = [field for field in sorted(there) if there[field] != here.get(field) and field not in FREE]
     if changed:
         field = changed[0]
         others = f" and {len(changed) - 1} other fields" if len(changed) > 1 else ""
@@ -159,11 +159,6 @@ def check_unchanged(run: Run) -> None:
 
 
 def read_config(folder: pathlib.Path) -> dict | None:
-    """config.json of a folder by dotted names; None where there is none."""
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    try:
-        return fields(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is no JSON ({error}): delete it, or give another --workdir") from error
+    """Returns config.json of a folder by dotted names; None where there is none. Raises: ConfigError."""
+    config = Workdir(folder).read_config()
+    return None if config is None else flatten(config)

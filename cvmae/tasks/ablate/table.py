@@ -10,7 +10,7 @@ import matplotlib.figure
 from cvmae.evaluation.heldout import report_rows
 from cvmae.files import replacing
 from cvmae.report.summary import cell, markdown, mean_deviation
-from cvmae.tasks.ablate.study import Run
+from cvmae.tasks.ablate.study import StudyRun
 
 UNTRAINED = "untrained"
 FAILED = "failed.txt"  # in a run's folder: why it failed, until it is tried again
@@ -30,7 +30,7 @@ class Results:
     missing: dict[str, str]
 
 
-def collect(config, runs: list[Run]) -> Results:
+def collect(config, runs: list[StudyRun]) -> Results:
     """Reads what there is of `runs`, all those of the study of `config`."""
     measures, first = config.study.measures, runs[0].variant
     values = {name: {measure: [] for measure in measures} for name in (UNTRAINED, *dict.fromkeys(run.variant for run in runs))}
@@ -40,7 +40,7 @@ def collect(config, runs: list[Run]) -> Results:
         if report is None:
             missing[run.name] = why_missing(run)
             continue
-        rows = {run.variant: report["trained"]} | ({UNTRAINED: report.get("untrained", {})} if run.variant == first else {})
+        rows = {run.variant: report.metrics} | ({UNTRAINED: report.baseline} if run.variant == first else {})
         for row, numbers in rows.items():
             for measure in measures:
                 if measure in numbers:
@@ -48,7 +48,7 @@ def collect(config, runs: list[Run]) -> Results:
     return Results(values, missing)
 
 
-def why_missing(run: Run) -> str:
+def why_missing(run: StudyRun) -> str:
     """What is known of a run without a report."""
     note = run.folder / FAILED
     if note.exists():
@@ -93,7 +93,7 @@ def as_csv(found: Results) -> str:
     return out.getvalue()
 
 
-def write(config, runs: list[Run], folder: pathlib.Path) -> str:
+def write(config, runs: list[StudyRun], folder: pathlib.Path) -> str:
     """Writes table, CSV and plot of what there is, and returns the table.
 
     Runs of an array write the same files: each looks again when it has written, so that the last to write has seen every run.

@@ -145,7 +145,7 @@ def test_a_signal_while_a_run_writes_its_report_ends_the_study_after_it(tmp_path
             os.kill(os.getpid(), signal.SIGTERM)
             return trainer(config, workdir)
 
-    monkeypatch.setattr("cvmae.training.loop.train", signalled)
+    monkeypatch.setattr("cvmae.tasks.run", signalled)
     before = signal.getsignal(signal.SIGTERM)
     assert run_study(pairs(), tmp_path) == {}
     assert trainer.runs == ["low-seed0"] and (tmp_path / "low-seed0" / "report.json").exists()
