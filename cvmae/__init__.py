@@ -22,7 +22,7 @@ _PUBLIC = {
     "VIT_SIZES": "cvmae.models.vit",
     "TransformerConfig": "cvmae.models.vit",
     "VideoEncoder": "cvmae.evaluation.embed",
-    "build_model": "cvmae.models.build",
+    "build_model": "cvmae.objective.objective",
     "embed": "cvmae.evaluation.embed",
     "load": "cvmae.interop.load",
     "load_encoder": "cvmae.evaluation.embed",

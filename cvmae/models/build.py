@@ -19,18 +19,6 @@ from cvmae.parallel.logical_axes import Rules
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def active_terms(config) -> ActiveTerms:
-    """What the terms with a weight other than 0 need.
-
-    Raises:
-      ValueError: every weight is 0.
-    """
-    active = frozenset(name for name, weight in config.loss.items() if weight)
-    if not active:
-        raise ValueError("config.loss: every weight is 0, so there is nothing to train: set one of them above 0")
-    return ActiveTerms(active, config.contrast.time_reversed_negatives)
-
-
 def grid_of(branch, num_frames: int, size: tuple[int, int]) -> Grid:
     """The grid of a branch over clips of `num_frames` frames of `size` = (H, W)."""
     return Grid(num_frames, *size, branch.tubelet, decode_variant(branch.variant)[1])
@@ -118,22 +106,22 @@ def build_autoencoder(config, branch, grid: Grid, decoder: bool, rules: Rules | 
     return Autoencoder(encoder, Decoder(spec, grid))
 
 
-def build_model(config, rules: Rules | None = None) -> CrossVideo:
-    """CrossVideoMAE as the config describes it, with only those parts that its loss weights need.
+def build_model(config, terms: ActiveTerms, rules: Rules | None = None) -> CrossVideo:
+    """Builds CrossVideoMAE as the config describes it, with only those parts that the active loss terms need.
 
     Args:
       config: of task=pretrain.
+      terms: the outputs that the loss terms need.
       rules: of the mesh that it is to run on; None for one device.
 
     Raises:
       ValueError: a field does not fit; the message names the branch and the field.
     """
-    terms = active_terms(config)
     parts = {}
     for name, wanted, grid in (("video", terms.video_branch, video_grid), ("image", terms.image_branch, image_grid)):
         branch = config[f"{name}_branch"]
         try:
-            decoder = f"mse_{name}" in terms.active
+            decoder = f"{name}_predictions" in terms.outputs
             parts[name] = build_autoencoder(config, branch, grid(config), decoder, rules) if wanted else None
         except ValueError as error:
             raise ValueError(f"config.{name}_branch: {error}") from error

@@ -86,7 +86,7 @@ class Pretrain(Task):
         del workdir
         c = self.config.report
         reconstruction = None
-        if c.pictures and "mse_video" in self.objective.terms.active:
+        if c.pictures and "video_predictions" in self.objective.terms.outputs:
             reconstruction = self._reconstruct(state, c.pictures)
         if not c.labelled:
             return Results(None, reconstruction=reconstruction)

@@ -11,6 +11,7 @@ from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten, require
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.models import build, masking, positions, vit
+from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
 from cvmae.tasks.fields import check_field
 from cvmae.visualize.attention import AttentionSpec
@@ -42,14 +43,14 @@ def validate(config, devices=None) -> None:
 def check_pretraining(config) -> None:
     """Checks the parts of both branches that active terms need."""
     with config_errors():
-        terms = build.active_terms(config)
+        terms = active_terms(config)
     wanted = [name for name in ("video", "image") if getattr(terms, f"{name}_branch")]
     for name in wanted:
         check_grid(config, name)
     with config_errors():
-        build.build_model(config)
+        build.build_model(config, terms)
     for name in wanted:
-        check_positions(config, name, f"mse_{name}" in terms.active)
+        check_positions(config, name, f"{name}_predictions" in terms.outputs)
     for name in ("video", "image"):
         check_branch_start(config[f"{name}_branch"], name, name in wanted)
     check_inflate(config.video_branch, config.video_branch.init_from)
@@ -137,7 +138,7 @@ def check_batch(config, mesh) -> None:
 
 def is_contrastive(config) -> bool:
     """Whether a term of the loss needs negatives."""
-    return any(weight for name, weight in config.get("loss", {}).items() if not name.startswith("mse_"))
+    return any(find_term(name).contrastive for name, weight in config.get("loss", {}).items() if weight)
 
 
 def grid_of(config, name: str):

@@ -49,7 +49,7 @@ def contrast(mesh) -> np.ndarray:
     """The loss of every anchor of 16 pairs, at most 8 of them at once."""
     pairs = np.random.default_rng(0).normal(size=(2, 16, 4)).astype(np.float32)
     rows = batch_sharding(mesh)
-    return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, rows=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
+    return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, max_anchors=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
 
 
 def attention(rules) -> np.ndarray:

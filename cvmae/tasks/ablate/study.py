@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from cvmae.config import ConfigError, check_key, flatten, nearest, require
-from cvmae.evaluation.heldout import REPORT_ROWS
+from cvmae.evaluation.heldout import report_rows
 from cvmae.tasks.validate import validate
 from cvmae.workdir import Report, Workdir
 
@@ -95,7 +95,7 @@ def check_study(study) -> None:
     require(
         all(type(seed) is int for seed in seeds), f"config.study.seeds={tuple(seeds)}: expected whole numbers, such as (0,1,2)"
     )
-    known = [name for name, _, _ in REPORT_ROWS]
+    known = [name for name, _, _ in report_rows()]
     for measure in study.measures:
         require(measure in known, f"config.study.measures has {measure!r}: {nearest(str(measure), known)}")
 

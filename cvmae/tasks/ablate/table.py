@@ -7,14 +7,13 @@ import pathlib
 
 import matplotlib.figure
 
-from cvmae.evaluation.heldout import REPORT_ROWS
+from cvmae.evaluation.heldout import report_rows
 from cvmae.files import replacing
 from cvmae.report.summary import cell, markdown, mean_deviation
 from cvmae.tasks.ablate.study import StudyRun
 
 UNTRAINED = "untrained"
 FAILED = "failed.txt"  # in a run's folder: why it failed, until it is tried again
-TITLES = {name: (title, share) for name, title, share in REPORT_ROWS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +56,19 @@ def why_missing(run: StudyRun) -> str:
     return "not finished" if run.folder.exists() else "not begun"
 
 
+def titles(config) -> dict[str, tuple[str, bool]]:
+    """Returns {measure: (title, True for a fraction in 0..1)} of the measures of a study, in its order."""
+    rows = {name: (title, is_fraction) for name, title, is_fraction in report_rows()}
+    return {measure: rows[measure] for measure in config.study.measures}
+
+
 def as_markdown(config, results: Results) -> str:
     """Formats title, table, missing runs and the study's note as Markdown."""
-    study = config.study
-    head = ["", *(TITLES[measure][0] for measure in study.measures)]
+    study, measures = config.study, titles(config)
+    head = ["", *(title for title, _ in measures.values())]
     lines = [
-        [name, *(cell(row[measure], TITLES[measure][1]) for measure in study.measures)] for name, row in results.values.items()
+        [name, *(cell(row[measure], is_fraction) for measure, (_, is_fraction) in measures.items())]
+        for name, row in results.values.items()
     ]
     seeds = ", ".join(map(str, study.seeds))
     over = f"mean ± standard deviation over seeds {seeds}" if len(study.seeds) > 1 else f"seed {seeds}"
@@ -101,7 +107,7 @@ def write(config, runs: list[StudyRun], folder: pathlib.Path) -> str:
         for name, content in (("table.md", text), ("table.csv", as_csv(results))):
             with replacing(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
-        draw(folder / "table.png", results.values, {measure: TITLES[measure] for measure in config.study.measures}, UNTRAINED)
+        draw(folder / "table.png", results.values, titles(config), UNTRAINED)
     return text
 
 
