@@ -12,7 +12,7 @@ import optax
 from safetensors.numpy import save_file
 
 from cvmae.config import ConfigError, require
-from cvmae.interop.convert import to_theirs
+from cvmae.interop.convert import export_arrays
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
@@ -85,7 +85,7 @@ def with_weights(config, params):
 
     with tempfile.TemporaryDirectory() as folder:
         their_config(config).save_pretrained(folder)
-        arrays = to_theirs(params, HF_VIDEOMAE, video_grid(config))
+        arrays = export_arrays(params, HF_VIDEOMAE, video_grid(config))
         save_file(arrays, pathlib.Path(folder, "model.safetensors"), {"format": "pt"})
         model, found = VideoMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(found[kind]) for kind in ("missing_keys", "mismatched_keys") if found[kind]}

@@ -10,7 +10,7 @@ import transformers
 from safetensors.numpy import load_file
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from cvmae.interop.convert import to_ours
+from cvmae.interop.convert import import_arrays
 from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.interop.pretrained import differences
@@ -140,7 +140,7 @@ def compare(ours: Run, theirs: Run, name: str):
 
 def tree_of(model, key_map, template):
     """The gradients of a transformers model in our tree, through the key map that reads its weights."""
-    found = to_ours(gradients_by_file_key(model), key_map)
+    found = import_arrays(gradients_by_file_key(model), key_map)
     problems = found.problems + differences(found.tree, template)
     assert not problems, problems
     return found.tree

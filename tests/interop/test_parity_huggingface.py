@@ -60,7 +60,7 @@ def ours(source, part, clip, *args):
 ENCODERS = {
     "as VideoMAE": (ENCODER, []),
     "no last norm, an eps that shows": (videomae(final_norm=False, eps=0.03), []),
-    "key biases": (videomae(bias="qkv"), ["key biases of the encoder left out: the softmax takes away what all logits of"]),
+    "key biases": (videomae(bias="qkv"), ["key biases of the encoder left out: the softmax cancels what all logits of"]),
     "no biases, transformers' eps, wide frames": (
         videomae(ViTSize(32, 1, 2, 2.5), WIDE, "none", 1e-12),
         ["transformers' processor pads frames that are narrower or lower than the crop"],
@@ -160,26 +160,26 @@ def test_eps_that_transformers_fixes(tmp_path):
 
 @pytest.mark.parametrize("frames, crop", [((40, 52), (32, 32)), ((32, 32), (32, 32)), ((70, 33), (32, 32)), ((24, 60), (16, 32))])
 def test_the_processor_makes_the_clips_that_ours_makes(frames, crop, tmp_path):
-    pixels = {"mean": (0.45, 0.4, 0.5), "std": (0.225, 0.25, 0.2)}
-    source = pretrained(videomae(grid=Grid(4, *crop, 2, 8)), pixels=pixels)
+    normalization = {"mean": (0.45, 0.4, 0.5), "std": (0.225, 0.25, 0.2)}
+    source = pretrained(videomae(grid=Grid(4, *crop, 2, 8)), normalization=normalization)
     write_hf_videomae(source, tmp_path)
     video = np.random.default_rng(0).integers(0, 256, (4, *frames, 3), dtype=np.uint8)
     make = preprocessing_of(source)
     processed = AutoImageProcessor.from_pretrained(tmp_path)(list(video), return_tensors="np")["pixel_values"]
     theirs = np.asarray(processed, np.float32).transpose(0, 1, 3, 4, 2)
     assert theirs.shape == (1, 4, *crop, 3)
-    levels = np.abs(np.asarray(make(video)) - theirs) * np.array(pixels["std"]) * 255
+    levels = np.abs(np.asarray(make(video)) - theirs) * np.array(normalization["std"]) * 255
     print(f"{frames} -> {crop}: differs by up to {levels.max():.2f} gray levels, {levels.mean():.2f} in the mean")
     assert levels.max() < (1e-3 if frames == crop else 1.01)
 
 
 def test_what_is_not_known_of_the_weights(tmp_path):
-    source = pretrained(ENCODER, DECODER, pixels={})
+    source = pretrained(ENCODER, DECODER, normalization={})
     notes = write_hf_videomae(source, tmp_path)
     assert notes == [
         "written as VideoMAEForPreTraining",
-        "not known to be trained as VideoMAE is, on ImageNet's pixels with targets normed by patch and channel",
-        "no preprocessor_config.json: nobody says what pixels were normalized with",
+        "the weights do not record VideoMAE's training: ImageNet's normalization, targets by patch and channel",
+        "no preprocessor_config.json: the weights do not record their normalization",
     ]
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
 

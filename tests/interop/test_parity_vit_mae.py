@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import save_file
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from cvmae.interop.convert import to_theirs
+from cvmae.interop.convert import export_arrays
 from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.models import masking
 from tests.interop import hf_models
@@ -57,7 +57,7 @@ def check(config, batch: int, folder, name: str, backward: bool = True):
     found = read(folder)
     module, params = found.take("autoencoder")
     assert module == hf_models.vit_mae_module(config) and found.target_norm == ("patch" if config.norm_pix_loss else "none")
-    written = to_theirs(params, HF_VIT_MAE, module.encoder.grid)
+    written = export_arrays(params, HF_VIT_MAE, module.encoder.grid)
     stored = {key: array for key, array in hf_models.stored(folder).items() if key not in found.ignored}
     assert all(written[found_name(key)].tobytes() == array.tobytes() for key, array in stored.items())
 
