@@ -11,7 +11,8 @@ from cvmae.interop.convert import export_arrays
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError
-from cvmae.models.vit import TransformerConfig
+from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.vit import Encoder, TransformerConfig
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 # Files that hold the normalization of clips; the second name is that of transformers' newer processors.
@@ -236,27 +237,16 @@ def _notes(pretrained: Pretrained, part: str) -> list[str]:
 
 def hf_config(pretrained: Pretrained, part: str) -> dict:
     """Returns config.json: a VideoMAEConfig of transformers 4 and 5."""
-    encoder = pretrained.encoder
-    grid, trunk = encoder.grid, encoder.trunk
     config = {
         "architectures": [CLASSES[part]],
         "model_type": "videomae",
-        "image_size": grid.height if grid.height == grid.width else [grid.height, grid.width],
-        "patch_size": grid.patch,
         "num_channels": 3,
-        "num_frames": grid.num_frames,
-        "tubelet_size": grid.tubelet,
-        **_stack(trunk),
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": trunk.eps,
-        "qv_bias": trunk.qkv_bias != "none",
-        "qkv_bias": trunk.qkv_bias != "none",  # the same to transformers 4
-        "use_mean_pooling": not encoder.final_norm,
+        **config_fields(pretrained.encoder, pretrained.decoder if part == "autoencoder" else None),
     }
     if part == "autoencoder":
-        config |= {f"decoder_{name}": value for name, value in _stack(pretrained.decoder.trunk).items()}
         config["norm_pix_loss"] = True
     if part == "classifier":
         head = pretrained.head
@@ -266,8 +256,26 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
     return config
 
 
-def _stack(trunk: TransformerConfig) -> dict[str, int]:
-    """The fields of a stack of blocks."""
+def config_fields(encoder: Encoder, decoder: DecoderSpec | None = None) -> dict:
+    """Returns the fields of a VideoMAEConfig that give a model the sizes of these modules."""
+    grid, trunk = encoder.grid, encoder.trunk
+    fields = {
+        "image_size": grid.height if grid.height == grid.width else [grid.height, grid.width],
+        "patch_size": grid.patch,
+        "num_frames": grid.num_frames,
+        "tubelet_size": grid.tubelet,
+        **_stack_fields(trunk),
+        "layer_norm_eps": trunk.eps,
+        "qv_bias": trunk.qkv_bias != "none",
+        "qkv_bias": trunk.qkv_bias != "none",  # the same to transformers 4
+        "use_mean_pooling": not encoder.final_norm,
+    }
+    if decoder is not None:
+        fields |= {f"decoder_{name}": value for name, value in _stack_fields(decoder.trunk).items()}
+    return fields
+
+
+def _stack_fields(trunk: TransformerConfig) -> dict[str, int]:
     size = trunk.size
     return {
         "hidden_size": size.width,

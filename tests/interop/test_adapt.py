@@ -135,7 +135,9 @@ def workdir(tmp_path_factory):
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_encoder_is_refused_with_the_flags_to_copy(name, workdir):
     module, flags = OTHERS[name]
-    with pytest.raises(ValueError, match=f"the model in {workdir}/checkpoints/4 was trained with other settings: .*these flags") as caught:
+    with pytest.raises(
+        ValueError, match=f"the model in {workdir}/checkpoints/4 was trained with other settings: .*these flags"
+    ) as caught:
         load(workdir, module)
     assert flags_of(caught.value)[: len(flags)] == [f"--config.video_branch.{flag}" for flag in flags]
     assert "\n" not in str(caught.value)

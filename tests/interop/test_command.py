@@ -191,7 +191,9 @@ def test_load_in_one_line(ours):
 
 
 def test_a_kind_that_is_not_there(ours):
-    with pytest.raises(cvmae.interop.WeightsError, match="it is a workdir or an export of this package, which kind 'mae' does not mean"):
+    with pytest.raises(
+        cvmae.interop.WeightsError, match="it is a workdir or an export of this package, which kind 'mae' does not mean"
+    ):
         read(ours / "videomae", "mae")
     with pytest.raises(ValueError, match="weights kind is 'mvd'; expected one of auto, cvmae"):
         read(ours / "videomae", "mvd")

@@ -130,9 +130,7 @@ def test_it_does_not_depend_on_how_the_module_computes():
 
 def test_what_is_refused(tmp_path):
     source, _ = CASES["encoder"]
-    with pytest.raises(
-        ValueError, match="random weights does not record its normalization, .*: give `normalization`"
-    ):
+    with pytest.raises(ValueError, match="random weights does not record its normalization, .*: give `normalization`"):
         export_stablehlo(dataclasses.replace(source, normalization={}), tmp_path / "out")
     with pytest.raises(ValueError, match="whose program would need masks: expected 'encoder' or 'classifier'"):
         export_stablehlo(source, tmp_path / "out", "autoencoder")
