@@ -62,12 +62,11 @@ def read(
     """
     if kind not in KINDS:
         raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    path = os.path.expanduser(os.fspath(path))
-    local = hub.fetch(path) if hub.is_hub_id(path) else path
+    local = hub.resolve(path)
     is_own = is_archive(local) or is_workdir(local)
-    if is_own != (kind == OWN_KIND) and kind != "auto" and os.path.exists(local):
+    if is_own != (kind == OWN_KIND) and kind != "auto":
         what = "a workdir or an export of this package" if is_own else "neither a workdir nor an export of this package"
-        raise WeightsError(path, [f"it is {what}, which kind {kind!r} does not mean: leave it at 'auto'"])
+        raise WeightsError(os.fspath(path), [f"it is {what}, which kind {kind!r} does not mean: leave it at 'auto'"])
     if is_archive(local):
         return read_archive(local)
     return load_workdir(local, branch, step) if is_workdir(local) else read_file(local, kind, hints)
