@@ -154,7 +154,7 @@ def _video_branch(found: Pretrained, config) -> Branch:
         if found.decoder is not None:
             missing = "the weights do not say what their decoder predicts; config.visualize.target_norm may"
         return Branch({"encoder": found.params["encoder"]}, found.encoder, missing=missing)
-    pixels = {name: tuple(found.pixels.get(name, config.augment[name])) for name in ("mean", "std")}
+    pixels = {name: tuple(found.normalization.get(name, config.augment[name])) for name in ("mean", "std")}
     return Branch(found.params, found.encoder, found.decoder, norm, **pixels)
 
 

@@ -5,12 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
 from safetensors.numpy import load_file
-from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from cvmae.interop.convert import to_ours
+from cvmae.interop.convert import import_arrays
 from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.interop.pretrained import differences
@@ -19,9 +16,11 @@ from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.interop.comparison import assert_close, relative, tree_errors
+from tests.interop.parity import torch, transformers
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, as transformers un-normalizes with
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+build_2d_sinusoidal_position_embedding = transformers.models.vit_mae.modeling_vit_mae.build_2d_sinusoidal_position_embedding
 transformers.logging.set_verbosity_error()
 
 
@@ -140,7 +139,7 @@ def compare(ours: Run, theirs: Run, name: str):
 
 def tree_of(model, key_map, template):
     """The gradients of a transformers model in our tree, through the key map that reads its weights."""
-    found = to_ours(gradients_by_file_key(model), key_map)
+    found = import_arrays(gradients_by_file_key(model), key_map)
     problems = found.problems + differences(found.tree, template)
     assert not problems, problems
     return found.tree

@@ -17,11 +17,11 @@ from cvmae.models import positions
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
 from cvmae.models.vit import VIT_SIZES, Encoder, TransformerConfig, ViTSize
-from tests.interop.models import random_params, save_theirs
-from tests.interop.test_own_checkpoint import PIXELS, encoder, same, state, write_workdir
+from tests.interop.models import random_params, save_weights
+from tests.interop.test_own_checkpoint import NORMALIZATION, encoder, same, state, write_workdir
 from tests.tiny_configs import CONFIGS
 
-RUN = {"augment": PIXELS}
+RUN = {"augment": NORMALIZATION}
 
 
 def load(path, module: Encoder, config=RUN):
@@ -70,7 +70,7 @@ def about(kind, old: Grid, new: Grid):
         return [f"positions/table {old.time_patches}x{space.replace('-> ', f'-> {new.time_patches}x')} interpolated"]
     changed = [f"positions/space {space} interpolated"] if old.shape[1:] != new.shape[1:] else []
     return changed + (
-        [f"positions/time {old.time_patches} -> {new.time_patches} slots interpolated"]
+        [f"positions/time {old.time_patches} -> {new.time_patches} time patches interpolated"]
         if old.time_patches != new.time_patches
         else []
     )
@@ -135,7 +135,9 @@ def workdir(tmp_path_factory):
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_encoder_is_refused_with_the_flags_to_copy(name, workdir):
     module, flags = OTHERS[name]
-    with pytest.raises(ValueError, match=f"the model in {workdir}/checkpoints/4 was trained otherwise: .*these flags") as caught:
+    with pytest.raises(
+        ValueError, match=f"the model in {workdir}/checkpoints/4 was trained with other settings: .*these flags"
+    ) as caught:
         load(workdir, module)
     assert flags_of(caught.value)[: len(flags)] == [f"--config.video_branch.{flag}" for flag in flags]
     assert "\n" not in str(caught.value)
@@ -150,7 +152,7 @@ def test_other_pixels_give_the_same_outputs(workdir):
     frames = np.random.default_rng(0).uniform(size=(1, 4, 32, 32, 3)).astype(np.float32)
     apply = jax.jit(lambda params, clip: module.apply({"params": params}, clip).tokens)
     old, _ = load(workdir, module, None)
-    expected = apply(old, (frames - np.float32(PIXELS["mean"])) / np.float32(PIXELS["std"]))
+    expected = apply(old, (frames - np.float32(NORMALIZATION["mean"])) / np.float32(NORMALIZATION["std"]))
     found, notes = load(workdir, module, c)
     assert len(notes) == 1 and "(trained on mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)): same outputs" in notes[0]
     np.testing.assert_allclose(
@@ -182,7 +184,7 @@ def videomae(frames=4, **changes) -> Encoder:
 def folder(tmp_path):
     """A folder as transformers writes it for VideoMAEModel, and its parameters in our tree."""
     params = random_params(videomae(), 1)
-    save_theirs(tmp_path / "model.safetensors", {"encoder": params}, HF_VIDEOMAE_ENCODER, videomae().grid)
+    save_weights(tmp_path / "model.safetensors", {"encoder": params}, HF_VIDEOMAE_ENCODER, videomae().grid)
     describe(tmp_path)
     return tmp_path, params
 
@@ -202,7 +204,7 @@ def test_layouts_of_transformers_files(key_map, folder):
         HF_VIDEOMAE_CLASSIFIER.layout: {"head": {"kernel": np.zeros((32, 5), np.float32), "bias": np.zeros(5, np.float32)}},
     }
     whole = {"encoder": params} | beside.get(key_map.layout, {})
-    save_theirs(path / "model.safetensors", whole, key_map, videomae().grid)
+    save_weights(path / "model.safetensors", whole, key_map, videomae().grid)
     for weights in (path, path / "model.safetensors"):
         same(load(weights, videomae())[0], params)
 
@@ -211,7 +213,7 @@ def test_what_stands_beside_the_weights(folder):
     path, params = folder
     found, notes = load(path, videomae())
     same(found, params)
-    assert notes == ["nobody says what pixels were normalized with: taken to be augment.mean and augment.std"]
+    assert notes == ["the weights do not record their normalization: taken to be augment.mean and augment.std"]
     describe(path, num_attention_heads=4, layer_norm_eps=1e-12, tubelet_size=4, patch_size=8, num_frames=8, image_size=16)
     with pytest.raises(WeightsError):  # the weights are not of this config.json
         load(path, videomae())
@@ -300,7 +302,7 @@ def test_a_branch_with_its_decoder(tmp_path):
     same(found["decoder"]["positions"], expected)
     assert notes[-2:] == [
         "decoder positions/space 2x2 -> 3x3 interpolated",
-        "decoder positions/time 2 -> 4 slots interpolated",
+        "decoder positions/time 2 -> 4 time patches interpolated",
     ]
     other = autoencoder(cls="none", target_frames=2, layout="concat")
     with pytest.raises(ValueError, match="--config.video_branch.init_decoder=False") as caught:

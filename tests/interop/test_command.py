@@ -23,7 +23,7 @@ from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from tests.commands import run_own
-from tests.interop.models import image_mae, random_params, save_theirs, videomae
+from tests.interop.models import image_mae, random_params, save_weights, videomae
 
 SIZES = ("--heads=2", "--decoder_heads=2", "--num_frames=4", "--image_size=16")
 
@@ -72,7 +72,7 @@ def test_import(name, auto, tmp_path, capsys):
     params = random_params(module)
     whole = {"encoder": params} if isinstance(module, Encoder) else params
     grid = module.grid if isinstance(module, Encoder) else module.encoder.grid
-    save_theirs(tmp_path / "theirs.safetensors", whole, key_map, grid)
+    save_weights(tmp_path / "theirs.safetensors", whole, key_map, grid)
     kind = "auto" if auto else name.split()[0]
     assert (
         run("import", f"--from={kind}", f"--weights={tmp_path / 'theirs.safetensors'}", f"--out={tmp_path / 'out'}", *SIZES) == 0
@@ -93,12 +93,14 @@ def test_import(name, auto, tmp_path, capsys):
 def ours(tmp_path_factory):
     """Exports of ours: VideoMAE's autoencoder, a classifier on it, and mae_st's."""
     folder = tmp_path_factory.mktemp("ours")
-    pixels = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    normalization = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     for name, key in (("videomae", "videomae"), ("classifier", "videomae fine-tuned"), ("mae_st", "mae_st")):
         module = INCOMING[key][1]
         head = {"head": cvmae.interop.pretrained.Head(5)} if name == "classifier" else {}
         spec = {} if name == "classifier" else {"decoder": module.decoder.spec, "target_norm": "patch_channel"}
-        write_archive(Pretrained(name, module.encoder, random_params(module), pixels=pixels, **head, **spec), folder / name)
+        write_archive(
+            Pretrained(name, module.encoder, random_params(module), normalization=normalization, **head, **spec), folder / name
+        )
     return folder
 
 
@@ -133,8 +135,8 @@ def test_what_transformers_cannot_express_names_the_fields(ours, tmp_path, capsy
 
 
 WRONG = {
-    "nothing to do": ((), "say what to do: import or export"),
-    "something else": (("convert",), "say what to do: import or export"),
+    "nothing to do": ((), "give what to do: import or export"),
+    "something else": (("convert",), "give what to do: import or export"),
     "no weights": (("import", "--out=x"), "--weights is missing"),
     "no format": (("export", "--checkpoint=x", "--out=x"), "--to is missing"),
     "unknown kind": (("import", "--from=mvd", "--weights=x", "--out=x"), "should be one of"),
@@ -167,14 +169,14 @@ def test_damage_leaves_nothing_behind(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("kept")
     module = videomae()
-    save_theirs(tmp_path / "good.safetensors", random_params(module), HF_VIDEOMAE, module.encoder.grid)
+    save_weights(tmp_path / "good.safetensors", random_params(module), HF_VIDEOMAE, module.encoder.grid)
     assert run("import", f"--weights={tmp_path / 'good.safetensors'}", f"--out={tmp_path / 'full'}", *SIZES) == 2
     assert "holds files already" in capsys.readouterr().err and (tmp_path / "full" / "mine.txt").read_text() == "kept"
 
 
 def test_inflation(tmp_path):
     module = with_eps(image_mae())
-    save_theirs(tmp_path / "mae.safetensors", random_params(module), MAE, module.encoder.grid)
+    save_weights(tmp_path / "mae.safetensors", random_params(module), MAE, module.encoder.grid)
     words = (f"--weights={tmp_path / 'mae.safetensors'}", f"--out={tmp_path / 'out'}", "--heads=2", "--decoder_heads=2")
     assert run("import", *words, "--inflate=mean", "--num_frames=6", "--tubelet=3") == 0
     assert read(tmp_path / "out").encoder.grid == Grid(6, 24, 24, 3, 8)
@@ -189,7 +191,9 @@ def test_load_in_one_line(ours):
 
 
 def test_a_kind_that_is_not_there(ours):
-    with pytest.raises(cvmae.interop.WeightsError, match="it is weights of ours, which kind 'mae' is not"):
+    with pytest.raises(
+        cvmae.interop.WeightsError, match="it is a workdir or an export of this package, which kind 'mae' does not mean"
+    ):
         read(ours / "videomae", "mae")
     with pytest.raises(ValueError, match="weights kind is 'mvd'; expected one of auto, cvmae"):
         read(ours / "videomae", "mvd")

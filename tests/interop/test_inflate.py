@@ -11,14 +11,14 @@ from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps.mae import MAE, MAE_CLASSIFIER
 from cvmae.interop.pretrained import Pretrained, differences, shapes
 from cvmae.models.patches import Grid
-from tests.interop.models import image_mae, random_params, save_theirs
+from tests.interop.models import image_mae, random_params, save_weights
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def source(**changes) -> Pretrained:
     module = image_mae(**changes)
-    return Pretrained("an image MAE", module.encoder, random_params(module), module.decoder.spec, pixels=IMAGENET)
+    return Pretrained("an image MAE", module.encoder, random_params(module), module.decoder.spec, normalization=IMAGENET)
 
 
 def embeddings(module, params, clip):
@@ -80,12 +80,12 @@ def test_a_file_of_images_into_a_branch_of_videos(tmp_path):
     """Another size too: the spatial table, which was fixed, is interpolated; without the option the message names it."""
     module = image_mae()
     params, file = random_params(module), tmp_path / "mae.safetensors"
-    save_theirs(file, params, MAE, module.encoder.grid)
+    save_weights(file, params, MAE, module.encoder.grid)
     trunk = dataclasses.replace(module.encoder.trunk, eps=1e-6)
     video = module.encoder.clone(trunk=trunk, grid=Grid(8, 32, 32, 2, 8), positions="separable")
     found, notes = load_encoder(InitFrom(str(file), inflate="mean"), video)
     assert not differences(found, shapes(video))
-    assert "image encoder inflated (mean) over tubelets of 2 frames and 4 slots" in notes
+    assert "image encoder inflated (mean) over tubelets of 2 frames and 4 time patches" in notes
     assert "positions/space 3x3 -> 4x4 interpolated" in notes
     np.testing.assert_array_equal(
         found["blocks"]["block0"]["mlp_in"]["kernel"], params["encoder"]["blocks"]["block0"]["mlp_in"]["kernel"]
@@ -98,7 +98,7 @@ def test_a_fine_tuned_image_classifier_gives_its_trained_table(tmp_path):
     module = image_mae(positions="learned").encoder
     params, file = random_params(module), tmp_path / "classifier.safetensors"
     head = {"kernel": np.zeros((16, 5), np.float32), "bias": np.zeros(5, np.float32)}
-    save_theirs(file, {"encoder": params, "head": head}, MAE_CLASSIFIER, module.grid)
+    save_weights(file, {"encoder": params, "head": head}, MAE_CLASSIFIER, module.grid)
     video = module.clone(trunk=dataclasses.replace(module.trunk, eps=1e-6), grid=Grid(4, 24, 24, 2, 8), positions="separable")
     found, _ = load_encoder(InitFrom(str(file), inflate="center"), video)
     np.testing.assert_array_equal(found["positions"]["space"], params["positions"]["table"])

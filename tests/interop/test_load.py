@@ -15,7 +15,7 @@ from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, VIDEOMAE_CLASSIFIER
 from cvmae.interop.load import read_file
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
-from tests.interop.models import image_mae, random_params, rewrite, save_theirs, videomae
+from tests.interop.models import image_mae, random_params, rewrite, save_weights, videomae
 
 HINTS = ModelHints(heads=2, decoder_heads=2, num_frames=4, size=(16, 16))
 
@@ -24,7 +24,7 @@ HINTS = ModelHints(heads=2, decoder_heads=2, num_frames=4, size=(16, 16))
 def video_file(tmp_path):
     module, file = videomae(), tmp_path / "model.safetensors"
     params = random_params(module)
-    save_theirs(file, params, HF_VIDEOMAE, module.encoder.grid)
+    save_weights(file, params, HF_VIDEOMAE, module.encoder.grid)
     return module, params, file
 
 
@@ -32,7 +32,7 @@ def video_file(tmp_path):
 def image_file(tmp_path):
     module, file = image_mae(), tmp_path / "model.safetensors"
     params = random_params(module)
-    save_theirs(file, params, HF_VIT_MAE, module.encoder.grid)
+    save_weights(file, params, HF_VIT_MAE, module.encoder.grid)
     return module, params, file
 
 
@@ -62,7 +62,7 @@ def test_what_is_assumed_is_said(video_file):
     assert any("frames is not in the file: taken to be 16" in note for note in found.notes)
     assert any("size of frames is not in the file: taken to be 224" in note for note in found.notes)
     assert any("heads of width 16 are not in the file: taken to be 2" in note for note in found.notes)
-    with pytest.raises(WeightsError, match="how many heads attend over width 16: say so by --heads"):
+    with pytest.raises(WeightsError, match="how many heads attend over width 16: give --heads"):
         read_file(video_file[2])
     with pytest.raises(WeightsError, match="width 16 is not a multiple of 3 heads"):
         read_file(video_file[2], hints=ModelHints(3, 2))
@@ -77,7 +77,7 @@ def test_heads_that_are_asked_for_come_before_the_published_ones(tmp_path):
     head = {"kernel": np.zeros((384, 3), np.float32), "bias": np.zeros(3, np.float32)}
     norm = {"scale": np.ones(384, np.float32), "bias": np.zeros(384, np.float32)}
     params = {"encoder": random_params(encoder), "norm": norm, "head": head}
-    save_theirs(tmp_path / "s.safetensors", params, VIDEOMAE_CLASSIFIER, encoder.grid)
+    save_weights(tmp_path / "s.safetensors", params, VIDEOMAE_CLASSIFIER, encoder.grid)
     for heads, expected in ((0, 6), (16, 16)):
         assert read_file(tmp_path / "s.safetensors", hints=ModelHints(heads)).encoder.trunk.size.heads == expected
 
@@ -169,7 +169,7 @@ def test_a_wrong_shape_names_both(image_file):
     with pytest.raises(WeightsError) as caught:
         read_file(file, hints=HINTS)
     path = "decoder/blocks/block0/mlp_out/kernel"
-    assert caught.value.problems == [f"mis-shaped: {key} for {path} is [31, 8] in our layout, the model has [32, 8]"]
+    assert caught.value.problems == [f"mis-shaped: {key} for {path} is [31, 8] in this package's layout, the model has [32, 8]"]
 
 
 @pytest.mark.parametrize("key", ["vit.embeddings.position_embeddings", "decoder.decoder_pos_embed"])
@@ -200,7 +200,7 @@ def test_wrong_or_unknown_kind(video_file, tmp_path):
         read_file(file, "video-mae", HINTS)
     with pytest.raises(WeightsError, match="is not a key of hf-vit-mae"):
         read_file(file, "hf-vit-mae", HINTS)
-    with pytest.raises(WeightsError, match="kind 'cvmae' is a workdir or an export of ours"):
+    with pytest.raises(WeightsError, match="kind 'cvmae' is a workdir or an export of this package"):
         read_file(file, "cvmae", HINTS)
     save_file({"a": np.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="none of the known kinds"):
@@ -211,5 +211,5 @@ def test_maps_are_whole():
     """Every reason says something, and no key is named twice."""
     for key_map in KEY_MAPS:
         assert all(len(reason) > 20 for reason in key_map.ignored.values())
-        names = [rule.theirs for rule in key_map.rules]
+        names = [rule.source for rule in key_map.rules]
         assert len(names) == len(set(names)), key_map.kind

@@ -22,7 +22,7 @@ from cvmae.workdir import Workdir
 from tests.interop.models import random_params
 from tests.tiny_configs import config, downstream, make_task
 
-PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NORMALIZATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def encoder(frames=4, side=32, patch=16, **changes) -> Encoder:
@@ -41,7 +41,7 @@ def write_workdir(folder, module: Encoder, states: dict[int, TrainState], **bran
     grid = module.grid
     fields = {"variant": f"test/{grid.patch}", "tubelet": grid.tubelet, "positions": module.positions, "eps": module.trunk.eps}
     fields |= {"cls_token": module.cls_token, "qkv_bias": module.trunk.qkv_bias, "final_norm": module.final_norm} | branch
-    augment = {"size": (grid.height, grid.width)} | PIXELS
+    augment = {"size": (grid.height, grid.width)} | NORMALIZATION
     folder.mkdir(exist_ok=True)
     text = json.dumps({"data": {"num_frames": grid.num_frames}, "augment": augment, "video_branch": fields})
     (folder / "config.json").write_text(text)
@@ -92,7 +92,7 @@ def test_the_encoder_that_was_trained(two_steps):
     folder, expected = two_steps
     write_workdir(folder, encoder(), {11: state({"video": {"encoder": expected[2]}})})
     found = load_workdir(folder)
-    assert found.take()[0] == encoder() and found.pixels == PIXELS and found.parts == ("encoder",)
+    assert found.take()[0] == encoder() and found.normalization == NORMALIZATION and found.parts == ("encoder",)
     same(found.params, {"encoder": expected[2]})
 
 

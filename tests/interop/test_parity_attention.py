@@ -1,28 +1,22 @@
 """Attention weights against transformers' `output_attentions=True` with the same weights: videos without, images with a cls token."""
 
-import importlib.util
-
 import jax
 import numpy as np
 import pytest
 
 from cvmae.interop import read
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
-
 from cvmae.visualize.attention import attention_of
 from tests.interop import hf_models
+from tests.interop.parity import torch, transformers
 
 SMALL = dict(patch_size=8, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
 DECODER = dict(decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=32)
 CASES = {
-    "videomae": (VideoMAEForPreTraining, VideoMAEConfig(image_size=16, num_frames=4, use_mean_pooling=False, **SMALL, **DECODER)),
-    "vit": (ViTMAEForPreTraining, ViTMAEConfig(image_size=24, mask_ratio=0.0, **SMALL, **DECODER)),
+    "videomae": (
+        transformers.VideoMAEForPreTraining,
+        transformers.VideoMAEConfig(image_size=16, num_frames=4, use_mean_pooling=False, **SMALL, **DECODER),
+    ),
+    "vit": (transformers.ViTMAEForPreTraining, transformers.ViTMAEConfig(image_size=24, mask_ratio=0.0, **SMALL, **DECODER)),
 }
 
 

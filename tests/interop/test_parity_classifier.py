@@ -1,37 +1,17 @@
 """transformers' VideoMAEForVideoClassification against our classifier with the same weights: logits, loss, all gradients."""
 
-import importlib.util
-
 import jax
 import numpy as np
 import optax
 import pytest
 
 from cvmae.interop import read
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEModel
-
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE_CLASSIFIER
 from cvmae.models.classifier import Classifier
 from tests.interop import hf_models
 from tests.interop.comparison import assert_close, relative, tree_errors
+from tests.interop.parity import CLIPS, TINY, torch, transformers
 
-TINY = dict(
-    image_size=32,
-    patch_size=8,
-    num_frames=4,
-    tubelet_size=2,
-    hidden_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=96,
-    num_labels=7,
-)
 CASES = {
     "mean pooling": dict(use_mean_pooling=True),
     "first token": dict(use_mean_pooling=False, layer_norm_eps=1e-6),
@@ -48,10 +28,10 @@ CASES = {
 }
 
 
-def save(folder, model_class=VideoMAEForVideoClassification, **changes):
+def save(folder, model_class=transformers.VideoMAEForVideoClassification, **changes):
     """A transformers model of random weights, saved in a folder."""
     torch.manual_seed(0)
-    model = hf_models.shake(model_class(VideoMAEConfig(**{**TINY, **changes})), seed=1)
+    model = hf_models.shake(model_class(transformers.VideoMAEConfig(**TINY | CLIPS | {"num_labels": 7} | changes)), seed=1)
     model.save_pretrained(folder)
     return model
 
@@ -93,7 +73,7 @@ def test_logits_loss_and_gradients(name, tmp_path):
     assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
 
 
-@pytest.mark.parametrize("model_class", [VideoMAEModel, VideoMAEForVideoClassification])
+@pytest.mark.parametrize("model_class", [transformers.VideoMAEModel, transformers.VideoMAEForVideoClassification])
 def test_features_of_the_encoder_alone(model_class, tmp_path):
     """Files with and without the prefix `videomae.` and what stands beside the encoder."""
     model = save(tmp_path, model_class, use_mean_pooling=False)

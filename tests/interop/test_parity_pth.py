@@ -2,24 +2,17 @@
 read by us: the same states, predictions, loss and logits."""
 
 import argparse
-import importlib.util
 
 import jax
 import numpy as np
 import pytest
-
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
 
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.load import read
 from cvmae.models import masking
 from tests.interop import hf_models, torch_mae, torch_mae_st, torch_videomae
 from tests.interop.comparison import assert_close, relative
+from tests.interop.parity import torch
 from tests.interop.torch_blocks import EPS, Sizes, build
 
 SIZES = Sizes(decoder_depth=2, mlp_ratio=3)

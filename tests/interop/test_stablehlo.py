@@ -22,15 +22,15 @@ from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from tests.interop.comparison import assert_close, relative
 from tests.interop.pretrained_models import pretrained
 
-PIXELS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+NORMALIZATION = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 ENCODER = Encoder(
     TransformerConfig(ViTSize(16, 2, 2), attention="xla", dtype=jnp.bfloat16), Grid(4, 16, 24, 2, 8), "separable", True
 )
 MEAN = ENCODER.clone(positions="sincos1d", cls_token=False, final_norm=False)
 CASES = {
-    "encoder": (pretrained(ENCODER, pixels=PIXELS), ""),
-    "classifier": (pretrained(MEAN, head=Head(3), pixels=PIXELS), ""),
-    "encoder of a classifier": (pretrained(MEAN, head=Head(3), pixels=PIXELS), "encoder"),
+    "encoder": (pretrained(ENCODER, normalization=NORMALIZATION), ""),
+    "classifier": (pretrained(MEAN, head=Head(3), normalization=NORMALIZATION), ""),
+    "encoder of a classifier": (pretrained(MEAN, head=Head(3), normalization=NORMALIZATION), "encoder"),
 }
 # Runs the lines of each folder's README.txt, then what they made on batches of 1 and 3, where nothing but jax is there.
 ALONE = """
@@ -130,8 +130,8 @@ def test_it_does_not_depend_on_how_the_module_computes():
 
 def test_what_is_refused(tmp_path):
     source, _ = CASES["encoder"]
-    with pytest.raises(ValueError, match="random weights does not say what pixels were normalized with, .*: give `pixels`"):
-        export_stablehlo(dataclasses.replace(source, pixels={}), tmp_path / "out")
+    with pytest.raises(ValueError, match="random weights does not record its normalization, .*: give `normalization`"):
+        export_stablehlo(dataclasses.replace(source, normalization={}), tmp_path / "out")
     with pytest.raises(ValueError, match="whose program would need masks: expected 'encoder' or 'classifier'"):
         export_stablehlo(source, tmp_path / "out", "autoencoder")
     with pytest.raises(ValueError, match="no part 'classifier', only encoder"):

@@ -1,23 +1,16 @@
 """The torch statements of MAE, mae_st and VideoMAE against others: transformers' classes, and a statement on our own tree."""
 
-import importlib.util
 import re
 
 import pytest
 from flax import traverse_util
 
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-import transformers
-from torch.nn import functional as F
-from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
-
-from tests.interop import torch_mae, torch_mae_st, torch_videomae
+from cvmae.interop.huggingface import config_fields
+from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
+from tests.interop import hf_models, torch_mae, torch_mae_st, torch_videomae
 from tests.interop.comparison import assert_close, relative
+from tests.interop.parity import torch, transformers
 from tests.interop.torch_blocks import EPS, Sizes, build
 from tests.models import mae_st_torch
 
@@ -117,20 +110,15 @@ def pixels(sizes: Sizes, *frames: int):
     return torch.randn(shape, generator=generator), torch.rand(2, sizes.grid.tokens, generator=generator)
 
 
-def transformers_config(config_class, sizes: Sizes, **more):
-    names = dict(
-        image_size=sizes.size,
-        patch_size=sizes.patch,
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.depth,
-        num_attention_heads=sizes.heads,
-        intermediate_size=round(sizes.width * sizes.mlp_ratio),
-        decoder_hidden_size=sizes.decoder_width,
-        decoder_num_hidden_layers=sizes.decoder_depth,
-        decoder_num_attention_heads=sizes.decoder_heads,
-        decoder_intermediate_size=round(sizes.decoder_width * sizes.mlp_ratio),
+def transformers_config(config_class, sizes: Sizes, **changes):
+    """The config of a class of transformers with these sizes; `changes` are fields of its own."""
+    encoder = ViTSize(sizes.width, sizes.depth, sizes.heads, sizes.mlp_ratio)
+    decoder = ViTSize(sizes.decoder_width, sizes.decoder_depth, sizes.decoder_heads, sizes.mlp_ratio)
+    fields = config_fields(
+        Encoder(TransformerConfig(encoder, "qv", EPS), sizes.grid, "sincos1d"),
+        DecoderSpec(TransformerConfig(decoder, "qv", EPS), "concat", "sincos1d"),
     )
-    return config_class(**names, layer_norm_eps=EPS, num_labels=CLASSES, **more)
+    return config_class(**fields | {"num_labels": CLASSES} | changes)
 
 
 def loaded(model, state):
@@ -164,7 +152,7 @@ def test_mae():
 
 def test_mae_table():
     """The halves of transformers' table, turned as published weights have them."""
-    row, column = build_2d_sinusoidal_position_embedding(5, 5, 24, cls_token=True).chunk(2, dim=1)
+    row, column = hf_models.build_2d_sinusoidal_position_embedding(5, 5, 24, cls_token=True).chunk(2, dim=1)
     same("table", torch_mae.sincos(5, 24)[0], torch.cat([column, row], dim=1))
 
 
@@ -179,16 +167,14 @@ def test_mae_classifier(pool):
     theirs.vit.layernorm = torch.nn.Identity()
     weight, bias = state.pop("fc_norm.weight"), state.pop("fc_norm.bias")
     features = loaded(theirs, state).vit(image).last_hidden_state[:, 1:].mean(1)
-    same("logits", model(image), theirs.classifier(F.layer_norm(features, features.shape[1:], weight, bias, EPS)))
-
-
-def videomae_config(sizes: Sizes, **more):
-    return transformers_config(transformers.VideoMAEConfig, sizes, num_frames=sizes.frames, tubelet_size=sizes.tubelet, **more)
+    same(
+        "logits", model(image), theirs.classifier(torch.nn.functional.layer_norm(features, features.shape[1:], weight, bias, EPS))
+    )
 
 
 def test_videomae():
     model = build(torch_videomae.MaskedAutoencoder, SIZES)
-    theirs = transformers.VideoMAEForPreTraining(videomae_config(SIZES, use_mean_pooling=False))
+    theirs = transformers.VideoMAEForPreTraining(transformers_config(transformers.VideoMAEConfig, SIZES, use_mean_pooling=False))
     loaded(theirs, renamed(model, VIDEOMAE)).decoder.norm.eps = EPS
     video, noise = pixels(SIZES, SIZES.frames)
     hidden = noise.argsort(1) >= 5
@@ -200,7 +186,9 @@ def test_videomae():
 
 def test_videomae_classifier():
     model = build(torch_videomae.Classifier, SIZES, CLASSES)
-    theirs = transformers.VideoMAEForVideoClassification(videomae_config(SIZES, use_mean_pooling=True))
+    theirs = transformers.VideoMAEForVideoClassification(
+        transformers_config(transformers.VideoMAEConfig, SIZES, use_mean_pooling=True)
+    )
     loaded(theirs, renamed(model, VIDEOMAE)).fc_norm.eps = EPS
     video, _ = pixels(SIZES, SIZES.frames)
     same("logits", model(video), theirs(video.transpose(1, 2)).logits)
