@@ -7,6 +7,7 @@ A config imports `base`, changes what its data set needs, and ends in `finish`.
 import ml_collections
 
 from cvmae.config import UNTRAINED, ConfigError, nearest, parse_arg
+from cvmae.objective import TERMS
 from cvmae.tasks import TASKS
 
 PARENTS = ("videomae", "mae_st", "mae")
@@ -103,6 +104,7 @@ def _augment():
 def encoder(variant, positions, cls_token, tubelet):
     """One encoder."""
     c = ml_collections.ConfigDict()
+    c.backbone = "vit"  # vit; others are added as cvmae/models/backbone.py says
     c.variant = variant
     c.tubelet = tubelet
     c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d
@@ -199,9 +201,9 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
         # [CrossPoint] temperature and width; hidden 0 is the encoder's width; reversed negatives are ours, not the paper's
         {"temperature": 0.1, "width": 256, "hidden": 0, "time_reversed_negatives": False}
     )
-    terms = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
-    c.loss = ml_collections.ConfigDict({term: 1.0 for term in terms})  # weights; 0 removes a term. [CrossPoint] 1 : 1
-    c.loss_warmup = ml_collections.ConfigDict({term: "0_steps" for term in terms})  # a weight may rise linearly from 0
+    # The terms are the table in cvmae/objective/terms.py; a config file can register its own and set c.loss.NAME.
+    c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in TERMS})  # weights; 0 removes a term. [CrossPoint] 1 : 1
+    c.loss_warmup = ml_collections.ConfigDict({term.name: "0_steps" for term in TERMS})  # a weight may rise linearly from 0
     c.optimizer = _optimizer()
     # At the end: clips drawn as reconstructions; and, where `labelled` is above 0, the trained encoder, and the `untrained` one beside
     # it: a linear probe fitted on that many training clips, scored on `clips` held-out ones (0: all).

@@ -5,7 +5,6 @@ A data set's config imports `base`, changes what its data needs, and ends in `co
 """
 
 import ml_collections
-
 from cvmae.configs import common
 
 # What VideoMAE and its successors share when they fine-tune; a data set's table says the rest for each size of the model.

@@ -9,6 +9,7 @@ on. Not run to its end by us; no accuracy of it is known. Downstream tasks serve
 """
 
 from cvmae.configs import common, downstream
+
 from cvmae.config import ConfigError, nearest
 
 SHAPES = {"easy": (8, 32), "full": (16, 64)}  # frames and side of the clips, pixels

@@ -23,8 +23,11 @@ _PUBLIC = {
     "Objective": "cvmae.objective.objective",
     "TransformerConfig": "cvmae.models.vit",
     "VIT_SIZES": "cvmae.models.vit",
-    "build_model": "cvmae.models.build",
+    "VideoEncoder": "cvmae.evaluation.embed",
+    "build_model": "cvmae.objective.objective",
+    "embed": "cvmae.evaluation.embed",
     "load": "cvmae.interop.load",
+    "load_encoder": "cvmae.evaluation.embed",
     "nt_xent": "cvmae.objective.losses",
     "run": "cvmae.tasks",
 }

@@ -25,7 +25,9 @@ def test_a_file_comes_before_a_name(tmp_path, monkeypatch):
     assert find_config("ssv2:variant=L/16") == "ssv2:variant=L/16"
 
 
-@pytest.mark.parametrize("name, message", [("ssv3", "did you mean 'ssv2'"), ("common", "did you mean|known: "), ("x/y.py", "known: ")])
+@pytest.mark.parametrize(
+    "name, message", [("ssv3", "did you mean 'ssv2'"), ("common", "did you mean|known: "), ("x/y.py", "known: ")]
+)
 def test_a_name_that_no_config_has_names_the_nearest(name, message):
     with pytest.raises(ConfigError, match=message):
         find_config(name)

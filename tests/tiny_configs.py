@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from cvmae import config as config_lib
+from cvmae import objective
 from cvmae.data.sources import make_source
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel.mesh import make_mesh
@@ -13,7 +14,7 @@ from cvmae.tasks import find_task
 from cvmae.training.loop import Schedule
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-TERMS = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+TERMS = tuple(term.name for term in objective.TERMS)
 
 
 # One term and no picture: quicker to compile. For arguments of the command, where something else than the loss is looked at.

@@ -56,7 +56,7 @@ def random_crop(key, video, crop: Crop):
 
 
 def center_crop(video, size: tuple[int, int]):
-    """The largest centerd box of the aspect of `size`, resized to it: [T, H0, W0, C] -> [T, H, W, C]; nothing random."""
+    """The largest centered box of the aspect of `size`, resized to it: [T, H0, W0, C] -> [T, H, W, C]; nothing random."""
     height, width = video.shape[1:3]
     if (height, width) == tuple(size):
         return video

@@ -31,7 +31,7 @@ class ClipSpec:
     fps: 0: the stride counts the file's own frames. Above 0: it counts frames at this rate, whatever the file's: clip
       frames are stride / fps seconds apart, and each is the frame on show at its time.
     height, width, fit: the shape, see fit_frames.
-    sampling: `random` start, `middle` (centerd), or `uniform` (the centers of T equal segments of the whole video; stride
+    sampling: `random` start, `middle` (centered), or `uniform` (the centers of T equal segments of the whole video; stride
       and fps are not used).
     num_sampled, frame_sampling: F and how the image branch's frames are taken, see sample_frame_index.
     """

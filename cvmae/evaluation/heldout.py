@@ -14,7 +14,7 @@ from cvmae.models.autoencoder import make_targets
 from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.models.patches import Grid
-from cvmae.objective import losses
+from cvmae.objective import losses, registered_terms
 from cvmae.objective.views_and_masks import sample_keys, view_spec
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
@@ -127,7 +127,7 @@ class HeldOut:
 def view_features(held_out: HeldOut, params):
     """Features of two views, v and v⁺, of every held-out clip, nothing masked: two float32 [n, D]."""
     config = held_out.objective.config
-    encoder = build_encoder(config, config.video_branch, video_grid(config))
+    encoder = build_encoder(config, config.video_branch, video_grid(config), rules=held_out.objective.rules)
     spec = view_spec(config, 2)
 
     @jax.jit
@@ -157,7 +157,7 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
     """
     objective = held_out.objective
     found = {}
-    if "mse_video" in objective.terms.active:
+    if "video_predictions" in objective.terms.outputs:
         found |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
     found |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}
     encoder = params["video"]["encoder"]
@@ -176,7 +176,7 @@ def report_table(trained: dict[str, float], untrained: dict[str, float] | None =
     """The numbers of `evaluate_pretraining` side by side, as text."""
     columns = {"untrained": untrained or {}, "trained": trained}
     lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, found in columns.items() if found)]
-    for name, title, share in REPORT_ROWS:
+    for name, title, share in report_rows():
         if name in trained:
             cells = (f"{100 * v[name]:.1f} %" if share else f"{v[name]:.3f}" for v in columns.values() if v)
             lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
@@ -216,14 +216,17 @@ def _labeled(features: Features):
     return features.labels >= 0
 
 
-REPORT_ROWS = (
-    ("reconstruction/model", "held-out reconstruction error", False),
-    ("accuracy/intra_video", "intra-modal accuracy, video level", True),
-    ("accuracy/intra_frame", "intra-modal accuracy, frame level", True),
-    ("accuracy/cross_video", "cross-modal accuracy, video level", True),
-    ("accuracy/cross_frame", "cross-modal accuracy, frame level", True),
-    ("retrieval/same_clip_r1", "retrieval of the same clip, R@1", True),
-    ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
-    ("retrieval/same_label_1nn", "nearest clip has the same label", True),
-    ("probe/accuracy", "linear probe", True),
-)
+def report_rows() -> list[tuple[str, str, bool]]:
+    """(name, title, True for a fraction in 0..1) of the numbers that a report shows, in its order.
+
+    A registered loss term with a title has a row for its accuracy, so this is no constant.
+    """
+    accuracies = [(f"accuracy/{term.name}", term.title, True) for term in registered_terms() if term.title]
+    return [
+        ("reconstruction/model", "held-out reconstruction error", False),
+        *accuracies,
+        ("retrieval/same_clip_r1", "retrieval of the same clip, R@1", True),
+        ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
+        ("retrieval/same_label_1nn", "nearest clip has the same label", True),
+        ("probe/accuracy", "linear probe", True),
+    ]

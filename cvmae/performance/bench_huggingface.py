@@ -17,7 +17,7 @@ from cvmae.interop.huggingface import config_fields
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
-from cvmae.models.build import build_encoder, build_model, decoder_spec, video_grid
+from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.objective.losses import masked_mse
 from cvmae.objective.objective import Objective
 from cvmae.performance.timing import Times, in_turn
@@ -115,7 +115,8 @@ class Ours:
     """Our model and AdamW on the same pixels and masks; one step a call."""
 
     def __init__(self, config, pixels, mask):
-        objective, model = Objective(config), build_model(config)
+        objective = Objective(config)
+        model = objective.model
         c, grid = config.optimizer, video_grid(config)
         optimizer = optax.adamw(1e-4, c.b1, c.b2, c.eps, weight_decay=c.weight_decay)
         self.pixels, self.mask = jnp.asarray(pixels), mask

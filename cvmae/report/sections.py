@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvmae.evaluation.heldout import REPORT_ROWS
+from cvmae.evaluation.heldout import report_rows
 from cvmae.report import summary
 from cvmae.report.gather import Run
 from cvmae.report.words import anything, duration, field, is_share, moment, number
@@ -25,7 +25,7 @@ TASK_TITLES = {
     "ablate": "Ablations",
 }
 PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
-TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in REPORT_ROWS}  # in the order of the rows
+TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in report_rows()}  # in the order of the rows
 TITLES |= {"retrieval/median_rank": "median rank of the same clip", "accuracy/top1": "top-1", "accuracy/top5": "top-5"}
 TITLES |= {"accuracy/mean_class_accuracy": "mean over classes"}
 

@@ -117,7 +117,7 @@ def _fitted(source: Pretrained, encoder: Encoder, config, branch: str) -> tuple[
 
 def _computing_like(trunk: TransformerConfig, like: TransformerConfig) -> TransformerConfig:
     """A trunk with another's way to compute, which changes no parameter's meaning."""
-    return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan")})
+    return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan", "rules")})
 
 
 def load_branches(config, encoder: Encoder, untrained: Callable[[], dict]) -> Branches:

@@ -87,8 +87,8 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
     crops = labeled_batch(t.config)["video"][:, None]
     found = t.predict(state)({"video": jnp.asarray(crops)})[:, 0]
     norm.eval()
-    centerd = t._features(state.frozen, flat_crops(crops, t.config))
-    expected = torch.softmax(linear(norm(torch.tensor(np.array(centerd)))), -1).detach().numpy()
+    centered = t._features(state.frozen, flat_crops(crops, t.config))
+    expected = torch.softmax(linear(norm(torch.tensor(np.array(centered)))), -1).detach().numpy()
     # torch's running variance is the unbiased one, flax's is not: 8/7 of the newest batch's share.
     np.testing.assert_allclose(found, expected, atol=0.03)
 
