@@ -1,4 +1,4 @@
-"""Small models and files of them, for tests of what reads weights."""
+"""Small models and files of them, for tests of readers of weights."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def random_params(module, seed: int = 0) -> dict:
 
 
 def save_weights(file, params, key_map, grid: Grid) -> None:
-    """Writes our parameters as a safetensors file of a kind."""
+    """Writes parameters as a safetensors file of a kind."""
     save_file(export_arrays(params, key_map, grid), file)
 
 

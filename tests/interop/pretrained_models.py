@@ -1,4 +1,4 @@
-"""Weights of tiny models with random parameters, for tests of what is written from them."""
+"""Weights of tiny models with random parameters, for tests of exports."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Weights by hub id: which texts are one, what is downloaded, and what is said when it cannot be; no network but localhost."""
+"""Weights by hub id: which texts are ids, which files are downloaded, and the errors; no network but localhost."""
 
 import hashlib
 import http.server
@@ -23,7 +23,7 @@ PICKLED = ("config.json", "pytorch_model.bin", "README.md")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's HTTP as `snapshot_download` speaks; the server's `repositories` are names of files by id."""
+    """The part of the hub's HTTP that `snapshot_download` uses; the server's `repositories` are names of files by id."""
 
     def do_HEAD(self):
         self.do_GET()
@@ -72,7 +72,7 @@ def server():
         server.repositories = {
             "some/model": WITH_SAFETENSORS + NOT_NEEDED,
             "some/sharded": ("model-1.safetensors", "model.safetensors.index.json", "video_preprocessor_config.json"),
-            "some/ours": ("params.npz", "cvmae.json", "pytorch_model.bin"),
+            "some/exported": ("params.npz", "cvmae.json", "pytorch_model.bin"),
             "some/pickled": PICKLED,
             "some/flax": ("flax_model.msgpack", "config.json"),
             "some/gated": [403, "GatedRepo"],
@@ -201,7 +201,7 @@ def test_only_what_is_needed_is_downloaded(server, tmp_path, hub_id):
     "name,files",
     [
         ("some/sharded", ["model-1.safetensors", "model.safetensors.index.json", "video_preprocessor_config.json"]),
-        ("some/ours", ["cvmae.json", "params.npz"]),
+        ("some/exported", ["cvmae.json", "params.npz"]),
         ("some/pickled", ["config.json", "pytorch_model.bin"]),
     ],
 )

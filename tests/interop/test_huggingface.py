@@ -1,4 +1,4 @@
-"""What transformers' VideoMAE cannot express is refused at once, with the config's fields to choose in training."""
+"""Weights that transformers' VideoMAE cannot express are refused, with the config's fields to choose in training."""
 
 import json
 import re
@@ -78,14 +78,15 @@ def test_classifier(pool, norm, tmp_path):
 def test_it_is_read_back_bit_by_bit(part, tmp_path):
     source = pretrained(**GOOD | dict(head=Head(3, "first", 1e-5, ("a", "b", "c"))))
     write_hf_videomae(source, tmp_path, part)
-    found = read_file(tmp_path)
+    loaded = read_file(tmp_path)
     _, params = source.take(part)
     assert (
-        found.parts == (("encoder",) if part == "encoder" else ("encoder", part)) and found.normalization == source.normalization
+        loaded.parts == (("encoder",) if part == "encoder" else ("encoder", part))
+        and loaded.normalization == source.normalization
     )
-    assert found.encoder == source.encoder and found.decoder == (source.decoder if part == "autoencoder" else None)
-    assert found.head == (source.head if part == "classifier" else None)
-    jax.tree.map(np.testing.assert_array_equal, found.take(part)[1], params)
+    assert loaded.encoder == source.encoder and loaded.decoder == (source.decoder if part == "autoencoder" else None)
+    assert loaded.head == (source.head if part == "classifier" else None)
+    jax.tree.map(np.testing.assert_array_equal, loaded.take(part)[1], params)
 
 
 def test_what_is_not_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Our own format: the same bits come back, the folder is there whole or not at all, and every field is checked."""
+"""This package's own format: the same bits come back, the folder is written all or nothing, and every field is checked."""
 
 import dataclasses
 import json
@@ -45,15 +45,15 @@ def test_the_same_comes_back(name, kind, tmp_path):
     assert sorted(os.listdir(folder)) == ["cvmae.json", f"params.{kind}"] and os.listdir(tmp_path / "new") == ["folder"]
     for path in (folder, str(folder), folder / "cvmae.json", folder / f"params.{kind}"):
         assert is_archive(path)
-    found = read_archive(folder if name != "encoder" else folder / f"params.{kind}")
-    assert found.name == f"{folder} (exported by this package)"
-    assert dataclasses.replace(found, params=None) == dataclasses.replace(source, params=None, name=found.name)
-    assert jax.tree.structure(found.params) == jax.tree.structure(source.params)
-    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(source.params), strict=True):
+    restored = read_archive(folder if name != "encoder" else folder / f"params.{kind}")
+    assert restored.name == f"{folder} (exported by this package)"
+    assert dataclasses.replace(restored, params=None) == dataclasses.replace(source, params=None, name=restored.name)
+    assert jax.tree.structure(restored.params) == jax.tree.structure(source.params)
+    for a, b in zip(jax.tree.leaves(restored.params), jax.tree.leaves(source.params), strict=True):
         assert type(a) is np.ndarray and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def test_what_the_files_say_to_others(tmp_path):
+def test_the_files_without_this_package(tmp_path):
     """People read these without this package."""
     source = CASES["classifier"]
     write_archive(source, tmp_path, "safetensors")
@@ -91,7 +91,7 @@ def test_where_to_write(tmp_path):
         write_archive(CASES["encoder"], tmp_path / "other", "pth")
 
 
-def test_what_nobody_could_read_is_not_written(tmp_path):
+def test_parameters_of_other_modules_are_not_written(tmp_path):
     params = dict(CASES["encoder"].params["encoder"], cls=np.zeros(16, np.float16))
     params["embed"] = {"kernel": params["embed"]["kernel"]}
     with pytest.raises(
@@ -258,8 +258,8 @@ def test_damage(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_archive(CASES["encoder"], tmp_path / "a", kind)
     file = tmp_path / "a" / f"params.{kind}"
-    whole = file.read_bytes()
-    for content in (whole[: len(whole) // 2], whole[:4], b"", b"not this"):
+    written = file.read_bytes()
+    for content in (written[: len(written) // 2], written[:4], b"", b"not this"):
         file.write_bytes(content)
         with pytest.raises(WeightsError, match=f"params.{kind} does not fit:\n"):
             read_archive(tmp_path / "a")

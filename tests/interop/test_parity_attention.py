@@ -32,20 +32,20 @@ def test_every_head_of_every_block(name, tmp_path):
             if key.endswith(("query.weight", "key.weight", "q_proj.weight", "k_proj.weight")):
                 parameter.mul_(8)  # a fresh model attends to everything alike
     model.save_pretrained(tmp_path)
-    found = read(tmp_path)
-    grid = found.encoder.grid
+    loaded = read(tmp_path)
+    grid = loaded.encoder.grid
     clips = np.random.default_rng(2).normal(size=(2, grid.num_frames, grid.height, grid.width, 3)).astype(np.float32)
     pixels = torch.from_numpy(np.ascontiguousarray(clips.transpose(0, 1, 4, 2, 3)))
     # ViTMAE orders its tokens by noise, even where it hides none.
     rising = torch.arange(grid.tokens, dtype=torch.float32).expand(2, -1)
-    given = (pixels,) if name == "videomae" else (pixels[:, 0],)
+    inputs = (pixels,) if name == "videomae" else (pixels[:, 0],)
     with torch.no_grad():
-        theirs = getattr(model, name)(
-            *given, output_attentions=True, **({} if name == "videomae" else {"noise": rising})
+        reference = getattr(model, name)(
+            *inputs, output_attentions=True, **({} if name == "videomae" else {"noise": rising})
         ).attentions
-    ours = jax.jit(lambda params: attention_of(found.encoder, params, clips))(found.params["encoder"])
-    assert len(ours) == len(theirs) == 3
-    for mine, other in zip(ours, theirs):
-        assert mine.dtype == np.float32 and mine.shape == other.shape and np.ptp(other.numpy()) > 0.2
-        np.testing.assert_allclose(np.asarray(mine).sum(-1), 1, rtol=1e-5)
-        np.testing.assert_allclose(mine, other.numpy(), atol=2e-6)
+    actual = jax.jit(lambda params: attention_of(loaded.encoder, params, clips))(loaded.params["encoder"])
+    assert len(actual) == len(reference) == 3
+    for weights, expected in zip(actual, reference):
+        assert weights.dtype == np.float32 and weights.shape == expected.shape and np.ptp(expected.numpy()) > 0.2
+        np.testing.assert_allclose(np.asarray(weights).sum(-1), 1, rtol=1e-5)
+        np.testing.assert_allclose(weights, expected.numpy(), atol=2e-6)

@@ -1,4 +1,4 @@
-"""transformers' VideoMAEForVideoClassification against our classifier with the same weights: logits, loss, all gradients."""
+"""transformers' VideoMAEForVideoClassification against this package's classifier with the same weights: logits, loss, all gradients."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def save(folder, model_class=transformers.VideoMAEForVideoClassification, **chan
 
 
 def module_of(config) -> Classifier:
-    """Our classifier for a VideoMAEConfig."""
+    """The classifier for a VideoMAEConfig."""
     pool = "mean" if config.use_mean_pooling else "first"
     return Classifier(hf_models.videomae_module(config).encoder, config.num_labels, pool, eps=1e-5)
 
@@ -54,9 +54,9 @@ def as_pixels(clip):
 @pytest.mark.parametrize("name", CASES)
 def test_logits_loss_and_gradients(name, tmp_path):
     model = save(tmp_path, **CASES[name])
-    found = read(tmp_path)
-    module, params = found.take()
-    assert module == module_of(model.config) and found.notes == ()
+    loaded = read(tmp_path)
+    module, params = loaded.take()
+    assert module == module_of(model.config) and loaded.notes == ()
     clip, labels = clips(module.encoder.grid), np.array([1, 0, 2])
 
     def loss_of(params):
@@ -64,11 +64,11 @@ def test_logits_loss_and_gradients(name, tmp_path):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
 
     (loss, logits), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
-    theirs = model(as_pixels(clip), labels=torch.from_numpy(labels))
-    theirs.loss.backward()
-    assert_close(f"{name} logits", relative(logits, theirs.logits.detach().numpy()))
-    assert_close(f"{name} loss", abs(float(loss) - theirs.loss.item()) / theirs.loss.item())
-    errors = tree_errors(gradients, hf_models.tree_of(model, HF_VIDEOMAE_CLASSIFIER, found.template()))
+    reference = model(as_pixels(clip), labels=torch.from_numpy(labels))
+    reference.loss.backward()
+    assert_close(f"{name} logits", relative(logits, reference.logits.detach().numpy()))
+    assert_close(f"{name} loss", abs(float(loss) - reference.loss.item()) / reference.loss.item())
+    errors = tree_errors(gradients, hf_models.tree_of(model, HF_VIDEOMAE_CLASSIFIER, loaded.template()))
     worst = max(errors, key=errors.get)
     assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
 
@@ -80,11 +80,11 @@ def test_features_of_the_encoder_alone(model_class, tmp_path):
     encoder, params = read(tmp_path).take("encoder")
     assert encoder == hf_models.videomae_module(model.config).encoder
     clip = clips(encoder.grid)
-    theirs = getattr(model, "videomae", model)(as_pixels(clip)).last_hidden_state.detach().numpy()
-    assert_close("features", relative(jax.jit(encoder.apply)({"params": params}, clip).tokens, theirs))
+    reference = getattr(model, "videomae", model)(as_pixels(clip)).last_hidden_state.detach().numpy()
+    assert_close("features", relative(jax.jit(encoder.apply)({"params": params}, clip).tokens, reference))
 
 
-def test_names_of_classes_and_what_config_says_of_them(tmp_path):
+def test_names_of_classes_in_config(tmp_path):
     names = {i: f"class {i}" for i in range(11)}  # as text, 10 would come before 2
     save(tmp_path, num_labels=11, id2label=names, label2id={v: k for k, v in names.items()})
     head = read(tmp_path).head

@@ -1,4 +1,4 @@
-"""transformers' VideoMAEForPreTraining against our autoencoder with the same weights: states, predictions, loss, gradients."""
+"""transformers' VideoMAEForPreTraining against this package's autoencoder with the same weights: states, predictions, loss, gradients."""
 
 import os
 
@@ -32,10 +32,10 @@ def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str, b
     torch.manual_seed(0)
     model = hf_models.shake(transformers.VideoMAEForPreTraining(config), seed=1)
     model.save_pretrained(folder)
-    found = read(folder)
-    module, params = found.take("autoencoder")
-    assert module == hf_models.videomae_module(config) and found.target_norm == ("patch_channel" if config.norm_pix_loss else "")
-    check_written_back(found, folder)
+    loaded = read(folder)
+    module, params = loaded.take("autoencoder")
+    assert module == hf_models.videomae_module(config) and loaded.target_norm == ("patch_channel" if config.norm_pix_loss else "")
+    check_written_back(loaded, folder)
 
     grid = module.encoder.grid
     drawn = masking.draw(jax.random.split(jax.random.key(2), batch), grid, mask_kind, ratio)
@@ -44,19 +44,19 @@ def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str, b
     pixels = np.random.default_rng(3).uniform(size=shape).astype(np.float32)
     clip = (pixels - hf_models.MEAN) / hf_models.STD
     norm = "patch_channel" if config.norm_pix_loss else "none"
-    ours = hf_models.run_ours(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm, backward=backward)
-    theirs = hf_models.videomae_run(model, clip, mask.hidden, found.template(), backward)
-    hf_models.compare(ours, theirs, name)
+    actual = hf_models.run_module(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm, backward=backward)
+    reference = hf_models.videomae_run(model, clip, mask.hidden, loaded.template(), backward)
+    hf_models.compare(actual, reference, name)
     return mask
 
 
-def check_written_back(found, folder):
+def check_written_back(loaded, folder):
     """Exported again, the arrays are the same bytes and transformers reads the same config, so that its outputs are the same."""
-    write_hf_videomae(found, folder / "again", "autoencoder")
+    write_hf_videomae(loaded, folder / "again", "autoencoder")
     written, stored = hf_models.stored(folder / "again"), hf_models.stored(folder)
     assert written.keys() == stored.keys() and all(written[key].tobytes() == stored[key].tobytes() for key in stored)
     there, here = (transformers.VideoMAEConfig.from_pretrained(path).to_dict() for path in (folder, folder / "again"))
-    # Where they are not normalized the targets are pixels in 0..1, which no config of ours trains on.
+    # Where they are not normalized the targets are pixels in 0..1, which no config of this package trains on.
     for free in ("dtype", "transformers_version", "initializer_range", "norm_pix_loss", "_name_or_path"):
         there.pop(free, None), here.pop(free, None)
     assert here == there

@@ -1,4 +1,4 @@
-"""transformers' ViTMAEForPreTraining against our autoencoder with the same weights: states, predictions, loss, gradients."""
+"""transformers' ViTMAEForPreTraining against this package's autoencoder with the same weights: states, predictions, loss, gradients."""
 
 import os
 
@@ -34,24 +34,24 @@ def check(config, batch: int, folder, name: str, backward: bool = True):
     """Builds, saves, loads and runs one configuration both ways; written back, the arrays are the same bytes."""
     model = build(config)
     model.save_pretrained(folder)
-    found = read(folder)
-    module, params = found.take("autoencoder")
-    assert module == hf_models.vit_mae_module(config) and found.target_norm == ("patch" if config.norm_pix_loss else "none")
+    loaded = read(folder)
+    module, params = loaded.take("autoencoder")
+    assert module == hf_models.vit_mae_module(config) and loaded.target_norm == ("patch" if config.norm_pix_loss else "none")
     written = export_arrays(params, HF_VIT_MAE, module.encoder.grid)
-    stored = {key: array for key, array in hf_models.stored(folder).items() if key not in found.ignored}
+    stored = {key: array for key, array in hf_models.stored(folder).items() if key not in loaded.ignored}
     assert all(written[found_name(key)].tobytes() == array.tobytes() for key, array in stored.items())
 
     grid = module.encoder.grid
     rng = np.random.default_rng(2)
     image = rng.normal(size=(batch, grid.height, grid.width, 3)).astype(np.float32)
     noise = rng.uniform(size=(batch, grid.tokens)).astype(np.float32)
-    theirs, restore = hf_models.vit_mae_run(model, image, noise, found.template(), backward)
+    reference, restore = hf_models.vit_mae_run(model, image, noise, loaded.template(), backward)
     mask = masking.from_noise(jnp.asarray(noise), masking.visible_count(grid.tokens, config.mask_ratio, "down"))
     np.testing.assert_array_equal(mask.ids_restore, restore)
     clip = jnp.asarray(image)[:, None]
     norm = "patch" if config.norm_pix_loss else "none"
-    ours = hf_models.run_ours(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)
-    hf_models.compare(ours, theirs, name)
+    actual = hf_models.run_module(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)
+    hf_models.compare(actual, reference, name)
     return mask
 
 

@@ -34,12 +34,12 @@ def test_frames_of_the_right_size_are_normalized_and_nothing_else():
     video = frames(2, 3, 16, 24)
     make = Preprocessing(3, 16, 24, **NORMALIZATION)
     expected = (video / 255 - MEAN) / STD
-    found = make(video)
-    assert isinstance(found, jax.Array) and found.dtype == jnp.float32 and found.shape == video.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(np.round((np.asarray(found) * STD + MEAN) * 255), video)
-    np.testing.assert_array_equal(make(video[0]), found[:1])
-    np.testing.assert_array_equal(make(jnp.asarray(video)), found)
+    actual = make(video)
+    assert isinstance(actual, jax.Array) and actual.dtype == jnp.float32 and actual.shape == video.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(np.round((np.asarray(actual) * STD + MEAN) * 255), video)
+    np.testing.assert_array_equal(make(video[0]), actual[:1])
+    np.testing.assert_array_equal(make(jnp.asarray(video)), actual)
     np.testing.assert_array_equal(jax.jit(make)(video), jax.jit(make)(jnp.asarray(video)))
     np.testing.assert_allclose(jax.jit(make)(video), expected, rtol=0, atol=1e-6)
 
