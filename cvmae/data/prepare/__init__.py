@@ -17,8 +17,8 @@ class names, or empty where none are published.
 A run may be interrupted at any moment; the same command goes on. What is done is known by the size and time of the files.
 """
 
-from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.run import DATASETS, Options, prepare
 from cvmae.data.prepare.text import PrepareError
+from cvmae.data.worker_pool import StopRun
 
 __all__ = ["DATASETS", "Options", "PrepareError", "StopRun", "prepare"]

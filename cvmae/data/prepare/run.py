@@ -7,7 +7,8 @@ import sys
 
 from tqdm import tqdm
 
-from cvmae.data.prepare import beam, outputs, places, pool, work
+from cvmae.data import worker_pool
+from cvmae.data.prepare import beam, outputs, places, work
 from cvmae.data.prepare.labels import folder, hmdb51, kinetics, ssv2, ucf101
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.locate import VideoFiles
@@ -144,7 +145,7 @@ def _jobs(options, found, measured, state):
 
 def _judge(answer, span):
     """(problem, detail, (start, end)) of a video. span: its part in seconds, if its file may be longer than that."""
-    if isinstance(answer, pool.Failure):
+    if isinstance(answer, worker_pool.Failure):
         return "failed", str(answer), (None, None)
     whole = span and not answer["problem"] and answer["seconds"] > span[1] - span[0] + _SLACK_S
     if whole and span[0] >= answer["seconds"]:
@@ -156,7 +157,7 @@ def _may_be_whole(video: Video, path: str) -> bool:
     return bool(video.span) and os.path.splitext(os.path.basename(path))[0] == video.stems[-1]
 
 
-def _answers(options, jobs, state) -> dict[str, dict | pool.Failure]:
+def _answers(options, jobs, state) -> dict[str, dict | worker_pool.Failure]:
     """The answer to each of the jobs by their keys, from earlier runs where they have it."""
     answers, todo = {}, {}
     for key, job in jobs.items():
@@ -170,7 +171,7 @@ def _answers(options, jobs, state) -> dict[str, dict | pool.Failure]:
         what = f"transcode {options.transcode}" if options.transcode else f"check {options.check}"
         with _progress(what, "file", len(jobs), len(answers)) as bar:
             for job, answer in _runner(options, state, options.timeout_s)(work.FUNCTION, [jobs[key] for key in todo.values()]):
-                if not isinstance(answer, pool.Failure):  # a crash may have been the machine's; it is tried again
+                if not isinstance(answer, worker_pool.Failure):  # a crash may have been the machine's; it is tried again
                     state.keep(job, answer)
                 answers[todo[job["path"]]] = answer
                 bar.update()
@@ -199,7 +200,7 @@ def _runner(options, state, limit_s):
     if options.runner == "beam":
         folder = os.path.abspath(state.temporary)
         return functools.partial(beam.run, workers=options.workers, limit_s=limit_s, folder=folder, options=options.beam_options)
-    return functools.partial(pool.run, workers=options.workers, limit_s=limit_s)
+    return functools.partial(worker_pool.run, workers=options.workers, limit_s=limit_s)
 
 
 def _progress(what, unit, total, done=0):
