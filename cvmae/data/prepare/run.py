@@ -8,7 +8,7 @@ import sys
 from tqdm import tqdm
 
 from cvmae.data import worker_pool
-from cvmae.data.prepare import beam, outputs, places, work
+from cvmae.data.prepare import beam, outputs, places, val_split, work
 from cvmae.data.prepare.labels import folder, hmdb51, kinetics, ssv2, ucf101
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.locate import VideoFiles
@@ -68,16 +68,20 @@ def prepare(options: Options) -> dict[str, str]:
     places.check_places(options.videos, options.out, options.transcode, options.pack)
     files = VideoFiles(options.videos)
     if options.dataset == "folder":
-        listing = folder.read(files, options.val_share, options.seed)
+        listing = folder.read(files)
     else:
         listing = READERS[options.dataset](options.labels)
     found, problems = _locate(options, listing, files)
     with State(options.out) as state:
         usable = _look(options, listing, found, problems, state)
+        if listing.is_undrawn:
+            _draw_splits(options, listing, usable, state)
         manifests = outputs.write_manifests(options.out, listing, usable)
         outputs.write_classes(options.out, listing.classes)
         report = outputs.write_report(options.out, problems)
         print(outputs.counts(options.dataset, listing, usable))
+        if options.dataset == "folder" and listing.classes and usable:
+            print(outputs.class_counts(listing, usable))
         print(outputs.summary(listing, usable, problems, report))
         if not usable:
             raise PrepareError(f"no video is usable; {report} says why")
@@ -122,6 +126,31 @@ def _look(options, listing, found, problems, state) -> dict[str, Row]:
             size = os.path.getsize(os.path.join(options.out, paths[path]))
             usable[name] = Row(name, paths[path], listing.videos[name].label, *part, size)
     return usable
+
+
+def _draw_splits(options, listing, usable, state) -> None:
+    """Draws the splits of a listing that has none, over its usable videos, and keeps them for later runs.
+
+    A video that an earlier run with the same --val_share and --seed drew stays where it is. If an earlier version of this
+    package wrote the manifest, its way of drawing stays too.
+    """
+    labels = {val_split.split_key(name): row.label for name, row in usable.items()}
+    if state.has_older_split:
+        splits = val_split.draw_each(labels, options.val_share, options.seed)
+        print(
+            f"split: {options.out}/manifest.csv is from an earlier version, which drew each video by itself; this is kept. "
+            "To draw the share in each class, remove that file and run again"
+        )
+    else:
+        draw = f"val_share={float(options.val_share)} seed={options.seed}"
+        earlier = state.splits(draw)
+        splits = val_split.draw(labels, options.val_share, options.seed, earlier)
+        state.keep_splits(draw, splits)
+        if kept := sum(key in earlier for key in splits):
+            print(f"split: {kept:,} videos keep the split of earlier runs, {len(splits) - kept:,} are new")
+    (pairs,) = listing.manifests.values()
+    # A video that is not usable is in no manifest; it counts as listed for train.
+    pairs[:] = [(name, splits.get(val_split.split_key(name), "train")) for name, _ in pairs]
 
 
 def _jobs(options, found, measured, state):
