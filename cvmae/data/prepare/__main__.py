@@ -1,10 +1,12 @@
 """The command: `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`. The package says what
 it writes.
 
-Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted.
+Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted, 143 ended by
+SIGTERM, after both of which the same command continues.
 """
 
 import dataclasses
+import signal
 import sys
 
 from absl import app, flags
@@ -62,4 +64,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends processes and removes temporary files
     app.run(main, flags_parser=parse)
