@@ -182,10 +182,8 @@ def _end_process(process, patience_s=0.0):
         process.kill()
         process.wait()
     for pipe in (process.stdin, process.stdout):
-        try:
+        with contextlib.suppress(BrokenPipeError):
             pipe.close()
-        except BrokenPipeError:
-            pass
     return process.returncode
 
 

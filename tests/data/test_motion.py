@@ -70,11 +70,11 @@ def test_class_names_are_sorted_and_paired(size):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(size="small"), "unknown size 'small'"),
-        (dict(side=33), "must be even"),
-        (dict(side=8), "at least 16"),
-        (dict(train_clips=-1), "negative"),
-        (dict(seed=-1), "negative"),
+        ({"size": "small"}, "unknown size 'small'"),
+        ({"side": 33}, "must be even"),
+        ({"side": 8}, "at least 16"),
+        ({"train_clips": -1}, "negative"),
+        ({"seed": -1}, "negative"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):

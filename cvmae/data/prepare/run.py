@@ -67,10 +67,7 @@ def prepare(options: Options) -> dict[str, str]:
     """
     places.check_places(options.videos, options.out, options.transcode, options.pack)
     files = VideoFiles(options.videos)
-    if options.dataset == "folder":
-        listing = folder.read(files)
-    else:
-        listing = READERS[options.dataset](options.labels)
+    listing = folder.read(files) if options.dataset == "folder" else READERS[options.dataset](options.labels)
     found, problems = _locate(options, listing, files)
     with State(options.out) as state:
         usable = _look(options, listing, found, problems, state)

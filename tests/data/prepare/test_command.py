@@ -28,7 +28,13 @@ def test_a_run_that_is_killed_goes_on(tmp_path):
     source.mkdir(parents=True)
     for number in range(5):
         videos.write_video(source / f"{number}.mp4", 20, first=number)
-    wanted = dict(dataset="folder", videos=str(tmp_path / "videos"), out=str(tmp_path / "out"), transcode=32, workers=1)
+    wanted = {
+        "dataset": "folder",
+        "videos": str(tmp_path / "videos"),
+        "out": str(tmp_path / "out"),
+        "transcode": 32,
+        "workers": 1,
+    }
     made, journal = tmp_path / "out" / "videos32", tmp_path / "out" / ".prepare" / "answers.jsonl"
     for file, moment in (("1.mp4", "amidst the frames"), ("2.mp4", "before it is in place"), ("3.mp4", "before it is told")):
         environment = os.environ | {"DOOM": f"{file},{moment}"}
