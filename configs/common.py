@@ -104,6 +104,7 @@ def _augment():
 def encoder(variant, positions, cls_token, tubelet):
     """One encoder."""
     c = ml_collections.ConfigDict()
+    c.backbone = "vit"  # vit; others are added as cvmae/models/backbone.py says
     c.variant = variant
     c.tubelet = tubelet
     c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d

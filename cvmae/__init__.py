@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import warnings
 
 from cvmae.version import __version__
 
@@ -16,11 +17,12 @@ _PUBLIC = {
     "Decoder": "cvmae.models.autoencoder",
     "DecoderSpec": "cvmae.models.autoencoder",
     "Encoder": "cvmae.models.vit",
+    "FeatureFolder": "cvmae.evaluation.feature_files",
     "Grid": "cvmae.models.patches",
     "Mask": "cvmae.models.masking",
     "Objective": "cvmae.objective.objective",
-    "VIT_SIZES": "cvmae.models.vit",
     "TransformerConfig": "cvmae.models.vit",
+    "VIT_SIZES": "cvmae.models.vit",
     "VideoEncoder": "cvmae.evaluation.embed",
     "build_model": "cvmae.objective.objective",
     "embed": "cvmae.evaluation.embed",
@@ -29,11 +31,18 @@ _PUBLIC = {
     "nt_xent": "cvmae.objective.losses",
     "run": "cvmae.tasks",
 }
+_MODULES = ("config", "interop", "objective")
+_OLD = {"Trunk": "TransformerConfig", "SIZES": "VIT_SIZES"}  # names before version 0.2
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str):
     # Reading video needs no jax: workers that decode import this package and should start quickly.
+    if name in _OLD:
+        warnings.warn(f"cvmae.{name} is now cvmae.{_OLD[name]}", DeprecationWarning, stacklevel=2)
+        name = _OLD[name]
+    if name in _MODULES:
+        return importlib.import_module(f"cvmae.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'cvmae' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -57,7 +57,7 @@ REFUSED = [
         {f"loss__{term}": 0.0 for term in ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")},
         "config.loss: every weight is 0",
     ),
-    (dict(accumulate=8), "leaves 1 clip a part, which has no negatives"),
+    (dict(accumulate=8), "leaves 1 clip in each, which has no negatives"),
     (dict(image_branch__train="frozen"), "config.image_branch.train='frozen' without config.image_branch.init_from"),
     (dict(image_branch__init_from="nowhere"), "config.image_branch.init_from='nowhere' does not exist: give a workdir"),
     # Durations.

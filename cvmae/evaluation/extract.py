@@ -59,7 +59,7 @@ def extract_features(
       ValueError: an argument is wrong, or a value is too large for float16.
     """
     _check_files(format, dtype)
-    encode = make_encode(config, spec)
+    encode = make_encode(config, spec, placement)
     files, names = make_files(folder, format), output_names(source)
     open_cache(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
     todo = [number for number, name in enumerate(names) if name not in files]

@@ -107,7 +107,7 @@ def cached_features(
     """
     if not len(source):
         raise ConfigError("there is no video to make features of")
-    encode = encode or make_encode(config, spec)
+    encode = encode or make_encode(config, spec, placement)
     identity = encoder_identity(config, params, spec) | {"views": dataclasses.asdict(views), "source": source.identity}
     size = whole_batch(max(1, config.batch_size // views.crops // jax.process_count()))
 

@@ -12,10 +12,10 @@ from cvmae import augment
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
+from cvmae.models.backbone import Backbone
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.heads import pool
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 
@@ -67,9 +67,9 @@ class Features:
     clip: np.ndarray | None = None
 
 
-def encode_tokens(encoder: Encoder, params, clips, spec: FeatureSpec):
+def encode_tokens(encoder: Backbone, params, clips, spec: FeatureSpec):
     """Features float32 [B, ...] of normalized clips [B, T, H, W, 3]."""
-    block = spec.block(encoder.trunk.size.depth)
+    block = spec.block(encoder.depth)
     if block is None:
         tokens = encoder.apply({"params": params}, clips).tokens
     else:
@@ -92,14 +92,14 @@ def encode_pixels(config, encoder, params, clips, spec: FeatureSpec = FeatureSpe
     return encode_tokens(encoder, params, augment.normalize(clips, config.augment.mean, config.augment.std), spec)
 
 
-def make_encode(config, spec: FeatureSpec = FeatureSpec()) -> Callable:
+def make_encode(config, spec: FeatureSpec = FeatureSpec(), placement: Placement = HOST) -> Callable:
     """A jitted (video encoder's parameters, uint8 [b, crops, T, H0, W0, 3]) -> float32 [b, ...], the mean over crops.
 
     Raises:
       ValueError: the encoder has no such layer.
     """
-    encoder = build_encoder(config, config.video_branch, video_grid(config))
-    spec.block(encoder.trunk.size.depth)
+    encoder = build_encoder(config, config.video_branch, video_grid(config), rules=placement.rules(config))
+    spec.block(encoder.depth)
 
     @jax.jit
     def encode(params, video):

@@ -126,7 +126,7 @@ class HeldOut:
 def view_features(held_out: HeldOut, params):
     """Features of two views, v and v⁺, of every held-out clip, nothing masked: two float32 [n, D]."""
     config = held_out.objective.config
-    encoder = build_encoder(config, config.video_branch, video_grid(config))
+    encoder = build_encoder(config, config.video_branch, video_grid(config), rules=held_out.objective.rules)
     spec = view_spec(config, 2)
 
     @jax.jit

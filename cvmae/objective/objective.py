@@ -12,15 +12,16 @@ from cvmae.objective.losses import feature_std, weighted_sum
 from cvmae.objective.targets import target_pixels, video_targets
 from cvmae.objective.terms import active_terms, weighted_terms
 from cvmae.objective.views_and_masks import InputBuilder, ModelInputs
+from cvmae.parallel.logical_axes import Rules
 
 
-def build_model(config) -> CrossVideo:
+def build_model(config, rules: Rules | None = None) -> CrossVideo:
     """CrossVideoMAE with only those parts that the weights of config.loss need.
 
     Raises:
       ValueError: a config field does not fit; the message names it.
     """
-    return build.build_model(config, active_terms(config))
+    return build.build_model(config, active_terms(config), rules)
 
 
 class Objective:
@@ -35,10 +36,16 @@ class Objective:
       ValueError: a config field does not fit; the message names it.
     """
 
-    def __init__(self, config, warmup_steps: dict[str, int] | None = None):
-        """Builds the model and the input maker; `warmup_steps` of a term let its weight rise linearly from 0."""
+    def __init__(self, config, warmup_steps: dict[str, int] | None = None, rules: Rules | None = None):
+        """Builds the model and the input maker.
+
+        Args:
+          config: of task=pretrain.
+          warmup_steps: over which the weight of a term rises linearly from 0.
+          rules: of the mesh that the model is to run on; None for one device.
+        """
         self.config, self.warmup_steps = config, dict(warmup_steps or {})
-        self.model = build_model(config)
+        self.model, self.rules = build_model(config, rules), rules
         self.terms, self.loss_terms = self.model.terms, weighted_terms(config)
         self.make_inputs = InputBuilder(config, self.terms)
 

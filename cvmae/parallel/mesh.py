@@ -96,7 +96,7 @@ def make_rules(mesh: Mesh, table) -> Rules:
         for axis in wanted:
             if axis not in AXES:
                 raise ValueError(f"config.sharding.{name}={table[name]!r} names {axis!r}: expected {', '.join(AXES)} joined by +")
-    return Rules(mesh, rules)
+    return Rules(mesh, tuple(rules.items()))
 
 
 def local_mesh() -> Mesh:
@@ -141,6 +141,10 @@ class Placement:
     def shard(self) -> processes.ProcessShard:
         """The rows of every batch that this process reads. Raises: ValueError, see `processes.shard_of_ranges`."""
         return processes.ProcessShard() if self.mesh is None else processes.shard_of_process(batch_sharding(self.mesh))
+
+    def rules(self, config) -> Rules | None:
+        """The rules of config.sharding over the mesh; None without a mesh. Raises: ValueError, see `make_rules`."""
+        return None if self.mesh is None else make_rules(self.mesh, config.sharding)
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array | np.ndarray]:
         """Global arrays of a dict of this process's rows."""

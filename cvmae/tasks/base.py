@@ -11,7 +11,6 @@ import numpy as np
 from cvmae.config import config_errors, steps
 from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
-from cvmae.parallel.logical_axes import use_rules
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
 from cvmae.tasks.notes import check_clips, training_notes
 from cvmae.tasks.results import Results, draw, write
@@ -139,16 +138,12 @@ class Task(abc.ABC):
 
     @functools.cached_property
     def _step(self):
-        def step(state, batch):
-            with use_rules(self.rules):
-                return self.train_step(state, batch)
-
         layout = self.state_shardings
         shardings = {
             "in_shardings": (layout, batch_sharding(self.mesh)),
             "out_shardings": (layout, replicated(self.mesh)),
         }
-        return jax.jit(step, donate_argnums=0, **shardings)
+        return jax.jit(self.train_step, donate_argnums=0, **shardings)
 
     def initial_state(self) -> TrainState:
         """Returns the state before the first step, on the mesh, with pre-trained weights in it; the same for every mesh."""

@@ -94,6 +94,7 @@ CHECKS = {
     "augment.mean": COLOR,
     "augment.std": SPREAD,
     "augment.*": at_least(0),
+    "*_branch.backbone": one_of(*build.BACKBONES),
     "*_branch.positions": one_of(*positions.KINDS),
     "*_branch.decoder.positions": one_of(*positions.KINDS),
     "*_branch.qkv_bias": one_of(*vit.QKV_BIASES),

@@ -93,7 +93,7 @@ class FrozenTask(abc.ABC):
         """
         config, c = self.config, self.config.features
         spec, views = FeatureSpec(c.layer), TestViews(c.clips, c.crops)
-        encode, features = make_encode(config, spec), []
+        encode, features = make_encode(config, spec, self.placement), []
         for field in ("split", "test_split"):
             source, folder = self.sources[field], workdir / FEATURES / field
             writes = processes.is_main_process()

@@ -23,7 +23,7 @@ class Pretrain(Task):
     def __init__(self, config, mesh, schedule: Schedule, source):
         super().__init__(config, mesh, schedule, source)
         warmups = {term: self.resolve(text, f"loss_warmup.{term}") for term, text in config.loss_warmup.items()}
-        self.objective = Objective(config, warmups)
+        self.objective = Objective(config, warmups, self.rules)
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
         self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self._frozen)

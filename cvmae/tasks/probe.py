@@ -28,8 +28,8 @@ class Probe(ClassificationTask):
     def __init__(self, config, mesh, schedule: Schedule, source):
         super().__init__(config, mesh, schedule, source, config.probe.classes)
         self.linear = config.task == "linear"
-        self.encoder = build_encoder(config, config.video_branch, video_grid(config))
-        self.probe = build_probe(config, self.classes)
+        self.encoder = build_encoder(config, config.video_branch, video_grid(config), rules=self.rules)
+        self.probe = build_probe(config, self.classes, self.rules)
         self.grid = list(itertools.product(config.probe.rates, config.probe.weight_decays))
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.rate_factor = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(schedule.total, warmup + 1), 0.0)
@@ -71,7 +71,7 @@ class Probe(ClassificationTask):
         return state.replace(frozen=jax.device_put(params, jax.tree.map(lambda a: a.sharding, state.frozen)))
 
     def _features(self, encoder, clips):
-        """What a head takes: float32 [B, D], or all tokens [B, N, D]."""
+        """Returns the input of a head: float32 [B, D], or all tokens [B, N, D]."""
         tokens = self.encoder.apply({"params": encoder}, clips).tokens
         return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
 

@@ -1,7 +1,7 @@
-"""What a config is checked for before anything is compiled, rendered or written.
+"""Checks of a config before anything is compiled, rendered or written.
 
-Every field by itself (`fields.CHECKS`); then constructors that only a whole config can be given to are called, and what they
-complain about becomes a ConfigError.
+Every field by itself (`fields.CHECKS`); then the constructors that take several fields are called, and their errors become
+ConfigError.
 """
 
 import math
@@ -41,7 +41,7 @@ def validate(config, devices=None) -> None:
 
 
 def check_pretraining(config) -> None:
-    """The parts of both branches that active terms need."""
+    """Checks the parts of both branches that active terms need."""
     with config_errors():
         terms = active_terms(config)
     wanted = [name for name in ("video", "image") if getattr(terms, f"{name}_branch")]
@@ -57,7 +57,7 @@ def check_pretraining(config) -> None:
 
 
 def check_downstream(config) -> None:
-    """The encoder, what stands on it, the views, and whether there are weights to start from."""
+    """Checks the encoder, its head, the views and the weights to start from."""
     check_grid(config, "video")
     check_positions(config, "video", False)
     if config.task == "finetune":
@@ -86,7 +86,7 @@ def check_downstream(config) -> None:
 
 
 def check_pictures(config) -> None:
-    """Whether the encoder has what is to be drawn of it, and something can be hidden."""
+    """Checks that the encoder has the attention to draw, and that the mask ratios leave patches on both sides."""
     c, grid = config.visualize, build.video_grid(config)
     encoder = build.build_encoder(config, config.video_branch, grid)
     with config_errors("visualize"):
@@ -102,7 +102,7 @@ def check_pictures(config) -> None:
 
 
 def check_total(config) -> None:
-    """Whether there is something to train; a classifier whose head has its weights may be only tested."""
+    """Checks that there is something to train; a classifier whose head has its weights may be only tested."""
     weights = config.get("head", {}).get("init") == "weights"
     require(
         not weights or config.init_from not in ("", UNTRAINED),
@@ -116,12 +116,12 @@ def check_total(config) -> None:
 
 
 def batch_unit(config, mesh) -> int:
-    """What config.batch_size has to be a multiple of: every part of a batch is spread evenly over the mesh."""
+    """Returns the number that config.batch_size must be a multiple of: every micro-batch is spread evenly over the mesh."""
     return config.get("accumulate", 1) * math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def check_batch(config, mesh) -> None:
-    """Whether the batch divides, and every part of it has negatives."""
+    """Checks that the batch divides, and that every micro-batch has negatives."""
     batch, parts, unit = config.batch_size, config.get("accumulate", 1), batch_unit(config, mesh)
     below, above = batch // unit * unit, -(-batch // unit) * unit
     require(
@@ -131,7 +131,7 @@ def check_batch(config, mesh) -> None:
     )
     require(
         not is_contrastive(config) or batch // parts > 1,
-        f"config.batch_size={batch} in config.accumulate={parts} parts leaves 1 clip a part, which has no negatives to "
+        f"config.batch_size={batch} in config.accumulate={parts} micro-batches leaves 1 clip in each, which has no negatives to "
         "contrast with: raise batch_size, or lower accumulate",
     )
 
@@ -142,12 +142,12 @@ def is_contrastive(config) -> bool:
 
 
 def grid_of(config, name: str):
-    """The grid of the branch `name`."""
+    """Returns the grid of the branch `name`."""
     return (build.video_grid if name == "video" else build.image_grid)(config)
 
 
 def check_grid(config, name: str) -> None:
-    """Whether the views of a branch are whole patches and tubelets."""
+    """Checks that patches and tubelets divide the views of a branch."""
     with config_errors(f"{name}_branch.variant"):
         vit.decode_variant(config[f"{name}_branch"].variant)
     try:
@@ -158,7 +158,7 @@ def check_grid(config, name: str) -> None:
 
 
 def check_positions(config, name: str, decoder: bool) -> None:
-    """Whether fixed position tables exist for the grid and width of a branch."""
+    """Checks that fixed position tables exist for the grid and width of a branch."""
     branch = config[f"{name}_branch"]
     stacks = [("positions", branch.positions, vit.decode_variant(branch.variant)[0].width)]
     if decoder:
@@ -179,7 +179,7 @@ def check_start(path: str, field: str) -> None:
 
 
 def check_inflate(branch, path: str) -> None:
-    """Whether there is something to inflate, into positions that an inflated encoder has."""
+    """Checks that there is something to inflate."""
     require(
         branch.inflate == "none" or path,
         f"config.video_branch.inflate={branch.inflate!r} without init_from has nothing to inflate: give an image encoder's weights",
@@ -187,7 +187,7 @@ def check_inflate(branch, path: str) -> None:
 
 
 def check_branch_start(branch, name: str, wanted: bool) -> None:
-    """Whether the weights to start a branch of pre-training from are there, and a frozen one has them."""
+    """Checks that the weights to start a branch of pre-training from exist, and that a frozen branch has some."""
     path = branch.init_from
     require(wanted or not path, f"config.{name}_branch.init_from={path!r}, but every term of the {name} branch has weight 0")
     check_start(path, f"{name}_branch.init_from")

@@ -32,7 +32,7 @@ SHARED_ERRORS = (ConfigError, BadDataError, NonFiniteError)
 
 
 class TrainableTask(Protocol):
-    """What the loop asks of a task; `cvmae.tasks.base.Task` documents each."""
+    """The methods of a task that the loop calls; `cvmae.tasks.base.Task` documents each."""
 
     config: Any
     placement: Placement
@@ -107,7 +107,7 @@ def run(task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdi
 
 
 def describe(config, schedule: Schedule, clips: int) -> str:
-    """One line on the size of a run: clips, batch, steps, epochs, devices."""
+    """Formats the size of a run as a line to print: clips, batch, steps, epochs, devices."""
     among = "" if processes.is_single_process() else f" of {jax.process_count()} processes"
     return (
         f"{clips} clips, batch {config.batch_size} (global), {schedule.total} steps = "

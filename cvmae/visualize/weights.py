@@ -117,7 +117,7 @@ def _fitted(source: Pretrained, encoder: Encoder, config, branch: str) -> tuple[
 
 def _computing_like(trunk: TransformerConfig, like: TransformerConfig) -> TransformerConfig:
     """A trunk with another's way to compute, which changes no parameter's meaning."""
-    return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan")})
+    return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan", "rules")})
 
 
 def load_branches(config, encoder: Encoder, untrained: Callable[[], dict]) -> Branches:
@@ -154,7 +154,7 @@ def _video_branch(found: Pretrained, config) -> Branch:
         if found.decoder is not None:
             missing = "the weights do not say what their decoder predicts; config.visualize.target_norm may"
         return Branch({"encoder": found.params["encoder"]}, found.encoder, missing=missing)
-    pixels = {name: tuple(found.pixels.get(name, config.augment[name])) for name in ("mean", "std")}
+    pixels = {name: tuple(found.normalization.get(name, config.augment[name])) for name in ("mean", "std")}
     return Branch(found.params, found.encoder, found.decoder, norm, **pixels)
 
 

@@ -76,7 +76,7 @@ def test_frames_per_second_cut_by_time(encoder, video):
 
 def test_exported_weights_are_loaded_by_their_path(video, tmp_path):
     module = videomae()
-    write_archive(pretrained(module, pixels=IMAGENET), tmp_path / "out")
+    write_archive(pretrained(module, normalization=IMAGENET), tmp_path / "out")
     encoder = load_encoder(tmp_path / "out")
     assert (encoder.stride, encoder.fps, encoder.num_frames) == (4, 0.0, 4)
     np.testing.assert_allclose(cvmae.embed(video, tmp_path / "out"), cvmae.embed(video, encoder), atol=1e-6)

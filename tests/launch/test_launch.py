@@ -127,7 +127,7 @@ def test_tpus_by_jobset(dry):
     assert commands == [["kubectl", "delete", "jobset", "n", "--ignore-not-found"], ["kubectl", "apply", "-f", "-"]]
     job, container = pod(text)
     spec = job["template"]["spec"]
-    assert job["replicas"] == 2 and spec["parallelizm"] == spec["completions"] == 8 and spec["completionMode"] == "Indexed"
+    assert job["replicas"] == 2 and spec["parallelism"] == spec["completions"] == 8 and spec["completionMode"] == "Indexed"
     assert spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x8"
     assert container["resources"] == {"limits": {"google.com/tpu": 4}} and container["image"] == "i"
     words = [word.replace("$$(", "$(") for word in container["command"]]  # as Kubernetes reads them

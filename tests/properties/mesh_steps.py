@@ -7,7 +7,6 @@ import numpy as np
 
 from cvmae.models.attention import attend
 from cvmae.objective.losses import nt_xent
-from cvmae.parallel.logical_axes import use_rules
 from cvmae.parallel.mesh import AXES, batch_sharding, make_mesh
 from tests.tiny_configs import config, make_task, samples
 
@@ -58,8 +57,7 @@ def attention(rules) -> np.ndarray:
     query, key, value = np.random.default_rng(0).normal(size=(3, 8, 5, 2, 8)).astype(np.float32)
 
     def run(query, key, value):
-        with use_rules(rules):
-            return jax.value_and_grad(lambda value: (attend(query, key, value, "splash") ** 2).sum())(value)
+        return jax.value_and_grad(lambda value: (attend(query, key, value, "splash", rules) ** 2).sum())(value)
 
     total, gradient = jax.jit(run)(query, key, jax.device_put(value, batch_sharding(rules.mesh)))
     return np.append(np.asarray(gradient).ravel(), total)

@@ -31,7 +31,7 @@ def classifier(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier") / "out"
     pixels = {name: tuple(t.config.augment[name]) for name in ("mean", "std")}
     head = Head(4, "mean", 1e-6, t.class_names)
-    write_archive(Pretrained("a classifier", t.model.encoder, params, head=head, pixels=pixels), folder)
+    write_archive(Pretrained("a classifier", t.model.encoder, params, head=head, normalization=pixels), folder)
     return folder, params
 
 

@@ -13,7 +13,7 @@ from cvmae.tasks import run
 from cvmae.tasks.validate import validate
 from cvmae.tasks.visualize import Visualize
 from cvmae.training.optimizer import path_of
-from tests.interop.models import random_params, rewrite, save_theirs
+from tests.interop.models import random_params, rewrite, save_weights
 from tests.tiny_configs import config, downstream, make_task, samples
 
 
@@ -50,7 +50,7 @@ def weights(tmp_path_factory):
     params = jax.tree.map(lambda a: draw.normal(size=a.shape).astype(a.dtype), fresh.abstract_state().params["image"])
     folder = tmp_path_factory.mktemp("weights")
     for name in ("model", "encoder", "damaged"):
-        save_theirs(folder / f"{name}.safetensors", params, HF_VIT_MAE, fresh.objective.model.image.encoder.grid)
+        save_weights(folder / f"{name}.safetensors", params, HF_VIT_MAE, fresh.objective.model.image.encoder.grid)
     rewrite(folder / "encoder.safetensors", lambda arrays: drop(arrays, "decoder."))
     rewrite(folder / "damaged.safetensors", lambda arrays: drop(arrays, "vit.layernorm"))
     return folder, flat(params)
@@ -108,7 +108,7 @@ def image_mae(tmp_path_factory):
     fresh = task("", image_branch__eps=1e-6, image_branch__decoder__norm_eps=1e-6)
     params = random_params(fresh.objective.model.image, 3)
     file = tmp_path_factory.mktemp("mae") / "mae.safetensors"
-    save_theirs(file, params, MAE, fresh.objective.model.image.encoder.grid)
+    save_weights(file, params, MAE, fresh.objective.model.image.encoder.grid)
     return file, params
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_starts_from_an_imported_mae_says_what_went_where(image_mae, 
         "image_branch decoder from the same: ",
         "left out: pos_embed, the fixed sincos2d table, which is computed",
         f"video_branch encoder from {file} (as mae, pre-training), inflated: ",
-        "image encoder inflated (mean) over tubelets of 2 frames and 2 slots",
+        "image encoder inflated (mean) over tubelets of 2 frames and 2 time patches",
         "video_branch decoder starts untrained",
     ):
         assert line in log, line

@@ -58,7 +58,7 @@ def weights(tmp_path_factory):
     write_archive(autoencoder(pictures()), folder / "video")
     module = image_mae()
     params = {"encoder": random_params(module.encoder, 1)}
-    write_archive(Pretrained("image", module.encoder, params, pixels=PIXELS), folder / "image")
+    write_archive(Pretrained("image", module.encoder, params, normalization=PIXELS), folder / "image")
     return {"init_from": str(folder / "video"), "image_from": str(folder / "image")}
 
 
@@ -224,7 +224,7 @@ def test_weights_for_other_clips_and_with_one_frame_targets(weights, tmp_path):
     found = autoencoder(pictures())
     spec = DecoderSpec(found.decoder.trunk, "unshuffle", "separable", "own", target_frames=2)
     params = random_params(Autoencoder(found.encoder, Decoder(spec, found.encoder.grid)))
-    write_archive(Pretrained("test", found.encoder, params, spec, target_norm="patch", pixels=PIXELS), tmp_path / "w")
+    write_archive(Pretrained("test", found.encoder, params, spec, target_norm="patch", normalization=PIXELS), tmp_path / "w")
     config = pictures(**weights | ONE | {"init_from": str(tmp_path / "w"), "data__num_frames": 8})
     loaded = load_branches(config)
     assert loaded.video.decoder.target_frames == 4 and loaded.video.encoder.grid.num_frames == 8

@@ -1,9 +1,9 @@
-"""Makes the runs of a study, one after another or one of a Slurm array, and the table of what there is.
+"""Makes the runs of a study, one after another or one of a Slurm array, and the table of those that are finished.
 
 All in this process. A child for each run would survive a crash of the runtime and give its memory back for sure, but the
 parent would hold the accelerator that the child needs, and the processes of a pod, which train a run together, would each
 start children that do not find one another. So programs and arrays are dropped after every run, an error ends that run
-alone, and where the process itself is killed (the host is out of memory, say) the same command goes on; in a Slurm array a
+alone, and where the process itself is killed (the host is out of memory, say) the same command resumes; in a Slurm array a
 run has a process of its own anyway.
 """
 
@@ -45,8 +45,8 @@ class Ablate:
 def run_study(config, workdir: str) -> dict[str, float]:
     """Makes the runs of config.study that are not finished; writes `table.md`, `table.csv` and `table.png` after each of them.
 
-    A run is `WORKDIR/NAME-seedS`, a workdir of pre-training. What is finished is left alone, what is not goes on, and after a
-    signal to stop, which saves first, the same call goes on. With an index, or in a Slurm array, only that one run is made.
+    A run is `WORKDIR/NAME-seedS`, a workdir of pre-training. A finished run is left alone, an unfinished one is resumed, and after a
+    signal to stop, which saves first, the same call resumes. With an index, or in a Slurm array, only that one run is made.
 
     Returns:
       {VARIANT/MEASURE: mean over the seeds that are there}. Empty if a signal asked to stop.
@@ -56,14 +56,12 @@ def run_study(config, workdir: str) -> dict[str, float]:
       StudyError: runs failed.
     """
     runs = runs_of(config, workdir)
-    mine = chosen(runs, config.study.index, os.environ)
-    done = processes.allgather_json([run.report is not None for run in mine])[0]  # one answer for all processes
-    waiting = [run for run, finished in zip(mine, done) if not finished]
+    own = chosen(runs, config.study.index, os.environ)
+    done = processes.allgather_json([run.report is not None for run in own])[0]  # one answer for all processes
+    waiting = [run for run, finished in zip(own, done) if not finished]
     open_data(waiting)
     folder = Workdir.create(workdir)
-    processes.log_once(
-        f"study {config.study.name}, {len(runs)} runs in {folder}; here {len(mine)}, of which {sum(done)} finished"
-    )
+    processes.log_once(f"study {config.study.name}, {len(runs)} runs in {folder}; here {len(own)}, of which {sum(done)} finished")
     folder.write_config(config)
 
     def write_table() -> str:
@@ -72,14 +70,14 @@ def run_study(config, workdir: str) -> dict[str, float]:
     failed: dict[str, str] = {}
     ended, text = make_all(waiting, failed, write_table), write_table()
     if not ended:
-        processes.log_once("the study was stopped; the same command goes on from there")
+        processes.log_once("the study was stopped; the same command resumes it")
         return {}
     print(text, end="")
     if failed:
         reasons = "; ".join(f"{name} ({why})" for name, why in failed.items())
         raise StudyError(f"{len(failed)} of {len(waiting)} runs failed: {reasons}; the same command tries them again")
-    found = table.collect(config, runs).values
-    return {f"{name}/{measure}": mean_deviation(v)[0] for name, row in found.items() for measure, v in row.items() if v}
+    values = table.collect(config, runs).values
+    return {f"{name}/{measure}": mean_deviation(v)[0] for name, row in values.items() for measure, v in row.items() if v}
 
 
 def open_data(runs: list[StudyRun]) -> None:
@@ -91,7 +89,7 @@ def open_data(runs: list[StudyRun]) -> None:
 
 
 def make_all(runs: list[StudyRun], failed: dict[str, str], between: Callable) -> bool:
-    """Makes runs in turn, calling `between` between them; puts those that fail into `failed`. False where a signal stopped it."""
+    """Makes runs in turn, calling `between` between them; puts those that fail into `failed`. Returns False where a signal stopped it."""
     with stop_requested() as stop:
         for number, run in enumerate(runs, start=1):
             if number > 1:
@@ -105,7 +103,7 @@ def make_all(runs: list[StudyRun], failed: dict[str, str], between: Callable) ->
 
 
 def make(run: StudyRun, failed: dict[str, str]) -> bool:
-    """Makes one run, or puts into `failed` and the run's folder why it cannot be made. False where a signal stopped it."""
+    """Makes a run, or puts the reason why it failed into `failed` and the run's folder. Returns False where a signal stopped it."""
     note = run.folder / table.FAILED
     if processes.is_main_process():
         note.unlink(missing_ok=True)

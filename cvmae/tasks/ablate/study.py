@@ -1,4 +1,4 @@
-"""A study: one pre-training config, and what each variant of it sets otherwise, over seeds.
+"""A study: one pre-training config, and the fields that each variant of it changes, over seeds.
 
 It is data, `config.study`: `variants`, a tuple of (name, {field of config.pretrain: value}); `seeds`; `measures`, numbers of a
 run's report.json; `note`; and `index`, the one run to make. Nothing here trains.
@@ -18,14 +18,14 @@ from cvmae.workdir import Report, Workdir
 
 TASK = "ablate"
 ARRAY = "SLURM_ARRAY_TASK_ID"
-# Fields in which a run may go on otherwise than it began: none of them changes a number of `trained`.
+# Fields in which a resumed run may differ: none of them changes a number of the report.
 FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir", "compilation_cache"}
 FREE |= {f"data.{name}" for name in ("workers", "threads", "prefetch", "timeout_s")}
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyRun:
-    """One variant with one seed: its whole pre-training config, and the folder that it has for itself."""
+    """A run of a study, one variant with one seed: its pre-training config and its folder."""
 
     variant: str
     seed: int
@@ -43,7 +43,7 @@ class StudyRun:
 
 
 def runs_of(config, workdir: str | os.PathLike) -> list[StudyRun]:
-    """Every run of a study, all variants with the first seed first, each checked as far as it can be without its data.
+    """Returns every run of a study, all variants with the first seed first, each checked as far as it can be without its data.
 
     Raises:
       ConfigError: the study or a variant of it cannot run, or `workdir` holds runs with other configs.
@@ -113,18 +113,18 @@ def with_fields(config, overrides: Mapping, variant: str):
 
 
 def chosen(runs: list[StudyRun], index: int, environment: Mapping[str, str]) -> list[StudyRun]:
-    """The runs that this process makes: the one of `index`, else the one of a Slurm array's index, else all.
+    """Returns the runs that this process makes: the one of `index`, else the one of a Slurm array's index, else all.
 
     Raises:
       ConfigError: there is no such run.
     """
-    said, number = f"config.study.index={index}", index
+    setting, number = f"config.study.index={index}", index
     if index == -1 and ARRAY in environment:
-        said = f"{ARRAY}={environment[ARRAY]}"
+        setting = f"{ARRAY}={environment[ARRAY]}"
         number = int(environment[ARRAY]) if environment[ARRAY].isdigit() else len(runs)
     if index == -1 and ARRAY not in environment:
         return runs
-    require(0 <= number < len(runs), f"{said}: the study has {len(runs)} runs, so an array is 0-{len(runs) - 1}")
+    require(0 <= number < len(runs), f"{setting}: the study has {len(runs)} runs, so an array is 0-{len(runs) - 1}")
     return [runs[number]]
 
 
@@ -133,8 +133,8 @@ def check_workdir(config, folder: pathlib.Path) -> None:
     there = read_config(folder)
     if there is None:
         return
-    mine = {"task": config.task, "study.name": config.study.name}
-    for field, value in mine.items():
+    expected = {"task": config.task, "study.name": config.study.name}
+    for field, value in expected.items():
         require(
             there.get(field) == value,
             f"--workdir={folder} holds {field}={there.get(field)!r}, this is {field}={value!r}: give another --workdir",
@@ -159,6 +159,6 @@ def check_unchanged(run: StudyRun) -> None:
 
 
 def read_config(folder: pathlib.Path) -> dict | None:
-    """Returns config.json of a folder by dotted names; None where there is none. Raises: ConfigError."""
+    """Returns config.json of a folder by dotted names; None for a folder without it. Raises: ConfigError."""
     config = Workdir(folder).read_config()
     return None if config is None else flatten(config)
