@@ -107,7 +107,7 @@ def test_a_number_out_of_range_is_refused(complaint, field):
 
 def test_a_split_that_is_not_there_is_refused_before_training(complaint, tmp_path):
     manifest = tmp_path / "m.csv"
-    manifest.write_text("path,label,split\na.mp4,0,train\n")
+    manifest.write_text("path,label,split\n" + "".join(f"{number}.mp4,0,train\n" for number in range(8)))
     files = dict(data__source="files", data__manifest=manifest)
     assert "config.data: " in complaint(**files, data__split="trian") and "train" in complaint(**files, data__split="trian")
     assert "config.data.eval_split: " in complaint(**files)

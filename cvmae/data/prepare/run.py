@@ -17,7 +17,7 @@ from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.video_files import VideoFiles
 
-READERS = {name: kinetics.read for name in ("k400", "k600", "k700")}
+READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
 DATASETS = (*READERS, "folder")
 RUNNERS = ("local", "beam")

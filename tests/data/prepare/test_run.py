@@ -109,9 +109,8 @@ def test_no_video_is_usable(tmp_path):
 
 def test_one_run_at_a_time(tmp_path):
     layouts.folders(tmp_path, with_splits=True)
-    with State(str(tmp_path / "out")):
-        with pytest.raises(PrepareError, match="another run is writing there"):
-            prepare(options(tmp_path, "folder"))
+    with State(str(tmp_path / "out")), pytest.raises(PrepareError, match="another run is writing there"):
+        prepare(options(tmp_path, "folder"))
     prepare(options(tmp_path, "folder"))
 
 
