@@ -1,4 +1,4 @@
-"""Python processes that work for this one, as many as there are cores."""
+"""Helper processes that run Python code, and the number of cores for them."""
 
 import os
 import subprocess
@@ -6,15 +6,15 @@ import sys
 
 
 def cores() -> int:
-    """Cores that this process may use: a container or a scheduler may grant fewer than the machine has."""
+    """Returns the number of cores this process may use; containers and schedulers may grant fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_python(code: str) -> subprocess.Popen:
-    """Runs a line of Python in a process that imports what this one does; text goes in and out by pipes.
+    """Starts a process that runs `code` with the import path of this one, with text pipes for stdin and stdout.
 
-    Not by multiprocessing: fork is unsafe once there are threads (JAX has some), and spawn runs the caller's script again, which
-    breaks notebooks, `python -` and scripts without a __main__ guard.
+    This replaces multiprocessing: fork is unsafe once there are threads (JAX starts some), and spawn runs the caller's script
+    again, which breaks notebooks, `python -` and scripts without a __main__ guard.
     """
     return subprocess.Popen(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""Which files lie below --videos, and which of them is the video that a label file means."""
+"""Video files below a folder, and the search for the file of a video in a label file."""
 
 import collections
 import os
@@ -6,17 +6,21 @@ import os
 from cvmae.data.prepare.listing import Video
 from cvmae.data.prepare.text import PrepareError
 
-# What FFmpeg reads and people have.
+# Containers that FFmpeg reads and that are in common use.
 EXTENSIONS = frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".vob", ".webm", ".wmv")
 )
 
 
 class VideoFiles:
-    """The video files below a folder, links followed, hidden files and folders left out.
+    """Video files below a folder; links are followed, hidden files and folders are left out.
 
-    paths: relative to the folder, with /, sorted. odd: names that are not UTF-8, which no manifest can hold, as text.
-    Raises: PrepareError if there is no such folder.
+    Attributes:
+      paths: sorted paths relative to the folder, with / as separator.
+      odd: names that are not UTF-8, which no manifest can hold, with the bytes escaped.
+
+    Raises:
+      PrepareError: there is no such folder.
     """
 
     def __init__(self, root: str):
@@ -30,19 +34,19 @@ class VideoFiles:
             self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
 
     def find(self, video: Video) -> list[str]:
-        """The paths that may be this video, best first; [] if there is none. More than one: they are equally likely."""
+        """Returns the paths that may be this video: [] if there is none, several if they match equally well."""
         if not video.stems:
             return [video.name]
         candidates = next((self._by_stem[stem] for stem in video.stems if stem in self._by_stem), [])
         if len(candidates) < 2:
             return candidates
         hints = {_plain(hint) for hint in video.hints}
-        fits = {path: len(hints & {_plain(part) for part in path.split("/")[:-1]}) for path in candidates}
-        return [path for path in candidates if fits[path] == max(fits.values())]
+        scores = {path: len(hints & {_plain(folder) for folder in path.split("/")[:-1]}) for path in candidates}
+        return [path for path in candidates if scores[path] == max(scores.values())]
 
 
 def _walk(root, below, above):
-    """Relative paths of the videos in root/below. above: the folders we came through; a link back to one is a loop."""
+    """Yields relative paths of the videos in root/below. above: real paths of the parents; a link back to one is a loop."""
     folder = os.path.join(root, below)
     identity = os.path.realpath(folder)
     if identity in above:
