@@ -14,12 +14,13 @@ Every field of the base is `--config.pretrain.FIELD=VALUE`; the study's own are 
 """
 
 import ml_collections
+from cvmae.configs import demo, hmdb51, k400, motion, ssv2, ucf101
 
-from configs import demo, hmdb51, k400, motion, ssv2, ucf101
+from cvmae import objective
 from cvmae.config import ConfigError, nearest, parse_arg
 
 BASES = {"demo": demo, "motion": motion, "ssv2": ssv2, "k400": k400, "ucf101": ucf101, "hmdb51": hmdb51}
-TERMS = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+TERMS = tuple(term.name for term in objective.TERMS)
 REVERSED = "contrast.time_reversed_negatives"
 MEASURES = ("reconstruction/model", "retrieval/same_clip_r1", "retrieval/same_label_1nn", "probe/accuracy")
 ABOUT = {
@@ -105,9 +106,11 @@ def objectives():
 
     A term has the base's weight or 0, and no clip is played backwards.
     """
-    every, mse = TERMS[2:], TERMS[:2]
-    kept = {"mse": mse[:1]} | {term: (term,) for term in every} | {"contrast": every}
-    kept |= {f"mse+{kind}": mse + tuple(t for t in every if t.startswith(kind)) for kind in ("intra", "cross")} | {"all": TERMS}
+    contrast = [term for term in objective.TERMS if term.contrastive]
+    intra, cross = ([term.name for term in contrast if len(term.branches) == branches] for branches in (1, 2))
+    mse = [term.name for term in objective.TERMS if not term.contrastive]
+    kept = {"mse": ["mse_video"]} | {term.name: [term.name] for term in contrast}
+    kept |= {"contrast": [*intra, *cross], "mse+intra": [*mse, *intra], "mse+cross": [*mse, *cross], "all": TERMS}
 
     def without(terms):
         return {f"loss.{term}": 0.0 for term in TERMS if term not in terms} | {REVERSED: False}

@@ -6,7 +6,9 @@ A config imports `base`, changes what its data set needs, and ends in `finish`.
 
 import ml_collections
 
-from cvmae.config import TASKS, ConfigError, nearest, parse_arg
+from cvmae.config import UNTRAINED, ConfigError, nearest, parse_arg
+from cvmae.objective import TERMS
+from cvmae.tasks import TASKS
 
 PARENTS = ("videomae", "mae_st", "mae")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -15,7 +17,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def arguments(arg, **defaults):
     """The arg string of a config; every config knows `task`, `variant`, `parent` and `runlocal`."""
     args = parse_arg(arg, **({"task": "pretrain", "variant": "B/16", "parent": "", "runlocal": False} | defaults))
-    for name, known in (("task", TASKS), ("parent", ("", *PARENTS))):
+    for name, known in (("task", [task for task in TASKS if task != "ablate"]), ("parent", ("", *PARENTS))):
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
     return args
@@ -102,6 +104,7 @@ def _augment():
 def encoder(variant, positions, cls_token, tubelet):
     """One encoder."""
     c = ml_collections.ConfigDict()
+    c.backbone = "vit"  # vit; others are added as cvmae/models/backbone.py says
     c.variant = variant
     c.tubelet = tubelet
     c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d
@@ -158,6 +161,7 @@ def machine(task: str) -> ml_collections.ConfigDict:
     c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
     c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | splash (TPU); see cvmae/models/attention.py
     c.remat = "none"  # none | dots | all_dots | full: what of a block is computed again in the backward pass, to save memory
+    c.compilation_cache = "auto"  # keeps compiled programs for restarts: auto (the user's cache folder) | a folder | '' for none
     c.scan = False  # blocks as a loop: the time to compile does not grow with depth, and the numbers stay the same
     # Devices: clips are spread over data x fsdp, parameters over fsdp and model. -1 takes what the others leave. dcn: slices of
     # a pod, or machines, that only a network connects; each has data x fsdp x model devices.
@@ -197,9 +201,9 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
         # [CrossPoint] temperature and width; hidden 0 is the encoder's width; reversed negatives are ours, not the paper's
         {"temperature": 0.1, "width": 256, "hidden": 0, "time_reversed_negatives": False}
     )
-    terms = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
-    c.loss = ml_collections.ConfigDict({term: 1.0 for term in terms})  # weights; 0 removes a term. [CrossPoint] 1 : 1
-    c.loss_warmup = ml_collections.ConfigDict({term: "0_steps" for term in terms})  # a weight may rise linearly from 0
+    # The terms are the table in cvmae/objective/terms.py; a config file can register its own and set c.loss.NAME.
+    c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in TERMS})  # weights; 0 removes a term. [CrossPoint] 1 : 1
+    c.loss_warmup = ml_collections.ConfigDict({term.name: "0_steps" for term in TERMS})  # a weight may rise linearly from 0
     c.optimizer = _optimizer()
     # At the end: clips drawn as reconstructions; and, where `labelled` is above 0, the trained encoder, and the `untrained` one beside
     # it: a linear probe fitted on that many training clips, scored on `clips` held-out ones (0: all).
@@ -231,6 +235,8 @@ def branches(c):
 def runlocal(c):
     """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
     c.batch_size, c.dtype = 8, "float32"
+    if "init_from" in c:
+        c.init_from = UNTRAINED
     if "accumulate" in c:
         c.accumulate = 1
     if "total" in c:

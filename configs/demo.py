@@ -8,7 +8,7 @@ All six terms of the paper, plus time-reversed negatives, which are ours and not
 negative. The classes of `motion` come in time-reversed pairs, so this set flatters that option.
 """
 
-from configs import common, motion
+from cvmae.configs import common, motion
 
 
 def get_config(arg=None):

@@ -5,8 +5,7 @@ A data set's config imports `base`, changes what its data needs, and ends in `co
 """
 
 import ml_collections
-
-from configs import common
+from cvmae.configs import common
 
 # What VideoMAE and its successors share when they fine-tune; a data set's table says the rest for each size of the model.
 SHARED = {"batch_size": 512, "layer_decay": 0.75, "drop_path": 0.1, "repeats": 1, "dropout": 0.0, "min_lr": 1e-6}
@@ -21,7 +20,7 @@ def base(args, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
     """
     task = args.task
     c = common.machine(task)
-    # A workdir or export of ours, a file or folder of VideoMAE, mae_st or MAE, or a hub id; '' is an untrained encoder.
+    # A workdir or export of this package, a file or folder of VideoMAE, mae_st or MAE, or a hub id; or `untrained`.
     c.init_from = ""
     c.batch_size = 256
     c.data = common.data()

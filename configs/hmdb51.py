@@ -9,7 +9,7 @@ UCF101's epochs of fine-tuning (VideoMAEv2's giant model takes 15 of HMDB51's an
 `:runlocal` runs anywhere in under a minute.
 """
 
-from configs import common, ucf101
+from cvmae.configs import common, ucf101
 
 RECIPES = {"B": ucf101.RECIPES["B"] | {"epochs": 50}}  # [choice]
 

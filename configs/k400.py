@@ -7,7 +7,7 @@
 ViT-B fine-tunes to 81.5 % after 1600 epochs). `:runlocal` runs anywhere in under a minute.
 """
 
-from configs import common, downstream
+from cvmae.configs import common, downstream
 
 RECIPES = {
     "S": {"base_lr": 5e-4, "batch_size": 384, "epochs": 150, "repeats": 2},  # [VideoMAE]

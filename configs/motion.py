@@ -8,7 +8,8 @@ Pre-training is the paper's objective, without the time-reversed negatives that 
 on. Not run to its end by us; no accuracy of it is known. Downstream tasks serve the demo's encoders too; see configs/demo.py.
 """
 
-from configs import common, downstream
+from cvmae.configs import common, downstream
+
 from cvmae.config import ConfigError, nearest
 
 SHAPES = {"easy": (8, 32), "full": (16, 64)}  # frames and side of the clips, pixels

@@ -7,7 +7,7 @@
 VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). `:runlocal` runs anywhere in under a minute.
 """
 
-from configs import common, downstream
+from cvmae.configs import common, downstream
 
 RECIPES = {
     "S": {"base_lr": 1e-3, "batch_size": 384, "epochs": 40, "layer_decay": 0.7, "repeats": 2},  # [VideoMAE]

@@ -7,7 +7,7 @@
 ViT-B, pre-trained on UCF101 alone, fine-tunes to 91.3 %). `:runlocal` runs anywhere in under a minute.
 """
 
-from configs import common, downstream
+from cvmae.configs import common, downstream
 
 RECIPES = {
     # [VideoMAE]

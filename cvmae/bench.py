@@ -82,5 +82,10 @@ def main(argv: list[str]) -> None:
     sys.exit(0)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae-bench`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

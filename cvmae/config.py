@@ -1,15 +1,19 @@
 """Configs: arg strings, durations, and checks that run before anything compiles."""
 
+import contextlib
 import difflib
+import importlib
 import importlib.util
 import math
 import pathlib
 import re
 import sys
+import traceback
+from collections.abc import Mapping
 
 import ml_collections
 
-TASKS = ("pretrain", "finetune", "linear", "attentive", "knn", "retrieval", "extract", "visualize")
+UNTRAINED = "untrained"  # the value of config.init_from that asks for an encoder of random weights
 
 
 class ConfigError(ValueError):
@@ -74,31 +78,69 @@ def steps(duration: str, field: str, *, steps_per_epoch: float | None = None, to
     return math.ceil(round(amount * per_unit, 6))
 
 
-def load(path: str, overrides: dict | None = None) -> ml_collections.ConfigDict:
-    """The config of `path.py:arg` as notebooks and tests use it, locked.
+def config_folder() -> pathlib.Path:
+    """Returns the folder of the configs that come with this package, `cvmae.configs`."""
+    return pathlib.Path(next(iter(importlib.import_module("cvmae.configs").__path__)))
+
+
+def find_config(path: str) -> str:
+    """Returns the path of a config file with its argument, `/path/to/configs/ssv2.py:variant=B/16`.
 
     Args:
-      path: as on the command line.
+      path: a file, or the name of a config that comes with this package: `ssv2:variant=B/16`, `configs/ssv2.py` from any folder.
+
+    Raises:
+      ConfigError: there is neither such a file nor such a config.
+    """
+    file, colon, argument = path.partition(":")
+    if pathlib.Path(file).is_file():
+        return path
+    folder, name = config_folder(), file.removeprefix("configs/").removesuffix(".py")
+    known = [candidate.stem for candidate in folder.glob("*.py") if "def get_config(" in candidate.read_text(encoding="utf-8")]
+    if name not in known:
+        raise ConfigError(f"config file {file!r} does not exist, and no config is called {name!r}: {nearest(name, known)}")
+    return f"{folder / name}.py{colon}{argument}"
+
+
+def load(path: str, overrides: Mapping | None = None) -> ml_collections.ConfigDict:
+    """Returns the config of `path.py:argument`, locked, as notebooks and tests use it.
+
+    Args:
+      path: see `find_config`.
       overrides: {'data.workers': 2}; a key must exist.
 
     Raises:
-      ConfigError: an override names no field, or the file's argument is wrong.
+      ConfigError: there is no such file, it cannot be imported, its argument is wrong, or an override names no field.
     """
-    file, _, arg = path.partition(":")
-    if not pathlib.Path(file).is_file():
-        raise ConfigError(f"config file {file!r} does not exist: give a path such as configs/demo.py")
+    file, _, argument = find_config(path).partition(":")
     neighbors = str(pathlib.Path(file).resolve().parent.parent)
     if neighbors not in sys.path:
-        sys.path.append(neighbors)  # a config file imports its neighbors, `from configs import common`, wherever it is run from
+        sys.path.append(neighbors)  # in a checkout a config file may say `from configs import common`, wherever it is run from
     spec = importlib.util.spec_from_file_location("cvmae_config", file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(arg or None)
+    with _import_errors(file):
+        spec.loader.exec_module(module)
+        config = module.get_config(argument or None)
     config.lock()
     for key, value in (overrides or {}).items():
         check_key(config, key)
         config.update_from_flattened_dict({key: value})
     return config
+
+
+@contextlib.contextmanager
+def _import_errors(file: str):
+    """Turns an error inside a config file into one line that names the file and the line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = f":{frames[-1].lineno}" if frames else ""
+        raise ConfigError(f"{file}{line}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def check_key(config, key: str) -> None:
@@ -117,3 +159,27 @@ def require(condition: bool, message: str) -> None:
     """Raises ConfigError(message) unless the condition holds."""
     if not condition:
         raise ConfigError(message)
+
+
+@contextlib.contextmanager
+def config_errors(field: str = ""):
+    """Turns errors about values that a config gave into ConfigError, with the name of the field before the message.
+
+    Args:
+      field: without `config.`; empty where the message names it already.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
+
+
+def flatten(tree: Mapping | ml_collections.ConfigDict, prefix: str = "") -> dict:
+    """The leaves of nested mappings by dotted name, `{"data.workers": 2}`; empty mappings have none."""
+    leaves = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping | ml_collections.ConfigDict)
+        leaves |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return leaves

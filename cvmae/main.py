@@ -5,8 +5,8 @@
 A run has one process, or one per machine or accelerator. TPU VMs, Slurm, Open MPI and Kubernetes need only this command in every
 process; elsewhere, add --coordinator=HOST:PORT --processes=N --process=I.
 
-Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong; 134 JAX ended
-this process because another process of the run is gone.
+Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong; 130 stopped by a
+second Ctrl-C; 134 JAX ended this process because another process of the run is gone.
 """
 
 import pathlib
@@ -23,6 +23,7 @@ flags.adopt_module_key_flags(cli)
 flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun resumes from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
+flags.DEFINE_bool("report", True, "Write report.html into the workdir at the end.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher tells JAX about the processes.")
 flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.")
 flags.DEFINE_integer("process", None, "With --coordinator: index of this process, from 0.")
@@ -58,17 +59,30 @@ def run_task() -> None:
     """Runs the task and ends the process with one line if it fails; with several processes, the others then end too."""
     from cvmae.data.bad_files import BadDataError
     from cvmae.parallel import launch
+    from cvmae.parallel.processes import log_once
     from cvmae.tasks import run
     from cvmae.tasks.ablate.runner import StudyError
+    from cvmae.tasks.notes import ending
     from cvmae.training.metric_writer import NonFiniteError
+    from cvmae.training.preemption import INTERRUPTED
 
     try:
-        run(FLAGS.config, FLAGS.workdir or default_workdir(config_path()))
+        workdir = FLAGS.workdir or default_workdir(config_path())
+        numbers = run(FLAGS.config, workdir, report_page=FLAGS.report)
+        if numbers:
+            log_once(*ending(FLAGS.config, config_path(), workdir))
         launch.shutdown()
     except ConfigError as error:
         fail(error, 2, launch.process_name(), launch.leave)
     except (BadDataError, NonFiniteError, StudyError) as error:
         fail(error, 1, launch.process_name(), launch.leave)
+    except KeyboardInterrupt:
+        fail(
+            "interrupted; the same command resumes from the newest checkpoint",
+            INTERRUPTED,
+            launch.process_name(),
+            launch.leave_now,
+        )
     except BaseException as error:
         if not launch.is_multi_process():
             raise
@@ -76,5 +90,10 @@ def run_task() -> None:
         fail(launch.explain(error), 1, launch.process_name(), launch.leave)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

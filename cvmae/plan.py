@@ -163,5 +163,10 @@ def main(argv: list[str]) -> None:
     sys.exit(code)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae-plan`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

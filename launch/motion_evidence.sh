@@ -43,8 +43,8 @@ done | all
 
 for seed in $seeds; do
   for name in untrained mae contrast full full-reversed; do
-    start=
-    [[ $name == untrained ]] || start=--config.init_from=$out/$name/$seed/pretrain
+    start=--config.init_from=$out/$name/$seed/pretrain
+    [[ $name != untrained ]] || start=--config.init_from=untrained
     at=$out/$name/$seed
     quick="--config.seed=$seed --config.eval_every=0_steps --config.checkpoint_every=1000_steps --config.optimizer.warmup=10_percent $start"
     config linear "$at/linear" $quick --config.batch_size=64 --config.total=300_steps

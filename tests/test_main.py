@@ -14,7 +14,7 @@ def complaint(tmp_path, capsys, monkeypatch):
     def initialized(*_):
         raise AssertionError("a wrong command got as far as making parameters")
 
-    monkeypatch.setattr(pretrain.Pretrain, "init", initialized)
+    monkeypatch.setattr(pretrain.Pretrain, "initial_state", initialized)
     workdir = tmp_path / "run"
 
     def call(*args, config=RUNLOCAL, **overrides) -> str:

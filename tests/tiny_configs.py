@@ -6,10 +6,15 @@ import jax
 import numpy as np
 
 from cvmae import config as config_lib
+from cvmae import objective
+from cvmae.data.sources import make_source
 from cvmae.objective.views_and_masks import sample_keys
+from cvmae.parallel.mesh import make_mesh
+from cvmae.tasks import find_task
+from cvmae.training.loop import Schedule
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-TERMS = ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")
+TERMS = tuple(term.name for term in objective.TERMS)
 
 
 # One term and no picture: quicker to compile. For arguments of the command, where something else than the loss is looked at.
@@ -38,6 +43,12 @@ def downstream(task, name="ssv2", **overrides):
     """`configs/NAME.py:task=TASK,runlocal`; `a__b=v` sets a field."""
     fields = {k.replace("__", "."): v for k, v in overrides.items()}
     return config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
+
+
+def make_task(c, total=8, mesh=None):
+    """The task of a config that trains for `total` steps, an epoch of 8, on all devices or a given mesh."""
+    source = make_source(c.data, c.data.split)
+    return find_task(c.task)(c, mesh or make_mesh(c.mesh), Schedule(total, steps_per_epoch=8.0), source)
 
 
 def labeled_batch(c, clips=None, seed=0):

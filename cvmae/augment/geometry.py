@@ -58,7 +58,7 @@ def random_crop(key: Key[Array, ""], video: Float[Array, "T H0 W0 C"], crop: Cro
 
 
 def center_crop(video: Float[Array, "T H0 W0 C"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
-    """The largest centerd box of the aspect of `size`, resized to it: [T, H0, W0, C] -> [T, H, W, C]; nothing random."""
+    """The largest centered box of the aspect of `size`, resized to it: [T, H0, W0, C] -> [T, H, W, C]; nothing random."""
     height, width = video.shape[1:3]
     if (height, width) == tuple(size):
         return video

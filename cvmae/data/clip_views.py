@@ -1,6 +1,7 @@
 """Multi-view loading: several clips and crops of every record, for tests and for features."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class TestViews:
       ValueError: a number below 1.
     """
 
+    __test__: ClassVar[bool] = False  # its name does not make it a test case for pytest
     clips: int = 1
     crops: int = 1
 

@@ -24,7 +24,7 @@ CLASSES = "classes.csv"
 UNLABELED = -1
 
 
-class ManifestError(Exception):
+class ManifestError(ValueError):
     """A manifest cannot be used; the message gives the line and a remedy."""
 
 

@@ -15,6 +15,7 @@ from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles, m
 from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
 from cvmae.evaluation.multi_view import whole_batch
 from cvmae.parallel import processes
+from cvmae.parallel.mesh import HOST, Placement
 
 DTYPES = ("float32", "float16")
 
@@ -29,7 +30,7 @@ def extract_features(
     window_stride: int = 0,
     format: str = "npz",
     dtype: str = "float32",
-    put=lambda arrays: arrays,
+    placement: Placement = HOST,
 ) -> dict[str, int]:
     """Writes the features of every video of a source that `folder` does not have yet.
 
@@ -47,7 +48,7 @@ def extract_features(
       window_stride: clip frames from the start of one window to that of the next; 0: windows do not overlap.
       format: `npz` or `array_record`.
       dtype: of the files, `float32` or `float16`.
-      put: makes arrays on the devices of a dict of arrays on the host.
+      placement: of batches on the devices.
 
     Returns:
       {videos: of the source, written: by this run, skipped: there already, unreadable, windows: written by this run}.
@@ -58,7 +59,7 @@ def extract_features(
       ValueError: an argument is wrong, or a value is too large for float16.
     """
     _check_files(format, dtype)
-    encode = make_encode(config, spec)
+    encode = make_encode(config, spec, placement)
     files, names = make_files(folder, format), output_names(source)
     open_cache(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
     todo = [number for number, name in enumerate(names) if name not in files]
@@ -72,7 +73,7 @@ def extract_features(
         tqdm(total=len(todo), unit="video", disable=None if processes.is_main_process() else True) as bar,
     ):
         with _Writing(files, names, bad, np.dtype(dtype), bar) as writing:
-            for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), put):
+            for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), placement):
                 writing.take(batch["number"], values)
         files.finish()
     return {"videos": len(source), "skipped": skipped} | writing.counts_of_all()

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
-from cvmae.config import ConfigError
+from cvmae.config import ConfigError, flatten
+from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
 from cvmae.data.pipeline import clip_spec
 from cvmae.evaluation.features import COLUMNS, Features, FeatureSpec, feature_rows, make_encode
 from cvmae.evaluation.multi_view import whole_batch
 from cvmae.files import replacing, write_json
 from cvmae.parallel import processes
+from cvmae.parallel.mesh import HOST, Placement
 
 IDENTITY = "identity.json"
 SHARD_ROWS = 2048  # of 768 values: 6 MiB; what an interruption costs
@@ -63,7 +65,7 @@ def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
         )
     found = json.loads(path.read_text(encoding="utf-8"))
     if found["identity"] != wanted:
-        there, here = (_flat(value) for value in (found["identity"], wanted))
+        there, here = (flatten(value) for value in (found["identity"], wanted))
         differs = [
             f"{name} {there.get(name)} and not {here.get(name)}" for name in here | there if there.get(name) != here.get(name)
         ]
@@ -73,24 +75,16 @@ def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
     return found["layout"]
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    """{'a.b': value} of nested dicts."""
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
 def cached_features(
     folder,
     config,
     params,
     source,
-    plan: TestViews,
+    views: TestViews,
     spec: FeatureSpec,
     *,
-    put=lambda arrays: arrays,
-    failed=lambda failures: None,
+    placement: Placement = HOST,
+    bad_files: BadFiles | None = None,
     encode: Callable | None = None,
 ) -> Features:
     """The features of every readable clip of a source, from `folder` as far as they are there.
@@ -102,10 +96,10 @@ def cached_features(
       config: says the encoder, the clips and the batch size (in crops); the batch size may change between runs.
       params: of the video encoder.
       source: see `data.sources`.
-      plan: clips and crops of every record; crops are averaged, clips are rows of their own (see `features.mean_over_clips`).
+      views: clips and crops of every record; crops are averaged, clips are rows of their own (see `features.mean_over_clips`).
       spec: what of the encoder.
-      put: makes arrays on the devices of a dict of arrays on the host.
-      failed: is given the `failures` of every batch that is read, see `data.bad_files`.
+      placement: of batches on the devices.
+      bad_files: the list of videos that cannot be read; None keeps none.
       encode: from `features.make_encode` of the same config and spec, where several sources share one.
 
     Raises:
@@ -113,17 +107,24 @@ def cached_features(
     """
     if not len(source):
         raise ConfigError("there is no video to make features of")
-    encode = encode or make_encode(config, spec)
-    identity = encoder_identity(config, params, spec) | {"views": dataclasses.asdict(plan), "source": source.identity}
-    size = whole_batch(max(1, config.batch_size // plan.crops // jax.process_count()))
+    encode = encode or make_encode(config, spec, placement)
+    identity = encoder_identity(config, params, spec) | {"views": dataclasses.asdict(views), "source": source.identity}
+    size = whole_batch(max(1, config.batch_size // views.crops // jax.process_count()))
 
     def read(row):
         return feature_rows(
-            config, lambda video: encode(params, video), source, size, plan, put=put, failed=failed, start_row=row
+            config,
+            lambda video: encode(params, video),
+            source,
+            size,
+            views,
+            placement=placement,
+            bad_files=bad_files,
+            start_row=row,
         )
 
     # Whole batches make a shard, so that a run which goes on at a shard cuts the very batches of one which was not interrupted.
-    return cached_rows(folder, identity, len(source) * plan.clips, read, -(-SHARD_ROWS // size) * size)
+    return cached_rows(folder, identity, len(source) * views.clips, read, -(-SHARD_ROWS // size) * size)
 
 
 def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Iterator[dict]], shard_rows: int) -> Features:

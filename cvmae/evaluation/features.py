@@ -9,13 +9,15 @@ import jax
 import numpy as np
 
 from cvmae import augment
+from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
+from cvmae.models.backbone import Backbone
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.heads import pool
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder
 from cvmae.parallel import processes
+from cvmae.parallel.mesh import HOST, Placement
 
 TOKENS = ("pooled", "slots", "all")
 COLUMNS = ("values", "labels", "index", "clip")
@@ -65,9 +67,9 @@ class Features:
     clip: np.ndarray | None = None
 
 
-def encode_tokens(encoder: Encoder, params, clips, spec: FeatureSpec):
+def encode_tokens(encoder: Backbone, params, clips, spec: FeatureSpec):
     """Features float32 [B, ...] of normalized clips [B, T, H, W, 3]."""
-    block = spec.block(encoder.trunk.size.depth)
+    block = spec.block(encoder.depth)
     if block is None:
         tokens = encoder.apply({"params": params}, clips).tokens
     else:
@@ -90,14 +92,14 @@ def encode_pixels(config, encoder, params, clips, spec: FeatureSpec = FeatureSpe
     return encode_tokens(encoder, params, augment.normalize(clips, config.augment.mean, config.augment.std), spec)
 
 
-def make_encode(config, spec: FeatureSpec = FeatureSpec()) -> Callable:
+def make_encode(config, spec: FeatureSpec = FeatureSpec(), placement: Placement = HOST) -> Callable:
     """A jitted (video encoder's parameters, uint8 [b, crops, T, H0, W0, 3]) -> float32 [b, ...], the mean over crops.
 
     Raises:
       ValueError: the encoder has no such layer.
     """
-    encoder = build_encoder(config, config.video_branch, video_grid(config))
-    spec.block(encoder.trunk.size.depth)
+    encoder = build_encoder(config, config.video_branch, video_grid(config), rules=placement.rules(config))
+    spec.block(encoder.depth)
 
     @jax.jit
     def encode(params, video):
@@ -106,7 +108,7 @@ def make_encode(config, spec: FeatureSpec = FeatureSpec()) -> Callable:
     return encode
 
 
-def encoded_batches(encode: Callable, batches: Iterable[dict], put=lambda arrays: arrays) -> Iterator[tuple[np.ndarray, dict]]:
+def encoded_batches(encode: Callable, batches: Iterable[dict], placement: Placement = HOST) -> Iterator[tuple[np.ndarray, dict]]:
     """Yields for every batch the features of its videos, float32 [b, ...] on the host, and the batch without its videos.
 
     The next batch is read while the devices work on this one. Clips are only ever held for the two of them.
@@ -114,15 +116,15 @@ def encoded_batches(encode: Callable, batches: Iterable[dict], put=lambda arrays
     Args:
       encode: video on the devices -> features.
       batches: dicts with `video`.
-      put: makes arrays on the devices of a dict of arrays on the host.
+      placement: of batches on the devices.
     """
     ahead = None
     for batch in batches:
-        found = encode(put({"video": batch["video"]})["video"])
+        features = encode(placement.put({"video": batch["video"]})["video"])
         rest = {name: np.array(column) for name, column in batch.items() if name != "video"}
         if ahead is not None:
             yield processes.to_host(ahead[0]), ahead[1]
-        ahead = found, rest
+        ahead = features, rest
     if ahead is not None:
         yield processes.to_host(ahead[0]), ahead[1]
 
@@ -132,27 +134,28 @@ def feature_rows(
     encode: Callable,
     source,
     batch_size: int,
-    plan: TestViews,
+    views: TestViews,
     *,
-    put=lambda arrays: arrays,
-    failed=lambda failures: None,
+    placement: Placement = HOST,
+    bad_files: BadFiles | None = None,
     start_row: int = 0,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of `COLUMNS` and `valid`, one row for every row of `data.views.make_view_loader`, from `start_row` on.
+    """Yields batches of `COLUMNS` and `valid`, one row for every row of `data.clip_views.make_view_loader`, from `start_row` on.
 
     Args:
       config: says how clips are cut.
       encode: video on the devices -> features.
       source: see `data.sources`.
-      batch_size: rows a pass; with a `put` that shards, a multiple of the number of devices.
-      plan: clips and crops of every record.
-      put: see `encoded_batches`.
-      failed: is given the `failures` of every batch, see `data.bad_files`.
+      batch_size: rows a pass; over a mesh, a multiple of the number of devices.
+      views: clips and crops of every record.
+      placement: see `encoded_batches`.
+      bad_files: the list of videos that cannot be read; None keeps none.
       start_row: where to begin.
     """
-    with make_view_loader(config, source, batch_size, plan, start_row) as loader:
-        for values, batch in encoded_batches(encode, loader, put):
-            failed(batch["failures"])
+    with make_view_loader(config, source, batch_size, views, start_row) as loader:
+        for values, batch in encoded_batches(encode, loader, placement):
+            if bad_files is not None:
+                bad_files.update(batch["failures"])
             yield {"values": values, "labels": batch["label"]} | {name: batch[name] for name in ("index", "clip", "valid")}
 
 

@@ -14,11 +14,13 @@ from cvmae.models.autoencoder import make_targets
 from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.models.patches import Grid
-from cvmae.objective import losses
+from cvmae.objective import losses, registered_terms
 from cvmae.objective.views_and_masks import sample_keys, view_spec
 from cvmae.parallel import processes
+from cvmae.parallel.mesh import HOST, Placement
 
 CLIPS = ("video", "frame_index")  # of a batch, what the objective takes
+AFTER_WARMUP = 2**30  # a step at which every loss weight has its final value
 HELD_OUT_SEED = 20250211  # of views and masks; apart from any training seed, and the same for every evaluation
 
 
@@ -64,18 +66,18 @@ def nearest_visible(mask: masking.Mask, grid: Grid):
 class HeldOut:
     """Evaluates an objective on the clips of a source, always with the same views and masks."""
 
-    def __init__(self, objective, source, put, share=processes.ProcessShard()):
-        """`put` makes arrays on the devices of a batch on the host; `share` is the part of every batch that this process reads.
+    def __init__(self, objective, source, placement: Placement = HOST):
+        """Takes the clips of `source`, placed on the devices by `placement`.
 
         Raises:
           ConfigError: the source has fewer clips than there are devices.
         """
-        self.objective, self.source, self.put, self.share = objective, source, put, share
+        self.objective, self.source, self.placement = objective, source, placement
         devices = jax.device_count()
         self.size = min(objective.config.batch_size, len(source)) // devices * devices
         if not self.size:
             raise ConfigError(f"the held-out split has {len(source)} clips, fewer than the {devices} devices: give more")
-        self._terms = jax.jit(lambda params, samples: objective(params, samples, 10**9)[1])
+        self._terms = jax.jit(lambda params, samples: objective(params, samples, AFTER_WARMUP)[1])
         self._errors = jax.jit(lambda params, samples: reconstruction_errors(objective, params, objective.make_inputs(samples)))
 
     def terms(self, params) -> dict[str, float]:
@@ -90,12 +92,12 @@ class HeldOut:
         """Whole batches with the keys of their samples, on the devices."""
         key = jax.random.key(HELD_OUT_SEED)
         for number, batch in enumerate(self.batches()):
-            yield self.put(batch) | sample_keys(key, number, self.size)
+            yield self.placement.put(batch) | sample_keys(key, number, self.size)
 
     def batches(self):
         """This process's rows of whole batches of readable clips; the batches are those of a lone process."""
         done = 0
-        if self.share.count > 1:
+        if self.placement.shard.count > 1:
             for batch in self._shared_batches():
                 yield batch
                 done += 1
@@ -104,11 +106,11 @@ class HeldOut:
         # An unreadable clip moves all rows behind it, so from there on every process reads everything.
         with make_eval_loader(self.objective.config, self.source, self.size, done * self.size) as loader:
             for batch in full_batches(loader, self.size):
-                yield {name: self.share.of(rows) for name, rows in batch.items()}
+                yield {name: self.placement.shard.of(rows) for name, rows in batch.items()}
 
     def _shared_batches(self):
         """This process's rows of the whole batches before the first unreadable clip."""
-        part = {"process_index": self.share.index, "process_count": self.share.count}
+        part = {"process_index": self.placement.shard.index, "process_count": self.placement.shard.count}
         with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
             for batch in loader:
                 if not all(processes.allgather_json(bool(batch["valid"].all()))):
@@ -125,7 +127,7 @@ class HeldOut:
 def view_features(held_out: HeldOut, params):
     """Features of two views, v and v⁺, of every held-out clip, nothing masked: two float32 [n, D]."""
     config = held_out.objective.config
-    encoder = build_encoder(config, config.video_branch, video_grid(config))
+    encoder = build_encoder(config, config.video_branch, video_grid(config), rules=held_out.objective.rules)
     spec = view_spec(config, 2)
 
     @jax.jit
@@ -155,7 +157,7 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
     """
     objective = held_out.objective
     found = {}
-    if "mse_video" in objective.terms.active:
+    if "video_predictions" in objective.terms.outputs:
         found |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
     found |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}
     encoder = params["video"]["encoder"]
@@ -174,7 +176,7 @@ def report_table(trained: dict[str, float], untrained: dict[str, float] | None =
     """The numbers of `evaluate_pretraining` side by side, as text."""
     columns = {"untrained": untrained or {}, "trained": trained}
     lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, found in columns.items() if found)]
-    for name, title, share in REPORT_ROWS:
+    for name, title, share in report_rows():
         if name in trained:
             cells = (f"{100 * v[name]:.1f} %" if share else f"{v[name]:.3f}" for v in columns.values() if v)
             lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
@@ -214,14 +216,17 @@ def _labeled(features: Features):
     return features.labels >= 0
 
 
-REPORT_ROWS = (
-    ("reconstruction/model", "held-out reconstruction error", False),
-    ("accuracy/intra_video", "intra-modal accuracy, video level", True),
-    ("accuracy/intra_frame", "intra-modal accuracy, frame level", True),
-    ("accuracy/cross_video", "cross-modal accuracy, video level", True),
-    ("accuracy/cross_frame", "cross-modal accuracy, frame level", True),
-    ("retrieval/same_clip_r1", "retrieval of the same clip, R@1", True),
-    ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
-    ("retrieval/same_label_1nn", "nearest clip has the same label", True),
-    ("probe/accuracy", "linear probe", True),
-)
+def report_rows() -> list[tuple[str, str, bool]]:
+    """(name, title, True for a fraction in 0..1) of the numbers that a report shows, in its order.
+
+    A registered loss term with a title has a row for its accuracy, so this is no constant.
+    """
+    accuracies = [(f"accuracy/{term.name}", term.title, True) for term in registered_terms() if term.title]
+    return [
+        ("reconstruction/model", "held-out reconstruction error", False),
+        *accuracies,
+        ("retrieval/same_clip_r1", "retrieval of the same clip, R@1", True),
+        ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
+        ("retrieval/same_label_1nn", "nearest clip has the same label", True),
+        ("probe/accuracy", "linear probe", True),
+    ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import einops
 import jax
@@ -9,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae import augment
+from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.parallel import processes
+from cvmae.parallel.mesh import HOST, Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,30 +51,35 @@ def whole_batch(size: int) -> int:
 
 
 def predict_views(
-    predict, config, source, plan: TestViews, put, failed=lambda failures: None, share=processes.ProcessShard()
+    predict: Callable,
+    config,
+    source,
+    views: TestViews,
+    placement: Placement = HOST,
+    bad_files: BadFiles | None = None,
 ) -> Predictions:
-    """Runs the test. Of several processes each reads its share, and all return the predictions of every video.
+    """Runs the multi-view test. Each process reads its part of every batch; all return the predictions of every video.
 
     Args:
       predict: {"video": arrays on the devices, uint8 [b, crops, T, H0, W0, 3]} -> float32 [b, ...], averaged over crops.
       config: says how clips are cut and the batch size, which changes nothing else.
       source: the videos.
-      plan: clips and crops of each.
-      put: makes arrays on the devices of a batch on the host.
-      failed: is given the `failures` of every batch, see `data.bad_files`.
-      share: of every batch, that this process reads.
+      views: clips and crops of each.
+      placement: of batches on the devices, and what of each this process reads.
+      bad_files: the list of videos that cannot be read; None keeps none.
     """
     sums, counts = None, np.zeros(len(source), np.int64)
     labels = np.full(len(source), -1, np.int32)
-    batch_size = whole_batch(max(1, config.batch_size // plan.crops))
-    part = {"process_index": share.index, "process_count": share.count}
-    with make_view_loader(config, source, batch_size, plan, **part) as loader:
+    batch_size = whole_batch(max(1, config.batch_size // views.crops))
+    part = {"process_index": placement.shard.index, "process_count": placement.shard.count}
+    with make_view_loader(config, source, batch_size, views, **part) as loader:
         for batch in loader:
-            found = predict(put({"video": batch.pop("video")}))
-            batch = processes.gather_rows(batch, put)
-            failed(batch["failures"])
+            outputs = predict(placement.put({"video": batch.pop("video")}))
+            batch = placement.gather_rows(batch)
+            if bad_files is not None:
+                bad_files.update(batch["failures"])
             keep, index = batch["valid"], batch["index"]
-            values = np.asarray(processes.to_host(found), np.float64)
+            values = np.asarray(processes.to_host(outputs), np.float64)
             if sums is None:
                 sums = np.zeros((len(source), *values.shape[1:]))
             np.add.at(sums, index[keep], values[keep])

@@ -1,4 +1,4 @@
-"""Weights in and out: key maps as tables, one reader, exports for transformers, JAX without this package, and ourselves."""
+"""Weights in and out: key maps as tables, one reader, and exports for transformers, for plain JAX and for this package."""
 
 from cvmae.interop.key_maps import KINDS
 from cvmae.interop.load import read

@@ -1,4 +1,4 @@
-"""The arrays of a weights file by key, whatever its format; no format is read in a way that could run code from the file."""
+"""Reads the arrays of a weights file by key, in any format; no format is read in a way that could run code from the file."""
 
 import contextlib
 import json
@@ -20,25 +20,25 @@ IN_FOLDER = ("model.safetensors", INDEX, "pytorch_model.bin")
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", INDEX, ".npz", *TORCH_SUFFIXES)
 
-# What numpy and zipfile raise on damaged archives.
+# The errors of numpy and zipfile on damaged archives.
 _NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def known_suffix(path) -> str:
-    """Which of `SUFFIXES` a path ends with; empty if none. An index has to have just its name."""
+    """Returns the one of `SUFFIXES` that a path ends with; empty if none. An index has to have just its name."""
     name = os.path.basename(os.fspath(path))
     return INDEX if name == INDEX else next((s for s in SUFFIXES if s != INDEX and name.lower().endswith(s)), "")
 
 
 def find_file(path) -> str:
-    """The weights file of `path`.
+    """Returns the weights file of `path`.
 
     Args:
       path: a file with one of `SUFFIXES`, or a folder that holds one of `IN_FOLDER`, taken in that order.
 
     Raises:
-      FileNotFoundError: there is none.
-      WeightsError: the suffix is of no format that is read.
+      FileNotFoundError: there is no such file.
+      WeightsError: the suffix belongs to no format that is read.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -58,14 +58,14 @@ def find_file(path) -> str:
 
 
 def read_arrays(file) -> dict[str, np.ndarray]:
-    """Every array of a weights file by key, in the file's dtypes; bfloat16 is that of `ml_dtypes`.
+    """Reads every array of a weights file by key, in the file's dtypes; bfloat16 is that of `ml_dtypes`.
 
     Args:
-      file: see `find_file`. Of a torch file the state dict is read: see `torch_file.read_state`.
+      file: see `find_file`. For the state dict of a torch file see `torch_file.read_state`.
 
     Raises:
       WeightsError: the file is damaged, of another format, holds no arrays, or would need to run code.
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is no such file.
     """
     file = find_file(file)
     suffix = known_suffix(file)
@@ -79,7 +79,7 @@ def read_arrays(file) -> dict[str, np.ndarray]:
 
 
 def non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """One line for every floating array that holds NaN or infinity: its key and how many of its values."""
+    """Lists every floating-point array that holds NaN or infinity, one a line: its key and how many of its values."""
     problems = []
     for key, array in arrays.items():
         if array.dtype == bfloat16 or np.issubdtype(array.dtype, np.inexact):
@@ -104,9 +104,9 @@ def _read_safetensors(file: str) -> dict[str, np.ndarray]:
         for key in opened.keys():
             try:
                 arrays[key] = opened.get_tensor(key)
-            except (AttributeError, TypeError, ValueError, MemoryError):  # where numpy lacks the dtype, or refuses the shape
-                says = opened.get_slice(key)
-                problems.append(f"{key} cannot be read: numpy has no {says.get_dtype()} array of the shape {says.get_shape()}")
+            except (AttributeError, TypeError, ValueError, MemoryError):  # numpy lacks the dtype, or refuses the shape
+                entry = opened.get_slice(key)
+                problems.append(f"{key} cannot be read: numpy has no {entry.get_dtype()} array of the shape {entry.get_shape()}")
     if problems:
         raise WeightsError(file, problems)
     return arrays
@@ -116,7 +116,7 @@ def _open_npz(file: str) -> np.lib.npyio.NpzFile:
     try:
         opened = np.load(file, allow_pickle=False)
     except _NPZ_ERRORS as error:
-        # What is no archive numpy takes for a pickle, and advises to load it all the same.
+        # numpy takes a file that is no archive for a pickle, and advises to load it anyway.
         why = "it is no zip archive" if "pickle" in str(error) else _first_line(error)
         raise WeightsError(file, [f"it is not a readable npz file: {why}"]) from error
     if isinstance(opened, np.ndarray):
@@ -139,7 +139,7 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
             elif array.dtype == np.dtype("V2"):
                 arrays[key] = array.view(bfloat16)  # np.savez has no name for bfloat16 and writes two bytes of anything
             elif array.dtype.kind == "V":
-                problems.append(f"{key} is of the dtype {array.dtype}, which is not read")
+                problems.append(f"{key} is of the dtype {array.dtype}, which is not supported")
             else:
                 arrays[key] = array
     if problems:
@@ -152,14 +152,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _weight_map(file: str) -> dict[str, str]:
-    """Of an index: which file beside it holds which key."""
+    """Reads an index: {key: the file beside it that holds it}."""
     try:
         shards = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(file, [f"it is no index of safetensors files with a weight_map: {error!r}"]) from error
     if not isinstance(shards, dict):
         raise WeightsError(file, [f"its weight_map is a {type(shards).__name__}; expected keys and the names of files"])
-    # A name that leads out of the folder could make any file of this machine a part of the weights.
+    # A name that leads out of the folder could make any file of this machine part of the weights.
     bad = sorted({repr(s) for s in shards.values() if not isinstance(s, str) or not s.endswith(".safetensors") or _leads_away(s)})
     if bad:
         raise WeightsError(file, [f"its weight_map names {name}; expected a .safetensors file beside it" for name in bad])
@@ -178,11 +178,11 @@ def _read_shards(file: str) -> dict[str, np.ndarray]:
         if not os.path.isfile(shard):
             problems.append(f"{name} is missing: every file that the index names must be beside it")
             continue
-        found = _read_safetensors(shard)
-        wanted = {key for key, where in shards.items() if where == name}
-        problems += [f"{name} does not hold {key}, which the index says" for key in sorted(wanted - found.keys())]
-        problems += [f"{name} holds {key}, which the index does not say" for key in sorted(found.keys() - wanted)]
-        arrays |= found
+        shard_arrays = _read_safetensors(shard)
+        wanted = {key for key, file_name in shards.items() if file_name == name}
+        problems += [f"{name} does not hold {key}, which the index lists" for key in sorted(wanted - shard_arrays.keys())]
+        problems += [f"{name} holds {key}, which the index does not list" for key in sorted(shard_arrays.keys() - wanted)]
+        arrays |= shard_arrays
     if problems:
         raise WeightsError(file, problems)
     return {key: arrays[key] for key in shards}

@@ -1,4 +1,4 @@
-"""Arrays under someone else's keys to our tree and back, by a key map; every key is accounted for."""
+"""Converts arrays between a file's keys and this package's parameters by a key map; every key is accounted for."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,23 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cvmae.interop.keymap import TRANSFORMS, KeyMap
+from cvmae.interop.keymap import TRANSFORMS, KeyMap, Rule, Table
 from cvmae.models.patches import Grid
 
-# The tables come from sines in float64 or float32; real files differ from ours by about 1e-7, another layout by 1.
+# Tables come from sines in float64 or float32; real files differ from the computed ones by about 1e-7, another layout by 1.
 TABLE_TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass
 class Converted:
-    """What a file's arrays are in our terms.
+    """The arrays of a file as parameters of this package.
 
     Attributes:
-      arrays: by our path, parts joined by `/`.
-      sources: {our path: the key it came from}.
+      arrays: by path, joined by `/`.
+      sources: {path: the key it came from}.
       ignored: {key: why it is left out}.
       casts: names of the dtypes that were cast to float32.
-      problems: keys that no table names, that say the same twice, or that are mis-shaped; one a line.
+      problems: keys that no table names, that are given twice, or whose arrays are mis-shaped; one a line.
     """
 
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -37,78 +37,79 @@ class Converted:
         return traverse_util.unflatten_dict(self.arrays, sep="/")
 
 
-def to_ours(arrays: Mapping[str, np.ndarray], key_map: KeyMap) -> Converted:
-    """Arrays by their keys, or any others under the same keys (gradients, for one), in our layout.
+def import_arrays(arrays: Mapping[str, np.ndarray], key_map: KeyMap) -> Converted:
+    """Converts a file's arrays, or any others under the same keys (gradients, for one), to this package's layout.
 
-    Floating arrays of another precision are cast to float32.
+    Floating-point arrays of another precision are cast to float32.
     """
-    found = Converted()
-    tables = {table.theirs: table for table in key_map.tables}
+    converted = Converted()
+    tables = {table.source: table for table in key_map.tables}
     for key, array in arrays.items():
         rule = key_map.find(key)
         reason = key_map.reason_ignored(key)
         if key in tables:
-            _check_table(tables[key], array, found)
+            _check_table(tables[key], array, converted)
         elif reason:
-            found.ignored[key] = reason
+            converted.ignored[key] = reason
         elif rule is None:
-            found.problems.append(f"left over: {key} {list(array.shape)} is not a key of {key_map.kind}, {key_map.layout}")
+            converted.problems.append(f"left over: {key} {list(array.shape)} is not a key of {key_map.kind}, {key_map.layout}")
         else:
-            _take(key, array, *rule, found)
-    return found
+            _add(key, array, *rule, converted)
+    return converted
 
 
-def _check_table(table, array, found: Converted) -> None:
-    """Notes a fixed position table as ignored, or as a problem where it is none that we compute."""
+def _check_table(table: Table, array: np.ndarray, converted: Converted) -> None:
+    """Records a fixed position table as ignored, or as a problem if it is not the computed one."""
     try:
         difference = table.difference(array)
     except ValueError as error:
-        found.problems.append(f"mis-shaped: {table.theirs}: {error}")
+        converted.problems.append(f"mis-shaped: {table.source}: {error}")
         return
     if difference <= TABLE_TOLERANCE:
-        found.ignored[table.theirs] = f"the fixed {table.kind} table, which is computed (differs by {difference:.1e})"
+        converted.ignored[table.source] = f"the fixed {table.kind} table, which is computed (differs by {difference:.1e})"
     else:
-        found.problems.append(f"other positions: {table.theirs} differs from the {table.kind} table by up to {difference:.3g}")
+        what = f"differs from the {table.kind} table by up to {difference:.3g}"
+        converted.problems.append(f"other positions: {table.source} {what}")
 
 
-def _take(key, array, rule, paths, found: Converted) -> None:
-    """Puts one array where its rule says."""
+def _add(key: str, array: np.ndarray, rule: Rule, paths: tuple[str, ...], converted: Converted) -> None:
+    """Adds the parameters that an array of a file becomes."""
     try:
-        ours = TRANSFORMS[rule.transform].read(np.asarray(array))
+        values = TRANSFORMS[rule.transform].read(np.asarray(array))
     except ValueError as error:
-        found.problems.append(f"mis-shaped: {key} is {list(array.shape)}: {error}")
+        converted.problems.append(f"mis-shaped: {key} is {list(array.shape)}: {error}")
         return
-    for path, part in zip(paths, ours, strict=True):
-        if path in found.arrays:
-            found.problems.append(f"twice: {key} and {found.sources[path]} both belong at {path}")
+    for path, value in zip(paths, values, strict=True):
+        if path in converted.arrays:
+            converted.problems.append(f"twice: {key} and {converted.sources[path]} both belong at {path}")
             continue
-        if part.dtype != np.float32 and jnp.issubdtype(part.dtype, np.floating):
-            found.casts.add(part.dtype.name)
-            part = part.astype(np.float32)
-        found.arrays[path], found.sources[path] = np.ascontiguousarray(part), key
+        if value.dtype != np.float32 and jnp.issubdtype(value.dtype, np.floating):
+            converted.casts.add(value.dtype.name)
+            value = value.astype(np.float32)
+        converted.arrays[path], converted.sources[path] = np.ascontiguousarray(value), key
 
 
-def to_theirs(params: Mapping, key_map: KeyMap, grid: Grid) -> dict[str, np.ndarray]:
-    """Our parameters under someone else's keys, each array in their layout; fixed position tables are written too.
+def export_arrays(params: Mapping, key_map: KeyMap, grid: Grid) -> dict[str, np.ndarray]:
+    """Converts parameters to the keys and layout of a kind of file; fixed position tables are written too.
 
     Args:
-      params: nested dicts of `encoder` and what else the layout has.
-      key_map: of the file to write.
-      grid: of the encoder.
+      params: nested dicts of `encoder` and the other parts of the layout.
+      key_map: the layout to write.
+      grid: the encoder's.
 
     Raises:
-      ValueError: the layout has no place for one of our arrays; all are listed.
+      ValueError: the layout has no place for some parameters; all are listed.
     """
-    ours = {path: np.asarray(array) for path, array in traverse_util.flatten_dict(dict(params), sep="/").items()}
-    written, left = {}, dict.fromkeys(ours)
-    blocks = range(1 + max((int(part[5:]) for path in ours for part in path.split("/") if _is_block(part)), default=-1))
+    arrays = {path: np.asarray(array) for path, array in traverse_util.flatten_dict(dict(params), sep="/").items()}
+    written, left = {}, dict.fromkeys(arrays)
+    blocks = range(1 + max((int(part[5:]) for path in arrays for part in path.split("/") if _is_block(part)), default=-1))
     for rule in key_map.rules:
-        for i in blocks if "{i}" in rule.theirs else (0,):
-            paths = tuple(path.format(i=i) for path in rule.paths)
+        for i in blocks if "{i}" in rule.source else (0,):
+            paths = tuple(path.format(i=i) for path in rule.targets)
             if not all(path in left for path in paths):
                 continue
-            array = TRANSFORMS[rule.transform].write(tuple(ours[path] for path in paths), grid)
-            written[rule.theirs.format(i=i)] = np.ascontiguousarray(array)
+            array = TRANSFORMS[rule.transform].write(tuple(arrays[path] for path in paths), grid)
+            written[rule.source.format(i=i)] = np.ascontiguousarray(array)
             for path in paths:
                 del left[path]
     if left:
@@ -116,7 +117,7 @@ def to_theirs(params: Mapping, key_map: KeyMap, grid: Grid) -> dict[str, np.ndar
     for table in key_map.tables:
         if table.branch in params:
             width = params[table.branch]["embed"]["kernel"].shape[-1]
-            written[table.theirs] = table.write(grid.rows, width)
+            written[table.source] = table.write(grid.rows, width)
     return written
 
 

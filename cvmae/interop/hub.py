@@ -1,4 +1,4 @@
-"""Weights by their name on the Hugging Face hub: the few files that are needed, from the network or the local cache."""
+"""Weights by hub id: downloads the few files that are needed from the Hugging Face hub, or finds them in its local cache."""
 
 import os
 import pathlib
@@ -8,26 +8,54 @@ from cvmae.interop.arrays import known_suffix
 from cvmae.interop.pretrained import WeightsError
 
 PREFIX = "hf:"
+EXPECTED = "give a workdir, a weights file or folder, or a hub id owner/name"
 _ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>\S+))?", re.ASCII)
 _FILES = ("*.safetensors", "model.safetensors.index.json", "config.json", "*preprocessor_config.json", "cvmae.json", "params.npz")
 _PICKLED = "pytorch_model.bin"
 
 
-def is_hub_id(text) -> bool:
-    """Whether weights are asked for by a hub id: `owner/name` or `owner/name@revision`, with or without `hf:` before it.
+class HubUnreachableError(FileNotFoundError):
+    """A model that the hub does not know, or that neither the hub nor the cache could give."""
 
-    Without `hf:` a path that exists is none, nor is what ends like a weights file.
+
+def is_hub_id(text) -> bool:
+    """Returns True for a hub id: `owner/name` or `owner/name@revision`, with or without `hf:` before it.
+
+    Without `hf:`, text is a path if it exists, if its first folder exists, or if it ends like a weights file.
     """
     text = os.fspath(text)
     if text.startswith(PREFIX):
         return True
-    return bool(_ID.fullmatch(text)) and not os.path.exists(text) and not known_suffix(text)
+    return bool(_ID.fullmatch(text)) and not os.path.isdir(text.partition("/")[0]) and not known_suffix(text)
+
+
+def resolve(path) -> str | pathlib.Path:
+    """Returns the local path of weights: the path itself, or the folder to which a hub id was downloaded.
+
+    Raises:
+      FileNotFoundError: there is no such path, and no such model on the hub or it could not be reached; the message is one line.
+      WeightsError: a hub id with `hf:` is malformed, or huggingface_hub is not installed.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if not is_hub_id(path):
+        if not os.path.exists(path):
+            or_hub = f" (hf:{path} for one that looks like this path)" if _ID.fullmatch(path) and not known_suffix(path) else ""
+            raise FileNotFoundError(f"no weights at {path}, which does not exist: {EXPECTED}{or_hub}")
+        return path
+    try:
+        return fetch(path)
+    except (HubUnreachableError, WeightsError) as error:
+        if path.startswith(PREFIX):
+            raise
+        reason = "; ".join(error.problems) if isinstance(error, WeightsError) else str(error)
+        reason = reason.removeprefix(f"{path.partition('@')[0]}: ")
+        raise FileNotFoundError(f"{path}: no such path, and not a hub id that can be reached ({reason}): {EXPECTED}") from error
 
 
 def fetch(hub_id: str, cache_dir=None, endpoint: str | None = None) -> pathlib.Path:
-    """The local folder of a model on the hub, with its weights and what describes them; nothing else is downloaded.
+    """Returns the local folder of a model on the hub: its weights and their description; nothing else is downloaded.
 
-    Pickled weights (pytorch_model.bin) are taken only where there are no others. Without a network, or with HF_HUB_OFFLINE=1,
+    Pickled weights (pytorch_model.bin) are taken only if there are no others. Without a network, or with HF_HUB_OFFLINE=1,
     the folder in the cache is returned.
 
     Args:
@@ -40,19 +68,18 @@ def fetch(hub_id: str, cache_dir=None, endpoint: str | None = None) -> pathlib.P
         not hold it; the message is one line.
       WeightsError: huggingface_hub is not installed, or the id is malformed.
     """
-    found = _ID.fullmatch(hub_id.removeprefix(PREFIX))
-    if not found:
+    match = _ID.fullmatch(hub_id.removeprefix(PREFIX))
+    if not match:
         raise WeightsError(hub_id, ["it is no hub id: expected hf:owner/name or hf:owner/name@revision"])
-    name, places = found["name"], {"cache_dir": cache_dir, "endpoint": endpoint}
     # Files in folders of the repository are other forms of the model (onnx, a pipeline's parts).
-    places["ignore_patterns"] = "*/*"
-    folder = _snapshot(name, found["revision"], allow_patterns=list(_FILES), **places)
+    options = {"cache_dir": cache_dir, "endpoint": endpoint, "ignore_patterns": "*/*"}
+    folder = _snapshot(match["name"], match["revision"], allow_patterns=list(_FILES), **options)
     if not _has_weights(folder):
-        folder = _snapshot(name, found["revision"], allow_patterns=[*_FILES, _PICKLED], **places)
+        folder = _snapshot(match["name"], match["revision"], allow_patterns=[*_FILES, _PICKLED], **options)
     if not _has_weights(folder):
         raise FileNotFoundError(
             f"{hub_id}: no weights that are read, neither safetensors nor params.npz nor {_PICKLED}, are in that model or in its "
-            f"copy in {folder}: give another one, or connect once where that copy was made in part"
+            f"copy in {folder}: give another one, or connect once if that copy is incomplete"
         )
     return folder
 
@@ -62,7 +89,7 @@ def _has_weights(folder: pathlib.Path) -> bool:
 
 
 def _snapshot(name: str, revision: str | None, cache_dir, **options) -> pathlib.Path:
-    """`huggingface_hub.snapshot_download` with its errors as one line each; see `fetch`."""
+    """Calls `huggingface_hub.snapshot_download`, with its errors as one line each; see `fetch`."""
     try:
         from huggingface_hub import constants, errors, snapshot_download
     except ImportError as error:
@@ -79,14 +106,14 @@ def _snapshot(name: str, revision: str | None, cache_dir, **options) -> pathlib.
         raise FileNotFoundError(f"{name} on the hub has no revision {revision!r}: give a branch, a tag or a commit") from error
     except errors.RepositoryNotFoundError as error:
         why = "no such model, or it is private: check the name, or log in with `hf auth login`"
-        raise FileNotFoundError(f"{name}: on the hub there is {why}; and no such path is here") from error
+        raise HubUnreachableError(f"{name}: on the hub there is {why}") from error
     # HTTPError is that of the client below, for what it loses on the way; RuntimeError is what hf_xet's downloads raise.
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HTTPError, RuntimeError) as error:
-        raise FileNotFoundError(_unreached(name, cache, error)) from error
+        raise HubUnreachableError(_unreachable(name, cache, error)) from error
 
 
-def _unreached(name: str, cache, error: Exception) -> str:
-    """One line on a download that did not come, and is not in the cache either."""
+def _unreachable(name: str, cache, error: Exception) -> str:
+    """Returns one line on a download that failed, of files that are not in the cache either."""
     status = getattr(getattr(error.__cause__ or error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"{name}: the hub refuses access to it ({status}), and it is not in the cache folder {cache}: run `hf auth login`"

@@ -1,4 +1,4 @@
-"""What stands beside the weights in a folder of `transformers`: config.json and the processor's mean and deviation."""
+"""Folders of Hugging Face transformers: reads what stands beside weights, and writes VideoMAE's classes."""
 
 import json
 import pathlib
@@ -7,16 +7,19 @@ import numpy as np
 import safetensors.numpy
 
 from cvmae.files import new_folder, write_json
-from cvmae.interop.convert import to_theirs
+from cvmae.interop.convert import export_arrays
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
-from cvmae.interop.pretrained import Pretrained, WeightsError
-from cvmae.models.vit import TransformerConfig
+from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError
+from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.vit import Encoder, TransformerConfig
 
-# Where the values are that clips were normalized with; the second name is that of transformers' newer processors.
-_PROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
+CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+# Files that hold the normalization of clips; the second name is that of transformers' newer processors.
+_PROCESSORS = (PROCESSOR, "video_preprocessor_config.json")
+_KINDS = {"videomae": "hf-videomae", "vit_mae": "hf-vit-mae"}  # by model_type
 
-# (our word, field of config.json, default of transformers' config class) for an encoder and a decoder.
+# (name in `infer_modules`, field of config.json, default of transformers' config class) for an encoder and a decoder.
 _STACKS = (
     ("width", "hidden_size", 768),
     ("depth", "num_hidden_layers", 12),
@@ -24,18 +27,21 @@ _STACKS = (
     ("hidden", "intermediate_size", 3072),
 )
 _DECODERS = {"videomae": (384, 4, 6, 1536), "vit_mae": (512, 8, 16, 2048)}
-_KINDS = {"videomae": "hf-videomae", "vit_mae": "hf-vit-mae"}
+FIXED_EPS = 1e-5  # of decoder.norm and fc_norm, which take no eps from the config
+
+KEY_MAPS = {"encoder": HF_VIDEOMAE_ENCODER, "autoencoder": HF_VIDEOMAE, "classifier": HF_VIDEOMAE_CLASSIFIER}
+CLASSES = {part: key_map.layout for part, key_map in KEY_MAPS.items()}
 
 
 def read_config(folder: pathlib.Path, kind: str) -> dict:
-    """What config.json says of the model, in the words of `describe.describe`; nothing where there is no such file.
+    """Reads config.json in the names that `infer_modules` takes; empty if there is no such file.
 
     Fields that are absent have the defaults of VideoMAEConfig and ViTMAEConfig.
 
     Raises:
-      WeightsError: it is no JSON, or not of a model of this kind.
+      WeightsError: it is not JSON, or not of a model of this kind.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     config = _read_json(file)
     if config is None:
         return {}
@@ -43,33 +49,34 @@ def read_config(folder: pathlib.Path, kind: str) -> dict:
     if _KINDS.get(model) != kind or activation != "gelu":
         wanted = next(name for name, known in _KINDS.items() if known == kind)
         raise WeightsError(str(file), [f"model_type is {model!r} and hidden_act {activation!r}, not {wanted!r} and 'gelu'"])
-    said = {ours: config.get(theirs, default) for ours, theirs, default in _STACKS}
-    said |= {
-        f"decoder_{ours}": config.get(f"decoder_{theirs}", default)
-        for (ours, theirs, _), default in zip(_STACKS, _DECODERS[model], strict=True)
+    fields = {name: config.get(field, default) for name, field, default in _STACKS}
+    fields |= {
+        f"decoder_{name}": config.get(f"decoder_{field}", default)
+        for (name, field, _), default in zip(_STACKS, _DECODERS[model], strict=True)
     }
     side, eps = config.get("image_size", 224), config.get("layer_norm_eps", 1e-12)
-    said |= {"size": (side, side) if isinstance(side, int) else tuple(side), "patch": config.get("patch_size", 16), "eps": eps}
-    return said | (_videomae if model == "videomae" else _vit_mae)(config, eps)
+    fields |= {"size": (side, side) if isinstance(side, int) else tuple(side), "patch": config.get("patch_size", 16), "eps": eps}
+    return fields | (_read_videomae if model == "videomae" else _read_vit_mae)(config, eps)
 
 
-def _videomae(config: dict, eps: float) -> dict:
+def _read_videomae(config: dict, eps: float) -> dict:
     mean = config.get("use_mean_pooling", True)
     names = config.get("id2label") or {}
     return {
         "num_frames": config.get("num_frames", 16),
         "tubelet": config.get("tubelet_size", 2),
-        "qkv_bias": "qv" if config.get("qv_bias", config.get("qkv_bias", True)) else "none",  # transformers 4 says qkv_bias
+        # transformers 4 calls it qkv_bias
+        "qkv_bias": "qv" if config.get("qv_bias", config.get("qkv_bias", True)) else "none",
         "final_norm": not mean,
-        "decoder_norm_eps": 1e-5,  # whatever layer_norm_eps
+        "decoder_norm_eps": FIXED_EPS,
         "pool": "mean" if mean else "first",
         "names": tuple(names[key] for key in sorted(names, key=int)),
-        # Without norm_pix_loss it predicts pixels in 0..1, which is none of our targets.
+        # Without norm_pix_loss it predicts pixels in 0..1, which is not one of `patches.TARGET_NORMS`.
         "target_norm": "patch_channel" if config.get("norm_pix_loss", True) else "",
     }
 
 
-def _vit_mae(config: dict, eps: float) -> dict:
+def _read_vit_mae(config: dict, eps: float) -> dict:
     return {
         "num_frames": 1,
         "tubelet": 1,
@@ -80,8 +87,8 @@ def _vit_mae(config: dict, eps: float) -> dict:
     }
 
 
-def read_pixels(folder: pathlib.Path) -> dict[str, tuple[float, ...]]:
-    """`mean` and `std` of the image processor; nothing where no file names them. Raises: WeightsError."""
+def read_normalization(folder: pathlib.Path) -> Normalization:
+    """Reads `mean` and `std` of the image processor; empty if no file holds them. Raises: WeightsError."""
     for name in _PROCESSORS:
         processor = _read_json(folder / name) or {}
         if "image_mean" in processor and "image_std" in processor:
@@ -93,55 +100,50 @@ def _read_json(file: pathlib.Path) -> dict | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise WeightsError(str(file), [f"it is not JSON: {error}"]) from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise WeightsError(str(file), ["it is not a JSON object"])
-    return found
-
-
-KEY_MAPS = {"encoder": HF_VIDEOMAE_ENCODER, "autoencoder": HF_VIDEOMAE, "classifier": HF_VIDEOMAE_CLASSIFIER}
-CLASSES = {part: key_map.layout for part, key_map in KEY_MAPS.items()}
-FIXED_EPS = 1e-5  # of decoder.norm and fc_norm, which take no eps from the config
+    return value
 
 
 def write_hf_videomae(pretrained: Pretrained, folder, part: str = "") -> list[str]:
-    """Writes model.safetensors, config.json and, where pixels are known, preprocessor_config.json; whole or not at all.
+    """Writes model.safetensors, config.json and, if the normalization is known, preprocessor_config.json, all or nothing.
 
     Args:
       pretrained: the weights.
-      folder: where; not there yet, or empty.
+      folder: the folder to write; not there yet, or empty.
       part: `encoder` for VideoMAEModel, `autoencoder` for VideoMAEForPreTraining, `classifier` for
-        VideoMAEForVideoClassification. Empty takes the classifier where there is a head, else the autoencoder where that class
+        VideoMAEForVideoClassification. Empty takes the classifier if there is a head, else the autoencoder if that class
         can express it, else the encoder.
 
     Returns:
-      What a user should know, one a line.
+      Notes for the user, one a line.
 
     Raises:
       ValueError: there is no such part, or the class cannot express it; the message lists every reason with the config's field
         to choose in training.
-      FileExistsError: the folder holds something.
+      FileExistsError: the folder holds files.
     """
     part, notes = _choose(pretrained, part)
     if problems := refusals(pretrained, part):
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ValueError(f"transformers' {CLASSES[part]} cannot express {pretrained.name}:\n{lines}")
-    arrays, about_arrays = _arrays(pretrained, part)
+    arrays, array_notes = _arrays(pretrained, part)
     with new_folder(folder) as new:
-        # transformers asks for this word where it makes torch tensors of the arrays.
-        safetensors.numpy.save_file(arrays, new / "model.safetensors", {"format": "pt"})
-        write_json(new / "config.json", hf_config(pretrained, part))
-        if pretrained.pixels:
-            write_json(new / "preprocessor_config.json", processor_config(pretrained))
-    return notes + about_arrays + _notes(pretrained, part)
+        # transformers requires this metadata to make torch tensors of the arrays.
+        safetensors.numpy.save_file(arrays, new / WEIGHTS, {"format": "pt"})
+        write_json(new / CONFIG, hf_config(pretrained, part))
+        if pretrained.normalization:
+            write_json(new / PROCESSOR, processor_config(pretrained))
+    return notes + array_notes + _notes(pretrained, part)
 
 
 def _choose(pretrained: Pretrained, part: str) -> tuple[str, list[str]]:
-    """The part to write, and a note where it is not the largest there is."""
+    """Returns the part to write, and a note if it is not the largest there is."""
     if part:
-        pretrained.module(part)  # refuses what there is not
+        pretrained.module(part)  # raises if there is no such part
         return part, []
     part = pretrained.parts[-1]
     why = refusals(pretrained, part) if part == "autoencoder" else []
@@ -151,7 +153,7 @@ def _choose(pretrained: Pretrained, part: str) -> tuple[str, list[str]]:
 
 
 def refusals(pretrained: Pretrained, part: str) -> list[str]:
-    """Why the class of a part cannot express these weights, each reason with the config's field to choose in training."""
+    """Lists why the class of a part cannot express these weights, each reason with the config's field to choose in training."""
     encoder = pretrained.encoder
     problems = []
     if encoder.cls_token:
@@ -168,7 +170,7 @@ def refusals(pretrained: Pretrained, part: str) -> list[str]:
 
 
 def _decoder_refusals(pretrained: Pretrained) -> list[str]:
-    """What of the decoder, or of what it learned to say, VideoMAEForPreTraining has no field for."""
+    """Lists the settings of the decoder and its targets that VideoMAEForPreTraining has no field for."""
     spec, encoder = pretrained.decoder, pretrained.encoder
     problems = []
     if spec.cls != "none":
@@ -180,14 +182,13 @@ def _decoder_refusals(pretrained: Pretrained) -> list[str]:
     if spec.target_tubelet(encoder.grid) != encoder.grid.tubelet:
         problems.append("it predicts some frames of the clip only: train with video_branch.decoder.target_frames=0")
     if pretrained.target_norm not in ("", "patch_channel"):
-        problems.append(
-            f"its targets are normed by {pretrained.target_norm!r}: train with video_branch.target_norm=patch_channel"
-        )
-    # Its loss undoes ImageNet's mean and deviation before it makes targets, whatever its processor did.
-    if pretrained.pixels and not all(np.allclose(pretrained.pixels[k], v, atol=1e-6) for k, v in IMAGENET.items()):
-        problems.append(
-            f"pixels are not ImageNet's: train with augment.mean={IMAGENET['mean']} and augment.std={IMAGENET['std']}"
-        )
+        norm = pretrained.target_norm
+        problems.append(f"its targets are normalized by {norm!r}: train with video_branch.target_norm=patch_channel")
+    # Its loss undoes ImageNet's normalization before it makes targets, whatever its processor did.
+    normalization = pretrained.normalization
+    if normalization and not all(np.allclose(normalization[k], v, atol=1e-6) for k, v in IMAGENET.items()):
+        mean, std = IMAGENET["mean"], IMAGENET["std"]
+        problems.append(f"the normalization is not ImageNet's: train with augment.mean={mean} and augment.std={std}")
     if (spec.trunk.qkv_bias == "none") != (encoder.trunk.qkv_bias == "none"):
         problems.append("encoder and decoder differ in biases of queries and values: train both with one video_branch.qkv_bias")
     if spec.trunk.eps != encoder.trunk.eps:
@@ -196,7 +197,7 @@ def _decoder_refusals(pretrained: Pretrained) -> list[str]:
 
 
 def _arrays(pretrained: Pretrained, part: str) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of the class by its keys, and a note on what is left out of them."""
+    """Returns the arrays of the class by its keys, and notes on what is left out of them."""
     _, params = pretrained.take(part)
     params = {"encoder": params} if part == "encoder" else dict(params)
     notes = []
@@ -204,12 +205,12 @@ def _arrays(pretrained: Pretrained, part: str) -> tuple[dict[str, np.ndarray], l
     for branch, trunk in trunks.items():
         if trunk.qkv_bias == "qkv":
             params[branch] = params[branch] | {"blocks": _without_key_biases(params[branch]["blocks"])}
-            notes.append(f"key biases of the {branch} left out: the softmax takes away what all logits of a query share")
-    return to_theirs(params, KEY_MAPS[part], pretrained.encoder.grid), notes
+            notes.append(f"key biases of the {branch} left out: the softmax cancels what all logits of a query share")
+    return export_arrays(params, KEY_MAPS[part], pretrained.encoder.grid), notes
 
 
 def _without_key_biases(blocks: dict) -> dict:
-    """The blocks without a bias of keys, which adds one number to all logits of a query: the outputs stay the same."""
+    """Drops the biases of keys, each of which adds one number to all logits of a query: the outputs stay the same."""
     kept = {}
     for name, block in blocks.items():
         attention = block["attention"] | {"key": {"kernel": block["attention"]["key"]["kernel"]}}
@@ -218,45 +219,34 @@ def _without_key_biases(blocks: dict) -> dict:
 
 
 def _notes(pretrained: Pretrained, part: str) -> list[str]:
-    """Where the class computes, or assumes, something else than our modules."""
+    """Lists where the class computes, or assumes, something else than this package's modules."""
     notes, head = [], pretrained.head
     slightly = f"in transformers {FIXED_EPS} whatever its config says: outputs differ slightly"
     if part == "autoencoder" and pretrained.decoder.norm_eps != FIXED_EPS:
         notes.append(f"video_branch.decoder.norm_eps is {pretrained.decoder.norm_eps}, {slightly}")
     if part == "classifier" and head.pool == "mean" and head.eps != FIXED_EPS:
         notes.append(f"head.eps is {head.eps}, {slightly}")
-    if part == "autoencoder" and not (pretrained.target_norm and pretrained.pixels):
-        notes.append("not known to be trained as VideoMAE is, on ImageNet's pixels with targets normed by patch and channel")
-    if not pretrained.pixels:
-        notes.append("no preprocessor_config.json: nobody says what pixels were normalized with")
+    if part == "autoencoder" and not (pretrained.target_norm and pretrained.normalization):
+        notes.append("the weights do not record VideoMAE's training: ImageNet's normalization, targets by patch and channel")
+    if not pretrained.normalization:
+        notes.append(f"no {PROCESSOR}: the weights do not record their normalization")
     elif pretrained.encoder.grid.height != pretrained.encoder.grid.width:
-        notes.append("transformers' processor pads frames that are narrower or lower than the crop; ours enlarges them")
+        notes.append("transformers' processor pads frames that are narrower or lower than the crop; this package enlarges them")
     return notes
 
 
 def hf_config(pretrained: Pretrained, part: str) -> dict:
-    """config.json: a VideoMAEConfig of transformers 4 and 5."""
-    encoder = pretrained.encoder
-    grid, trunk = encoder.grid, encoder.trunk
+    """Returns config.json: a VideoMAEConfig of transformers 4 and 5."""
     config = {
         "architectures": [CLASSES[part]],
         "model_type": "videomae",
-        "image_size": grid.height if grid.height == grid.width else [grid.height, grid.width],
-        "patch_size": grid.patch,
         "num_channels": 3,
-        "num_frames": grid.num_frames,
-        "tubelet_size": grid.tubelet,
-        **_stack(trunk),
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": trunk.eps,
-        "qv_bias": trunk.qkv_bias != "none",
-        "qkv_bias": trunk.qkv_bias != "none",  # the same to transformers 4
-        "use_mean_pooling": not encoder.final_norm,
+        **config_fields(pretrained.encoder, pretrained.decoder if part == "autoencoder" else None),
     }
     if part == "autoencoder":
-        config |= {f"decoder_{name}": value for name, value in _stack(pretrained.decoder.trunk).items()}
         config["norm_pix_loss"] = True
     if part == "classifier":
         head = pretrained.head
@@ -266,8 +256,26 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
     return config
 
 
-def _stack(trunk: TransformerConfig) -> dict[str, int]:
-    """The fields of a stack of blocks."""
+def config_fields(encoder: Encoder, decoder: DecoderSpec | None = None) -> dict:
+    """Returns the fields of a VideoMAEConfig that give a model the sizes of these modules."""
+    grid, trunk = encoder.grid, encoder.trunk
+    fields = {
+        "image_size": grid.height if grid.height == grid.width else [grid.height, grid.width],
+        "patch_size": grid.patch,
+        "num_frames": grid.num_frames,
+        "tubelet_size": grid.tubelet,
+        **_stack_fields(trunk),
+        "layer_norm_eps": trunk.eps,
+        "qv_bias": trunk.qkv_bias != "none",
+        "qkv_bias": trunk.qkv_bias != "none",  # the same to transformers 4
+        "use_mean_pooling": not encoder.final_norm,
+    }
+    if decoder is not None:
+        fields |= {f"decoder_{name}": value for name, value in _stack_fields(decoder.trunk).items()}
+    return fields
+
+
+def _stack_fields(trunk: TransformerConfig) -> dict[str, int]:
     size = trunk.size
     return {
         "hidden_size": size.width,
@@ -278,8 +286,8 @@ def _stack(trunk: TransformerConfig) -> dict[str, int]:
 
 
 def processor_config(pretrained: Pretrained) -> dict:
-    """preprocessor_config.json: a VideoMAEImageProcessor that does what `Preprocessing` does."""
-    grid, pixels = pretrained.encoder.grid, pretrained.pixels
+    """Returns preprocessor_config.json: a VideoMAEImageProcessor that does what `Preprocessing` does."""
+    grid, normalization = pretrained.encoder.grid, pretrained.normalization
     return {
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
@@ -290,6 +298,6 @@ def processor_config(pretrained: Pretrained) -> dict:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(pixels["mean"]),
-        "image_std": list(pixels["std"]),
+        "image_mean": list(normalization["mean"]),
+        "image_std": list(normalization["std"]),
     }

@@ -1,4 +1,4 @@
-"""An image encoder becomes a video encoder: its patch embedding is spread over the frames of a tubelet, its positions over slots."""
+"""Inflates an image encoder to a video encoder: its patch embedding over a tubelet's frames, its positions over time patches."""
 
 import dataclasses
 
@@ -14,18 +14,18 @@ KINDS = ("none", "mean", "center", "centre")  # `centre`: the spelling of config
 
 
 def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
-    """The encoder of images as one of clips, with separable positions; decoder and head are left behind.
+    """Makes a video encoder with separable positions of an image encoder; its decoder and head are dropped.
 
-    A clip of one frame repeated gets in every slot the embeddings of that frame: the new positions over time are zero.
+    A clip of one frame repeated gets in every time patch the embeddings of that frame: the new temporal positions are zero.
 
     Args:
       source: weights of an image encoder.
-      grid: the clips' number of frames and tubelet; height and width stay those of the image encoder.
-      kind: `mean` gives every frame of a tubelet the image's weights divided by their number (I3D); `center` gives them to the
-        middle frame and the others none (ViViT's central frame), and so does `centre`.
+      grid: the number of frames and tubelet of the clips; height and width stay those of the image encoder.
+      kind: `mean` gives every frame of a tubelet the image's weights divided by their number (I3D, arXiv 1705.07750);
+        `center`, or `centre`, gives them to the middle frame and zeros to the others (ViViT's central frame, arXiv 2103.15691).
 
     Raises:
-      ValueError: the kind is unknown, or the weights are of a video encoder already.
+      ValueError: the kind is unknown, or the weights are those of a video encoder already.
     """
     if kind not in KINDS[1:]:
         raise ValueError(f"inflate is {kind!r}; expected one of {', '.join(KINDS)}")
@@ -42,7 +42,7 @@ def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
         params["positions"]["cls"] = cls
     kernel = _spread(params["embed"]["kernel"], grid.tubelet, kind)
     params["embed"] = params["embed"] | {"kernel": kernel}
-    note = f"image encoder inflated ({kind}) over tubelets of {grid.tubelet} frames and {new_grid.time_patches} slots"
+    note = f"image encoder inflated ({kind}) over tubelets of {grid.tubelet} frames and {new_grid.time_patches} time patches"
     return dataclasses.replace(
         source,
         name=f"{source.name}, inflated",
@@ -56,6 +56,6 @@ def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
 
 
 def _spread(kernel: np.ndarray, tubelet: int, kind: str) -> np.ndarray:
-    """[(p p C), D] as [(t p p C), D]."""
-    share = np.full(tubelet, 1 / tubelet) if kind == "mean" else np.eye(tubelet)[tubelet // 2]
-    return einops.rearrange(share[:, None, None] * kernel, "t pixels d -> (t pixels) d").astype(kernel.dtype)
+    """Spreads a kernel [(p p C), D] over the frames of a tubelet: [(t p p C), D]."""
+    fraction = np.full(tubelet, 1 / tubelet) if kind == "mean" else np.eye(tubelet)[tubelet // 2]
+    return einops.rearrange(fraction[:, None, None] * kernel, "t pixels d -> (t pixels) d").astype(kernel.dtype)

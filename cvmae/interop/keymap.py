@@ -1,7 +1,7 @@
-"""What a key map is: tables that say where each array of someone else's file belongs in our parameters, and back.
+"""Key maps: tables that say where each array of a file belongs in this package's parameters, and back.
 
-A map is data. Every key of a file must be named by one of its tables: `rules` (used), `tables` (fixed positions, checked
-against ours) or `ignored` (with the reason). `convert.py` is the only code that reads them.
+A map is data. Every key of a file must be named by one of its tables: `rules` (used), `tables` (fixed positions, compared
+with the computed ones) or `ignored` (with the reason). `convert.py` is the only code that reads them.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from cvmae.models.patches import Grid
 
 
 class Transform:
-    """How one array of a file becomes `count` of ours, and the way back; each raises ValueError where the shape cannot be.
+    """Turns an array of a file into `count` parameters, and back; each raises ValueError for an impossible shape.
 
     Both ways move numbers and change none, so that a file written from what was read has the same bytes.
     """
@@ -23,16 +23,16 @@ class Transform:
     count = 1
 
     def read(self, array: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Ours, out of theirs."""
+        """Returns the parameters of a file's array."""
         raise NotImplementedError
 
     def write(self, arrays: tuple[np.ndarray, ...], grid: Grid) -> np.ndarray:
-        """Theirs, out of ours; `grid` says what a patch is."""
+        """Returns the file's array of parameters; `grid` gives the sizes of a patch."""
         raise NotImplementedError
 
 
 class Copy(Transform):
-    """As it is."""
+    """An array that both sides store alike."""
 
     def read(self, array):
         return (array,)
@@ -42,7 +42,7 @@ class Copy(Transform):
 
 
 class Linear(Transform):
-    """torch's [out, in] and Flax's [in, out]."""
+    """A linear weight: torch's [out, in] and Flax's [in, out]."""
 
     def read(self, array):
         if array.ndim != 2:
@@ -62,17 +62,17 @@ class Conv(Transform):
     def read(self, array):
         if array.ndim != self.axes:
             raise ValueError(f"a patch convolution has {self.axes} axes here, not {array.ndim}")
-        whole = array if array.ndim == 5 else array[:, :, None]
-        return (einops.rearrange(whole, "out c t h w -> (t h w c) out"),)
+        kernel = array if array.ndim == 5 else array[:, :, None]
+        return (einops.rearrange(kernel, "out c t h w -> (t h w c) out"),)
 
     def write(self, arrays, grid):
         sides = dict(t=grid.tubelet, h=grid.patch, w=grid.patch)
-        whole = einops.rearrange(arrays[0], "(t h w c) out -> out c t h w", **sides)
-        return whole if self.axes == 5 else whole[:, :, 0]
+        kernel = einops.rearrange(arrays[0], "(t h w c) out -> out c t h w", **sides)
+        return kernel if self.axes == 5 else kernel[:, :, 0]
 
 
 class ClsToken(Transform):
-    """[1, 1, D] and [D]."""
+    """A token: [1, 1, D] and [D]."""
 
     def read(self, array):
         if array.size != array.shape[-1]:
@@ -84,7 +84,7 @@ class ClsToken(Transform):
 
 
 class PositionTable(Transform):
-    """A table [1, N, D] and [N, D]."""
+    """A position table: [1, N, D] and [N, D]."""
 
     def read(self, array):
         if array.ndim != 3 or len(array) != 1:
@@ -96,7 +96,7 @@ class PositionTable(Transform):
 
 
 class ClsTokenAndPositionTable(PositionTable):
-    """A table [1, 1 + N, D] whose first row is that of cls, and [D], [N, D]."""
+    """A position table [1, 1 + N, D] whose first row is that of cls, and [D], [N, D]."""
 
     count = 2
 
@@ -109,7 +109,7 @@ class ClsTokenAndPositionTable(PositionTable):
 
 
 class FusedQKV(Transform):
-    """Query, key and value one below the other: [3·D, ...] and three of [D, ...], each read by `each`."""
+    """Query, key and value stacked along the first axis: [3·D, ...] and three of [D, ...], each read by `each`."""
 
     count = 3
 
@@ -140,39 +140,39 @@ TRANSFORMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One array, or one in each block, of a file.
+    """The place of an array of a file, or of one in each block.
 
     Attributes:
-      theirs: the key in the file; `{i}` stands for the number of a block.
-      ours: the paths in our parameters, parts joined by `/`, with the same `{i}`; one, or as many as the transform gives.
+      source: the key in the file; `{i}` stands for the number of a block.
+      target: the paths of parameters, joined by `/`, with the same `{i}`; one, or as many as the transform gives.
       transform: a name in `TRANSFORMS`.
     """
 
-    theirs: str
-    ours: str | tuple[str, ...]
+    source: str
+    target: str | tuple[str, ...]
     transform: str = "copy"
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        return (self.ours,) if isinstance(self.ours, str) else self.ours
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,) if isinstance(self.target, str) else self.target
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A fixed position table that a file stores and we compute: [1, cls + N, D] of a square grid.
+    """A fixed position table that a file stores and this package computes: [1, cls + N, D] of a square grid.
 
     Attributes:
-      theirs: the key in the file.
-      branch: `encoder` or `decoder`, whose table it is.
-      kind: of positions (`cvmae.models.positions.KINDS`).
+      source: the key in the file.
+      branch: `encoder` or `decoder`, the branch whose table it is.
+      kind: the kind of positions (`cvmae.models.positions.KINDS`).
     """
 
-    theirs: str
+    source: str
     branch: str
     kind: str = "sincos2d"
 
     def side(self, array: np.ndarray) -> int:
-        """Tokens along a side of the grid.
+        """Returns the number of tokens along a side of the grid.
 
         Raises:
           ValueError: the shape is not that of a table of a square grid with a cls row.
@@ -183,32 +183,32 @@ class Table:
         return side
 
     def write(self, side: int, width: int) -> np.ndarray:
-        """The table as a file holds it, float32 [1, 1 + side², width], with a zero row for cls before it."""
+        """Returns the table as a file holds it, float32 [1, 1 + side², width], with a zero row for cls before it."""
         rows = positions.sincos2d(side, side, width)
         return np.concatenate([np.zeros((1, width), np.float32), rows])[None]
 
     def difference(self, array: np.ndarray) -> float:
-        """The largest difference from our table. Raises: ValueError, see `side`."""
+        """Returns the largest difference from the computed table. Raises: ValueError, see `side`."""
         expected = self.write(self.side(array), array.shape[-1])
         return float(np.abs(array.astype(np.float64) - expected).max())
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyMap:
-    """All that is known of one layout of a kind's files.
+    """A layout of a kind's files.
 
     Attributes:
       kind: its name in configs and on the command line; a kind may have several layouts.
-      layout: what the file holds, for messages.
+      layout: the model that the file holds, for messages.
       signature: a file of this layout has a key that starts with each of these, and (behind `!`) none that starts with this.
-      rules: where its arrays go. Of several that name one of our paths, other spellings of an array, the first is written.
+      rules: the places of its arrays. If several name one parameter (other spellings of an array), the first is written.
       tables: its fixed position tables.
       ignored: keys (with `*` for anything) that are left out, each with the reason.
-      encoder, decoder, head: what shapes cannot show of the modules: attributes of `Encoder` and `TransformerConfig`, of `DecoderSpec`, of
-        `pretrained.Head`; None where the layout has no decoder or head.
+      encoder, decoder, head: settings of the modules that shapes cannot show: attributes of `Encoder` and `TransformerConfig`, of
+        `DecoderSpec`, of `pretrained.Head`; None if the layout has no decoder or head.
       heads: attention heads by width of the published encoders, `decoder_heads` of the decoders.
-      pixels: `mean` and `std` that the kind's recipe normalizes with.
-      target_norm: what its decoder says.
+      normalization: `mean` and `std` of the kind's recipe.
+      target_norm: the decoder's targets (`patches.TARGET_NORMS`); empty if unknown.
     """
 
     kind: str
@@ -222,11 +222,11 @@ class KeyMap:
     head: dict | None = None
     heads: dict[int, int] = dataclasses.field(default_factory=dict)
     decoder_heads: dict[int, int] = dataclasses.field(default_factory=dict)
-    pixels: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    normalization: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     target_norm: str = ""
 
     def fits(self, keys) -> bool:
-        """Whether a file with these keys is of this layout."""
+        """Returns True if a file with these keys is of this layout."""
         wanted = [prefix for prefix in self.signature if not prefix.startswith("!")]
         barred = tuple(prefix[1:] for prefix in self.signature if prefix.startswith("!"))
         return all(any(key.startswith(prefix) for key in keys) for prefix in wanted) and not any(
@@ -234,31 +234,31 @@ class KeyMap:
         )
 
     def find(self, key: str) -> tuple[Rule, tuple[str, ...]] | None:
-        """The rule that names a key of the file, and our paths for it; None if none does."""
+        """Returns the rule that names a key of the file, and the paths of its parameters; None if there is no such rule."""
         for rule in self.rules:
-            match = re.fullmatch(re.escape(rule.theirs).replace(r"\{i\}", r"(?P<i>\d+)"), key)
+            match = re.fullmatch(re.escape(rule.source).replace(r"\{i\}", r"(?P<i>\d+)"), key)
             if match:
-                return rule, tuple(path.format(**match.groupdict()) for path in rule.paths)
+                return rule, tuple(path.format(**match.groupdict()) for path in rule.targets)
         return None
 
     def reason_ignored(self, key: str) -> str | None:
-        """Why a key of the file is left out, None if it is not."""
+        """Returns why a key of the file is left out, None if it is not."""
         for pattern, reason in self.ignored.items():
             if re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), key):
                 return reason
         return None
 
 
-def in_blocks(theirs: str, ours: str, table) -> tuple[Rule, ...]:
-    """The rules of a stack of blocks from a table of (their name, our name or names, transform) inside one block.
+def in_blocks(source: str, branch: str, rows) -> tuple[Rule, ...]:
+    """Returns the rules of a stack of blocks.
 
     Args:
-      theirs: the prefix of a block in the file, with `{i}`.
-      ours: `encoder` or `decoder`.
-      table: the names inside a block.
+      source: the prefix of a block's keys in the file, with `{i}`.
+      branch: `encoder` or `decoder`.
+      rows: (name in the file, path or paths of parameters, transform) for each array inside one block.
     """
     rules = []
-    for a, b, transform in table:
-        paths = tuple(f"{ours}/blocks/block{{i}}/{path}" for path in ((b,) if isinstance(b, str) else b))
-        rules.append(Rule(f"{theirs}.{a}", paths, transform))
+    for name, target, transform in rows:
+        targets = (target,) if isinstance(target, str) else target
+        rules.append(Rule(f"{source}.{name}", tuple(f"{branch}/blocks/block{{i}}/{path}" for path in targets), transform))
     return tuple(rules)

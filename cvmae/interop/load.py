@@ -1,61 +1,34 @@
-"""The one way in: weights from a file, a folder, a hub id, a workdir or an export of ours, as `Pretrained`."""
+"""Reads weights from a file, a folder, a hub id, a workdir or an export of this package, as one `Pretrained`."""
 
 import os
 import pathlib
+from collections.abc import Mapping
+
+import numpy as np
 
 from cvmae.interop import hub
 from cvmae.interop.arrays import find_file, non_finite, read_arrays
-from cvmae.interop.convert import to_ours
-from cvmae.interop.huggingface import read_config, read_pixels
-from cvmae.interop.infer_modules import ModelHints, infer_modules
-from cvmae.interop.key_maps import KINDS, OURS, find_key_map
+from cvmae.interop.convert import Converted, import_arrays
+from cvmae.interop.huggingface import read_config, read_normalization
+from cvmae.interop.infer_modules import InferredModules, ModelHints, infer_modules
+from cvmae.interop.key_maps import KINDS, OWN_KIND, find_key_map
+from cvmae.interop.keymap import KeyMap
 from cvmae.interop.native import is_archive, read_archive
 from cvmae.interop.own_checkpoint import is_workdir, load_workdir
 from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Pretrained, WeightsError, differences
 
 
-def read(
-    path, kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: ModelHints = ModelHints()
-) -> Pretrained:
-    """Weights from anywhere.
-
-    Args:
-      path: a file (.safetensors, .npz, .pth), a folder that holds one, a hub id `owner/name` or `owner/name@revision`, a
-        workdir of ours (WORKDIR, or WORKDIR/checkpoints/STEP), or what `python -m cvmae.interop` wrote.
-      kind: one of `kinds.KINDS`; `auto` tells it from what is there.
-      branch: `video` or `image`, of a workdir.
-      step: of a workdir's checkpoint; None takes the newest complete one.
-      hints: what a file may leave open.
-
-    Raises:
-      FileNotFoundError: there is nothing, or the hub cannot be reached and nothing is cached.
-      WeightsError, WorkdirError: what is there is damaged or does not fit; all problems are listed.
-      ValueError: the kind is unknown.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    path = os.path.expanduser(os.fspath(path))
-    local = hub.fetch(path) if hub.is_hub_id(path) else path
-    ours = is_archive(local) or is_workdir(local)
-    if ours != (kind == OURS) and kind != "auto" and os.path.exists(local):
-        what = "weights of ours" if ours else "no workdir and no export of ours"
-        raise WeightsError(path, [f"it is {what}, which kind {kind!r} is not"])
-    if is_archive(local):
-        return read_archive(local)
-    return load_workdir(local, branch, step) if is_workdir(local) else read_file(local, kind, hints)
-
-
 def load(
     path, part: str = "", kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: ModelHints = ModelHints()
 ):
-    """A module, its parameters, and what makes clips for it, ready to use.
+    """Loads a module, its parameters, and the preprocessing of its clips, ready to use.
 
         module, params, preprocessing = cvmae.load("WORKDIR")
         tokens = module.apply({"params": params}, preprocessing(frames)).tokens
 
     Args:
-      part: `encoder`, `autoencoder` or `classifier`; empty takes the classifier where there is a head, else the encoder.
+      part: `encoder`, `autoencoder` or `classifier`; empty takes the classifier if there is a head, else the encoder.
       path, kind, branch, step, hints: see `read`.
 
     Returns:
@@ -64,52 +37,106 @@ def load(
     Raises:
       ValueError: there is no such part; else see `read`.
     """
-    found = read(path, kind, branch=branch, step=step, hints=hints)
-    module, params = found.take(part)
-    return module, params, preprocessing_of(found)
+    pretrained = read(path, kind, branch=branch, step=step, hints=hints)
+    module, params = pretrained.take(part)
+    return module, params, preprocessing_of(pretrained)
+
+
+def read(
+    path, kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: ModelHints = ModelHints()
+) -> Pretrained:
+    """Reads weights of any kind.
+
+    Args:
+      path: a file (.safetensors, .npz, .pth), a folder that holds one, a hub id `owner/name` or `owner/name@revision`, a
+        workdir of this package (WORKDIR, or WORKDIR/checkpoints/STEP), or an output of `python -m cvmae.interop`.
+      kind: one of `key_maps.KINDS`; `auto` detects it.
+      branch: `video` or `image`: the branch to take from a workdir.
+      step: the checkpoint to take from a workdir; None takes the newest complete one.
+      hints: settings that a file may not record.
+
+    Raises:
+      FileNotFoundError: there are no such weights, or the hub cannot be reached and they are not in its cache.
+      WeightsError, WorkdirError: the weights are damaged or do not fit; all problems are listed.
+      ValueError: the kind is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    local = hub.resolve(path)
+    is_own = is_archive(local) or is_workdir(local)
+    if is_own != (kind == OWN_KIND) and kind != "auto":
+        what = "a workdir or an export of this package" if is_own else "neither a workdir nor an export of this package"
+        raise WeightsError(os.fspath(path), [f"it is {what}, which kind {kind!r} does not mean: leave it at 'auto'"])
+    if is_archive(local):
+        return read_archive(local)
+    return load_workdir(local, branch, step) if is_workdir(local) else read_file(local, kind, hints)
 
 
 def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pretrained:
-    """The weights in a file, or in a folder that holds one.
+    """Reads the weights of a file, or of a folder that holds one.
 
     Args:
       path: see `arrays.find_file`.
-      kind: one of `kinds.KINDS`.
-      hints: what neither arrays nor config.json show.
+      kind: one of `key_maps.KINDS`.
+      hints: settings that neither the arrays nor config.json show.
 
     Raises:
       WeightsError: the file is damaged, or of another kind; keys are left over or missing, shapes differ, values are not
         finite. All are listed.
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is no such file.
     """
     file = find_file(path)
     arrays = read_arrays(file)
     key_map = find_key_map(kind, arrays, file)
     name, folder = f"{os.fspath(file)} (as {key_map.kind}, {key_map.layout})", pathlib.Path(file).parent
-    found = to_ours(arrays, key_map)
-    found.problems += non_finite(arrays)
-    left = [path for path in found.arrays if path.startswith("decoder/") and not hints.decoder]
-    for path in left:
-        del found.arrays[path], found.sources[path]
-    said = read_config(folder, key_map.kind) if key_map.kind.startswith("hf-") else {}
-    try:
-        about = infer_modules(key_map, arrays, found, said, hints)
-    except WeightsError as error:
-        raise WeightsError(name, list(dict.fromkeys([*found.problems, *error.problems]))) from error
-    notes = about.notes + (("the file's decoder is left out",) if left else ())
-    if key_map.kind.startswith("hf-") and not said:
-        notes = (
-            *notes,
-            "no config.json beside it: attention heads, eps and grid are taken to be those of transformers' defaults",
-        )
-    if found.casts:
-        notes = (*notes, f"weights of {', '.join(sorted(found.casts))} are cast to float32")
-    pixels = read_pixels(folder) if key_map.kind.startswith("hf-") else key_map.pixels
-    target_norm = said.get("target_norm", key_map.target_norm)
-    model = Pretrained(
-        name, about.encoder, found.tree, about.decoder, about.head, target_norm, pixels, notes, found.ignored, found.sources
+    converted = import_arrays(arrays, key_map)
+    converted.problems += non_finite(arrays)
+    notes = () if hints.decoder else _drop_decoder(converted)
+    config, normalization, config_notes = _read_beside(folder, key_map)
+    modules = _infer(name, key_map, arrays, converted, config, hints)
+    notes = modules.notes + notes + config_notes
+    if converted.casts:
+        notes += (f"weights of {', '.join(sorted(converted.casts))} are cast to float32",)
+    pretrained = Pretrained(
+        name,
+        modules.encoder,
+        converted.tree,
+        modules.decoder,
+        modules.head,
+        config.get("target_norm", key_map.target_norm),
+        normalization,
+        notes,
+        converted.ignored,
+        converted.sources,
     )
-    problems = found.problems + differences(model.params, model.template(), found.sources)
+    problems = converted.problems + differences(pretrained.params, pretrained.template(), converted.sources)
     if problems:
         raise WeightsError(name, problems)
-    return model
+    return pretrained
+
+
+def _drop_decoder(converted: Converted) -> tuple[str, ...]:
+    """Removes the decoder's arrays; returns a note if there were any."""
+    paths = [path for path in converted.arrays if path.startswith("decoder/")]
+    for path in paths:
+        del converted.arrays[path], converted.sources[path]
+    return ("the file's decoder is left out",) if paths else ()
+
+
+def _read_beside(folder: pathlib.Path, key_map: KeyMap) -> tuple[dict, dict, tuple[str, ...]]:
+    """Reads the files beside the weights of a transformers folder: the config's fields, the normalization, and notes."""
+    if not key_map.kind.startswith("hf-"):
+        return {}, key_map.normalization, ()
+    config = read_config(folder, key_map.kind)
+    missing = "no config.json beside it: attention heads, eps and grid are taken to be those of transformers' defaults"
+    return config, read_normalization(folder), () if config else (missing,)
+
+
+def _infer(
+    name: str, key_map: KeyMap, arrays: Mapping[str, np.ndarray], converted: Converted, config: dict, hints: ModelHints
+) -> InferredModules:
+    """Calls `infer_modules`; its WeightsError is raised again with the file's name and the problems of the conversion."""
+    try:
+        return infer_modules(key_map, arrays, converted, config, hints)
+    except WeightsError as error:
+        raise WeightsError(name, list(dict.fromkeys([*converted.problems, *error.problems]))) from error

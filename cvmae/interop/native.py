@@ -1,4 +1,8 @@
-"""Our own format of weights: a folder with cvmae.json, which says what they make, and the arrays under our paths."""
+"""This package's own weights format: a folder with cvmae.json, which describes the modules, and one file of arrays by parameter path.
+
+cvmae.json holds the fields of `STORED`, nothing else and all of them; keys.csv, for weights from another file, says for each
+of its keys which parameter it became, or why it was left out.
+"""
 
 import csv
 import dataclasses
@@ -12,7 +16,7 @@ from flax import traverse_util
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.arrays import non_finite, read_arrays
-from cvmae.interop.pretrained import Head, Pretrained, WeightsError, differences
+from cvmae.interop.pretrained import Head, Normalization, Pretrained, WeightsError, differences
 from cvmae.models.autoencoder import CLS_KINDS, LAYOUTS, DecoderSpec
 from cvmae.models.classifier import POOLS
 from cvmae.models.patches import TARGET_NORMS, Grid
@@ -23,21 +27,33 @@ from cvmae.version import __version__
 DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
 ARRAYS = {"safetensors": "params.safetensors", "npz": "params.npz"}
 
+FORMAT = 1  # increased whenever a field is added, dropped or changes its meaning
+# Attributes that change the meaning of parameters; how they are computed (dtype, attention, drop path) is the reader's choice.
+STORED = {
+    ViTSize: ("width", "depth", "heads", "mlp_ratio"),
+    TransformerConfig: ("size", "qkv_bias", "eps"),
+    Grid: ("num_frames", "height", "width", "tubelet", "patch"),
+    Encoder: ("trunk", "grid", "positions", "cls_token", "final_norm"),
+    DecoderSpec: ("trunk", "layout", "positions", "cls", "embed_bias", "norm_eps", "target_frames"),
+    Head: ("classes", "pool", "eps", "names"),
+}
+CHOICES = {"qkv_bias": QKV_BIASES, "positions": KINDS, "layout": LAYOUTS, "cls": CLS_KINDS, "pool": POOLS}
+MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head}
+FIELDS = ("format", "version", "arrays", *MODULES, "target_norm", "pixels", "notes")  # `pixels`: the normalization
+
 
 def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> None:
-    """Writes weights in our own format; the folder is there whole or not at all.
-
-    Where the weights were someone else's, keys.csv says of every key of their file where it went, or why nowhere.
+    """Writes weights in this package's own format, all or nothing.
 
     Args:
       pretrained: the weights.
-      folder: where; not there yet, or empty.
-      kind: of the file of arrays, one of `ARRAYS`.
+      folder: the folder to write; not there yet, or empty.
+      kind: the format of the arrays, one of `ARRAYS`.
 
     Raises:
       ValueError: the kind is unknown.
-      WeightsError: the parameters are not those of the modules, so that nobody could read them again.
-      FileExistsError: the folder holds something.
+      WeightsError: the parameters are not those of the modules, so that they could not be read again.
+      FileExistsError: the folder holds files.
     """
     if kind not in ARRAYS:
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(ARRAYS)}")
@@ -51,8 +67,17 @@ def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> 
             _write_keys(new / KEYS, pretrained)
 
 
+def write_arrays(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays by key into a file whose name ends with .npz or .safetensors."""
+    arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    if file.suffix == ".npz":
+        np.savez(file, **arrays)
+    else:
+        safetensors.numpy.save_file(arrays, file)
+
+
 def _write_keys(file: pathlib.Path, pretrained: Pretrained) -> None:
-    """A row for every key of the file that the weights were read from."""
+    """Writes a row for every key of the file that the weights were read from."""
     rows = [(key, path, "") for path, key in pretrained.sources.items()]
     rows += [(key, "", reason) for key, reason in pretrained.ignored.items()]
     with open(file, "w", newline="", encoding="utf-8") as opened:
@@ -61,17 +86,8 @@ def _write_keys(file: pathlib.Path, pretrained: Pretrained) -> None:
         writer.writerows(rows)
 
 
-def write_arrays(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays by key into a file that is named .npz or .safetensors."""
-    arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    if file.suffix == ".npz":
-        np.savez(file, **arrays)
-    else:
-        safetensors.numpy.save_file(arrays, file)
-
-
 def is_archive(path) -> bool:
-    """Whether `path` is a folder in our own format, or one of its two files."""
+    """Returns True if `path` is a folder in this format, or one of its two files."""
     path = pathlib.Path(path)
     if path.name in (DESCRIPTION, *ARRAYS.values()) and path.is_file():
         path = path.parent
@@ -79,21 +95,21 @@ def is_archive(path) -> bool:
 
 
 def read_archive(path) -> Pretrained:
-    """Reads what `write_archive` wrote, from the folder or a file in it. The arrays are those that were written, bit by bit.
+    """Reads what `write_archive` wrote, from the folder or a file in it; the arrays come back bit by bit.
 
     Raises:
       FileNotFoundError: there is no such folder.
       WeightsError: it is damaged, of another format, or its arrays are not those of what it describes; all problems are listed.
     """
     if not is_archive(path):
-        raise FileNotFoundError(f"{path} is no folder in our own format: it holds no {DESCRIPTION}")
+        raise FileNotFoundError(f"{path} is not an export of this package: it holds no {DESCRIPTION}")
     folder = pathlib.Path(path)
     folder = folder if folder.is_dir() else folder.parent
     fields = from_json(folder / DESCRIPTION, tuple(ARRAYS.values()))
     file = folder / fields.pop("arrays")
     if not file.is_file():
         raise WeightsError(str(folder), [f"{file.name} is missing, which {DESCRIPTION} names"])
-    arrays, blank = read_arrays(file), Pretrained(f"{folder} (our own format)", params={}, **fields)
+    arrays, blank = read_arrays(file), Pretrained(f"{folder} (exported by this package)", params={}, **fields)
     try:
         problems = _misfits(arrays, blank)
     except ValueError as error:  # sizes that no module can have
@@ -104,7 +120,7 @@ def read_archive(path) -> Pretrained:
 
 
 def _misfits(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> list[str]:
-    """Every array that is missing, left over, mis-shaped, no float32 or not finite, one a line."""
+    """Lists every array that is missing, left over, mis-shaped, not float32 or not finite, one a line."""
     problems = differences(arrays, pretrained.template())
     problems += [
         f"of another dtype: {path} is {a.dtype}; expected float32" for path, a in arrays.items() if a.dtype != np.float32
@@ -112,69 +128,57 @@ def _misfits(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> list[str]
     return problems + non_finite(arrays)
 
 
-FORMAT = 1  # to be counted up when a field is added, dropped or means something else
-# Attributes that change what parameters mean; how they are computed (dtype, attention, drop path) is the reader's choice.
-STORED = {
-    ViTSize: ("width", "depth", "heads", "mlp_ratio"),
-    TransformerConfig: ("size", "qkv_bias", "eps"),
-    Grid: ("num_frames", "height", "width", "tubelet", "patch"),
-    Encoder: ("trunk", "grid", "positions", "cls_token", "final_norm"),
-    DecoderSpec: ("trunk", "layout", "positions", "cls", "embed_bias", "norm_eps", "target_frames"),
-    Head: ("classes", "pool", "eps", "names"),
-}
-CHOICES = {"qkv_bias": QKV_BIASES, "positions": KINDS, "layout": LAYOUTS, "cls": CLS_KINDS, "pool": POOLS}
-MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head}
-FIELDS = ("format", "version", "arrays", *MODULES, "target_norm", "pixels", "notes")
-
-
 def to_json(pretrained: Pretrained, arrays: str) -> dict:
-    """What weights make, as JSON; `arrays` is the name of the file that holds them."""
+    """Describes weights as JSON; `arrays` is the name of the file that holds them."""
     return {
         "format": FORMAT,
         "version": __version__,
         "arrays": arrays,
         **{name: _plain(getattr(pretrained, name)) for name in MODULES},
         "target_norm": pretrained.target_norm,
-        "pixels": {name: list(map(float, values)) for name, values in pretrained.pixels.items()},
+        "pixels": {name: list(map(float, values)) for name, values in pretrained.normalization.items()},
         "notes": list(pretrained.notes),
     }
 
 
 def _plain(value):
-    """A module or a field of one as JSON."""
+    """Returns a module, or a field of one, as JSON."""
     if type(value) in STORED:
         return {name: _plain(getattr(value, name)) for name in STORED[type(value)]}
     return list(value) if isinstance(value, tuple) else value
 
 
 def from_json(file: pathlib.Path, arrays: tuple[str, ...]) -> dict:
-    """The fields of a `Pretrained` but `name` and `params`, and `arrays`, the name of the file that holds these.
+    """Reads cvmae.json.
 
     Args:
       file: cvmae.json.
       arrays: the names that the file of arrays may have.
 
+    Returns:
+      The fields of a `Pretrained` but `name` and `params`, and `arrays`, the name of the file that holds the parameters.
+
     Raises:
       WeightsError: it is not JSON, of another format, or fields are missing, unknown or wrong; all are listed.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        description = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(str(file), [f"it is not readable JSON: {error}"]) from error
-    number = found.get("format") if isinstance(found, dict) else None
+    number = description.get("format") if isinstance(description, dict) else None
     if isinstance(number, bool) or number != FORMAT:
         why = f"format is {number!r}; cvmae {__version__} reads {FORMAT}: take the version that wrote it, or export it again"
         raise WeightsError(str(file), [why])
     problems = []
-    _check_names("", found, FIELDS, problems)
-    fields = {name: found.get(name) for name in FIELDS if name not in ("format", "version")}
-    for name, kind in MODULES.items():
+    _check_names("", description, FIELDS, problems)
+    fields = {name: description.get(name) for name in FIELDS if name not in ("format", "version")}
+    for name, module_class in MODULES.items():
         if fields[name] is not None or name == "encoder":
-            fields[name] = _module(kind, fields[name], name, problems)
-    fields["pixels"] = _pixels(fields["pixels"], problems)
+            fields[name] = _module(module_class, fields[name], name, problems)
+    fields["normalization"] = _normalization(fields.pop("pixels"), problems)
     fields["notes"] = _value(tuple, fields["notes"], "notes", problems)
-    _choose("arrays", fields["arrays"], arrays, problems)
-    _choose("target_norm", fields["target_norm"], ("", *TARGET_NORMS), problems)
+    _check_choice("arrays", fields["arrays"], arrays, problems)
+    _check_choice("target_norm", fields["target_norm"], ("", *TARGET_NORMS), problems)
     head = fields["head"]
     if head is not None and head.names and len(head.names) != head.classes:
         problems.append(f"head.names has {len(head.names)} names; head.classes is {head.classes}")
@@ -183,69 +187,69 @@ def from_json(file: pathlib.Path, arrays: tuple[str, ...]) -> dict:
     return fields
 
 
-def _module(kind, found, where: str, problems: list[str]):
-    """A `kind` from JSON, None where that cannot be; problems are noted."""
-    if not isinstance(found, dict):
-        problems.append(f"{where} is {found!r}; expected {{{', '.join(STORED[kind])}}}")
+def _module(module_class, value, field: str, problems: list[str]):
+    """Makes a module from JSON; None if that cannot be. Appends to `problems`."""
+    if not isinstance(value, dict):
+        problems.append(f"{field} is {value!r}; expected {{{', '.join(STORED[module_class])}}}")
         return None
     before = len(problems)
-    _check_names(f"{where}.", found, STORED[kind], problems)
-    types = {field.name: field.type for field in dataclasses.fields(kind)}
-    values = {n: _value(types[n], found[n], f"{where}.{n}", problems) for n in STORED[kind] if n in found}
+    _check_names(f"{field}.", value, STORED[module_class], problems)
+    types = {field.name: field.type for field in dataclasses.fields(module_class)}
+    values = {n: _value(types[n], value[n], f"{field}.{n}", problems) for n in STORED[module_class] if n in value}
     if len(problems) > before:
         return None
     try:
-        return kind(**values)
+        return module_class(**values)
     except ValueError as error:
-        problems.append(f"{where}: {error}")
+        problems.append(f"{field}: {error}")
         return None
 
 
-def _check_names(where: str, found: dict, wanted: tuple[str, ...], problems: list[str]) -> None:
-    problems += [f"{where}{name} is missing" for name in wanted if name not in found]
-    problems += [f"{where}{name} is not a field of format {FORMAT}" for name in found if name not in wanted]
+def _check_names(prefix: str, values: dict, wanted: tuple[str, ...], problems: list[str]) -> None:
+    problems += [f"{prefix}{name} is missing" for name in wanted if name not in values]
+    problems += [f"{prefix}{name} is not a field of format {FORMAT}" for name in values if name not in wanted]
 
 
-def _choose(where: str, found, known: tuple[str, ...], problems: list[str]) -> None:
-    if not isinstance(found, str) or found not in known:
-        problems.append(f"{where} is {found!r}; expected one of {', '.join(map(repr, known))}")
+def _check_choice(field: str, value, known: tuple[str, ...], problems: list[str]) -> None:
+    if not isinstance(value, str) or value not in known:
+        problems.append(f"{field} is {value!r}; expected one of {', '.join(map(repr, known))}")
 
 
-def _value(kind, found, where: str, problems: list[str]):
-    """A value of the type of a field; a problem is noted where it is of another one or out of range."""
-    name = where.rpartition(".")[2]
-    number = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
-    if kind in STORED:
-        return _module(kind, found, where, problems)
+def _value(value_type, value, field: str, problems: list[str]):
+    """Returns a value as the type of its field; appends to `problems` if it is of another type or out of range."""
+    name = field.rpartition(".")[2]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if value_type in STORED:
+        return _module(value_type, value, field, problems)
     if name in CHOICES:
-        _choose(where, found, CHOICES[name], problems)
-    elif kind is bool:
-        if not isinstance(found, bool):
-            problems.append(f"{where} is {found!r}; expected true or false")
-    elif kind is int:
+        _check_choice(field, value, CHOICES[name], problems)
+    elif value_type is bool:
+        if not isinstance(value, bool):
+            problems.append(f"{field} is {value!r}; expected true or false")
+    elif value_type is int:
         least = 0 if name == "target_frames" else 1
-        if not number or not isinstance(found, int) or found < least:
-            problems.append(f"{where} is {found!r}; expected a whole number of at least {least}")
-    elif kind is float:
-        if not number or found <= 0:
-            problems.append(f"{where} is {found!r}; expected a number above 0")
-    elif not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        problems.append(f"{where} is {found!r}; expected a list of texts")
+        if not is_number or not isinstance(value, int) or value < least:
+            problems.append(f"{field} is {value!r}; expected a whole number of at least {least}")
+    elif value_type is float:
+        if not is_number or value <= 0:
+            problems.append(f"{field} is {value!r}; expected a number above 0")
+    elif not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        problems.append(f"{field} is {value!r}; expected a list of texts")
     else:
-        return tuple(found)
-    return found
+        return tuple(value)
+    return value
 
 
-def _pixels(found, problems: list[str]) -> dict[str, tuple[float, ...]]:
-    """`mean` and `std` of a channel each, or nothing."""
-    if found == {}:
+def _normalization(value, problems: list[str]) -> Normalization:
+    """Returns `mean` and `std` of the field `pixels`, or nothing. Appends to `problems`."""
+    if value == {}:
         return {}
-    if not isinstance(found, dict) or set(found) != {"mean", "std"}:
-        problems.append(f"pixels is {found!r}; expected {{}} or mean and std")
+    if not isinstance(value, dict) or set(value) != {"mean", "std"}:
+        problems.append(f"pixels is {value!r}; expected {{}} or mean and std")
         return {}
-    for name, values in found.items():
+    for name, values in value.items():
         numbers = isinstance(values, list) and [v for v in values if isinstance(v, int | float) and math.isfinite(v)]
         if not numbers or len(numbers) != 3 or len(values) != 3 or (name == "std" and min(numbers) <= 0):
             problems.append(f"pixels.{name} is {values!r}; expected three numbers{' above 0' if name == 'std' else ''}")
             return {}
-    return {name: tuple(map(float, found[name])) for name in ("mean", "std")}
+    return {name: tuple(map(float, value[name])) for name in ("mean", "std")}

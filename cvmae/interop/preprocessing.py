@@ -1,4 +1,4 @@
-"""From decoded frames to what a pre-trained encoder takes: resize, center crop, normalize."""
+"""Turns decoded frames into the clips of a pre-trained encoder: resize, center crop, normalize."""
 
 import dataclasses
 
@@ -13,15 +13,15 @@ from cvmae.interop.pretrained import Pretrained
 class Preprocessing:
     """Makes clips for one encoder; the numbers are those of transformers' VideoMAEImageProcessor.
 
-    That processor works on whole gray levels and rounds to them after each axis of a resize, while this keeps fractions: values
+    That processor works on integer gray levels and rounds to them after each axis of a resize, while this keeps fractions: values
     differ by less than a level (1/255 in 0..1) after a resize and by float32's rounding without one.
 
     Attributes:
-      num_frames: T, of a clip.
-      height: H of the crop, pixels.
-      width: W of the crop.
-      mean: of a channel (R, G, B), of pixels in 0..1; None where the weights do not say.
-      std: the same.
+      num_frames: frames T of a clip.
+      height: height H of the crop, in pixels.
+      width: width W of the crop, in pixels.
+      mean: mean of each channel (R, G, B), of pixels in 0..1; None if the weights do not record it.
+      std: their standard deviation, likewise.
     """
 
     num_frames: int
@@ -31,7 +31,7 @@ class Preprocessing:
     std: tuple[float, ...] | None = None
 
     def __call__(self, video) -> jax.Array:
-        """Normalized clips, float32 [B, T, H, W, 3].
+        """Returns normalized clips, float32 [B, T, H, W, 3].
 
         Args:
           video: uint8 [T, H0, W0, 3] or [B, T, H0, W0, 3], RGB, of any size. It is resized (bilinear, antialiased) so that it
@@ -42,7 +42,7 @@ class Preprocessing:
         """
         if self.mean is None or self.std is None:
             raise ValueError(
-                "these weights do not say what pixels were normalized with: take dataclasses.replace(preprocessing, mean=..., "
+                "these weights do not record their normalization: take dataclasses.replace(preprocessing, mean=..., "
                 "std=...) with the values of their training, such as ImageNet's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)"
             )
         video = self._checked(video)
@@ -56,7 +56,7 @@ class Preprocessing:
         return (pixels / 255 - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
 
     def _checked(self, video):
-        """The clips [B, T, H0, W0, 3] if they are what they should be."""
+        """Returns the clips [B, T, H0, W0, 3]. Raises: ValueError, see `__call__`."""
         video = video if isinstance(video, jax.Array) else np.asarray(video)
         if video.dtype != np.uint8:
             raise ValueError(f"frames are {video.dtype}; expected uint8, RGB in 0..255")
@@ -67,13 +67,13 @@ class Preprocessing:
         return jnp.asarray(video if video.ndim == 5 else video[None])
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """The size of a whole frame that just covers the crop; the longer side is rounded down, as transformers does."""
+        """Returns the size of a frame that just covers the crop; the longer side is rounded down, as transformers does."""
         if height * self.width <= width * self.height:
             return self.height, self.height * width // height
         return self.width * height // width, self.width
 
 
 def preprocessing_of(pretrained: Pretrained) -> Preprocessing:
-    """What clips must go through before the modules of these weights; `mean` and `std` are None where nobody says."""
-    grid, pixels = pretrained.encoder.grid, pretrained.pixels
-    return Preprocessing(grid.num_frames, grid.height, grid.width, pixels.get("mean"), pixels.get("std"))
+    """Returns the preprocessing of these weights' clips; `mean` and `std` are None if the normalization is unknown."""
+    grid, normalization = pretrained.encoder.grid, pretrained.normalization
+    return Preprocessing(grid.num_frames, grid.height, grid.width, normalization.get("mean"), normalization.get("std"))

@@ -1,4 +1,4 @@
-"""What any weights hold once they are read: which model they make, its parameters in our tree, and what clips it was fed."""
+"""Weights in memory: the modules they belong to, their parameters, and the normalization they were trained with."""
 
 import dataclasses
 
@@ -13,6 +13,8 @@ from cvmae.models.vit import Encoder
 
 PARTS = ("encoder", "autoencoder", "classifier")
 
+Normalization = dict[str, tuple[float, ...]]  # `mean` and `std` by channel (R, G, B), of pixels in 0..1; empty if unknown
+
 
 class WeightsError(ValueError):
     """Weights that do not fit; `problems` lists every reason, one a line."""
@@ -24,13 +26,13 @@ class WeightsError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """What a classifier has beside its encoder; see `cvmae.Classifier`.
+    """A classifier's head; see `cvmae.Classifier`.
 
     Attributes:
-      classes: how many.
+      classes: their number.
       pool: `mean` or `first`.
       eps: of the norm between pooling and head.
-      names: of the classes; empty where nobody says.
+      names: the classes' names; empty if unknown.
     """
 
     classes: int
@@ -41,20 +43,20 @@ class Head:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Weights from anywhere, in our terms.
+    """Weights of any kind as modules and parameters of this package.
 
     Attributes:
-      name: where they are from and of which kind, for messages.
+      name: their source and kind, for messages.
       encoder: the module of `params["encoder"]`, for the grid that it was trained on.
-      params: float32 numpy arrays in nested dicts: `encoder`; with a decoder `decoder`; with a head `head` and, where it pools
+      params: float32 numpy arrays in nested dicts: `encoder`; with a decoder `decoder`; with a head `head` and, if it pools
         the mean, `norm`.
-      decoder: of a masked autoencoder, None without one.
-      head: of a classifier, None without one.
-      target_norm: what the decoder learned to say (`patches.TARGET_NORMS`); empty where that is not known.
-      pixels: `mean` and `std` that frames in 0..1 were normalized with, where known.
-      notes: what a user should know (what was assumed, cast or changed), one a line.
+      decoder: that of a masked autoencoder, None without one.
+      head: that of a classifier, None without one.
+      target_norm: the normalization of the decoder's targets (`patches.TARGET_NORMS`); empty if unknown.
+      normalization: `mean` and `std` of the frames in 0..1; empty if unknown.
+      notes: what was assumed, cast or changed, for the user, one a line.
       ignored: keys of the file that were left out, each with the reason.
-      sources: {our path: the key of the file it came from}, where keys differ from our paths.
+      sources: {path of a parameter: the key of the file it came from}; empty for files of this package.
     """
 
     name: str
@@ -63,25 +65,25 @@ class Pretrained:
     decoder: DecoderSpec | None = None
     head: Head | None = None
     target_norm: str = ""
-    pixels: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    normalization: Normalization = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Which of `PARTS` these weights can be."""
-        there = {"encoder": True, "autoencoder": self.decoder is not None, "classifier": self.head is not None}
-        return tuple(part for part in PARTS if there[part])
+        """The `PARTS` that these weights have."""
+        present = {"encoder": True, "autoencoder": self.decoder is not None, "classifier": self.head is not None}
+        return tuple(part for part in PARTS if present[part])
 
     def take(self, part: str = "") -> tuple[Encoder | Autoencoder | Classifier, dict]:
-        """A module and its parameters.
+        """Returns a module and its parameters.
 
         Args:
-          part: one of `parts`; empty takes the classifier where there is a head, else the encoder.
+          part: one of `parts`; empty takes the classifier if there is a head, else the encoder.
 
         Raises:
-          ValueError: there is no such part; the message names those that there are.
+          ValueError: there is no such part; the message names the existing ones.
         """
         module = self.module(part or ("classifier" if self.head else "encoder"))
         if isinstance(module, Encoder):
@@ -89,7 +91,7 @@ class Pretrained:
         return module, {key: self.params[key] for key in shapes(module)}
 
     def module(self, part: str) -> Encoder | Autoencoder | Classifier:
-        """The module of one of `parts`. Raises: ValueError, see `take`."""
+        """Returns the module of one of `parts`. Raises: ValueError, see `take`."""
         if part not in self.parts:
             raise ValueError(f"{self.name} has no part {part!r}, only {', '.join(self.parts)}")
         if part == "encoder":
@@ -99,7 +101,7 @@ class Pretrained:
         return Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
 
     def only(self, part: str) -> "Pretrained":
-        """These weights without what is not of one of `parts`. Raises: ValueError, see `take`."""
+        """Returns the weights of one of `parts` alone. Raises: ValueError, see `take`."""
         _, params = self.take(part)
         params = {"encoder": params} if part == "encoder" else params
         decoder, head = (value if part == wanted else None for value, wanted in ((self.decoder, PARTS[1]), (self.head, PARTS[2])))
@@ -108,13 +110,13 @@ class Pretrained:
         return dataclasses.replace(self, params=params, decoder=decoder, head=head, target_norm=norm, sources=sources)
 
     def summary(self) -> list[str]:
-        """Lines that say what is there, from where, what is left out, and what a user should know."""
-        there = [part for part in ("encoder", "decoder", "norm", "head") if part in self.params]
-        lines = [self.name, *(f"  {part}: {amount(self.params[part])}" for part in there)]
+        """Lists the source, the parts and their sizes, what was left out, and the notes, one a line."""
+        parts = [part for part in ("encoder", "decoder", "norm", "head") if part in self.params]
+        lines = [self.name, *(f"  {part}: {amount(self.params[part])}" for part in parts)]
         return lines + [f"left out: {key}, {reason}" for key, reason in self.ignored.items()] + list(self.notes)
 
     def template(self) -> dict:
-        """Shapes and dtypes that `params` should have."""
+        """Returns the shapes and dtypes that `params` should have."""
         if self.parts == ("encoder",):
             return {"encoder": shapes(self.encoder)}
         wanted = {}
@@ -124,13 +126,13 @@ class Pretrained:
 
 
 def amount(params: dict) -> str:
-    """How much of weights there is."""
+    """Returns the number of arrays and values, in words."""
     arrays = traverse_util.flatten_dict(params).values()
     return f"{len(arrays)} arrays, {sum(a.size for a in arrays) / 1e6:.2f} M values"
 
 
 def shapes(module: Encoder | Autoencoder | Classifier) -> dict:
-    """Shapes and dtypes of a module's parameters, without making them."""
+    """Returns the shapes and dtypes of a module's parameters, without making them."""
     grid = module.grid if isinstance(module, Encoder) else module.encoder.grid
     inputs = [jax.ShapeDtypeStruct((1, grid.num_frames, grid.height, grid.width, 3), jnp.float32)]
     if isinstance(module, Autoencoder):
@@ -139,22 +141,24 @@ def shapes(module: Encoder | Autoencoder | Classifier) -> dict:
 
 
 def differences(params: dict, template: dict, sources: dict[str, str] | None = None) -> list[str]:
-    """What is missing, left over or mis-shaped in `params` against a template of shapes, one a line.
+    """Lists what is missing, left over or mis-shaped in `params` against a template of shapes, one a line.
 
     Args:
       params: arrays in nested dicts.
       template: leaves with a shape.
-      sources: {our path: the key of the file}, for messages.
+      sources: {path: the key of the file}, for messages.
     """
-    found, wanted = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (params, template))
+    flat, wanted = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (params, template))
     problems, sources = [], sources or {}
     for path, leaf in wanted.items():
-        array, key = found.get(path), f"{sources[path]} for {path}" if path in sources else path
+        array, key = flat.get(path), f"{sources[path]} for {path}" if path in sources else path
         if array is None:
             problems.append(f"missing: nothing there for {path} {list(leaf.shape)}")
         elif tuple(array.shape) != tuple(leaf.shape):
-            problems.append(f"mis-shaped: {key} is {list(array.shape)} in our layout, the model has {list(leaf.shape)}")
-    for path in found.keys() - wanted.keys():
+            problems.append(
+                f"mis-shaped: {key} is {list(array.shape)} in this package's layout, the model has {list(leaf.shape)}"
+            )
+    for path in flat.keys() - wanted.keys():
         key = f"{sources[path]} belongs at {path}" if path in sources else path
-        problems.append(f"left over: {key} {list(found[path].shape)}, which the model does not have")
+        problems.append(f"left over: {key} {list(flat[path].shape)}, which the model does not have")
     return sorted(problems)

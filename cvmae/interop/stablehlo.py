@@ -34,21 +34,21 @@ those of the next six months (https://docs.jax.dev/en/latest/export/export.html#
 
 
 def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
-    """Writes model.jax_export, its parameters as params.npz, and README.txt, which says how to run it; whole or not at all.
+    """Writes model.jax_export, its parameters as params.npz, and README.txt, which shows how to run it, all or nothing.
 
     The program takes a flat dict of float32 parameters by path and uint8 clips [b, T, H, W, 3], RGB, for any b, which it
     normalizes. A classifier gives logits, float32 [b, classes]; an encoder a dict of float32 `tokens` [b, N, D], `pooled`
-    [b, D], their mean, and, where it has one, `cls` [b, D]. It computes in float32; how exactly a matrix product is
-    taken is the platform's default (TPUs round its factors to bfloat16).
+    [b, D], their mean, and, if it has one, `cls` [b, D]. It computes in float32; the precision of matrix products is
+    the platform's default (TPUs round their factors to bfloat16).
 
     Args:
       pretrained: the weights.
-      folder: where; not there yet, or empty.
-      part: `encoder` or `classifier`; empty takes the classifier where there is a head.
+      folder: the folder to write; not there yet, or empty.
+      part: `encoder` or `classifier`; empty takes the classifier if there is a head.
 
     Raises:
-      ValueError: there is no such part, it is the autoencoder, or nobody says what pixels were normalized with.
-      FileExistsError: the folder holds something.
+      ValueError: there is no such part, it is the autoencoder, or the weights do not record their normalization.
+      FileExistsError: the folder holds files.
       ImportError: flatbuffers, with which jax writes programs, is not installed.
     """
     if part == "autoencoder":
@@ -56,8 +56,8 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     module, params = pretrained.take(part)
     preprocessing = preprocessing_of(pretrained)
     if preprocessing.mean is None:
-        why = "does not say what pixels were normalized with, which the program has to do"
-        raise ValueError(f"{pretrained.name} {why}: give `pixels`, mean and std, by dataclasses.replace")
+        why = "does not record its normalization, which the program applies"
+        raise ValueError(f"{pretrained.name} {why}: give `normalization`, mean and std, by dataclasses.replace")
     params = traverse_util.flatten_dict(params, sep="/")
     program = export_program(module, params, preprocessing).serialize()
     with new_folder(folder) as new:
@@ -67,7 +67,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
 
 
 def export_program(module: Encoder | Classifier, params: dict, preprocessing: Preprocessing) -> export.Exported:
-    """The program of a module: (parameters by path, uint8 [b, T, H, W, 3]) -> see `export_stablehlo`."""
+    """Exports the program of a module: (parameters by path, uint8 [b, T, H, W, 3]) -> see `export_stablehlo`."""
     module = _portable(module)
 
     def run(params, video):
@@ -84,14 +84,14 @@ def export_program(module: Encoder | Classifier, params: dict, preprocessing: Pr
 
 
 def _portable(module: Encoder | Classifier) -> Encoder | Classifier:
-    """The module with what every platform has; attention of the kind `auto` would be chosen for the machine that exports."""
+    """Returns the module with operations that every platform has; `auto` would choose attention for the machine that exports."""
     encoder = module if isinstance(module, Encoder) else module.encoder
     encoder = encoder.clone(trunk=dataclasses.replace(encoder.trunk, attention="einsum", dtype=jnp.float32))
     return encoder if isinstance(module, Encoder) else module.clone(encoder=encoder)
 
 
 def usage(module: Encoder | Classifier, preprocessing: Preprocessing) -> str:
-    """Five lines that run the program with jax and numpy alone, and what goes in and comes out."""
+    """Returns README.txt: five lines that run the program with jax and numpy alone, and its inputs and outputs."""
     encoder = module if isinstance(module, Encoder) else module.encoder
     shape = (2, preprocessing.num_frames, preprocessing.height, preprocessing.width, 3)
     if isinstance(module, Classifier):

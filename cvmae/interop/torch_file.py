@@ -1,4 +1,4 @@
-"""The state dict of a file of `torch.save` as numpy arrays; the file is read as data, nothing in it is run."""
+"""Reads the state dict of a file of `torch.save` as numpy arrays; the file is read as data, no code in it is run."""
 
 import argparse
 import pickle
@@ -11,10 +11,10 @@ from ml_dtypes import bfloat16
 
 from cvmae.interop.pretrained import WeightsError
 
-# Where published checkpoints hold the state dict: MAE and VideoMAE, mae_st, DeepSpeed's, Lightning's; the first one there.
+# Keys of the state dict in published checkpoints: MAE and VideoMAE, mae_st, DeepSpeed's, Lightning's; the first one present.
 CONTAINERS = ("model", "model_state", "module", "state_dict")
 _DDP = "module."
-# What torch.load was seen to raise on files cut short or with bytes changed.
+# The errors that torch.load was seen to raise on files cut short or with bytes changed.
 _LOAD_ERRORS = (
     pickle.UnpicklingError,
     struct.error,
@@ -32,16 +32,16 @@ _LOAD_ERRORS = (
 
 
 def read_state(file: str) -> dict[str, np.ndarray]:
-    """The arrays of the state dict in a torch file.
+    """Reads the arrays of the state dict in a torch file.
 
-    The state dict is under one of `CONTAINERS`, or is the whole; what stands beside it (optimizer, epoch, arguments) is left
-    out. The prefix that DistributedDataParallel puts before every key is taken off.
+    The state dict is under one of `CONTAINERS`, or is all of the file; what stands beside it (optimizer, epoch, arguments) is
+    ignored. The prefix that DistributedDataParallel puts before every key is removed.
 
     Returns:
-      Arrays of their own memory in the file's dtypes; bfloat16 is that of `ml_dtypes`.
+      Arrays that own their memory, in the file's dtypes; bfloat16 is that of `ml_dtypes`.
 
     Raises:
-      WeightsError: torch is not installed; the file is damaged, holds no state dict, or something that is no tensor in it; or
+      WeightsError: torch is not installed; the file is damaged, holds no state dict, or one with a value that is no tensor; or
         reading it would run code, which is never done.
     """
     state = _state_dict(_load(file), file)
@@ -59,7 +59,7 @@ def read_state(file: str) -> dict[str, np.ndarray]:
 
 
 def _load(file: str):
-    """What `torch.load` makes of a file when it may make nothing but tensors and plain values."""
+    """Calls `torch.load` so that it can make nothing but tensors and plain values."""
     try:
         import torch
     except ImportError as error:
@@ -70,31 +70,31 @@ def _load(file: str):
     # attributes without code of its own. Its values are read under the same rule. No other class is let through.
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
-            # Mapped, an optimizer's state takes neither time nor memory; files from before torch 1.6 are no zip and cannot be.
+            # Mapped, an optimizer's state takes neither time nor memory; files from before torch 1.6 are no zip and cannot be mapped.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
         except _LOAD_ERRORS as error:
             raise WeightsError(file, [_why_not(error)]) from error
 
 
 def _why_not(error: Exception) -> str:
-    """One line on why torch refused a file."""
+    """Returns why torch refused a file, in one line."""
     text = str(error)
-    found = re.search(r"GLOBAL (\S+)", text)
-    if found:
+    match = re.search(r"GLOBAL (\S+)", text)
+    if match:
         return (
-            f"reading it would run code: it asks for {found[1]}, and only tensors and plain values are read; "
+            f"reading it would run code: it asks for {match[1]}, and only tensors and plain values are read; "
             "get these weights as safetensors or as a bare state dict"
         )
     if "TorchScript" in text:
         return "it is a TorchScript program, which is not run; save the state_dict() of its module instead"
-    if isinstance(error, pickle.UnpicklingError):  # advice on running it all the same stands around torch's reason
+    if isinstance(error, pickle.UnpicklingError):  # torch's reason stands between advice on running it anyway
         text = text.partition("\n\nCheck the documentation")[0].rpartition("\n\n")[2]
     reason = _first_line(text)
     return f"it is damaged, or no file of torch.save: {reason if ' ' in reason else 'its records do not fit together':.150}"
 
 
 def _state_dict(loaded, file: str) -> Mapping:
-    """The state dict in what a file held."""
+    """Returns the state dict in the contents of a file."""
     import torch
 
     if not isinstance(loaded, Mapping):
@@ -110,7 +110,7 @@ def _state_dict(loaded, file: str) -> Mapping:
 
 
 def _array(value) -> np.ndarray:
-    """A tensor's values. Raises: TypeError, ValueError, RuntimeError or MemoryError where it has none that numpy can hold."""
+    """Returns a tensor's values. Raises: TypeError, ValueError, RuntimeError or MemoryError if numpy cannot hold them."""
     import torch
 
     if not isinstance(value, torch.Tensor):

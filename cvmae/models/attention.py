@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 
 from cvmae.models import blocked_attention
-from cvmae.parallel import logical_axes
+from cvmae.parallel.logical_axes import Rules, shard_map_local, target_device
 
 ATTENTIONS = ("auto", "einsum", "blocked", "xla", "cudnn", "splash")
 HEADS = ("batch", None, "heads", None)  # the axes of query, key and value; every device has all tokens of its clips and heads
@@ -29,8 +29,10 @@ LARGEST_BLOCK = 768  # with what its gradient keeps beside it this fits the on-c
 MANY = 512  # tokens, from which weights are larger than queries, keys and values together by far, and a kernel without them pays
 
 
-def choose(kind: str, device, dtype, tokens: int, width: int) -> str:
-    """The kernel that `kind` stands for: itself, but for `auto`.
+def choose(kind: str, device, dtype, tokens: int, width: int, rules: Rules | None) -> str:
+    """Returns the kernel that `kind` stands for: itself, but for `auto`.
+
+    `auto` takes the Pallas kernel only with rules: XLA cannot partition it, and without rules nothing says whether arrays are sharded.
 
     Args:
       kind: one of ATTENTIONS.
@@ -38,13 +40,14 @@ def choose(kind: str, device, dtype, tokens: int, width: int) -> str:
       dtype: of query, key and value.
       tokens: how many there are, of queries or keys, whichever are fewer.
       width: of one head.
+      rules: of the module.
     """
     if kind != "auto":
         return kind
     if device.platform == "cpu":
         return "blocked" if tokens >= MANY else "einsum"
     if device.platform == "tpu":
-        return "splash" if tokens >= MANY else "xla"
+        return "splash" if tokens >= MANY and rules is not None else "xla"
     return "xla" if why_not_cudnn(device, dtype, width) else "cudnn"
 
 
@@ -58,12 +61,13 @@ def why_not_cudnn(device, dtype, width: int) -> str:
     return "" if width % 8 == 0 and width <= 128 else f"it takes heads of 8, 16, ... 128 numbers, these have {width}"
 
 
-def attend(query, key, value, kind: str):
+def attend(query, key, value, kind: str, rules: Rules | None = None):
     """Softmax attention with the scale 1 / √width.
 
     Args:
       query, key, value: [B, N, heads, width], of one dtype.
       kind: one of ATTENTIONS.
+      rules: how arrays are sharded over which devices; None: not at all, on JAX's default device.
 
     Returns:
       [B, N, heads, width] of that dtype; the softmax is taken in float32.
@@ -71,14 +75,12 @@ def attend(query, key, value, kind: str):
     Raises:
       ValueError: the kernel does not run on the devices that the program is for, or not on this dtype or width.
     """
-    device = logical_axes.device()
-    kind = choose(kind, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1])
-    if kind in ("splash", "blocked") and not logical_axes.is_layout_known():
-        kind = "xla"  # XLA cannot spread a loop over heads or a kernel, and only the training step says how arrays lie
+    device = target_device(rules)
+    kind = choose(kind, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1], rules)
     if kind == "einsum":
         return _einsum(query, key, value)
     if kind == "blocked":
-        return logical_axes.shard_map_local(blocked_attention.attend, HEADS, query, key, value)
+        return shard_map_local(blocked_attention.attend, rules, HEADS, query, key, value)
     if kind == "xla":
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
     if kind == "cudnn":
@@ -88,7 +90,7 @@ def attend(query, key, value, kind: str):
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     if device.platform not in ("tpu", "cpu"):
         raise ValueError(f"attention='splash' is a TPU's kernel, this is {device.platform}; take attention='cudnn' or 'auto'")
-    return _splash(query, key, value, interpret=device.platform == "cpu")
+    return _splash(query, key, value, rules, interpret=device.platform == "cpu")
 
 
 def weights(query, key):
@@ -115,14 +117,12 @@ def block_size(tokens: int) -> int:
     return min(few or blocks, key=lambda block: (-(-tokens // block) * block, -block))
 
 
-def _splash(query, key, value, interpret: bool):
+def _splash(query, key, value, rules: Rules | None, interpret: bool):
     """Each device runs the kernel on its clips and heads: XLA cannot take a Pallas kernel apart by itself."""
     block = block_size(key.shape[1])
     kernel = functools.partial(_splash_here, queries=query.shape[1], keys=key.shape[1], block=block, interpret=interpret)
-    query = query * query.shape[-1] ** -0.5
-    return logical_axes.shard_map_local(kernel, HEADS, *(_padded(array, block) for array in (query, key, value)))[
-        :, : query.shape[1]
-    ]
+    padded = (_padded(array, block) for array in (query * query.shape[-1] ** -0.5, key, value))
+    return shard_map_local(kernel, rules, HEADS, *padded)[:, : query.shape[1]]
 
 
 def _padded(tokens, block: int):

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from cvmae.models import masking
+from cvmae.models.backbone import Backbone
 from cvmae.models.patches import Grid, normalize_targets, patchify, target_frames
 from cvmae.models.positions import Positions
-from cvmae.models.vit import Blocks, Encoder, EncoderOutput, TransformerConfig, dense, layer_norm
+from cvmae.models.vit import Blocks, EncoderOutput, TransformerConfig, dense, layer_norm
 from cvmae.parallel.logical_axes import constrain
 
 LAYOUTS = ("unshuffle", "concat")
@@ -95,7 +96,7 @@ class Decoder(nn.Module):
             x = jnp.concatenate([visible, mask_token + masking.gather_masked_rows(table, mask).astype(trunk.dtype)], axis=1)
         if spec.cls != "none":
             x = jnp.concatenate([self._cls(embed, encoded, cls_position), x], axis=1)
-        x = Blocks(trunk, name="blocks")(constrain(x, "batch", "tokens", None))
+        x = Blocks(trunk, name="blocks")(constrain(x, trunk.rules, "batch", "tokens", None))
         x = self._select(x[:, 1:] if spec.cls != "none" else x, mask, predict_all)
         x = layer_norm(spec.norm_eps, trunk.dtype, "norm")(x)
         values = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3
@@ -141,7 +142,7 @@ class Autoencoder(nn.Module):
       decoder: the decoder; None builds no decoder parameters, for a branch whose reconstruction has no weight.
     """
 
-    encoder: Encoder
+    encoder: Backbone
     decoder: Decoder | None = None
 
     def __call__(self, video, mask: masking.Mask):

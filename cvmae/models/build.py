@@ -1,10 +1,12 @@
 """From a config to modules: the one place that knows which config field becomes which module attribute."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
+from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
 from cvmae.models.crossvideo import ActiveTerms, CrossVideo
 from cvmae.models.masking import visible_tokens
@@ -12,20 +14,9 @@ from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
 from cvmae.models.probes import AttentiveProbe, LinearProbe
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize, decode_variant
+from cvmae.parallel.logical_axes import Rules
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def active_terms(config) -> ActiveTerms:
-    """What the terms with a weight other than 0 need.
-
-    Raises:
-      ValueError: every weight is 0.
-    """
-    active = frozenset(name for name, weight in config.loss.items() if weight)
-    if not active:
-        raise ValueError("config.loss: every weight is 0, so there is nothing to train: set one of them above 0")
-    return ActiveTerms(active, config.contrast.time_reversed_negatives)
 
 
 def grid_of(branch, num_frames: int, size: tuple[int, int]) -> Grid:
@@ -41,75 +32,113 @@ def image_grid(config) -> Grid:
     return grid_of(config.image_branch, 1, config.augment.size)
 
 
-def build_trunk(config, branch, size: ViTSize, drop_path: float = 0.0) -> TransformerConfig:
-    """What the blocks of a branch's encoder or decoder share."""
-    dtype = DTYPES[config.dtype]
-    return TransformerConfig(size, branch.qkv_bias, branch.eps, config.attention, dtype, drop_path, config.remat, config.scan)
+def build_trunk(config, branch, size: ViTSize, drop_path: float = 0.0, rules: Rules | None = None) -> TransformerConfig:
+    """What the blocks of a branch's encoder or decoder share; `rules` of the mesh that they are to run on."""
+    return TransformerConfig(
+        size,
+        branch.qkv_bias,
+        branch.eps,
+        config.attention,
+        DTYPES[config.dtype],
+        drop_path,
+        config.remat,
+        config.scan,
+        rules,
+    )
 
 
-def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0) -> Encoder:
-    """The encoder of a branch; also what downstream tasks build to use pre-trained parameters."""
+def build_vit(config, branch, grid: Grid, drop_path: float, rules: Rules | None) -> Encoder:
+    """The ViT of a branch. Raises: ValueError naming the field that does not fit."""
     if branch.positions not in KINDS:
         raise ValueError(f"positions is {branch.positions!r}; expected one of {', '.join(KINDS)}")
-    trunk = build_trunk(config, branch, decode_variant(branch.variant)[0], drop_path)
+    trunk = build_trunk(config, branch, decode_variant(branch.variant)[0], drop_path, rules)
     return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
 
 
-def decoder_spec(config, branch) -> DecoderSpec:
+# The value of config.*_branch.backbone, and what builds it: (config, branch, grid, drop_path, rules) -> Backbone.
+BACKBONES: dict[str, Callable[..., Backbone]] = {"vit": build_vit}
+
+
+def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0, rules: Rules | None = None) -> Backbone:
+    """Builds the encoder of a branch, for pre-training and for downstream tasks that use its parameters.
+
+    A config without the field `backbone` is older than it, and of a ViT.
+
+    Args:
+      config: of any task.
+      branch: config.video_branch or config.image_branch.
+      grid: of the clips that it encodes.
+      drop_path: stochastic depth of the last block.
+      rules: of the mesh that it is to run on; None for one device.
+
+    Raises:
+      ValueError: no encoder has that name, or another field does not fit.
+    """
+    name = branch.get("backbone", "vit")
+    if name not in BACKBONES:
+        raise ValueError(f"backbone is {name!r}; expected one of {', '.join(BACKBONES)}")
+    return BACKBONES[name](config, branch, grid, drop_path, rules)
+
+
+def decoder_spec(config, branch, rules: Rules | None = None) -> DecoderSpec:
     c = branch.decoder
-    trunk = build_trunk(config, branch, ViTSize(c.width, c.depth, c.heads))
+    trunk = build_trunk(config, branch, ViTSize(c.width, c.depth, c.heads), rules=rules)
     return DecoderSpec(trunk, c.layout, c.positions, c.cls, c.embed_bias, c.norm_eps, c.target_frames)
 
 
-def build_autoencoder(config, branch, grid: Grid, decoder: bool) -> Autoencoder:
+def build_autoencoder(config, branch, grid: Grid, decoder: bool, rules: Rules | None = None) -> Autoencoder:
     """The autoencoder of a branch, without decoder where its reconstruction has no weight.
 
     Raises:
       ValueError: a field does not fit; the message names it and the fix.
     """
-    encoder = build_encoder(config, branch, grid)
+    encoder = build_encoder(config, branch, grid, rules=rules)
     mask = branch.mask
     visible_tokens(grid, mask.kind, mask.ratio, mask.rounding)
     if branch.target_norm not in TARGET_NORMS:
         raise ValueError(f"target_norm is {branch.target_norm!r}; expected one of {', '.join(TARGET_NORMS)}")
     if not decoder:
         return Autoencoder(encoder)
-    spec = decoder_spec(config, branch)
+    spec = decoder_spec(config, branch, rules)
     spec.target_tubelet(grid)
     if spec.cls == "encoder" and not branch.cls_token:
         raise ValueError("decoder.cls='encoder' needs cls_token=True: set it, or take decoder.cls 'own' or 'none'")
     return Autoencoder(encoder, Decoder(spec, grid))
 
 
-def build_model(config) -> CrossVideo:
-    """CrossVideoMAE as the config describes it, with only those parts that its loss weights need.
+def build_model(config, terms: ActiveTerms, rules: Rules | None = None) -> CrossVideo:
+    """Builds CrossVideoMAE as the config describes it, with only those parts that the active loss terms need.
+
+    Args:
+      config: of task=pretrain.
+      terms: the outputs that the loss terms need.
+      rules: of the mesh that it is to run on; None for one device.
 
     Raises:
       ValueError: a field does not fit; the message names the branch and the field.
     """
-    terms = active_terms(config)
     parts = {}
     for name, wanted, grid in (("video", terms.video_branch, video_grid), ("image", terms.image_branch, image_grid)):
         branch = config[f"{name}_branch"]
         try:
-            decoder = f"mse_{name}" in terms.active
-            parts[name] = build_autoencoder(config, branch, grid(config), decoder) if wanted else None
+            decoder = f"{name}_predictions" in terms.outputs
+            parts[name] = build_autoencoder(config, branch, grid(config), decoder, rules) if wanted else None
         except ValueError as error:
             raise ValueError(f"config.{name}_branch: {error}") from error
     c = config.contrast
     return CrossVideo(terms, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **parts)
 
 
-def build_classifier(config, classes: int) -> Classifier:
+def build_classifier(config, classes: int, rules: Rules | None = None) -> Classifier:
     """The classifier that fine-tuning trains. One that pools the mean has a norm of its own in place of the encoder's last."""
     head = config.head
-    encoder = build_encoder(config, config.video_branch, video_grid(config), head.drop_path)
+    encoder = build_encoder(config, config.video_branch, video_grid(config), head.drop_path, rules)
     if head.pool == "mean":
         encoder = dataclasses.replace(encoder, final_norm=False)
     return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, head.eps)
 
 
-def build_probe(config, classes: int) -> LinearProbe | AttentiveProbe:
+def build_probe(config, classes: int, rules: Rules | None = None) -> LinearProbe | AttentiveProbe:
     """One head of a probe. Raises: ValueError naming the field that does not fit."""
     if config.task == "linear":
         return LinearProbe(classes)
@@ -118,4 +147,4 @@ def build_probe(config, classes: int) -> LinearProbe | AttentiveProbe:
         size = ViTSize(width, config.probe.blocks, config.probe.heads)
     except ValueError as error:
         raise ValueError(f"config.probe.heads: {error}") from error
-    return AttentiveProbe(classes, size, config.attention, config.video_branch.eps)
+    return AttentiveProbe(classes, size, config.attention, config.video_branch.eps, rules)

@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cvmae.models.backbone import Backbone
 from cvmae.models.heads import pool
-from cvmae.models.vit import Encoder, EncoderOutput, layer_norm
+from cvmae.models.vit import EncoderOutput, layer_norm
 
 POOLS = ("mean", "first")
 
@@ -35,7 +36,7 @@ class Classifier(nn.Module):
       eps: of `norm` (1e-6 in VideoMAE and mae_st; 1e-5 in transformers, whatever its config's layer_norm_eps).
     """
 
-    encoder: Encoder
+    encoder: Backbone
     classes: int
     pool: str = "mean"
     dropout: float = 0.0

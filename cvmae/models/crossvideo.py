@@ -11,38 +11,36 @@ from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.heads import ProjectionHead, pool, pool_slots
 from cvmae.models.vit import EncoderOutput
 
-FRAME_TERMS = frozenset({"intra_frame", "cross_frame"})
-VIDEO_TERMS = frozenset({"intra_video", "cross_video"})
-CROSS_TERMS = frozenset({"cross_video", "cross_frame"})
-INTRA_TERMS = frozenset({"intra_video", "intra_frame"})
+# Fields of `CrossVideoOutput`, by the branch that computes them.
+VIDEO_OUTPUTS = frozenset({"video_features", "video_predictions", "z", "f", "f_valid"})
+IMAGE_OUTPUTS = frozenset({"image_features", "image_predictions", "h"})
 
 
 @dataclasses.dataclass(frozen=True)
 class ActiveTerms:
-    """What the terms with a weight need; everything else is left out of the parameters and of the program.
+    """What the active loss terms need; everything else is left out of the parameters and of the program.
+
+    `cvmae.objective.terms.active_terms` computes it from a config.
 
     Attributes:
-      active: the names of those terms.
-      reversed_negatives: whether the time-reversed clip joins the negatives of the intra-modal terms.
+      active: the names of the terms.
+      outputs: the fields of `CrossVideoOutput` that they read.
+      views: the views of a clip that are encoded: 1 (v), 2 (v and v⁺) or 3 (v, v⁺ and the time-reversed clip).
     """
 
     active: frozenset[str]
-    reversed_negatives: bool = False
-
-    @property
-    def views(self) -> int:
-        """How many views of the clip are encoded: v; v and v⁺; or v, v⁺ and the reversed clip."""
-        if not self.active & (FRAME_TERMS | VIDEO_TERMS):
-            return 1
-        return 3 if self.reversed_negatives and self.active & INTRA_TERMS else 2
+    outputs: frozenset[str]
+    views: int = 1
 
     @property
     def image_branch(self) -> bool:
-        return bool(self.active & (CROSS_TERMS | {"mse_image"}))
+        """Returns True if an output of the image branch is needed."""
+        return bool(self.outputs & IMAGE_OUTPUTS)
 
     @property
     def video_branch(self) -> bool:
-        return bool(self.active - {"mse_image"})
+        """Returns True if an output of the video branch is needed."""
+        return bool(self.outputs & VIDEO_OUTPUTS)
 
 
 @flax.struct.dataclass
@@ -123,20 +121,20 @@ class CrossVideo(nn.Module):
         return ProjectionHead(self.hidden or encoder_width, self.width, name=name)
 
     def _video(self, video, mask, slots):
-        active, views = self.terms.active, self.terms.views
+        outputs, views = self.terms.outputs, self.terms.views
         encoded = self.video.encode(video, mask)
         pooled, width = pool(encoded.tokens), encoded.tokens.shape[-1]
         parts = {"video_features": first_views(pooled, views, 1)}
-        if "mse_video" in active:
+        if "video_predictions" in outputs:
             count = min(views, 2)
             seen = EncoderOutput(
                 first_views(encoded.tokens, views, count),
                 None if encoded.cls is None else first_views(encoded.cls, views, count),
             )
             parts["video_predictions"] = self.video.decode(seen, first_of_mask(mask, views, count))
-        if active & VIDEO_TERMS:
+        if "z" in outputs:
             parts["z"] = split_views(self._head("video_head", width)(pooled), views)
-        if active & FRAME_TERMS:
+        if outputs & {"f", "f_valid"}:
             flat_slots = slots.reshape(-1, slots.shape[2])
             by_slot, valid = pool_slots(encoded.tokens, mask.ids_keep, flat_slots, self.video.encoder.grid.spatial_patches)
             parts["f"] = split_views(self._head("frame_head", width)(by_slot), views)
@@ -144,15 +142,15 @@ class CrossVideo(nn.Module):
         return parts
 
     def _image(self, image, mask, frames: int):
-        active = self.terms.active
+        outputs = self.terms.outputs
         encoded = self.image.encode(image, mask)
         if self.freeze_image:
             encoded = jax.lax.stop_gradient(encoded)
         pooled = pool(encoded.tokens)
         parts = {"image_features": pooled}
-        if "mse_image" in active:
+        if "image_predictions" in outputs:
             parts["image_predictions"] = self.image.decode(encoded, mask)
-        if active & CROSS_TERMS:
+        if "h" in outputs:
             parts["h"] = split_views(self._head("image_head", encoded.tokens.shape[-1])(pooled), frames)
         return parts
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from cvmae.models.attention import attend
 from cvmae.models.vit import Blocks, TransformerConfig, ViTSize, dense, layer_norm
+from cvmae.parallel.logical_axes import Rules
 
 
 class LinearProbe(nn.Module):
@@ -35,18 +36,19 @@ class AttentiveProbe(nn.Module):
     Attributes:
       classes: how many.
       size: width D of the tokens, number of self-attention blocks (`depth`, may be 0), and heads.
-      attention, eps: as in `vit.TransformerConfig`.
+      attention, eps, rules: as in `vit.TransformerConfig`.
     """
 
     classes: int
     size: ViTSize
     attention: str = "auto"
     eps: float = 1e-6
+    rules: Rules | None = None
 
     @nn.compact
     def __call__(self, tokens):
         width, dtype = self.size.width, tokens.dtype
-        trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype)
+        trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype, rules=self.rules)
         tokens = Blocks(trunk, name="blocks")(tokens)
         query = self.param("query", nn.initializers.truncated_normal(0.02), (width,)).astype(dtype)
         x = jnp.broadcast_to(query, (tokens.shape[0], 1, width))
@@ -62,5 +64,5 @@ class AttentiveProbe(nn.Module):
         def heads(name, x):
             return dense(self.size.width, x.dtype, name)(x).reshape(*x.shape[:2], self.size.heads, -1)
 
-        seen = attend(heads("query_in", query), heads("key", tokens), heads("value", tokens), self.attention)
+        seen = attend(heads("query_in", query), heads("key", tokens), heads("value", tokens), self.attention, self.rules)
         return dense(self.size.width, tokens.dtype, "out")(seen.reshape(query.shape))

@@ -12,7 +12,7 @@ from cvmae.models import masking
 from cvmae.models.attention import ATTENTIONS, attend, weights
 from cvmae.models.patches import Grid, patchify
 from cvmae.models.positions import Positions
-from cvmae.parallel.logical_axes import constrain
+from cvmae.parallel.logical_axes import Rules, constrain
 
 QKV_BIASES = ("qkv", "qv", "none")
 WEIGHTS = "attention"  # the collection that every block sows its attention weights into, only where a caller makes it mutable
@@ -78,6 +78,8 @@ class TransformerConfig:
       remat: one of REMATS.
       scan: run the blocks as a loop over stacked parameters, so that the time to compile does not grow with depth. Parameters and
         results are those of the unrolled stack.
+      rules: how activations are sharded over a mesh; None leaves that to XLA, and computes for JAX's default device. Where arrays are
+        sharded over several devices, the attention kernels `splash` and `blocked` need them: XLA cannot partition these.
     """
 
     size: ViTSize
@@ -88,6 +90,7 @@ class TransformerConfig:
     drop_path: float = 0.0
     remat: str = "none"
     scan: bool = False
+    rules: Rules | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
         fields = (("qkv_bias", QKV_BIASES), ("attention", ATTENTIONS), ("remat", REMATS))
@@ -113,15 +116,15 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        size, bias = self.trunk.size, self.trunk.qkv_bias
+        size, bias, rules = self.trunk.size, self.trunk.qkv_bias, self.trunk.rules
         split = (*x.shape[:2], size.heads, size.width // size.heads)
         query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x).reshape(split)
         key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x).reshape(split)
         value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x).reshape(split)
-        query, key, value = (constrain(a, "batch", "tokens", "heads", None) for a in (query, key, value))
+        query, key, value = (constrain(a, rules, "batch", "tokens", "heads", None) for a in (query, key, value))
         if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
             self.sow(WEIGHTS, "weights", weights(query, key))
-        mixed = attend(query, key, value, self.trunk.attention)
+        mixed = attend(query, key, value, self.trunk.attention, rules)
         return dense(size.width, self.trunk.dtype, "out")(mixed.reshape(x.shape))
 
 
@@ -153,9 +156,9 @@ class Block(nn.Module):
         x = x + drop_samples(first, y, drop_rate)
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
         y = dense(round(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
-        y = constrain(y, "batch", "tokens", "mlp")
+        y = constrain(y, trunk.rules, "batch", "tokens", "mlp")
         y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
-        return constrain(x + drop_samples(second, y, drop_rate), "batch", "tokens", None)
+        return constrain(x + drop_samples(second, y, drop_rate), trunk.rules, "batch", "tokens", None)
 
 
 class Blocks(nn.Module):
@@ -178,7 +181,11 @@ class Blocks(nn.Module):
         return x
 
     def _scan(self, x, rates: list[float], drop_keys):
-        """The same as the loop above, over the blocks' parameters one upon the other."""
+        """Runs the blocks as a loop over their stacked parameters; the parameters themselves stay those of single blocks.
+
+        Every step pays with a stacked copy of the blocks' parameters, and with another of their gradients: 2.5 GB each for the encoder
+        of ViT-H in float32.
+        """
         trunk, params = self.trunk, self.variables["params"]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params[f"block{i}"] for i in range(trunk.size.depth)))
         block = Block(trunk, parent=None)
@@ -210,6 +217,11 @@ class EncoderOutput:
     tokens: jax.Array
     cls: jax.Array | None
 
+    @property
+    def pooled(self) -> jax.Array:
+        """The mean over tokens, float32 [B, D]; the cls token is left out."""
+        return self.tokens.astype(jnp.float32).mean(axis=1)
+
 
 class Encoder(nn.Module):
     """A ViT over the visible tubelets of a clip.
@@ -231,6 +243,11 @@ class Encoder(nn.Module):
     cls_token: bool = False
     final_norm: bool = True
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.trunk.size.depth
+
     @nn.compact
     def __call__(self, video, mask: masking.Mask | None = None, drop_keys=None) -> EncoderOutput:
         """Encodes video [B, T, H, W, C], normalized; without a mask every token is visible.
@@ -244,7 +261,7 @@ class Encoder(nn.Module):
             patches = masking.take_visible(patches, mask)
             table = masking.gather_visible_rows(table, mask)
         x = dense(width, trunk.dtype, "embed")(patches) + table.astype(trunk.dtype)
-        x = constrain(x, "batch", "tokens", None)
+        x = constrain(x, trunk.rules, "batch", "tokens", None)
         if self.cls_token:
             cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position
             cls = jnp.broadcast_to(cls.astype(trunk.dtype), (x.shape[0], 1, width))

@@ -8,10 +8,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-RECONSTRUCTION_TERMS = ("mse_video", "mse_image")
-CONTRASTIVE_TERMS = ("intra_video", "intra_frame", "cross_video", "cross_frame")
-TERMS = RECONSTRUCTION_TERMS + CONTRASTIVE_TERMS
-
 
 def masked_mse(predictions, targets):
     """Mean squared error of each hidden patch, float32 [...] of two [..., P].
@@ -49,17 +45,17 @@ def l2_normalize(x, eps: float = 1e-12):
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), eps**2))
 
 
-# Anchors whose logits are held at once; more of them are taken in parts of the batch, again in the backward pass.
-ROWS = 1024
+# Anchors whose logits are held in memory at once, over all devices.
+MAX_ANCHORS = 1024
 
 
-def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, rows: int = ROWS) -> NTXentOutput:
-    """SimCLR's NT-Xent: each row against its partner among all other rows of both, in both directions.
+def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, max_anchors: int = MAX_ANCHORS) -> NTXentOutput:
+    """NT-Xent (SimCLR, arXiv 2002.05709): each row against its partner among all other rows of both, in both directions.
 
-    Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; those two know neither rows that
-    do not count nor candidates that are never anchors. Logits over a sharded batch are over the global batch: every device takes the
-    anchors that it holds against all candidates. No more than `rows` anchors' logits are held at once, over all devices, so that
-    a large batch needs no matrix of its square.
+    Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; neither of those takes rows to leave out,
+    or candidates that are never anchors. Logits over a sharded batch are over the global batch: every device takes the anchors that it
+    holds against all candidates. With more than `max_anchors` rows the logits are computed in chunks, so that a large batch does not
+    need a matrix of its square.
 
     Args:
       a: [B, E].
@@ -67,46 +63,47 @@ def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, rows:
       temperature: τ > 0.
       valid: bool [B]; a False pair is neither an anchor nor a negative.
       negatives: [B, E], candidates for every anchor that are never anchors themselves (time-reversed clips).
-      rows: at least 1; a B above it is split into parts of the largest size below that divides it.
+      max_anchors: at least 1; a larger B is split into chunks whose size is the largest divisor of B up to it.
     """
     a, b = l2_normalize(a), l2_normalize(b)
-    count = a.shape[0]
-    valid = jnp.ones(count, bool) if valid is None else valid
-    positive = (a * b).sum(-1) / temperature
-    others = [] if negatives is None else [l2_normalize(negatives)]
+    batch = a.shape[0]
+    valid = jnp.ones(batch, bool) if valid is None else valid
+    positives = (a * b).sum(-1) / temperature
+    never_anchors = [] if negatives is None else [l2_normalize(negatives)]
 
     def similarity(x, y, excluded):
         logits = jnp.einsum("id,jd->ij", x, y, precision=jax.lax.Precision.HIGHEST) / temperature
         return jnp.where(excluded | ~valid[None, :], -jnp.inf, logits)
 
-    def against(anchor, partner):
-        def some(part):
-            x, index, positive = part
-            same = index[:, None] == jnp.arange(count)[None, :]
-            candidates = [similarity(x, partner, same), similarity(x, anchor, same)]
-            candidates += [similarity(x, y, jnp.zeros_like(same)) for y in others]
+    def losses_of(anchors, partners):
+        def chunk_losses(chunk):
+            x, index, positive = chunk
+            same_clip = index[:, None] == jnp.arange(batch)[None, :]
+            candidates = [similarity(x, partners, same_clip), similarity(x, anchors, same_clip)]
+            candidates += [similarity(x, y, jnp.zeros_like(same_clip)) for y in never_anchors]
             logits = jnp.concatenate(candidates, axis=1)
             loss = jax.nn.logsumexp(jnp.concatenate([positive[:, None], logits], axis=1), axis=1) - positive
             return loss, positive > logits.max(axis=1)
 
-        return map_chunks(some, (anchor, jnp.arange(count), positive), rows)
+        return map_chunks(chunk_losses, (anchors, jnp.arange(batch), positives), max_anchors)
 
-    losses, corrects = zip(against(a, b), against(b, a))
-    return NTXentOutput(jnp.stack(losses, 1), jnp.stack(corrects, 1), valid)
+    losses, correct = zip(losses_of(a, b), losses_of(b, a))
+    return NTXentOutput(jnp.stack(losses, 1), jnp.stack(correct, 1), valid)
 
 
-def map_chunks(function, arrays, rows: int):
-    """`function` of a tree of arrays [B, ...], at most `rows` of their rows at once and each part again in the backward pass.
+def map_chunks(function, arrays, max_rows: int):
+    """`function` of a tree of arrays [B, ...], on at most `max_rows` rows at a time, rematerialized in the backward pass.
 
-    A part takes every n-th row, so that a batch that is spread over devices stays where it is.
+    `function` returns a tree of arrays with one entry for each row. A chunk takes every n-th row, so that a batch that is sharded over
+    devices stays where it is.
     """
-    count = jax.tree.leaves(arrays)[0].shape[0]
-    size = max(divisor for divisor in range(1, min(rows, count) + 1) if count % divisor == 0)
-    if size == count:
+    batch = jax.tree.leaves(arrays)[0].shape[0]
+    rows = max(divisor for divisor in range(1, min(max_rows, batch) + 1) if batch % divisor == 0)
+    if rows == batch:
         return function(arrays)
-    parts = jax.tree.map(lambda x: einops.rearrange(x, "(r n) ... -> n r ...", r=size), arrays)
-    found = jax.lax.map(jax.checkpoint(function), parts)
-    return jax.tree.map(lambda x: einops.rearrange(x, "n r ... -> (r n) ..."), found)
+    chunks = jax.tree.map(lambda x: einops.rearrange(x, "(r n) ... -> n r ...", r=rows), arrays)
+    results = jax.lax.map(jax.checkpoint(function), chunks)
+    return jax.tree.map(lambda x: einops.rearrange(x, "n r ... -> (r n) ..."), results)
 
 
 def feature_std(features):
@@ -114,42 +111,26 @@ def feature_std(features):
     return features.astype(jnp.float32).std(axis=0).mean()
 
 
-def _over_frames(a, b, temperature, valid, negatives=None):
-    """The mean loss and accuracy over the F sampled frames of NT-Xent on a, b [B, F, E]."""
+def nt_xent_per_frame(a, b, temperature: float, valid, negatives=None):
+    """Mean loss and accuracy, over the F sampled frames, of NT-Xent among the embeddings of one frame of each clip.
 
-    def one(a, b, valid, negatives):
+    Args:
+      a: [B, F, E].
+      b: [B, F, E]; row i of frame k is the positive of row i of frame k of `a`.
+      temperature: τ.
+      valid: bool [B, F]; False leaves a pair out.
+      negatives: [B, F, E] or None, see `nt_xent`.
+
+    Returns:
+      (loss, accuracy), float32 scalars; see `NTXentOutput.mean`.
+    """
+
+    def one_frame(a, b, valid, negatives):
         return nt_xent(a, b, temperature=temperature, valid=valid, negatives=negatives).mean()
 
     axes = (1, 1, 1, None if negatives is None else 1)
-    losses, accuracies = jax.vmap(one, in_axes=axes)(a, b, valid, negatives)
+    losses, accuracies = jax.vmap(one_frame, in_axes=axes)(a, b, valid, negatives)
     return losses.mean(), accuracies.mean()
-
-
-def contrastive_terms(output, active, temperature: float):
-    """The contrastive terms of METHOD section 5.
-
-    Args:
-      output: a `models.crossvideo.CrossVideoOutput`.
-      active: names of the terms to compute.
-      temperature: τ.
-
-    Returns:
-      {term: (loss, accuracy)} of float32 scalars.
-    """
-    z, f, h = output.z, output.f, output.h
-    reversed_z = z[:, 2] if z is not None and z.shape[1] > 2 else None
-    reversed_f = f[:, 2] if f is not None and f.shape[1] > 2 else None
-    terms = {}
-    if "intra_video" in active:
-        terms["intra_video"] = nt_xent(z[:, 0], z[:, 1], temperature=temperature, negatives=reversed_z).mean()
-    if "intra_frame" in active:
-        terms["intra_frame"] = _over_frames(f[:, 0], f[:, 1], temperature, output.f_valid, reversed_f)
-    if "cross_video" in active:
-        # The mean is taken before normalizing, as CrossPoint does.
-        terms["cross_video"] = nt_xent((z[:, 0] + z[:, 1]) / 2, h.mean(1), temperature=temperature).mean()
-    if "cross_frame" in active:
-        terms["cross_frame"] = _over_frames((f[:, 0] + f[:, 1]) / 2, h, temperature, output.f_valid)
-    return terms
 
 
 def weighted_sum(losses: dict, weights: dict):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from cvmae import augment, rng
 from cvmae.models import masking
-from cvmae.models.build import active_terms, image_grid, video_grid
+from cvmae.models.build import image_grid, video_grid
+from cvmae.models.crossvideo import ActiveTerms
 from cvmae.models.patches import Grid
 
 STREAMS = ("views", "mask_video", "mask_image")
@@ -71,8 +72,7 @@ class MaskSpec:
 class InputBuilder:
     """Makes `ModelInputs` the way a config says."""
 
-    def __init__(self, config):
-        terms = active_terms(config)
+    def __init__(self, config, terms: ActiveTerms):
         self.views, self.image = view_spec(config, terms.views), terms.image_branch
         video, image = config.video_branch.mask, config.image_branch.mask
         self.video_mask = MaskSpec(video_grid(config), video.kind, video.ratio, video.rounding)

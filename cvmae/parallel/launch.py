@@ -150,10 +150,15 @@ def leave(code: int) -> None:
     """Ends this process, one of several, after an error, without waiting for anything the others would have to do as well."""
     if not is_multi_process():
         sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
     if processes.is_main_process():
         time.sleep(LAST_WORDS_S)
+    leave_now(code)
+
+
+def leave_now(code: int) -> None:
+    """Ends this process without the interpreter's shutdown, which crashes where a thread of JAX still compiles."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 

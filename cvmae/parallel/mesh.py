@@ -1,5 +1,9 @@
 """The mesh, and arrays over it. One program over global arrays; XLA adds the communication."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
@@ -92,7 +96,7 @@ def make_rules(mesh: Mesh, table) -> Rules:
         for axis in wanted:
             if axis not in AXES:
                 raise ValueError(f"config.sharding.{name}={table[name]!r} names {axis!r}: expected {', '.join(AXES)} joined by +")
-    return Rules(mesh, rules)
+    return Rules(mesh, tuple(rules.items()))
 
 
 def local_mesh() -> Mesh:
@@ -121,3 +125,52 @@ def shard_map_rows(function, mesh: Mesh):
     """A function of arrays whose first axis is the batch, run by every device on its own rows; nothing passes between devices."""
     rows = PartitionSpec(BATCH)
     return jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the rows of a batch are read and computed: the process's own rows on the host, and global arrays over a mesh.
+
+    Attributes:
+      mesh: the mesh; None leaves arrays on the host, for one process with one device.
+    """
+
+    mesh: Mesh | None = None
+
+    @functools.cached_property
+    def shard(self) -> processes.ProcessShard:
+        """The rows of every batch that this process reads. Raises: ValueError, see `processes.shard_of_ranges`."""
+        return processes.ProcessShard() if self.mesh is None else processes.shard_of_process(batch_sharding(self.mesh))
+
+    def rules(self, config) -> Rules | None:
+        """The rules of config.sharding over the mesh; None without a mesh. Raises: ValueError, see `make_rules`."""
+        return None if self.mesh is None else make_rules(self.mesh, config.sharding)
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array | np.ndarray]:
+        """Global arrays of a dict of this process's rows."""
+        return batch if self.mesh is None else put_batch(batch, self.mesh)
+
+    def gather_rows(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The rows that every process read of a batch, in the order of the batch, on the host of each."""
+        return rows if processes.is_single_process() else processes.to_host(self.put(rows))
+
+    def gather_reports(self, reports: np.ndarray) -> Callable[[], np.ndarray]:
+        """Starts to gather the failure reports of all processes; the function that it returns waits for them.
+
+        One number travels for every batch, and the reports only where it is not 0.
+
+        Args:
+          reports: uint8 [b, REPORT_BYTES], see `data.bad_files`.
+        """
+        if processes.is_single_process():
+            return lambda: reports
+        failed = _sum(self.put({"failed": (reports[:, 0] != 0).astype(np.int32)})["failed"])
+        return lambda: self.gather_rows({"failures": reports})["failures"] if int(failed) else reports
+
+
+@jax.jit
+def _sum(rows):
+    return rows.sum()
+
+
+HOST = Placement()  # one process, one device: arrays stay as they are

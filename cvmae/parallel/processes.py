@@ -5,7 +5,6 @@ Whatever communicates here must be called by all processes, in the same order. W
 
 import json
 import sys
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -80,36 +79,6 @@ def _whole(array) -> np.ndarray:
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return jax.device_get(array)
     return multihost_utils.process_allgather(array, tiled=True)
-
-
-def gather_rows(rows: dict[str, np.ndarray], put: Callable) -> dict[str, np.ndarray]:
-    """The rows that every process read of a batch, in the order of the batch.
-
-    Args:
-      rows: arrays of this process's rows.
-      put: makes global arrays of them.
-    """
-    return rows if is_single_process() else to_host(put(rows))
-
-
-@jax.jit
-def _count(rows):
-    return rows.sum()
-
-
-def gather_reports(reports: np.ndarray, put: Callable) -> Callable[[], np.ndarray]:
-    """Starts to find out whose rows failed; returns a function that waits, and gives the failure reports of all processes.
-
-    One number travels for every batch, and the reports only where it is not 0.
-
-    Args:
-      reports: uint8 [b, REPORT_BYTES], see `data.bad_files`.
-      put: makes global arrays of a dict of this process's rows.
-    """
-    if is_single_process():
-        return lambda: reports
-    failed = _count(put({"failed": (reports[:, 0] != 0).astype(np.int32)})["failed"])
-    return lambda: gather_rows({"failures": reports}, put)["failures"] if int(failed) else reports
 
 
 def allgather_json(value) -> list:

@@ -12,12 +12,12 @@ import optax
 from safetensors.numpy import save_file
 
 from cvmae.config import ConfigError, require
-from cvmae.interop.convert import to_theirs
+from cvmae.interop.convert import export_arrays
+from cvmae.interop.huggingface import config_fields
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
-from cvmae.models.build import build_model, decoder_spec, video_grid
-from cvmae.models.vit import decode_variant
+from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.objective.losses import masked_mse
 from cvmae.objective.objective import Objective
 from cvmae.performance.timing import Times, in_turn
@@ -59,24 +59,8 @@ def their_config(config):
     """The VideoMAEConfig of the same model."""
     from transformers import VideoMAEConfig
 
-    video, (size, patch) = config.video_branch, decode_variant(config.video_branch.variant)
-    decoder = video.decoder
-    return VideoMAEConfig(
-        image_size=config.augment.size[0],
-        patch_size=patch,
-        num_frames=config.data.num_frames,
-        tubelet_size=video.tubelet,
-        hidden_size=size.width,
-        num_hidden_layers=size.depth,
-        num_attention_heads=size.heads,
-        intermediate_size=round(size.width * size.mlp_ratio),
-        decoder_hidden_size=decoder.width,
-        decoder_num_hidden_layers=decoder.depth,
-        decoder_num_attention_heads=decoder.heads,
-        decoder_intermediate_size=4 * decoder.width,
-        layer_norm_eps=video.eps,
-        use_mean_pooling=not video.final_norm,
-    )
+    video = config.video_branch
+    return VideoMAEConfig(**config_fields(build_encoder(config, video, video_grid(config)), decoder_spec(config, video)))
 
 
 def with_weights(config, params):
@@ -85,7 +69,7 @@ def with_weights(config, params):
 
     with tempfile.TemporaryDirectory() as folder:
         their_config(config).save_pretrained(folder)
-        arrays = to_theirs(params, HF_VIDEOMAE, video_grid(config))
+        arrays = export_arrays(params, HF_VIDEOMAE, video_grid(config))
         save_file(arrays, pathlib.Path(folder, "model.safetensors"), {"format": "pt"})
         model, found = VideoMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
     wrong = {kind: sorted(found[kind]) for kind in ("missing_keys", "mismatched_keys") if found[kind]}
@@ -131,7 +115,8 @@ class Ours:
     """Our model and AdamW on the same pixels and masks; one step a call."""
 
     def __init__(self, config, pixels, mask):
-        objective, model = Objective(config), build_model(config)
+        objective = Objective(config)
+        model = objective.model
         c, grid = config.optimizer, video_grid(config)
         optimizer = optax.adamw(1e-4, c.b1, c.b2, c.eps, weight_decay=c.weight_decay)
         self.pixels, self.mask = jnp.asarray(pixels), mask

@@ -59,7 +59,7 @@ class Bench:
 
     def put(self, batch):
         """What of a loader's batch the step takes, on the devices."""
-        return self.step.task.put({name: batch[name] for name in self.step.task.BATCH_KEYS})
+        return self.step.task.placement.put({name: batch[name] for name in self.step.task.BATCH_KEYS})
 
     def run(self, state, batch):
         """One step that has ended when this returns: (state, metrics)."""

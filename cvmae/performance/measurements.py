@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from cvmae.config import ConfigError
+from cvmae.config import ConfigError, config_errors
 from cvmae.data.pipeline import make_loader
 from cvmae.data.published import CLASSES
 from cvmae.data.sources import make_source
@@ -13,7 +13,6 @@ from cvmae.performance.bench_loader import measure_loader
 from cvmae.performance.bench_step import Bench, peak_flops, peak_memory
 from cvmae.performance.profile import profile
 from cvmae.performance.traced_step import check_task, model_flops
-from cvmae.tasks.validate import config_errors
 
 ROUNDS = 3  # of the loader
 
@@ -68,7 +67,7 @@ def alone(config, name: str, options: Options) -> tuple[list[str], dict]:
     config, source, note = open_data(config, name)
     devices = jax.devices()
     bench = Bench.of(config, name, devices)
-    state = bench.step.task.init()
+    state = bench.step.task.initial_state()
     with make_loader(config, source) as loader:
         batch = next(loader)
     state, times = bench.time_steps(state, batch, options.steps, options.warmup)

@@ -2,21 +2,21 @@
 
 import pathlib
 
-from cvmae.config import ConfigError
+from cvmae.config import UNTRAINED, ConfigError, config_errors
 from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
 from cvmae.performance.flops import Count
-from cvmae.tasks.validate import config_errors, validate
-from cvmae.training.loop import TASKS, Schedule
+from cvmae.tasks import TASKS, find_task
+from cvmae.tasks.validate import validate
+from cvmae.training.loop import Schedule
 
 
 def check_task(config) -> None:
     """Raises: ConfigError, the task has no training step."""
-    if config.task not in TASKS:
-        raise ConfigError(
-            f"config.task={config.task!r} trains nothing, so it has no step to look at; {', '.join(TASKS)} have one"
-        )
+    if not find_task(config.task).trains:
+        trained = ", ".join(task for task in TASKS if find_task(task).trains)
+        raise ConfigError(f"config.task={config.task!r} trains nothing, so it has no step to look at; {trained} have one")
 
 
 def standalone(config, name: str):
@@ -32,6 +32,8 @@ def standalone(config, name: str):
     check_task(config)
     c = config.copy_and_resolve_references()
     with c.unlocked():
+        if "init_from" in c:
+            c.init_from = c.init_from or UNTRAINED  # the program is the same
         if c.task != "pretrain" and c.data.source != "synthetic":
             classes = CLASSES.get(name) or len(_motion_classes(config)) or 2
             c.data.synthetic.classes = c.data.synthetic.clips = max(classes, c.get("head", c.get("probe")).classes)
@@ -84,18 +86,19 @@ class Step:
       ConfigError: the config does not fit these devices.
     """
 
-    def __init__(self, config, name: str, devices, steps_per_epoch: float = 1.0, total_steps: int = 100):
+    def __init__(self, config, name: str, devices, schedule: Schedule = Schedule(100)):
         self.config = standalone(config, name)
         validate(self.config, devices)
         mesh = make_mesh(self.config.mesh, devices)
-        self.task = TASKS[config.task](self.config, mesh, total_steps, steps_per_epoch)
+        with config_errors("data"):
+            source = make_source(self.config.data, self.config.data.split) if config.task != "pretrain" else ()
+        self.task = find_task(config.task)(self.config, mesh, schedule, source)
         self.traced = self.task.trace()
 
     @classmethod
     def of_run(cls, config, name: str, devices, clips: int) -> "Step":
         """With the durations of a run over so many training clips."""
-        plan = Schedule.of(config, clips)
-        return cls(config, name, devices, plan.steps_per_epoch, plan.total)
+        return cls(config, name, devices, Schedule.of(config, clips))
 
     @property
     def count(self) -> Count:

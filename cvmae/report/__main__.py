@@ -6,14 +6,11 @@ It reads what runs leave in their workdirs, finished or not, and writes one HTML
 Exit codes: 0 done, with the file's path on stdout; 1 the disk failed; 2 the command is wrong or a folder is no workdir.
 """
 
-import pathlib
-
 from absl import app, flags
 
 from cvmae.cli import fail, parse_own
-from cvmae.files import replacing
-from cvmae.report.gather import NoWorkdirError, gather
-from cvmae.report.page import render
+from cvmae.report.gather import NoWorkdirError
+from cvmae.report.page import write_page
 
 FLAGS = flags.FlagValues()  # of this command alone, so that other commands' may have the same names in one process
 flags.DEFINE_string("out", "", "File to write; empty: report.html in the first workdir.", flag_values=FLAGS)
@@ -33,10 +30,7 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Reads the workdirs, writes the page, prints where it is."""
     try:
-        out = pathlib.Path(FLAGS.out or pathlib.Path(argv[1]) / "report.html")
-        text = render(gather(argv[1:]))
-        with replacing(out) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold bytes that are no text
+        out = write_page(argv[1:], FLAGS.out)
     except NoWorkdirError as error:
         fail(error, 2)
     except OSError as error:
@@ -44,5 +38,10 @@ def main(argv: list[str]) -> None:
     print(f"report: {out}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae-report`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

@@ -9,7 +9,7 @@ import dataclasses
 import matplotlib.ticker
 import numpy as np
 
-from cvmae.report.gather import Workdir
+from cvmae.report.gather import Run
 from cvmae.report.words import is_share, number
 
 # (title, what the names of its metrics start with, whether the axis starts at 0)
@@ -76,7 +76,7 @@ class Axis:
         return [0.0 if abs(value) < slack else value for value in inside]
 
 
-def panels(runs: list[Workdir]) -> list[tuple[str, list[Chart]]]:
+def panels(runs: list[Run]) -> list[tuple[str, list[Chart]]]:
     """(title, its charts) of everything that the runs logged; all charts have the same steps."""
     names = sorted({name.removeprefix("eval/") for run in runs for name in run.series} - set(LEFT_OUT))
     steps = [step for run in runs for values in run.series.values() for step in values]
@@ -88,7 +88,7 @@ def panels(runs: list[Workdir]) -> list[tuple[str, list[Chart]]]:
     return found
 
 
-def make_chart(name: str, runs: list[Workdir], last_step: int, from_zero: bool) -> Chart | None:
+def make_chart(name: str, runs: list[Run], last_step: int, from_zero: bool) -> Chart | None:
     """The chart of a metric; None where no run has a finite value of it."""
     series = []
     for evaluated, prefix in ((False, ""), (True, "eval/")):

@@ -9,9 +9,11 @@ import json
 import os
 import pathlib
 
+from cvmae.config import flatten
 from cvmae.report.pictures import Picture, read_pictures
+from cvmae.workdir import CONFIG, FIGURE_LIST, METRICS, PER_CLASS, PROVENANCE, REPORT, STUDY_TABLE, Report
 
-MARKS = ("config.json", "metrics.jsonl", "report.json", "figures/figures.json")  # a workdir has one of them or more
+MARKS = (CONFIG, METRICS, REPORT, FIGURE_LIST)  # a workdir has one of them or more
 
 
 class NoWorkdirError(ValueError):
@@ -19,7 +21,7 @@ class NoWorkdirError(ValueError):
 
 
 @dataclasses.dataclass
-class Workdir:
+class Run:
     """A run as its workdir tells of it.
 
     label: short, no two alike in a report.
@@ -37,7 +39,7 @@ class Workdir:
     path: str
     config: dict = dataclasses.field(default_factory=dict)
     series: dict[str, dict[int, float]] = dataclasses.field(default_factory=dict)
-    report: dict = dataclasses.field(default_factory=dict)
+    report: Report | None = None
     classes: list[dict[str, str]] = dataclasses.field(default_factory=list)
     study: list[dict[str, str]] = dataclasses.field(default_factory=list)
     bad: list[tuple[str, str]] = dataclasses.field(default_factory=list)
@@ -46,7 +48,7 @@ class Workdir:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def gather(paths) -> list[Workdir]:
+def gather(paths) -> list[Run]:
     """Reads workdirs, each once, in the order given.
 
     Raises:
@@ -77,24 +79,36 @@ def label_of(folder: pathlib.Path, folders: list[pathlib.Path]) -> str:
     return str(folder)
 
 
-def read_workdir(folder: pathlib.Path, label: str) -> Workdir:
+def read_workdir(folder: pathlib.Path, label: str) -> Run:
     """Reads everything of a workdir that a report shows."""
-    run = Workdir(label, str(folder))
-    run.config = flat(_json(run, folder / "config.json"))
+    run = Run(label, str(folder))
+    run.config = flatten(_json(run, folder / CONFIG))
     run.pictures = read_pictures(folder, run.notes)
-    run.study = _csv(run, folder / "table.csv", ("variant", "measure", "runs", "mean", "deviation"))
+    run.study = _csv(run, folder / STUDY_TABLE, ("variant", "measure", "runs", "mean", "deviation"))
     if run.config.get("task") == "ablate":  # a study trains in the folders of its runs, which have all else
         return run
-    run.series = read_series(run, folder / "metrics.jsonl")
-    run.report = _json(run, folder / "report.json", "the run has not ended, or makes none")
-    run.classes = _csv(run, folder / "per_class.csv", ("name", "clips", "top1", "most_confused_with"))
+    run.series = read_series(run, folder / METRICS)
+    run.report = read_report(run, folder / REPORT)
+    run.classes = _csv(run, folder / PER_CLASS, ("name", "clips", "top1", "most_confused_with"))
     run.bad = read_bad_files(run, folder)
-    starts = _json(run, folder / "environment.json").get("starts", [])
+    starts = _json(run, folder / PROVENANCE).get("starts", [])
     run.starts = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
     return run
 
 
-def read_series(run: Workdir, path: pathlib.Path) -> dict[str, dict[int, float]]:
+def read_report(run: Run, path: pathlib.Path) -> Report | None:
+    """Returns the numbers of a finished run; None and a note where there are none, or the file is damaged."""
+    value = _json(run, path, "the run has not ended, or makes none")
+    if not value:
+        return None
+    try:
+        return Report.of_json(value, str(run.config.get("task", "")))
+    except ValueError as error:
+        run.notes.append(f"{path.name} cannot be read: {error}")
+        return None
+
+
+def read_series(run: Run, path: pathlib.Path) -> dict[str, dict[int, float]]:
     """Every number of metrics.jsonl by name and step; of a step that is there twice the later. Broken lines become a note."""
     found, broken = {}, 0
     if not path.is_file():
@@ -115,21 +129,13 @@ def read_series(run: Workdir, path: pathlib.Path) -> dict[str, dict[int, float]]
     return {name: dict(sorted(values.items())) for name, values in found.items()}
 
 
-def read_bad_files(run: Workdir, folder: pathlib.Path) -> list[tuple[str, str]]:
+def read_bad_files(run: Run, folder: pathlib.Path) -> list[tuple[str, str]]:
     """(path, reason) out of every list of unreadable files in a workdir."""
     lists = [*folder.glob("bad*_files.csv"), *folder.glob("features/bad_files.csv"), *folder.glob("features/*/bad_files.csv")]
     return [(row["path"], row["reason"]) for path in sorted(lists) for row in _csv(run, path, ("path", "reason"))]
 
 
-def flat(tree: dict, prefix: str = "") -> dict:
-    """The leaves of nested dicts by dotted name."""
-    found = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return found
-
-
-def _json(run: Workdir, path: pathlib.Path, without: str = "") -> dict:
+def _json(run: Run, path: pathlib.Path, without: str = "") -> dict:
     """The object in a JSON file; {} and a note where there is none. `without`: what it means that the file is not there."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -143,7 +149,7 @@ def _json(run: Workdir, path: pathlib.Path, without: str = "") -> dict:
     return {}
 
 
-def _csv(run: Workdir, path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+def _csv(run: Run, path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a CSV file that has these columns; none where there is no file, and a note where it is another."""
     if not path.is_file():
         return []

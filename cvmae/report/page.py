@@ -2,6 +2,8 @@
 
 import datetime
 import importlib.resources
+import os
+import pathlib
 import re
 from collections import defaultdict
 
@@ -9,8 +11,10 @@ import jinja2
 from markupsafe import Markup
 
 import cvmae
+from cvmae.files import replacing
 from cvmae.report import charts, sections
-from cvmae.report.gather import Workdir
+from cvmae.report.gather import Run, gather
+from cvmae.workdir import PAGE
 
 COLORS = 8  # of style.css; runs beyond them have the same again, with dashes
 TITLES = {  # of kinds of pictures, in the order of the page; others come behind them, by their own names
@@ -26,7 +30,7 @@ TITLES = {  # of kinds of pictures, in the order of the page; others come behind
 }
 
 
-def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
+def render(runs: list[Run], made: datetime.datetime | None = None) -> str:
     """The page of some runs.
 
     Every text of a workdir is escaped, and the page's own policy forbids a browser to run scripts or to load anything.
@@ -62,6 +66,23 @@ def render(runs: list[Workdir], made: datetime.datetime | None = None) -> str:
     )
 
 
+def write_page(workdirs, out: str | os.PathLike = "") -> pathlib.Path:
+    """Writes one page about one workdir or several, and returns its path.
+
+    Args:
+      workdirs: folders of runs, finished or not.
+      out: the file; empty for `report.html` in the first workdir.
+
+    Raises:
+      NoWorkdirError: a folder is no workdir. OSError: the file cannot be written.
+    """
+    path = pathlib.Path(out or pathlib.Path(workdirs[0]) / PAGE)
+    text = render(gather(workdirs))
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold bytes that are no text
+    return path
+
+
 def color(run: int) -> str:
     """The classes of what belongs to a run, the same everywhere on the page."""
     return f"run c{run % COLORS} d{run // COLORS % 3}"
@@ -72,7 +93,7 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr/>").join(re.split(r"(?<=[./_])", text))
 
 
-def pictures_by_kind(runs: list[Workdir]) -> list[tuple[str, list]]:
+def pictures_by_kind(runs: list[Run]) -> list[tuple[str, list]]:
     """[(title, [(run, picture)])], one kind of picture after the other, the same picture of several runs side by side."""
     kinds = defaultdict(list)
     for number, run in enumerate(runs):

@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import NamedTuple
 
+from cvmae.workdir import CONFUSION, FIGURE_LIST, RECONSTRUCTION
+
 # In the order in which one of several with the same name is taken: a still picture is printed too.
 TYPES = {
     ".png": "image/png",
@@ -17,8 +19,8 @@ TYPES = {
 }
 MOST_BYTES = 12 << 20
 OWN = (
-    ("reconstruction.png", "reconstruction", "Clips not trained on: the clip, what the encoder saw of it, the reconstruction."),
-    ("confusion.png", "confusion", "How often clips of a class are taken for another."),
+    (RECONSTRUCTION, "reconstruction", "Clips not trained on: the clip, what the encoder saw of it, the reconstruction."),
+    (CONFUSION, "confusion", "How often clips of a class are taken for another."),
     ("table.png", "study", "Variants of a study: a dot for each run, their mean and standard deviation over seeds."),
 )
 
@@ -42,7 +44,7 @@ def read_pictures(folder: pathlib.Path, notes: list[str]) -> list[Picture]:
     Of files that differ in their suffix alone one is taken. What cannot be shown becomes a note.
     """
     listed = [(folder / file, kind, caption) for file, kind, caption in OWN if (folder / file).is_file()]
-    listed += _read_list(folder / "figures" / "figures.json", notes)
+    listed += _read_list(folder / FIGURE_LIST, notes)
     best = {}
     for path, *_ in listed:
         best[path.with_suffix("")] = min(best.get(path.with_suffix(""), path), path, key=_rank)

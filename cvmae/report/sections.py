@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvmae.evaluation.heldout import REPORT_ROWS
+from cvmae.evaluation.heldout import report_rows
 from cvmae.report import summary
-from cvmae.report.gather import Workdir
+from cvmae.report.gather import Run
 from cvmae.report.words import anything, duration, field, is_share, moment, number
+from cvmae.workdir import Report
 
-TASKS = {
+TASK_TITLES = {
     "pretrain": "Pre-training",
     "finetune": "Fine-tuning",
     "linear": "Linear probe",
@@ -24,7 +25,7 @@ TASKS = {
     "ablate": "Ablations",
 }
 PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
-TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in REPORT_ROWS}  # in the order of the rows
+TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in report_rows()}  # in the order of the rows
 TITLES |= {"retrieval/median_rank": "median rank of the same clip", "accuracy/top1": "top-1", "accuracy/top5": "top-5"}
 TITLES |= {"accuracy/mean_class_accuracy": "mean over classes"}
 
@@ -58,7 +59,7 @@ class Card:
     facts: list[tuple[str, str]]
 
 
-def card(run: Workdir) -> Card:
+def card(run: Run) -> Card:
     """What a run is, how far it came and what it reached."""
     task = str(run.config.get("task", "pretrain" if "loss.mse_video" in run.config else ""))
     facts = [("encoder", run.config.get("video_branch.variant")), ("data", run.config.get("data.source"))]
@@ -71,21 +72,26 @@ def card(run: Workdir) -> Card:
     facts += [("speed", f"{np.median(speed):.4g} clips/s")] if speed else []
     facts += [("starts", number(len(run.starts)))] if len(run.starts) > 1 else []
     return Card(
-        TASKS.get(task, task), headline(run.report), [(name, anything(value)) for name, value in facts if value is not None]
+        TASK_TITLES.get(task, task), headline(run.report), [(name, anything(value)) for name, value in facts if value is not None]
     )
 
 
-def headline(report: dict) -> tuple[str, str] | None:
-    """(what, value) of the one number of a report.json that says most, or None."""
-    trained, found = _dict(report, "trained"), _dict(report, "retrieval")
-    candidates = [("linear probe", trained.get("probe/accuracy")), ("same clip, R@1", trained.get("retrieval/same_clip_r1"))]
-    candidates += [(f"same {kind}, R@1", found.get(f"same_{kind}/r1")) for kind in ("class", "video")]
-    if isinstance(report.get("test", {}), dict) and isinstance(report.get("knn", {}), dict):
-        candidates.insert(0, ("20 nearest neighbors" if "knn" in report else "test top-1", summary.accuracy(report)))
-    return next(((what, number(v, "accuracy")) for what, v in candidates if isinstance(v, float)), None)
+def headline(report: Report | None) -> tuple[str, str] | None:
+    """Returns (name, value) of the one number of a report that says most, or None."""
+    if report is None:
+        return None
+    metrics = report.metrics
+    candidates = [
+        ("20 nearest neighbors" if report.task == "knn" else "test top-1", summary.accuracy(report)),
+        ("linear probe", metrics.get("probe/accuracy")),
+        ("same clip, R@1", metrics.get("retrieval/same_clip_r1")),
+        ("same class, R@1", metrics.get("same_class/r1")),
+        ("same video, R@1", metrics.get("same_video/r1")),
+    ]
+    return next(((name, number(value, "accuracy")) for name, value in candidates if isinstance(value, float)), None)
 
 
-def differences(runs: list[Workdir]) -> tuple[Table, Table] | None:
+def differences(runs: list[Run]) -> tuple[Table, Table] | None:
     """The config fields in which runs that have them differ, and those that only some have; None where only one has any."""
     configs = [run.config for run in runs if run.config]
     if len(configs) < 2:
@@ -97,7 +103,7 @@ def differences(runs: list[Workdir]) -> tuple[Table, Table] | None:
     return fields(runs, differ), fields(runs, some)
 
 
-def fields(runs: list[Workdir], names: Iterable[str] | None = None) -> Table:
+def fields(runs: list[Run], names: Iterable[str] | None = None) -> Table:
     """These config fields, or all, of every run that has a config."""
     known = [number for number, run in enumerate(runs) if run.config]
     names = dict.fromkeys(name for number in known for name in runs[number].config) if names is None else names
@@ -108,34 +114,32 @@ def fields(runs: list[Workdir], names: Iterable[str] | None = None) -> Table:
     return Table("", known, [(name, [cell(number, name) for number in known]) for name in names])
 
 
-def results(runs: list[Workdir]) -> list[Table]:
-    """report.json of every run, those of the same kind side by side."""
+def results(runs: list[Run]) -> list[Table]:
+    """Returns the reports of all runs, those of the same kind side by side."""
     groups: dict[str, dict[int, dict[str, Cell]]] = {}
     for number_, run in enumerate(runs):
-        for title, cells in report_cells(run.report):
-            groups.setdefault(title, {})[number_] = cells
+        if run.report is not None and run.report.metrics:
+            groups.setdefault(report_title(run.report), {})[number_] = report_cells(run.report)
     return [_table(title, columns) for title, columns in groups.items()]
 
 
-def report_cells(report: dict) -> list[tuple[str, dict[str, Cell]]]:
-    """(title, cells by name) of what a report.json holds."""
-    trained, untrained = _dict(report, "trained"), _dict(report, "untrained")
-    if trained:
-        cells = {name: _cell(name, value, untrained.get(name)) for name, value in trained.items()}
-        return [("What pre-training taught, on clips not trained on", {name: cells[name] for name in sorted(cells, key=_place)})]
-    found = []
-    if _dict(report, "test"):
-        more = {name: report[name] for name in ("clips", "unreadable", "views") if name in report}
-        chosen = {f"best head: {name}": _dict(report, "best").get(name) for name in ("rate", "weight_decay")}
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        found.append(("Test", {name: _cell(name, value) for name, value in (report["test"] | chosen | more).items()}))
-    for task, values in report.items():
-        if task not in ("test", "best") and isinstance(values, dict) and values:
-            found.append((TASKS.get(task, task), {name: _cell(name, value) for name, value in values.items()}))
-    return found
+def report_title(report: Report) -> str:
+    """Returns the title of the table that a report stands in."""
+    if report.task == "pretrain":
+        return "What pre-training taught, on clips not trained on"
+    return "Test" if "views" in report.details else TASK_TITLES.get(report.task, report.task)
 
 
-def classes(runs: list[Workdir]) -> Table | None:
+def report_cells(report: Report) -> dict[str, Cell]:
+    """Returns the numbers of a report as cells by name, with the untrained encoder's beside them as notes."""
+    best = _dict(report.details, "best")
+    details = {f"best head: {name}": best[name] for name in ("rate", "weight_decay") if best.get(name) is not None}
+    details |= {name: report.details[name] for name in ("clips", "unreadable", "views") if name in report.details}
+    cells = {name: _cell(name, value, report.baseline.get(name)) for name, value in (report.metrics | details).items()}
+    return {name: cells[name] for name in sorted(cells, key=_place)} if report.task == "pretrain" else cells
+
+
+def classes(runs: list[Run]) -> Table | None:
     """Top-1 of every class, and what it is most often taken for; None where no run tells."""
     known = [number for number, run in enumerate(runs) if run.classes]
     if not known:
@@ -152,7 +156,7 @@ class Study(NamedTuple):
     rows: list[tuple[str, list[Cell]]]
 
 
-def studies(runs: list[Workdir]) -> list[Study]:
+def studies(runs: list[Run]) -> list[Study]:
     """The table of every study that has a finished run."""
     found = []
     for number_, run in enumerate(runs):
@@ -171,15 +175,16 @@ class Grid(NamedTuple):
     rows: list[tuple[str, list[tuple[str, float, bool]]]]
 
 
-def heads(runs: list[Workdir]) -> list[Grid]:
+def heads(runs: list[Run]) -> list[Grid]:
     """Top-1 of every head of every probe, on the clips that the best was chosen by."""
     found = []
     for run, workdir in enumerate(runs):
-        listed = workdir.report.get("heads")
+        details = workdir.report.details if workdir.report else {}
+        listed = details.get("heads")
         entries = [head for head in listed if isinstance(head, dict)] if isinstance(listed, list) else []
         values = {(head.get("rate"), head.get("weight_decay")): head.get("accuracy/top1") for head in entries}
         values = {pair: value for pair, value in values.items() if isinstance(value, float)}
-        best = _dict(workdir.report, "best")
+        best = _dict(details, "best")
         rates, decays = (list(dict.fromkeys(pair[place] for pair in values)) for place in (0, 1))
         rows = [
             (anything(rate), [_head(values.get((rate, decay)), (rate, decay) == (best.get("rate"), best.get("weight_decay")))
@@ -190,7 +195,7 @@ def heads(runs: list[Workdir]) -> list[Grid]:
     return found
 
 
-def environment(runs: list[Workdir]) -> Table | None:
+def environment(runs: list[Run]) -> Table | None:
     """What the newest start of every run was made on; None where no run tells."""
     columns = {}
     for number_, run in enumerate(runs):
@@ -203,7 +208,7 @@ def environment(runs: list[Workdir]) -> Table | None:
     return _table("", columns) if columns else None
 
 
-def replaced(run: Workdir) -> str:
+def replaced(run: Run) -> str:
     """How many clips others took the place of, being unreadable; '' where none was."""
     most = max(_finite(run.series.get("data/replaced_clips", {})), default=0)
     return number(most) if most else ""

@@ -4,31 +4,30 @@ A row is a NAME, a column a TASK, a cell the mean ± standard deviation over SEE
 """
 
 import collections
-import json
 import pathlib
 import sys
 
 import numpy as np
 
+from cvmae.workdir import REPORT, Report, Workdir
+
 NEIGHBORS = "top1/k=20"
 
 
-def accuracy(report: dict) -> float | None:
-    """The one number (0..1) of a report.json that a table shows: test top-1, or kNN's with 20 neighbors; None if it has none."""
-    if "knn" in report:
-        return report["knn"].get(NEIGHBORS)
-    return report.get("test", {}).get("accuracy/top1")
+def accuracy(report: Report) -> float | None:
+    """Returns the one number (0..1) of a report that a table shows: test top-1, or kNN's with 20 neighbors; None without one."""
+    return report.metrics.get(NEIGHBORS if report.task == "knn" else "accuracy/top1")
 
 
 def collect(folder) -> dict[str, dict[str, list[float]]]:
-    """{name: {task: accuracies of the seeds}} of the finished runs below a folder."""
-    found = collections.defaultdict(lambda: collections.defaultdict(list))
-    for path in sorted(pathlib.Path(folder).glob("*/*/*/report.json")):
+    """Returns {name: {task: accuracies of the seeds}} of the finished runs below a folder."""
+    rows = collections.defaultdict(lambda: collections.defaultdict(list))
+    for path in sorted(pathlib.Path(folder).glob(f"*/*/*/{REPORT}")):
         name, _, task = path.parts[-4:-1]
-        value = accuracy(json.loads(path.read_text(encoding="utf-8")))
+        value = accuracy(Workdir(path.parent).read_report())
         if value is not None:
-            found[name][task].append(value)
-    return found
+            rows[name][task].append(value)
+    return rows
 
 
 def mean_deviation(values: list[float]) -> tuple[float, float | None]:

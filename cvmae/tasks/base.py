@@ -1,83 +1,152 @@
-"""What every task that trains is: how its state comes to be, and what a step does. The loop knows no more of it."""
+"""The tasks that train: what the loop calls of each, and the way from a config to a report that all of them share."""
 
+import abc
 import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae.config import steps
+from cvmae.config import config_errors, steps
 from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
-from cvmae.parallel.logical_axes import use_rules
-from cvmae.parallel.mesh import batch_sharding, make_rules, put_batch, replicated
-from cvmae.tasks.validate import config_errors
+from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
+from cvmae.tasks.notes import check_clips, training_notes
+from cvmae.tasks.results import Results, draw, write
+from cvmae.tasks.validate import validate
+from cvmae.training import loop
+from cvmae.training.loop import Schedule
 from cvmae.training.optimizer import path_of
 from cvmae.training.train_state import TrainState
+from cvmae.workdir import Workdir
 
 
-class Task:
-    """One task: `init`, `abstract_state`, `step`, `evaluate`, `finish`.
+class Task(abc.ABC):
+    """A task that trains. It computes; `Task.run` writes and draws.
 
-    A task defines `init_state(key) -> TrainState` and `train_step(state, batch) -> (state, metrics)`, both of which are compiled,
-    and what it does outside of them. `BATCH_KEYS` are the entries of the loader's batch that reach the devices.
+    Subclasses define the abstract methods. `init_state` and `train_step` are compiled over the mesh, everything else runs on
+    the host.
+
+    Attributes:
+      BATCH_KEYS: the entries of the loader's batch that reach the devices.
+      PREFIX: of the numbers that `run` returns of the report.
+      trains: True, beside `frozen.FrozenTask`.
 
     Raises:
       ConfigError or ValueError: a config field does not fit.
     """
 
-    BATCH_KEYS: tuple[str, ...]
+    BATCH_KEYS: ClassVar[tuple[str, ...]]
+    PREFIX: ClassVar[str]
+    trains: ClassVar[bool] = True
 
-    def __init__(self, config, mesh, total_steps: int, steps_per_epoch: float):
-        self.config, self.mesh = config, mesh
-        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+    def __init__(self, config, mesh, schedule: Schedule, source: Source):
+        """Builds the model and the optimizer.
+
+        Args:
+          config: checked by `validate`.
+          mesh: all devices of the run, see `parallel.mesh.make_mesh`.
+          schedule: the length of the run.
+          source: the clips of config.data.split.
+        """
+        self.config, self.mesh, self.schedule, self.source = config, mesh, schedule, source
         self.key = jax.random.key(config.seed)
         self.rules = make_rules(mesh, config.sharding)
+        self.placement = Placement(mesh)
 
-    @functools.cached_property
-    def share(self) -> processes.ProcessShard:
-        """Of every batch, what this process reads. Raises: ValueError, see `multihost.part_of`."""
-        return processes.shard_of_process(batch_sharding(self.mesh))
+    @classmethod
+    def run(cls, config, path: str) -> dict[str, float]:
+        """Trains in the workdir `path` to the end, then writes and draws the results; called again it resumes.
+
+        Returns:
+          The last logged metrics and the numbers of the report as `PREFIX/NAME`. Empty if a signal asked to stop: the state is
+          saved then.
+
+        Raises: see `cvmae.tasks.run`.
+        """
+        validate(config)
+        with config_errors("data"):
+            source = make_source(config.data, config.data.split)
+        check_clips(config, len(source))
+        schedule = Schedule.of(config, len(source))
+        task = cls(config, make_mesh(config.mesh), schedule, source)
+        task.check_data()
+        workdir = Workdir.create(path)
+        processes.log_once(
+            f"workdir {workdir}",
+            loop.describe(config, schedule, len(source)),
+            *task.describe(),
+            *training_notes(config, schedule, jax.default_backend()),
+        )
+        state, metrics, finished = loop.run(task, source, schedule, workdir)
+        if not finished:
+            return {}
+        results = task.results(state, workdir)
+        write(results, workdir)
+        draw(results, workdir)
+        numbers = {} if results.report is None else results.report.metrics
+        return metrics | {f"{cls.PREFIX}/{name}": value for name, value in numbers.items()}
+
+    @abc.abstractmethod
+    def init_state(self, key) -> TrainState:
+        """Returns a new state from a PRNG key; compiled."""
+
+    @abc.abstractmethod
+    def train_step(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Returns the updated state and float32 scalar metrics of a global batch; compiled."""
+
+    @abc.abstractmethod
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Returns metrics on the evaluation split, as `eval/NAME`."""
+
+    @abc.abstractmethod
+    def results(self, state: TrainState, workdir: Workdir) -> Results:
+        """Computes what is reported at the end; unreadable test files are listed in `workdir`."""
+
+    @abc.abstractmethod
+    def describe(self) -> list[str]:
+        """Returns lines for the start of a run: how the task is going to learn."""
+
+    @abc.abstractmethod
+    def check_data(self) -> None:
+        """Opens the splits that are read later, so that what is missing is known before the first step. Raises: ConfigError."""
+
+    def load_pretrained(self) -> dict | None:
+        """Returns parameters that replace initialized ones, a part of the tree; None for none. Raises: ConfigError."""
+        return None
 
     def resolve(self, duration: str, field: str) -> int:
-        """A duration of the config in steps."""
-        return steps(duration, field, steps_per_epoch=self.steps_per_epoch, total=self.total_steps)
-
-    def open(self) -> None:
-        """Opens what will be read later, so that what is missing is known before the first step. Raises: ConfigError."""
-        raise NotImplementedError
-
-    def announce(self) -> list[str]:
-        """Lines that say how the task is going to learn."""
-        raise NotImplementedError
+        """Returns a duration of the config in steps. Raises: ConfigError."""
+        return steps(duration, field, steps_per_epoch=self.schedule.steps_per_epoch, total=self.schedule.total)
 
     def open_split(self, field: str) -> Source:
-        """The source of the split that `config.data.FIELD` names. Raises: ConfigError."""
+        """Opens the split that `config.data.FIELD` names. Raises: ConfigError."""
+        if self.config.data[field] == self.config.data.split:
+            return self.source
         with config_errors(f"data.{field}"):
             return make_source(self.config.data, self.config.data[field])
 
     @functools.cached_property
     def state_shardings(self) -> TrainState:
-        """Where each array of the state lies on the mesh: parameters, and their moments and averages with them."""
+        """The sharding of each array of the state: parameters, and their moments and averages with them."""
 
-        def place(path, leaf):
+        def sharding(path, leaf):
             return self.rules.of_parameter(path_of(path), leaf.shape)
 
-        return jax.tree_util.tree_map_with_path(place, jax.eval_shape(self.init_state, self.key))
+        return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(self.init_state, self.key))
 
     @functools.cached_property
     def _step(self):
-        rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         layout = self.state_shardings
+        shardings = {
+            "in_shardings": (layout, batch_sharding(self.mesh)),
+            "out_shardings": (layout, replicated(self.mesh)),
+        }
+        return jax.jit(self.train_step, donate_argnums=0, **shardings)
 
-        def step(state, batch):
-            with use_rules(self.rules):
-                return self.train_step(state, batch)
-
-        return jax.jit(step, donate_argnums=0, in_shardings=(layout, rows), out_shardings=(layout, whole))
-
-    def init(self) -> TrainState:
-        """The state before the first step, made on the mesh; the same for every mesh."""
+    def initial_state(self) -> TrainState:
+        """Returns the state before the first step, on the mesh, with pre-trained weights in it; the same for every mesh."""
         key = jax.random.fold_in(self.key, 0)
         pretrained = self.load_pretrained()
         state = jax.jit(self.init_state, out_shardings=self.state_shardings)(key)
@@ -87,17 +156,13 @@ class Task:
         params = _replace(state.params, pretrained)
         return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
 
-    def load_pretrained(self) -> dict | None:
-        """Parameters that replace those of the initialization, a part of the tree; None for none. Raises: ConfigError."""
-        return None
-
-    def abstract_state(self):
-        """Shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
+    def abstract_state(self) -> TrainState:
+        """Returns shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
         shapes = jax.eval_shape(self.init_state, self.key)
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, self.state_shardings)
 
     def abstract_batch(self, clips: int, layout=None) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of what of a batch of so many clips reaches the devices: BATCH_KEYS."""
+        """Returns shapes and dtypes of the BATCH_KEYS of a batch of `clips` clips."""
         data = self.config.data
         known = {
             "video": ((data.num_frames, *data.frame_size, 3), jnp.uint8),
@@ -108,37 +173,25 @@ class Task:
         return {name: jax.ShapeDtypeStruct((clips, *shape), dtype, sharding=layout) for name, (shape, dtype) in shapes.items()}
 
     def blank_batch(self, clips: int) -> dict[str, jax.Array]:
-        """Zeros of the shapes of `abstract_batch`."""
+        """Returns zeros of the shapes of `abstract_batch`."""
         return {name: jnp.zeros(a.shape, a.dtype) for name, a in self.abstract_batch(clips).items()}
 
     def trace(self):
-        """The training step, traced for this mesh: `.jaxpr`, and `.lower().compile()` for its cost and text."""
+        """Traces the training step for this mesh: `.jaxpr`, and `.lower().compile()` for its cost and text."""
         batch = self.abstract_batch(self.config.batch_size, batch_sharding(self.mesh))
         return self._step.trace(self.abstract_state(), batch)
 
     def lower(self):
-        """The training step, lowered for this mesh."""
+        """Lowers the training step for this mesh."""
         return self.trace().lower()
 
-    def step(self, state: TrainState, batch: dict[str, np.ndarray]):
-        """One update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""
-        return self._step(state, self.put({name: batch[name] for name in self.BATCH_KEYS}))
-
-    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Arrays over the mesh, of this process's rows of a batch."""
-        return put_batch(batch, self.mesh)
-
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Metrics on the evaluation split, as `eval/NAME`."""
-        raise NotImplementedError
-
-    def finish(self, state: TrainState, workdir: str) -> dict[str, float]:
-        """Writes what is written once, at the end; returns what is worth returning of it."""
-        raise NotImplementedError
+    def step(self, state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, Any]]:
+        """Runs one update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""
+        return self._step(state, self.placement.put({name: batch[name] for name in self.BATCH_KEYS}))
 
 
 def _replace(tree: dict, part: dict) -> dict:
-    """The tree with the leaves of `part`, arrays in a tree with some of its keys, each where the leaf that it replaces lies."""
+    """Returns the tree with the leaves of `part`, which has some of its keys, each on the devices of the leaf that it replaces."""
     new = {
         key: _replace(tree[key], value) if isinstance(value, dict) else jax.device_put(value, tree[key].sharding)
         for key, value in part.items()

@@ -2,12 +2,13 @@
 
 import fnmatch
 
-from cvmae.config import TASKS, require, steps
+from cvmae.config import require, steps
 from cvmae.data import clips, sources
 from cvmae.evaluation import extract, feature_files, features
 from cvmae.interop import inflate
 from cvmae.models import autoencoder, build, classifier, masking, patches, positions, vit
 from cvmae.models.attention import ATTENTIONS
+from cvmae.tasks import TASKS
 from cvmae.visualize import animation, attention, embedding, reconstruction
 
 
@@ -46,6 +47,7 @@ FREE = "anything", lambda value: True
 CHECKS = {
     "task": one_of(*TASKS),
     "init_from": FREE,
+    "compilation_cache": FREE,
     "seed": between(0, 2**31 - 1),
     "batch_size": at_least(1),
     "accumulate": at_least(1),
@@ -92,6 +94,7 @@ CHECKS = {
     "augment.mean": COLOR,
     "augment.std": SPREAD,
     "augment.*": at_least(0),
+    "*_branch.backbone": one_of(*build.BACKBONES),
     "*_branch.positions": one_of(*positions.KINDS),
     "*_branch.decoder.positions": one_of(*positions.KINDS),
     "*_branch.qkv_bias": one_of(*vit.QKV_BIASES),
@@ -170,15 +173,6 @@ CHECKS = {
     "visualize.*": at_least(0),
 }
 DURATIONS = ("total", "log_every", "eval_every", "checkpoint_every", "optimizer.warmup", "loss_warmup.*")
-
-
-def fields(config) -> dict:
-    """Every field of a config by its dotted name."""
-    found = {}
-    for name, value in config.items():
-        nested = fields(value) if hasattr(value, "items") else None
-        found |= {name: value} if nested is None else {f"{name}.{key}": leaf for key, leaf in nested.items()}
-    return found
 
 
 def check_of(field: str):

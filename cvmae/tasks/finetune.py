@@ -10,28 +10,29 @@ from cvmae.models.build import build_classifier
 from cvmae.tasks.classification import ClassificationTask
 from cvmae.tasks.init_from import load_video_classifier, load_video_encoder
 from cvmae.training import optimizer as optim
+from cvmae.training.loop import Schedule
 from cvmae.training.train_state import TrainState, accumulate_gradients, apply_gradients, create_state
 
 
 class Finetune(ClassificationTask):
-    """Fine-tuning from config.init_from, or training from scratch where that is empty."""
+    """Fine-tuning from config.init_from, or training from scratch where that is `untrained`."""
 
-    def __init__(self, config, mesh, total_steps: int, steps_per_epoch: float):
-        super().__init__(config, mesh, total_steps, steps_per_epoch, config.head.classes)
-        self.model = build_classifier(config, self.classes)
+    def __init__(self, config, mesh, schedule: Schedule, source):
+        super().__init__(config, mesh, schedule, source, config.head.classes)
+        self.model = build_classifier(config, self.classes, self.rules)
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
-        self.schedule = optim.make_schedule(config.optimizer, config.batch_size, warmup, total_steps)
-        depth = self.model.encoder.trunk.size.depth
-        self.optimizer = optim.make_optimizer(config.optimizer, self.schedule, depth=depth)
+        self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
+        depth = self.model.encoder.depth
+        self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, depth=depth)
         self.mix = augment.Mix(**config.augment.mix)
         self._predict = jax.jit(self._pure_predict)
 
-    def announce(self) -> list[str]:
-        """The learning rate's formula, the classes, and how many views a batch becomes."""
+    def describe(self) -> list[str]:
+        """Returns the learning rate's formula, the classes, and the number of views that a batch becomes."""
         c, repeats = self.config, self.config.augment.repeats
         lines = [
             optim.describe(c.optimizer, c.batch_size),
-            f"{self.classes} classes; the {'classifier' if c.head.init == 'weights' else 'encoder'} is {c.init_from or 'untrained'}",
+            f"{self.classes} classes; the {'classifier' if c.head.init == 'weights' else 'encoder'} is {c.init_from}",
         ]
         if repeats > 1:
             lines.append(
@@ -50,15 +51,15 @@ class Finetune(ClassificationTask):
         template = self.abstract_state().params
         if self.config.head.init == "weights":
             return load_video_classifier(self.config, template, self.model, self.class_names)
-        found = load_video_encoder(self.config, template["encoder"], self.model.encoder)
-        return None if found is None else {"encoder": found}
+        params = load_video_encoder(self.config, template["encoder"], self.model.encoder)
+        return None if params is None else {"encoder": params}
 
     def train_step(self, state: TrainState, batch):
         samples = self.samples(batch, state.step)
         gradients, metrics = accumulate_gradients(self.loss, state.params, samples, self.config.accumulate)
         new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
-        rate = self.schedule(state.step)
-        return new, metrics | norms | {"optimizer/learning_rate": jnp.asarray(rate, jnp.float32)}
+        learning_rate = jnp.asarray(self.learning_rate(state.step), jnp.float32)
+        return new, metrics | norms | {"optimizer/learning_rate": learning_rate}
 
     def loss(self, params, samples):
         """(cross-entropy with soft targets, metrics) of a part of a batch; mixing partners come from the same part."""

@@ -1,86 +1,120 @@
-"""Tasks that train nothing: nearest neighbors, retrieval and extraction, on a frozen encoder; features are kept in the workdir."""
+"""The tasks that train nothing: one way from a config to a report, and features of two splits, kept in the workdir."""
 
-import pathlib
+import abc
+from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from cvmae.config import ConfigError
+from cvmae.config import ConfigError, config_errors
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
-from cvmae.data.sources import make_source
-from cvmae.evaluation.extract import extract_features
+from cvmae.data.sources import Source, make_source
 from cvmae.evaluation.feature_cache import cached_features
-from cvmae.evaluation.features import Features, FeatureSpec, make_encode, mean_over_clips
-from cvmae.evaluation.knn import knn_report
-from cvmae.evaluation.retrieval import same_class, same_video
+from cvmae.evaluation.features import Features, FeatureSpec, make_encode
+from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel import processes
+from cvmae.parallel.mesh import Placement, local_mesh, make_mesh, replicated
+from cvmae.tasks.init_from import load_video_encoder
+from cvmae.tasks.notes import frozen_notes
+from cvmae.tasks.results import Results, write
+from cvmae.tasks.validate import validate
+from cvmae.training import provenance
+from cvmae.training.preemption import default_termination
+from cvmae.workdir import FEATURES, Report, Workdir
 
 
-def both_splits(config, params, folder, put) -> tuple[Features, Features]:
-    """Features of every clip of config.data.split, the gallery, and config.data.test_split, the queries.
+class FrozenTask(abc.ABC):
+    """A task that looks at a frozen encoder.
 
-    Args:
-      config: of a task with `features`.
-      params: of the video encoder.
-      folder: the workdir, where they are kept.
-      put: makes arrays on the devices of a dict of arrays on the host.
+    Several processes work side by side, each on videos of its own and on its own devices; the workdir is the folder that they
+    share.
+
+    Attributes:
+      config: of the task.
+      sources: the opened splits of config.data by field, `split` and `test_split`.
+      placement: of batches on this process's devices.
     """
-    c, folder = config.features, pathlib.Path(folder)
-    spec, plan = FeatureSpec(c.layer), TestViews(c.clips, c.crops)
-    encode, found = make_encode(config, spec), []
-    for field in ("split", "test_split"):
-        source = make_source(config.data, config.data[field])
-        place = folder / "features" / field
-        bad = BadFiles(place, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
-        found.append(cached_features(place, config, params, source, plan, spec, put=put, failed=bad.update, encode=encode))
-        for pairs in processes.allgather_json(bad.pairs):
-            bad.add([tuple(pair) for pair in pairs])
-    return tuple(found)
+
+    trains: ClassVar[bool] = False
+
+    def __init__(self, config, sources: dict[str, Source], placement: Placement):
+        self.config, self.sources, self.placement = config, sources, placement
+
+    @classmethod
+    def run(cls, config, path: str) -> dict[str, float]:
+        """Computes the task's numbers and writes them into the workdir `path`.
+
+        Returns: the numbers as `TASK/NAME`. Raises: see `cvmae.tasks.run`.
+        """
+        validate(config)
+        mesh = make_mesh(config.mesh) if processes.is_single_process() else local_mesh()
+        default_termination()
+        with config_errors("data"):
+            splits = {field: config.data[field] for field in ("split", "test_split") if field in config.data}
+            sources = {field: make_source(config.data, split) for field, split in splits.items()}
+        task = cls(config, sources, Placement(mesh))
+        weights = jax.device_put(task.load(), replicated(mesh))
+        workdir = Workdir.create(path)
+        among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
+        processes.log_once(f"workdir {workdir}{among}", *frozen_notes(config, sources, jax.default_backend()))
+        metrics = task.compute(weights, workdir)
+        provenance.record(workdir)
+        workdir.write_config(config)
+        write(Results(Report(config.task, metrics), text_of(metrics)), workdir)
+        return {f"{config.task}/{name}": value for name, value in metrics.items()}
+
+    def load(self) -> Any:
+        """Returns the parameters of the video encoder: of config.init_from, or untrained ones where it says so.
+
+        Raises:
+          ConfigError: what is there does not fit.
+        """
+        encoder, shapes, untrained = video_encoder(self.config)
+        params = load_video_encoder(self.config, shapes, encoder)
+        return untrained() if params is None else params
+
+    @abc.abstractmethod
+    def compute(self, weights: Any, workdir: Workdir) -> dict[str, float]:
+        """Returns the task's numbers by name; features and pictures are kept in `workdir`.
+
+        Args:
+          weights: what `load` returns, on the devices.
+          workdir: the folder of the run.
+        """
+
+    def both_splits(self, params, workdir: Workdir) -> tuple[Features, Features]:
+        """Returns features of every clip of config.data.split, the gallery, and of config.data.test_split, the queries.
+
+        Args:
+          params: of the video encoder.
+          workdir: where they are kept.
+        """
+        config, c = self.config, self.config.features
+        spec, views = FeatureSpec(c.layer), TestViews(c.clips, c.crops)
+        encode, features = make_encode(config, spec, self.placement), []
+        for field in ("split", "test_split"):
+            source, folder = self.sources[field], workdir / FEATURES / field
+            writes = processes.is_main_process()
+            bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=writes)
+            options = {"placement": self.placement, "bad_files": bad_files, "encode": encode}
+            features.append(cached_features(folder, config, params, source, views, spec, **options))
+            for pairs in processes.allgather_json(bad_files.pairs):
+                bad_files.add([tuple(pair) for pair in pairs])
+        return tuple(features)
 
 
-def knn(config, params, folder, put) -> dict[str, float]:
-    """Top-1 and top-5 of a vote of the nearest training clips on the test clips, shares in 0..1. Arguments: see `both_splits`."""
-    gallery, queries = map(mean_over_clips, both_splits(config, params, folder, put))
-    check_labeled(config, gallery, queries)
-    classes = int(max(gallery.labels.max(), queries.labels.max())) + 1
-    c = config.knn
-    return knn_report(gallery.values, gallery.labels, queries.values, queries.labels, classes, c.neighbours, c.temperature)
+def video_encoder(config):
+    """Returns the video encoder of a config, its parameters' shapes, and a function that makes untrained ones from config.seed."""
+    encoder = build_encoder(config, config.video_branch, video_grid(config))
+    clip = jnp.zeros((1, config.data.num_frames, *config.augment.size, 3))
 
+    def init(key):
+        return encoder.init(key, clip)["params"]
 
-def retrieval(config, params, folder, put) -> dict[str, float]:
-    """How test clips find training clips of their class, and, with two clips a video or more, the other clip of their video.
-
-    Arguments: see `both_splits`. Returns: `same_class/NAME` where both have labels, and `same_video/NAME`.
-    """
-    every = both_splits(config, params, folder, put)
-    gallery, queries = map(mean_over_clips, every)
-    found = {}
-    if config.features.clips > 1:
-        found |= {f"same_video/{name}": value for name, value in same_video(*first_two_clips(every[1])).items()}
-    if (gallery.labels >= 0).any() and (queries.labels >= 0).any():
-        try:
-            names = same_class(queries.values, queries.labels, gallery.values, gallery.labels)
-        except ValueError as error:  # the two splits share no class
-            raise ConfigError(f"config.data.split and config.data.test_split: {error}") from error
-        found |= {f"same_class/{name}": value for name, value in names.items()}
-    if not found:
-        check_labeled(config, gallery, queries)
-    return found
-
-
-def extract(config, params, folder, put) -> dict[str, float]:
-    """One file of features for each video of config.data.split, in `folder`/features; see `evaluation.extract`."""
-    c = config.extract
-    source, place = make_source(config.data, config.data.split), pathlib.Path(folder) / "features"
-    spec, how = FeatureSpec(c.layer, c.tokens), {"window_stride": c.window_stride, "format": c.format, "dtype": c.dtype}
-    return extract_features(config, params, source, place, spec, put=put, **how)
-
-
-def first_two_clips(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the second clip of every video that has both, two float32 [n, D] whose rows belong together."""
-    first, second = (features.clip == number for number in (0, 1))
-    both = np.intersect1d(features.index[first], features.index[second])
-    return tuple(features.values[mask][np.isin(features.index[mask], both)] for mask in (first, second))
+    key = jax.random.key(config.seed)
+    return encoder, jax.eval_shape(init, key), lambda: jax.jit(init)(key)
 
 
 def check_labeled(config, gallery: Features, queries: Features) -> None:
@@ -91,3 +125,17 @@ def check_labeled(config, gallery: Features, queries: Features) -> None:
                 f"config.data.{field}={config.data[field]!r}: no clip has a label, which task={config.task} compares; "
                 "give labels, or task=retrieval with config.features.clips=2, which needs none"
             )
+
+
+def first_two_clips(features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first and the second clip of every video that has both, two float32 [n, D] whose rows belong together."""
+    first, second = (features.clip == number for number in (0, 1))
+    both = np.intersect1d(features.index[first], features.index[second])
+    return tuple(features.values[mask][np.isin(features.index[mask], both)] for mask in (first, second))
+
+
+def text_of(metrics: dict[str, float]) -> str:
+    """Formats numbers as lines to print, counts without decimals."""
+    return "\n".join(
+        f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}" for name, value in metrics.items()
+    )

@@ -14,6 +14,7 @@ from cvmae.models.probes import FeatureNorm
 from cvmae.tasks.classification import MIDDLE, ClassificationTask
 from cvmae.tasks.init_from import load_video_encoder
 from cvmae.training import optimizer as optim
+from cvmae.training.loop import Schedule
 from cvmae.training.train_state import TrainState
 
 
@@ -24,21 +25,21 @@ class Probe(ClassificationTask):
     reads all tokens; its heads have activations of their own, so they are trained one after the other within a step.
     """
 
-    def __init__(self, config, mesh, total_steps: int, steps_per_epoch: float):
-        super().__init__(config, mesh, total_steps, steps_per_epoch, config.probe.classes)
+    def __init__(self, config, mesh, schedule: Schedule, source):
+        super().__init__(config, mesh, schedule, source, config.probe.classes)
         self.linear = config.task == "linear"
-        self.encoder = build_encoder(config, config.video_branch, video_grid(config))
-        self.probe = build_probe(config, self.classes)
+        self.encoder = build_encoder(config, config.video_branch, video_grid(config), rules=self.rules)
+        self.probe = build_probe(config, self.classes, self.rules)
         self.grid = list(itertools.product(config.probe.rates, config.probe.weight_decays))
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
-        self.schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(total_steps, warmup + 1), 0.0)
+        self.rate_factor = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(schedule.total, warmup + 1), 0.0)
         self._predict = jax.jit(self._pure_predict)
 
-    def announce(self) -> list[str]:
+    def describe(self) -> list[str]:
         """The classes and the grid."""
         c = self.config.probe
         return [
-            f"{self.classes} classes; the frozen encoder is {self.config.init_from or 'untrained'}",
+            f"{self.classes} classes; the frozen encoder is {self.config.init_from}",
             f"{len(self.grid)} heads at once: rates {tuple(c.rates)}, weight decays {tuple(c.weight_decays)}",
         ]
 
@@ -61,18 +62,16 @@ class Probe(ClassificationTask):
         opt_state = jax.vmap(self._optimizer(0.0, 0.0).init)(params)
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, frozen=encoder, stats=stats)
 
-    def init(self) -> TrainState:
-        """The state before the first step: new heads, and the encoder of config.init_from (untrained where that is empty)."""
-        state = super().init()
-        found = load_video_encoder(self.config, jax.eval_shape(lambda: state.frozen), self.encoder)
-        return (
-            state
-            if found is None
-            else state.replace(frozen=jax.device_put(found, jax.tree.map(lambda a: a.sharding, state.frozen)))
-        )
+    def initial_state(self) -> TrainState:
+        """The state before the first step: new heads, and the encoder of config.init_from (untrained where it says so)."""
+        state = super().initial_state()
+        params = load_video_encoder(self.config, jax.eval_shape(lambda: state.frozen), self.encoder)
+        if params is None:
+            return state
+        return state.replace(frozen=jax.device_put(params, jax.tree.map(lambda a: a.sharding, state.frozen)))
 
     def _features(self, encoder, clips):
-        """What a head takes: float32 [B, D], or all tokens [B, N, D]."""
+        """Returns the input of a head: float32 [B, D], or all tokens [B, N, D]."""
         tokens = self.encoder.apply({"params": encoder}, clips).tokens
         return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
 
@@ -83,7 +82,7 @@ class Probe(ClassificationTask):
             features, new = FeatureNorm().apply({"batch_stats": stats}, features, True, mutable=["batch_stats"])
             stats = new["batch_stats"]
         rates, decays = (jnp.asarray(column, jnp.float32) for column in zip(*self.grid))
-        factor = self.schedule(state.step)
+        factor = self.rate_factor(state.step)
 
         def loss(params):
             logits = self.probe.apply({"params": params}, features)
@@ -114,11 +113,11 @@ class Probe(ClassificationTask):
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Accuracies of the best head on the evaluation split, and which one that is."""
-        report, _ = self.choose(state)
+        report, _ = self.select_head(state)
         named = {f"probe/{name}": report["best"][name] for name in ("rate", "weight_decay")}
         return {f"eval/{name}": value for name, value in (report["best"] | named).items() if "/" in name}
 
-    def choose(self, state: TrainState):
+    def select_head(self, state: TrainState):
         """Every head with its accuracies on the evaluation split, and the one with the best top-1; of equals the first."""
         predictions = self.test(state, self.eval_source, MIDDLE)
         heads = [

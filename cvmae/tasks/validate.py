@@ -1,32 +1,20 @@
-"""What a config is checked for before anything is compiled, rendered or written.
+"""Checks of a config before anything is compiled, rendered or written.
 
-Every field by itself (`fields.CHECKS`); then constructors that only a whole config can be given to are called, and what they
-complain about becomes a ConfigError.
+Every field by itself (`fields.CHECKS`); then the constructors that take several fields are called, and their errors become
+ConfigError.
 """
 
-import contextlib
 import math
 import os
 
-from cvmae.config import ConfigError, require, steps
-from cvmae.data.manifest import ManifestError
+from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten, require, steps
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.models import build, masking, positions, vit
+from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
-from cvmae.tasks.fields import check_field, fields
+from cvmae.tasks.fields import check_field
 from cvmae.visualize.attention import AttentionSpec
-
-
-@contextlib.contextmanager
-def config_errors(field: str = ""):
-    """What constructors and readers say about values they were given becomes a ConfigError, behind the name of a field."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (ValueError, ManifestError, FileNotFoundError) as error:
-        raise ConfigError(f"config.{field}: {error}" if field else str(error)) from error
 
 
 def validate(config, devices=None) -> None:
@@ -34,7 +22,7 @@ def validate(config, devices=None) -> None:
 
     Raises: ConfigError, one line that names the field and the fix.
     """
-    for field, value in fields(config).items():
+    for field, value in flatten(config).items():
         check_field(field, value)
     with config_errors():
         mesh = make_mesh(config.mesh, devices)
@@ -53,23 +41,23 @@ def validate(config, devices=None) -> None:
 
 
 def check_pretraining(config) -> None:
-    """The parts of both branches that active terms need."""
+    """Checks the parts of both branches that active terms need."""
     with config_errors():
-        terms = build.active_terms(config)
+        terms = active_terms(config)
     wanted = [name for name in ("video", "image") if getattr(terms, f"{name}_branch")]
     for name in wanted:
         check_grid(config, name)
     with config_errors():
-        build.build_model(config)
+        build.build_model(config, terms)
     for name in wanted:
-        check_positions(config, name, f"mse_{name}" in terms.active)
+        check_positions(config, name, f"{name}_predictions" in terms.outputs)
     for name in ("video", "image"):
         check_branch_start(config[f"{name}_branch"], name, name in wanted)
     check_inflate(config.video_branch, config.video_branch.init_from)
 
 
 def check_downstream(config) -> None:
-    """The encoder, what stands on it, the views, and whether there are weights to start from."""
+    """Checks the encoder, its head, the views and the weights to start from."""
     check_grid(config, "video")
     check_positions(config, "video", False)
     if config.task == "finetune":
@@ -85,14 +73,20 @@ def check_downstream(config) -> None:
     layer = next((config[name].layer for name in ("features", "extract", "visualize") if name in config), -1)
     depth = vit.decode_variant(config.video_branch.variant)[0].depth
     require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
-    check_start(config.init_from, "init_from")
-    check_inflate(config.video_branch, config.init_from)
+    require(
+        bool(config.init_from),
+        "config.init_from is empty: give a workdir, a weights file or folder, or a hub id owner/name; or untrained, for an encoder of "
+        "random weights",
+    )
+    start = "" if config.init_from == UNTRAINED else config.init_from
+    check_start(start, "init_from")
+    check_inflate(config.video_branch, start)
     if "visualize" in config:
         check_pictures(config)
 
 
 def check_pictures(config) -> None:
-    """Whether the encoder has what is to be drawn of it, and something can be hidden."""
+    """Checks that the encoder has the attention to draw, and that the mask ratios leave patches on both sides."""
     c, grid = config.visualize, build.video_grid(config)
     encoder = build.build_encoder(config, config.video_branch, grid)
     with config_errors("visualize"):
@@ -102,16 +96,16 @@ def check_pictures(config) -> None:
             masking.visible_tokens(grid, c.mask, ratio)
     check_start(c.image_from, "visualize.image_from")
     require(
-        c.semantic != "image" or c.image_from or config.init_from,
+        c.semantic != "image" or c.image_from or config.init_from != UNTRAINED,
         "config.visualize.semantic='image' needs an image branch: give config.visualize.image_from, or take pca",
     )
 
 
 def check_total(config) -> None:
-    """Whether there is something to train; a classifier whose head has its weights may be only tested."""
+    """Checks that there is something to train; a classifier whose head has its weights may be only tested."""
     weights = config.get("head", {}).get("init") == "weights"
     require(
-        not weights or config.init_from,
+        not weights or config.init_from not in ("", UNTRAINED),
         "config.head.init='weights' without config.init_from has nothing to take: give a classifier's weights",
     )
     nothing = "total" in config and not steps(config.total, "total", steps_per_epoch=1)
@@ -122,12 +116,12 @@ def check_total(config) -> None:
 
 
 def batch_unit(config, mesh) -> int:
-    """What config.batch_size has to be a multiple of: every part of a batch is spread evenly over the mesh."""
+    """Returns the number that config.batch_size must be a multiple of: every micro-batch is spread evenly over the mesh."""
     return config.get("accumulate", 1) * math.prod(mesh.shape[axis] for axis in BATCH)
 
 
 def check_batch(config, mesh) -> None:
-    """Whether the batch divides, and every part of it has negatives."""
+    """Checks that the batch divides, and that every micro-batch has negatives."""
     batch, parts, unit = config.batch_size, config.get("accumulate", 1), batch_unit(config, mesh)
     below, above = batch // unit * unit, -(-batch // unit) * unit
     require(
@@ -137,23 +131,23 @@ def check_batch(config, mesh) -> None:
     )
     require(
         not is_contrastive(config) or batch // parts > 1,
-        f"config.batch_size={batch} in config.accumulate={parts} parts leaves 1 clip a part, which has no negatives to "
+        f"config.batch_size={batch} in config.accumulate={parts} micro-batches leaves 1 clip in each, which has no negatives to "
         "contrast with: raise batch_size, or lower accumulate",
     )
 
 
 def is_contrastive(config) -> bool:
     """Whether a term of the loss needs negatives."""
-    return any(weight for name, weight in config.get("loss", {}).items() if not name.startswith("mse_"))
+    return any(find_term(name).contrastive for name, weight in config.get("loss", {}).items() if weight)
 
 
 def grid_of(config, name: str):
-    """The grid of the branch `name`."""
+    """Returns the grid of the branch `name`."""
     return (build.video_grid if name == "video" else build.image_grid)(config)
 
 
 def check_grid(config, name: str) -> None:
-    """Whether the views of a branch are whole patches and tubelets."""
+    """Checks that patches and tubelets divide the views of a branch."""
     with config_errors(f"{name}_branch.variant"):
         vit.decode_variant(config[f"{name}_branch"].variant)
     try:
@@ -164,7 +158,7 @@ def check_grid(config, name: str) -> None:
 
 
 def check_positions(config, name: str, decoder: bool) -> None:
-    """Whether fixed position tables exist for the grid and width of a branch."""
+    """Checks that fixed position tables exist for the grid and width of a branch."""
     branch = config[f"{name}_branch"]
     stacks = [("positions", branch.positions, vit.decode_variant(branch.variant)[0].width)]
     if decoder:
@@ -185,7 +179,7 @@ def check_start(path: str, field: str) -> None:
 
 
 def check_inflate(branch, path: str) -> None:
-    """Whether there is something to inflate, into positions that an inflated encoder has."""
+    """Checks that there is something to inflate."""
     require(
         branch.inflate == "none" or path,
         f"config.video_branch.inflate={branch.inflate!r} without init_from has nothing to inflate: give an image encoder's weights",
@@ -193,7 +187,7 @@ def check_inflate(branch, path: str) -> None:
 
 
 def check_branch_start(branch, name: str, wanted: bool) -> None:
-    """Whether the weights to start a branch of pre-training from are there, and a frozen one has them."""
+    """Checks that the weights to start a branch of pre-training from exist, and that a frozen branch has some."""
     path = branch.init_from
     require(wanted or not path, f"config.{name}_branch.init_from={path!r}, but every term of the {name} branch has weight 0")
     check_start(path, f"{name}_branch.init_from")

@@ -5,6 +5,7 @@ workers and processes, so a checkpoint holds no iterator and restores on other c
 """
 
 import logging
+import os
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,32 +13,33 @@ from etils import epath
 
 from cvmae.config import ConfigError
 from cvmae.training.optimizer import path_of
+from cvmae.workdir import CHECKPOINTS
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.ERROR)
 
 
 def shapes(params) -> dict[str, tuple[int, ...]]:
-    """The shape of every array of a tree by its path."""
+    """Returns the shape of every array of a tree by its path."""
     return {path_of(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 class Checkpoints:
     """The checkpoints of a workdir.
 
-    A checkpoint appears under its step once it is complete; what a kill left half-written is never restored and is cleared
-    away at the next start.
+    A checkpoint appears under its step once it is complete; one that a kill left half-written is never restored and is
+    deleted at the next start.
     """
 
-    def __init__(self, workdir: str, keep: int):
+    def __init__(self, workdir: str | os.PathLike, keep: int):
         """Opens `workdir`/checkpoints, where the newest `keep` are kept."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self.folder = epath.Path(workdir).absolute() / "checkpoints"
+        self.folder = epath.Path(workdir).absolute() / CHECKPOINTS
         handlers = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     @property
     def latest(self) -> int | None:
-        """The newest complete step."""
+        """The newest complete step; None before the first checkpoint."""
         return self._manager.latest_step()
 
     def save(self, step: int, state, position: dict) -> None:
@@ -46,13 +48,13 @@ class Checkpoints:
         Args:
           step: the step of the state.
           state: a tree of arrays.
-          position: numbers and texts that say where the data and the clock stand.
+          position: numbers and texts, the position in the data and the training time.
         """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
         self._manager.save(step, args=args, force=True)
 
     def restore(self, abstract_state, expected: dict | None = None):
-        """The newest (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
+        """Returns the newest (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
 
         Raises:
           ConfigError: the checkpoint holds parameters of other shapes than the config describes, or its position is not one of
@@ -69,7 +71,7 @@ class Checkpoints:
             raise self._misfit(str(error).splitlines()[0]) from error
 
     def _read(self, **item):
-        """One item of the newest checkpoint."""
+        """Reads an item of the newest checkpoint."""
         (name,) = item
         return self._manager.restore(self.latest, args=ocp.args.Composite(**item))[name]
 
@@ -88,20 +90,20 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Blocks until what was started is complete."""
+        """Blocks until the checkpoint that was started is complete."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and frees the writer's threads."""
+        """Waits for the checkpoint that is being written, and frees the writer's threads."""
         self._manager.wait_until_finished()
         self._manager.close()
 
 
 def check_position(position: dict, expected: dict) -> None:
-    """Raises ConfigError where a run would not go on as the checkpoint left it: another task, batch, seed, data set or start."""
+    """Raises ConfigError where a run would not continue the one of the checkpoint: another task, batch, seed, data set or start."""
     for name, value in expected.items():
         if position.get(name, value) != value:
             raise ConfigError(
-                f"the checkpoint was made with {name}={position[name]}, this run has {value}, so it could not go on as it "
-                f"began: set {name} back, or give another --workdir"
+                f"the checkpoint was made with {name}={position[name]}, this run has {value}, so it cannot "
+                f"resume: set {name} back, or give another --workdir"
             )

@@ -1,51 +1,60 @@
-"""The loop: one for every task.
+"""The training loop, one for every task: batches in, steps, metrics, evaluation, checkpoints, and the end.
 
-A task is a small object, see `task.Task`: `init() -> state`, `abstract_state()`, `step(state, batch) -> state, metrics`,
-`evaluate(state) -> metrics`, and `finish(state, workdir)` for what is written once at the end. Tasks differ there and
-nowhere else.
+It knows a task only by what `TrainableTask` declares, draws nothing, and writes what a restart needs.
 """
 
 import contextlib
 import dataclasses
-import json
-import pathlib
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
-from cvmae.config import ConfigError, require, steps
+from cvmae.config import UNTRAINED, ConfigError, flatten, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import make_loader
-from cvmae.data.sources import make_source
-from cvmae.files import write_json
+from cvmae.data.sources import Source
 from cvmae.parallel import processes
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.fields import fields
-from cvmae.tasks.finetune import Finetune
-from cvmae.tasks.pretrain import Pretrain
-from cvmae.tasks.probe import Probe
-from cvmae.tasks.validate import config_errors, validate
+from cvmae.parallel.mesh import Placement
 from cvmae.training import provenance
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.metric_writer import NonFiniteError, check_finite, open_writer, to_floats
 from cvmae.training.preemption import stop_requested
+from cvmae.training.train_state import TrainState
+from cvmae.workdir import Workdir
 
 # Errors that all processes of a run raise alike; any other may be the end of one of them.
 SHARED_ERRORS = (ConfigError, BadDataError, NonFiniteError)
-TASKS = {"pretrain": Pretrain, "finetune": Finetune, "linear": Probe, "attentive": Probe}
+
+
+class TrainableTask(Protocol):
+    """The methods of a task that the loop calls; `cvmae.tasks.base.Task` documents each."""
+
+    config: Any
+    placement: Placement
+
+    def initial_state(self) -> TrainState: ...
+
+    def abstract_state(self) -> TrainState: ...
+
+    def step(self, state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict]: ...
+
+    def evaluate(self, state: TrainState) -> dict[str, float]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long a run is and when it does what, in steps; an interval of 0 is never."""
+    """The length of a run and its intervals, in steps; an interval of 0 is never."""
 
     total: int
-    log: int
-    evaluate: int
-    checkpoint: int
-    steps_per_epoch: float
+    log: int = 0
+    evaluate: int = 0
+    checkpoint: int = 0
+    steps_per_epoch: float = 1.0
 
     @classmethod
     def of(cls, config, clips: int) -> "Schedule":
@@ -59,73 +68,55 @@ class Schedule:
         return cls(total, every["log"], every["eval"], every["checkpoint"], epoch)
 
     def due(self, interval: int, step: int) -> bool:
-        """Whether something of that interval happens at a step; the last step has everything that happens at all."""
+        """Returns True where something of that interval happens at a step; at the last step everything that happens at all."""
         return bool(interval) and (step % interval == 0 or step == self.total)
 
 
-def train(config, workdir: str) -> dict[str, float]:
-    """Runs config's task in `workdir` from its newest checkpoint, or from the start, to its end.
+class Outcome(NamedTuple):
+    """The end of `run`: the state, the last logged metrics, and whether the run has come to its end or was asked to stop."""
+
+    state: TrainState
+    metrics: dict[str, float]
+    finished: bool
+
+
+def run(task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir) -> Outcome:
+    """Trains from the newest checkpoint in `workdir`, or from the start, to the end or until a signal asks to stop.
 
     Calling it again after any interruption gives the numbers of an uninterrupted run.
 
-    Returns:
-      The last logged metrics and the numbers of the report. Empty if a signal asked to stop: the state is then saved, and the
-      same call goes on. Called after its end, it makes the report anew.
+    Args:
+      task: what a step computes.
+      source: the training clips.
+      schedule: of task.config over these clips.
+      workdir: for checkpoints, metrics and the list of unreadable files.
 
     Raises:
-      ConfigError: the config cannot run; nothing is compiled or written then.
+      ConfigError: the checkpoint in `workdir` is of another run.
       BadDataError: too many files cannot be read.
       NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
     """
-    validate(config)
-    with config_errors("data"):
-        source = make_source(config.data, config.data.split)
-    plan = Schedule.of(config, len(source))
-    task = TASKS[config.task](config, make_mesh(config.mesh), plan.total, plan.steps_per_epoch)
-    task.open()
-    folder = make_folder(workdir)
-    processes.log_once(f"workdir {folder}")
-    announce(config, plan, len(source), task)
-    with stop_requested() as stop:
-        run = TrainLoop(config, folder, plan, task, source)
-        with run.closing():
-            write_config(config, folder)  # not before the checkpoint there is known to be of this config
-            provenance.record(folder, run.step)
-            metrics = run.go(stop)
-        if run.step == plan.total:
-            return metrics | task.finish(run.state, workdir)
-    processes.log_once(f"stopped at step {run.step} of {plan.total}, saved; the same command goes on from there")
-    return {}
+    with stop_requested() as stop, TrainLoop.open(task, source, schedule, workdir) as loop:
+        workdir.write_config(task.config)  # not before the checkpoint there is known to be of this config
+        provenance.record(workdir, loop.step)
+        metrics = loop.run(stop)
+    finished = loop.step == schedule.total
+    if not finished:
+        processes.log_once(f"stopped at step {loop.step} of {schedule.total}, saved; the same command resumes from there")
+    return Outcome(loop.state, metrics, finished)
 
 
-def make_folder(workdir: str) -> pathlib.Path:
-    """The workdir, made if it is not there. Raises: ConfigError."""
-    folder = pathlib.Path(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--workdir={workdir} cannot be a folder ({error.strerror}): give another") from error
-    return folder
-
-
-def write_config(config, folder: pathlib.Path) -> None:
-    """Leaves the resolved config in the workdir."""
-    if processes.is_main_process():
-        write_json(folder / "config.json", json.loads(config.to_json_best_effort()))
-
-
-def announce(config, plan: Schedule, clips: int, task) -> None:
-    """Prints what a run is about to do."""
+def describe(config, schedule: Schedule, clips: int) -> str:
+    """Formats the size of a run as a line to print: clips, batch, steps, epochs, devices."""
     among = "" if processes.is_single_process() else f" of {jax.process_count()} processes"
-    processes.log_once(
-        f"{clips} clips, batch {config.batch_size} (global), {plan.total} steps = {plan.total / plan.steps_per_epoch:.1f} epochs, "
-        f"{jax.device_count()} {jax.default_backend()} device(s){among}",
-        *task.announce(),
+    return (
+        f"{clips} clips, batch {config.batch_size} (global), {schedule.total} steps = "
+        f"{schedule.total / schedule.steps_per_epoch:.1f} epochs, {jax.device_count()} {jax.default_backend()} device(s){among}"
     )
 
 
 class Clock:
-    """Training time over restarts, and the share of it spent waiting for data."""
+    """Training time over restarts, and the fraction of it spent waiting for data."""
 
     def __init__(self, seconds: float = 0.0):
         self.seconds, self._last = seconds, time.perf_counter()
@@ -133,10 +124,11 @@ class Clock:
         self._steps = 0
 
     def restart(self) -> None:
-        """Leaves out what passed since the last step, which was not training."""
+        """Leaves out the time since the last step, which was not training."""
         self._last = time.perf_counter()
 
     def waited(self, seconds: float) -> None:
+        """Counts seconds spent waiting for a batch."""
         self._waited += seconds
 
     def tick(self) -> None:
@@ -157,43 +149,66 @@ class Clock:
         return rates
 
 
+class PendingMetrics(NamedTuple):
+    """The metrics and failure reports of a step that still runs on the devices."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    failures: Callable[[], np.ndarray]
+
+
 class TrainLoop:
-    """One process's part in a run: state, step, and everything that has to be closed."""
+    """The state of a run in one process, and everything that has to be closed. Made by `open`."""
 
-    def __init__(self, config, folder: pathlib.Path, plan: Schedule, task, source):
-        self.config, self.plan, self.task = config, plan, task
+    def __init__(self, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, checkpoints: Checkpoints):
+        self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
+        config = self.config = task.config
         self.identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
-        self.identity |= {field: value for field, value in fields(config).items() if field.endswith("init_from")}
-        self.checkpoints = Checkpoints(str(folder), config.checkpoint_keep)
-        restored = self.checkpoints.restore(task.abstract_state(), self.identity)
-        if restored is None:
-            self.state, position = task.init(), {"step": 0, "seconds": 0.0, "replaced": 0}
-        else:
-            self.state, position = restored
-            require(
-                position["step"] <= plan.total,
-                f"the checkpoint is of step {position['step']}, past config.total={config.total} ({plan.total} steps): "
-                "raise config.total, or give another --workdir",
-            )
-            processes.log_once(f"resumed from the checkpoint of step {position['step']}")
+        starts = {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
+        # Before version 0.2 an empty field asked for an untrained encoder.
+        self.identity |= {field: "" if value == UNTRAINED else value for field, value in starts.items()}
+        self.state, position = self._restore()
         self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
-        self.bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
-        self.writer = open_writer(str(folder), self.step)
-        index, count = task.share
-        self.loader = make_loader(config, source, start_step=self.step, process_index=index, process_count=count)
-        every = 0.5 if sys.stderr.isatty() else 30.0  # seconds; in a log file each update is a line to read
-        self.progress = tqdm(
-            total=plan.total,
-            initial=self.step,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=every,
-            disable=not processes.is_main_process(),
-        )
+        writes = processes.is_main_process()
+        self.bad_files = BadFiles(workdir, len(source), config.data.max_bad_fraction, writes=writes)
         self.metrics: dict[str, float] = {}
-        self._unread = None
+        self._pending: PendingMetrics | None = None
+        self._first = True
 
-    def go(self, stop) -> dict[str, float]:
+    def _restore(self) -> tuple[TrainState, dict]:
+        """The newest checkpoint and its position, or a new state at step 0. Raises: ConfigError."""
+        restored = self.checkpoints.restore(self.task.abstract_state(), self.identity)
+        if restored is None:
+            return self.task.initial_state(), {"step": 0, "seconds": 0.0, "replaced": 0}
+        step, total = restored[1]["step"], self.schedule.total
+        require(
+            step <= total,
+            f"the checkpoint is of step {step}, past config.total={self.config.total} ({total} steps): "
+            "raise config.total, or give another --workdir",
+        )
+        processes.log_once(f"resumed from the checkpoint of step {step}")
+        return restored
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir):
+        """Yields a loop with its checkpoints, writer, loader and progress bar open, and closes them in the opposite order.
+
+        A checkpoint that is being written is finished first. Not so after an error that may be another process's end:
+        without that one no checkpoint becomes complete.
+        """
+        with contextlib.ExitStack() as stack:
+            checkpoints = Checkpoints(workdir, task.config.checkpoint_keep)
+            stack.push(lambda kind, error, traceback: _close_checkpoints(checkpoints, error))
+            loop = cls(task, source, schedule, workdir, checkpoints)
+            loop.writer = stack.enter_context(contextlib.closing(open_writer(workdir, loop.step)))
+            shard = task.placement.shard
+            loader = make_loader(task.config, source, start_step=loop.step, process_index=shard.index, process_count=shard.count)
+            loop.loader = stack.enter_context(contextlib.closing(loader))
+            loop.progress = stack.enter_context(contextlib.closing(_progress_bar(schedule.total, loop.step)))
+            yield loop
+
+    def run(self, stop: Callable[[int], bool]) -> dict[str, float]:
         """Runs to the end or until `stop(step)`; returns the last logged metrics.
 
         The order is: evaluate, checkpoint, then draw the next batch. So the saved position in the data belongs to the saved step.
@@ -203,13 +218,13 @@ class TrainLoop:
         while True:
             stopping = stop(self.step)
             if self.step > start:
-                if self.plan.due(self.plan.evaluate, self.step):
+                if self.schedule.due(self.schedule.evaluate, self.step):
                     self.read_metrics()
                     self.writer.write(self.step, self.task.evaluate(self.state))
                     self.clock.restart()
-                if stopping or self.plan.due(self.plan.checkpoint, self.step) or self.step == self.plan.total:
+                if stopping or self.schedule.due(self.schedule.checkpoint, self.step) or self.step == self.schedule.total:
                     self.save()
-            if stopping or self.step == self.plan.total:
+            if stopping or self.step == self.schedule.total:
                 self.read_metrics()
                 return self.metrics
             self.advance()
@@ -220,52 +235,50 @@ class TrainLoop:
         batch = next(self.loader)
         self.clock.waited(time.perf_counter() - begin)
         self.state, metrics = self.task.step(self.state, batch)
-        failures = processes.gather_reports(batch["failures"], self.task.put)
+        failures = self.task.placement.gather_reports(batch["failures"])
         self.read_metrics()
         self.step += 1
-        self._unread = (self.step, metrics, failures)
+        self._pending = PendingMetrics(self.step, metrics, failures)
 
     def read_metrics(self) -> None:
         """Waits for the newest step, checks its clips and that its numbers are finite, and logs them where that is due."""
-        if self._unread is None:
+        if self._pending is None:
             return
-        step, metrics, failures = self._unread
-        self._unread = None
+        step, metrics, failures = self._pending
+        self._pending = None
         self.replaced += self.bad_files.update(failures())
         metrics = to_floats(metrics)
         check_finite(step, metrics, self.checkpoints.latest)
         self.clock.tick()
         self.progress.update()
-        if self.plan.due(self.plan.log, step):
+        if self._first:
+            self._first = False
+            self.progress.unpause()  # leaves compilation out of the time that is left
+        if self.schedule.due(self.schedule.log, step):
             rates = self.clock.report(self.config.batch_size)
             self.metrics = metrics | {"data/replaced_clips": self.replaced} | rates
             self.writer.write(step, self.metrics)
             self.progress.set_postfix_str(summary(self.metrics), refresh=False)
 
     def save(self) -> None:
-        """Starts a checkpoint of this step, whose numbers are known to be finite."""
+        """Starts a checkpoint of this step, after its numbers are known to be finite."""
         self.read_metrics()
         position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
         self.checkpoints.save(self.step, self.state, position)
 
-    @contextlib.contextmanager
-    def closing(self):
-        """Ends the writers and workers when the block ends; a checkpoint that is being written is finished first.
 
-        Not so after an error that may be another process's end: without that one no checkpoint becomes complete.
-        """
-        everyone = True
-        try:
-            yield
-        except Exception as error:
-            everyone = processes.is_single_process() or isinstance(error, SHARED_ERRORS)
-            raise
-        finally:
-            self.progress.close()
-            self.loader.close()
-            self.writer.close()
-            if everyone:
-                self.checkpoints.close()
+def _close_checkpoints(checkpoints: Checkpoints, error: BaseException | None) -> bool:
+    """Waits for a checkpoint that is being written, unless an error may be the end of another process."""
+    only_here = isinstance(error, Exception) and not isinstance(error, SHARED_ERRORS)
+    if processes.is_single_process() or not only_here:
+        checkpoints.close()
+    return False
+
+
+def _progress_bar(total: int, step: int) -> tqdm:
+    every = 0.5 if sys.stderr.isatty() else 30.0  # seconds; in a log file each update is a line to read
+    off = not processes.is_main_process()
+    return tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, mininterval=every, disable=off)
 
 
 def summary(metrics: dict[str, float]) -> str:

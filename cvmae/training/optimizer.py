@@ -1,6 +1,7 @@
-"""AdamW with the rules of MAE: which parameters decay, the learning rate's scaling over batch and layers, warm-up and cosine, clipping."""
+"""AdamW with the rules of MAE: weight decay of matrices alone, the learning rate's scaling, warm-up, cosine, layer decay, clipping."""
 
 import re
+from collections.abc import Callable
 
 import jax
 import optax
@@ -15,12 +16,12 @@ DECAY_RULES = (
 
 
 def path_of(keys) -> str:
-    """The path of a parameter as text, `/video/encoder/embed/kernel`."""
-    return "".join(f"/{getattr(key, 'key', key)}" for key in keys)
+    """Returns the path of a parameter as text, `/video/encoder/embed/kernel`."""
+    return "/" + jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
 def decay_mask(params):
-    """A tree of booleans, True where weight decay applies.
+    """Returns a tree of booleans, True where weight decay applies.
 
     Raises:
       ValueError: a parameter that no rule of DECAY_RULES covers.
@@ -37,16 +38,16 @@ def decay_mask(params):
 
 
 def peak_learning_rate(base: float, batch_size: int) -> float:
-    """base · batch / 256, the batch being the global number of clips of an update (the rule of MAE)."""
+    """Returns base · batch / 256, where the batch is the global number of clips of an update (MAE's rule)."""
     return base * batch_size / 256
 
 
 def make_schedule(c, batch_size: int, warmup: int, total: int):
-    """Linear warm-up from 0, then half a cosine to `min_lr` (absolute, not scaled): a schedule of optax.
+    """Returns an optax schedule: linear warm-up from 0, then half a cosine to `min_lr` (absolute, not scaled).
 
     Args:
       c: config.optimizer.
-      batch_size: global, with every accumulated part counted.
+      batch_size: global, all micro-batches of an update together.
       warmup: steps.
       total: steps of the run.
     """
@@ -56,14 +57,16 @@ def make_schedule(c, batch_size: int, warmup: int, total: int):
 
 
 def describe(c, batch_size: int) -> str:
-    """The learning rate and where it comes from, as a line to print."""
-    rate = peak_learning_rate(c.base_lr, batch_size)
-    return f"learning rate {rate:.3g} = base_lr {c.base_lr:g} x batch {batch_size} / 256, warm-up {c.warmup}"
+    """Formats the peak learning rate and its formula as a line to print."""
+    peak = peak_learning_rate(c.base_lr, batch_size)
+    return f"learning rate {peak:.3g} = base_lr {c.base_lr:g} x batch {batch_size} / 256, warm-up {c.warmup}"
 
 
 def layer_of(path: str, depth: int) -> int:
-    """The layer of a classifier's parameter, as MAE and VideoMAE number them: 0 the embedding, its positions and cls; i + 1
-    block i; depth + 1 what comes after the blocks."""
+    """Returns the layer of a classifier's parameter, as MAE and VideoMAE number them.
+
+    0 is the embedding with its positions and cls token, i + 1 is block i, depth + 1 everything after the blocks.
+    """
     block = re.match(r"/encoder/blocks/block(\d+)/", path)
     if block:
         return int(block[1]) + 1
@@ -71,7 +74,7 @@ def layer_of(path: str, depth: int) -> int:
 
 
 def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
-    """Multiplies the update of every parameter of layer i, weight decay and all, by decay^(depth + 1 - i)."""
+    """Multiplies the update of every parameter of layer i, weight decay included, by decay^(depth + 1 - i)."""
 
     def scale(keys, update):
         return update * decay ** (depth + 1 - layer_of(path_of(keys), depth))
@@ -79,13 +82,14 @@ def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def make_optimizer(c, schedule, frozen=lambda path: False, depth: int = 0) -> optax.GradientTransformation:
-    """The optimizer.
+def make_optimizer(c, schedule, frozen: Callable[[str], bool] | None = None, depth: int = 0) -> optax.GradientTransformation:
+    """Returns AdamW with gradient clipping.
 
     Args:
-      c: config.optimizer; its `layer_decay`, which fine-tuning has, lowers the rate towards the first layers.
+      c: config.optimizer; its `layer_decay`, which fine-tuning has, lowers the learning rate towards the first layers.
       schedule: step -> learning rate.
-      frozen: which parameters (by path, see `path_of`) never change: no update, no decay, no moments.
+      frozen: returns True for the path of a parameter (see `path_of`) that never changes: no update, no decay, no moments; None
+        freezes none.
       depth: blocks of the encoder, for the layer decay.
     """
     adamw = optax.adamw(schedule, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask)
@@ -94,6 +98,6 @@ def make_optimizer(c, schedule, frozen=lambda path: False, depth: int = 0) -> op
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
 
     def labels(params):
-        return jax.tree_util.tree_map_with_path(lambda k, _: "frozen" if frozen(path_of(k)) else "trained", params)
+        return jax.tree_util.tree_map_with_path(lambda k, _: "frozen" if frozen and frozen(path_of(k)) else "trained", params)
 
     return optax.multi_transform({"trained": optax.chain(clip, adamw), "frozen": optax.set_to_zero()}, labels)

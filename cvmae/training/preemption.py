@@ -1,27 +1,79 @@
-"""Preemption: SIGTERM and the first Ctrl-C ask the loop to stop after the step that runs.
+"""Preemption: SIGTERM and the first Ctrl-C ask the loop to stop after the step that runs; the second Ctrl-C stops at once.
 
 In a run of several processes, a signal to any of them stops all at the same step: JAX's preemption service, which listens to
 SIGTERM itself, tells the others, and they agree on the next step that none has passed.
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
 
 from jax.experimental import multihost_utils
 
 from cvmae.parallel import processes
 
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended, as shells count it
+GRACE_S = 5.0  # for an orderly end after the second Ctrl-C
+
 _WAITING: list[threading.Event] = []  # of the blocks that are open, one inside the other: a signal asks all of them
+
+
+class SignalWatcher:
+    """Answers signals at once, also while the main thread compiles and runs no Python.
+
+    Python's own handlers wait for the main thread to come back from C++, which for a large model takes minutes. The number of a
+    signal is written into a socket by the interpreter's C handler; a thread reads it there.
+    """
+
+    def __init__(self):
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._closed = threading.Event()
+        self._previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        asked = False
+        while received := self._reader.recv(1):
+            number = received[0]
+            if number not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if not asked:
+                asked = True
+                print("\nstopping: saving after this step; Ctrl-C again to stop now, without saving", file=sys.stderr, flush=True)
+            elif number == signal.SIGINT:
+                print("\nstopping now, without saving", file=sys.stderr, flush=True)
+                if not self._closed.wait(GRACE_S):
+                    _exit_now()
+
+    def close(self) -> None:
+        """Gives the signals back."""
+        self._closed.set()
+        signal.set_wakeup_fd(self._previous)
+        self._writer.close()
+        self._thread.join()
+        self._reader.close()
+
+
+def _exit_now() -> None:
+    """Ends the process while its main thread is in C++, where an exception has no way out; its children end too."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    print("the same command resumes from the newest checkpoint", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
 
 
 @contextlib.contextmanager
 def stop_requested():
-    """Gives a function of the step that says whether to stop; a second Ctrl-C interrupts at once.
+    """Yields a function of the step that returns True when the run is to stop; a second Ctrl-C raises KeyboardInterrupt.
 
-    To be called at every step, in a run of several processes. Outside the main thread of a lone process: never. A block inside
-    another hears the signals, and the outer one knows of them when the inner one is over.
+    To be called at every step, in a run of several processes. Outside the main thread of a single process it never returns True. A
+    block inside another one hears the signals, and the outer one acts on them when the inner one is over.
     """
     asked, alone = threading.Event(), processes.is_single_process()
 
@@ -40,6 +92,7 @@ def stop_requested():
         yield stop
         return
     heard = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
+    watcher = None if _WAITING else SignalWatcher()
     _WAITING.append(asked)
     before = {number: signal.signal(number, ask) for number in heard}
     try:
@@ -48,9 +101,11 @@ def stop_requested():
         _WAITING.remove(asked)
         for number, handler in before.items():
             signal.signal(number, handler)
+        if watcher is not None:
+            watcher.close()
 
 
 def default_termination() -> None:
-    """Lets SIGTERM end the process again, where JAX's preemption service took it and nobody asks that service."""
+    """Lets SIGTERM end the process again, where JAX's preemption service took it and the task does not ask that service."""
     if not processes.is_single_process() and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What a run is made on, kept in its workdir: the command, versions, devices and commit of every start."""
+"""Provenance of a run, kept in its workdir: the command, versions, devices and commit of every start."""
 
 import datetime
 import importlib.metadata
@@ -16,28 +16,27 @@ import jax
 import cvmae
 from cvmae.files import write_json
 from cvmae.parallel import processes
+from cvmae.workdir import PROVENANCE
 
-NAME = "environment.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
 def record(folder, step: int = 0) -> None:
     """Adds this start to `folder`/environment.json, `{"starts": [...]}`, the oldest first.
 
-    Names of hosts, users and environment variables are left out. A file that is damaged is begun anew. Of several processes the first
-    one writes.
+    Names of hosts, users and environment variables are left out. A damaged file is replaced. The main process writes.
 
     Args:
       folder: the workdir.
-      step: that the run goes on from.
+      step: the step that the run resumes from.
     """
     if processes.is_main_process():
-        path = pathlib.Path(folder) / NAME
+        path = pathlib.Path(folder) / PROVENANCE
         write_json(path, {"starts": [*read_starts(path), describe(step)]})
 
 
 def read_starts(path) -> list[dict]:
-    """The starts that a file of `record` lists; none where there is no such file, or it is damaged."""
+    """Returns the starts that a file of `record` lists; an empty list where there is no such file, or it is damaged."""
     try:
         return list(json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["starts"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -45,7 +44,7 @@ def read_starts(path) -> list[dict]:
 
 
 def describe(step: int) -> dict:
-    """This start, as JSON knows it."""
+    """Describes this start as a JSON object."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
@@ -60,40 +59,40 @@ def describe(step: int) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """The installed PACKAGES."""
-    found = {}
+    """Returns the versions of the installed PACKAGES."""
+    installed = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # jaxlib comes under other names too
             continue
-    return found
+    return installed
 
 
 def command(words: list[str]) -> str:
-    """What was typed to start a process, for a shell: `python -m cvmae.main ...`; '' where it was no module of this package.
+    """Returns the command that started a process, for a shell: `python -m cvmae.main ...`; '' for no module of this package.
 
     Args:
-      words: of the process, the interpreter first. The host that --coordinator names is left out.
+      words: the arguments of the process, the interpreter first. The host that --coordinator names is left out.
     """
     module = words.index("-m") + 1 if "-m" in words else 0
     if not words[module].startswith("cvmae."):
         return ""
-    said, hidden = ["python", "-m"], False
+    shown, hidden = ["python", "-m"], False
     for word in words[module:]:
-        said.append("HOST:PORT" if hidden else re.sub(r"^(--?coordinator=).*", r"\1HOST:PORT", word))
+        shown.append("HOST:PORT" if hidden else re.sub(r"^(--?coordinator=).*", r"\1HOST:PORT", word))
         hidden = word in ("--coordinator", "-coordinator")
-    return shlex.join(said)
+    return shlex.join(shown)
 
 
 def commit(file: pathlib.Path) -> str:
-    """The git commit that a file is checked out from, `-dirty` behind it where files were changed; '' of a file not in git."""
+    """Returns the git commit that a file is checked out from, with `-dirty` where files were changed; '' for a file not in git."""
     git = ["git", "-C", str(file.parent)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
-        found = subprocess.run(
+        described = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):  # no git, or an installed package
         return ""
-    return found.stdout.decode(errors="replace").strip()
+    return described.stdout.decode(errors="replace").strip()

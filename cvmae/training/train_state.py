@@ -1,4 +1,4 @@
-"""What a training step carries from one step to the next, and the update that every task shares."""
+"""The training state, and the update that every task shares: accumulated gradients, optimizer, moving average."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-    """A point of a run.
+    """The state of a run between two steps.
 
     Attributes:
       step: int32, updates done.
       params: float32 parameters.
-      opt_state: optax's.
+      opt_state: the optimizer's state, optax's.
       ema: moving average of the parameters, or None where the config has none.
       frozen: parameters that are used and never change: the encoder under a probe.
       stats: running statistics of a probe's batch norm.
@@ -36,13 +36,13 @@ class TrainState:
 
 
 def create_state(params, optimizer, ema_decay: float) -> TrainState:
-    """The state before the first step."""
+    """Returns the state before the first step."""
     ema = jax.tree.map(jnp.copy, params) if ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
 
 def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float):
-    """One update: (new state, {gradient norm, parameter norm})."""
+    """Applies an update of the optimizer; returns (new state, {gradient norm, parameter norm})."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -52,27 +52,28 @@ def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float):
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), norms
 
 
-def accumulate_gradients(loss, params, samples, parts: int):
-    """Gradients and metrics of `loss(params, samples) -> (scalar, metrics)`, averaged over `parts` parts of the batch.
+def accumulate_gradients(loss, params, samples, num_microbatches: int):
+    """Returns gradients and metrics of `loss(params, samples) -> (scalar, metrics)`, averaged over micro-batches of the batch.
 
-    Memory falls with the number of parts. A part takes every `parts`-th sample, so that a batch sharded over devices stays
-    where it is. A loss that is a mean over samples comes out the same; NT-Xent has a part's rows only as negatives.
+    Memory falls with the number of micro-batches. A micro-batch takes every `num_microbatches`-th sample, so that a batch sharded
+    over devices stays in place. A loss that is a mean over samples comes out the same; NT-Xent has the rows of a micro-batch only
+    as negatives.
 
     Args:
       loss: the function.
-      params: what to differentiate.
-      samples: a tree of arrays whose first axis is the batch.
-      parts: how many; the batch must be a multiple.
+      params: the tree to differentiate by.
+      samples: a tree of arrays whose first axis is the batch, a multiple of `num_microbatches`.
+      num_microbatches: at least 1.
     """
     differentiate = jax.grad(loss, has_aux=True)
-    if parts == 1:
+    if num_microbatches == 1:
         return differentiate(params, samples)
-    split = jax.tree.map(lambda a: einops.rearrange(a, "(b n) ... -> n b ...", n=parts), samples)
+    split = jax.tree.map(lambda a: einops.rearrange(a, "(b n) ... -> n b ...", n=num_microbatches), samples)
 
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, differentiate(params, part)), None
+    def add(total, micro_batch):
+        return jax.tree.map(jnp.add, total, differentiate(params, micro_batch)), None
 
     first = jax.tree.map(lambda a: a[0], split)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(differentiate, params, first))
     total, _ = jax.lax.scan(add, zeros, split)
-    return jax.tree.map(lambda a: a / parts, total)
+    return jax.tree.map(lambda a: a / num_microbatches, total)

@@ -21,14 +21,13 @@ from cvmae.visualize.weights import Branches
 MOVING_SIDE = 224  # about the side of a panel that moves, pixels
 
 
-def visualize(config, branches: Branches, folder, put=None) -> dict[str, float]:
-    """Draws everything into `folder`/figures, see `album.FigureFolder`, from clips of config.data.test_split.
+def visualize(config, branches: Branches, folder) -> dict[str, float]:
+    """Draws everything into `folder`/figures, see `figure_folder.FigureFolder`, from clips of config.data.test_split.
 
     Args:
       config: of the task.
       branches: what to draw from.
       folder: the workdir.
-      put: not used: one process draws, a clip at a time.
 
     Returns:
       How many `clips` were drawn and `files` written, and `neighbours_right`, the share of retrieved clips of the query's class,

@@ -99,19 +99,17 @@ def denormalize(patches, mean, std):
     return patches * jnp.tile(jnp.asarray(std), count) + jnp.tile(jnp.asarray(mean), count)
 
 
-def draw(path, found: Reconstruction) -> None:
+def draw_reconstruction(path, reconstruction: Reconstruction) -> None:
     """Writes a picture with three rows a clip and a column a frame."""
-    size, rows = fitted_size(*found.clip.shape[2:4], side=96), []
-    for parts in zip(*map(as_bytes, (found.clip, found.masked, found.rebuilt))):
+    size, rows = fitted_size(*reconstruction.clip.shape[2:4], side=96), []
+    for parts in zip(*map(as_bytes, (reconstruction.clip, reconstruction.masked, reconstruction.rebuilt))):
         for name, frames in zip(("clip", "masked", "reconstruction"), parts):
             rows.append(Row([Cell(frame) for frame in resized(frames, size)], name))
-    write_png(path, compose(rows, heads=tuple(f"frame {i + 1}" for i in range(found.clip.shape[1]))))
+    write_png(path, compose(rows, heads=tuple(f"frame {i + 1}" for i in range(reconstruction.clip.shape[1]))))
 
 
-def save_reconstructions(path, objective, params, samples, count: int) -> None:
-    """Reconstructs the first `count` clips of a batch of samples and writes the picture."""
+def reconstruct_samples(objective, params, samples, count: int) -> Reconstruction:
+    """Reconstructs the first `count` clips of a batch of samples; numpy arrays, the same in every process."""
     samples = jax.tree.map(lambda a: a[:count], processes.to_host(samples))
     run = jax.jit(lambda params, samples: reconstruct(objective, params, objective.make_inputs(samples)))
-    found = processes.to_host(run(params, samples))
-    if processes.is_main_process():
-        draw(path, jax.tree.map(np.asarray, found))
+    return jax.tree.map(np.asarray, processes.to_host(run(params, samples)))

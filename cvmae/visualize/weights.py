@@ -1,19 +1,23 @@
 """The weights that pictures are drawn from."""
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
 
+from cvmae.config import UNTRAINED, config_errors, require
 from cvmae.interop.adapt import InitFrom, adapt_decoder, adapt_encoder, check_compatible
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
+from cvmae.interop.own_checkpoint import has_branch, is_workdir
 from cvmae.interop.pretrained import Pretrained, amount
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig
+from cvmae.parallel.processes import log_once
 from cvmae.visualize.reconstruction import Predicted
 
 
@@ -113,4 +117,61 @@ def _fitted(source: Pretrained, encoder: Encoder, config, branch: str) -> tuple[
 
 def _computing_like(trunk: TransformerConfig, like: TransformerConfig) -> TransformerConfig:
     """A trunk with another's way to compute, which changes no parameter's meaning."""
-    return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan")})
+    return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan", "rules")})
+
+
+def load_branches(config, encoder: Encoder, untrained: Callable[[], dict]) -> Branches:
+    """All that pictures are drawn from: the video branch of config.init_from with the decoder that it has, and the image branch.
+
+    The image branch is that of config.visualize.image_from, or else of config.init_from where that is a workdir with one.
+
+    Args:
+      config: of task=visualize.
+      encoder: the video encoder that it describes.
+      untrained: makes that encoder's parameters, where config.init_from is `untrained`.
+
+    Raises:
+      ConfigError: what is there does not fit; the message lists the flags or arrays.
+    """
+    if config.init_from == UNTRAINED:
+        log_once("pictures of an untrained encoder")
+        video = Branch({"encoder": untrained()}, encoder, missing="an untrained encoder has no decoder")
+    else:
+        with config_errors("init_from"):
+            found, notes = load_whole(InitFrom(config.init_from, inflate=config.video_branch.inflate), encoder, config)
+        log_once(*notes)
+        video = _video_branch(found, config)
+    if video.missing:
+        log_once(f"no reconstruction is drawn: {video.missing}")
+    return Branches(video, _image_branch(config, encoder))
+
+
+def _video_branch(found: Pretrained, config) -> Branch:
+    """The decoder is left behind where nobody says what it predicts."""
+    norm = found.target_norm if config.visualize.target_norm == "auto" else config.visualize.target_norm
+    if found.decoder is None or not norm:
+        missing = "these weights have no decoder"
+        if found.decoder is not None:
+            missing = "the weights do not say what their decoder predicts; config.visualize.target_norm may"
+        return Branch({"encoder": found.params["encoder"]}, found.encoder, missing=missing)
+    pixels = {name: tuple(found.normalization.get(name, config.augment[name])) for name in ("mean", "std")}
+    return Branch(found.params, found.encoder, found.decoder, norm, **pixels)
+
+
+def _image_branch(config, encoder: Encoder) -> Branch | None:
+    """None where there is none, or the semantic row does not want it."""
+    path, field, wanted = config.visualize.image_from, "visualize.image_from", config.visualize.semantic
+    if wanted == "pca":
+        return None
+    if not path and config.init_from != UNTRAINED and is_workdir(config.init_from):
+        with config_errors("init_from"):
+            path, field = (config.init_from if has_branch(config.init_from, "image") else ""), "init_from"
+    if not path:
+        require(
+            wanted != "image", f"config.visualize.semantic='image', but {config.init_from} has no image branch: take auto or pca"
+        )
+        return None
+    with config_errors(field):
+        found, notes = load_image_branch(path, config, encoder.trunk)
+    log_once(*notes)
+    return Branch(found.params, found.encoder)

@@ -17,7 +17,7 @@ def spec(**changes):
     return dataclasses.replace(SPEC, **changes)
 
 
-def test_middle_clip_is_centerd_at_the_stride():
+def test_middle_clip_is_centered_at_the_stride():
     assert clips.clip_indices(spec(), TIMES, rng()).tolist() == [6, 8, 10, 12]
     assert clips.clip_indices(spec(stride=5), TIMES, rng()).tolist() == [2, 7, 12, 17]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cvmae.data import motion
+from cvmae.data import motion, worker_pool
 from cvmae.data.motion import __main__ as command
 from cvmae.data.motion import baselines, build, photos, render, scenes, video
 from cvmae.data.motion.spec import PAIRS, digest
@@ -190,8 +190,8 @@ def test_killed_build_is_repaired(tmp_path):
 
 def test_failed_worker_is_reported(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(build, "_CLIPS_PER_WORKER", 4)
-    real = build._start_worker
-    monkeypatch.setattr(build, "_start_worker", lambda job: real(job | {"folder": "/nonexistent"}))
+    real = worker_pool.run
+    monkeypatch.setattr(worker_pool, "run", lambda f, jobs, n: real(f, [job | {"folder": "/nonexistent"} for job in jobs], n))
     with pytest.raises(RuntimeError, match="failed"):
         motion.prepare("easy", tmp_path, 8, 4, workers=2)
     assert "FileNotFoundError" in capfd.readouterr().err and not list((tmp_path / "motion").iterdir())

@@ -17,6 +17,7 @@ from cvmae.evaluation.extract import extract_features, output_names
 from cvmae.evaluation.feature_files import FeatureFolder
 from cvmae.evaluation.features import FeatureSpec, make_encode
 from cvmae.models.build import build_encoder, video_grid
+from cvmae.parallel.mesh import Placement, local_mesh
 from tests.data import videos
 from tests.tiny_configs import config
 
@@ -90,7 +91,7 @@ def assert_same(some, others):
 
 @pytest.mark.parametrize("changes", [{}, dict(data__workers=3)], ids=["one thread", "three threads"])
 def test_every_video_has_the_features_of_its_windows(folder, params, tmp_path, changes):
-    summary = run(folder, params, tmp_path, changes=changes, put=jax.device_put)
+    summary = run(folder, params, tmp_path, changes=changes, placement=Placement(local_mesh()))
     assert summary == {"videos": 5, "written": 5, "skipped": 0, "unreadable": 0, "windows": 18}
     found = FeatureFolder(tmp_path)
     assert {name: len(arrays["features"]) for name, arrays in found.items()} == COUNTS and not leftovers(tmp_path)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
+from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
 from cvmae.data.sources import make_source
 from cvmae.evaluation.feature_cache import cached_features, cached_rows
 from cvmae.evaluation.features import COLUMNS, FeatureSpec, extract, make_encode
 from cvmae.models.build import build_encoder, video_grid
+from cvmae.parallel.mesh import Placement, local_mesh
 from tests.tiny_configs import config
 
 ROWS = 23
@@ -128,24 +130,26 @@ def world():
 PLAN, SPEC = TestViews(2, 1), FeatureSpec()
 
 
-def stop_after(count):
-    seen = itertools.count(1)
+class StopAfter:
+    """Stands in for the list of bad files; is interrupted after `count` batches."""
 
-    def failed(failures):
-        if next(seen) > count:
+    def __init__(self, count):
+        self.left = count
+
+    def update(self, reports):
+        self.left -= 1
+        if self.left < 0:
             raise KeyboardInterrupt
-
-    return failed
 
 
 def test_cached_features_resume_bit_equal(tmp_path, world, monkeypatch):
     c, params, source, encode = world
     monkeypatch.setattr("cvmae.evaluation.feature_cache.SHARD_ROWS", 5)  # shards of one batch of 6
-    whole = cached_features(tmp_path / "whole", c, params, source, PLAN, SPEC, put=jax.device_put, encode=encode)
+    whole = cached_features(tmp_path / "whole", c, params, source, PLAN, SPEC, placement=Placement(local_mesh()), encode=encode)
     assert json.loads((tmp_path / "whole" / "identity.json").read_text())["layout"] == {"shard_rows": 6}
     assert list(zip(whole.index, whole.clip)) == [divmod(row, 2) for row in range(20)]
     with pytest.raises(KeyboardInterrupt):
-        cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=encode, failed=stop_after(2))
+        cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=encode, bad_files=StopAfter(2))
     assert len(list((tmp_path / "cut").glob("*.npz"))) == 2
     resumed = cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=encode)
     cached = cached_features(tmp_path / "cut", c, params, source, PLAN, SPEC, encode=lambda *_: pytest.fail("encoded again"))
@@ -201,7 +205,7 @@ def test_records_that_cannot_be_read_are_left_out(tmp_path, world):
             record = source[index]
             return record if index != 3 else type(record)(record.name, record.label, None, None, b"no video")
 
-    reports = []
-    found = cached_features(tmp_path, c, params, Broken(), PLAN, SPEC, encode=encode, failed=reports.append)
+    bad_files = BadFiles(tmp_path, 10, 1.0)
+    found = cached_features(tmp_path, c, params, Broken(), PLAN, SPEC, encode=encode, bad_files=bad_files)
     assert sorted(set(found.index)) == [0, 1, 2, 4, 5, 6, 7, 8, 9] and len(found.values) == 18
-    assert sum(int((report[:, 0] != 0).sum()) for report in reports) == 2
+    assert [name for name, _ in bad_files.pairs] == [source[3].name] and len(bad_files) == 1

@@ -20,6 +20,7 @@ from cvmae.evaluation.features import (
     mean_over_clips,
 )
 from cvmae.models.build import build_encoder, video_grid
+from cvmae.parallel.mesh import Placement, local_mesh
 from tests.tiny_configs import config
 
 encode_tokens = jax.jit(features_lib.encode_tokens, static_argnums=(0, 3))
@@ -100,7 +101,7 @@ def test_mistakes_are_named(world, make, message):
 def test_rows_are_clips_of_records_averaged_over_crops(world):
     c, encoder, params, _ = world
     source, plan, encode = make_source(c.data, "val"), TestViews(2, 3), make_encode(c, FeatureSpec(0, "slots"))
-    batches = list(feature_rows(c, lambda video: encode(params, video), source, 4, plan, put=jax.device_put))
+    batches = list(feature_rows(c, lambda video: encode(params, video), source, 4, plan, placement=Placement(local_mesh())))
     rows = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     assert list(zip(rows["index"], rows["clip"])) == [divmod(row, 2) for row in range(20)] and rows["valid"].all()
     assert (rows["labels"] == rows["index"] % 4).all() and rows["values"].shape == (20, 2, 32)
@@ -112,14 +113,24 @@ def test_rows_are_clips_of_records_averaged_over_crops(world):
             np.testing.assert_allclose(expected, by_hand, atol=1e-4)
 
 
+class Recorder:
+    """Stands in for the list of bad files; keeps the reports of every batch."""
+
+    def __init__(self):
+        self.reports = []
+
+    def update(self, reports):
+        self.reports.append(reports)
+
+
 def test_rows_go_on_where_asked_and_report_what_failed(world):
     c, _, params, _ = world
-    source, encode, reports = make_source(c.data, "val"), make_encode(c), []
+    source, encode, recorder = make_source(c.data, "val"), make_encode(c), Recorder()
     whole, rest = (
-        list(feature_rows(c, lambda v: encode(params, v), source, 4, TestViews(2), failed=reports.append, start_row=row))
+        list(feature_rows(c, lambda v: encode(params, v), source, 4, TestViews(2), bad_files=recorder, start_row=row))
         for row in (0, 8)
     )
-    assert len(whole) == 5 and len(rest) == 3 and len(reports) == 8 and reports[0].shape == (4, 512)
+    assert len(whole) == 5 and len(rest) == 3 and len(recorder.reports) == 8 and recorder.reports[0].shape == (4, 512)
     for one, other in zip(whole[2:], rest):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])

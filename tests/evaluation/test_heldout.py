@@ -18,6 +18,7 @@ from cvmae.evaluation.heldout import (
 from cvmae.models.masking import from_hidden
 from cvmae.models.patches import Grid
 from cvmae.objective.objective import Objective
+from cvmae.parallel.mesh import Placement, local_mesh
 from tests.tiny_configs import config, samples
 
 
@@ -25,7 +26,7 @@ def setup(**overrides):
     c = config(data__synthetic__clips=20, **overrides)
     objective = Objective(c)
     params = jax.jit(objective.init)(jax.random.key(0), samples(c, 2))
-    return c, params, HeldOut(objective, make_source(c.data, "val"), jax.device_put)
+    return c, params, HeldOut(objective, make_source(c.data, "val"), Placement(local_mesh()))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.data.sources import make_source
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops, predict_views, whole_batch
@@ -26,7 +27,7 @@ def mean_softmax(crops):
 
 def predictions(clips: int, crops: int, **overrides):
     c = downstream("finetune", data__synthetic__clips=10, **overrides)
-    return predict_views(colors, c, make_source(c.data, "val"), TestViews(clips, crops), lambda batch: batch)
+    return predict_views(colors, c, make_source(c.data, "val"), TestViews(clips, crops))
 
 
 def plain(clips: int, crops: int):
@@ -62,10 +63,10 @@ def test_a_batch_fills_all_devices(monkeypatch):
     assert [whole_batch(size) for size in (1, 8, 9)] == [8, 8, 16]
 
 
-def test_a_video_that_cannot_be_read_is_told_apart_and_spoils_no_other():
+def test_a_video_that_cannot_be_read_is_told_apart_and_spoils_no_other(tmp_path):
     c = downstream("finetune", data__synthetic__clips=6)
     source = make_source(c.data, "val")
-    reports = []
+    bad_files = BadFiles(tmp_path, 6, 1.0)
 
     class Broken:
         class_names, labels = source.class_names, source.labels
@@ -77,12 +78,12 @@ def test_a_video_that_cannot_be_read_is_told_apart_and_spoils_no_other():
             record = source[index]
             return record if index != 3 else type(record)("gone.mp4", 0, None, None, "gone.mp4")
 
-    found = predict_views(colors, c, Broken(), TestViews(2, 1), lambda batch: batch, reports.append)
-    whole = predict_views(colors, c, source, TestViews(2, 1), lambda batch: batch)
+    found = predict_views(colors, c, Broken(), TestViews(2, 1), bad_files=bad_files)
+    whole = predict_views(colors, c, source, TestViews(2, 1))
     np.testing.assert_array_equal(found.readable, np.arange(6) != 3)
     assert found.labels[3] == -1 and not found.probabilities[3].any()
     np.testing.assert_array_equal(np.delete(found.probabilities, 3, 0), np.delete(whole.probabilities, 3, 0))
-    assert sum((report[:, 0] != 0).sum() for report in reports) == 2
+    assert [name for name, _ in bad_files.pairs] == ["gone.mp4"]
 
 
 def test_crops_are_averaged_within_their_clip():

@@ -1,4 +1,4 @@
-"""How two implementations are compared: relative norms of differences, tensor by tensor."""
+"""Compares two implementations: relative norms of differences, tensor by tensor."""
 
 import jax
 import numpy as np
@@ -10,22 +10,22 @@ TOLERANCE = 1e-4  # relative, float32
 FLOOR = 1e-4
 
 
-def relative(ours, theirs) -> float:
-    """The norm of the difference over the norm of `theirs`; both have one shape."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+def relative(actual, reference) -> float:
+    """The norm of the difference over the norm of `reference`; both have one shape."""
+    actual, reference = np.asarray(actual, np.float64), np.asarray(reference, np.float64)
+    assert actual.shape == reference.shape, (actual.shape, reference.shape)
+    return float(np.linalg.norm(actual - reference) / np.linalg.norm(reference))
 
 
-def tree_errors(ours, theirs) -> dict[str, float]:
+def tree_errors(actual, reference) -> dict[str, float]:
     """For each path of two trees of one structure the relative error, with the floor above."""
-    ours, theirs = (traverse_util.flatten_dict(jax.tree.map(np.asarray, t), sep="/") for t in (ours, theirs))
-    assert ours.keys() == theirs.keys(), set(ours) ^ set(theirs)
-    whole = np.sqrt(sum(np.sum(np.square(a, dtype=np.float64)) for a in theirs.values()))
+    actual, reference = (traverse_util.flatten_dict(jax.tree.map(np.asarray, t), sep="/") for t in (actual, reference))
+    assert actual.keys() == reference.keys(), set(actual) ^ set(reference)
+    total = np.sqrt(sum(np.sum(np.square(a, dtype=np.float64)) for a in reference.values()))
     errors = {}
-    for path, a in theirs.items():
-        difference = np.linalg.norm(np.asarray(ours[path], np.float64) - a)
-        errors[path] = float(difference / max(np.linalg.norm(a), FLOOR * whole))
+    for path, a in reference.items():
+        difference = np.linalg.norm(np.asarray(actual[path], np.float64) - a)
+        errors[path] = float(difference / max(np.linalg.norm(a), FLOOR * total))
     return errors
 
 

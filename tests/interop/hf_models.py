@@ -1,16 +1,13 @@
-"""transformers' models as oracles: random weights, saved by them and loaded by us; needs the test extra `parity`."""
+"""transformers' models as oracles: random weights, saved by them and loaded by this package; needs the test extra `parity`."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
 from safetensors.numpy import load_file
-from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from cvmae.interop.convert import to_ours
+from cvmae.interop.convert import import_arrays
 from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.interop.pretrained import differences
@@ -19,23 +16,25 @@ from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.interop.comparison import assert_close, relative, tree_errors
+from tests.interop.parity import torch, transformers
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, as transformers un-normalizes with
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+build_2d_sinusoidal_position_embedding = transformers.models.vit_mae.modeling_vit_mae.build_2d_sinusoidal_position_embedding
 transformers.logging.set_verbosity_error()
 
 
 @dataclasses.dataclass
 class Run:
-    """What one implementation gave.
+    """The outputs of one implementation.
 
     Attributes:
       hidden: states after each encoder block.
       encoded: the encoder's output, cls first if there is one.
-      predictions: for hidden patches, in the order of the mask.
+      predictions: for masked patches, in the order of the mask.
       everywhere: for all patches; None where the implementation does not give them.
       loss: the loss.
-      gradients: in our tree; None where they were not taken.
+      gradients: as a tree of this package's parameters; None if they were not taken.
     """
 
     hidden: list
@@ -68,7 +67,7 @@ def with_tables(model):
 
 
 def stored(folder) -> dict[str, np.ndarray]:
-    """What save_pretrained wrote."""
+    """The arrays that save_pretrained wrote."""
     return load_file(folder / "model.safetensors")
 
 
@@ -78,7 +77,7 @@ def gradients_by_file_key(model) -> dict[str, np.ndarray]:
 
 
 def trunk(config, prefix: str, qkv_bias: str) -> TransformerConfig:
-    """Our trunk for the encoder (prefix '') or decoder (prefix 'decoder_') of a transformers config."""
+    """The trunk for the encoder (prefix '') or decoder (prefix 'decoder_') of a transformers config."""
     width = getattr(config, f"{prefix}hidden_size")
     ratio = getattr(config, f"{prefix}intermediate_size") / width
     size = ViTSize(width, getattr(config, f"{prefix}num_hidden_layers"), getattr(config, f"{prefix}num_attention_heads"), ratio)
@@ -86,7 +85,7 @@ def trunk(config, prefix: str, qkv_bias: str) -> TransformerConfig:
 
 
 def videomae_module(config) -> Autoencoder:
-    """Our module for a VideoMAEConfig."""
+    """The module for a VideoMAEConfig."""
     grid = Grid(config.num_frames, config.image_size, config.image_size, config.tubelet_size, config.patch_size)
     bias = "qv" if config.qv_bias else "none"
     encoder = Encoder(trunk(config, "", bias), grid, "sincos1d", final_norm=not config.use_mean_pooling)
@@ -95,7 +94,7 @@ def videomae_module(config) -> Autoencoder:
 
 
 def vit_mae_module(config) -> Autoencoder:
-    """Our module for a ViTMAEConfig."""
+    """The module for a ViTMAEConfig."""
     grid = Grid(1, config.image_size, config.image_size, 1, config.patch_size)
     bias = "qkv" if config.qkv_bias else "none"
     encoder = Encoder(trunk(config, "", bias), grid, "sincos2d", cls_token=True)
@@ -103,10 +102,10 @@ def vit_mae_module(config) -> Autoencoder:
     return Autoencoder(encoder, Decoder(spec, grid))
 
 
-def run_ours(
+def run_module(
     module: Autoencoder, params, clip, target_clip, mask, norm: str, predict_all: bool = False, backward: bool = True
 ) -> Run:
-    """Our forward pass and, where wanted, the backward one, in one compiled program; `predict_all` fills `Run.everywhere`."""
+    """The module's forward pass and, if wanted, the backward one, in one compiled program; `predict_all` fills `Run.everywhere`."""
 
     def loss_of(params):
         (encoded, predictions), state = module.apply({"params": params}, clip, mask, mutable=["intermediates"])
@@ -122,32 +121,32 @@ def run_ours(
     return Run(hidden, tokens, predictions, everywhere, float(loss), gradients)
 
 
-def compare(ours: Run, theirs: Run, name: str):
+def compare(actual: Run, reference: Run, name: str):
     """Asserts that states, predictions, loss and, where it was taken, the whole gradient agree."""
-    assert len(ours.hidden) == len(theirs.hidden)
-    assert_close(f"{name} encoder states", max(map(relative, ours.hidden, theirs.hidden)))
-    assert_close(f"{name} encoder output", relative(ours.encoded, theirs.encoded))
-    assert_close(f"{name} predictions", relative(ours.predictions, theirs.predictions))
-    if theirs.everywhere is not None:
-        assert_close(f"{name} predictions for visible patches too", relative(ours.everywhere, theirs.everywhere))
-    assert_close(f"{name} loss", abs(ours.loss - theirs.loss) / theirs.loss)
-    if theirs.gradients is None:
+    assert len(actual.hidden) == len(reference.hidden)
+    assert_close(f"{name} encoder states", max(map(relative, actual.hidden, reference.hidden)))
+    assert_close(f"{name} encoder output", relative(actual.encoded, reference.encoded))
+    assert_close(f"{name} predictions", relative(actual.predictions, reference.predictions))
+    if reference.everywhere is not None:
+        assert_close(f"{name} predictions for visible patches too", relative(actual.everywhere, reference.everywhere))
+    assert_close(f"{name} loss", abs(actual.loss - reference.loss) / reference.loss)
+    if reference.gradients is None:
         return
-    errors = tree_errors(ours.gradients, theirs.gradients)
+    errors = tree_errors(actual.gradients, reference.gradients)
     worst = max(errors, key=errors.get)
     assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
 
 
 def tree_of(model, key_map, template):
-    """The gradients of a transformers model in our tree, through the key map that reads its weights."""
-    found = to_ours(gradients_by_file_key(model), key_map)
-    problems = found.problems + differences(found.tree, template)
+    """The gradients of a transformers model as a tree of this package's parameters, through the key map that reads its weights."""
+    converted = import_arrays(gradients_by_file_key(model), key_map)
+    problems = converted.problems + differences(converted.tree, template)
     assert not problems, problems
-    return found.tree
+    return converted.tree
 
 
 def forward_backward(model, base, key_map, template, backward, *args, **kwargs):
-    """Runs a transformers model; gives its output and (states, encoder output, gradients in our tree where they are wanted)."""
+    """Runs a transformers model; gives its output and (states, encoder output, gradients as a tree or None)."""
     kept = []
     handle = base.register_forward_hook(lambda module, inputs, output: kept.append(output.last_hidden_state))
     out = model(*args, output_hidden_states=True, **kwargs)

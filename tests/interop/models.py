@@ -1,10 +1,10 @@
-"""Small models and files of them, for tests of what reads weights."""
+"""Small models and files of them, for tests of readers of weights."""
 
 import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from cvmae.interop.convert import to_theirs
+from cvmae.interop.convert import export_arrays
 from cvmae.interop.pretrained import shapes
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
@@ -33,9 +33,9 @@ def random_params(module, seed: int = 0) -> dict:
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(leaf.dtype), shapes(module))
 
 
-def save_theirs(file, params, key_map, grid: Grid) -> None:
-    """Writes our parameters as a safetensors file of a kind."""
-    save_file(to_theirs(params, key_map, grid), file)
+def save_weights(file, params, key_map, grid: Grid) -> None:
+    """Writes parameters as a safetensors file of a kind."""
+    save_file(export_arrays(params, key_map, grid), file)
 
 
 def rewrite(file, change) -> None:

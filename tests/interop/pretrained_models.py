@@ -1,4 +1,4 @@
-"""Weights of tiny models with random parameters, for tests of what is written from them."""
+"""Weights of tiny models with random parameters, for tests of exports."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
-PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NORMALIZATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def pretrained(
@@ -18,7 +18,7 @@ def pretrained(
 ) -> Pretrained:
     """A `Pretrained` of these modules; no bias is 0 and no scale 1, which would hide a swap."""
     draw = np.random.default_rng(seed)
-    blank = Pretrained("random weights", encoder, {}, decoder, head, **{"pixels": PIXELS} | fields)
+    blank = Pretrained("random weights", encoder, {}, decoder, head, **{"normalization": NORMALIZATION} | fields)
     params = jax.tree.map(lambda a: draw.normal(size=a.shape, scale=0.3).astype(np.float32), blank.template())
     return dataclasses.replace(blank, params=params)
 

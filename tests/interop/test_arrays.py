@@ -32,7 +32,7 @@ def sharded(folder, weight_map=None):
 
 
 def safetensors_bytes(header: dict | bytes, data: bytes, length: int | None = None) -> bytes:
-    """A file put together by hand: the header's length (what it says, at least), the header, the data."""
+    """A file put together by hand: the header's length (or the given one), the header, the data."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -42,7 +42,7 @@ def entry(shape, start, end, dtype="F32") -> dict:
 
 
 def problems(path) -> list[str]:
-    """What is wrong with a file: one line each, of our own error, whichever way the file is read."""
+    """The problems of a file, one a line."""
     with pytest.raises(WeightsError) as error:
         read_arrays(path)
     assert str(path) in str(error.value) and not any("\n" in line for line in error.value.problems)
@@ -112,8 +112,8 @@ def test_another_suffix(tmp_path, name):
 def test_files_cut_short(tmp_path, name, share):
     saves = {"a.safetensors": save_file, "a.npz": lambda a, p: np.savez(p, **a)}
     saves.get(name, lambda a, p: np.savez_compressed(p, **a))(ARRAYS, tmp_path / name)
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * share)])
     (problem,) = problems(tmp_path / name)
     assert f"it is not a readable {name.rpartition('.')[2]} file" in problem
 
@@ -129,7 +129,7 @@ def test_files_cut_short(tmp_path, name, share):
         "a shape of another size": safetensors_bytes({"a": entry([3], 0, 8)}, bytes(8)),
         "a size beyond 64 bits": safetensors_bytes({"a": entry([1 << 40, 1 << 40], 0, 8)}, bytes(8)),
         "no JSON": safetensors_bytes(b"{not json", bytes(8)),
-        "more data than the header says": safetensors_bytes({"a": entry([2], 0, 8)}, bytes(9)),
+        "more data than in the header": safetensors_bytes({"a": entry([2], 0, 8)}, bytes(9)),
     }.items(),
     ids=lambda item: item[0],
 )
@@ -188,15 +188,15 @@ FIRST, SECOND = (f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
         ({"norm.weight": "../a.safetensors"}, "its weight_map names '../a.safetensors'; expected a .safetensors file beside it"),
         ({"norm.weight": "pytorch_model.bin"}, "its weight_map names 'pytorch_model.bin'"),
         ({"norm.weight": 3}, "its weight_map names 3"),
-        ({"norm.weight": FIRST, "more": FIRST, "half": FIRST}, f"{FIRST} does not hold more, which the index says"),
-        ({"norm.weight": FIRST}, f"{FIRST} holds half, which the index does not say"),
+        ({"norm.weight": FIRST, "more": FIRST, "half": FIRST}, f"{FIRST} does not hold more, which the index lists"),
+        ({"norm.weight": FIRST}, f"{FIRST} holds half, which the index does not list"),
         ({"norm.weight": FIRST, "half": FIRST, "b": "b.safetensors"}, "b.safetensors is missing"),
         (["norm.weight"], "its weight_map is a list"),
     ],
 )
 def test_an_index_that_does_not_fit_its_shards(tmp_path, weight_map, problem):
-    (found,) = problems(sharded(tmp_path, weight_map))
-    assert found.startswith(problem)
+    (message,) = problems(sharded(tmp_path, weight_map))
+    assert message.startswith(problem)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])

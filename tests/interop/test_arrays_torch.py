@@ -234,8 +234,8 @@ def test_an_archive_of_something_else(tmp_path):
 )
 def test_what_is_no_state_dict_of_tensors(tmp_path, save, saved, problem):
     save(saved, tmp_path / "a.pth")
-    (found,) = problems(tmp_path / "a.pth")
-    assert found.startswith(problem)
+    (message,) = problems(tmp_path / "a.pth")
+    assert message.startswith(problem)
 
 
 def test_a_dtype_that_numpy_lacks_is_named(tmp_path):

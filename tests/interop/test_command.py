@@ -1,4 +1,4 @@
-"""`python -m cvmae.interop`: every kind comes in, every format goes out, and what is wrong is said without a traceback."""
+"""`python -m cvmae.interop`: every kind comes in, every format goes out, and errors are one line without a traceback."""
 
 import csv
 import dataclasses
@@ -23,7 +23,7 @@ from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from tests.commands import run_own
-from tests.interop.models import image_mae, random_params, save_theirs, videomae
+from tests.interop.models import image_mae, random_params, save_weights, videomae
 
 SIZES = ("--heads=2", "--decoder_heads=2", "--num_frames=4", "--image_size=16")
 
@@ -70,35 +70,35 @@ def test_import(name, auto, tmp_path, capsys):
     """Kinds by their keys, from safetensors so that torch is not needed; torch's files have tests of their own."""
     key_map, module = INCOMING[name]
     params = random_params(module)
-    whole = {"encoder": params} if isinstance(module, Encoder) else params
+    tree = {"encoder": params} if isinstance(module, Encoder) else params
     grid = module.grid if isinstance(module, Encoder) else module.encoder.grid
-    save_theirs(tmp_path / "theirs.safetensors", whole, key_map, grid)
+    save_weights(tmp_path / "file.safetensors", tree, key_map, grid)
     kind = "auto" if auto else name.split()[0]
-    assert (
-        run("import", f"--from={kind}", f"--weights={tmp_path / 'theirs.safetensors'}", f"--out={tmp_path / 'out'}", *SIZES) == 0
-    )
-    found = read(tmp_path / "out")
+    assert run("import", f"--from={kind}", f"--weights={tmp_path / 'file.safetensors'}", f"--out={tmp_path / 'out'}", *SIZES) == 0
+    loaded = read(tmp_path / "out")
     part = {Autoencoder: "autoencoder", Classifier: "classifier", Encoder: "encoder"}[type(module)]
-    assert found.take(part)[0] == module
-    jax.tree.map(np.testing.assert_array_equal, found.take(part)[1], params)
+    assert loaded.take(part)[0] == module
+    jax.tree.map(np.testing.assert_array_equal, loaded.take(part)[1], params)
     printed = capsys.readouterr().out
     assert f"as {key_map.kind}, {key_map.layout}" in printed and "written: cvmae.json, keys.csv, params.safetensors" in printed
     with open(tmp_path / "out" / "keys.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {row["key"] for row in rows} == set(load_file(tmp_path / "theirs.safetensors"))
+    assert {row["key"] for row in rows} == set(load_file(tmp_path / "file.safetensors"))
     assert all(row["parameter"] or row["left_out_because"] for row in rows)
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory):
-    """Exports of ours: VideoMAE's autoencoder, a classifier on it, and mae_st's."""
-    folder = tmp_path_factory.mktemp("ours")
-    pixels = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+def exports(tmp_path_factory):
+    """Exports of this package: VideoMAE's autoencoder, a classifier on it, and mae_st's."""
+    folder = tmp_path_factory.mktemp("exports")
+    normalization = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     for name, key in (("videomae", "videomae"), ("classifier", "videomae fine-tuned"), ("mae_st", "mae_st")):
         module = INCOMING[key][1]
         head = {"head": cvmae.interop.pretrained.Head(5)} if name == "classifier" else {}
         spec = {} if name == "classifier" else {"decoder": module.decoder.spec, "target_norm": "patch_channel"}
-        write_archive(Pretrained(name, module.encoder, random_params(module), pixels=pixels, **head, **spec), folder / name)
+        write_archive(
+            Pretrained(name, module.encoder, random_params(module), normalization=normalization, **head, **spec), folder / name
+        )
     return folder
 
 
@@ -113,19 +113,19 @@ OUTGOING = {
 
 
 @pytest.mark.parametrize("name, to, part", OUTGOING)
-def test_export(name, to, part, ours, tmp_path):
+def test_export(name, to, part, exports, tmp_path):
     out = tmp_path / "out"
-    assert run("export", f"--to={to}", f"--checkpoint={ours / name}", f"--out={out}", f"--part={part}") == 0
+    assert run("export", f"--to={to}", f"--checkpoint={exports / name}", f"--out={out}", f"--part={part}") == 0
     assert sorted(file.name for file in out.iterdir()) == OUTGOING[name, to, part]
     if to in ("safetensors", "npz"):
-        there, here = read(ours / name), read(out)
+        there, here = read(exports / name), read(out)
         assert here.parts == (("encoder",) if part else there.parts)
         assert here.target_norm == ("" if part else there.target_norm)
         jax.tree.map(np.testing.assert_array_equal, here.params, {key: there.params[key] for key in here.params})
 
 
-def test_what_transformers_cannot_express_names_the_fields(ours, tmp_path, capsys):
-    assert run("export", "--to=hf-videomae", f"--checkpoint={ours / 'mae_st'}", f"--out={tmp_path / 'out'}") == 2
+def test_what_transformers_cannot_express_names_the_fields(exports, tmp_path, capsys):
+    assert run("export", "--to=hf-videomae", f"--checkpoint={exports / 'mae_st'}", f"--out={tmp_path / 'out'}") == 2
     error = capsys.readouterr().err
     for field in ("video_branch.cls_token=False", "video_branch.positions=sincos1d", "video_branch.decoder.cls=none"):
         assert field in error
@@ -133,8 +133,8 @@ def test_what_transformers_cannot_express_names_the_fields(ours, tmp_path, capsy
 
 
 WRONG = {
-    "nothing to do": ((), "say what to do: import or export"),
-    "something else": (("convert",), "say what to do: import or export"),
+    "nothing to do": ((), "give what to do: import or export"),
+    "something else": (("convert",), "give what to do: import or export"),
     "no weights": (("import", "--out=x"), "--weights is missing"),
     "no format": (("export", "--checkpoint=x", "--out=x"), "--to is missing"),
     "unknown kind": (("import", "--from=mvd", "--weights=x", "--out=x"), "should be one of"),
@@ -165,41 +165,43 @@ def test_damage_leaves_nothing_behind(tmp_path, capsys):
     assert run("import", f"--weights={tmp_path / 'a.safetensors'}", f"--out={tmp_path / 'out'}", "--heads=2") == 2
     assert "left over: encoder.blocks.0.x" in capsys.readouterr().err and not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("kept")
+    (tmp_path / "full" / "kept.txt").write_text("kept")
     module = videomae()
-    save_theirs(tmp_path / "good.safetensors", random_params(module), HF_VIDEOMAE, module.encoder.grid)
+    save_weights(tmp_path / "good.safetensors", random_params(module), HF_VIDEOMAE, module.encoder.grid)
     assert run("import", f"--weights={tmp_path / 'good.safetensors'}", f"--out={tmp_path / 'full'}", *SIZES) == 2
-    assert "holds files already" in capsys.readouterr().err and (tmp_path / "full" / "mine.txt").read_text() == "kept"
+    assert "holds files already" in capsys.readouterr().err and (tmp_path / "full" / "kept.txt").read_text() == "kept"
 
 
 def test_inflation(tmp_path):
     module = with_eps(image_mae())
-    save_theirs(tmp_path / "mae.safetensors", random_params(module), MAE, module.encoder.grid)
+    save_weights(tmp_path / "mae.safetensors", random_params(module), MAE, module.encoder.grid)
     words = (f"--weights={tmp_path / 'mae.safetensors'}", f"--out={tmp_path / 'out'}", "--heads=2", "--decoder_heads=2")
     assert run("import", *words, "--inflate=mean", "--num_frames=6", "--tubelet=3") == 0
     assert read(tmp_path / "out").encoder.grid == Grid(6, 24, 24, 3, 8)
 
 
-def test_load_in_one_line(ours):
-    module, params, preprocessing = cvmae.load(ours / "classifier")
+def test_load_in_one_line(exports):
+    module, params, preprocessing = cvmae.load(exports / "classifier")
     frames = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), dtype=np.uint8)
     assert module.apply({"params": params}, preprocessing(frames)).shape == (1, 5)
-    module, params, _ = cvmae.load(ours / "classifier", "encoder")
+    module, params, _ = cvmae.load(exports / "classifier", "encoder")
     assert module.apply({"params": params}, preprocessing(frames)).tokens.shape == (1, 8, 16)
 
 
-def test_a_kind_that_is_not_there(ours):
-    with pytest.raises(cvmae.interop.WeightsError, match="it is weights of ours, which kind 'mae' is not"):
-        read(ours / "videomae", "mae")
+def test_a_kind_that_is_not_there(exports):
+    with pytest.raises(
+        cvmae.interop.WeightsError, match="it is a workdir or an export of this package, which kind 'mae' does not mean"
+    ):
+        read(exports / "videomae", "mae")
     with pytest.raises(ValueError, match="weights kind is 'mvd'; expected one of auto, cvmae"):
-        read(ours / "videomae", "mvd")
-    assert json.loads((ours / "videomae" / "cvmae.json").read_text())["format"] == 1
+        read(exports / "videomae", "mvd")
+    assert json.loads((exports / "videomae" / "cvmae.json").read_text())["format"] == 1
 
 
-def test_torch_is_not_needed(ours, tmp_path, monkeypatch):
+def test_torch_is_not_needed(exports, tmp_path, monkeypatch):
     for name in ("torch", "transformers", "huggingface_hub"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert run("export", "--to=hf-videomae", f"--checkpoint={ours / 'videomae'}", f"--out={tmp_path / 'out'}") == 0
+    assert run("export", "--to=hf-videomae", f"--checkpoint={exports / 'videomae'}", f"--out={tmp_path / 'out'}") == 0
     (tmp_path / "a.pth").write_bytes(b"x")
     with pytest.raises(cvmae.interop.WeightsError, match=r"pip install 'crossvideomae\[torch\]'"):
         read(tmp_path / "a.pth")

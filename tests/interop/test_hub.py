@@ -1,4 +1,4 @@
-"""Weights by hub id: which texts are one, what is downloaded, and what is said when it cannot be; no network but localhost."""
+"""Weights by hub id: which texts are ids, which files are downloaded, and the errors; no network but localhost."""
 
 import hashlib
 import http.server
@@ -11,6 +11,7 @@ import threading
 import pytest
 from huggingface_hub import constants
 
+import cvmae
 from cvmae.interop import hub
 from cvmae.interop.pretrained import WeightsError
 from tests.commands import ROOT
@@ -22,7 +23,7 @@ PICKLED = ("config.json", "pytorch_model.bin", "README.md")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's HTTP as `snapshot_download` speaks; the server's `repositories` are names of files by id."""
+    """The part of the hub's HTTP that `snapshot_download` uses; the server's `repositories` are names of files by id."""
 
     def do_HEAD(self):
         self.do_GET()
@@ -71,7 +72,7 @@ def server():
         server.repositories = {
             "some/model": WITH_SAFETENSORS + NOT_NEEDED,
             "some/sharded": ("model-1.safetensors", "model.safetensors.index.json", "video_preprocessor_config.json"),
-            "some/ours": ("params.npz", "cvmae.json", "pytorch_model.bin"),
+            "some/exported": ("params.npz", "cvmae.json", "pytorch_model.bin"),
             "some/pickled": PICKLED,
             "some/flax": ("flax_model.msgpack", "config.json"),
             "some/gated": [403, "GatedRepo"],
@@ -142,6 +143,49 @@ def test_paths_and_files_are_no_hub_ids(text, tmp_path, monkeypatch):
     assert not hub.is_hub_id(text)
 
 
+@pytest.mark.parametrize("text", ["runs/nope", "./runs/nope", "runs/nope/checkpoints/3", "nothing", "runs/nope.pth"])
+def test_a_path_in_an_existing_folder_is_no_hub_id(text, tmp_path, monkeypatch):
+    """One line names the path and what to give; the hub is not asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "fetch", None)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(
+        FileNotFoundError, match=f"^no weights at {text}, which does not exist: give a workdir, a weights file"
+    ) as error:
+        cvmae.load(text)
+    message = str(error.value)
+    assert (
+        "or a hub id owner/name" in message and "\n" not in message and ("hf:runs/nope for" in message) == (text == "runs/nope")
+    )
+    (tmp_path / "runs" / "nope").mkdir()
+    assert hub.resolve("runs/nope") == "runs/nope" and hub.is_hub_id("hf:runs/nope")
+
+
+def test_what_is_neither_a_path_nor_on_the_hub(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    endpoint, fetch = server.address, hub.fetch
+    monkeypatch.setattr(hub, "fetch", lambda hub_id: fetch(hub_id, cache_dir=tmp_path, endpoint=endpoint))
+    start = "^no/where: no such path, and not a hub id that can be reached"
+    with pytest.raises(FileNotFoundError, match=rf"{start} \(on the hub there is no such model.*\): give a workdir") as error:
+        cvmae.load("no/where")
+    assert "\n" not in str(error.value)
+    endpoint = closed_port()
+    with pytest.raises(FileNotFoundError, match=rf"{start} \(the hub could not be reached.*hub id owner/name$"):
+        cvmae.load("no/where")
+    with pytest.raises(FileNotFoundError, match="^no/where: the hub could not be reached"):
+        cvmae.load("hf:no/where")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match=rf"{start} \(hub ids need huggingface_hub: pip install .*\): give a workdir"):
+        cvmae.load("no/where")
+
+
+def test_what_the_hub_refuses_is_no_wrong_path(server, tmp_path, monkeypatch):
+    fetch = hub.fetch
+    monkeypatch.setattr(hub, "fetch", lambda hub_id: fetch(hub_id, cache_dir=tmp_path, endpoint=server.address))
+    with pytest.raises(FileNotFoundError, match="^some/gated on the hub: its owner gives access on request"):
+        cvmae.load("some/gated")
+
+
 def test_a_path_object_may_be_asked_about(tmp_path):
     assert not hub.is_hub_id(tmp_path / "a") and hub.is_hub_id(pathlib.Path("some/model"))
 
@@ -157,7 +201,7 @@ def test_only_what_is_needed_is_downloaded(server, tmp_path, hub_id):
     "name,files",
     [
         ("some/sharded", ["model-1.safetensors", "model.safetensors.index.json", "video_preprocessor_config.json"]),
-        ("some/ours", ["cvmae.json", "params.npz"]),
+        ("some/exported", ["cvmae.json", "params.npz"]),
         ("some/pickled", ["config.json", "pytorch_model.bin"]),
     ],
 )
@@ -194,7 +238,10 @@ def test_offline_by_environment(tmp_path):
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.stdout.split() == [str(folder)] * 2, ran.stderr
     last = ran.stderr.strip().splitlines()[-1]
-    assert last.startswith("FileNotFoundError: some/other: the hub could not be reached") and str(tmp_path) in last
+    assert (
+        last.startswith("cvmae.interop.hub.HubUnreachableError: some/other: the hub could not be reached")
+        and str(tmp_path) in last
+    )
 
 
 def test_no_network_and_nothing_cached(tmp_path):

@@ -1,4 +1,4 @@
-"""What transformers' VideoMAE cannot express is refused at once, with the config's fields to choose in training."""
+"""Weights that transformers' VideoMAE cannot express are refused, with the config's fields to choose in training."""
 
 import json
 import re
@@ -25,10 +25,10 @@ AUTOENCODERS = {
     "bias of the projection": (dict(decoder=videomae_decoder(embed_bias=True)), ["video_branch.decoder.embed_bias=False"]),
     "decoder positions": (dict(decoder=videomae_decoder(positions="learned")), ["video_branch.decoder.positions=sincos1d"]),
     "predicted frames": (dict(decoder=videomae_decoder(target_frames=2)), ["video_branch.decoder.target_frames=0"]),
-    "targets": (dict(target_norm="patch"), ["normed by 'patch': train with video_branch.target_norm=patch_channel"]),
+    "targets": (dict(target_norm="patch"), ["normalized by 'patch': train with video_branch.target_norm=patch_channel"]),
     "raw targets": (dict(target_norm="none"), ["video_branch.target_norm=patch_channel"]),
-    "pixels": (dict(pixels=MEAN), [r"augment.mean=\(0.485, 0.456, 0.406\) and augment.std=\(0.229, 0.224, 0.225\)"]),
-    "deviation": (dict(pixels={"mean": (0.485, 0.456, 0.406), "std": MEAN["std"]}), ["augment.std="]),
+    "pixels": (dict(normalization=MEAN), [r"augment.mean=\(0.485, 0.456, 0.406\) and augment.std=\(0.229, 0.224, 0.225\)"]),
+    "deviation": (dict(normalization={"mean": (0.485, 0.456, 0.406), "std": MEAN["std"]}), ["augment.std="]),
     "biases": (dict(decoder=videomae_decoder(bias="none")), ["video_branch.qkv_bias"]),
     "eps": (dict(decoder=videomae_decoder(eps=1e-5)), ["one video_branch.eps"]),
     "mae_st": (
@@ -36,7 +36,7 @@ AUTOENCODERS = {
             encoder=videomae(cls_token=True, positions="separable"),
             decoder=videomae_decoder(cls="own", embed_bias=True, positions="separable", target_frames=2),
             target_norm="patch",
-            pixels=MEAN,
+            normalization=MEAN,
         ),
         [f"video_branch.{f}=" for f in ("cls_token", "positions", "decoder.cls", "decoder.embed_bias", "decoder.positions")]
         + ["video_branch.decoder.target_frames=0", "video_branch.target_norm=", "augment.mean="],
@@ -60,7 +60,7 @@ def test_autoencoder(name, tmp_path):
 
 
 def test_encoder(tmp_path):
-    source = pretrained(videomae(cls_token=True, positions="sincos3d"), videomae_decoder(cls="own"), pixels=MEAN)
+    source = pretrained(videomae(cls_token=True, positions="sincos3d"), videomae_decoder(cls="own"), normalization=MEAN)
     patterns = ["video_branch.cls_token=False", "sincos3d: train with video_branch.positions=sincos1d"]
     refused(source, "encoder", patterns, tmp_path)
     refused(source, "", [*patterns, "decoder.cls=none", "augment.mean="], tmp_path)
@@ -78,19 +78,22 @@ def test_classifier(pool, norm, tmp_path):
 def test_it_is_read_back_bit_by_bit(part, tmp_path):
     source = pretrained(**GOOD | dict(head=Head(3, "first", 1e-5, ("a", "b", "c"))))
     write_hf_videomae(source, tmp_path, part)
-    found = read_file(tmp_path)
+    loaded = read_file(tmp_path)
     _, params = source.take(part)
-    assert found.parts == (("encoder",) if part == "encoder" else ("encoder", part)) and found.pixels == source.pixels
-    assert found.encoder == source.encoder and found.decoder == (source.decoder if part == "autoencoder" else None)
-    assert found.head == (source.head if part == "classifier" else None)
-    jax.tree.map(np.testing.assert_array_equal, found.take(part)[1], params)
+    assert (
+        loaded.parts == (("encoder",) if part == "encoder" else ("encoder", part))
+        and loaded.normalization == source.normalization
+    )
+    assert loaded.encoder == source.encoder and loaded.decoder == (source.decoder if part == "autoencoder" else None)
+    assert loaded.head == (source.head if part == "classifier" else None)
+    jax.tree.map(np.testing.assert_array_equal, loaded.take(part)[1], params)
 
 
 def test_what_is_not_refused(tmp_path):
     """Layout and the number of predicted frames, where it is that of the clip, change nothing; other pixels no encoder."""
     decoder = videomae_decoder(layout="unshuffle", target_frames=4)
     assert write_hf_videomae(pretrained(**GOOD | dict(decoder=decoder)), tmp_path / "a") == ["written as VideoMAEForPreTraining"]
-    assert write_hf_videomae(pretrained(videomae(), pixels=MEAN), tmp_path / "b") == ["written as VideoMAEModel"]
+    assert write_hf_videomae(pretrained(videomae(), normalization=MEAN), tmp_path / "b") == ["written as VideoMAEModel"]
     processor = json.loads((tmp_path / "b" / "preprocessor_config.json").read_text())
     assert processor["image_mean"] == [0.45] * 3 and processor["image_std"] == [0.225] * 3
     with safe_open(tmp_path / "b" / "model.safetensors", "numpy") as opened:

@@ -15,7 +15,7 @@ from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, VIDEOMAE_CLASSIFIER
 from cvmae.interop.load import read_file
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
-from tests.interop.models import image_mae, random_params, rewrite, save_theirs, videomae
+from tests.interop.models import image_mae, random_params, rewrite, save_weights, videomae
 
 HINTS = ModelHints(heads=2, decoder_heads=2, num_frames=4, size=(16, 16))
 
@@ -24,7 +24,7 @@ HINTS = ModelHints(heads=2, decoder_heads=2, num_frames=4, size=(16, 16))
 def video_file(tmp_path):
     module, file = videomae(), tmp_path / "model.safetensors"
     params = random_params(module)
-    save_theirs(file, params, HF_VIDEOMAE, module.encoder.grid)
+    save_weights(file, params, HF_VIDEOMAE, module.encoder.grid)
     return module, params, file
 
 
@@ -32,7 +32,7 @@ def video_file(tmp_path):
 def image_file(tmp_path):
     module, file = image_mae(), tmp_path / "model.safetensors"
     params = random_params(module)
-    save_theirs(file, params, HF_VIT_MAE, module.encoder.grid)
+    save_weights(file, params, HF_VIT_MAE, module.encoder.grid)
     return module, params, file
 
 
@@ -40,29 +40,29 @@ def image_file(tmp_path):
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_module_and_arrays(fixture, as_folder, request):
     module, params, file = request.getfixturevalue(fixture)
-    found = read_file(file.parent if as_folder else str(file), hints=HINTS)
-    assert found.take("autoencoder")[0] == module and found.parts == ("encoder", "autoencoder")
-    jax.tree.map(np.testing.assert_array_equal, found.params, params)
-    assert found.take()[0] == module.encoder and found.take()[1] is found.params["encoder"]
+    loaded = read_file(file.parent if as_folder else str(file), hints=HINTS)
+    assert loaded.take("autoencoder")[0] == module and loaded.parts == ("encoder", "autoencoder")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+    assert loaded.take()[0] == module.encoder and loaded.take()[1] is loaded.params["encoder"]
     with pytest.raises(ValueError, match="no part 'classifier', only encoder, autoencoder"):
-        found.take("classifier")
+        loaded.take("classifier")
 
 
 def test_every_array_names_the_key_it_came_from(image_file):
     _, _, file = image_file
-    found, keys = read_file(file, hints=HINTS), set(load_file(file))
-    assert keys == set(found.sources.values()) | set(found.ignored)
-    assert found.sources["encoder/cls"] == "vit.embeddings.cls_token"
-    assert sorted(found.ignored) == ["decoder.decoder_pos_embed", "vit.embeddings.position_embeddings"]
+    loaded, keys = read_file(file, hints=HINTS), set(load_file(file))
+    assert keys == set(loaded.sources.values()) | set(loaded.ignored)
+    assert loaded.sources["encoder/cls"] == "vit.embeddings.cls_token"
+    assert sorted(loaded.ignored) == ["decoder.decoder_pos_embed", "vit.embeddings.position_embeddings"]
 
 
-def test_what_is_assumed_is_said(video_file):
-    found = read_file(video_file[2], hints=ModelHints(2, 2))
-    assert (found.encoder.grid.num_frames, found.encoder.grid.height) == (16, 224)
-    assert any("frames is not in the file: taken to be 16" in note for note in found.notes)
-    assert any("size of frames is not in the file: taken to be 224" in note for note in found.notes)
-    assert any("heads of width 16 are not in the file: taken to be 2" in note for note in found.notes)
-    with pytest.raises(WeightsError, match="how many heads attend over width 16: say so by --heads"):
+def test_assumptions_are_noted(video_file):
+    loaded = read_file(video_file[2], hints=ModelHints(2, 2))
+    assert (loaded.encoder.grid.num_frames, loaded.encoder.grid.height) == (16, 224)
+    assert any("frames is not in the file: taken to be 16" in note for note in loaded.notes)
+    assert any("size of frames is not in the file: taken to be 224" in note for note in loaded.notes)
+    assert any("heads of width 16 are not in the file: taken to be 2" in note for note in loaded.notes)
+    with pytest.raises(WeightsError, match="how many heads attend over width 16: give --heads"):
         read_file(video_file[2])
     with pytest.raises(WeightsError, match="width 16 is not a multiple of 3 heads"):
         read_file(video_file[2], hints=ModelHints(3, 2))
@@ -77,12 +77,12 @@ def test_heads_that_are_asked_for_come_before_the_published_ones(tmp_path):
     head = {"kernel": np.zeros((384, 3), np.float32), "bias": np.zeros(3, np.float32)}
     norm = {"scale": np.ones(384, np.float32), "bias": np.zeros(384, np.float32)}
     params = {"encoder": random_params(encoder), "norm": norm, "head": head}
-    save_theirs(tmp_path / "s.safetensors", params, VIDEOMAE_CLASSIFIER, encoder.grid)
+    save_weights(tmp_path / "s.safetensors", params, VIDEOMAE_CLASSIFIER, encoder.grid)
     for heads, expected in ((0, 6), (16, 16)):
         assert read_file(tmp_path / "s.safetensors", hints=ModelHints(heads)).encoder.trunk.size.heads == expected
 
 
-def test_a_last_norm_that_config_speaks_of_is_missed(video_file):
+def test_a_last_norm_that_config_names_must_be_there(video_file):
     _, _, file = video_file
     stacks = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     decoder = {
@@ -103,22 +103,22 @@ def test_a_last_norm_that_config_speaks_of_is_missed(video_file):
 def test_an_encoder_alone(image_file):
     _, params, file = image_file
     rewrite(file, lambda arrays: [arrays.pop(key) for key in list(arrays) if key.startswith("decoder.")])
-    found = read_file(file, hints=HINTS)
-    assert found.parts == ("encoder",)
-    jax.tree.map(np.testing.assert_array_equal, found.params, {"encoder": params["encoder"]})
+    loaded = read_file(file, hints=HINTS)
+    assert loaded.parts == ("encoder",)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, {"encoder": params["encoder"]})
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_is_cast_and_said(dtype, video_file):
+def test_half_precision_is_cast_and_noted(dtype, video_file):
     import ml_dtypes
 
     _, params, file = video_file
     half = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
     rewrite(file, lambda arrays: arrays.update({k: a.astype(half) for k, a in arrays.items()}))
-    found = read_file(file, hints=HINTS)
-    assert {a.dtype for a in jax.tree.leaves(found.params)} == {np.dtype(np.float32)}
-    assert f"weights of {dtype} are cast to float32" in found.notes
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(half).astype(np.float32)), found.params, params)
+    loaded = read_file(file, hints=HINTS)
+    assert {a.dtype for a in jax.tree.leaves(loaded.params)} == {np.dtype(np.float32)}
+    assert f"weights of {dtype} are cast to float32" in loaded.notes
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(half).astype(np.float32)), loaded.params, params)
 
 
 def test_every_problem_is_listed_at_once(video_file):
@@ -169,7 +169,7 @@ def test_a_wrong_shape_names_both(image_file):
     with pytest.raises(WeightsError) as caught:
         read_file(file, hints=HINTS)
     path = "decoder/blocks/block0/mlp_out/kernel"
-    assert caught.value.problems == [f"mis-shaped: {key} for {path} is [31, 8] in our layout, the model has [32, 8]"]
+    assert caught.value.problems == [f"mis-shaped: {key} for {path} is [31, 8] in this package's layout, the model has [32, 8]"]
 
 
 @pytest.mark.parametrize("key", ["vit.embeddings.position_embeddings", "decoder.decoder_pos_embed"])
@@ -200,16 +200,16 @@ def test_wrong_or_unknown_kind(video_file, tmp_path):
         read_file(file, "video-mae", HINTS)
     with pytest.raises(WeightsError, match="is not a key of hf-vit-mae"):
         read_file(file, "hf-vit-mae", HINTS)
-    with pytest.raises(WeightsError, match="kind 'cvmae' is a workdir or an export of ours"):
+    with pytest.raises(WeightsError, match="kind 'cvmae' is a workdir or an export of this package"):
         read_file(file, "cvmae", HINTS)
     save_file({"a": np.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="none of the known kinds"):
         read_file(tmp_path / "other.safetensors")
 
 
-def test_maps_are_whole():
-    """Every reason says something, and no key is named twice."""
+def test_maps_are_complete():
+    """Every ignored key has a reason, and no key is named twice."""
     for key_map in KEY_MAPS:
         assert all(len(reason) > 20 for reason in key_map.ignored.values())
-        names = [rule.theirs for rule in key_map.rules]
+        names = [rule.source for rule in key_map.rules]
         assert len(names) == len(set(names)), key_map.kind

@@ -1,4 +1,4 @@
-"""Our own format: the same bits come back, the folder is there whole or not at all, and every field is checked."""
+"""This package's own format: the same bits come back, the folder is written all or nothing, and every field is checked."""
 
 import dataclasses
 import json
@@ -28,10 +28,10 @@ ENCODER = Encoder(TransformerConfig(ViTSize(16, 2, 2, 3.0), "qkv", 3e-6), GRID, 
 DECODER = DecoderSpec(TransformerConfig(ViTSize(8, 1, 2), "qkv"), "unshuffle", "separable", "own", norm_eps=2e-5, target_frames=2)
 MEAN = ENCODER.clone(cls_token=False, positions="sincos1d", final_norm=False)
 CASES = {
-    "encoder": pretrained(ENCODER, pixels={}),
+    "encoder": pretrained(ENCODER, normalization={}),
     "autoencoder": pretrained(ENCODER, DECODER, target_norm="patch", notes=("a note", "another one")),
     "classifier": pretrained(
-        MEAN, head=Head(3, "mean", 1e-5, ("a", "ö", "c c")), pixels={"mean": (0.5,) * 3, "std": (0.1, 1, 2)}
+        MEAN, head=Head(3, "mean", 1e-5, ("a", "ö", "c c")), normalization={"mean": (0.5,) * 3, "std": (0.1, 1, 2)}
     ),
     "both": pretrained(ENCODER, DECODER, Head(2, "first")),
 }
@@ -45,15 +45,15 @@ def test_the_same_comes_back(name, kind, tmp_path):
     assert sorted(os.listdir(folder)) == ["cvmae.json", f"params.{kind}"] and os.listdir(tmp_path / "new") == ["folder"]
     for path in (folder, str(folder), folder / "cvmae.json", folder / f"params.{kind}"):
         assert is_archive(path)
-    found = read_archive(folder if name != "encoder" else folder / f"params.{kind}")
-    assert found.name == f"{folder} (our own format)"
-    assert dataclasses.replace(found, params=None) == dataclasses.replace(source, params=None, name=found.name)
-    assert jax.tree.structure(found.params) == jax.tree.structure(source.params)
-    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(source.params), strict=True):
+    restored = read_archive(folder if name != "encoder" else folder / f"params.{kind}")
+    assert restored.name == f"{folder} (exported by this package)"
+    assert dataclasses.replace(restored, params=None) == dataclasses.replace(source, params=None, name=restored.name)
+    assert jax.tree.structure(restored.params) == jax.tree.structure(source.params)
+    for a, b in zip(jax.tree.leaves(restored.params), jax.tree.leaves(source.params), strict=True):
         assert type(a) is np.ndarray and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def test_what_the_files_say_to_others(tmp_path):
+def test_the_files_without_this_package(tmp_path):
     """People read these without this package."""
     source = CASES["classifier"]
     write_archive(source, tmp_path, "safetensors")
@@ -91,7 +91,7 @@ def test_where_to_write(tmp_path):
         write_archive(CASES["encoder"], tmp_path / "other", "pth")
 
 
-def test_what_nobody_could_read_is_not_written(tmp_path):
+def test_parameters_of_other_modules_are_not_written(tmp_path):
     params = dict(CASES["encoder"].params["encoder"], cls=np.zeros(16, np.float16))
     params["embed"] = {"kernel": params["embed"]["kernel"]}
     with pytest.raises(
@@ -115,11 +115,11 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
 
 KILLED = """
     import os, signal, sys
-    from cvmae.interop import archive
-    from tests.interop.test_archive import CASES
+    from cvmae.interop import native
+    from tests.interop.test_native import CASES
 
-    archive.write_json = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
-    archive.write_archive(CASES["encoder"], sys.argv[1])
+    native.write_json = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+    native.write_archive(CASES["encoder"], sys.argv[1])
 """
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_archive(tmp_path):
     (tmp_path / "model.safetensors").write_text("")
     for path in (tmp_path, tmp_path / "absent", tmp_path / "model.safetensors"):
         assert not is_archive(path)
-        with pytest.raises(FileNotFoundError, match="no folder in our own format: it holds no cvmae.json"):
+        with pytest.raises(FileNotFoundError, match="is not an export of this package: it holds no cvmae.json"):
             read_archive(path)
     write_archive(CASES["encoder"], tmp_path / "a")
     (tmp_path / "a" / "model.safetensors").write_text("")
@@ -180,7 +180,7 @@ FIELDS = [
     ("decoder.cls", "mine", "decoder.cls is 'mine'; expected one of 'none', 'own', 'encoder'"),
     ("decoder.layout", 3, "decoder.layout is 3; expected one of 'unshuffle', 'concat'"),
     ("decoder.target_frames", -1, "decoder.target_frames is -1; expected a whole number of at least 0"),
-    ("decoder.target_frames", 3, "cvmae.json does not fit.*decoder.target_frames=3 must be a multiple of the 2 slots"),
+    ("decoder.target_frames", 3, "cvmae.json does not fit.*decoder.target_frames=3 must be a multiple of the 2"),
     ("head.pool", "max", "head.pool is 'max'; expected one of 'mean', 'first'"),
     ("head.names", ["a"], "head.names has 1 names; head.classes is 2"),
     ("head.names", ["a", 1], r"head.names is \['a', 1\]; expected a list of texts"),
@@ -196,7 +196,7 @@ FIELDS = [
     (
         "encoder.trunk.size.mlp_ratio",
         2.0,
-        r"mis-shaped: encoder/blocks/block0/mlp_in/kernel is \[16, 48\] in our layout, the model has \[16, 32\]",
+        r"mis-shaped: encoder/blocks/block0/mlp_in/kernel is \[16, 48\] in this package's layout, the model has \[16, 32\]",
     ),
     ("head", None, r"left over: head/kernel \[16, 2\], which the model does not have"),
 ]
@@ -236,7 +236,7 @@ def test_all_problems_at_once(tmp_path):
         read_archive(tmp_path)
     assert sorted(caught.value.problems) == [
         "left over: encoder/norms/scale [16], which the model does not have",
-        "mis-shaped: encoder/norm/bias is [1, 16] in our layout, the model has [16]",
+        "mis-shaped: encoder/norm/bias is [1, 16] in this package's layout, the model has [16]",
         "missing: nothing there for encoder/norm/scale [16]",
         "not finite: 1 of the 16 values of encoder/embed/bias are NaN or infinite",
         "of another dtype: encoder/cls is float64; expected float32",
@@ -258,8 +258,8 @@ def test_damage(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_archive(CASES["encoder"], tmp_path / "a", kind)
     file = tmp_path / "a" / f"params.{kind}"
-    whole = file.read_bytes()
-    for content in (whole[: len(whole) // 2], whole[:4], b"", b"not this"):
+    written = file.read_bytes()
+    for content in (written[: len(written) // 2], written[:4], b"", b"not this"):
         file.write_bytes(content)
         with pytest.raises(WeightsError, match=f"params.{kind} does not fit:\n"):
             read_archive(tmp_path / "a")

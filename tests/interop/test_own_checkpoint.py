@@ -1,4 +1,4 @@
-"""A workdir is read without what wrote it: the newest complete checkpoint, the video encoder's arrays and no others."""
+"""A workdir is read without the code that wrote it: the newest complete checkpoint, the video encoder's arrays and no others."""
 
 import json
 import re
@@ -16,16 +16,13 @@ from cvmae.interop.pretrained import Head
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
 from cvmae.models.vit import VIT_SIZES, Encoder, TransformerConfig
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.finetune import Finetune
-from cvmae.tasks.pretrain import Pretrain
 from cvmae.training.checkpoint import Checkpoints
-from cvmae.training.loop import write_config
 from cvmae.training.train_state import TrainState
+from cvmae.workdir import Workdir
 from tests.interop.models import random_params
-from tests.tiny_configs import config, downstream
+from tests.tiny_configs import config, downstream, make_task
 
-PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+NORMALIZATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def encoder(frames=4, side=32, patch=16, **changes) -> Encoder:
@@ -44,7 +41,7 @@ def write_workdir(folder, module: Encoder, states: dict[int, TrainState], **bran
     grid = module.grid
     fields = {"variant": f"test/{grid.patch}", "tubelet": grid.tubelet, "positions": module.positions, "eps": module.trunk.eps}
     fields |= {"cls_token": module.cls_token, "qkv_bias": module.trunk.qkv_bias, "final_norm": module.final_norm} | branch
-    augment = {"size": (grid.height, grid.width)} | PIXELS
+    augment = {"size": (grid.height, grid.width)} | NORMALIZATION
     folder.mkdir(exist_ok=True)
     text = json.dumps({"data": {"num_frames": grid.num_frames}, "augment": augment, "video_branch": fields})
     (folder / "config.json").write_text(text)
@@ -58,9 +55,9 @@ def encoder_of(workdir):
     return read_branch(workdir, "video")[1]["encoder"]
 
 
-def same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def same(loaded, expected):
+    assert jax.tree.structure(loaded) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(expected), strict=True):
         assert isinstance(a, np.ndarray) and a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
 
@@ -68,10 +65,10 @@ def same(found, expected):
 @pytest.fixture
 def two_steps(tmp_path):
     """A pre-training workdir of steps 2 and 10, and the video encoder's parameters in each."""
-    found = {step: random_params(encoder(), step) for step in (2, 10)}
+    loaded = {step: random_params(encoder(), step) for step in (2, 10)}
     other = {"image": {"encoder": random_params(encoder(), 7)}, "video_head": {"out": np.ones(3)}}
-    write_workdir(tmp_path, encoder(), {k: state(other | {"video": {"encoder": p, "decoder": other}}) for k, p in found.items()})
-    return tmp_path, found
+    write_workdir(tmp_path, encoder(), {k: state(other | {"video": {"encoder": p, "decoder": other}}) for k, p in loaded.items()})
+    return tmp_path, loaded
 
 
 def test_the_newest_or_a_named_step(two_steps):
@@ -94,9 +91,9 @@ def test_the_newest_or_a_named_step(two_steps):
 def test_the_encoder_that_was_trained(two_steps):
     folder, expected = two_steps
     write_workdir(folder, encoder(), {11: state({"video": {"encoder": expected[2]}})})
-    found = load_workdir(folder)
-    assert found.take()[0] == encoder() and found.pixels == PIXELS and found.parts == ("encoder",)
-    same(found.params, {"encoder": expected[2]})
+    loaded = load_workdir(folder)
+    assert loaded.take()[0] == encoder() and loaded.normalization == NORMALIZATION and loaded.parts == ("encoder",)
+    same(loaded.params, {"encoder": expected[2]})
 
 
 P = random_params(encoder(), 1)
@@ -126,18 +123,18 @@ def write_run(folder, task) -> TrainState:
     checkpoints = Checkpoints(str(folder), 1)
     checkpoints.save(5, saved, {"step": 5})
     checkpoints.close()
-    write_config(task.config, folder)
+    Workdir(folder).write_config(task.config)
     return saved
 
 
 def test_a_real_run(tmp_path):
     """The config and the tree of parameters that pre-training writes."""
     c = config(("mse_video", "cross_video"))
-    saved = write_run(tmp_path, Pretrain(c, make_mesh(c.mesh), 8, 8))
+    saved = write_run(tmp_path, make_task(c))
     for branch, parts in (("video", ("encoder", "autoencoder")), ("image", ("encoder",))):
-        found = load_workdir(tmp_path, branch)
-        same(found.params, jax.tree.map(np.asarray, saved.params[branch]))
-        assert found.parts == parts and found.encoder.grid.num_frames == (4 if branch == "video" else 1)
+        loaded = load_workdir(tmp_path, branch)
+        same(loaded.params, jax.tree.map(np.asarray, saved.params[branch]))
+        assert loaded.parts == parts and loaded.encoder.grid.num_frames == (4 if branch == "video" else 1)
     assert load_workdir(tmp_path).target_norm == "patch"
 
 
@@ -145,13 +142,13 @@ def test_a_real_run(tmp_path):
 def test_a_fine_tuned_run(pool, eps, tmp_path):
     """The classifier, the moving average first; names of classes once the run has written them."""
     c = downstream("finetune", optimizer__ema_decay=0.9, head__pool=pool, head__eps=eps)
-    saved = write_run(tmp_path, Finetune(c, make_mesh(c.mesh), 8, 8))
-    found = load_workdir(tmp_path)
-    assert found.head == Head(4, pool, eps) and "moving average" in found.name
-    assert found.encoder.final_norm == (pool == "first")
-    module, params = found.take()
+    saved = write_run(tmp_path, make_task(c))
+    loaded = load_workdir(tmp_path)
+    assert loaded.head == Head(4, pool, eps) and "moving average" in loaded.name
+    assert loaded.encoder.final_norm == (pool == "first")
+    module, params = loaded.take()
     same(params, jax.tree.map(np.asarray, saved.ema))
-    assert module == Classifier(found.encoder, 4, pool, eps=eps)
+    assert module == Classifier(loaded.encoder, 4, pool, eps=eps)
     np.savez(tmp_path / "predictions.npz", class_names=np.array(["a", "b", "c", "d"]))
     assert load_workdir(tmp_path).head.names == ("a", "b", "c", "d")
 

@@ -1,28 +1,22 @@
 """Attention weights against transformers' `output_attentions=True` with the same weights: videos without, images with a cls token."""
 
-import importlib.util
-
 import jax
 import numpy as np
 import pytest
 
 from cvmae.interop import read
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-from transformers import VideoMAEConfig, VideoMAEForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
-
 from cvmae.visualize.attention import attention_of
 from tests.interop import hf_models
+from tests.interop.parity import torch, transformers
 
 SMALL = dict(patch_size=8, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
 DECODER = dict(decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=32)
 CASES = {
-    "videomae": (VideoMAEForPreTraining, VideoMAEConfig(image_size=16, num_frames=4, use_mean_pooling=False, **SMALL, **DECODER)),
-    "vit": (ViTMAEForPreTraining, ViTMAEConfig(image_size=24, mask_ratio=0.0, **SMALL, **DECODER)),
+    "videomae": (
+        transformers.VideoMAEForPreTraining,
+        transformers.VideoMAEConfig(image_size=16, num_frames=4, use_mean_pooling=False, **SMALL, **DECODER),
+    ),
+    "vit": (transformers.ViTMAEForPreTraining, transformers.ViTMAEConfig(image_size=24, mask_ratio=0.0, **SMALL, **DECODER)),
 }
 
 
@@ -38,20 +32,20 @@ def test_every_head_of_every_block(name, tmp_path):
             if key.endswith(("query.weight", "key.weight", "q_proj.weight", "k_proj.weight")):
                 parameter.mul_(8)  # a fresh model attends to everything alike
     model.save_pretrained(tmp_path)
-    found = read(tmp_path)
-    grid = found.encoder.grid
+    loaded = read(tmp_path)
+    grid = loaded.encoder.grid
     clips = np.random.default_rng(2).normal(size=(2, grid.num_frames, grid.height, grid.width, 3)).astype(np.float32)
     pixels = torch.from_numpy(np.ascontiguousarray(clips.transpose(0, 1, 4, 2, 3)))
     # ViTMAE orders its tokens by noise, even where it hides none.
     rising = torch.arange(grid.tokens, dtype=torch.float32).expand(2, -1)
-    given = (pixels,) if name == "videomae" else (pixels[:, 0],)
+    inputs = (pixels,) if name == "videomae" else (pixels[:, 0],)
     with torch.no_grad():
-        theirs = getattr(model, name)(
-            *given, output_attentions=True, **({} if name == "videomae" else {"noise": rising})
+        reference = getattr(model, name)(
+            *inputs, output_attentions=True, **({} if name == "videomae" else {"noise": rising})
         ).attentions
-    ours = jax.jit(lambda params: attention_of(found.encoder, params, clips))(found.params["encoder"])
-    assert len(ours) == len(theirs) == 3
-    for mine, other in zip(ours, theirs):
-        assert mine.dtype == np.float32 and mine.shape == other.shape and np.ptp(other.numpy()) > 0.2
-        np.testing.assert_allclose(np.asarray(mine).sum(-1), 1, rtol=1e-5)
-        np.testing.assert_allclose(mine, other.numpy(), atol=2e-6)
+    actual = jax.jit(lambda params: attention_of(loaded.encoder, params, clips))(loaded.params["encoder"])
+    assert len(actual) == len(reference) == 3
+    for weights, expected in zip(actual, reference):
+        assert weights.dtype == np.float32 and weights.shape == expected.shape and np.ptp(expected.numpy()) > 0.2
+        np.testing.assert_allclose(np.asarray(weights).sum(-1), 1, rtol=1e-5)
+        np.testing.assert_allclose(weights, expected.numpy(), atol=2e-6)

@@ -1,21 +1,12 @@
-"""What is written for transformers is loaded by it whole, and computes there what it computes here."""
+"""transformers loads every key of what is written for it, and computes the same outputs."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 
 import jax
 import numpy as np
 import pytest
-
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-from transformers import AutoImageProcessor, VideoMAEForPreTraining, VideoMAEForVideoClassification, VideoMAEModel
 
 from cvmae.interop.huggingface import write_hf_videomae
 from cvmae.interop.preprocessing import preprocessing_of
@@ -27,6 +18,7 @@ from cvmae.models.vit import ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.interop.comparison import assert_close, relative
 from tests.interop.hf_models import MEAN, STD
+from tests.interop.parity import torch, transformers
 from tests.interop.pretrained_models import pretrained, videomae, videomae_decoder
 
 ENCODER, DECODER = videomae(), videomae_decoder()
@@ -52,7 +44,7 @@ def run(model, clip, **kwargs):
         return model(torch.from_numpy(np.ascontiguousarray(clip.transpose(0, 1, 4, 2, 3))), **kwargs)
 
 
-def ours(source, part, clip, *args):
+def apply_module(source, part, clip, *args):
     module, params = source.take(part)
     return jax.jit(module.apply)({"params": params}, clip, *args)
 
@@ -60,7 +52,7 @@ def ours(source, part, clip, *args):
 ENCODERS = {
     "as VideoMAE": (ENCODER, []),
     "no last norm, an eps that shows": (videomae(final_norm=False, eps=0.03), []),
-    "key biases": (videomae(bias="qkv"), ["key biases of the encoder left out: the softmax takes away what all logits of"]),
+    "key biases": (videomae(bias="qkv"), ["key biases of the encoder left out: the softmax cancels what all logits of"]),
     "no biases, transformers' eps, wide frames": (
         videomae(ViTSize(32, 1, 2, 2.5), WIDE, "none", 1e-12),
         ["transformers' processor pads frames that are narrower or lower than the crop"],
@@ -76,8 +68,8 @@ def test_encoder(name, tmp_path):
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "preprocessor_config.json"]
     assert len(notes) == len(about) and all(map(str.startswith, notes, about)), notes
     clip = clips(source)
-    theirs = run(load(VideoMAEModel, tmp_path / "out"), clip).last_hidden_state.numpy()
-    assert_close(name, relative(ours(source, "encoder", clip).tokens, theirs))
+    reference = run(load(transformers.VideoMAEModel, tmp_path / "out"), clip).last_hidden_state.numpy()
+    assert_close(name, relative(apply_module(source, "encoder", clip).tokens, reference))
 
 
 AUTOENCODERS = {
@@ -102,12 +94,14 @@ def test_autoencoder(name, tmp_path):
     clip, grid = (pixels - MEAN) / STD, encoder.grid
     drawn = masking.draw(jax.random.split(jax.random.key(2), 2), grid, "random", 0.75)
     mask = masking.from_hidden(drawn.hidden, drawn.num_visible)
-    _, predictions = ours(source, "autoencoder", clip, mask)
-    theirs = run(load(VideoMAEForPreTraining, tmp_path), clip, bool_masked_pos=torch.from_numpy(np.array(mask.hidden)))
-    assert_close(f"{name} predictions", relative(predictions, theirs.logits.numpy()))
+    _, predictions = apply_module(source, "autoencoder", clip, mask)
+    reference = run(
+        load(transformers.VideoMAEForPreTraining, tmp_path), clip, bool_masked_pos=torch.from_numpy(np.array(mask.hidden))
+    )
+    assert_close(f"{name} predictions", relative(predictions, reference.logits.numpy()))
     targets = make_targets(pixels, mask, decoder, grid, source.target_norm).values
     loss = float(masked_mse(predictions, targets).mean())
-    assert_close(f"{name} loss", abs(loss - theirs.loss.item()) / theirs.loss.item())
+    assert_close(f"{name} loss", abs(loss - reference.loss.item()) / reference.loss.item())
 
 
 CLASSIFIERS = {
@@ -124,8 +118,8 @@ def test_classifier(name, tmp_path):
     notes = write_hf_videomae(source, tmp_path)
     assert notes[0] == "written as VideoMAEForVideoClassification"
     assert len(notes) == 1 + len(about) and all(map(str.startswith, notes[1:], about)), notes
-    clip, model = clips(source), load(VideoMAEForVideoClassification, tmp_path)
-    assert_close(name, relative(ours(source, "classifier", clip), run(model, clip).logits.numpy()))
+    clip, model = clips(source), load(transformers.VideoMAEForVideoClassification, tmp_path)
+    assert_close(name, relative(apply_module(source, "classifier", clip), run(model, clip).logits.numpy()))
     assert model.config.num_labels == head.classes and not model.training
     expected = head.names or tuple(f"LABEL_{i}" for i in range(head.classes))
     assert tuple(model.config.id2label[i] for i in range(head.classes)) == expected
@@ -133,24 +127,24 @@ def test_classifier(name, tmp_path):
 
 
 def test_the_encoder_of_larger_models(tmp_path):
-    """Its folder is that of VideoMAEModel, so that this class is told of no key too many."""
+    """Its folder is that of VideoMAEModel, so that this class reports no unexpected key."""
     source = pretrained(ENCODER, DECODER, Head(2, "first"))
     write_hf_videomae(source, tmp_path, "encoder")
     clip = clips(source)
-    theirs = run(load(VideoMAEModel, tmp_path), clip).last_hidden_state.numpy()
-    assert_close("encoder", relative(ours(source, "encoder", clip).tokens, theirs))
+    reference = run(load(transformers.VideoMAEModel, tmp_path), clip).last_hidden_state.numpy()
+    assert_close("encoder", relative(apply_module(source, "encoder", clip).tokens, reference))
 
 
 def test_eps_that_transformers_fixes(tmp_path):
-    """The outputs differ slightly, and a user is told by how much of what."""
+    """The outputs differ slightly, and a note says which eps differ."""
     source = pretrained(MEAN_ENCODER, head=Head(5, "mean", 0.1))
     _, note = write_hf_videomae(source, tmp_path / "classifier")
     assert note == ("head.eps is 0.1, in transformers 1e-05 whatever its config says: outputs differ slightly")
     clip = clips(source)
-    logits = run(load(VideoMAEForVideoClassification, tmp_path / "classifier"), clip).logits.numpy()
+    logits = run(load(transformers.VideoMAEForVideoClassification, tmp_path / "classifier"), clip).logits.numpy()
     exact = dataclasses.replace(source, head=Head(5, "mean", 1e-5))
-    assert_close("with transformers' eps", relative(ours(exact, "classifier", clip), logits))
-    assert relative(ours(source, "classifier", clip), logits) > 1e-4
+    assert_close("with transformers' eps", relative(apply_module(exact, "classifier", clip), logits))
+    assert relative(apply_module(source, "classifier", clip), logits) > 1e-4
 
     source = pretrained(ENCODER, videomae_decoder(norm_eps=1e-6), target_norm="patch_channel")
     assert write_hf_videomae(source, tmp_path / "autoencoder")[1:] == [
@@ -159,27 +153,27 @@ def test_eps_that_transformers_fixes(tmp_path):
 
 
 @pytest.mark.parametrize("frames, crop", [((40, 52), (32, 32)), ((32, 32), (32, 32)), ((70, 33), (32, 32)), ((24, 60), (16, 32))])
-def test_the_processor_makes_the_clips_that_ours_makes(frames, crop, tmp_path):
-    pixels = {"mean": (0.45, 0.4, 0.5), "std": (0.225, 0.25, 0.2)}
-    source = pretrained(videomae(grid=Grid(4, *crop, 2, 8)), pixels=pixels)
+def test_the_processor_makes_the_same_clips(frames, crop, tmp_path):
+    normalization = {"mean": (0.45, 0.4, 0.5), "std": (0.225, 0.25, 0.2)}
+    source = pretrained(videomae(grid=Grid(4, *crop, 2, 8)), normalization=normalization)
     write_hf_videomae(source, tmp_path)
     video = np.random.default_rng(0).integers(0, 256, (4, *frames, 3), dtype=np.uint8)
     make = preprocessing_of(source)
-    processed = AutoImageProcessor.from_pretrained(tmp_path)(list(video), return_tensors="np")["pixel_values"]
-    theirs = np.asarray(processed, np.float32).transpose(0, 1, 3, 4, 2)
-    assert theirs.shape == (1, 4, *crop, 3)
-    levels = np.abs(np.asarray(make(video)) - theirs) * np.array(pixels["std"]) * 255
+    processed = transformers.AutoImageProcessor.from_pretrained(tmp_path)(list(video), return_tensors="np")["pixel_values"]
+    reference = np.asarray(processed, np.float32).transpose(0, 1, 3, 4, 2)
+    assert reference.shape == (1, 4, *crop, 3)
+    levels = np.abs(np.asarray(make(video)) - reference) * np.array(normalization["std"]) * 255
     print(f"{frames} -> {crop}: differs by up to {levels.max():.2f} gray levels, {levels.mean():.2f} in the mean")
     assert levels.max() < (1e-3 if frames == crop else 1.01)
 
 
-def test_what_is_not_known_of_the_weights(tmp_path):
-    source = pretrained(ENCODER, DECODER, pixels={})
+def test_notes_on_what_the_weights_do_not_record(tmp_path):
+    source = pretrained(ENCODER, DECODER, normalization={})
     notes = write_hf_videomae(source, tmp_path)
     assert notes == [
         "written as VideoMAEForPreTraining",
-        "not known to be trained as VideoMAE is, on ImageNet's pixels with targets normed by patch and channel",
-        "no preprocessor_config.json: nobody says what pixels were normalized with",
+        "the weights do not record VideoMAE's training: ImageNet's normalization, targets by patch and channel",
+        "no preprocessor_config.json: the weights do not record their normalization",
     ]
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
 
@@ -193,7 +187,7 @@ def test_which_part_is_written(tmp_path):
     other = pretrained(ENCODER, videomae_decoder(cls="own"), target_norm="patch_channel")
     (note,) = write_hf_videomae(other, tmp_path / "encoder")
     assert note.startswith("the encoder alone: VideoMAEForPreTraining cannot express the decoder (the decoder's cls is 'own'")
-    load(VideoMAEModel, tmp_path / "encoder")
+    load(transformers.VideoMAEModel, tmp_path / "encoder")
     with pytest.raises(ValueError, match="no part 'classifier', only encoder, autoencoder"):
         write_hf_videomae(other, tmp_path / "none", "classifier")
     with pytest.raises(FileExistsError, match="holds files already"):

@@ -1,25 +1,18 @@
 """The authors' own files (`.pth`) of MAE, mae_st and VideoMAE: torch statements of the models, saved as published ones are,
-read by us: the same states, predictions, loss and logits."""
+read by this package: the same states, predictions, loss and logits."""
 
 import argparse
-import importlib.util
 
 import jax
 import numpy as np
 import pytest
-
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
 
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.load import read
 from cvmae.models import masking
 from tests.interop import hf_models, torch_mae, torch_mae_st, torch_videomae
 from tests.interop.comparison import assert_close, relative
+from tests.interop.parity import torch
 from tests.interop.torch_blocks import EPS, Sizes, build
 
 SIZES = Sizes(decoder_depth=2, mlp_ratio=3)
@@ -45,7 +38,7 @@ CLASSIFIERS = {
 
 
 def read_back(model, folder, kind: str, hints: ModelHints):
-    """A model saved as published ones are, read by us; the file is gone afterwards, as those of real size are large."""
+    """A model saved as published ones are, read by this package; the file is gone afterwards, as those of real size are large."""
     file = folder / "checkpoint.pth"
     torch.save({"model": model.state_dict(), "args": argparse.Namespace(model="some", blr=1.5e-4), "epoch": 800}, file)
     try:
@@ -55,7 +48,7 @@ def read_back(model, folder, kind: str, hints: ModelHints):
 
 
 def hints_for(sizes: Sizes) -> ModelHints:
-    """What files do not show and published widths would."""
+    """The settings that files do not show and published widths would."""
     return ModelHints(sizes.heads, sizes.decoder_heads, sizes.frames, (sizes.size, sizes.size))
 
 
@@ -72,8 +65,8 @@ def as_torch(clip):
     return video[:, :, 0] if video.shape[2] == 1 else video
 
 
-def run_theirs(model, clip, noise, mask) -> hf_models.Run:
-    """A statement's forward pass under our mask."""
+def run_reference(model, clip, noise, mask) -> hf_models.Run:
+    """A statement's forward pass under the given mask."""
     video = as_torch(clip)
     with torch.no_grad():
         if isinstance(model, torch_videomae.MaskedAutoencoder):
@@ -98,10 +91,10 @@ def check(name: str, model, pretrained, kept: int, batch: int = 2):
     by_channel = pretrained.target_norm == "patch_channel"
     if by_channel:
         mask = masking.from_hidden(mask.hidden, kept)
-    theirs = run_theirs(model, clip, noise, mask)
+    reference = run_reference(model, clip, noise, mask)
     target_clip, norm = (pixels if by_channel else clip), pretrained.target_norm or "patch"
-    ours = hf_models.run_ours(module, params, clip, target_clip, mask, norm, theirs.everywhere is not None, backward=False)
-    hf_models.compare(ours, theirs, name)
+    actual = hf_models.run_module(module, params, clip, target_clip, mask, norm, reference.everywhere is not None, backward=False)
+    hf_models.compare(actual, reference, name)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -120,12 +113,12 @@ def test_classifier(name, tmp_path):
     assert (module.encoder.trunk.eps, module.eps) == (EPS, EPS)
     _, clip, _ = draw(sizes)
     with torch.no_grad():
-        theirs = model(as_torch(clip)).numpy()
-    assert_close(f"{name} logits", relative(jax.jit(module.apply)({"params": params}, clip), theirs))
+        reference = model(as_torch(clip)).numpy()
+    assert_close(f"{name} logits", relative(jax.jit(module.apply)({"params": params}, clip), reference))
 
 
 def test_vit_b_of_mae(tmp_path):
-    """The published size, of which nothing need be said: 49 of 196 tokens visible, decoder 512 x 8."""
+    """The published size, which needs no hints: 49 of 196 tokens visible, decoder 512 x 8."""
     sizes = Sizes(768, 12, 12, 512, 8, 16, size=224, patch=16, frames=1, tubelet=1)
     model = build(torch_mae.MaskedAutoencoder, sizes)
     check("ViT-B of MAE", model, read_back(model, tmp_path, "auto", ModelHints()), kept=49, batch=1)

@@ -1,6 +1,5 @@
-"""transformers' VideoMAEForPreTraining against our autoencoder with the same weights: states, predictions, loss, gradients."""
+"""transformers' VideoMAEForPreTraining against this package's autoencoder with the same weights: states, predictions, loss, gradients."""
 
-import importlib.util
 import os
 
 import jax
@@ -9,32 +8,11 @@ import numpy as np
 import pytest
 
 from cvmae.interop import read
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-from transformers import VideoMAEConfig, VideoMAEForPreTraining
-
 from cvmae.interop.huggingface import write_hf_videomae
 from cvmae.models import masking
 from tests.interop import hf_models
+from tests.interop.parity import CLIPS, TINY, torch, transformers
 
-TINY = dict(
-    image_size=32,
-    patch_size=8,
-    num_frames=4,
-    tubelet_size=2,
-    hidden_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=96,
-    decoder_hidden_size=24,
-    decoder_num_hidden_layers=2,
-    decoder_num_attention_heads=3,
-    decoder_intermediate_size=72,
-)
 LARGER = dict(image_size=48, patch_size=16, num_frames=6, tubelet_size=3, hidden_size=32, num_attention_heads=2)
 CASES = {
     "final norm": (dict(use_mean_pooling=False), 0.75, "tube"),
@@ -52,12 +30,12 @@ CASES = {
 def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str, backward: bool = True):
     """Builds, saves, loads and runs one configuration both ways; written back, the arrays are the same bytes."""
     torch.manual_seed(0)
-    model = hf_models.shake(VideoMAEForPreTraining(config), seed=1)
+    model = hf_models.shake(transformers.VideoMAEForPreTraining(config), seed=1)
     model.save_pretrained(folder)
-    found = read(folder)
-    module, params = found.take("autoencoder")
-    assert module == hf_models.videomae_module(config) and found.target_norm == ("patch_channel" if config.norm_pix_loss else "")
-    check_written_back(found, folder)
+    loaded = read(folder)
+    module, params = loaded.take("autoencoder")
+    assert module == hf_models.videomae_module(config) and loaded.target_norm == ("patch_channel" if config.norm_pix_loss else "")
+    check_written_back(loaded, folder)
 
     grid = module.encoder.grid
     drawn = masking.draw(jax.random.split(jax.random.key(2), batch), grid, mask_kind, ratio)
@@ -66,19 +44,19 @@ def check(config, batch: int, ratio: float, mask_kind: str, folder, name: str, b
     pixels = np.random.default_rng(3).uniform(size=shape).astype(np.float32)
     clip = (pixels - hf_models.MEAN) / hf_models.STD
     norm = "patch_channel" if config.norm_pix_loss else "none"
-    ours = hf_models.run_ours(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm, backward=backward)
-    theirs = hf_models.videomae_run(model, clip, mask.hidden, found.template(), backward)
-    hf_models.compare(ours, theirs, name)
+    actual = hf_models.run_module(module, params, jnp.asarray(clip), jnp.asarray(pixels), mask, norm, backward=backward)
+    reference = hf_models.videomae_run(model, clip, mask.hidden, loaded.template(), backward)
+    hf_models.compare(actual, reference, name)
     return mask
 
 
-def check_written_back(found, folder):
+def check_written_back(loaded, folder):
     """Exported again, the arrays are the same bytes and transformers reads the same config, so that its outputs are the same."""
-    write_hf_videomae(found, folder / "again", "autoencoder")
+    write_hf_videomae(loaded, folder / "again", "autoencoder")
     written, stored = hf_models.stored(folder / "again"), hf_models.stored(folder)
     assert written.keys() == stored.keys() and all(written[key].tobytes() == stored[key].tobytes() for key in stored)
-    there, here = (VideoMAEConfig.from_pretrained(path).to_dict() for path in (folder, folder / "again"))
-    # Where they are not normalized the targets are pixels in 0..1, which no config of ours trains on.
+    there, here = (transformers.VideoMAEConfig.from_pretrained(path).to_dict() for path in (folder, folder / "again"))
+    # Where they are not normalized the targets are pixels in 0..1, which no config of this package trains on.
     for free in ("dtype", "transformers_version", "initializer_range", "norm_pix_loss", "_name_or_path"):
         there.pop(free, None), here.pop(free, None)
     assert here == there
@@ -87,12 +65,12 @@ def check_written_back(found, folder):
 @pytest.mark.parametrize("name", CASES)
 def test_tiny(name, tmp_path):
     changes, ratio, mask_kind = CASES[name]
-    check(VideoMAEConfig(**{**TINY, **changes}), 2, ratio, mask_kind, tmp_path, name)
+    check(transformers.VideoMAEConfig(**TINY | CLIPS | changes), 2, ratio, mask_kind, tmp_path, name)
 
 
 def test_vit_b(tmp_path):
     """The published size, gradients with CVMAE_LARGE=1: 16 frames of 224 pixels, 160 of 1568 tokens visible, decoder 384 x 4."""
-    config = VideoMAEConfig(use_mean_pooling=False)
+    config = transformers.VideoMAEConfig(use_mean_pooling=False)
     mask = check(config, 1, 0.9, "tube", tmp_path, "ViT-B", backward=bool(os.environ.get("CVMAE_LARGE")))
     assert mask.num_visible == 160 and mask.masked.shape == (1, 1408)
 
@@ -103,4 +81,4 @@ def test_vit_l(tmp_path):
     encoder = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
     decoder = dict(hidden_size=512, num_hidden_layers=12, num_attention_heads=8, intermediate_size=2048)
     decoder = {f"decoder_{name}": value for name, value in decoder.items()}
-    check(VideoMAEConfig(use_mean_pooling=False, **encoder, **decoder), 1, 0.9, "tube", tmp_path, "ViT-L")
+    check(transformers.VideoMAEConfig(use_mean_pooling=False, **encoder, **decoder), 1, 0.9, "tube", tmp_path, "ViT-L")

@@ -1,40 +1,20 @@
-"""transformers' ViTMAEForPreTraining against our autoencoder with the same weights: states, predictions, loss, gradients."""
+"""transformers' ViTMAEForPreTraining against this package's autoencoder with the same weights: states, predictions, loss, gradients."""
 
-import importlib.util
 import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from cvmae.interop import read
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-from safetensors.numpy import save_file
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
-
-from cvmae.interop.convert import to_theirs
+from cvmae.interop.convert import export_arrays
 from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.models import masking
 from tests.interop import hf_models
+from tests.interop.parity import TINY, torch, transformers
 
-TINY = dict(
-    image_size=32,
-    patch_size=8,
-    hidden_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=96,
-    decoder_hidden_size=24,
-    decoder_num_hidden_layers=2,
-    decoder_num_attention_heads=3,
-    decoder_intermediate_size=72,
-)
 CASES = {
     "raw pixels": dict(mask_ratio=0.75, num_hidden_layers=3, decoder_num_hidden_layers=1),
     "normalized pixels": dict(mask_ratio=0.6, norm_pix_loss=True),
@@ -47,31 +27,31 @@ CASES = {
 def build(config):
     """A transformers model of random weights."""
     torch.manual_seed(0)
-    return hf_models.with_tables(hf_models.shake(ViTMAEForPreTraining(config), seed=1))
+    return hf_models.with_tables(hf_models.shake(transformers.ViTMAEForPreTraining(config), seed=1))
 
 
 def check(config, batch: int, folder, name: str, backward: bool = True):
     """Builds, saves, loads and runs one configuration both ways; written back, the arrays are the same bytes."""
     model = build(config)
     model.save_pretrained(folder)
-    found = read(folder)
-    module, params = found.take("autoencoder")
-    assert module == hf_models.vit_mae_module(config) and found.target_norm == ("patch" if config.norm_pix_loss else "none")
-    written = to_theirs(params, HF_VIT_MAE, module.encoder.grid)
-    stored = {key: array for key, array in hf_models.stored(folder).items() if key not in found.ignored}
+    loaded = read(folder)
+    module, params = loaded.take("autoencoder")
+    assert module == hf_models.vit_mae_module(config) and loaded.target_norm == ("patch" if config.norm_pix_loss else "none")
+    written = export_arrays(params, HF_VIT_MAE, module.encoder.grid)
+    stored = {key: array for key, array in hf_models.stored(folder).items() if key not in loaded.ignored}
     assert all(written[found_name(key)].tobytes() == array.tobytes() for key, array in stored.items())
 
     grid = module.encoder.grid
     rng = np.random.default_rng(2)
     image = rng.normal(size=(batch, grid.height, grid.width, 3)).astype(np.float32)
     noise = rng.uniform(size=(batch, grid.tokens)).astype(np.float32)
-    theirs, restore = hf_models.vit_mae_run(model, image, noise, found.template(), backward)
+    reference, restore = hf_models.vit_mae_run(model, image, noise, loaded.template(), backward)
     mask = masking.from_noise(jnp.asarray(noise), masking.visible_count(grid.tokens, config.mask_ratio, "down"))
     np.testing.assert_array_equal(mask.ids_restore, restore)
     clip = jnp.asarray(image)[:, None]
     norm = "patch" if config.norm_pix_loss else "none"
-    ours = hf_models.run_ours(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)
-    hf_models.compare(ours, theirs, name)
+    actual = hf_models.run_module(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)
+    hf_models.compare(actual, reference, name)
     return mask
 
 
@@ -82,18 +62,20 @@ def found_name(key: str) -> str:
 
 @pytest.mark.parametrize("name", CASES)
 def test_tiny(name, tmp_path):
-    check(ViTMAEConfig(**{**TINY, **CASES[name]}), 2, tmp_path, name)
+    check(transformers.ViTMAEConfig(**TINY | CASES[name]), 2, tmp_path, name)
 
 
 def test_vit_b(tmp_path):
     """The published size, gradients with CVMAE_LARGE=1: 224 pixels, 49 of 196 tokens visible, decoder 512 x 8."""
-    mask = check(ViTMAEConfig(norm_pix_loss=True), 1, tmp_path, "ViT-B", backward=bool(os.environ.get("CVMAE_LARGE")))
+    mask = check(
+        transformers.ViTMAEConfig(norm_pix_loss=True), 1, tmp_path, "ViT-B", backward=bool(os.environ.get("CVMAE_LARGE"))
+    )
     assert mask.num_visible == 49
 
 
 def test_names_of_a_plain_state_dict(tmp_path):
     """The names in memory load too, and give what the names of save_pretrained give."""
-    model = build(ViTMAEConfig(**TINY))
+    model = build(transformers.ViTMAEConfig(**TINY))
     model.save_pretrained(tmp_path)
     save_file({k: v.numpy() for k, v in model.state_dict().items()}, tmp_path / "plain.safetensors")
     one, two = (read(p, "hf-vit-mae").params for p in (tmp_path, tmp_path / "plain.safetensors"))

@@ -10,9 +10,9 @@ from PIL import Image
 
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
 from cvmae.models.patches import Grid
-from tests.interop.pretrained_models import PIXELS, pretrained, videomae
+from tests.interop.pretrained_models import NORMALIZATION, pretrained, videomae
 
-MEAN, STD = np.array(PIXELS["mean"]), np.array(PIXELS["std"])
+MEAN, STD = np.array(NORMALIZATION["mean"]), np.array(NORMALIZATION["std"])
 
 
 def frames(*shape, seed=0):
@@ -32,14 +32,14 @@ def by_pillow(video, scaled, box):
 
 def test_frames_of_the_right_size_are_normalized_and_nothing_else():
     video = frames(2, 3, 16, 24)
-    make = Preprocessing(3, 16, 24, **PIXELS)
+    make = Preprocessing(3, 16, 24, **NORMALIZATION)
     expected = (video / 255 - MEAN) / STD
-    found = make(video)
-    assert isinstance(found, jax.Array) and found.dtype == jnp.float32 and found.shape == video.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(np.round((np.asarray(found) * STD + MEAN) * 255), video)
-    np.testing.assert_array_equal(make(video[0]), found[:1])
-    np.testing.assert_array_equal(make(jnp.asarray(video)), found)
+    actual = make(video)
+    assert isinstance(actual, jax.Array) and actual.dtype == jnp.float32 and actual.shape == video.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(np.round((np.asarray(actual) * STD + MEAN) * 255), video)
+    np.testing.assert_array_equal(make(video[0]), actual[:1])
+    np.testing.assert_array_equal(make(jnp.asarray(video)), actual)
     np.testing.assert_array_equal(jax.jit(make)(video), jax.jit(make)(jnp.asarray(video)))
     np.testing.assert_allclose(jax.jit(make)(video), expected, rtol=0, atol=1e-6)
 
@@ -60,7 +60,7 @@ CASES = {
 def test_resize_and_crop(name):
     size, crop, scaled, corner = CASES[name]
     video = frames(2, 2, *size)
-    levels = (np.asarray(Preprocessing(2, *crop, **PIXELS)(video)) * STD + MEAN) * 255
+    levels = (np.asarray(Preprocessing(2, *crop, **NORMALIZATION)(video)) * STD + MEAN) * 255
     expected = by_pillow(video, scaled, (*corner, *crop))
     difference = np.abs(levels - expected)
     print(f"{name}: differs by up to {difference.max():.2f} levels, {difference.mean():.2f} in the mean")
@@ -70,13 +70,13 @@ def test_resize_and_crop(name):
 
 
 def test_it_is_that_of_the_weights():
-    source = pretrained(videomae(grid=Grid(4, 16, 24, 2, 8)), pixels={"mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0)})
+    source = pretrained(videomae(grid=Grid(4, 16, 24, 2, 8)), normalization={"mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0)})
     assert preprocessing_of(source) == Preprocessing(4, 16, 24, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
-    unknown = preprocessing_of(dataclasses.replace(source, pixels={}))
+    unknown = preprocessing_of(dataclasses.replace(source, normalization={}))
     assert (unknown.mean, unknown.std) == (None, None)
-    with pytest.raises(ValueError, match=r"do not say what pixels were normalized with: take dataclasses.replace\(prep.*mean"):
+    with pytest.raises(ValueError, match=r"do not record their normalization: take dataclasses.replace\(prep.*mean"):
         unknown(frames(4, 16, 24))
-    dataclasses.replace(unknown, **PIXELS)(frames(4, 16, 24))
+    dataclasses.replace(unknown, **NORMALIZATION)(frames(4, 16, 24))
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_it_is_that_of_the_weights():
 )
 def test_what_is_no_clip(video, message):
     with pytest.raises(ValueError, match=message):
-        Preprocessing(4, 16, 16, **PIXELS)(video)
+        Preprocessing(4, 16, 16, **NORMALIZATION)(video)

@@ -1,4 +1,4 @@
-"""The exported program runs where this package, flax and einops cannot be imported, for any batch, as our module does."""
+"""The exported program runs where this package, flax and einops cannot be imported, for any batch, as the module does."""
 
 import dataclasses
 import os
@@ -22,15 +22,15 @@ from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from tests.interop.comparison import assert_close, relative
 from tests.interop.pretrained_models import pretrained
 
-PIXELS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+NORMALIZATION = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 ENCODER = Encoder(
     TransformerConfig(ViTSize(16, 2, 2), attention="xla", dtype=jnp.bfloat16), Grid(4, 16, 24, 2, 8), "separable", True
 )
 MEAN = ENCODER.clone(positions="sincos1d", cls_token=False, final_norm=False)
 CASES = {
-    "encoder": (pretrained(ENCODER, pixels=PIXELS), ""),
-    "classifier": (pretrained(MEAN, head=Head(3), pixels=PIXELS), ""),
-    "encoder of a classifier": (pretrained(MEAN, head=Head(3), pixels=PIXELS), "encoder"),
+    "encoder": (pretrained(ENCODER, normalization=NORMALIZATION), ""),
+    "classifier": (pretrained(MEAN, head=Head(3), normalization=NORMALIZATION), ""),
+    "encoder of a classifier": (pretrained(MEAN, head=Head(3), normalization=NORMALIZATION), "encoder"),
 }
 # Runs the lines of each folder's README.txt, then what they made on batches of 1 and 3, where nothing but jax is there.
 ALONE = """
@@ -48,14 +48,14 @@ ALONE = """
         os.chdir(folder)
         lines = [line.strip() for line in open("README.txt") if line.startswith("    ")]
         assert len(lines) == 5, lines
-        found = {}
-        exec("\\n".join(lines), found)
-        np, exported, params = found["np"], found["exported"], found["params"]
-        assert found["video"].shape == (2, *np.load("batch1.npy").shape[1:])
+        names = {}
+        exec("\\n".join(lines), names)
+        np, exported, params = names["np"], names["exported"], names["params"]
+        assert names["video"].shape == (2, *np.load("batch1.npy").shape[1:])
         for batch in (1, 3):
-            out = found["jax"].jit(exported.call)(params, np.load(f"batch{batch}.npy"))
+            out = names["jax"].jit(exported.call)(params, np.load(f"batch{batch}.npy"))
             np.savez(f"out{batch}.npz", **(out if isinstance(out, dict) else {"logits": out}))
-        assert ("logits" in found) != ("features" in found)
+        assert ("logits" in names) != ("features" in names)
 """
 
 
@@ -64,8 +64,8 @@ def clips(source, batch):
     return np.random.default_rng(batch).integers(0, 256, (batch, grid.num_frames, grid.height, grid.width, 3), dtype=np.uint8)
 
 
-def ours(source, part, video):
-    """Our module's outputs, in float32 with plain attention."""
+def apply_module(source, part, video):
+    """The module's outputs, in float32 with plain attention."""
     module, params = source.take(part)
     encoder = getattr(module, "encoder", module)
     encoder = encoder.clone(trunk=dataclasses.replace(encoder.trunk, attention="einsum", dtype=np.float32))
@@ -94,12 +94,12 @@ def written(tmp_path_factory):
 def test_without_this_package(name, written):
     source, part = CASES[name]
     for batch in (1, 3):
-        expected = ours(source, part, clips(source, batch))
-        with np.load(written[name] / f"out{batch}.npz") as found:
-            assert set(found.files) == set(expected)
+        expected = apply_module(source, part, clips(source, batch))
+        with np.load(written[name] / f"out{batch}.npz") as outputs:
+            assert set(outputs.files) == set(expected)
             for key, value in expected.items():
-                assert found[key].dtype == np.float32
-                assert_close(f"{name} {key} of {batch}", relative(found[key], value), 1e-5)
+                assert outputs[key].dtype == np.float32
+                assert_close(f"{name} {key} of {batch}", relative(outputs[key], value), 1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -118,20 +118,20 @@ def test_what_the_file_holds(name, written):
 
 def test_it_does_not_depend_on_how_the_module_computes():
     """The same program for every kind of attention and every dtype."""
-    found = []
+    programs = []
     for attention, dtype in (("xla", jnp.bfloat16), ("auto", jnp.float32), ("einsum", jnp.float32)):
         source, _ = CASES["encoder"]
         encoder = source.encoder.clone(trunk=dataclasses.replace(source.encoder.trunk, attention=attention, dtype=dtype))
         params = traverse_util.flatten_dict(source.params["encoder"], sep="/")
         program = export_program(encoder, params, preprocessing_of(source)).mlir_module()
-        found.append(re.sub(r"(?m)^#loc.*$| ?loc\(.*\)", "", program))
-    assert found[0] == found[1] == found[2] and "bf16" not in found[0] and "stablehlo.dot_general" in found[0]
+        programs.append(re.sub(r"(?m)^#loc.*$| ?loc\(.*\)", "", program))
+    assert programs[0] == programs[1] == programs[2] and "bf16" not in programs[0] and "stablehlo.dot_general" in programs[0]
 
 
 def test_what_is_refused(tmp_path):
     source, _ = CASES["encoder"]
-    with pytest.raises(ValueError, match="random weights does not say what pixels were normalized with, .*: give `pixels`"):
-        export_stablehlo(dataclasses.replace(source, pixels={}), tmp_path / "out")
+    with pytest.raises(ValueError, match="random weights does not record its normalization, .*: give `normalization`"):
+        export_stablehlo(dataclasses.replace(source, normalization={}), tmp_path / "out")
     with pytest.raises(ValueError, match="whose program would need masks: expected 'encoder' or 'classifier'"):
         export_stablehlo(source, tmp_path / "out", "autoencoder")
     with pytest.raises(ValueError, match="no part 'classifier', only encoder"):

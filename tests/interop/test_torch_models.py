@@ -1,23 +1,16 @@
-"""The torch statements of MAE, mae_st and VideoMAE against others: transformers' classes, and a statement on our own tree."""
+"""The torch statements of MAE, mae_st and VideoMAE against others: transformers' classes, and a statement on this package's parameters."""
 
-import importlib.util
 import re
 
 import pytest
 from flax import traverse_util
 
-from tests.requirements import missing
-
-if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-    missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
-
-import torch
-import transformers
-from torch.nn import functional as F
-from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
-
-from tests.interop import torch_mae, torch_mae_st, torch_videomae
+from cvmae.interop.huggingface import config_fields
+from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
+from tests.interop import hf_models, torch_mae, torch_mae_st, torch_videomae
 from tests.interop.comparison import assert_close, relative
+from tests.interop.parity import torch, transformers
 from tests.interop.torch_blocks import EPS, Sizes, build
 from tests.models import mae_st_torch
 
@@ -60,7 +53,7 @@ MAE_ST = (
     (r"^decoder\.", "decoder_"),
     ("^encoder_to_decoder", "decoder_embed"),
 )
-OUR_TREE = (
+TREE = (
     ("^mask_token", "decoder_mask_token"),
     ("^(?!decoder_)", "encoder/"),
     ("^decoder_", "decoder/"),
@@ -96,7 +89,7 @@ def renamed(model, table) -> dict:
     return state
 
 
-def our_tree(model) -> dict:
+def as_tree(model) -> dict:
     """The state of mae_st as the tree that `mae_st_torch` takes."""
 
     def laid_out(value):
@@ -107,7 +100,7 @@ def our_tree(model) -> dict:
             value = value.permute(0, 2, 3, 4, 1).flatten(1)
         return value.T if value.ndim == 2 else value
 
-    return traverse_util.unflatten_dict({key: laid_out(value) for key, value in renamed(model, OUR_TREE).items()}, sep="/")
+    return traverse_util.unflatten_dict({key: laid_out(value) for key, value in renamed(model, TREE).items()}, sep="/")
 
 
 def pixels(sizes: Sizes, *frames: int):
@@ -117,20 +110,15 @@ def pixels(sizes: Sizes, *frames: int):
     return torch.randn(shape, generator=generator), torch.rand(2, sizes.grid.tokens, generator=generator)
 
 
-def transformers_config(config_class, sizes: Sizes, **more):
-    names = dict(
-        image_size=sizes.size,
-        patch_size=sizes.patch,
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.depth,
-        num_attention_heads=sizes.heads,
-        intermediate_size=round(sizes.width * sizes.mlp_ratio),
-        decoder_hidden_size=sizes.decoder_width,
-        decoder_num_hidden_layers=sizes.decoder_depth,
-        decoder_num_attention_heads=sizes.decoder_heads,
-        decoder_intermediate_size=round(sizes.decoder_width * sizes.mlp_ratio),
+def transformers_config(config_class, sizes: Sizes, **changes):
+    """The config of a class of transformers with these sizes; `changes` are fields of its own."""
+    encoder = ViTSize(sizes.width, sizes.depth, sizes.heads, sizes.mlp_ratio)
+    decoder = ViTSize(sizes.decoder_width, sizes.decoder_depth, sizes.decoder_heads, sizes.mlp_ratio)
+    fields = config_fields(
+        Encoder(TransformerConfig(encoder, "qv", EPS), sizes.grid, "sincos1d"),
+        DecoderSpec(TransformerConfig(decoder, "qv", EPS), "concat", "sincos1d"),
     )
-    return config_class(**names, layer_norm_eps=EPS, num_labels=CLASSES, **more)
+    return config_class(**fields | {"num_labels": CLASSES} | changes)
 
 
 def loaded(model, state):
@@ -139,32 +127,32 @@ def loaded(model, state):
     return model.eval()
 
 
-def same(name: str, ours, theirs):
-    assert_close(name, relative(ours.detach(), theirs.detach()), 1e-5)
+def same(name: str, actual, reference):
+    assert_close(name, relative(actual.detach(), reference.detach()), 1e-5)
 
 
-def same_output(ours, theirs):
+def same_output(actual, reference):
     """Of a statement and of a transformers model."""
-    assert len(ours.hidden) == len(theirs.hidden_states) - 1
-    for state, other in zip(ours.hidden, theirs.hidden_states[1:]):
+    assert len(actual.hidden) == len(reference.hidden_states) - 1
+    for state, other in zip(actual.hidden, reference.hidden_states[1:]):
         same("state", state, other)
-    same("predictions", ours.predictions, theirs.logits)
-    same("loss", ours.loss, theirs.loss)
+    same("predictions", actual.predictions, reference.logits)
+    same("loss", actual.loss, reference.loss)
 
 
 def test_mae():
     model = build(torch_mae.MaskedAutoencoder, IMAGES)
     config = transformers_config(transformers.ViTMAEConfig, IMAGES, norm_pix_loss=True, mask_ratio=0.7)
-    theirs = loaded(transformers.ViTMAEForPreTraining(config), renamed(model, VIT))
+    reference = loaded(transformers.ViTMAEForPreTraining(config), renamed(model, VIT))
     image, noise = pixels(IMAGES)
-    ours = model(image, noise, kept=4)
-    same_output(ours, theirs(image, noise=noise, output_hidden_states=True))
-    same("encoder output", ours.encoded, theirs.vit(image, noise=noise).last_hidden_state)
+    actual = model(image, noise, kept=4)
+    same_output(actual, reference(image, noise=noise, output_hidden_states=True))
+    same("encoder output", actual.encoded, reference.vit(image, noise=noise).last_hidden_state)
 
 
 def test_mae_table():
     """The halves of transformers' table, turned as published weights have them."""
-    row, column = build_2d_sinusoidal_position_embedding(5, 5, 24, cls_token=True).chunk(2, dim=1)
+    row, column = hf_models.build_2d_sinusoidal_position_embedding(5, 5, 24, cls_token=True).chunk(2, dim=1)
     same("table", torch_mae.sincos(5, 24)[0], torch.cat([column, row], dim=1))
 
 
@@ -172,38 +160,42 @@ def test_mae_table():
 def test_mae_classifier(pool):
     model = build(torch_mae.Classifier, IMAGES, CLASSES, pool)
     state = renamed(model, VIT)
-    theirs = transformers.ViTForImageClassification(transformers_config(transformers.ViTConfig, IMAGES))
+    reference = transformers.ViTForImageClassification(transformers_config(transformers.ViTConfig, IMAGES))
     image, _ = pixels(IMAGES)
     if pool == "first":
-        return same("logits", model(image), loaded(theirs, state)(image).logits)
-    theirs.vit.layernorm = torch.nn.Identity()
+        return same("logits", model(image), loaded(reference, state)(image).logits)
+    reference.vit.layernorm = torch.nn.Identity()
     weight, bias = state.pop("fc_norm.weight"), state.pop("fc_norm.bias")
-    features = loaded(theirs, state).vit(image).last_hidden_state[:, 1:].mean(1)
-    same("logits", model(image), theirs.classifier(F.layer_norm(features, features.shape[1:], weight, bias, EPS)))
-
-
-def videomae_config(sizes: Sizes, **more):
-    return transformers_config(transformers.VideoMAEConfig, sizes, num_frames=sizes.frames, tubelet_size=sizes.tubelet, **more)
+    features = loaded(reference, state).vit(image).last_hidden_state[:, 1:].mean(1)
+    same(
+        "logits",
+        model(image),
+        reference.classifier(torch.nn.functional.layer_norm(features, features.shape[1:], weight, bias, EPS)),
+    )
 
 
 def test_videomae():
     model = build(torch_videomae.MaskedAutoencoder, SIZES)
-    theirs = transformers.VideoMAEForPreTraining(videomae_config(SIZES, use_mean_pooling=False))
-    loaded(theirs, renamed(model, VIDEOMAE)).decoder.norm.eps = EPS
+    reference = transformers.VideoMAEForPreTraining(
+        transformers_config(transformers.VideoMAEConfig, SIZES, use_mean_pooling=False)
+    )
+    loaded(reference, renamed(model, VIDEOMAE)).decoder.norm.eps = EPS
     video, noise = pixels(SIZES, SIZES.frames)
     hidden = noise.argsort(1) >= 5
-    ours = model(video, hidden)
+    actual = model(video, hidden)
     frames = video.transpose(1, 2)
-    same_output(ours, theirs(frames, bool_masked_pos=hidden, output_hidden_states=True))
-    same("encoder output", ours.encoded, theirs.videomae(frames, bool_masked_pos=hidden).last_hidden_state)
+    same_output(actual, reference(frames, bool_masked_pos=hidden, output_hidden_states=True))
+    same("encoder output", actual.encoded, reference.videomae(frames, bool_masked_pos=hidden).last_hidden_state)
 
 
 def test_videomae_classifier():
     model = build(torch_videomae.Classifier, SIZES, CLASSES)
-    theirs = transformers.VideoMAEForVideoClassification(videomae_config(SIZES, use_mean_pooling=True))
-    loaded(theirs, renamed(model, VIDEOMAE)).fc_norm.eps = EPS
+    reference = transformers.VideoMAEForVideoClassification(
+        transformers_config(transformers.VideoMAEConfig, SIZES, use_mean_pooling=True)
+    )
+    loaded(reference, renamed(model, VIDEOMAE)).fc_norm.eps = EPS
     video, _ = pixels(SIZES, SIZES.frames)
-    same("logits", model(video), theirs(video.transpose(1, 2)).logits)
+    same("logits", model(video), reference(video.transpose(1, 2)).logits)
 
 
 def test_mae_st():
@@ -211,12 +203,12 @@ def test_mae_st():
     model = build(torch_mae_st.MaskedAutoencoder, sizes)
     video, noise = pixels(sizes, sizes.frames)
     kept = 9
-    ours, tree = model(video, noise, kept), our_tree(model)
+    actual, tree = model(video, noise, kept), as_tree(model)
     latent, restore = mae_st_torch.encode(tree["encoder"], video, noise, sizes.tubelet, sizes.patch, kept, sizes.heads)
     everywhere = mae_st_torch.decode(tree["decoder"], latent, restore, sizes.decoder_heads)
-    same("encoder output", ours.encoded[:, 1:], latent)
-    same("predictions", ours.predictions, everywhere)
-    same("loss", ours.loss, mae_st_torch.loss(video, everywhere, restore, kept, 4, sizes.tubelet, sizes.patch))
+    same("encoder output", actual.encoded[:, 1:], latent)
+    same("predictions", actual.predictions, everywhere)
+    same("loss", actual.loss, mae_st_torch.loss(video, everywhere, restore, kept, 4, sizes.tubelet, sizes.patch))
 
 
 def test_mae_st_with_one_table():
@@ -227,13 +219,13 @@ def test_mae_st_with_one_table():
         cls = separable.get_parameter(f"{prefix}pos_embed_class")
         state[f"{prefix}pos_embed"] = torch.cat([cls, torch_mae_st.positions(separable, prefix)[0]], dim=1)
     video, noise = pixels(SIZES, SIZES.frames)
-    ours, theirs = loaded(model, state)(video, noise, 5), separable(video, noise, 5)
-    same("encoder output", ours.encoded, theirs.encoded)
-    same("predictions", ours.predictions, theirs.predictions)
+    actual, reference = loaded(model, state)(video, noise, 5), separable(video, noise, 5)
+    same("encoder output", actual.encoded, reference.encoded)
+    same("predictions", actual.predictions, reference.predictions)
 
 
 def test_mae_st_without_cls():
-    """With VideoMAE's tables and without biases that VideoMAE lacks it says what VideoMAE says."""
+    """With VideoMAE's tables and without biases that VideoMAE lacks it predicts what VideoMAE predicts."""
     videomae = build(torch_videomae.MaskedAutoencoder, SIZES)
     state = renamed(videomae, MAE_ST)
     state.update({key.replace(".q.", ".k."): torch.zeros_like(state[key]) for key in list(state) if key.endswith(".q.bias")})
@@ -243,9 +235,9 @@ def test_mae_st_without_cls():
     model = loaded(torch_mae_st.MaskedAutoencoder(SIZES, separable=False, cls=False), state)
     video, noise = pixels(SIZES, SIZES.frames)
     hidden = noise.argsort(1) >= 5
-    ours, theirs = model(video, hidden + torch.arange(SIZES.grid.tokens) / 1000, 5), videomae(video, hidden)
-    same("encoder output", ours.encoded, theirs.encoded)
-    same("predictions", torch_videomae.pick(ours.predictions, hidden), theirs.predictions)
+    actual, reference = model(video, hidden + torch.arange(SIZES.grid.tokens) / 1000, 5), videomae(video, hidden)
+    same("encoder output", actual.encoded, reference.encoded)
+    same("predictions", torch_videomae.pick(actual.predictions, hidden), reference.predictions)
 
 
 def test_mae_st_classifier():

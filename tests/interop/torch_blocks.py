@@ -1,4 +1,4 @@
-"""What the torch statements of MAE, mae_st and VideoMAE share; the names of modules make the keys of published files.
+"""Parts that the torch statements of MAE, mae_st and VideoMAE share; the names of modules make the keys of published files.
 
 The statements are written from the papers and from descriptions in words; they are the smallest code that gives the numbers and
 the state-dict keys. `build` gives every parameter a random value, so that no bias is 0.
@@ -35,18 +35,18 @@ class Sizes:
 
     @property
     def grid(self) -> Grid:
-        """How a clip is cut, for the numbers of tokens."""
+        """The grid of patches, for the numbers of tokens."""
         return Grid(self.frames, self.size, self.size, self.tubelet, self.patch)
 
 
 @dataclasses.dataclass
 class Output:
-    """What a pre-training model gives.
+    """The outputs of a pre-training model.
 
     Attributes:
       hidden: states after each encoder block.
       encoded: the encoder's output, cls first if there is one.
-      predictions: for all patches, or of VideoMAE for the hidden ones in the order of the grid.
+      predictions: for all patches, or of VideoMAE for the masked ones in the order of the grid.
       loss: a scalar.
     """
 
@@ -69,7 +69,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention; `kind` says where the projections are.
+    """Self-attention; `kind` is the layout of the projections.
 
     `fused`: one `qkv` with a bias (MAE). `qv`: one `qkv` without, and biases for query and value apart (VideoMAE). `split`: `q`,
     `k` and `v` (mae_st).
@@ -142,7 +142,7 @@ def decoder_blocks(sizes: Sizes, kind: str) -> nn.ModuleList:
 
 
 def states(blocks, x) -> list[torch.Tensor]:
-    """What comes out of each block."""
+    """The output of each block."""
     out = []
     for block in blocks:
         x = block(x)

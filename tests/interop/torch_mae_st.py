@@ -21,7 +21,7 @@ def add_positions(model: nn.Module, prefix: str, sizes: Sizes, width: int, separ
 
 
 def positions(model: nn.Module, prefix: str = ""):
-    """The table over all tokens, [1, N, D], and what the first token starts as, its position included: [1, 1, D], or None."""
+    """The table over all tokens, [1, N, D], and the first token with its position: [1, 1, D], or None."""
     of = dict(model.named_parameters(recurse=False))
     cls, full = of.get(f"{prefix}cls_token"), of.get(f"{prefix}pos_embed")
     if full is not None:

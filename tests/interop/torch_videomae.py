@@ -19,7 +19,7 @@ def sinusoid(length: int, width: int):
 
 
 def targets(video, tubelet: int, patch: int):
-    """What the decoder should say, [B, N, P]: pixels in 0..1, of each patch and channel with mean 0 and deviation 1."""
+    """The decoder's targets, [B, N, P]: pixels in 0..1, of each patch and channel with mean 0 and standard deviation 1."""
     mean, std = (torch.tensor(values)[:, None, None, None] for values in (MEAN, STD))
     x = patchify(video * std + mean, tubelet, patch).unflatten(-1, (-1, 3))
     return ((x - x.mean(-2, keepdim=True)) / (x.var(-2, keepdim=True).sqrt() + 1e-6)).flatten(2)
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The second half: it says `count` tokens, the last ones."""
+    """The second half: it predicts the last `count` tokens."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -66,7 +66,7 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = parts.token(sizes.decoder_width)
 
     def forward(self, video, hidden) -> Output:
-        """Of video [B, 3, T, H, W], normalized with ImageNet's mean and deviation, the tokens `hidden`, bool [B, N], are not seen."""
+        """Masks the tokens `hidden`, bool [B, N], of video [B, 3, T, H, W], normalized with ImageNet's mean and standard deviation."""
         blocks = self.encoder(video, hidden)
         encoded = self.encoder.norm(blocks[-1])
         table = sinusoid(hidden.shape[1], self.sizes.decoder_width).expand(len(video), -1, -1)

@@ -127,7 +127,7 @@ def test_tpus_by_jobset(dry):
     assert commands == [["kubectl", "delete", "jobset", "n", "--ignore-not-found"], ["kubectl", "apply", "-f", "-"]]
     job, container = pod(text)
     spec = job["template"]["spec"]
-    assert job["replicas"] == 2 and spec["parallelizm"] == spec["completions"] == 8 and spec["completionMode"] == "Indexed"
+    assert job["replicas"] == 2 and spec["parallelism"] == spec["completions"] == 8 and spec["completionMode"] == "Indexed"
     assert spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "4x8"
     assert container["resources"] == {"limits": {"google.com/tpu": 4}} and container["image"] == "i"
     words = [word.replace("$$(", "$(") for word in container["command"]]  # as Kubernetes reads them
@@ -206,7 +206,7 @@ def slurm(tmp_path, tasks: int):
         [str(LAUNCH / "slurm.sh"), *fields], env=os.environ | QUICK | path | job, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done, json.loads((tmp_path / "run" / "report.json").read_text())["extract"]
+    return done, json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
 
 
 def test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on(tmp_path):

@@ -1,5 +1,8 @@
 """Every kernel of attention that runs here gives the textbook's numbers, and `auto` takes one that runs."""
 
+import contextvars
+import re
+import threading
 import types
 
 import jax
@@ -9,6 +12,9 @@ import pytest
 
 from cvmae.models import attention, blocked_attention
 from cvmae.models.attention import ATTENTIONS, attend, block_size, choose
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
+from cvmae.parallel.mesh import local_mesh, make_rules
 
 HERE = jax.devices()[0].platform
 RUNNING = {
@@ -20,6 +26,7 @@ A100 = types.SimpleNamespace(platform="gpu", device_kind="A100", compute_capabil
 V100 = types.SimpleNamespace(platform="gpu", device_kind="V100", compute_capability="7.0")
 TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5e")
 CPU = types.SimpleNamespace(platform="cpu", device_kind="cpu")
+RULES = make_rules(local_mesh(), {"batch": "data+fsdp", "heads": "model"})
 
 
 def heads(dtype, tokens: int = 7, width: int = 8):
@@ -103,15 +110,44 @@ def test_tiles_add_little(tokens, block):
     ],
 )
 def test_auto_takes_what_runs(device, dtype, tokens, width, kernel):
-    assert choose("auto", device, dtype, tokens, width) == kernel
-    assert all(choose(kind, device, dtype, tokens, width) == kind for kind in ATTENTIONS if kind != "auto")
+    assert choose("auto", device, dtype, tokens, width, RULES) == kernel
+    assert all(choose(kind, device, dtype, tokens, width, RULES) == kind for kind in ATTENTIONS if kind != "auto")
+
+
+def test_auto_takes_no_pallas_kernel_without_rules():
+    """XLA cannot partition one, and without rules nothing says whether arrays are sharded."""
+    assert choose("auto", TPU, jnp.bfloat16, 1569, 32, None) == "xla"
+    assert choose("splash", TPU, jnp.bfloat16, 1569, 32, None) == "splash"
+
+
+@pytest.mark.parametrize("kind", ["auto", "blocked", "splash", "xla"])
+@pytest.mark.parametrize("rules", [None, RULES], ids=["no rules", "rules"])
+def test_a_module_is_one_program_everywhere(kind, rules):
+    """A module in an empty context, in another thread and within another program is the program that it is by itself."""
+    trunk = TransformerConfig(ViTSize(16, 1, 2), attention=kind, rules=rules)
+    encoder, clip = Encoder(trunk, Grid(2, 16, 2048, 2, 8), "sincos1d"), jax.ShapeDtypeStruct((2, 2, 16, 2048, 3), jnp.float32)
+    params = jax.eval_shape(encoder.init, jax.random.key(0), clip)
+    programs = []
+
+    def program() -> str:
+        text = str(jax.make_jaxpr(lambda params, clip: encoder.apply(params, clip).tokens)(params, clip))
+        programs.append(re.sub("0x[0-9a-f]+", "", text))
+        return programs[-1]
+
+    contextvars.Context().run(program)
+    thread = threading.Thread(target=program)
+    thread.start()
+    thread.join()
+    jax.eval_shape(lambda x: (program(), x)[1], clip)
+    assert programs == [program()] * 4
+    assert ("shard_map" in program()) == (rules is not None and kind != "xla")
 
 
 @pytest.mark.parametrize("kind, name", [("cudnn", "cudnn"), ("xla", "xla")])
 def test_the_kernel_is_the_one_asked_for(kind, name, monkeypatch):
     """cuDNN's runs on no CPU: here that it is called, with what."""
     asked = []
-    monkeypatch.setattr(attention.axes, "device", lambda: A100)
+    monkeypatch.setattr(attention, "target_device", lambda rules: A100)
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, implementation: asked.append(implementation) or q)
     assert attend(*heads(jnp.bfloat16), kind).shape == (2, 7, 3, 8)
     assert asked == [name]
@@ -128,6 +164,6 @@ def test_the_kernel_is_the_one_asked_for(kind, name, monkeypatch):
     ],
 )
 def test_a_kernel_that_cannot_run_says_why(kind, device, dtype, width, message, monkeypatch):
-    monkeypatch.setattr(attention.axes, "device", lambda: device)
+    monkeypatch.setattr(attention, "target_device", lambda rules: device)
     with pytest.raises(ValueError, match=message):
         attend(*heads(dtype, width=width), kind)

@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
 
 from cvmae.models.crossvideo import CrossVideoOutput
-from cvmae.objective import losses
+from cvmae.objective import TERMS, losses
 
 
 def rows(seed, *shape):
@@ -83,9 +84,19 @@ def output(views=2, frames=2, seed=0):
     )
 
 
+CONTRASTIVE = {term.name: term for term in TERMS if term.contrastive}
+CONFIG = ml_collections.ConfigDict({"contrast": {"temperature": 0.1}})
+
+
+def contrastive_losses(output):
+    """{term: loss} of the contrastive terms, which read no inputs."""
+    return {name: term(output, None, CONFIG)[0] for name, term in CONTRASTIVE.items()}
+
+
 def test_the_four_terms_are_those_of_the_method():
     o = output()
-    terms = losses.contrastive_terms(o, losses.CONTRASTIVE_TERMS, 0.1)
+    terms = contrastive_losses(o)
+    assert set(terms) == {"intra_video", "intra_frame", "cross_video", "cross_frame"}
     z, f, h = o.z, o.f, o.h
 
     def pair(a, b, valid=None):
@@ -98,24 +109,24 @@ def test_the_four_terms_are_those_of_the_method():
         "cross_frame": np.mean([pair((f[:, 0, k] + f[:, 1, k]) / 2, h[:, k], o.f_valid[:, k]) for k in range(2)]),
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(terms[name][0], value, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(terms[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_the_mean_of_views_is_taken_before_normalizing():
     o = output()
     scaled = o.replace(z=o.z.at[:, 1].multiply(100.0))
-    before, after = (losses.contrastive_terms(x, {"cross_video"}, 0.1)["cross_video"][0] for x in (o, scaled))
+    before, after = (CONTRASTIVE["cross_video"](x, None, CONFIG)[0] for x in (o, scaled))
     assert abs(before - after) > 1e-3
 
 
 def test_a_third_view_adds_negatives_to_the_intra_terms_only():
     two, three = output(2), output(3)
     three = three.replace(z=three.z.at[:, :2].set(two.z), f=three.f.at[:, :2].set(two.f), h=two.h)
-    before, after = (losses.contrastive_terms(o, losses.CONTRASTIVE_TERMS, 0.1) for o in (two, three))
+    before, after = map(contrastive_losses, (two, three))
     for name in ("intra_video", "intra_frame"):
-        assert after[name][0] > before[name][0]
+        assert after[name] > before[name]
     for name in ("cross_video", "cross_frame"):
-        assert after[name][0] == before[name][0]
+        assert after[name] == before[name]
 
 
 def test_masked_mse_is_the_mean_over_a_patch():

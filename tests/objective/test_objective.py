@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.models import build
-from cvmae.models.crossvideo import ActiveTerms
-from cvmae.objective.objective import Objective
+from cvmae.objective.objective import Objective, build_model
+from cvmae.objective.terms import active_terms
 from tests.tiny_configs import TERMS, config, samples
 
 
@@ -82,13 +81,13 @@ def test_terms_switched_off_cost_nothing(everything):
     ],
 )
 def test_what_terms_need(active, views, video, image):
-    terms = ActiveTerms(frozenset(active))
+    terms = active_terms(config(only=active))
     assert (terms.views, terms.video_branch, terms.image_branch) == (views, video, image)
 
 
 def test_reversed_negatives_need_a_third_view_only_for_intra_modal_terms():
-    assert ActiveTerms(frozenset({"intra_video"}), True).views == 3
-    assert ActiveTerms(frozenset({"cross_video"}), True).views == 2
+    for term, views in (("intra_video", 3), ("intra_frame", 3), ("cross_video", 2), ("mse_video", 1)):
+        assert active_terms(config(only=(term,), contrast__time_reversed_negatives=True)).views == views, term
 
 
 @pytest.fixture(scope="module")
@@ -159,4 +158,4 @@ def test_a_constant_clip_gives_finite_gradients(quick_compilation):
 )
 def test_errors_name_the_field(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        build.build_model(config(**change))
+        build_model(config(**change))

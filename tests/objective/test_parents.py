@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from cvmae import config as config_lib
-from cvmae.models.build import build_model, image_grid, video_grid
+from cvmae.models.build import image_grid, video_grid
 from cvmae.models.masking import visible_tokens
+from cvmae.objective.objective import build_model
 from tests.tiny_configs import CONFIGS
 
 

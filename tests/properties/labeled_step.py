@@ -7,18 +7,16 @@ import numpy as np
 
 from cvmae.data.clip_views import TestViews
 from cvmae.data.sources import make_source
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.finetune import Finetune
-from tests.tiny_configs import downstream, labeled_batch
+from tests.tiny_configs import downstream, labeled_batch, make_task
 
 
 def arrays() -> dict[str, np.ndarray]:
     # SGD in all but name: Adam would make whole steps of what is zero but for rounding.
     c = downstream("finetune", augment__rand_augment__layers=1, augment__flip=0.5, optimizer__eps=1e3, data__synthetic__clips=11)
-    task = Finetune(c, make_mesh(c.mesh), 8, 8.0)
-    batch, state = labeled_batch(c), task.init()
+    task = make_task(c)
+    batch, state = labeled_batch(c), task.initial_state()
     state = state.replace(params=jax.tree.map(lambda a: a + 0.01, state.params))
-    clips, labels, _ = jax.jit(lambda b: task.views(task.samples(b, 0)))(task.put(batch))
+    clips, labels, _ = jax.jit(lambda b: task.views(task.samples(b, 0)))(task.placement.put(batch))
     found = {"view/clips": clips, "view/labels": labels}
     tested = task.test(state, make_source(c.data, "val"), TestViews(2, 3))
     found |= {"test/probabilities": tested.probabilities, "test/labels": tested.labels, "test/readable": tested.readable}

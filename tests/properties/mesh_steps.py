@@ -7,10 +7,8 @@ import numpy as np
 
 from cvmae.models.attention import attend
 from cvmae.objective.losses import nt_xent
-from cvmae.parallel.logical_axes import use_rules
 from cvmae.parallel.mesh import AXES, batch_sharding, make_mesh
-from cvmae.tasks.pretrain import Pretrain
-from tests.tiny_configs import config, samples
+from tests.tiny_configs import config, make_task, samples
 
 # data, fsdp, model; how blocks are run and stored changes no number either.
 MESHES = {
@@ -28,8 +26,8 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
     fields = {f"mesh__{axis}": size for axis, size in zip(AXES, shape)} | overrides
     c = config(("mse_video",), optimizer__clip_norm=0.0, optimizer__ema_decay=0.9, **fields)
     mesh = make_mesh(c.mesh, jax.devices()[: np.prod(shape)])
-    task = Pretrain(c, mesh, STEPS, 8)
-    state, found = task.init(), {}
+    task = make_task(c, STEPS, mesh)
+    state, found = task.initial_state(), {}
     shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in named(state.params)}
     found |= {f"shard{path}": np.array(shape) for path, shape in shards.items()}
     for step in range(STEPS):
@@ -51,7 +49,7 @@ def contrast(mesh) -> np.ndarray:
     """The loss of every anchor of 16 pairs, at most 8 of them at once."""
     pairs = np.random.default_rng(0).normal(size=(2, 16, 4)).astype(np.float32)
     rows = batch_sharding(mesh)
-    return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, rows=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
+    return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, max_anchors=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
 
 
 def attention(rules) -> np.ndarray:
@@ -59,8 +57,7 @@ def attention(rules) -> np.ndarray:
     query, key, value = np.random.default_rng(0).normal(size=(3, 8, 5, 2, 8)).astype(np.float32)
 
     def run(query, key, value):
-        with use_rules(rules):
-            return jax.value_and_grad(lambda value: (attend(query, key, value, "splash") ** 2).sum())(value)
+        return jax.value_and_grad(lambda value: (attend(query, key, value, "splash", rules) ** 2).sum())(value)
 
     total, gradient = jax.jit(run)(query, key, jax.device_put(value, batch_sharding(rules.mesh)))
     return np.append(np.asarray(gradient).ravel(), total)

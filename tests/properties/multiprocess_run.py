@@ -18,7 +18,7 @@ from cvmae.data.sources import Record, make_source
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.multi_view import predict_views
 from cvmae.parallel import launch, processes
-from cvmae.parallel.mesh import batch_sharding, make_mesh, put_batch
+from cvmae.parallel.mesh import Placement, make_mesh
 from tests.multiprocess import share_programs
 from tests.tiny_configs import config
 
@@ -40,22 +40,23 @@ class Holed:
         return found if index != BAD else Record("broken.mp4", found.label, None, None, b"no video")
 
 
-def read_together(c, put, share) -> dict[str, np.ndarray]:
+def read_together(c, placement) -> dict[str, np.ndarray]:
     """Predictions, held-out batches and bad files of a source that this process reads a part of."""
     holed = Holed(make_source(c.data, "train"))
     predict = jax.jit(lambda batch: batch["video"].astype(np.float32).mean((1, 2, 3, 4)))
     failures = []
-    found = predict_views(predict, c, holed, TestViews(2, 1), put, failures.append, share)
+    recorder = types.SimpleNamespace(update=failures.append)
+    found = predict_views(predict, c, holed, TestViews(2, 1), placement, recorder)
     arrays = {f"views/{name}": getattr(found, name) for name in ("probabilities", "labels", "readable")}
     arrays["views/failed"] = np.array([(reports[:, 0] != 0).sum() for reports in failures])
-    held_out = HeldOut(types.SimpleNamespace(config=c), holed, put, share)
-    batches = [processes.to_host(put(batch)) for batch in held_out.batches()]
+    held_out = HeldOut(types.SimpleNamespace(config=c), holed, placement)
+    batches = [processes.to_host(placement.put(batch)) for batch in held_out.batches()]
     arrays["heldout/video"] = np.stack([batch["video"][:, 0, 0, 0, 0] for batch in batches])
     bad = BadFiles(OUT + ".list", len(holed), 1.0, writes=processes.is_main_process())
     counts = []
-    with make_loader(c, holed, process_index=share.index, process_count=share.count) as loader:
+    with make_loader(c, holed, process_index=placement.shard.index, process_count=placement.shard.count) as loader:
         for _ in range(2 * len(holed) // c.batch_size):
-            counts.append(bad.update(processes.gather_reports(next(loader)["failures"], put)()))
+            counts.append(bad.update(placement.gather_reports(next(loader)["failures"])()))
     return arrays | {"bad/counts": np.array(counts), "bad/pairs": np.array(bad.pairs)}
 
 
@@ -75,10 +76,9 @@ if __name__ == "__main__":
         launch.initialize(address, int(count), int(process), connect_s=60, heartbeat_s=HEARTBEAT_S)
     os.makedirs(OUT + ".list", exist_ok=True)
     c = config(data__synthetic__clips=44, batch_size=8)
-    mesh = make_mesh(c.mesh)
-    share = processes.shard_of_process(batch_sharding(mesh))
-    assert share == (int(process), int(count))
-    arrays = read_together(c, lambda batch: put_batch(batch, mesh), share)
+    placement = Placement(make_mesh(c.mesh))
+    assert placement.shard == (int(process), int(count))
+    arrays = read_together(c, placement)
     said = processes.allgather_json({"process": jax.process_index(), "name": "é" * jax.process_index()})
     np.savez(f"{OUT}.{process}.npz", said=np.array([f"{one['process']}{one['name']}" for one in said]), **arrays)
     if several:

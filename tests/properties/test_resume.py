@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from cvmae.config import ConfigError, load
-from cvmae.training.loop import train
+from cvmae.tasks import run as train
 from tests import commands
 from tests.commands import RUNLOCAL, arguments, assert_same_state, checkpoint_steps, metric_lines, saved_state
 
@@ -57,7 +57,7 @@ def test_the_interruptions_happened(pieces):
 
 
 def test_sigterm_saves_the_step_that_runs_and_says_so(pieces):
-    assert "stopped at step 7 of 8, saved; the same command goes on from there" in pieces[1][3].stderr
+    assert "stopped at step 7 of 8, saved; the same command resumes from there" in pieces[1][3].stderr
 
 
 def test_killed_runs_end_in_the_same_bits(whole, pieces):

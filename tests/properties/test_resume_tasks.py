@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
-from cvmae.training.loop import train
+from cvmae.tasks import run as train
 from cvmae.training.metric_writer import MetricsWriter
 from tests.commands import assert_same_state, checkpoint_steps, metric_lines, saved_state
 from tests.tiny_configs import downstream

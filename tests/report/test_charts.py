@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cvmae.report import charts
-from cvmae.report.gather import Workdir
+from cvmae.report.gather import Run
 
 
-def run(label="run", **series) -> Workdir:
-    return Workdir(label, label, series={name.replace("__", "/"): values for name, values in series.items()})
+def run(label="run", **series) -> Run:
+    return Run(label, label, series={name.replace("__", "/"): values for name, values in series.items()})
 
 
 def points(path: str) -> np.ndarray:
@@ -18,7 +18,7 @@ def points(path: str) -> np.ndarray:
     return np.array([list(map(float, pair.split())) for pair in re.split("[ML]", path)[1:]])
 
 
-def chart(name: str, *runs: Workdir, panel=0) -> charts.Chart:
+def chart(name: str, *runs: Run, panel=0) -> charts.Chart:
     return next(c for c in charts.panels(list(runs))[panel][1] if c.name == name)
 
 

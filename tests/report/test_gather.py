@@ -14,7 +14,7 @@ def test_a_workdir_is_read_whole(tmp_path):
     [run] = gather([pretrained(tmp_path / "run")])
     assert run.label == "run" and run.config["loss.mse_video"] == 1.0 and run.config["video_branch.variant"] == "mini/8"
     assert run.series["loss/mse_video"][4] == 0.25 and list(run.series["eval/loss/mse_video"]) == [5, 10, 15, 20]
-    assert run.report["trained"]["probe/accuracy"] == 0.864
+    assert run.report.metrics["probe/accuracy"] == 0.864
     assert [start["step"] for start in run.starts] == [0, 10] and run.starts[0] == START
     assert [picture.kind for picture in run.pictures] == ["reconstruction"] and run.notes == []
 

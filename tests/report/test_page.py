@@ -8,16 +8,17 @@ from xml.etree import ElementTree
 import pytest
 
 from cvmae.report import __main__
-from cvmae.report.gather import Workdir, gather
+from cvmae.report.gather import Run, gather
 from cvmae.report.page import render
 from cvmae.report.sections import card, differences
+from cvmae.workdir import Report
 from tests.commands import run_own
 from tests.report.workdirs import EVIL, figures, pretrained, probed, studied, write, write_lines
 
 MADE = datetime.datetime(2026, 1, 2, 3, 4)
 
 
-def page(*runs: Workdir) -> ElementTree.Element:
+def page(*runs: Run) -> ElementTree.Element:
     """The page as a tree, without places to break lines at: it is well-formed XML, which is more than a browser asks for."""
     return ElementTree.fromstring(render(list(runs), MADE).removeprefix("<!DOCTYPE html>").replace("<wbr/>", "").strip())
 
@@ -94,7 +95,7 @@ def test_a_study_is_shown_as_its_table_and_plot(tmp_path):
 
 
 def test_what_a_workdir_lacks_is_left_out(tmp_path):
-    write(tmp_path / "report.json", {"retrieval": {"same_class/r1": 0.5, "same_class/queries": 800.0}})
+    write(tmp_path / "report.json", {"task": "retrieval", "metrics": {"same_class/r1": 0.5, "same_class/queries": 800.0}})
     tree = page(*gather([tmp_path]))
     assert [section.get("id") for section in tree.iter("section")] == [None, "results", "files", "origin"]
     assert table(part(tree, "results"))[1:] == [["same_class/r1", "50.0 %"], ["same_class/queries", "800"]]
@@ -134,35 +135,35 @@ def test_nothing_outside_is_referred_to(tmp_path):
 
 def test_fields_that_only_some_have_are_apart():
     runs = [
-        Workdir(str(i), "", config=config)
-        for i, config in enumerate(({"a": 1.0, "b": 2, "d": 0}, {"a": 1.0, "b": 3, "c": [1.0]}))
+        Run(str(i), "", config=config) for i, config in enumerate(({"a": 1.0, "b": 2, "d": 0}, {"a": 1.0, "b": 3, "c": [1.0]}))
     ]
     differ, some = differences(runs)
     assert [(name, [cell.text for cell in cells]) for name, cells in differ.rows] == [("b", ["2", "3"])]
     assert [(name, [cell.text for cell in cells]) for name, cells in some.rows] == [("d", ["0", "–"]), ("c", ["–", "(1.0)"])]
-    assert differences(runs[:1]) is None and differences([runs[0], Workdir("x", "")]) is None
+    assert differences(runs[:1]) is None and differences([runs[0], Run("x", "")]) is None
 
 
 @pytest.mark.parametrize(
-    "report_json, expected",
+    "report, expected",
     [
-        ({"test": {"accuracy/top1": 0.5}}, ("test top-1", "50.0\u00a0%")),
-        ({"knn": {"top1/k=20": 0.25}}, ("20 nearest neighbors", "25.0\u00a0%")),
-        ({"trained": {"retrieval/same_clip_r1": 0.5}}, ("same clip, R@1", "50.0\u00a0%")),
-        ({"retrieval": {"same_video/r1": 0.5}}, ("same video, R@1", "50.0\u00a0%")),
-        ({"test": {}}, None),
-        ({"test": 3, "knn": [], "trained": "x", "heads": 4, "best": None}, None),
-        ({"test": {"accuracy/top1": "high"}, "heads": [1, {"rate": 1}], "trained": {"a": None, "b": [1]}}, None),
+        (Report("finetune", {"accuracy/top1": 0.5}), ("test top-1", "50.0\u00a0%")),
+        (Report("knn", {"top1/k=20": 0.25}), ("20 nearest neighbors", "25.0\u00a0%")),
+        (Report("pretrain", {"retrieval/same_clip_r1": 0.5}), ("same clip, R@1", "50.0\u00a0%")),
+        (Report("retrieval", {"same_video/r1": 0.5}), ("same video, R@1", "50.0\u00a0%")),
+        (Report("finetune", {}), None),
+        (Report("linear", {"accuracy/top1": "high"}, details={"heads": 4, "best": None}), None),
+        (Report("pretrain", {"a": None, "b": [1]}, details={"heads": [1, {"rate": 1}]}), None),
+        (None, None),
     ],
 )
-def test_any_report_is_shown(report_json, expected):
-    run = Workdir("a", "", report=report_json)
+def test_any_report_is_shown(report, expected):
+    run = Run("a", "", report=report)
     assert card(run).headline == expected
     assert page(run) is not None
 
 
 def test_a_cut_run_says_how_far_it_came():
-    run = Workdir(
+    run = Run(
         "a",
         "",
         {"task": "finetune", "total": "600_steps"},

@@ -48,7 +48,7 @@ def pretrained(folder: pathlib.Path, scale: float = 1.0, **config) -> pathlib.Pa
     )
     write_lines(folder, metrics(20, scale))
     trained, untrained = ({"probe/accuracy": p, "reconstruction/model": m} for p, m in ((0.864, 0.643 * scale), (0.352, 1.26)))
-    write(folder / "report.json", {"trained": trained, "untrained": untrained})
+    write(folder / "report.json", {"task": "pretrain", "metrics": trained, "baseline": untrained, "details": {}})
     write(folder / "environment.json", {"starts": [START, START | {"step": 10}]})
     picture(folder / "reconstruction.png", 900)
     return folder
@@ -64,7 +64,12 @@ def probed(folder: pathlib.Path, classes=("up", "down")) -> pathlib.Path:
     ]
     write(
         folder / "report.json",
-        {"best": heads[1], "heads": heads, "test": {"accuracy/top1": 0.7, "accuracy/top5": 1.0}, "clips": 40, "views": "1 x 1"},
+        {
+            "task": "linear",
+            "metrics": {"accuracy/top1": 0.7, "accuracy/top5": 1.0},
+            "baseline": {},
+            "details": {"best": heads[1], "heads": heads, "clips": 40, "views": "1 x 1"},
+        },
     )
     with open(folder / "per_class.csv", "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)

@@ -11,18 +11,16 @@ from cvmae.data.clip_views import TestViews
 from cvmae.interop import read
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Head, Pretrained
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.finetune import Finetune
-from cvmae.training.loop import train
+from cvmae.tasks import run as train
 from tests.interop.models import random_params
-from tests.tiny_configs import downstream
+from tests.tiny_configs import downstream, make_task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def task(**overrides):
     c = downstream("finetune", **overrides)
-    return Finetune(c, make_mesh(c.mesh), 8, 8.0)
+    return make_task(c)
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +31,19 @@ def classifier(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier") / "out"
     pixels = {name: tuple(t.config.augment[name]) for name in ("mean", "std")}
     head = Head(4, "mean", 1e-6, t.class_names)
-    write_archive(Pretrained("a classifier", t.model.encoder, params, head=head, pixels=pixels), folder)
+    write_archive(Pretrained("a classifier", t.model.encoder, params, head=head, normalization=pixels), folder)
     return folder, params
 
 
 def test_a_classifier_is_only_tested_or_trained_further(classifier, tmp_path, capsys):
     folder, params = classifier
     t = task(init_from=str(folder), head__init="weights")
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(t.init().params), params)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(t.initial_state().params), params)
     c = downstream("finetune", init_from=str(folder), head__init="weights", total="0_steps")
     found = train(c, str(tmp_path / "run"))
     assert "classifier of 4 classes from" in capsys.readouterr().err
     plan = TestViews(c.test.clips, c.test.crops)
-    expected = t.test(t.init(), t.open_split("test_split"), plan, lambda failures: None)
+    expected = t.test(t.initial_state(), t.open_split("test_split"), plan)
     with np.load(tmp_path / "run" / "predictions.npz") as written:
         np.testing.assert_allclose(written["probabilities"], expected.probabilities, rtol=1e-5, atol=1e-6)
     assert 0 <= found["test/accuracy/top1"] <= 1 and not any((tmp_path / "run" / "checkpoints").iterdir())
@@ -62,7 +60,7 @@ def test_a_classifier_is_only_tested_or_trained_further(classifier, tmp_path, ca
 )
 def test_a_classifier_that_is_another_one(overrides, message, classifier):
     with pytest.raises(ConfigError, match=message):
-        task(init_from=str(classifier[0]), head__init="weights", **overrides).init()
+        task(init_from=str(classifier[0]), head__init="weights", **overrides).initial_state()
 
 
 def test_classes_of_other_names_are_refused(classifier, tmp_path):
@@ -73,7 +71,7 @@ def test_classes_of_other_names_are_refused(classifier, tmp_path):
     t = task(init_from=str(folder), head__init="weights")
     t.class_names = ("rising", "falling", "turning", "resting")
     with pytest.raises(ConfigError, match="are not the data's, first 0: 'falling' there, 'rising' here, 1: "):
-        t.init()
+        t.initial_state()
     with pytest.raises(ConfigError, match="has no head: give a classifier's weights, or config.head.init=new"):
         write_archive(found.only("encoder"), tmp_path / "encoder")
-        task(init_from=str(tmp_path / "encoder"), head__init="weights").init()
+        task(init_from=str(tmp_path / "encoder"), head__init="weights").initial_state()

@@ -9,11 +9,9 @@ from cvmae import augment
 from cvmae.augment.mirror_labels import mirror_table
 from cvmae.config import ConfigError
 from cvmae.interop.own_checkpoint import load_workdir
-from cvmae.parallel.mesh import make_mesh
+from cvmae.tasks import run as train
 from cvmae.tasks.classification import count_classes
-from cvmae.tasks.finetune import Finetune
-from cvmae.training.loop import train
-from tests.tiny_configs import config, downstream, labeled_batch
+from tests.tiny_configs import config, downstream, labeled_batch, make_task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -26,14 +24,14 @@ PLAIN = dict(
 
 def task(**overrides):
     c = downstream("finetune", **overrides)
-    return Finetune(c, make_mesh(c.mesh), 8, 8.0)
+    return make_task(c)
 
 
 @pytest.fixture(scope="module")
 def plain():
     """A task without randomness, its first state and a batch."""
     t = task(**PLAIN, optimizer__ema_decay=0.5)
-    return t, t.init(), labeled_batch(t.config)
+    return t, t.initial_state(), labeled_batch(t.config)
 
 
 def loss_of(t, params, batch):
@@ -57,8 +55,8 @@ def test_the_loss_is_cross_entropy_with_smoothed_targets(plain):
 def test_parts_of_a_batch_give_the_step_of_the_whole(plain):
     t, state, batch = plain
     halves = task(**PLAIN, accumulate=2, optimizer__ema_decay=0.5)
-    one, _ = jax.jit(t.train_step)(state, t.put(batch))
-    two, _ = jax.jit(halves.train_step)(state, halves.put(batch))
+    one, _ = jax.jit(t.train_step)(state, t.placement.put(batch))
+    two, _ = jax.jit(halves.train_step)(state, halves.placement.put(batch))
     # Adam divides by the size of a gradient, so tiny ones turn rounding into whole steps: the average gradient is compared.
     for a, b in zip(jax.tree.leaves(one.opt_state), jax.tree.leaves(two.opt_state)):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
@@ -151,7 +149,7 @@ def pretrained(tmp_path_factory):
 
 def test_the_encoder_is_the_averaged_one_of_the_checkpoint(pretrained):
     t = task(init_from=str(pretrained))
-    found, fresh = t.init().params, task().init().params
+    found, fresh = t.initial_state().params, task().initial_state().params
     expected = load_workdir(pretrained).params["encoder"]
     np.testing.assert_array_equal(found["encoder"]["embed"]["kernel"], expected["embed"]["kernel"])
     assert not np.array_equal(fresh["encoder"]["embed"]["kernel"], expected["embed"]["kernel"])

@@ -38,7 +38,7 @@ def test_an_interrupted_run_ends_with_the_same_numbers(task, tmp_path, monkeypat
     assert not (tmp_path / "pieces" / "report.json").exists()
     assert run(config, str(tmp_path / "pieces")) == whole
     report = json.loads((tmp_path / "pieces" / "report.json").read_text())
-    assert {f"{task}/{name}": value for name, value in report[task].items()} == whole
+    assert {f"{task}/{name}": value for name, value in report["metrics"].items()} == whole
 
 
 def test_features_of_another_encoder_are_not_taken(tmp_path):

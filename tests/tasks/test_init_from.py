@@ -8,14 +8,19 @@ import cvmae
 from cvmae.config import ConfigError
 from cvmae.interop.key_maps.mae import HF_VIT_MAE, MAE
 from cvmae.interop.own_checkpoint import load_workdir
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks import branches, run
-from cvmae.tasks.finetune import Finetune
-from cvmae.tasks.pretrain import Pretrain
+from cvmae.parallel.mesh import HOST
+from cvmae.tasks import run
 from cvmae.tasks.validate import validate
+from cvmae.tasks.visualize import Visualize
 from cvmae.training.optimizer import path_of
-from tests.interop.models import random_params, rewrite, save_theirs
-from tests.tiny_configs import config, downstream, samples
+from tests.interop.models import random_params, rewrite, save_weights
+from tests.tiny_configs import config, downstream, make_task, samples
+
+
+def load_branches(config):
+    """What task=visualize draws from."""
+    return Visualize(config, {}, HOST).load()
+
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 TERMS = ("mse_video", "mse_image", "cross_video")
@@ -25,7 +30,7 @@ def task(path, only=TERMS, **overrides):
     # What files of transformers have without a config.json beside them.
     eps = {"image_branch__eps": 1e-12, "image_branch__decoder__norm_eps": 1e-12}
     c = config(only, image_branch__init_from=str(path), **(eps | overrides))
-    return Pretrain(c, make_mesh(c.mesh), 8, 8)
+    return make_task(c)
 
 
 def flat(tree):
@@ -45,7 +50,7 @@ def weights(tmp_path_factory):
     params = jax.tree.map(lambda a: draw.normal(size=a.shape).astype(a.dtype), fresh.abstract_state().params["image"])
     folder = tmp_path_factory.mktemp("weights")
     for name in ("model", "encoder", "damaged"):
-        save_theirs(folder / f"{name}.safetensors", params, HF_VIT_MAE, fresh.objective.model.image.encoder.grid)
+        save_weights(folder / f"{name}.safetensors", params, HF_VIT_MAE, fresh.objective.model.image.encoder.grid)
     rewrite(folder / "encoder.safetensors", lambda arrays: drop(arrays, "decoder."))
     rewrite(folder / "damaged.safetensors", lambda arrays: drop(arrays, "vit.layernorm"))
     return folder, flat(params)
@@ -53,7 +58,7 @@ def weights(tmp_path_factory):
 
 def test_the_branch_starts_from_the_file_and_the_average_with_it(weights):
     folder, expected = weights
-    state = task(folder, optimizer__ema_decay=0.9).init()
+    state = task(folder, optimizer__ema_decay=0.9).initial_state()
     for params in (state.params, state.ema):
         found = flat(params["image"])
         assert all((found[name] == array).all() for name, array in expected.items())
@@ -61,22 +66,22 @@ def test_the_branch_starts_from_the_file_and_the_average_with_it(weights):
 
 def test_an_encoder_alone_leaves_the_decoder_fresh(weights):
     folder, expected = weights
-    found, fresh = (flat(task(path).init().params["image"]) for path in (folder / "encoder.safetensors", ""))
+    found, fresh = (flat(task(path).initial_state().params["image"]) for path in (folder / "encoder.safetensors", ""))
     for name, array in found.items():
         np.testing.assert_array_equal(array, (expected if name.startswith("/encoder") else fresh)[name])
 
 
 def test_without_reconstruction_the_file_gives_the_encoder(weights):
     folder, expected = weights
-    found = flat(task(folder, ("cross_video",)).init().params["image"])
+    found = flat(task(folder, ("cross_video",)).initial_state().params["image"])
     assert found and all((array == expected[name]).all() for name, array in found.items())
 
 
 def test_a_frozen_teacher_keeps_its_bits_and_everything_else_moves(weights):
     folder, expected = weights
     frozen = task(folder, image_branch__train="frozen", optimizer__warmup="0_steps")
-    drawn, before = samples(frozen.config, 8), flat(frozen.init().params)
-    after = flat(frozen.step(frozen.init(), {name: drawn[name] for name in ("video", "frame_index")})[0].params)
+    drawn, before = samples(frozen.config, 8), flat(frozen.initial_state().params)
+    after = flat(frozen.step(frozen.initial_state(), {name: drawn[name] for name in ("video", "frame_index")})[0].params)
     for name, array in after.items():
         teacher = name.startswith("/image/encoder/")
         if teacher:
@@ -88,13 +93,13 @@ def test_a_frozen_teacher_keeps_its_bits_and_everything_else_moves(weights):
 def test_a_file_that_does_not_fit_is_named_with_the_field(weights):
     folder, _ = weights
     with pytest.raises(ConfigError, match="config.image_branch.init_from: .*damaged.safetensors"):
-        task(folder / "damaged.safetensors").init()
+        task(folder / "damaged.safetensors").initial_state()
     with pytest.raises(
         ConfigError, match="config.image_branch.init_from: .*these flags: --config.image_branch.positions=sincos2d$"
     ):
-        task(folder, image_branch__positions="separable").init()
+        task(folder, image_branch__positions="separable").initial_state()
     with pytest.raises(ConfigError, match="config.image_branch.init_from: .*no weights at"):
-        task(folder / "absent").init()
+        task(folder / "absent").initial_state()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +108,7 @@ def image_mae(tmp_path_factory):
     fresh = task("", image_branch__eps=1e-6, image_branch__decoder__norm_eps=1e-6)
     params = random_params(fresh.objective.model.image, 3)
     file = tmp_path_factory.mktemp("mae") / "mae.safetensors"
-    save_theirs(file, params, MAE, fresh.objective.model.image.encoder.grid)
+    save_weights(file, params, MAE, fresh.objective.model.image.encoder.grid)
     return file, params
 
 
@@ -121,7 +126,7 @@ def test_a_run_that_starts_from_an_imported_mae_says_what_went_where(image_mae, 
         "image_branch decoder from the same: ",
         "left out: pos_embed, the fixed sincos2d table, which is computed",
         f"video_branch encoder from {file} (as mae, pre-training), inflated: ",
-        "image encoder inflated (mean) over tubelets of 2 frames and 2 slots",
+        "image encoder inflated (mean) over tubelets of 2 frames and 2 time patches",
         "video_branch decoder starts untrained",
     ):
         assert line in log, line
@@ -137,7 +142,7 @@ def test_a_run_that_starts_from_an_imported_mae_says_what_went_where(image_mae, 
 def test_the_video_branch_starts_from_the_inflated_encoder(image_mae):
     file, params = image_mae
     c = config(("mse_video",), video_branch__init_from=str(file), video_branch__inflate="center")
-    found = Pretrain(c, make_mesh(c.mesh), 8, 8).init().params["video"]["encoder"]
+    found = make_task(c).initial_state().params["video"]["encoder"]
     np.testing.assert_array_equal(
         found["blocks"]["block1"]["mlp_in"]["kernel"], params["encoder"]["blocks"]["block1"]["mlp_in"]["kernel"]
     )
@@ -151,7 +156,7 @@ def test_a_decoder_can_be_left_to_start_anew(image_mae):
     taken, fresh = (
         flat(
             task(file, image_branch__eps=1e-6, image_branch__decoder__norm_eps=1e-6, image_branch__init_decoder=take)
-            .init()
+            .initial_state()
             .params["image"]
         )
         for take in (True, False)
@@ -169,12 +174,12 @@ def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
     c = config(total="1_steps")
     run(c, str(tmp_path))
     again = config(video_branch__init_from=str(tmp_path), image_branch__init_from=str(tmp_path), seed=1)
-    found = flat(Pretrain(again, make_mesh(again.mesh), 8, 8).init().params)
+    found = flat(make_task(again).initial_state().params)
     for branch in ("video", "image"):
         for name, array in flat(load_workdir(tmp_path, branch).params).items():
             np.testing.assert_array_equal(found[f"/{branch}{name}"], array)
     assert cvmae.load(tmp_path, branch="image")[0].grid.num_frames == 1
-    pictured = branches(downstream("visualize", init_from=str(tmp_path)))
+    pictured = load_branches(downstream("visualize", init_from=str(tmp_path)))
     for branch in ("video", "image"):
         expected = load_workdir(tmp_path, branch).params
         expected = expected if branch == "video" else {"encoder": expected["encoder"]}
@@ -185,7 +190,7 @@ def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
 def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
     file, params = image_mae
     c = downstream("finetune", init_from=str(file), video_branch__inflate="center")
-    found = Finetune(c, make_mesh(c.mesh), 8, 8.0).init().params["encoder"]
+    found = make_task(c).initial_state().params["encoder"]
     kernel = np.asarray(found["embed"]["kernel"]).reshape(2, -1, 32)
     np.testing.assert_array_equal(kernel[1], params["encoder"]["embed"]["kernel"])
 

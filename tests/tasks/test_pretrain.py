@@ -6,15 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.pretrain import Pretrain
 from tests.commands import quickly_compiled
-from tests.tiny_configs import TERMS, config, samples
+from tests.tiny_configs import TERMS, config, make_task, samples
 
 
 def task(only=TERMS, **overrides):
     c = config(only, contrast__time_reversed_negatives=True, **overrides)
-    return Pretrain(c, make_mesh(c.mesh), 8, 8.0)
+    return make_task(c)
 
 
 @pytest.mark.parametrize("parts, only", [(1, TERMS), (2, ("mse_video", "intra_frame"))])
@@ -34,8 +32,8 @@ def steps():
     t = task(optimizer__ema_decay=0.5)
     batch = samples(t.config, 8)
     batch = {name: np.asarray(batch[name]) for name in ("video", "frame_index")}
-    first = jax.device_get(t.init())
-    state, metrics = t.step(t.init(), batch)
+    first = jax.device_get(t.initial_state())
+    state, metrics = t.step(t.initial_state(), batch)
     yield t, first, *t.step(state, batch), metrics
 
 

@@ -9,11 +9,9 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.evaluation.multi_view import flat_crops
-from cvmae.parallel.mesh import make_mesh
-from cvmae.tasks.probe import Probe
-from cvmae.training.loop import train
+from cvmae.tasks import run as train
 from tests.requirements import missing
-from tests.tiny_configs import downstream, labeled_batch
+from tests.tiny_configs import downstream, labeled_batch, make_task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -23,11 +21,11 @@ GRID = dict(probe__rates=(1e-2, 1e-3), probe__weight_decays=(0.0, 0.5))
 
 def task(name, **overrides):
     c = downstream(name, **(PLAIN | GRID | ({"probe__blocks": 1, "probe__heads": 2} if name == "attentive" else {}) | overrides))
-    return Probe(c, make_mesh(c.mesh), 8, 8.0)
+    return make_task(c)
 
 
 def stepped(t, steps=3):
-    state = t.init()
+    state = t.initial_state()
     first = jax.device_get(state)
     for number in range(steps):
         state, metrics = t.step(state, labeled_batch(t.config, seed=number))
@@ -40,7 +38,7 @@ def test_heads_of_a_grid_are_what_each_is_alone(name):
     assert together.grid == [(1e-2, 0.0), (1e-2, 0.5), (1e-3, 0.0), (1e-3, 0.5)]
     first, state, _ = stepped(together)
     alone = task(name, probe__rates=(1e-3,), probe__weight_decays=(0.5,))
-    start = alone.init().replace(params=jax.tree.map(lambda a: jnp.asarray(a[3:4]), first.params))
+    start = alone.initial_state().replace(params=jax.tree.map(lambda a: jnp.asarray(a[3:4]), first.params))
     for number in range(3):
         start, _ = alone.step(start, labeled_batch(alone.config, seed=number))
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(start.params)):
@@ -65,7 +63,7 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
     except ImportError as error:
         missing("parity", str(error))
     t = task("linear", probe__rates=(1e-2,), probe__weight_decays=(0.1,))
-    state = t.init()
+    state = t.initial_state()
     norm = torch.nn.BatchNorm1d(32, eps=1e-6, affine=False)
     linear = torch.nn.Linear(32, 4)
     with torch.no_grad():
@@ -75,7 +73,7 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
     for number in range(3):
         batch = labeled_batch(t.config, seed=number)
-        clips, labels, _ = t.views(t.samples(t.put(batch), number))
+        clips, labels, _ = t.views(t.samples(t.placement.put(batch), number))
         features = torch.tensor(np.array(t._features(state.frozen, clips)))
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * float(t.schedule(number))
@@ -89,8 +87,8 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
     crops = labeled_batch(t.config)["video"][:, None]
     found = t.predict(state)({"video": jnp.asarray(crops)})[:, 0]
     norm.eval()
-    centerd = t._features(state.frozen, flat_crops(crops, t.config))
-    expected = torch.softmax(linear(norm(torch.tensor(np.array(centerd)))), -1).detach().numpy()
+    centered = t._features(state.frozen, flat_crops(crops, t.config))
+    expected = torch.softmax(linear(norm(torch.tensor(np.array(centered)))), -1).detach().numpy()
     # torch's running variance is the unbiased one, flax's is not: 8/7 of the newest batch's share.
     np.testing.assert_allclose(found, expected, atol=0.03)
 
@@ -101,10 +99,10 @@ def test_all_heads_are_reported_and_the_best_by_validation_is_tested(tmp_path):
     )
     metrics = train(c, str(tmp_path))
     report = json.loads((tmp_path / "report.json").read_text())
-    assert [head["rate"] for head in report["heads"]] == [0.3, 1e-7]
-    accuracies = [head["accuracy/top1"] for head in report["heads"]]
-    assert report["best"] == report["heads"][int(np.argmax(accuracies))]
-    assert metrics["test/accuracy/top1"] == report["test"]["accuracy/top1"]
+    assert [head["rate"] for head in report["details"]["heads"]] == [0.3, 1e-7]
+    accuracies = [head["accuracy/top1"] for head in report["details"]["heads"]]
+    assert report["details"]["best"] == report["details"]["heads"][int(np.argmax(accuracies))]
+    assert metrics["test/accuracy/top1"] == report["metrics"]["accuracy/top1"]
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,17 @@ import types
 
 import pytest
 
-from cvmae.config import TASKS, ConfigError
-from cvmae.tasks.fields import CHECKS, DURATIONS, check_field, check_of, fields
+from cvmae.config import ConfigError, flatten
+from cvmae.tasks import TASKS
+from cvmae.tasks.fields import CHECKS, DURATIONS, check_field, check_of
 from cvmae.tasks.validate import batch_unit, validate
 from tests.tiny_configs import config, downstream
 
 
 def all_fields() -> list[str]:
     """The fields of the configs of all tasks."""
-    every = [downstream(task) for task in TASKS]
-    return sorted({field for c in every for field in fields(c)})
+    every = [downstream(task) for task in TASKS if task != "ablate"]
+    return sorted({field for c in every for field in flatten(c)})
 
 
 def test_every_field_has_a_check():

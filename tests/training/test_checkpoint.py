@@ -96,11 +96,12 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path, other, message):
 
 ON_EIGHT = """
 import sys, jax, numpy as np
-from cvmae.training import checkpoint, sharding
-from tests.small import config
+from cvmae.parallel.mesh import make_mesh, replicated
+from cvmae.training import checkpoint
+from tests.tiny_configs import config
 from tests.training.test_checkpoint import state
-whole = sharding.replicated(sharding.make_mesh(config().mesh))
-wanted = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), state())
+everywhere = replicated(make_mesh(config().mesh))
+wanted = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), state())
 restored, _ = checkpoint.Checkpoints(sys.argv[1], 2).restore(wanted)
 assert len(restored.params["kernel"].sharding.device_set) == 8
 jax.tree.map(np.testing.assert_array_equal, restored, state(seed=4))

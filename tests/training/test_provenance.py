@@ -30,7 +30,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path, text):
 
 
 def test_another_process_than_the_first_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance.multihost, "first", lambda: False)
+    monkeypatch.setattr(provenance.processes, "is_main_process", lambda: False)
     record(tmp_path)
     assert not list(tmp_path.iterdir())
 

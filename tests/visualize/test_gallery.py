@@ -15,12 +15,20 @@ from cvmae.interop.pretrained import Pretrained
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.vit import TransformerConfig, ViTSize
-from cvmae.tasks import branches, run
+from cvmae.parallel.mesh import HOST
+from cvmae.tasks import run
 from cvmae.tasks.validate import validate
+from cvmae.tasks.visualize import Visualize
 from cvmae.visualize.clips import spread
 from cvmae.visualize.gallery import nearest_others, visualize
 from tests.interop.models import image_mae, random_params
 from tests.tiny_configs import downstream
+
+
+def load_branches(config):
+    """What task=visualize draws from."""
+    return Visualize(config, {}, HOST).load()
+
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,7 +58,7 @@ def weights(tmp_path_factory):
     write_archive(autoencoder(pictures()), folder / "video")
     module = image_mae()
     params = {"encoder": random_params(module.encoder, 1)}
-    write_archive(Pretrained("image", module.encoder, params, pixels=PIXELS), folder / "image")
+    write_archive(Pretrained("image", module.encoder, params, normalization=PIXELS), folder / "image")
     return {"init_from": str(folder / "video"), "image_from": str(folder / "image")}
 
 
@@ -58,7 +66,7 @@ def drawn(folder, fields) -> dict[str, bytes]:
     """The files that a config leaves, and the list of them as `figures.json`."""
     config = pictures(**fields)
     validate(config)
-    numbers = visualize(config, branches(config), folder)
+    numbers = visualize(config, load_branches(config), folder)
     files = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     listed = json.loads(files["figures.json"])
     assert [set(entry) for entry in listed] == [{"file", "kind", "caption"}] * len(listed)
@@ -216,9 +224,9 @@ def test_weights_for_other_clips_and_with_one_frame_targets(weights, tmp_path):
     found = autoencoder(pictures())
     spec = DecoderSpec(found.decoder.trunk, "unshuffle", "separable", "own", target_frames=2)
     params = random_params(Autoencoder(found.encoder, Decoder(spec, found.encoder.grid)))
-    write_archive(Pretrained("test", found.encoder, params, spec, target_norm="patch", pixels=PIXELS), tmp_path / "w")
+    write_archive(Pretrained("test", found.encoder, params, spec, target_norm="patch", normalization=PIXELS), tmp_path / "w")
     config = pictures(**weights | ONE | {"init_from": str(tmp_path / "w"), "data__num_frames": 8})
-    loaded = branches(config)
+    loaded = load_branches(config)
     assert loaded.video.decoder.target_frames == 4 and loaded.video.encoder.grid.num_frames == 8
     assert loaded.image.encoder.grid.shape == (1, 4, 6)
     numbers = visualize(config, loaded, tmp_path)
@@ -256,11 +264,11 @@ def test_what_cannot_be_drawn_is_refused_with_the_field(fields, message, tmp_pat
 
 def test_what_the_weights_have_not_got_is_refused(weights, tmp_path):
     with pytest.raises(ConfigError, match="visualize.image_from: .* is an encoder of 4 frames: give an image encoder's"):
-        branches(pictures(**weights | {"image_from": weights["init_from"]}))
+        load_branches(pictures(**weights | {"image_from": weights["init_from"]}))
     with pytest.raises(ConfigError, match="has no image branch: take auto or pca"):
-        branches(pictures(init_from=weights["init_from"], semantic="image"))
+        load_branches(pictures(init_from=weights["init_from"], semantic="image"))
     with pytest.raises(ConfigError, match=r"records \[64\] of 64 videos: give numbers from 0 to 63"):
-        visualize(pictures(**ONE, records=(64,)), branches(pictures()), tmp_path)
+        visualize(pictures(**ONE, records=(64,)), load_branches(pictures()), tmp_path)
     with pytest.raises(ConfigError, match="video_branch.variant=test/16"):
-        branches(pictures(**weights | {"video_branch__variant": "test/8"}))
-    assert jax.tree.leaves(branches(pictures(**weights | {"semantic": "pca"})).image) == []
+        load_branches(pictures(**weights | {"video_branch__variant": "test/8"}))
+    assert jax.tree.leaves(load_branches(pictures(**weights | {"semantic": "pca"})).image) == []

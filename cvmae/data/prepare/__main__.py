@@ -30,8 +30,8 @@ flags.DEFINE_enum("runner", "local", RUNNERS, "Processes on this machine, or Apa
 flags.DEFINE_string("beam_options", "", "Beam's own options in one string; empty: its local runner.")
 flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.")
 flags.DEFINE_float("timeout_s", 600.0, "A file that takes longer counts as failed; 0: no limit.")
-flags.DEFINE_float("val_share", 0.1, "For folder without split folders: the share of videos for val.")
-flags.DEFINE_integer("seed", 0, "For folder without split folders: of the draw.")
+flags.DEFINE_float("val_share", 0.1, "For folder without split folders: the share for val, of the videos of each class.")
+flags.DEFINE_integer("seed", 0, "For folder without split folders: of the draw of val.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -61,5 +61,10 @@ def main(argv: list[str]) -> None:
         sys.exit(130)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command, `cvmae-prepare`."""
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,6 +1,6 @@
-"""The rows that ViT blocks have in files, whatever their queries, keys and values look like: for `keymap.in_blocks`."""
+"""Rows (source, target, transform) that the key maps share: layers of ViT blocks, for `keymap.in_blocks`, and recipes' constants."""
 
-# transformers, as save_pretrained writes.
+# The names of transformers, as save_pretrained writes them.
 TRANSFORMERS = (
     ("attention.attention.query.weight", "attention/query/kernel", "linear"),
     ("attention.attention.key.weight", "attention/key/kernel", "linear"),
@@ -38,16 +38,16 @@ HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def norm(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
-    """The weight and bias of a layer norm."""
-    return ((f"{theirs}.weight", f"{ours}/scale", "copy"), (f"{theirs}.bias", f"{ours}/bias", "copy"))
+def norm(source: str, target: str) -> tuple[tuple[str, str, str], ...]:
+    """Returns the rows of a layer norm's weight and bias."""
+    return ((f"{source}.weight", f"{target}/scale", "copy"), (f"{source}.bias", f"{target}/bias", "copy"))
 
 
-def linear(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
-    """The weight and bias of a linear layer."""
-    return ((f"{theirs}.weight", f"{ours}/kernel", "linear"), (f"{theirs}.bias", f"{ours}/bias", "copy"))
+def linear(source: str, target: str) -> tuple[tuple[str, str, str], ...]:
+    """Returns the rows of a linear layer's weight and bias."""
+    return ((f"{source}.weight", f"{target}/kernel", "linear"), (f"{source}.bias", f"{target}/bias", "copy"))
 
 
-def patches(theirs: str, conv: str) -> tuple[tuple[str, str, str], ...]:
-    """The weight and bias of the patch embedding; `conv` is `conv2d` or `conv3d`."""
-    return ((f"{theirs}.weight", "encoder/embed/kernel", conv), (f"{theirs}.bias", "encoder/embed/bias", "copy"))
+def patches(source: str, conv: str) -> tuple[tuple[str, str, str], ...]:
+    """Returns the rows of the patch embedding's weight and bias; `conv` is `conv2d` or `conv3d`."""
+    return ((f"{source}.weight", "encoder/embed/kernel", conv), (f"{source}.bias", "encoder/embed/bias", "copy"))

@@ -31,7 +31,7 @@ MAE = KeyMap(
     decoder=_DECODER | dict(norm_eps=1e-6),
     heads=HEADS,
     decoder_heads={512: 16},
-    pixels=IMAGENET,
+    normalization=IMAGENET,
 )
 
 _TRAINED_TABLE = Rule("pos_embed", ("encoder/positions/cls", "encoder/positions/table"), "token_and_rows")
@@ -49,7 +49,7 @@ MAE_CLASSIFIER = KeyMap(
     encoder=dict(cls_token=True, eps=1e-6),
     head=dict(eps=1e-6),
     heads=HEADS,
-    pixels=IMAGENET,
+    normalization=IMAGENET,
 )
 
 MAE_PROBE = KeyMap(
@@ -60,7 +60,7 @@ MAE_PROBE = KeyMap(
     ignored={"head.*": "the head of a linear probe, which stands on batch-normalized features"},
     encoder=dict(cls_token=True, eps=1e-6),
     heads=HEADS,
-    pixels=IMAGENET,
+    normalization=IMAGENET,
 )
 
 # The names of published files.

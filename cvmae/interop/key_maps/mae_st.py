@@ -9,11 +9,11 @@ _BLOCK = (
     *linear("attn.k", "attention/key"),
     *linear("attn.v", "attention/value"),
 )
-_PIXELS = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
+_NORMALIZATION = {"mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
 
 
 def _separable(prefix: str, branch: str) -> tuple[Rule, ...]:
-    """`sep_pos_embed`, the recipe's."""
+    """Separate tables over space and time, the recipe's `sep_pos_embed`."""
     return (
         Rule(f"{prefix}pos_embed_spatial", f"{branch}/positions/space", "rows"),
         Rule(f"{prefix}pos_embed_temporal", f"{branch}/positions/time", "rows"),
@@ -21,13 +21,13 @@ def _separable(prefix: str, branch: str) -> tuple[Rule, ...]:
     )
 
 
-def _whole(prefix: str, branch: str) -> tuple[Rule, ...]:
-    """One table over all tokens, cls first."""
+def _joint(prefix: str, branch: str) -> tuple[Rule, ...]:
+    """A single table over all tokens, cls first."""
     paths = (f"{branch}/positions/cls", f"{branch}/positions/table")
     return (Rule(f"{prefix}pos_embed", paths, "token_and_rows"),)
 
 
-def _whole_without_cls(prefix: str, branch: str) -> tuple[Rule, ...]:
+def _joint_without_cls(prefix: str, branch: str) -> tuple[Rule, ...]:
     return (Rule(f"{prefix}pos_embed", f"{branch}/positions/table", "rows"),)
 
 
@@ -55,7 +55,7 @@ def _pretraining(layout: str, signature: tuple[str, ...], positions) -> KeyMap:
         decoder=dict(layout="unshuffle", norm_eps=1e-6),
         heads=HEADS,
         decoder_heads={512: 16},
-        pixels=_PIXELS,
+        normalization=_NORMALIZATION,
         target_norm="patch",
     )
 
@@ -70,21 +70,21 @@ def _classifier(layout: str, signature: tuple[str, ...], positions) -> KeyMap:
         encoder=dict(cls_token=True, eps=1e-6),
         head=dict(eps=1e-6),
         heads=HEADS,
-        pixels=_PIXELS,
+        normalization=_NORMALIZATION,
     )
 
 
 _POSITIONS = {
     "separable positions": (("pos_embed_spatial",), _separable),
-    "one table of positions": (("pos_embed", "cls_token", "!pos_embed_"), _whole),
-    "one table of positions, no cls": (("pos_embed", "!cls_token", "!pos_embed_"), _whole_without_cls),
+    "one table of positions": (("pos_embed", "cls_token", "!pos_embed_"), _joint),
+    "one table of positions, no cls": (("pos_embed", "!cls_token", "!pos_embed_"), _joint_without_cls),
 }
 MAE_ST = (
-    *(_pretraining(f"pre-training, {name}", *about) for name, about in _POSITIONS.items()),
-    # Without a cls token the original's classifier leaves the first patch out in its place, which ours does not.
+    *(_pretraining(f"pre-training, {name}", *args) for name, args in _POSITIONS.items()),
+    # Without a cls token the original's classifier leaves out the first patch instead, which `Classifier` does not.
     *(
         _classifier(f"fine-tuned, {name}", ("cls_token", *signature), positions)
         for name, (signature, positions) in _POSITIONS.items()
-        if positions is not _whole_without_cls
+        if positions is not _joint_without_cls
     ),
 )

@@ -30,7 +30,7 @@ VIDEOMAE = KeyMap(
     decoder=_DECODER | dict(norm_eps=1e-6),
     heads=HEADS,
     decoder_heads={192: 3, 384: 6, 512: 8, 640: 8},
-    pixels=IMAGENET,
+    normalization=IMAGENET,
     target_norm="patch_channel",
 )
 
@@ -42,7 +42,7 @@ VIDEOMAE_CLASSIFIER = KeyMap(
     encoder=_ENCODER,
     head=dict(eps=1e-6),
     heads=HEADS,
-    pixels=IMAGENET,
+    normalization=IMAGENET,
 )
 
 # Files hold q_bias and v_bias, as the authors' do; in transformers' memory they are query.bias and value.bias.
@@ -58,15 +58,15 @@ _HF_BIASES_IN_MEMORY = (
 _HF_ENCODER = dict(positions="sincos1d", eps=1e-12)
 
 
-def _hf_blocks(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return (*in_blocks(theirs, ours, _HF_BLOCK), *in_blocks(theirs, ours, _HF_BIASES_IN_MEMORY))
+def _hf_blocks(source: str, branch: str) -> tuple[Rule, ...]:
+    return (*in_blocks(source, branch, _HF_BLOCK), *in_blocks(source, branch, _HF_BIASES_IN_MEMORY))
 
 
 def _hf_encoder(prefix: str) -> tuple[Rule, ...]:
-    """The rows of VideoMAEModel, whose keys start with `prefix`.
+    """Returns the rules of VideoMAEModel, whose keys start with `prefix`.
 
     Its position tables are computed, not stored. `layernorm` is there only with use_mean_pooling=False, as in the weights of
-    VideoMAE's authors: our `final_norm`.
+    VideoMAE's authors: `Encoder.final_norm`.
     """
     rows = (*patches(f"{prefix}embeddings.patch_embeddings.projection", "conv3d"), *norm(f"{prefix}layernorm", "encoder/norm"))
     return (*(Rule(*row) for row in rows), *_hf_blocks(f"{prefix}encoder.layer.{{i}}", "encoder"))

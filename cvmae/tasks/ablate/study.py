@@ -1,4 +1,4 @@
-"""A study: one pre-training config, and what each variant of it sets otherwise, over seeds.
+"""A study: one pre-training config, and the fields that each variant of it changes, over seeds.
 
 It is data, `config.study`: `variants`, a tuple of (name, {field of config.pretrain: value}); `seeds`; `measures`, numbers of a
 run's report.json; `note`; and `index`, the one run to make. Nothing here trains.
@@ -11,21 +11,21 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from cvmae.config import ConfigError, check_key, nearest, require
-from cvmae.evaluation.heldout import REPORT_ROWS
-from cvmae.tasks.fields import fields
+from cvmae.config import ConfigError, check_key, flatten, nearest, require
+from cvmae.evaluation.heldout import report_rows
 from cvmae.tasks.validate import validate
+from cvmae.workdir import Report, Workdir
 
 TASK = "ablate"
 ARRAY = "SLURM_ARRAY_TASK_ID"
-# Fields in which a run may go on otherwise than it began: none of them changes a number of `trained`.
-FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir"}
+# Fields in which a resumed run may differ: none of them changes a number of the report.
+FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir", "compilation_cache"}
 FREE |= {f"data.{name}" for name in ("workers", "threads", "prefetch", "timeout_s")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One variant with one seed: its whole pre-training config, and the folder that it has for itself."""
+class StudyRun:
+    """A run of a study, one variant with one seed: its pre-training config and its folder."""
 
     variant: str
     seed: int
@@ -37,14 +37,13 @@ class Run:
         return f"{self.variant}-seed{self.seed}"
 
     @property
-    def report(self) -> dict | None:
-        """Its report.json, which is the last thing that a run writes; None before."""
-        path = self.folder / "report.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def report(self) -> Report | None:
+        """Its report, which is the last thing that a run writes; None before."""
+        return Workdir(self.folder).read_report()
 
 
-def runs_of(config, workdir: str | os.PathLike) -> list[Run]:
-    """Every run of a study, all variants with the first seed first, each checked as far as it can be without its data.
+def runs_of(config, workdir: str | os.PathLike) -> list[StudyRun]:
+    """Returns every run of a study, all variants with the first seed first, each checked as far as it can be without its data.
 
     Raises:
       ConfigError: the study or a variant of it cannot run, or `workdir` holds runs with other configs.
@@ -58,7 +57,7 @@ def runs_of(config, workdir: str | os.PathLike) -> list[Run]:
             # One variant's untrained encoder is every variant's, but for the masks it is looked at under.
             own = {"seed": seed, "report.untrained": name == study.variants[0][0]}
             run = with_fields(config.pretrain, dict(overrides) | own, name)
-            runs.append(Run(name, seed, run, folder / f"{name}-seed{seed}"))
+            runs.append(StudyRun(name, seed, run, folder / f"{name}-seed{seed}"))
     require(runs[0].config.task == "pretrain", f"config.pretrain.task={runs[0].config.task!r}: a study is of pre-training")
     require(
         all(run.config.get("report", {}).get("labelled") for run in runs),
@@ -96,7 +95,7 @@ def check_study(study) -> None:
     require(
         all(type(seed) is int for seed in seeds), f"config.study.seeds={tuple(seeds)}: expected whole numbers, such as (0,1,2)"
     )
-    known = [name for name, _, _ in REPORT_ROWS]
+    known = [name for name, _, _ in report_rows()]
     for measure in study.measures:
         require(measure in known, f"config.study.measures has {measure!r}: {nearest(str(measure), known)}")
 
@@ -113,19 +112,19 @@ def with_fields(config, overrides: Mapping, variant: str):
     return copy
 
 
-def chosen(runs: list[Run], index: int, environment: Mapping[str, str]) -> list[Run]:
-    """The runs that this process makes: the one of `index`, else the one of a Slurm array's index, else all.
+def chosen(runs: list[StudyRun], index: int, environment: Mapping[str, str]) -> list[StudyRun]:
+    """Returns the runs that this process makes: the one of `index`, else the one of a Slurm array's index, else all.
 
     Raises:
       ConfigError: there is no such run.
     """
-    said, number = f"config.study.index={index}", index
+    setting, number = f"config.study.index={index}", index
     if index == -1 and ARRAY in environment:
-        said = f"{ARRAY}={environment[ARRAY]}"
+        setting = f"{ARRAY}={environment[ARRAY]}"
         number = int(environment[ARRAY]) if environment[ARRAY].isdigit() else len(runs)
     if index == -1 and ARRAY not in environment:
         return runs
-    require(0 <= number < len(runs), f"{said}: the study has {len(runs)} runs, so an array is 0-{len(runs) - 1}")
+    require(0 <= number < len(runs), f"{setting}: the study has {len(runs)} runs, so an array is 0-{len(runs) - 1}")
     return [runs[number]]
 
 
@@ -134,21 +133,22 @@ def check_workdir(config, folder: pathlib.Path) -> None:
     there = read_config(folder)
     if there is None:
         return
-    mine = {"task": config.task, "study.name": config.study.name}
-    for field, value in mine.items():
+    expected = {"task": config.task, "study.name": config.study.name}
+    for field, value in expected.items():
         require(
             there.get(field) == value,
             f"--workdir={folder} holds {field}={there.get(field)!r}, this is {field}={value!r}: give another --workdir",
         )
 
 
-def check_unchanged(run: Run) -> None:
+def check_unchanged(run: StudyRun) -> None:
     """Raises ConfigError where a run's folder was begun with a config that would have given other numbers."""
     there = read_config(run.folder)
     if there is None:
         return
-    here = fields(json.loads(run.config.to_json_best_effort()))
-    changed = [field for field in sorted(there.keys() | here.keys()) if there.get(field) != here.get(field) and field not in FREE]
+    here = flatten(json.loads(run.config.to_json_best_effort()))
+    # A field that the file lacks came with a later version, whose default is what the run was made with.
+    changed = [field for field in sorted(there) if there[field] != here.get(field) and field not in FREE]
     if changed:
         field = changed[0]
         others = f" and {len(changed) - 1} other fields" if len(changed) > 1 else ""
@@ -159,11 +159,6 @@ def check_unchanged(run: Run) -> None:
 
 
 def read_config(folder: pathlib.Path) -> dict | None:
-    """config.json of a folder by dotted names; None where there is none."""
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    try:
-        return fields(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is no JSON ({error}): delete it, or give another --workdir") from error
+    """Returns config.json of a folder by dotted names; None for a folder without it. Raises: ConfigError."""
+    config = Workdir(folder).read_config()
+    return None if config is None else flatten(config)

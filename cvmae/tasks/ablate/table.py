@@ -1,4 +1,4 @@
-"""What the finished runs of a study reached: `table.md`, `table.csv` and `table.png` in its workdir."""
+"""The table of a study's finished runs: `table.md`, `table.csv` and `table.png` in its workdir."""
 
 import csv
 import dataclasses
@@ -7,14 +7,13 @@ import pathlib
 
 import matplotlib.figure
 
-from cvmae.evaluation.heldout import REPORT_ROWS
+from cvmae.evaluation.heldout import report_rows
 from cvmae.files import replacing
 from cvmae.report.summary import cell, markdown, mean_deviation
-from cvmae.tasks.ablate.study import Run
+from cvmae.tasks.ablate.study import StudyRun
 
 UNTRAINED = "untrained"
 FAILED = "failed.txt"  # in a run's folder: why it failed, until it is tried again
-TITLES = {name: (title, share) for name, title, share in REPORT_ROWS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Results:
     missing: dict[str, str]
 
 
-def collect(config, runs: list[Run]) -> Results:
+def collect(config, runs: list[StudyRun]) -> Results:
     """Reads what there is of `runs`, all those of the study of `config`."""
     measures, first = config.study.measures, runs[0].variant
     values = {name: {measure: [] for measure in measures} for name in (UNTRAINED, *dict.fromkeys(run.variant for run in runs))}
@@ -41,7 +40,7 @@ def collect(config, runs: list[Run]) -> Results:
         if report is None:
             missing[run.name] = why_missing(run)
             continue
-        rows = {run.variant: report["trained"]} | ({UNTRAINED: report.get("untrained", {})} if run.variant == first else {})
+        rows = {run.variant: report.metrics} | ({UNTRAINED: report.baseline} if run.variant == first else {})
         for row, numbers in rows.items():
             for measure in measures:
                 if measure in numbers:
@@ -49,37 +48,46 @@ def collect(config, runs: list[Run]) -> Results:
     return Results(values, missing)
 
 
-def why_missing(run: Run) -> str:
-    """What is known of a run without a report."""
+def why_missing(run: StudyRun) -> str:
+    """Returns the reason why a run has no report."""
     note = run.folder / FAILED
     if note.exists():
         return f"failed: {note.read_text(encoding='utf-8').strip()}"
     return "not finished" if run.folder.exists() else "not begun"
 
 
-def as_markdown(config, found: Results) -> str:
-    """Title, table, what is not in it, and the study's note."""
-    study = config.study
-    head = ["", *(TITLES[measure][0] for measure in study.measures)]
+def titles(config) -> dict[str, tuple[str, bool]]:
+    """Returns {measure: (title, True for a fraction in 0..1)} of the measures of a study, in its order."""
+    rows = {name: (title, is_fraction) for name, title, is_fraction in report_rows()}
+    return {measure: rows[measure] for measure in config.study.measures}
+
+
+def as_markdown(config, results: Results) -> str:
+    """Formats title, table, missing runs and the study's note as Markdown."""
+    study, measures = config.study, titles(config)
+    head = ["", *(title for title, _ in measures.values())]
     lines = [
-        [name, *(cell(row[measure], TITLES[measure][1]) for measure in study.measures)] for name, row in found.values.items()
+        [name, *(cell(row[measure], is_fraction) for measure, (_, is_fraction) in measures.items())]
+        for name, row in results.values.items()
     ]
     seeds = ", ".join(map(str, study.seeds))
     over = f"mean ± standard deviation over seeds {seeds}" if len(study.seeds) > 1 else f"seed {seeds}"
     length = f"{config.pretrain.total.replace('_', ' ')} of batch {config.pretrain.batch_size}"
     title = f"Study `{study.name}` on `{study.base}`: {length}, {over}; {UNTRAINED}: `{study.variants[0][0]}` before training."
     text = [title, markdown(head, lines)]
-    if found.missing:
-        text.append("Missing, so not in the table:\n\n" + "\n".join(f"- {name}: {why}" for name, why in found.missing.items()))
-    return "\n\n".join(text + [study.note] * bool(study.note)) + "\n"
+    if results.missing:
+        text.append("Missing, so not in the table:\n\n" + "\n".join(f"- {name}: {why}" for name, why in results.missing.items()))
+    if study.note:
+        text.append(study.note)
+    return "\n\n".join(text) + "\n"
 
 
-def as_csv(found: Results) -> str:
-    """A line for each variant and measure: how many runs, their mean, deviation of a sample (empty for one run), and values."""
+def as_csv(results: Results) -> str:
+    """Formats a CSV line for each variant and measure: number of runs, mean, sample standard deviation (empty for one run), values."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["variant", "measure", "runs", "mean", "deviation", "values"])
-    for name, row in found.values.items():
+    for name, row in results.values.items():
         for measure, values in row.items():
             mean, deviation = mean_deviation(values) if values else ("", None)
             spread = "" if deviation is None else deviation
@@ -87,24 +95,24 @@ def as_csv(found: Results) -> str:
     return out.getvalue()
 
 
-def write(config, runs: list[Run], folder: pathlib.Path) -> str:
-    """Writes table, CSV and plot of what there is, and returns the table.
+def write(config, runs: list[StudyRun], folder: pathlib.Path) -> str:
+    """Writes table, CSV and plot of the finished runs, and returns the table.
 
     Runs of an array write the same files: each looks again when it has written, so that the last to write has seen every run.
     """
-    found = None
-    while (now := collect(config, runs)) != found:
-        found = now
-        text = as_markdown(config, found)
-        for name, content in (("table.md", text), ("table.csv", as_csv(found))):
+    results = None
+    while (now := collect(config, runs)) != results:
+        results = now
+        text = as_markdown(config, results)
+        for name, content in (("table.md", text), ("table.csv", as_csv(results))):
             with replacing(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
-        draw(folder / "table.png", found.values, {measure: TITLES[measure] for measure in config.study.measures}, UNTRAINED)
+        draw(folder / "table.png", results.values, titles(config), UNTRAINED)
     return text
 
 
 def draw(path, values: dict[str, dict[str, list[float]]], measures: dict[str, tuple[str, bool]], reference: str) -> None:
-    """Writes the picture of `figure` as PNG; where no measure has a value there is none."""
+    """Writes the picture of `figure` as PNG; not where no measure has a value."""
     picture = figure(values, measures, reference)
     if picture is not None:
         with replacing(path) as temporary:
@@ -114,13 +122,13 @@ def draw(path, values: dict[str, dict[str, list[float]]], measures: dict[str, tu
 def figure(
     values: dict[str, dict[str, list[float]]], measures: dict[str, tuple[str, bool]], reference: str
 ) -> matplotlib.figure.Figure | None:
-    """The figure, None where no measure has a value.
+    """Draws the figure; returns None where no measure has a value.
 
     Args:
       values: {variant: {measure: a value for each seed}}.
-      measures: {measure: (title, whether it is a share, drawn in %)}.
+      measures: {measure: (title, True for a fraction, drawn in %)}.
       reference: the variant whose mean is a dashed line instead of a point; where it is so far off that the others would be
-        one heap beside it, its mean is said instead.
+        one heap beside it, its mean is written below instead.
     """
     names = [name for name in values if name != reference]
     shown = [measure for measure in measures if any(values[name][measure] for name in names)]
@@ -142,17 +150,17 @@ def figure(
 
 
 def panel(axis, rows: list[list[float]]) -> None:
-    """Every value as a dot, and for each row that has any the mean with its deviation."""
-    for place, row in enumerate(rows):
-        axis.plot(row, [place] * len(row), ".", color="0.4", markersize=4, zorder=3)
-    points = [(place, *mean_deviation(row)) for place, row in enumerate(rows) if row]
-    places, means, deviations = zip(*points)
-    axis.errorbar(means, places, xerr=[d or 0.0 for d in deviations], fmt="o", color="C0", capsize=3, zorder=2)
+    """Draws every value as a dot, and for each row that has any the mean with its standard deviation."""
+    for position, row in enumerate(rows):
+        axis.plot(row, [position] * len(row), ".", color="0.4", markersize=4, zorder=3)
+    points = [(position, *mean_deviation(row)) for position, row in enumerate(rows) if row]
+    positions, means, deviations = zip(*points)
+    axis.errorbar(means, positions, xerr=[d or 0.0 for d in deviations], fmt="o", color="C0", capsize=3, zorder=2)
     axis.grid(axis="x", alpha=0.3)
 
 
 def mark(axis, value: float, name: str) -> None:
-    """A dashed line at a value; where that lies further from what is drawn than this is wide, words below."""
+    """Draws a dashed line at a value, or names the value below the axis where the line would lie far outside."""
     low, high = axis.get_xlim()
     if 2 * low - high <= value <= 2 * high - low:
         axis.axvline(value, color="0.5", linestyle="--", label=name)

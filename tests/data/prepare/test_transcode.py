@@ -14,8 +14,8 @@ import pytest
 from cvmae.data import decode
 from cvmae.data.prepare import transcode as module
 from cvmae.data.prepare import work
-from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import GOP, fitted, transcode
+from cvmae.data.worker_pool import StopRun
 from tests.data import videos
 
 JITTERED = [int(t) for t in np.cumsum(np.random.default_rng(0).integers(7, 90, 40))]  # ms
@@ -34,8 +34,8 @@ FULL_DISK = """
 import resource, sys
 from cvmae.data.prepare import transcode as module
 from cvmae.data.prepare import work
-from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import transcode
+from cvmae.data.worker_pool import StopRun
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     transcode(*sys.argv[1:3], 32, sys.argv[3])

@@ -1,12 +1,12 @@
-"""Studies whose runs do not train: a stand-in for `training.loop.train` that leaves a report of chosen numbers."""
+"""Studies whose runs do not train: a stand-in for `cvmae.tasks.run` that leaves a report of chosen numbers."""
 
 import json
 import pathlib
 
 from cvmae import config as config_lib
-from cvmae.files import write_json
+from cvmae import tasks
 from cvmae.tasks.ablate import runner
-from cvmae.training import loop
+from cvmae.workdir import Report, Workdir
 from tests.tiny_configs import CONFIGS
 
 MEASURES = ("probe/accuracy", "reconstruction/model")
@@ -31,17 +31,18 @@ def value(name: str) -> float:
 
 
 class Trainer:
-    """Put in place of `loop.train`; remembers the runs that it was asked for, and raises or stops in those that it is told to."""
+    """Put in place of `tasks.run`; remembers the runs that it was asked for, and raises or stops in those that it is told to."""
 
     def __init__(self, monkeypatch, raises=None, stops=()):
         self.runs, self.forgotten, self.tables = [], [], []  # tables: whether there was one when a run began
         self.configs, self.raises, self.stops = {}, raises or {}, set(stops)
-        monkeypatch.setattr(loop, "train", self)
+        monkeypatch.setattr(tasks, "run", self)
         monkeypatch.setattr(runner, "forget", lambda: self.forgotten.append(self.runs[-1]))
 
     def __call__(self, config, workdir):
-        folder = loop.make_folder(workdir)
-        loop.write_config(config, folder)
+        created = Workdir.create(workdir)
+        created.write_config(config)
+        folder = created.path
         self.runs.append(folder.name)
         self.tables.append((folder.parent / "table.md").exists())
         self.configs[folder.name] = config
@@ -49,12 +50,11 @@ class Trainer:
             raise self.raises[folder.name]
         if folder.name in self.stops:
             return {}
-        report = {"trained": {"probe/accuracy": value(folder.name)}}
+        metrics = {"probe/accuracy": value(folder.name)}
         if config.video_branch.mask.ratio == 0.5:  # `high` has no decoder
-            report["trained"]["reconstruction/model"] = 1.5 + config.seed
-        if config.report.untrained:
-            report["untrained"] = {"probe/accuracy": 0.125}
-        write_json(folder / "report.json", report)
+            metrics["reconstruction/model"] = 1.5 + config.seed
+        baseline = {"probe/accuracy": 0.125} if config.report.untrained else {}
+        created.write_report(Report("pretrain", metrics, baseline))
         return {"loss": 1.0}
 
 

@@ -35,11 +35,11 @@ def test_masking_stopped_by_a_signal_goes_on_and_ends_in_a_table(tmp_path, monke
         assert [line["step"] for line in metric_lines(tmp_path / name) if "loss" in line] == [1, 2, 3]
         assert checkpoint_steps(tmp_path / name) == [3]
     reports = {name: saved(tmp_path / name / "report.json") for name in (first, second)}
-    assert set(reports[first]) == {"trained", "untrained"} and set(reports[second]) == {"trained"}
+    assert reports[first]["baseline"] and not reports[second]["baseline"]
     assert len(numbers) == 3 * len(config.study.measures)
     for name, report in reports.items():
         for measure in config.study.measures:
-            assert numbers[f"{name.removesuffix('-seed0')}/{measure}"] == report["trained"][measure]
+            assert numbers[f"{name.removesuffix('-seed0')}/{measure}"] == report["metrics"][measure]
     assert (tmp_path / "table.png").exists() and "Missing" not in (tmp_path / "table.md").read_text()
 
 
@@ -53,7 +53,7 @@ def test_a_variant_without_decoder_has_no_reconstruction_error(tmp_path):
 @pytest.mark.parametrize("name", sorted(set(STUDIES) - {"masking", "objectives"}))
 def test_a_miniature_trains(name, tmp_path, monkeypatch):
     """What it is measured by is the same for every study, and compiled in the tests above."""
-    monkeypatch.setattr(pretrain, "assess", lambda *_: {"probe/accuracy": 0.5})
+    monkeypatch.setattr(pretrain, "evaluate_pretraining", lambda *_: {"probe/accuracy": 0.5})
     config = study(name, study__index=1)
     variant = config.study.variants[1][0]
     assert run_study(config, tmp_path) == {f"{variant}/probe/accuracy": 0.5}

@@ -131,7 +131,7 @@ def test_data_that_is_not_there_is_said_before_anything_is_written(tmp_path, mon
 def test_a_run_that_a_signal_stopped_ends_the_study_and_goes_on_by_the_same_call(tmp_path, monkeypatch, capsys):
     trainer = Trainer(monkeypatch, stops=["high-seed0"])
     assert run_study(pairs(), tmp_path) == {}
-    assert trainer.runs == ALL[:2] and "the same command goes on" in capsys.readouterr().err
+    assert trainer.runs == ALL[:2] and "the same command resumes it" in capsys.readouterr().err
     trainer.stops = set()
     assert run_study(pairs(), tmp_path)
     assert trainer.runs == ALL[:2] + ALL[1:]
@@ -145,7 +145,7 @@ def test_a_signal_while_a_run_writes_its_report_ends_the_study_after_it(tmp_path
             os.kill(os.getpid(), signal.SIGTERM)
             return trainer(config, workdir)
 
-    monkeypatch.setattr("cvmae.training.loop.train", signalled)
+    monkeypatch.setattr("cvmae.tasks.run", signalled)
     before = signal.getsignal(signal.SIGTERM)
     assert run_study(pairs(), tmp_path) == {}
     assert trainer.runs == ["low-seed0"] and (tmp_path / "low-seed0" / "report.json").exists()

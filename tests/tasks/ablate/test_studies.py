@@ -5,9 +5,8 @@ import json
 import pytest
 
 from configs.ablate import BASES, STUDIES, TERMS
-from cvmae.config import ConfigError, load
+from cvmae.config import ConfigError, flatten, load
 from cvmae.tasks.ablate.study import runs_of
-from cvmae.tasks.fields import fields
 from tests.tasks.ablate.fake_study import pairs, study
 from tests.tiny_configs import CONFIGS
 
@@ -25,7 +24,7 @@ AXES = {
 
 
 def plain(config) -> dict:
-    return fields(json.loads(config.to_json_best_effort()))
+    return flatten(json.loads(config.to_json_best_effort()))
 
 
 def test_the_promised_studies_are_there():

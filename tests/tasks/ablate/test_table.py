@@ -77,8 +77,7 @@ def test_the_plot_has_a_point_with_its_deviation_for_each_variant(made):
     workdir, config = made
     assert (workdir / "table.png").read_bytes().startswith(b"\x89PNG")
     found = table.collect(config, runs_of(config, workdir))
-    measures = {measure: table.TITLES[measure] for measure in config.study.measures}
-    probe, error = table.figure(found.values, measures, table.UNTRAINED).axes
+    probe, error = table.figure(found.values, table.titles(config), table.UNTRAINED).axes
     low, high = of("low", SEEDS), of("high", SEEDS[:2])
     means, places, spread = bars(probe)
     np.testing.assert_allclose(means, [100 * np.mean(low), 100 * np.mean(high)])

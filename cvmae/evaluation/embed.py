@@ -1,0 +1,123 @@
+"""From a video of any length to vectors, in two calls: `load_encoder`, then `embed`."""
+
+import dataclasses
+import functools
+import os
+
+import jax
+import numpy as np
+
+from cvmae.data.clips import ClipSpec
+from cvmae.data.decode import read_frames, read_table
+from cvmae.data.windows import plan_windows
+from cvmae.interop.load import load
+from cvmae.interop.own_checkpoint import is_workdir, read_workdir
+from cvmae.interop.preprocessing import Preprocessing
+from cvmae.models.vit import Encoder
+
+STRIDE = 4  # where the weights do not record it: VideoMAE's and mae_st's on Kinetics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoEncoder:
+    """A pre-trained encoder with all that it needs to embed videos.
+
+    Attributes:
+      module: the Flax module.
+      params: its parameters, numpy arrays.
+      preprocessing: frames uint8 [B, T, H0, W0, 3] to normalized clips float32 [B, T, H, W, 3].
+      stride: frames from one frame of a clip to the next.
+      fps: above 0, the stride counts frames at this rate, whatever the file's.
+    """
+
+    module: Encoder
+    params: dict
+    preprocessing: Preprocessing
+    stride: int = STRIDE
+    fps: float = 0.0
+
+    @property
+    def num_frames(self) -> int:
+        """T, the frames of a clip."""
+        return self.preprocessing.num_frames
+
+    @functools.cached_property
+    def _apply(self):
+        return jax.jit(lambda params, clips: self.module.apply({"params": params}, clips).pooled)
+
+    def __call__(self, clips) -> np.ndarray:
+        """Returns the mean over tokens, float32 [B, D], of clips uint8 [B, T, H0, W0, 3], RGB, of any size; jitted.
+
+        Raises: ValueError, see `Preprocessing`.
+        """
+        return np.asarray(self._apply(self.params, self.preprocessing(clips)))
+
+
+def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | None = None) -> VideoEncoder:
+    """Loads an encoder from a workdir, a weights file or folder, or a hub id `owner/name`.
+
+    A workdir records the stride that its clips were cut with; for other weights it is STRIDE, which `dataclasses.replace` changes.
+
+    Args:
+      path: see `cvmae.load`.
+      branch: `video` or `image`, of a workdir.
+      step: of a workdir's checkpoint; None takes the newest complete one.
+
+    Raises:
+      FileNotFoundError, WeightsError, WorkdirError, ValueError: see `cvmae.load`.
+    """
+    module, params, preprocessing = load(path, "encoder", branch=branch, step=step)
+    sampling = {}
+    if is_workdir(path):
+        data = read_workdir(path, step).config.get("data", {})
+        sampling = {name: data[name] for name in ("stride", "fps") if name in data}
+    return VideoEncoder(module, params, preprocessing, **sampling)
+
+
+def embed(
+    video: str | os.PathLike | bytes | np.ndarray,
+    encoder: VideoEncoder | str | os.PathLike,
+    *,
+    per_window: bool = False,
+    window_stride: int = 0,
+    batch_size: int = 8,
+) -> np.ndarray:
+    """Returns one vector of a video, or one for each of its windows.
+
+    The video is cut into windows of as many frames, at the stride, that the encoder was trained with. The last window is moved back to
+    end with the video; a video shorter than a window repeats its last frame.
+
+    Args:
+      video: a path, the bytes of an encoded file, or RGB frames uint8 [n, H, W, 3].
+      encoder: from `load_encoder`, or what that takes.
+      per_window: True for float32 [windows, D] in the order of time; else their mean, float32 [D].
+      window_stride: frames of a clip from the start of one window to that of the next; 0: windows do not overlap.
+      batch_size: windows a pass; at most so many are held at once.
+
+    Raises:
+      DecodeError: the file cannot be read. ValueError: frames of another shape or dtype, or see `Preprocessing`.
+    """
+    encoder = encoder if isinstance(encoder, VideoEncoder) else load_encoder(encoder)
+    frames = video if isinstance(video, np.ndarray) else None
+    if frames is not None and (frames.ndim != 4 or frames.dtype != np.uint8 or not len(frames)):
+        raise ValueError(f"frames are {frames.dtype} {list(frames.shape)}; expected uint8 [n, H, W, 3]")
+    source = video if frames is not None or isinstance(video, bytes) else os.fspath(video)
+    table = None if frames is not None else read_table(source)
+    times = np.arange(len(frames), dtype=np.float64) if frames is not None else table.times
+    windows = plan_windows(_clip_spec(encoder, timed=frames is None), times, window_stride)
+    vectors = []
+    for start in range(0, len(windows), batch_size):
+        numbers = windows.frames[start : start + batch_size]
+        unique, positions = np.unique(numbers, return_inverse=True)
+        decoded = frames[unique] if frames is not None else read_frames(source, unique, table=table)
+        vectors.append(encoder(decoded[positions.reshape(numbers.shape)]))
+    vectors = np.concatenate(vectors)
+    return vectors if per_window else vectors.mean(0)
+
+
+def _clip_spec(encoder: VideoEncoder, timed: bool) -> ClipSpec:
+    """Returns the clips that the encoder takes; frames without times are counted, whatever its fps."""
+    size = {"height": encoder.preprocessing.height, "width": encoder.preprocessing.width, "fit": "crop"}
+    sampling = {"sampling": "middle", "num_sampled": 0, "frame_sampling": "middle"}
+    fps = encoder.fps if timed else 0.0
+    return ClipSpec(num_frames=encoder.num_frames, stride=encoder.stride, fps=fps, **size, **sampling)

@@ -1,0 +1,25 @@
+"""Feature extraction: a file of features for each video, one row a window."""
+
+from cvmae.evaluation.extract import extract_features
+from cvmae.evaluation.features import FeatureSpec
+from cvmae.tasks.frozen import FrozenTask
+from cvmae.workdir import FEATURES
+
+
+class Extract(FrozenTask):
+    """Features of config.data.split in the folder `features` of the workdir; see `evaluation.extract`."""
+
+    def compute(self, weights, workdir) -> dict[str, float]:
+        """Returns the numbers of videos and windows that were written, skipped or unreadable."""
+        c = self.config.extract
+        return extract_features(
+            self.config,
+            weights,
+            self.sources["split"],
+            workdir / FEATURES,
+            FeatureSpec(c.layer, c.tokens),
+            window_stride=c.window_stride,
+            format=c.format,
+            dtype=c.dtype,
+            placement=self.placement,
+        )

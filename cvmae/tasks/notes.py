@@ -1,0 +1,112 @@
+"""Lines for the start and the end of a run: settings that work but are rarely meant, and what to do next."""
+
+from collections.abc import Mapping
+
+from cvmae.config import require, steps
+from cvmae.data.sources import Source
+from cvmae.tasks.validate import is_contrastive
+from cvmae.training.loop import Schedule
+from cvmae.workdir import (
+    CHECKPOINTS,
+    CONFUSION,
+    CURVES,
+    FEATURES,
+    FIGURES,
+    PAGE,
+    PER_CLASS,
+    PREDICTIONS,
+    RECONSTRUCTION,
+    REPORT,
+    STUDY_TABLE,
+    Workdir,
+)
+
+LEFT_BEHIND = (
+    PAGE,
+    REPORT,
+    CURVES,
+    RECONSTRUCTION,
+    PREDICTIONS,
+    PER_CLASS,
+    CONFUSION,
+    STUDY_TABLE,
+    FEATURES,
+    FIGURES,
+    CHECKPOINTS,
+)
+
+
+def check_clips(config, clips: int) -> None:
+    """Raises ConfigError where a batch would hold a clip twice, which would then be its own negative."""
+    require(
+        clips >= config.batch_size or not is_contrastive(config),
+        f"config.data.split={config.data.split!r} has {clips} clips, fewer than config.batch_size={config.batch_size}: a clip "
+        f"would be its own negative; take a batch_size of {clips} or less",
+    )
+
+
+def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
+    """Returns notes for the start of training.
+
+    Args:
+      config: of a task that trains.
+      schedule: its length in steps.
+      backend: `cpu`, `gpu` or `tpu`.
+    """
+    notes = _shared_notes(config, backend)
+    epoch, total = schedule.steps_per_epoch, schedule.total
+    warmup = steps(config.optimizer.warmup, "optimizer.warmup", steps_per_epoch=epoch, total=total)
+    if total and warmup >= total:
+        notes.append(
+            f"note: config.optimizer.warmup={config.optimizer.warmup} is {warmup} steps, all of the run: the learning rate never "
+            "reaches its peak"
+        )
+    return notes
+
+
+def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:
+    """Returns notes for the start of a task that trains nothing; `sources` are the splits by their field of config.data."""
+    notes = _shared_notes(config, backend)
+    gallery = len(sources["split"]) if "split" in sources else 0
+    beyond = [k for k in config.get("knn", {}).get("neighbours", ()) if k > gallery]
+    if beyond:
+        numbers = ", ".join(map(str, beyond))
+        notes.append(f"note: config.knn.neighbours={numbers}: the gallery has {gallery} clips, so all of them vote")
+    return notes
+
+
+def _shared_notes(config, backend: str) -> list[str]:
+    notes = []
+    if config.dtype == "bfloat16" and backend == "cpu":
+        notes.append("note: config.dtype=bfloat16 is slower than float32 on a CPU: set --config.dtype=float32")
+    size, frame = tuple(config.augment.size), tuple(config.data.frame_size)
+    if size[0] > frame[0] or size[1] > frame[1]:
+        notes.append(f"note: config.augment.size={size} is larger than config.data.frame_size={frame}: clips are enlarged")
+    return notes
+
+
+def ending(config, config_path: str, workdir: str) -> list[str]:
+    """Returns lines for the end of a run: the files that it left, and the command that usually comes next.
+
+    Args:
+      config: that was run.
+      config_path: as it was given, `configs/ssv2.py:variant=B/16`.
+      workdir: of the run.
+    """
+    folder = Workdir(workdir)
+    files = [name for name in LEFT_BEHIND if (folder / name).exists()]
+    lines = [f"left in {workdir}: {', '.join(files)}"] if files else []
+    following = {"pretrain": "linear", "finetune": "visualize", "linear": "finetune", "attentive": "finetune"}.get(config.task)
+    if following is None:
+        return lines
+    # A probe keeps the encoder that it started from, so that is what comes next starts from.
+    start = config.init_from if config.task in ("linear", "attentive") else workdir
+    command = f"python -m cvmae.main --config={with_task(config_path, following)} --config.init_from={start}"
+    return [*lines, f"next, for example: {command}"]
+
+
+def with_task(config_path: str, task: str) -> str:
+    """Returns the path of a config with another task in its argument."""
+    file, _, argument = config_path.partition(":")
+    parts = [part for part in argument.split(",") if part and part.partition("=")[0] != "task"]
+    return f"{file}:{','.join([f'task={task}', *parts])}"

@@ -1,0 +1,77 @@
+"""The results of a finished run: the report and arrays that a task computed, and the files and pictures made of them."""
+
+import dataclasses
+
+import numpy as np
+
+from cvmae.evaluation.classification import confusion_matrix, per_class_rows, write_per_class_csv
+from cvmae.evaluation.multi_view import Predictions
+from cvmae.files import replacing
+from cvmae.parallel import processes
+from cvmae.training.metric_writer import read_metrics
+from cvmae.workdir import CONFUSION, CURVES, PER_CLASS, PREDICTIONS, RECONSTRUCTION, Report, Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Everything that a task leaves behind at the end of its run.
+
+    Attributes:
+      report: the numbers; None where config asks for none.
+      text: the numbers for people, printed on stdout; empty for none.
+      predictions: of every test video, for tasks with classes.
+      class_names: of `predictions`.
+      paths: of the videos of `predictions`, relative to the manifest's folder.
+      reconstruction: of a few held-out clips, a `visualize.reconstruction.Reconstruction` of numpy arrays; for pre-training.
+      curves: True where metrics were logged over steps.
+    """
+
+    report: Report | None
+    text: str = ""
+    predictions: Predictions | None = None
+    class_names: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    reconstruction: object | None = None
+    curves: bool = True
+
+
+def write(results: Results, workdir: Workdir) -> None:
+    """Writes `report.json`, `predictions.npz` and `per_class.csv`, and prints the text; in the main process."""
+    if not processes.is_main_process():
+        return
+    if results.report is not None:
+        workdir.write_report(results.report)
+    if results.predictions is not None:
+        _write_predictions(results.predictions, results.class_names, results.paths, workdir)
+    if results.text:
+        print(results.text)
+
+
+def _write_predictions(predictions: Predictions, class_names: tuple[str, ...], paths: tuple[str, ...], workdir: Workdir) -> None:
+    arrays = {name: getattr(predictions, name) for name in ("probabilities", "labels", "readable")}
+    with replacing(workdir / PREDICTIONS) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays, class_names=np.array(class_names), paths=np.array(paths))
+    labeled = predictions.labels >= 0
+    if labeled.any():
+        rows = per_class_rows(predictions.probabilities[labeled], predictions.labels[labeled], class_names)
+        write_per_class_csv(workdir / PER_CLASS, rows)
+
+
+def draw(results: Results, workdir: Workdir) -> None:
+    """Draws `curves.png`, `reconstruction.png` and `confusion.png`, as far as there is something to draw; in the main process."""
+    if not processes.is_main_process():
+        return
+    # Matplotlib takes a second to import, and a run that is resumed many times draws once.
+    from cvmae.visualize.confusion import draw_confusion
+    from cvmae.visualize.curves import draw_curves
+    from cvmae.visualize.reconstruction import draw_reconstruction
+
+    if results.curves:
+        draw_curves(workdir / CURVES, read_metrics(workdir))
+    if results.reconstruction is not None:
+        draw_reconstruction(workdir / RECONSTRUCTION, results.reconstruction)
+    predictions = results.predictions
+    if predictions is not None and (predictions.labels >= 0).any():
+        labeled = predictions.labels >= 0
+        matrix = confusion_matrix(predictions.probabilities[labeled], predictions.labels[labeled])
+        draw_confusion(workdir / CONFUSION, matrix, results.class_names)

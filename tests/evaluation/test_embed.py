@@ -1,0 +1,105 @@
+"""From a video to vectors: the same frames, windows and numbers as by hand, from every kind of input."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import cvmae
+from cvmae.data.decode import read_frames
+from cvmae.evaluation.embed import VideoEncoder, load_encoder
+from cvmae.interop.native import write_archive
+from cvmae.interop.preprocessing import Preprocessing
+from cvmae.models.patches import Grid
+from tests.data.videos import write_video
+from tests.interop.models import random_params
+from tests.interop.pretrained_models import pretrained, videomae
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    module = videomae(grid=Grid(4, 32, 64, 2, 8))  # frames are numbered over their whole width
+    return VideoEncoder(module, random_params(module), Preprocessing(4, 32, 64, **IMAGENET), stride=2)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "a.mp4"
+    write_video(path, 17)
+    return path
+
+
+def by_hand(encoder, video, windows):
+    clips = np.stack([encoder.preprocessing(read_frames(str(video), frames))[0] for frames in windows])
+    tokens = encoder.module.apply({"params": encoder.params}, clips).tokens
+    return np.asarray(tokens, np.float64).mean(1)
+
+
+WINDOWS = [[0, 2, 4, 6], [8, 10, 12, 14], [10, 12, 14, 16]]  # of 17 frames; the last ends with the video
+
+
+def test_windows_and_their_mean(encoder, video):
+    expected = by_hand(encoder, video, WINDOWS)
+    vectors = cvmae.embed(video, encoder, per_window=True, batch_size=2)
+    assert vectors.dtype == np.float32 and vectors.shape == (3, 48)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    np.testing.assert_allclose(cvmae.embed(video, encoder), expected.mean(0), atol=1e-5)
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
+
+
+def test_paths_bytes_and_frames_are_one_video(encoder, video):
+    vector = cvmae.embed(str(video), encoder)
+    frames = read_frames(str(video), range(17))
+    for same in (video.read_bytes(), frames):
+        np.testing.assert_allclose(cvmae.embed(same, encoder), vector, atol=1e-6)
+
+
+def test_a_short_video_repeats_its_last_frame(encoder, video):
+    frames = read_frames(str(video), range(3))
+    expected = encoder(frames[[0, 2, 2, 2]][None])[0]
+    np.testing.assert_allclose(cvmae.embed(frames, encoder), expected, atol=1e-6)
+
+
+def test_overlapping_windows(encoder, video):
+    assert cvmae.embed(video, encoder, per_window=True, window_stride=1).shape == (6, 48)
+
+
+def test_frames_per_second_cut_by_time(encoder, video):
+    timed = dataclasses.replace(encoder, stride=1, fps=6.0)  # of 12: every second frame
+    np.testing.assert_allclose(
+        cvmae.embed(video, timed, per_window=True)[0], cvmae.embed(video, encoder, per_window=True)[0], atol=1e-6
+    )
+
+
+def test_exported_weights_are_loaded_by_their_path(video, tmp_path):
+    module = videomae()
+    write_archive(pretrained(module, normalization=IMAGENET), tmp_path / "out")
+    encoder = load_encoder(tmp_path / "out")
+    assert (encoder.stride, encoder.fps, encoder.num_frames) == (4, 0.0, 4)
+    np.testing.assert_allclose(cvmae.embed(video, tmp_path / "out"), cvmae.embed(video, encoder), atol=1e-6)
+
+
+def test_the_stride_of_a_workdir_is_taken(tmp_path):
+    from cvmae.tasks import run
+    from tests.tiny_configs import config
+
+    run(config(("mse_video",), total="1_steps", data__stride=3, data__fps=8.0, report__pictures=0), tmp_path)
+    encoder = load_encoder(tmp_path)
+    assert (encoder.stride, encoder.fps, encoder.num_frames) == (3, 8.0, 4)
+    assert encoder(np.zeros((1, 4, 40, 50, 3), np.uint8)).shape == (1, 32)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((4, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)])
+def test_frames_of_another_shape_or_dtype_are_named(encoder, frames):
+    with pytest.raises(ValueError, match=r"expected uint8 \[n, H, W, 3\]"):
+        cvmae.embed(frames, encoder)
+
+
+def test_pooled_is_the_mean_over_tokens_in_float32(encoder):
+    clips = np.random.default_rng(0).normal(size=(2, 4, 32, 64, 3)).astype(np.float32)
+    output = jax.jit(lambda p, c: encoder.module.apply({"params": p}, c))(encoder.params, clips)
+    assert output.pooled.dtype == np.float32
+    np.testing.assert_allclose(output.pooled, np.asarray(output.tokens).mean(1), atol=1e-6)

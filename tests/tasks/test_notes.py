@@ -1,0 +1,42 @@
+"""Lines at the start and the end of a run, each where it matters and not elsewhere."""
+
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.tasks import run
+from cvmae.tasks.notes import check_clips, ending, frozen_notes, training_notes, with_task
+from cvmae.training.loop import Schedule
+from tests.tiny_configs import config, downstream
+
+
+def test_a_batch_that_would_hold_a_clip_twice_is_refused_where_clips_are_negatives(tmp_path):
+    c = config(data__synthetic__clips=6)
+    with pytest.raises(ConfigError, match="has 6 clips, fewer than config.batch_size=8: .*its own negative"):
+        run(c, tmp_path)
+    assert not list(tmp_path.iterdir())
+    check_clips(config(), 8)
+    check_clips(config(("mse_video",)), 6)
+    check_clips(downstream("finetune"), 6)
+
+
+def test_settings_that_work_and_are_rarely_meant_are_noted():
+    quiet = config()
+    assert training_notes(quiet, Schedule(100), "cpu") == [] == frozen_notes(downstream("knn"), {"split": range(500)}, "cpu")
+    loud = config(dtype="bfloat16", optimizer__warmup="9_steps", data__frame_size=(24, 40))
+    slow, enlarged, warmup = training_notes(loud, Schedule(9), "cpu")
+    assert "bfloat16 is slower" in slow and "clips are enlarged" in enlarged and "9 steps, all of the run" in warmup
+    assert not any("bfloat16" in note for note in training_notes(loud, Schedule(9), "tpu"))
+    [votes] = frozen_notes(downstream("knn", knn__neighbours=(3, 20)), {"split": range(8)}, "cpu")
+    assert "neighbours=20: the gallery has 8 clips" in votes
+
+
+def test_the_end_names_the_files_and_the_next_command(tmp_path):
+    (tmp_path / "report.html").write_text("x")
+    (tmp_path / "checkpoints").mkdir()
+    lines = ending(config(), "configs/ssv2.py:variant=B/16", str(tmp_path))
+    assert lines[0] == f"left in {tmp_path}: report.html, checkpoints"
+    assert lines[1].endswith(f"--config=configs/ssv2.py:task=linear,variant=B/16 --config.init_from={tmp_path}")
+    probe = downstream("linear", init_from="runs/a")
+    assert ending(probe, "configs/ssv2.py:task=linear", str(tmp_path))[1].endswith(":task=finetune --config.init_from=runs/a")
+    assert len(ending(downstream("knn"), "configs/ssv2.py:task=knn", str(tmp_path))) == 1
+    assert with_task("configs/demo.py", "knn") == "configs/demo.py:task=knn"
