@@ -5,16 +5,20 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 `parse_own`, so that flags of the same name can exist side by side in one process.
 """
 
+import re
 import sys
 from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_flags
 
-from cvmae.config import ConfigError, check_key, load
+from cvmae.config import ConfigError, check_key, config_folder, find_config, flatten, load
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.", lock_config=True)
+config_flags.DEFINE_config_file("config", None, "Config file or name, with its argument after a colon.", lock_config=True)
+
+EXAMPLE = "python -m cvmae.main --config=configs/demo.py"
+_TYPED: dict[str, str] = {}  # paths of configs as they were typed
 
 
 def define_json() -> None:
@@ -23,7 +27,7 @@ def define_json() -> None:
         flags.DEFINE_string("json", "", "File to write the numbers to.")
 
 
-def parse(argv: list[str], example: str = "python -m cvmae.main --config=configs/demo.py") -> list[str]:
+def parse(argv: list[str], example: str = EXAMPLE, about: str = "") -> list[str]:
     """Parses the command line of a command that runs a config, and returns the program and its positional arguments.
 
     Prints one line and exits with code 2 where an argument is wrong.
@@ -31,8 +35,13 @@ def parse(argv: list[str], example: str = "python -m cvmae.main --config=configs
     Args:
       argv: the program, then its arguments.
       example: a command that would do, for the message that --config is missing.
+      about: what --help prints before the flags; empty leaves --help to absl.
     """
+    if about and {"--help", "-h"} & set(argv):
+        print(about, FLAGS.main_module_help(), sep="\n")
+        sys.exit(0)
     try:
+        argv = find_configs(argv)
         check_overrides(argv)
         positional = FLAGS(argv)
         if FLAGS.config is None:
@@ -60,9 +69,49 @@ def check_overrides(argv: list[str]) -> None:
             check_key(config, name.partition(".")[2])
 
 
+def find_configs(argv: list[str]) -> list[str]:
+    """Returns the command line with the names of configs as paths, `--config=ssv2` as that of this package. Raises: ConfigError."""
+    expects_value, arguments = False, []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if expects_value and argument:
+            argument = _remember(argument)
+        elif equals and name.lstrip("-") == "config" and name.startswith("-"):
+            argument = f"{name}={_remember(value)}"
+        expects_value = argument in ("--config", "-config")
+        arguments.append(argument)
+    return arguments
+
+
+def _remember(typed: str) -> str:
+    path = find_config(typed)
+    _TYPED[path] = typed
+    return path
+
+
 def config_path() -> str:
-    """Returns the value of --config as it was typed, `configs/ssv2.py:variant=B/16`."""
-    return FLAGS["config"].config_filename
+    """Returns the value of --config as it was typed, `ssv2:variant=B/16` or `configs/ssv2.py:variant=B/16`."""
+    path = FLAGS["config"].config_filename
+    return _TYPED.get(path, path)
+
+
+def print_config(config) -> None:
+    """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
+    comments = field_comments()
+    for name, value in sorted(flatten(config).items()):
+        comment = comments.get(name.rpartition(".")[2], "")
+        print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
+
+
+def field_comments() -> dict[str, str]:
+    """Returns the comments at the ends of the lines of this package's config files that set a field, by the field's last name."""
+    comments = {}
+    for path in sorted(config_folder().glob("*.py"), key=lambda path: path.stem != "common"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            code, mark, comment = line.partition("  # ")
+            for name in re.findall(r"\.(\w+)(?=(?:, [\w.]+)* = )|\"(\w+)\": ", code) if mark else ():
+                comments.setdefault(name[0] or name[1], comment.strip())
+    return comments
 
 
 def refuse_arguments(argv: list[str]) -> None:

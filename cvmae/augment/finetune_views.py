@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, Key, UInt8
+from jaxtyping import Float, Int, Key, Num, UInt8
 
 from cvmae.augment.color import normalize
 from cvmae.augment.erasing import Erasing, erase
@@ -37,8 +37,8 @@ class LabeledSpec:
 
 
 def flip(
-    key: Key[Array, ""], clip: Float[Array, "T H W C"], label: Int[Array, ""], probability: float, mirror: tuple[int, ...] | None
-) -> tuple[Float[Array, "T H W C"], Int[Array, ""]]:
+    key: Key[Array, ""], clip: Num[Array, "T H W C"], label: Int[Array, ""], probability: float, mirror: tuple[int, ...] | None
+) -> tuple[Num[Array, "T H W C"], Int[Array, ""]]:
     """Flips a clip [T, H, W, C] left to right, and its label int32 with it; a clip without a label (-1) keeps none."""
     flips = jax.random.uniform(key) < probability
     if mirror is not None:

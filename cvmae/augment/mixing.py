@@ -77,7 +77,8 @@ def draw_weights(
     key: Key[Array, ""], height: int, width: int, spec: Mix
 ) -> tuple[Float[Array, "{height} {width}"], Float[Array, ""]]:
     """How much of a row stays its own: of each pixel, float32 [H, W], and of its target, float32, their mean."""
-    acts, cuts, first, second, *middle = jax.random.uniform(key, (6,))
+    draws = jax.random.uniform(key, (6,))
+    (acts, cuts, first, second), middle = draws[:4], draws[4:]
     both = spec.mixup > 0 and spec.cutmix > 0
     cuts = cuts < (spec.switch if both else float(spec.cutmix > 0))
     share = symmetric_beta(first, second, jnp.where(cuts, spec.cutmix, spec.mixup))

@@ -133,9 +133,7 @@ def rand_augment(key: Key[Array, ""], video: UInt8[Array, "T H W 3"], spec: Rand
     return apply(video, draw(key, spec), spec)
 
 
-def rand_augment_clips(
-    keys: Key[Array, " B"], videos: UInt8[Array, "B T H W 3"], spec: RandAugment
-) -> UInt8[Array, "B T H W 3"]:
+def rand_augment_clips(keys: Key[Array, " B"], videos: UInt8[Array, "B T H W 3"], spec: RandAugment) -> UInt8[Array, "B T H W 3"]:
     """`rand_augment` of clips uint8 [B, T, H, W, 3], one after the other, with a key each.
 
     One after the other costs little, for a clip keeps a device busy; but rows that lie on several devices must be spread by

@@ -138,7 +138,7 @@ def _start_process(function: str) -> subprocess.Popen:
     and forkserver run the caller's script again, which breaks scripts without a __main__ guard and `python -`, and semaphores
     that the processes share outlive a caller that is killed.
     """
-    with _interrupts_blocked():
+    with _signals_blocked():
         return subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import serve; serve({function!r})"],
             stdin=subprocess.PIPE,
@@ -149,12 +149,15 @@ def _start_process(function: str) -> subprocess.Popen:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked():
-    """Blocks SIGINT in this thread and in processes that it starts: Ctrl-C is for the caller, which ends the workers."""
+def _signals_blocked():
+    """Blocks SIGINT and SIGTERM in this thread and in processes that it starts.
+
+    A terminal and a scheduler send them to the whole process group; it is for the caller to react, and to end the workers.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -179,10 +182,8 @@ def _end_process(process, patience_s=0.0):
         process.kill()
         process.wait()
     for pipe in (process.stdin, process.stdout):
-        try:
+        with contextlib.suppress(BrokenPipeError):
             pipe.close()
-        except BrokenPipeError:
-            pass
     return process.returncode
 
 

@@ -10,12 +10,12 @@ import pytest
 
 from cvmae.data import worker_pool
 
-OBEY = "tests.data.prepare.doomed:obey"
+OBEY = "tests.data.prepare.crashing_jobs:obey"
 
 ORPHANED = """
 import sys
 from cvmae.data import worker_pool
-answers = worker_pool.run("tests.data.prepare.doomed:obey", [{"what": "answer"}, {"what": "hang"}], 1)
+answers = worker_pool.run("tests.data.prepare.crashing_jobs:obey", [{"what": "answer"}, {"what": "hang"}], 1)
 print(next(answers)[1]["pid"], flush=True)
 next(answers)
 """
@@ -98,7 +98,7 @@ def test_processes_end_with_the_one_they_work_for():
 UNGUARDED = """
 from cvmae.data import worker_pool
 print("the script runs", flush=True)
-print([answer["what"] for _, answer in worker_pool.run("tests.data.prepare.doomed:obey", [{"what": "answer"}], 1)])
+print([answer["what"] for _, answer in worker_pool.run("tests.data.prepare.crashing_jobs:obey", [{"what": "answer"}], 1)])
 """
 
 
@@ -117,7 +117,7 @@ def test_a_job_whose_process_exits_with_0_has_no_answer():
 
 STOPPED = """
 from cvmae.data import worker_pool
-worker = worker_pool.Worker("tests.data.prepare.doomed:obey")
+worker = worker_pool.Worker("tests.data.prepare.crashing_jobs:obey")
 worker.call({"what": "answer"})
 worker.limit_s = 3
 print(worker.call({"what": "compute"}))
@@ -142,7 +142,7 @@ from cvmae.data import worker_pool
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits none
 try:
     print("started", flush=True)
-    list(worker_pool.run("tests.data.prepare.doomed:obey", [{"what": "hang"}] * 2, 2))
+    list(worker_pool.run("tests.data.prepare.crashing_jobs:obey", [{"what": "hang"}] * 2, 2))
 except KeyboardInterrupt:
     pass
 """
@@ -155,6 +155,6 @@ def test_a_signal_ends_all_processes_without_a_traceback(way, after_s):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout.readline() == "started\n"
         time.sleep(after_s)
-        os.killpg(process.pid, signal.SIGINT) if way == signal.SIGINT else process.send_signal(way)
+        os.killpg(process.pid, way)
         _, errors = process.communicate(timeout=60)  # workers inherit stderr: this waits for all of them
     assert process.returncode == (0 if way == signal.SIGINT else -way) and errors == ""

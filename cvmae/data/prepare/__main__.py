@@ -1,10 +1,12 @@
 """The command: `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`. The package says what
 it writes.
 
-Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted.
+Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted, 143 ended by
+SIGTERM, after both of which the same command continues.
 """
 
 import dataclasses
+import signal
 import sys
 
 from absl import app, flags
@@ -57,12 +59,13 @@ def main(argv: list[str]) -> None:
     except (StopRun, OSError) as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
+        print("interrupted: the same command resumes", file=sys.stderr)
         sys.exit(130)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-prepare`."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends processes and removes temporary files
     app.run(main, flags_parser=parse)
 
 

@@ -17,7 +17,7 @@ from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.video_files import VideoFiles
 
-READERS = {name: kinetics.read for name in ("k400", "k600", "k700")}
+READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
 DATASETS = (*READERS, "folder")
 RUNNERS = ("local", "beam")
@@ -67,10 +67,7 @@ def prepare(options: Options) -> dict[str, str]:
     """
     places.check_places(options.videos, options.out, options.transcode, options.pack)
     files = VideoFiles(options.videos)
-    if options.dataset == "folder":
-        listing = folder.read(files)
-    else:
-        listing = READERS[options.dataset](options.labels)
+    listing = folder.read(files) if options.dataset == "folder" else READERS[options.dataset](options.labels)
     found, problems = _locate(options, listing, files)
     with State(options.out) as state:
         usable = _look(options, listing, found, problems, state)

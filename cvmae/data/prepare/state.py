@@ -94,7 +94,7 @@ class State:
                     except json.JSONDecodeError:  # a run was killed while it wrote the line
                         continue
                     self._answers[key] = kept
-        self._journal = open(path, "a", encoding="utf-8")
+        self._journal = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._journal.write("\n")  # what was cut off stays apart from what comes
 
 
