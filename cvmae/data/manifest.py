@@ -19,6 +19,8 @@ import dataclasses
 import json
 import os
 
+from cvmae.data.video_files import FolderError, VideoFiles
+
 COLUMNS = "path,label,split[,start,end]"
 CLASSES = "classes.csv"
 UNLABELED = -1
@@ -86,12 +88,9 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
 
 
 def _read_folder(folder: str) -> Manifest:
-    from cvmae.data.prepare.text import PrepareError
-    from cvmae.data.video_files import VideoFiles
-
     try:
         paths = VideoFiles(folder).paths
-    except PrepareError as error:
+    except FolderError as error:
         raise ManifestError(str(error)) from error
     if not paths:
         raise ManifestError(f"{folder}: no video file below this folder; give another one, or a file with {COLUMNS}")

@@ -2,14 +2,19 @@
 
 import collections
 import os
+import typing
 
-from cvmae.data.prepare.listing import Video
-from cvmae.data.prepare.text import PrepareError
+if typing.TYPE_CHECKING:
+    from cvmae.data.prepare.listing import Video
 
 # Containers that FFmpeg reads and that are in common use.
 EXTENSIONS = frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".vob", ".webm", ".wmv")
 )
+
+
+class FolderError(Exception):
+    """A folder of videos cannot be read."""
 
 
 class VideoFiles:
@@ -20,12 +25,12 @@ class VideoFiles:
       odd: names that are not UTF-8, which no manifest can hold, with the bytes escaped.
 
     Raises:
-      PrepareError: there is no such folder.
+      FolderError: there is no such folder, or it cannot be read.
     """
 
     def __init__(self, root: str):
         if not os.path.isdir(root):
-            raise PrepareError(f"{root}: not a folder; --videos is the folder with the videos")
+            raise FolderError(f"{root}: not a folder")
         paths = list(_walk(root, "", frozenset()))
         self.paths = sorted(path for path in paths if _is_text(path))
         self.odd = sorted(ascii(path) for path in paths if not _is_text(path))
@@ -33,7 +38,7 @@ class VideoFiles:
         for path in self.paths:
             self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
 
-    def find(self, video: Video) -> list[str]:
+    def find(self, video: "Video") -> list[str]:
         """Returns the paths that may be this video: [] if there is none, several if they match equally well."""
         if not video.stems:
             return [video.name]
@@ -54,7 +59,7 @@ def _walk(root, below, above):
     try:
         entries = list(os.scandir(folder))
     except OSError as error:
-        raise PrepareError(f"{folder}: {error.strerror}; --videos must be readable") from error
+        raise FolderError(f"{folder}: {error.strerror}; the folder must be readable") from error
     for entry in entries:
         path = f"{below}/{entry.name}" if below else entry.name
         if entry.name.startswith("."):
