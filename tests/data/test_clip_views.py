@@ -28,9 +28,9 @@ def file_config(folder, name="list.csv", **changes):
     return small_config(**{"data__source": "files", "data__manifest": str(folder / name), "data__frame_size": (32, 64)} | changes)
 
 
-def read(config, batch_size, plan, start_row=0):
+def read(config, batch_size, views, start=0):
     source = sources.make_source(config.data, "train")
-    with make_view_loader(config, source, batch_size, plan, start_row) as loader:
+    with make_view_loader(config, source, batch_size, views, start) as loader:
         return [{key: np.array(value) for key, value in batch.items()} for batch in loader]
 
 
@@ -155,11 +155,11 @@ def test_work_goes_on_at_any_row(folder):
     config = file_config(folder)
     whole = rows(config, 3, TestViews(2, 2))
     for start in (0, 1, 6, 9):
-        rest = rows(config, 3, TestViews(2, 2), start_row=start)
+        rest = rows(config, 3, TestViews(2, 2), start=start)
         assert list(zip(rest["index"], rest["clip"])) == [divmod(r, 2) for r in range(start, 10)]
         for key in whole:
             np.testing.assert_array_equal(rest[key], whole[key][start:])
-    assert read(config, 3, TestViews(2, 2), start_row=10) == []
+    assert read(config, 3, TestViews(2, 2), start=10) == []
 
 
 def test_workers_change_nothing(folder):

@@ -118,7 +118,7 @@ def test_starting_at_a_step_is_the_uninterrupted_run(folder):
 
 
 def test_a_batch_that_does_not_divide():
-    with pytest.raises(ValueError, match="batch_size=4 does not divide by 3"):
+    with pytest.raises(ValueError, match="batch_size=4 is not divisible by 3"):
         take(small_config(), 1, process_count=3)
 
 

@@ -89,7 +89,7 @@ def test_other_processes_choose_the_same():
         ("train[:5%]x", "cannot be read"),
         ("train[5%:30]", "mixes percent and clips"),
         ("train[:101%]", "goes beyond 100%"),
-        ("train[30%:30%]", "is empty: its end is not behind its start"),
+        ("train[30%:30%]", "is empty: its end is not after its start"),
         ("train[7:7]", "is empty"),
         ("train[:11]", "'train' has 10 clips, fewer than the 11 of its slice"),
         ("train[12:]", "'train' has 10 clips, fewer than the 12"),
