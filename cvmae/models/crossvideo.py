@@ -1,14 +1,16 @@
-"""CrossVideoMAE: the video branch, the image branch, and the embeddings that their contrast is taken on."""
+"""CrossVideoMAE: the video branch, the image branch, and their embeddings in the contrastive space."""
 
 import dataclasses
 
 import flax.linen as nn
 import flax.struct
 import jax
+from jaxtyping import Array, Float, Int32
 
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder
-from cvmae.models.heads import ProjectionHead, pool, pool_slots
+from cvmae.models.heads import ProjectionHead, pool, pool_time_patches
+from cvmae.models.patches import AnyArray
 from cvmae.models.vit import EncoderOutput
 
 FRAME_TERMS = frozenset({"intra_frame", "cross_frame"})
@@ -19,11 +21,11 @@ INTRA_TERMS = frozenset({"intra_video", "intra_frame"})
 
 @dataclasses.dataclass(frozen=True)
 class ActiveTerms:
-    """What the terms with a weight need; everything else is left out of the parameters and of the program.
+    """The loss terms with a weight above 0; what no term needs is left out of the parameters and of the program.
 
     Attributes:
-      active: the names of those terms.
-      reversed_negatives: whether the time-reversed clip joins the negatives of the intra-modal terms.
+      active: the names of the terms.
+      reversed_negatives: True adds the time-reversed clip to the negatives of the intra-modal terms.
     """
 
     active: frozenset[str]
@@ -31,30 +33,32 @@ class ActiveTerms:
 
     @property
     def views(self) -> int:
-        """How many views of the clip are encoded: v; v and v⁺; or v, v⁺ and the reversed clip."""
+        """V, the number of views of a clip that are encoded: v; v and v⁺; or v, v⁺ and the reversed clip."""
         if not self.active & (FRAME_TERMS | VIDEO_TERMS):
             return 1
         return 3 if self.reversed_negatives and self.active & INTRA_TERMS else 2
 
     @property
     def image_branch(self) -> bool:
+        """True if a term needs the image branch."""
         return bool(self.active & (CROSS_TERMS | {"mse_image"}))
 
     @property
     def video_branch(self) -> bool:
+        """True if a term needs the video branch."""
         return bool(self.active - {"mse_image"})
 
 
 @flax.struct.dataclass
 class CrossVideoOutput:
-    """What a pass gives; None where no active term needs it. V views (v, v⁺, reversed), F sampled frames.
+    """The result of a forward pass; None where no active term needs it. V views (v, v⁺, reversed), F sampled frames.
 
     Attributes:
       video_predictions: float32 [B·min(V, 2), N - K, P], of v and v⁺.
       image_predictions: float32 [B·F, N - K, P].
       z: float32 [B, V, E], embeddings at the level of the video.
-      f: float32 [B, V, F, E], embeddings of the slots of the sampled frames.
-      f_valid: bool [B, F], whether that slot has visible tokens in every view.
+      f: float32 [B, V, F, E], embeddings of the time patches of the sampled frames.
+      f_valid: bool [B, F], True if that time patch has visible tokens in every view.
       h: float32 [B, F, E], embeddings of the sampled frames.
       video_features: float32 [B, D], the pooled encoder output for v.
       image_features: float32 [B·F, D].
@@ -71,7 +75,7 @@ class CrossVideoOutput:
 
 
 def split_views(x, views: int):
-    """[B·V, ...] -> [B, V, ...]; the batch is the outer axis, so that a sharded batch stays where it is."""
+    """Reshapes [B·V, ...] to [B, V, ...]; the batch is the outer axis, so that no sharded row moves."""
     return x.reshape(x.shape[0] // views, views, *x.shape[1:])
 
 
@@ -86,11 +90,11 @@ class CrossVideo(nn.Module):
     """Both branches.
 
     Attributes:
-      terms: which terms are active.
-      video: the SpatioTemporalMAE; None where no term looks at the video.
-      image: the MAE over sampled frames; None where no term looks at it.
+      terms: the active terms.
+      video: the SpatioTemporalMAE; None where no term needs it.
+      image: the MAE over sampled frames; None where no term needs it.
       width: E, of the contrastive space.
-      hidden: width of the heads' hidden layer; 0 takes that of the encoder before it.
+      hidden: width of the heads' hidden layer; 0 takes the encoder's.
       freeze_image: the image encoder is a fixed teacher: no gradient reaches it.
     """
 
@@ -102,46 +106,53 @@ class CrossVideo(nn.Module):
     freeze_image: bool = False
 
     @nn.compact
-    def __call__(self, video, video_mask, image, image_mask, slots) -> CrossVideoOutput:
+    def __call__(
+        self,
+        video: Float[AnyArray, "BV T H W 3"] | None,
+        video_mask: masking.Mask | None,
+        image: Float[AnyArray, "BF 1 h w 3"] | None,
+        image_mask: masking.Mask | None,
+        time_patches: Int32[Array, "B V F"],
+    ) -> CrossVideoOutput:
         """Encodes, embeds and predicts.
 
         Args:
-          video: [B·V, T, H, W, 3], normalized; the views of a clip stand next to each other.
-          video_mask: of B·V samples.
-          image: [B·F, 1, H, W, 3], normalized; the frames of a clip stand next to each other.
-          image_mask: of B·F samples.
-          slots: int32 [B, V, F], the slot of each view that holds each sampled frame.
+          video: B·V views, normalized; the views of a clip are consecutive rows.
+          video_mask: of the same rows.
+          image: B·F frames, normalized; the frames of a clip are consecutive rows.
+          image_mask: of the same rows.
+          time_patches: the time patch of each view that holds each sampled frame.
         """
-        parts = {}
+        outputs = {}
         if self.terms.video_branch:
-            parts |= self._video(video, video_mask, slots)
+            outputs |= self._video(video, video_mask, time_patches)
         if self.terms.image_branch:
-            parts |= self._image(image, image_mask, slots.shape[2])
-        return CrossVideoOutput(**parts)
+            outputs |= self._image(image, image_mask, time_patches.shape[2])
+        return CrossVideoOutput(**outputs)
 
     def _head(self, name: str, encoder_width: int):
         return ProjectionHead(self.hidden or encoder_width, self.width, name=name)
 
-    def _video(self, video, mask, slots):
+    def _video(self, video, mask, time_patches):
         active, views = self.terms.active, self.terms.views
         encoded = self.video.encode(video, mask)
         pooled, width = pool(encoded.tokens), encoded.tokens.shape[-1]
-        parts = {"video_features": first_views(pooled, views, 1)}
+        outputs = {"video_features": first_views(pooled, views, 1)}
         if "mse_video" in active:
             count = min(views, 2)
-            seen = EncoderOutput(
+            predicted = EncoderOutput(
                 first_views(encoded.tokens, views, count),
                 None if encoded.cls is None else first_views(encoded.cls, views, count),
             )
-            parts["video_predictions"] = self.video.decode(seen, first_of_mask(mask, views, count))
+            outputs["video_predictions"] = self.video.decode(predicted, first_of_mask(mask, views, count))
         if active & VIDEO_TERMS:
-            parts["z"] = split_views(self._head("video_head", width)(pooled), views)
+            outputs["z"] = split_views(self._head("video_head", width)(pooled), views)
         if active & FRAME_TERMS:
-            flat_slots = slots.reshape(-1, slots.shape[2])
-            by_slot, valid = pool_slots(encoded.tokens, mask.ids_keep, flat_slots, self.video.encoder.grid.spatial_patches)
-            parts["f"] = split_views(self._head("frame_head", width)(by_slot), views)
-            parts["f_valid"] = split_views(valid, views).all(axis=1)
-        return parts
+            rows = time_patches.reshape(-1, time_patches.shape[2])
+            frames, valid = pool_time_patches(encoded.tokens, mask.ids_keep, rows, self.video.encoder.grid.spatial_patches)
+            outputs["f"] = split_views(self._head("frame_head", width)(frames), views)
+            outputs["f_valid"] = split_views(valid, views).all(axis=1)
+        return outputs
 
     def _image(self, image, mask, frames: int):
         active = self.terms.active
@@ -149,12 +160,12 @@ class CrossVideo(nn.Module):
         if self.freeze_image:
             encoded = jax.lax.stop_gradient(encoded)
         pooled = pool(encoded.tokens)
-        parts = {"image_features": pooled}
+        outputs = {"image_features": pooled}
         if "mse_image" in active:
-            parts["image_predictions"] = self.image.decode(encoded, mask)
+            outputs["image_predictions"] = self.image.decode(encoded, mask)
         if active & CROSS_TERMS:
-            parts["h"] = split_views(self._head("image_head", encoded.tokens.shape[-1])(pooled), frames)
-        return parts
+            outputs["h"] = split_views(self._head("image_head", encoded.tokens.shape[-1])(pooled), frames)
+        return outputs
 
 
 def first_of_mask(mask: masking.Mask, views: int, count: int) -> masking.Mask:
