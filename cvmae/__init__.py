@@ -31,6 +31,7 @@ _PUBLIC = {
     "nt_xent": "cvmae.objective.losses",
     "run": "cvmae.tasks",
 }
+_MODULES = ("config", "interop", "objective")
 _OLD = {"Trunk": "TransformerConfig", "SIZES": "VIT_SIZES"}  # names before version 0.2
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
@@ -40,6 +41,8 @@ def __getattr__(name: str):
     if name in _OLD:
         warnings.warn(f"cvmae.{name} is now cvmae.{_OLD[name]}", DeprecationWarning, stacklevel=2)
         name = _OLD[name]
+    if name in _MODULES:
+        return importlib.import_module(f"cvmae.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'cvmae' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,5 +1,5 @@
 """`python -m cvmae`: the main command, see `cvmae.main`."""
 
-from cvmae.main import cli
+import runpy
 
-cli()
+runpy.run_module("cvmae.main", run_name="__main__")

@@ -1,76 +1,148 @@
-"""What all commands share, those that take no config too: flags of their own, and one line for what is wrong."""
+"""Command lines: the --config flag with its overrides, flags that belong to one command, and one line on stderr for an error.
+
+Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a config: they parse absl's global `FLAGS` with
+`parse`. Tools without a config, such as `cvmae.report`, define their flags in a `FlagValues` of their own and parse it with
+`parse_own`, so that flags of the same name can exist side by side in one process.
+"""
 
 import re
 import sys
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_flags
 
-from cvmae.config import ConfigError, check_key, load
-
-
-def parse_own(argv: list[str], known: flags.FlagValues, about: str) -> list[str]:
-    """Parses flags that a command has for itself: the words that are none, the program first; --help prints `about` and them, and ends.
-
-    Raises:
-      flags.Error: a flag that is not known, or a value that it does not take.
-    """
-    if {"--help", "-h"} & set(argv):
-        print(about, known.get_help(), sep="\n")
-        sys.exit(0)
-    flags.FLAGS(argv[:1])  # absl's own, which app.run wants to be parsed
-    return known(argv)
-
-
-def fail(error: Exception | str, code: int, who: str = "", leave=sys.exit) -> None:
-    """Ends the program with one line on stderr; `who` says which of several programs this is, `leave` how it ends."""
-    print(f"error: {who}{' '.join(str(error).split())}", file=sys.stderr)
-    leave(code)
-
+from cvmae.config import ConfigError, check_key, config_folder, find_config, flatten, load
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Config file, with its argument after a colon.", lock_config=True)
+config_flags.DEFINE_config_file("config", None, "Config file or name, with its argument after a colon.", lock_config=True)
+
+EXAMPLE = "python -m cvmae.main --config=configs/demo.py"
+_TYPED: dict[str, str] = {}  # paths of configs as they were typed
 
 
 def define_json() -> None:
-    """The flag --json, which more than one command has."""
+    """Defines the flag --json, which more than one command has."""
     if "json" not in FLAGS:
         flags.DEFINE_string("json", "", "File to write the numbers to.")
 
 
-def parse(argv: list[str], example: str = "python -m cvmae.main --config=configs/demo.py") -> list[str]:
-    """Parses a command line; what is wrong with it is said in one line, with an example of how it is said."""
+def parse(argv: list[str], example: str = EXAMPLE, about: str = "") -> list[str]:
+    """Parses the command line of a command that runs a config, and returns the program and its positional arguments.
+
+    Prints one line and exits with code 2 where an argument is wrong.
+
+    Args:
+      argv: the program, then its arguments.
+      example: a command that would do, for the message that --config is missing.
+      about: what --help prints before the flags; empty leaves --help to absl.
+    """
+    if about and {"--help", "-h"} & set(argv):
+        print(about, FLAGS.main_module_help(), sep="\n")
+        sys.exit(0)
     try:
+        argv = find_configs(argv)
         check_overrides(argv)
-        rest = FLAGS(argv)
+        positional = FLAGS(argv)
         if FLAGS.config is None:
             raise ConfigError(f"--config is missing: {example}")
-        return rest
+        return positional
     except (flags.Error, ConfigError, TypeError, ValueError, OSError) as error:
         fail(error, 2)
 
 
 def check_overrides(argv: list[str]) -> None:
-    """Names the nearest field where a `--config.a.b=` names none; absl's own error names no field."""
-    words = [word.lstrip("-") for word in argv[1:]]
-    pairs = zip(words, [*words[1:], ""])  # `--config=FILE` and `--config FILE` are both said
-    files = [
-        after if word == "config" else word.removeprefix("config=") for word, after in pairs if re.match("config(=|$)", word)
-    ]
-    if files:
-        config = load(files[-1])
-        for word in words:
-            key = word.partition("=")[0]
-            if key.startswith(("config.", "noconfig.")):
-                check_key(config, key.partition(".")[2])
+    """Raises ConfigError, naming the nearest field, where an override such as `--config.data.worker=4` names no field.
+
+    Runs before `FLAGS` parses: there ml_collections would raise an error that names neither the path nor the section.
+    """
+    config_flag = flags.FlagValues()
+    flags.DEFINE_string("config", None, "", flag_values=config_flag)
+    config_flag.set_gnu_getopt()  # values of flags that are unknown here, `--workdir DIR`, must not end the parsing
+    others = config_flag(argv, known_only=True)[1:]
+    if config_flag.config is None:
+        return
+    config = load(config_flag.config)
+    for argument in others:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name.startswith(("config.", "noconfig.")):
+            check_key(config, name.partition(".")[2])
+
+
+def find_configs(argv: list[str]) -> list[str]:
+    """Returns the command line with the names of configs as paths, `--config=ssv2` as that of this package. Raises: ConfigError."""
+    expects_value, arguments = False, []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        if expects_value and argument:
+            argument = _remember(argument)
+        elif equals and name.lstrip("-") == "config" and name.startswith("-"):
+            argument = f"{name}={_remember(value)}"
+        expects_value = argument in ("--config", "-config")
+        arguments.append(argument)
+    return arguments
+
+
+def _remember(typed: str) -> str:
+    path = find_config(typed)
+    _TYPED[path] = typed
+    return path
 
 
 def config_path() -> str:
-    """The config as it was given, `configs/ssv2.py:variant=B/16`."""
-    return FLAGS["config"].config_filename
+    """Returns the value of --config as it was typed, `ssv2:variant=B/16` or `configs/ssv2.py:variant=B/16`."""
+    path = FLAGS["config"].config_filename
+    return _TYPED.get(path, path)
+
+
+def print_config(config) -> None:
+    """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
+    comments = field_comments()
+    for name, value in sorted(flatten(config).items()):
+        comment = comments.get(name.rpartition(".")[2], "")
+        print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
+
+
+def field_comments() -> dict[str, str]:
+    """Returns the comments at the ends of the lines of this package's config files that set a field, by the field's last name."""
+    comments = {}
+    for path in sorted(config_folder().glob("*.py"), key=lambda path: path.stem != "common"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            code, mark, comment = line.partition("  # ")
+            for name in re.findall(r"\.(\w+)(?=(?:, [\w.]+)* = )|\"(\w+)\": ", code) if mark else ():
+                comments.setdefault(name[0] or name[1], comment.strip())
+    return comments
 
 
 def refuse_arguments(argv: list[str]) -> None:
-    """Ends the program where there are words that belong to no option."""
+    """Exits with code 2 if there are positional arguments. argv: as `parse` returns it."""
     if len(argv) > 1:
         fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
+
+
+def parse_own(argv: list[str], command_flags: flags.FlagValues, about: str) -> list[str]:
+    """Parses the flags of a command without a config, and returns the program and its positional arguments.
+
+    --help prints `about` and the flags, and exits with code 0.
+
+    Raises:
+      flags.Error: a flag that does not exist, or a value that it does not take.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(about, command_flags.get_help(), sep="\n")
+        sys.exit(0)
+    FLAGS(argv[:1])  # app.run expects the global flags to be parsed
+    return command_flags(argv)
+
+
+def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], None] = sys.exit) -> None:
+    """Ends the program with one line on stderr.
+
+    Args:
+      error: the message; line breaks in it become spaces.
+      code: the exit code.
+      prefix: text before the message, such as which of several processes this is.
+      leave: ends the process with a code.
+    """
+    print(f"error: {prefix}{' '.join(str(error).split())}", file=sys.stderr)
+    leave(code)

@@ -14,19 +14,33 @@ import traceback
 from absl import app, flags, logging
 
 from cvmae import cli
-from cvmae.cli import FLAGS, config_path, fail, parse, refuse_arguments
+from cvmae.cli import FLAGS, config_path, fail, print_config, refuse_arguments
+from cvmae.cli import parse as cli_parse
 from cvmae.config import ConfigError
+from cvmae.tasks import TASKS
 
 flags.adopt_module_key_flags(cli)
 flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
+flags.DEFINE_bool("print_config", False, "Print the resolved config with the comment of each field, and stop.")
 flags.DEFINE_bool("report", True, "Write report.html into the workdir at the end.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing starts several processes by itself.")
 flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.")
 flags.DEFINE_integer("process", None, "With --coordinator: which of them this is, from 0.")
 flags.DEFINE_float("connect_s", 300.0, "Seconds to wait for all processes to be there.", lower_bound=1)
 flags.DEFINE_float("heartbeat_s", 100.0, "Seconds of silence after which a process is gone and all others end.", lower_bound=1)
+
+
+ABOUT = f"""{__doc__}
+Tasks, `--config=configs/NAME.py:task=TASK`: {", ".join(task for task in TASKS if task != "ablate")}; studies: `--config=configs/ablate.py:study=NAME`.
+Fields of a config: --print_config prints them with their comments; --config.FIELD=VALUE sets one.
+"""
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line."""
+    return cli_parse(argv, about=ABOUT)
 
 
 def default_workdir(config: str) -> str:
@@ -39,6 +53,9 @@ def default_workdir(config: str) -> str:
 def main(argv: list[str]) -> None:
     """Hands the config over to its task, in one process or as one of several."""
     refuse_arguments(argv)
+    if FLAGS.print_config:
+        print_config(FLAGS.config)
+        return
     logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
     from cvmae.parallel import launch
 

@@ -70,3 +70,22 @@ def test_a_config_file_that_cannot_be_imported_names_file_and_line(text, message
 def test_both_names_of_the_main_command_say_what_is_missing(module, tmp_path):
     done = subprocess.run([sys.executable, "-m", module], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --config is missing")
+
+
+def command(*words, cwd):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "cvmae.main", *words], cwd=cwd, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_fields_of_a_config_are_printed_with_their_comments_from_any_folder(tmp_path):
+    code, out, error = command("--config=ssv2:runlocal", "--config.seed=3", "--print_config", cwd=tmp_path)
+    assert code == 0, error
+    lines = dict(line.split(" = ", 1) for line in out.splitlines())
+    assert lines["seed"] == "3" and lines["data.source"].startswith("'synthetic'  # files | tfds")
+    assert lines["video_branch.variant"] == "'test/16'" and not list(tmp_path.iterdir())
+
+
+def test_help_lists_the_tasks_and_where_the_fields_are(tmp_path):
+    code, out, _ = command("--help", cwd=tmp_path)
+    assert code == 0 and "retrieval" in out and "--print_config" in out and "--workdir" in out and "--config.FIELD=VALUE" in out

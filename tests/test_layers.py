@@ -94,4 +94,4 @@ def test_public_names_exist():
     # A module of the same name would take a name's place once it is imported.
     assert all(getattr(cvmae, name) is one for name, one in found.items())
     with pytest.raises(AttributeError, match="no attribute 'Encodre'"):
-        cvmae.Encodre
+        cvmae.Encodre  # noqa: B018

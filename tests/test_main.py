@@ -29,44 +29,44 @@ def complaint(tmp_path, capsys, monkeypatch):
 
 REFUSED = [
     # The first five of the issue.
-    (dict(data__wrokers=2), "config.data has no field 'wrokers'; did you mean 'workers'"),
-    (dict(data__source="files"), "data.manifest"),
+    ({"data__wrokers": 2}, "config.data has no field 'wrokers'; did you mean 'workers'"),
+    ({"data__source": "files"}, "data.manifest"),
     (
-        dict(augment__size="(36,32)"),
+        {"augment__size": "(36,32)"},
         "config.augment.size: height=36 is not a multiple of the patch size 16: take height=32 or 48",
     ),
-    (dict(accumulate=3), "config.batch_size=8 does not divide by config.accumulate=3 times 1 devices: take 6 or 9"),
-    (dict(mesh__data=4), "config.mesh.dcn=1 need 4 devices or a multiple, there are 1: set config.mesh.data=-1"),
-    (dict(mesh__fsdp=2), "config.mesh.fsdp"),
+    ({"accumulate": 3}, "config.batch_size=8 does not divide by config.accumulate=3 times 1 devices: take 6 or 9"),
+    ({"mesh__data": 4}, "config.mesh.dcn=1 need 4 devices or a multiple, there are 1: set config.mesh.data=-1"),
+    ({"mesh__fsdp": 2}, "config.mesh.fsdp"),
     # A manifest.
-    (dict(data__source="files", data__manifest="nowhere.csv"), "nowhere.csv: No such file"),
+    ({"data__source": "files", "data__manifest": "nowhere.csv"}, "nowhere.csv: No such file"),
     # Shapes.
-    (dict(data__num_frames=5), "config.data.num_frames: num_frames=5 is not a multiple of the tubelet size 2"),
-    (dict(video_branch__variant="XXL/16"), "config.video_branch.variant: variant is 'XXL/16'; expected SIZE/PATCH"),
-    (dict(image_branch__variant="B16"), "config.image_branch.variant"),
-    (dict(image_branch__tubelet=2), "config.image_branch.tubelet=2 cannot be used: it must be 1"),
-    (dict(image_branch__frames=9), "config.image_branch.frames: cannot sample 9 frames from a clip of 4"),
-    (dict(video_branch__mask__ratio=0.05), "config.video_branch: a masking ratio of 0.05 leaves 8 of 8"),
-    (dict(video_branch__positions="sincos2d"), "config.video_branch.positions: positions='sincos2d' has no time axis"),
-    (dict(image_branch__decoder__width=34), "config.image_branch.decoder.positions: a sine-cosine axis needs an even width"),
-    (dict(video_branch__decoder__heads=3), "config.video_branch: width=32 is not a multiple of heads=3"),
-    (dict(video_branch__cls_token=False, video_branch__decoder__cls="encoder"), "decoder.cls='encoder' needs cls_token=True"),
+    ({"data__num_frames": 5}, "config.data.num_frames: num_frames=5 is not a multiple of the tubelet size 2"),
+    ({"video_branch__variant": "XXL/16"}, "config.video_branch.variant: variant is 'XXL/16'; expected SIZE/PATCH"),
+    ({"image_branch__variant": "B16"}, "config.image_branch.variant"),
+    ({"image_branch__tubelet": 2}, "config.image_branch.tubelet=2 cannot be used: it must be 1"),
+    ({"image_branch__frames": 9}, "config.image_branch.frames: cannot sample 9 frames from a clip of 4"),
+    ({"video_branch__mask__ratio": 0.05}, "config.video_branch: a masking ratio of 0.05 leaves 8 of 8"),
+    ({"video_branch__positions": "sincos2d"}, "config.video_branch.positions: positions='sincos2d' has no time axis"),
+    ({"image_branch__decoder__width": 34}, "config.image_branch.decoder.positions: a sine-cosine axis needs an even width"),
+    ({"video_branch__decoder__heads": 3}, "config.video_branch: width=32 is not a multiple of heads=3"),
+    ({"video_branch__cls_token": False, "video_branch__decoder__cls": "encoder"}, "decoder.cls='encoder' needs cls_token=True"),
     # Objectives with nothing to do, or with something that does nothing.
-    (dict(loss__intra_video=-0.5), "config.loss.intra_video=-0.5 cannot be used: it must be at least 0"),
+    ({"loss__intra_video": -0.5}, "config.loss.intra_video=-0.5 cannot be used: it must be at least 0"),
     (
         {f"loss__{term}": 0.0 for term in ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")},
         "config.loss: every weight is 0",
     ),
-    (dict(accumulate=8), "leaves 1 clip a part, which has no negatives"),
-    (dict(image_branch__train="frozen"), "config.image_branch.train='frozen' without config.image_branch.init_from"),
-    (dict(image_branch__init_from="nowhere"), "config.image_branch.init_from='nowhere' does not exist: give a workdir"),
+    ({"accumulate": 8}, "leaves 1 clip in each, which has no negatives"),
+    ({"image_branch__train": "frozen"}, "config.image_branch.train='frozen' without config.image_branch.init_from"),
+    ({"image_branch__init_from": "nowhere"}, "config.image_branch.init_from='nowhere' does not exist: give a workdir"),
     # Durations.
-    (dict(total="8"), "config.total='8' is no duration"),
-    (dict(total="0_steps"), "config.total='0_steps' is too short"),
-    (dict(optimizer__warmup="a while"), "config.optimizer.warmup='a while' is no duration"),
-    (dict(loss_warmup__cross_video="5"), "config.loss_warmup.cross_video='5' is no duration"),
+    ({"total": "8"}, "config.total='8' is no duration"),
+    ({"total": "0_steps"}, "config.total='0_steps' is too short"),
+    ({"optimizer__warmup": "a while"}, "config.optimizer.warmup='a while' is no duration"),
+    ({"loss_warmup__cross_video": "5"}, "config.loss_warmup.cross_video='5' is no duration"),
     # Types, which the config file gives.
-    (dict(batch_size="many"), "config.batch_size"),
+    ({"batch_size": "many"}, "config.batch_size"),
 ]
 
 
@@ -107,8 +107,8 @@ def test_a_number_out_of_range_is_refused(complaint, field):
 
 def test_a_split_that_is_not_there_is_refused_before_training(complaint, tmp_path):
     manifest = tmp_path / "m.csv"
-    manifest.write_text("path,label,split\na.mp4,0,train\n")
-    files = dict(data__source="files", data__manifest=manifest)
+    manifest.write_text("path,label,split\n" + "".join(f"{number}.mp4,0,train\n" for number in range(8)))
+    files = {"data__source": "files", "data__manifest": manifest}
     assert "config.data: " in complaint(**files, data__split="trian") and "train" in complaint(**files, data__split="trian")
     assert "config.data.eval_split: " in complaint(**files)
 

@@ -28,10 +28,10 @@ __all__ = [
     "labeled_views",
     "make_views",
     "mix",
+    "normalize",
     "rand_augment",
     "rand_augment_clips",
     "random_crop",
     "resample",
     "soft_targets",
-    "normalize",
 ]

@@ -1,9 +1,12 @@
 """Colors of a clip: jitter, one draw for all frames, and the normalization that a model expects."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Key
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of torchvision's grayscale
 
@@ -32,7 +35,7 @@ def _rotate_hue(video, turns):
     return jnp.einsum("...c,dc->...d", video, matrix)
 
 
-def jitter_color(key, video, color: Color):
+def jitter_color(key: Key[Array, ""], video: Float[Array, "T H W 3"], color: Color) -> Float[Array, "T H W 3"]:
     """Brightness, contrast, saturation and hue, in this order, on one clip [T, H, W, 3] in 0..1; the result stays in 0..1."""
     keys = jax.random.split(key, 5)
 
@@ -50,6 +53,6 @@ def jitter_color(key, video, color: Color):
     return jnp.where(jax.random.uniform(keys[4]) < color.probability, changed, video)
 
 
-def normalize(pixels, mean, std):
+def normalize(pixels: Float[Array, "*axes 3"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "*axes 3"]:
     """(pixels - mean) / std per channel; pixels [..., 3] in 0..1."""
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Key
 
 from cvmae.augment.geometry import Crop, draw_box
 
@@ -32,7 +34,7 @@ class Erasing:
             raise ValueError(f"expected 0 < low <= high for area (at most 1) and ratio, got {self}")
 
 
-def erase(key, video, spec: Erasing):
+def erase(key: Key[Array, ""], video: Float[Array, "T H W 3"], spec: Erasing) -> Float[Array, "T H W 3"]:
     """Fills one box of all frames with N(0, 1) noise, a number for each pixel, channel and frame.
 
     timm draws again when a box does not fit; here a side that is too long is cut to the frame, as in `draw_box`, and the box's

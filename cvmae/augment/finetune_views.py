@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, Key, Num, UInt8
 
 from cvmae.augment.color import normalize
 from cvmae.augment.erasing import Erasing, erase
@@ -34,7 +36,9 @@ class LabeledSpec:
     mirror: tuple[int, ...] | None = None
 
 
-def flip(key, clip, label, probability: float, mirror: tuple[int, ...] | None):
+def flip(
+    key: Key[Array, ""], clip: Num[Array, "T H W C"], label: Int[Array, ""], probability: float, mirror: tuple[int, ...] | None
+) -> tuple[Num[Array, "T H W C"], Int[Array, ""]]:
     """Flips a clip [T, H, W, C] left to right, and its label int32 with it; a clip without a label (-1) keeps none."""
     flips = jax.random.uniform(key) < probability
     if mirror is not None:
@@ -44,7 +48,9 @@ def flip(key, clip, label, probability: float, mirror: tuple[int, ...] | None):
     return jnp.where(flips, clip[:, :, ::-1], clip), label
 
 
-def labeled_view(key, video, label, spec: LabeledSpec):
+def labeled_view(
+    key: Key[Array, ""], video: UInt8[Array, "T H0 W0 3"], label: Int[Array, ""], spec: LabeledSpec
+) -> tuple[Float[Array, "T H W 3"], Int[Array, ""]]:
     """One view of one clip, uint8 [T, H0, W0, 3]: float32 [T, H, W, 3] normalized, and its label int32."""
     augment_key, key = jax.random.split(key)
     if spec.rand_augment is not None:
@@ -64,7 +70,9 @@ def _cut(key, video, label, spec: LabeledSpec):
     return clip, label
 
 
-def labeled_views(keys, video, labels, spec: LabeledSpec, repeats: int = 1):
+def labeled_views(
+    keys: Key[Array, " B"], video: UInt8[Array, "B T H0 W0 3"], labels: Int[Array, " B"], spec: LabeledSpec, repeats: int = 1
+) -> tuple[Float[Array, "B*{repeats} T H W 3"], Int[Array, " B*{repeats}"], Key[Array, " B*{repeats}"]]:
     """Views of a batch, `repeats` of each clip next to each other (repeated augmentation: one decode, several clips).
 
     RandAugment takes the clips one after the other, for it then computes what was drawn and nothing else; the rest takes

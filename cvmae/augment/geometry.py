@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Crop:
     flip: float = 0.0
 
 
-def draw_box(key, height: int, width: int, crop: Crop):
+def draw_box(key: Key[Array, ""], height: int, width: int, crop: Crop) -> Float[Array, "4"]:
     """A box (top, left, height, width) in pixels, float32 [4], inside a frame of `height`×`width`.
 
     torchvision draws again when a box does not fit; a fixed program cannot, so a side that is too long is cut to the frame.
@@ -39,14 +41,14 @@ def draw_box(key, height: int, width: int, crop: Crop):
     return jnp.stack([top, left, box_height, box_width])
 
 
-def resample(video, box, size: tuple[int, int]):
+def resample(video: Float[Array, "T H0 W0 C"], box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
     """Cuts `box` out of video [T, H0, W0, C] and resizes it, bilinear and antialiased, to [T, H, W, C]."""
     scale = jnp.asarray(size, jnp.float32) / box[2:]
     shape = (video.shape[0], *size, video.shape[-1])
     return jax.image.scale_and_translate(video, shape, (1, 2), scale, -box[:2] * scale, "linear")
 
 
-def random_crop(key, video, crop: Crop):
+def random_crop(key: Key[Array, ""], video: Float[Array, "T H0 W0 C"], crop: Crop) -> Float[Array, "T H W C"]:
     """A random resized crop and flip of one clip [T, H0, W0, C] -> [T, H, W, C]."""
     box_key, flip_key = jax.random.split(key)
     video = resample(video, draw_box(box_key, *video.shape[1:3], crop), crop.size)
@@ -55,7 +57,7 @@ def random_crop(key, video, crop: Crop):
     return video
 
 
-def center_crop(video, size: tuple[int, int]):
+def center_crop(video: Float[Array, "T H0 W0 C"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
     """The largest centered box of the aspect of `size`, resized to it: [T, H0, W0, C] -> [T, H, W, C]; nothing random."""
     height, width = video.shape[1:3]
     if (height, width) == tuple(size):

@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Mix:
         return self.probability > 0 and (self.mixup > 0 or self.cutmix > 0)
 
 
-def soft_targets(labels, classes: int, smoothing: float = 0.0):
+def soft_targets(labels: Int[Array, " B"], classes: int, smoothing: float = 0.0) -> Float[Array, "B {classes}"]:
     """Targets of int32 [B] labels: float32 [B, classes], rows that sum to 1; zeros for label -1 (no label).
 
     The class has 1 - smoothing, and `smoothing` is spread over all classes, its own too (timm).
@@ -44,7 +46,7 @@ def soft_targets(labels, classes: int, smoothing: float = 0.0):
     return jnp.where(labels[:, None] >= 0, own * (1 - smoothing) + smoothing / classes, 0.0)
 
 
-def symmetric_beta(first, second, a):
+def symmetric_beta(first: Float[Array, "*n"], second: Float[Array, "*n"], a) -> Float[Array, "*n"]:
     """Beta(a, a), any a above 0, out of two numbers drawn uniformly from 0..1, without a loop that rejects.
 
     (1 + T / sqrt(2a + T^2)) / 2 of a Student T with 2a degrees of freedom, which Bailey (1994) makes of two uniform numbers;
@@ -55,7 +57,7 @@ def symmetric_beta(first, second, a):
     return jnp.clip((1 + cos / jnp.sqrt(power / (1 - power) + cos**2)) / 2, 0, 1)
 
 
-def outside_box(middle, height: int, width: int, share):
+def outside_box(middle: Float[Array, "2"], height: int, width: int, share) -> Float[Array, "{height} {width}"]:
     """CutMix's frame, float32 [H, W]: 0 in a box of about 1 - share of the frame, 1 around it.
 
     The box's middle, float32 [2] in 0..1, is anywhere in the frame, and what reaches over the border is cut off, so the box
@@ -71,9 +73,12 @@ def outside_box(middle, height: int, width: int, share):
     return 1.0 - (inside(middle[0], height)[:, None] & inside(middle[1], width))
 
 
-def draw_weights(key, height: int, width: int, spec: Mix):
+def draw_weights(
+    key: Key[Array, ""], height: int, width: int, spec: Mix
+) -> tuple[Float[Array, "{height} {width}"], Float[Array, ""]]:
     """How much of a row stays its own: of each pixel, float32 [H, W], and of its target, float32, their mean."""
-    acts, cuts, first, second, *middle = jax.random.uniform(key, (6,))
+    draws = jax.random.uniform(key, (6,))
+    (acts, cuts, first, second), middle = draws[:4], draws[4:]
     both = spec.mixup > 0 and spec.cutmix > 0
     cuts = cuts < (spec.switch if both else float(spec.cutmix > 0))
     share = symmetric_beta(first, second, jnp.where(cuts, spec.cutmix, spec.mixup))
@@ -83,7 +88,9 @@ def draw_weights(key, height: int, width: int, spec: Mix):
     return weights, jnp.where(acts, jnp.where(cuts, outside.mean(), share), 1.0)
 
 
-def mix(keys, clips, targets, spec: Mix):
+def mix(
+    keys: Key[Array, " B"], clips: Float[Array, "B T H W 3"], targets: Float[Array, "B classes"], spec: Mix
+) -> tuple[Float[Array, "B T H W 3"], Float[Array, "B classes"]]:
     """Mixes row i with row B - 1 - i; what is drawn for a row holds for all its frames.
 
     With an odd B the middle row mixes with itself, which changes nothing. The mass of a target is the mean of its parts':

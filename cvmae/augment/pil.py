@@ -5,37 +5,44 @@ bit for bit, but for `autocontrast` and, where a compiler fuses the product and 
 `color`, `contrast` and `sharpness`, which are one level below. Strengths are scalars, traced or not.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax import Array
+from jaxtyping import Float, UInt8
+
+Clip = UInt8[Array, "T H W 3"]
+Fill = Sequence[int]  # red, green, blue, 0..255
 
 # PIL's weights of R, G and B in a gray value, in 1/65536.
 _GRAY = (19595, 38470, 7471)
 
 
-def invert(video):
+def invert(video: Clip) -> Clip:
     """ImageOps.invert."""
     return 255 - video
 
 
-def solarize(video, threshold):
+def solarize(video: Clip, threshold) -> Clip:
     """ImageOps.solarize: inverts values from `threshold` on; 256 changes nothing."""
     return jnp.where(video.astype(jnp.int32) < threshold, video, 255 - video)
 
 
-def solarize_add(video, add):
+def solarize_add(video: Clip, add) -> Clip:
     """Adds `add`, an integer of 0 or more, to values below 128, at most up to 255 (timm's SolarizeAdd)."""
     values = video.astype(jnp.int32)
     return jnp.where(values < 128, jnp.minimum(values + add, 255), values).astype(jnp.uint8)
 
 
-def posterize(video, bits):
+def posterize(video: Clip, bits) -> Clip:
     """ImageOps.posterize: keeps the upper `bits` bits, 0..8. No bits leave black, where PIL's newer releases raise."""
     mask = jnp.left_shift(255, 8 - jnp.asarray(bits, jnp.int32)) & 255
     return video & mask.astype(jnp.uint8)
 
 
-def autocontrast(video):
+def autocontrast(video: Clip) -> Clip:
     """ImageOps.autocontrast: stretches each channel of each frame to 0..255; a channel of one value stays.
 
     PIL computes in double precision and cuts, so where the exact result is a whole number it sometimes ends one below. This
@@ -65,7 +72,7 @@ def _equalizing_table(counts):
     return jnp.where(step > 0, jnp.minimum(table, 255), jnp.arange(256))
 
 
-def equalize(video):
+def equalize(video: Clip) -> Clip:
     """ImageOps.equalize: evens the histogram of each channel of each frame."""
 
     def one_frame(frame):
@@ -87,17 +94,17 @@ def _gray(video):
     return ((video.astype(jnp.int32) * jnp.asarray(_GRAY)).sum(-1, keepdims=True) + 0x8000) >> 16
 
 
-def brightness(video, factor):
+def brightness(video: Clip, factor) -> Clip:
     """ImageEnhance.Brightness: black at 0, the frame at 1."""
     return _blend(jnp.zeros((), jnp.uint8), video, factor)
 
 
-def color(video, factor):
+def color(video: Clip, factor) -> Clip:
     """ImageEnhance.Color: gray at 0, the frame at 1."""
     return _blend(_gray(video), video, factor)
 
 
-def contrast(video, factor):
+def contrast(video: Clip, factor) -> Clip:
     """ImageEnhance.Contrast: the mean gray value of each frame at 0, the frame at 1. Frames of up to 4 million pixels."""
     gray = _gray(video)
     pixels = gray.shape[1] * gray.shape[2]
@@ -106,7 +113,7 @@ def contrast(video, factor):
     return _blend(mean, video, factor)
 
 
-def sharpness(video, factor):
+def sharpness(video: Clip, factor) -> Clip:
     """ImageEnhance.Sharpness: smoothed at 0, the frame at 1, sharpened above; the outermost pixels stay."""
     values = video.astype(jnp.int32)
     rows = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
@@ -136,7 +143,7 @@ def _to_uint8(values):
     return jnp.clip(values, 0, 255).astype(jnp.uint8)
 
 
-def shift_rows(video, offsets, fill, interpolation: str):
+def shift_rows(video: Clip, offsets: Float[Array, " H"], fill: Fill, interpolation: str) -> Clip:
     """Moves each row on its own: pixel x of row y becomes what was at x + offsets[y].
 
     Args:
@@ -163,33 +170,33 @@ def shift_rows(video, offsets, fill, interpolation: str):
     return jnp.where(inside[..., None], _to_uint8(moved), jnp.asarray(fill, jnp.uint8))
 
 
-def shift_columns(video, offsets, fill, interpolation: str):
+def shift_columns(video: Clip, offsets: Float[Array, " W"], fill: Fill, interpolation: str) -> Clip:
     """Moves each column on its own, as `shift_rows` moves rows; offsets: float32 [W], positive moves up."""
     turned = shift_rows(rearrange(video, "t h w c -> t w h c"), offsets, fill, interpolation)
     return rearrange(turned, "t w h c -> t h w c")
 
 
-def shear_x(video, factor, fill, interpolation="bicubic"):
+def shear_x(video: Clip, factor, fill: Fill, interpolation: str = "bicubic") -> Clip:
     """Image.transform with (1, factor, 0, 0, 1, 0): row y moves by factor * y."""
     return shift_rows(video, factor * (jnp.arange(video.shape[1]) + 0.5), fill, interpolation)
 
 
-def shear_y(video, factor, fill, interpolation="bicubic"):
+def shear_y(video: Clip, factor, fill: Fill, interpolation: str = "bicubic") -> Clip:
     """Image.transform with (1, 0, 0, factor, 1, 0): column x moves by factor * x."""
     return shift_columns(video, factor * (jnp.arange(video.shape[2]) + 0.5), fill, interpolation)
 
 
-def translate_x(video, pixels, fill, interpolation="bicubic"):
+def translate_x(video: Clip, pixels, fill: Fill, interpolation: str = "bicubic") -> Clip:
     """Image.transform with (1, 0, pixels, 0, 1, 0)."""
     return shift_rows(video, jnp.full(video.shape[1], pixels, jnp.float32), fill, interpolation)
 
 
-def translate_y(video, pixels, fill, interpolation="bicubic"):
+def translate_y(video: Clip, pixels, fill: Fill, interpolation: str = "bicubic") -> Clip:
     """Image.transform with (1, 0, 0, 0, 1, pixels)."""
     return shift_columns(video, jnp.full(video.shape[2], pixels, jnp.float32), fill, interpolation)
 
 
-def rotate(video, degrees, fill, interpolation="bicubic"):
+def rotate(video: Clip, degrees, fill: Fill, interpolation: str = "bicubic") -> Clip:
     """Image.rotate: counter-clockwise around the middle, without enlarging the frame."""
     count, height, width, _ = video.shape
     angle = -jnp.deg2rad(degrees)

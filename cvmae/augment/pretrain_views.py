@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int, Key, UInt8
 
 from cvmae.augment.color import Color, jitter_color
 from cvmae.augment.geometry import Crop, random_crop
@@ -32,7 +34,9 @@ class ViewSpec:
             raise ValueError(f"image_branch.crop is {self.image_crop!r}; expected 'shared' or 'independent'")
 
 
-def make_views(key, video, frame_index, spec: ViewSpec, image: bool):
+def make_views(
+    key: Key[Array, ""], video: UInt8[Array, "T H0 W0 3"], frame_index: Int[Array, " F"], spec: ViewSpec, image: bool
+) -> tuple[Float[Array, "V T H W 3"], Float[Array, "F H W 3"] | None]:
     """All inputs made of one clip.
 
     Args:

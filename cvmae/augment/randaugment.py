@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Key, UInt8
 
 from cvmae.augment import pil
 
@@ -93,7 +95,7 @@ class Draw(NamedTuple):
     acts: jax.Array
 
 
-def draw(key, spec: RandAugment) -> Draw:
+def draw(key: Key[Array, ""], spec: RandAugment) -> Draw:
     """Draws operations and strengths for one clip.
 
     A layer of magnitude 0 does not act. timm's does where the operation has no strength (AutoContrast, Equalize, Invert) or
@@ -111,7 +113,7 @@ def draw(key, spec: RandAugment) -> Draw:
     )
 
 
-def apply(video, drawn: Draw, spec: RandAugment):
+def apply(video: UInt8[Array, "T H W 3"], drawn: Draw, spec: RandAugment) -> UInt8[Array, "T H W 3"]:
     """Does to all frames of a clip, uint8 [T, H, W, 3], what was drawn."""
     branches = [lambda v, s, sign: v, *_operations(spec).values()]
 
@@ -122,7 +124,7 @@ def apply(video, drawn: Draw, spec: RandAugment):
     return jax.lax.scan(layer, video, drawn)[0]
 
 
-def rand_augment(key, video, spec: RandAugment):
+def rand_augment(key: Key[Array, ""], video: UInt8[Array, "T H W 3"], spec: RandAugment) -> UInt8[Array, "T H W 3"]:
     """RandAugment of one clip, uint8 [T, H, W, 3] -> the same.
 
     Only the operations drawn are computed, unless this stands under `vmap`, which computes all fifteen: for several clips use
@@ -131,7 +133,7 @@ def rand_augment(key, video, spec: RandAugment):
     return apply(video, draw(key, spec), spec)
 
 
-def rand_augment_clips(keys, videos, spec: RandAugment):
+def rand_augment_clips(keys: Key[Array, " B"], videos: UInt8[Array, "B T H W 3"], spec: RandAugment) -> UInt8[Array, "B T H W 3"]:
     """`rand_augment` of clips uint8 [B, T, H, W, 3], one after the other, with a key each.
 
     One after the other costs little, for a clip keeps a device busy; but rows that lie on several devices must be spread by

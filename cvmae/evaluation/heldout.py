@@ -20,7 +20,6 @@ from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 
 CLIPS = ("video", "frame_index")  # of a batch, what the objective takes
-AFTER_WARMUP = 2**30  # a step at which every loss weight has its final value
 HELD_OUT_SEED = 20250211  # of views and masks; apart from any training seed, and the same for every evaluation
 
 
@@ -77,7 +76,7 @@ class HeldOut:
         self.size = min(objective.config.batch_size, len(source)) // devices * devices
         if not self.size:
             raise ConfigError(f"the held-out split has {len(source)} clips, fewer than the {devices} devices: give more")
-        self._terms = jax.jit(lambda params, samples: objective(params, samples, AFTER_WARMUP)[1])
+        self._terms = jax.jit(lambda params, samples: objective(params, samples)[1])
         self._errors = jax.jit(lambda params, samples: reconstruction_errors(objective, params, objective.make_inputs(samples)))
 
     def terms(self, params) -> dict[str, float]:

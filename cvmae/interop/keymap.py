@@ -66,7 +66,7 @@ class Conv(Transform):
         return (einops.rearrange(kernel, "out c t h w -> (t h w c) out"),)
 
     def write(self, arrays, grid):
-        sides = dict(t=grid.tubelet, h=grid.patch, w=grid.patch)
+        sides = {"t": grid.tubelet, "h": grid.patch, "w": grid.patch}
         kernel = einops.rearrange(arrays[0], "(t h w c) out -> out c t h w", **sides)
         return kernel if self.axes == 5 else kernel[:, :, 0]
 

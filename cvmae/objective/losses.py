@@ -7,9 +7,11 @@ import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
 
 
-def masked_mse(predictions, targets):
+def masked_mse(predictions: Float[Array, "*patches P"], targets: Float[Array, "*patches P"]) -> Float[Array, "*patches"]:
     """Mean squared error of each hidden patch, float32 [...] of two [..., P].
 
     MAE, mae_st and VideoMAE all take the mean over the values of a patch, then over hidden patches: with predictions for
@@ -28,18 +30,18 @@ class NTXentOutput:
       valid: bool [B], pairs that count.
     """
 
-    loss: jax.Array
-    correct: jax.Array
-    valid: jax.Array
+    loss: Float[Array, "B 2"]
+    correct: Bool[Array, "B 2"]
+    valid: Bool[Array, " B"]
 
-    def mean(self):
+    def mean(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Loss and accuracy (0..1) over the anchors that count; 0 where none does."""
         weight = jnp.broadcast_to(self.valid[:, None], self.loss.shape).astype(jnp.float32)
         count = jnp.maximum(weight.sum(), 1.0)
         return (self.loss * weight).sum() / count, (self.correct * weight).sum() / count
 
 
-def l2_normalize(x, eps: float = 1e-12):
+def l2_normalize(x: Float[Array, "*axes E"], eps: float = 1e-12) -> Float[Array, "*axes E"]:
     """Rows of unit length, float32; a row shorter than `eps` is divided by `eps` (torch's normalize), never by 0."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), eps**2))
@@ -49,7 +51,15 @@ def l2_normalize(x, eps: float = 1e-12):
 MAX_ANCHORS = 1024
 
 
-def nt_xent(a, b, *, temperature: float = 0.1, valid=None, negatives=None, max_anchors: int = MAX_ANCHORS) -> NTXentOutput:
+def nt_xent(
+    a: Float[Array, "B E"],
+    b: Float[Array, "B E"],
+    *,
+    temperature: float = 0.1,
+    valid: Bool[Array, " B"] | None = None,
+    negatives: Float[Array, "B E"] | None = None,
+    max_anchors: int = MAX_ANCHORS,
+) -> NTXentOutput:
     """NT-Xent (SimCLR, arXiv 2002.05709): each row against its partner among all other rows of both, in both directions.
 
     Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; neither of those takes rows to leave out,
@@ -106,12 +116,18 @@ def map_chunks(function, arrays, max_rows: int):
     return jax.tree.map(lambda x: einops.rearrange(x, "n r ... -> (r n) ..."), results)
 
 
-def feature_std(features):
+def feature_std(features: Float[Array, "B D"]) -> Float[Array, ""]:
     """How far apart pooled features [B, D] lie: the standard deviation over the batch, averaged over D; 0 is collapse."""
     return features.astype(jnp.float32).std(axis=0).mean()
 
 
-def nt_xent_per_frame(a, b, temperature: float, valid, negatives=None):
+def nt_xent_per_frame(
+    a: Float[Array, "B F E"],
+    b: Float[Array, "B F E"],
+    temperature: float,
+    valid: Bool[Array, "B F"],
+    negatives: Float[Array, "B F E"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss and accuracy, over the F sampled frames, of NT-Xent among the embeddings of one frame of each clip.
 
     Args:

@@ -1,9 +1,12 @@
 """The pre-training objective: from parameters and a batch of clips to one loss and every number that is logged of it."""
 
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Key
 
 from cvmae.augment import normalize
 from cvmae.models import build
+from cvmae.models.autoencoder import Targets
 from cvmae.models.crossvideo import CrossVideo, CrossVideoOutput
 from cvmae.objective.losses import feature_std, weighted_sum
 from cvmae.objective.targets import target_pixels, video_targets
@@ -46,11 +49,11 @@ class Objective:
         self.terms, self.loss_terms = self.model.terms, weighted_terms(config)
         self.make_inputs = InputBuilder(config, self.terms)
 
-    def init(self, key, samples):
+    def init(self, key: Key[Array, ""], samples):
         """Parameters of the parts that active terms need."""
         return self.model.init(key, *self._model_arguments(self.make_inputs(samples)))["params"]
 
-    def __call__(self, params, samples, step=None):
+    def __call__(self, params, samples, step=None) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """(loss, metrics) on samples, as `inputs.InputBuilder` takes them, at a step; all float32 scalars.
 
         Metrics: `loss/TERM`, `accuracy/TERM` of contrastive terms (0..1), `feature_std/BRANCH`, and `loss`.
@@ -73,7 +76,7 @@ class Objective:
         """One pass of the model."""
         return self.model.apply({"params": params}, *self._model_arguments(inputs))
 
-    def weights(self, step=None) -> dict:
+    def weights(self, step=None) -> dict[str, Float[Array, ""]]:
         """The weight of every active term at a step, float32; without a step the weights after their warm-up."""
         weights = {}
         for term in self.loss_terms:
@@ -83,15 +86,15 @@ class Objective:
             weights[term.name] = jnp.float32(self.config.loss[term.name]) * fraction
         return weights
 
-    def video_targets(self, inputs: ModelInputs):
+    def video_targets(self, inputs: ModelInputs) -> Targets:
         """Targets of the views that are predicted: v and v⁺, not the reversed clip."""
         return video_targets(self.config, inputs)
 
-    def normalize(self, pixels):
+    def normalize(self, pixels: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
         """Pixels in 0..1 as the encoders take them."""
         return normalize(pixels, self.config.augment.mean, self.config.augment.std)
 
-    def target_pixels(self, pixels, branch):
+    def target_pixels(self, pixels: Float[Array, "*axes 3"], branch) -> Float[Array, "*axes 3"]:
         """Pixels in 0..1 as the targets of a branch are made of them."""
         return target_pixels(pixels, branch.target_norm, self.config.augment.mean, self.config.augment.std)
 

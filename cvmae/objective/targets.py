@@ -1,13 +1,20 @@
 """Reconstruction targets of both branches: normalized pixels of the masked patches (METHOD section 5)."""
 
+from collections.abc import Sequence
+
+from jax import Array
+from jaxtyping import Float
+
 from cvmae.augment import normalize
-from cvmae.models.autoencoder import make_targets
+from cvmae.models.autoencoder import Targets, make_targets
 from cvmae.models.build import decoder_spec, image_grid, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.objective.views_and_masks import ModelInputs
 
 
-def target_pixels(pixels, norm: str, mean, std):
+def target_pixels(
+    pixels: Float[Array, "*axes 3"], norm: str, mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "*axes 3"]:
     """Pixels in 0..1, [..., 3], in the space from which targets of the normalization `norm` are computed.
 
     VideoMAE normalizes raw pixels per channel; MAE and mae_st normalize what the encoder sees.
@@ -15,7 +22,7 @@ def target_pixels(pixels, norm: str, mean, std):
     return pixels if norm == "patch_channel" else normalize(pixels, mean, std)
 
 
-def video_targets(config, inputs: ModelInputs):
+def video_targets(config, inputs: ModelInputs) -> Targets:
     """Targets of the views that are predicted, v and v⁺ but not the time-reversed clip; see `make_targets`."""
     views = inputs.slots.shape[1]
     count = min(views, 2)
@@ -23,7 +30,7 @@ def video_targets(config, inputs: ModelInputs):
     return _branch_targets(config, config.video_branch, video, mask, video_grid(config))
 
 
-def image_targets(config, inputs: ModelInputs):
+def image_targets(config, inputs: ModelInputs) -> Targets:
     """Targets of the sampled frames; see `make_targets`."""
     return _branch_targets(config, config.image_branch, inputs.image, inputs.image_mask, image_grid(config))
 

@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
 
 from cvmae.config import ConfigError, nearest
 from cvmae.models.crossvideo import IMAGE_OUTPUTS, VIDEO_OUTPUTS, ActiveTerms, CrossVideoOutput
@@ -21,7 +22,7 @@ from cvmae.objective.targets import image_targets, video_targets
 from cvmae.objective.views_and_masks import ModelInputs
 
 LEVELS = ("patch", "video", "frame")
-TermFunction = Callable[[CrossVideoOutput, ModelInputs, Any], tuple[jax.Array, Mapping[str, jax.Array]]]
+TermFunction = Callable[[CrossVideoOutput, ModelInputs, Any], tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ class LossTerm:
         outputs = {"video": VIDEO_OUTPUTS, "image": IMAGE_OUTPUTS}
         return tuple(branch for branch, names in outputs.items() if names & set(self.needs))
 
-    def __call__(self, output: CrossVideoOutput, inputs: ModelInputs, config) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, output, inputs, config) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and metrics by METRIC, float32 scalars.
 
         Raises:
@@ -93,24 +94,24 @@ class LossTerm:
         return jnp.asarray(loss, jnp.float32), {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
-def mse_video(output, inputs, config):
+def mse_video(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of v and v⁺."""
     return masked_mse(output.video_predictions, video_targets(config, inputs).values).mean(), {}
 
 
-def mse_image(output, inputs, config):
+def mse_image(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of the sampled frames."""
     return masked_mse(output.image_predictions, image_targets(config, inputs).values).mean(), {}
 
 
-def intra_video(output, inputs, config):
+def intra_video(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the embeddings of v and v⁺."""
     z = output.z
     pairs = nt_xent(z[:, 0], z[:, 1], temperature=config.contrast.temperature, negatives=_reversed_view(z))
     return _with_accuracy(*pairs.mean())
 
 
-def intra_frame(output, inputs, config):
+def intra_frame(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the embeddings of v and v⁺ at the temporal positions of the sampled frames."""
     f = output.f
     return _with_accuracy(
@@ -118,14 +119,14 @@ def intra_frame(output, inputs, config):
     )
 
 
-def cross_video(output, inputs, config):
+def cross_video(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the mean embedding of v and v⁺ and the mean embedding of the sampled frames."""
     # The mean is taken before normalizing, as CrossPoint does.
     z = (output.z[:, 0] + output.z[:, 1]) / 2
     return _with_accuracy(*nt_xent(z, output.h.mean(1), temperature=config.contrast.temperature).mean())
 
 
-def cross_frame(output, inputs, config):
+def cross_frame(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the mean embedding of v and v⁺ at the temporal position of each sampled frame and that frame's embedding."""
     f = (output.f[:, 0] + output.f[:, 1]) / 2
     return _with_accuracy(*nt_xent_per_frame(f, output.h, config.contrast.temperature, output.f_valid))

@@ -5,6 +5,8 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Int, Key
 
 from cvmae import augment, rng
 from cvmae.models import masking
@@ -34,7 +36,7 @@ class ModelInputs:
     slots: jax.Array
 
 
-def sample_keys(key, step, count: int):
+def sample_keys(key: Key[Array, ""], step, count: int) -> dict[str, Key[Array, " {count}"]]:
     """{stream: one key a sample} of a step, for the `count` samples of the global batch."""
     return {name: rng.per_sample(rng.stream(key, name, step), count) for name in STREAMS}
 
@@ -57,12 +59,12 @@ class MaskSpec:
     ratio: float
     rounding: str
 
-    def draw(self, keys, count: int) -> masking.Mask:
+    def draw(self, keys: Key[Array, " B"], count: int) -> masking.Mask:
         """Masks of B·count samples, `count` from each of B keys."""
         keys = jax.vmap(lambda k: jax.random.split(k, count))(keys).reshape(-1)
         return masking.draw(keys, self.grid, self.kind, self.ratio, self.rounding)
 
-    def subsample(self, mask: masking.Mask, keys, kind: str, share: float) -> masking.Mask:
+    def subsample(self, mask: masking.Mask, keys: Key[Array, " B"], kind: str, share: float) -> masking.Mask:
         """See `masking.subsample`; `keys` are the [B] that the mask's own came from."""
         count = mask.ids_shuffle.shape[0] // keys.shape[0]
         keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 1), count))(keys).reshape(-1)
@@ -102,7 +104,7 @@ class InputBuilder:
                 new[f"{name}_mask"] = spec.subsample(mask, samples[f"mask_{name}"], decoder.subsample, decoder.share)
         return inputs.replace(**new)
 
-    def slots(self, frame_index):
+    def slots(self, frame_index: Int[Array, "B F"]) -> Int[Array, "B V F"]:
         """The slot of each view that holds each sampled frame, int32 [B, V, F]; the reversed clip counts from its end."""
         grid = self.video_mask.grid
         forward = frame_index // grid.tubelet

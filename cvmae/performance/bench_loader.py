@@ -72,7 +72,7 @@ def measure_loader(config, source: Source, *, batches: int, rounds: int) -> Load
                 del batch
             numbers = []
             found["loader"].append(
-                timed(lambda: numbers.extend(i for _ in range(batches) for i in next(loader)["index"].tolist()))
+                timed(lambda: numbers.extend(i for _ in range(batches) for i in next(loader)["index"].tolist()))  # noqa: B023
             )
-        found["bare"].append(timed(lambda: bare_loop(source, spec, numbers, threads)))
+        found["bare"].append(timed(lambda: bare_loop(source, spec, numbers, threads)))  # noqa: B023
     return LoaderTimes(batches * size, threads, data.workers, *(Times(*zip(*found[name])) for name in ("loader", "bare")))

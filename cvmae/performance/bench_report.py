@@ -40,9 +40,10 @@ def step_lines(data: dict) -> list[str]:
         + f"{gib(peak['process'])} of this process"
     )
     loader = data["with_loader"]
-    return lines + [
+    return [
+        *lines,
         f"  input wait     {100 * loader['share']:.1f} % of {loader['steps']} steps with the loader, "
-        f"{data['batch'] * loader['steps'] / loader['seconds']:.2f} clips/s"
+        f"{data['batch'] * loader['steps'] / loader['seconds']:.2f} clips/s",
     ]
 
 

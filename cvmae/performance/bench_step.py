@@ -70,7 +70,7 @@ class Bench:
         pairs = []
         for number in range(warmup + steps):
             kept = []
-            pair = timed(lambda: kept.append(self.run(state, batch)[0]))
+            pair = timed(lambda: kept.append(self.run(state, batch)[0]))  # noqa: B023
             [state] = kept
             if number >= warmup:
                 pairs.append(pair)

@@ -4,6 +4,7 @@ The table's numbers are what the vendor publishes per chip: "TPU v4", "TPU v5e",
 documentation (cloud.google.com/tpu/docs). They are peaks: no program reaches them.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -126,10 +127,8 @@ def devices_of(topology: Topology) -> list:
 
 
 def _host_devices(topology: Topology) -> list:
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX is in use already; it may have as many
         jax.config.update("jax_num_cpu_devices", topology.count)
-    except RuntimeError:
-        pass  # jax is in use already; it may have as many
     devices = jax.devices("cpu")
     if len(devices) != topology.count:
         raise ConfigError(

@@ -105,7 +105,7 @@ def estimate_lines(found: Compiled, run: Run, topology: Topology) -> list[str]:
 def fitting(found: Compiled, run: Run, topology: Topology) -> list[str]:
     """The plan of a program that fits."""
     lines = memory_lines(found, topology) + work_lines(found, run, topology) + estimate_lines(found, run, topology)
-    return lines + [f"  compiled here in {found.seconds:.0f} s"]
+    return [*lines, f"  compiled here in {found.seconds:.0f} s"]
 
 
 def too_large(refusal: TooLarge, allocations, notes: list[str], config) -> list[str]:
@@ -122,7 +122,7 @@ def too_large(refusal: TooLarge, allocations, notes: list[str], config) -> list[
         changes.append("--mesh=data:-1,fsdp:N (parameters and optimizer divided)")
     if config.dtype == "float32":
         changes.append("--config.dtype=bfloat16")
-    return lines + ["  what to change: " + "; ".join(changes), "  --search looks for the largest batch that fits"]
+    return [*lines, "  what to change: " + "; ".join(changes), "  --search looks for the largest batch that fits"]
 
 
 def as_data(found: Compiled | TooLarge, run: Run, topology: Topology) -> dict:

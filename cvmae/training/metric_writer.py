@@ -60,7 +60,7 @@ class MetricsWriter:
     def __init__(self, workdir: str, resumed_step: int):
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         self._drop_after(resumed_step)
-        self._lines = open(self.path, "a", encoding="utf-8")
+        self._lines = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         # TensorBoard leaves out what an earlier process wrote from this step on, also where that process saved nothing.
         purge = resumed_step + 1
         # tensorboardX names files by the second, and would write over the file of a run that ended within it.

@@ -57,7 +57,7 @@ class AttentionSpec:
         slot, row, column = self.place(encoder.grid)
         when = f"slot {slot + 1}, " if encoder.grid.time_patches > 1 else ""
         marked = f"from the marked patch ({when}row {row + 1}, column {column + 1})"
-        return f"{what}, {heads}, {dict(mean='mean over all queries', cls='from the cls token', patch=marked)[self.query]}"
+        return f"{what}, {heads}, { {'mean': 'mean over all queries', 'cls': 'from the cls token', 'patch': marked}[self.query] }"
 
 
 def attention_of(encoder: Encoder, params, clips) -> list[jax.Array]:

@@ -48,7 +48,7 @@ def test_the_crop_is_that_of_the_spec_and_each_views_own():
     made, _, keys = views(KEYS[:1], VIDEOS[:1], LABELS[:1], spec, 2)
     assert made.shape == (2, 4, 4, 6, 3)
     assert np.abs(made[0] - made[1]).max() > 0.1
-    again, _ = jax.jit(lambda key: labeled_view(key, VIDEOS[0], LABELS[0], spec))(keys[0])
+    again, _ = jax.jit(lambda key: labeled_view(key, jnp.asarray(VIDEOS[0]), jnp.int32(0), spec))(keys[0])
     assert np.abs(again - made[0]).max() > 0.1  # the keys that come back made nothing yet
 
 
@@ -66,7 +66,7 @@ def test_erasing_comes_after_normalization():
 @pytest.mark.parametrize("mirror", [None, (1, 0, 2, -1)])
 def test_a_flip_takes_the_label_of_the_mirrored_class(mirror):
     labels = np.array([0, 1, 2, 3, -1], np.int32)
-    made, found = jax.jit(jax.vmap(lambda label: flip(KEY, VIDEOS[0], label, 1.0, mirror)))(labels)
+    made, found = jax.jit(jax.vmap(lambda label: flip(KEY, jnp.asarray(VIDEOS[0]), label, 1.0, mirror)))(labels)
     turned = [(row == VIDEOS[0][:, :, ::-1]).all() for row in np.asarray(made)]
     if mirror is None:
         assert all(turned)
@@ -79,7 +79,7 @@ def test_a_flip_takes_the_label_of_the_mirrored_class(mirror):
 
 def test_labels_swap_exactly_where_clips_flip():
     spec = dataclasses.replace(WHOLE, crop=dataclasses.replace(WHOLE.crop, flip=0.3), mirror=(1, 0))
-    view = jax.jit(jax.vmap(lambda key: labeled_view(key, VIDEOS[0, :1], jnp.int32(0), spec)))
+    view = jax.jit(jax.vmap(lambda key: labeled_view(key, jnp.asarray(VIDEOS[0, :1]), jnp.int32(0), spec)))
     made, labels = view(jax.random.split(KEY, 400))
     turned = np.abs(pixels(made) - VIDEOS[0, :1, :, ::-1]).max(axis=(1, 2, 3, 4)) < 1e-2
     np.testing.assert_array_equal(turned, np.asarray(labels) == 1)

@@ -70,16 +70,16 @@ def test_every_clip_comes_once_whatever_the_batch(batch_size):
 @pytest.mark.parametrize(
     "changes, count, expected",
     [
-        (dict(data__stride=2), 1, [[6, 8, 10, 12]]),
-        (dict(data__stride=2), 3, [[0, 2, 4, 6], [6, 8, 10, 12], [13, 15, 17, 19]]),
-        (dict(data__stride=2, data__clip_sampling="middle"), 2, [[0, 2, 4, 6], [13, 15, 17, 19]]),
-        (dict(data__stride=9), 2, [[0, 9, 18, 19], [0, 9, 18, 19]]),
+        ({"data__stride": 2}, 1, [[6, 8, 10, 12]]),
+        ({"data__stride": 2}, 3, [[0, 2, 4, 6], [6, 8, 10, 12], [13, 15, 17, 19]]),
+        ({"data__stride": 2, "data__clip_sampling": "middle"}, 2, [[0, 2, 4, 6], [13, 15, 17, 19]]),
+        ({"data__stride": 9}, 2, [[0, 9, 18, 19], [0, 9, 18, 19]]),
         # 20 frames at 12 a second; clip frames 0.25 s apart are 3 frames apart and leave 10 / 12 s to spare.
-        (dict(data__fps=4.0), 3, [[0, 3, 6, 9], [5, 8, 11, 14], [10, 13, 16, 19]]),
-        (dict(data__fps=4.0), 1, [[5, 8, 11, 14]]),
+        ({"data__fps": 4.0}, 3, [[0, 3, 6, 9], [5, 8, 11, 14], [10, 13, 16, 19]]),
+        ({"data__fps": 4.0}, 1, [[5, 8, 11, 14]]),
         # Segments of 5 frames: their centers; the quarters, 1.25 and 3.75, rounded down.
-        (dict(data__clip_sampling="uniform"), 1, [[2, 7, 12, 17]]),
-        (dict(data__clip_sampling="uniform"), 2, [[1, 6, 11, 16], [3, 8, 13, 18]]),
+        ({"data__clip_sampling": "uniform"}, 1, [[2, 7, 12, 17]]),
+        ({"data__clip_sampling": "uniform"}, 2, [[1, 6, 11, 16], [3, 8, 13, 18]]),
     ],
 )
 def test_where_clips_lie(folder, changes, count, expected):

@@ -66,7 +66,7 @@ def test_deterministic_takes_out_the_random_choices_only():
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(fit="zoom"), dict(sampling="x"), dict(frame_sampling="x"), dict(stride=0), dict(fps=-1.0), dict(num_sampled=5)],
+    [{"fit": "zoom"}, {"sampling": "x"}, {"frame_sampling": "x"}, {"stride": 0}, {"fps": -1.0}, {"num_sampled": 5}],
 )
 def test_a_spec_that_makes_no_sense_is_refused(changes):
     with pytest.raises(ValueError, match="|".join(changes) + "|cannot sample 5 frames"):

@@ -4,6 +4,7 @@ import csv
 import functools
 import hashlib
 import itertools
+import os
 import pathlib
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cvmae.data import motion
+from cvmae.data import motion, worker_pool
 from cvmae.data.motion import __main__ as command
 from cvmae.data.motion import baselines, build, photos, render, scenes, video
 from cvmae.data.motion.spec import PAIRS, digest
@@ -69,11 +70,11 @@ def test_class_names_are_sorted_and_paired(size):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(size="small"), "unknown size 'small'"),
-        (dict(side=33), "must be even"),
-        (dict(side=8), "at least 16"),
-        (dict(train_clips=-1), "negative"),
-        (dict(seed=-1), "negative"),
+        ({"size": "small"}, "unknown size 'small'"),
+        ({"side": 33}, "must be even"),
+        ({"side": 8}, "at least 16"),
+        ({"train_clips": -1}, "negative"),
+        ({"seed": -1}, "negative"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
@@ -188,10 +189,30 @@ def test_killed_build_is_repaired(tmp_path):
     assert all((pathlib.Path(manifest).parent / row["path"]).stat().st_size > 1000 for row in _rows(manifest))
 
 
+INTERRUPTED = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits none
+runpy.run_module("cvmae.data.motion", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_and_leaves_nothing(tmp_path, way):
+    command = [sys.executable, "-c", INTERRUPTED, f"--out={tmp_path}", "--workers=2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while not list(tmp_path.rglob("000000.mp4")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, way)
+        _, error = process.communicate(timeout=60)  # workers inherit stderr: this waits for all of them
+    assert process.returncode == 128 + way and "Traceback" not in error and not list((tmp_path / "motion").iterdir())
+    assert (error.splitlines()[-1] == "interrupted: the set is not built") == (way == signal.SIGINT)
+
+
 def test_failed_worker_is_reported(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(build, "_CLIPS_PER_WORKER", 4)
-    real = build._start_worker
-    monkeypatch.setattr(build, "_start_worker", lambda job: real(job | {"folder": "/nonexistent"}))
+    real = worker_pool.run
+    monkeypatch.setattr(worker_pool, "run", lambda f, jobs, n: real(f, [job | {"folder": "/nonexistent"} for job in jobs], n))
     with pytest.raises(RuntimeError, match="failed"):
         motion.prepare("easy", tmp_path, 8, 4, workers=2)
     assert "FileNotFoundError" in capfd.readouterr().err and not list((tmp_path / "motion").iterdir())

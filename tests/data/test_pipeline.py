@@ -95,7 +95,7 @@ def test_the_seed_is_all_that_decides(folder):
     assert differ(take(config, 3), take(file_config(folder, seed=1), 3))
 
 
-@pytest.mark.parametrize("changes", [dict(data__workers=2, data__threads=1), dict(data__threads=2, data__prefetch=3)])
+@pytest.mark.parametrize("changes", [{"data__workers": 2, "data__threads": 1}, {"data__threads": 2, "data__prefetch": 3}])
 def test_workers_and_threads_change_nothing(folder, changes):
     assert_same(take(file_config(folder, "bad2.csv"), 6), take(file_config(folder, "bad2.csv", **changes), 6))
 
@@ -179,11 +179,11 @@ def test_evaluation_with_workers_is_the_same(folder):
 
 
 CHANGES = [
-    dict(data__clip_sampling="middle"),
-    dict(data__clip_sampling="uniform"),
-    dict(data__stride=2),
-    dict(data__fps=6.0),
-    dict(image_branch__frame_sampling="first", image_branch__frames=1),
+    {"data__clip_sampling": "middle"},
+    {"data__clip_sampling": "uniform"},
+    {"data__stride": 2},
+    {"data__fps": 6.0},
+    {"image_branch__frame_sampling": "first", "image_branch__frames": 1},
 ]
 
 

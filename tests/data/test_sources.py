@@ -73,7 +73,7 @@ def test_files_have_keys_below_the_manifest_or_root(tmp_path):
     ]
     lines += [f"{tmp_path}/b/2.mp4,0,train,,", "../c/3.mp4,0,train,,", "/somewhere/c/3.mp4,0,train,,"]
     (tmp_path / "l.csv").write_text("\n".join(lines))
-    config = dict(data__source="files", data__manifest=str(tmp_path / "l.csv"))
+    config = {"data__source": "files", "data__manifest": str(tmp_path / "l.csv")}
     expected = ["a/1.mp4", "a/1.avi", "a/1.mp4@0.5-1.123456789", "a/1.mp4@3.0-", "b/2.mp4"]
     outside = f"elsewhere{tmp_path.parent}/c/3.mp4"
     assert keys(make(**config)) == [*expected, outside, "elsewhere/somewhere/c/3.mp4"]
@@ -93,8 +93,7 @@ def test_a_source_is_the_same_wherever_its_files_lie_and_another_with_other_reco
     others = [identity("one", text.replace(*change)) for change in (("b.mp4", "c.mp4"), ("b.mp4,0", "b.mp4,1"))]
     others += [identity("one", text, split) for split in ("train[:50%]", "train[50%:]")]
     others += [
-        make(split, **changes).identity
-        for split, changes in (("train", {}), ("val", {}), ("val", dict(data__synthetic__clips=9)))
+        make(split, **changes).identity for split, changes in (("train", {}), ("val", {}), ("val", {"data__synthetic__clips": 9}))
     ]
     assert len({same, *others}) == 8
 
@@ -114,8 +113,8 @@ def test_an_unknown_kind():
 
 @pytest.mark.parametrize("how", ["name", "folder"])
 def test_tfds_with_encoded_files(tfds_dir, how):
-    where = {"name": dict(data__tfds__name="numbered_files", data__tfds__data_dir=str(tfds_dir))}
-    where["folder"] = dict(data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"))
+    where = {"name": {"data__tfds__name": "numbered_files", "data__tfds__data_dir": str(tfds_dir)}}
+    where["folder"] = {"data__tfds__name": str(tfds_dir / "numbered_files" / "1.0.0")}
     config = dict(data__source="tfds", data__frame_size=(32, 64), **where[how])
     source = make(**config)
     assert source.class_names == ("down", "up", "wave") and len(source) == 4
@@ -136,21 +135,25 @@ def test_tfds_is_read_without_tensorflow(tfds_dir):
 
 
 def test_tfds_with_frames_and_other_feature_names(tfds_dir):
-    config = dict(data__source="tfds", data__tfds__name="numbered_frames", data__tfds__data_dir=str(tfds_dir))
-    config |= dict(data__tfds__video_feature="frames", data__tfds__label_feature="kind")
+    config = {"data__source": "tfds", "data__tfds__name": "numbered_frames", "data__tfds__data_dir": str(tfds_dir)}
+    config |= {"data__tfds__video_feature": "frames", "data__tfds__label_feature": "kind"}
     batch = first_batch(**config)
     values = batch["video"][:, :, 0, 0, 0].astype(int)
     assert (np.diff(values) == 1).all() and (batch["label"] == values[:, 0] // 10 * 7).all()
-    assert (first_batch(**config | dict(data__tfds__label_feature=""))["label"] == UNLABELED).all()
+    assert (first_batch(**config | {"data__tfds__label_feature": ""})["label"] == UNLABELED).all()
 
 
 def test_tfds_is_read_by_worker_processes(tfds_dir):
-    config = dict(data__source="tfds", data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"), data__frame_size=(32, 64))
+    config = {
+        "data__source": "tfds",
+        "data__tfds__name": str(tfds_dir / "numbered_files" / "1.0.0"),
+        "data__frame_size": (32, 64),
+    }
     np.testing.assert_array_equal(first_batch(**config)["video"], first_batch(**config, data__workers=1)["video"])
 
 
 def test_tfds_splits_may_be_slices(tfds_dir):
-    config = dict(data__source="tfds", data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"))
+    config = {"data__source": "tfds", "data__tfds__name": str(tfds_dir / "numbered_files" / "1.0.0")}
     assert len(make("train[:50%]", **config)) == len(make("train[50%:]", **config)) == 2
 
 
@@ -170,7 +173,7 @@ def test_a_tfds_set_packed_anew_under_its_version_is_another(tfds_dir, tmp_path,
 
 
 def test_tfds_labels_without_records_being_decoded(tfds_dir, monkeypatch):
-    config = dict(data__source="tfds", data__tfds__name=str(tfds_dir / "numbered_files" / "1.0.0"))
+    config = {"data__source": "tfds", "data__tfds__name": str(tfds_dir / "numbered_files" / "1.0.0")}
     source, part = make(**config), make("train[1:3]", **config)
     expected = [source[i].label for i in range(4)]
     monkeypatch.setattr(sources.TfdsSource, "__getitem__", None)
@@ -182,15 +185,15 @@ def test_tfds_labels_without_records_being_decoded(tfds_dir, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(data__tfds__name=""), "needs data.tfds.name"),
-        (dict(data__tfds__video_feature="clip"), "data.tfds.video_feature='clip' is not a feature.*frames"),
-        (dict(data__tfds__label_feature="class"), "data.tfds.label_feature='class' is not a feature"),
-        (dict(data__tfds__video_feature="score"), "data.tfds.video_feature='score' holds float, not bytes or frames"),
+        ({"data__tfds__name": ""}, "needs data.tfds.name"),
+        ({"data__tfds__video_feature": "clip"}, "data.tfds.video_feature='clip' is not a feature.*frames"),
+        ({"data__tfds__label_feature": "class"}, "data.tfds.label_feature='class' is not a feature"),
+        ({"data__tfds__video_feature": "score"}, "data.tfds.video_feature='score' holds float, not bytes or frames"),
     ],
 )
 def test_tfds_mistakes_are_named(tfds_dir, changes, message):
-    config = dict(data__source="tfds", data__tfds__name="numbered_frames", data__tfds__data_dir=str(tfds_dir))
-    config |= dict(data__tfds__video_feature="frames", data__tfds__label_feature="kind")
+    config = {"data__source": "tfds", "data__tfds__name": "numbered_frames", "data__tfds__data_dir": str(tfds_dir)}
+    config |= {"data__tfds__video_feature": "frames", "data__tfds__label_feature": "kind"}
     with pytest.raises(ValueError, match=message):
         make(**config | changes)[0]
 
@@ -199,18 +202,23 @@ def test_tfds_mistakes_are_named(tfds_dir, changes, message):
 
 
 def test_motion_is_made_and_then_read_as_files(tmp_path):
-    config = dict(data__source="motion", data__motion__cache_dir=str(tmp_path), data__num_frames=8, data__frame_size=(32, 32))
-    config |= dict(data__motion__train_clips=8, data__motion__test_clips=4)
+    config = {
+        "data__source": "motion",
+        "data__motion__cache_dir": str(tmp_path),
+        "data__num_frames": 8,
+        "data__frame_size": (32, 32),
+    }
+    config |= {"data__motion__train_clips": 8, "data__motion__test_clips": 4}
     source = make(**config)
     assert isinstance(source, sources.FileSource) and len(source) == 8 and len(make("test", **config)) == 4
     assert len(source.class_names) == 4 and source[0].payload.startswith(str(tmp_path))
     batch = first_batch(**config)
     assert not batch["failures"].any() and batch["video"].std() > 10
-    assert make(**config | dict(data__motion__seed=1))[0].payload != source[0].payload
+    assert make(**config | {"data__motion__seed": 1})[0].payload != source[0].payload
 
 
 def test_motion_has_sizes(tmp_path):
-    config = dict(data__source="motion", data__motion__cache_dir=str(tmp_path), data__motion__size="full")
+    config = {"data__source": "motion", "data__motion__cache_dir": str(tmp_path), "data__motion__size": "full"}
     source = make(**config, data__motion__side=96, data__motion__train_clips=12, data__motion__test_clips=12)
     assert len(source.class_names) == 12
     assert decode.read_frames(source[0].payload, [0, 15]).shape == (2, 96, 96, 3)

@@ -115,7 +115,7 @@ def test_a_subset_is_its_source_with_fewer_records():
 def test_parts_of_manifests(tmp_path):
     rows = [f"{i}.mp4,{['up', 'down', ''][i % 3]},{'train' if i < 24 else 'val'}" for i in range(30)]
     (tmp_path / "l.csv").write_text("path,label,split\n" + "\n".join(rows))
-    config = dict(data__source="files", data__manifest=str(tmp_path / "l.csv"))
+    config = {"data__source": "files", "data__manifest": str(tmp_path / "l.csv")}
     part = make("train[:25%]", **config)
     assert part.class_names == ("down", "up") and sorted(part.labels) == [-1, -1, 0, 0, 1, 1]
     assert part.labels.dtype == np.int32 and [part[i].label for i in range(6)] == part.labels.tolist()

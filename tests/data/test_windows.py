@@ -140,7 +140,7 @@ def load(folder, **changes):
         return list(loader)
 
 
-@pytest.mark.parametrize("changes", [{}, dict(data__workers=3, data__threads=2)])
+@pytest.mark.parametrize("changes", [{}, {"data__workers": 3, "data__threads": 2}])
 def test_the_loader_says_everything_of_every_record_in_order(folder, changes):
     events = load(folder, **changes)
     by_number = [[event for event in events if event.number == number] for number in range(6)]
@@ -216,5 +216,6 @@ def test_the_loader_reads_no_further_than_asked_and_ends_when_closed():
 
 
 def test_errors_that_are_not_about_a_video_reach_the_caller():
-    with windows.WindowLoader(small_config(), Endless(), iter([13]), 4, 0) as loader:
-        pytest.raises(RuntimeError, next, loader).match("no video feature")
+    with windows.WindowLoader(small_config(), Endless(), iter([13]), 4, 0) as loader:  # noqa: SIM117
+        with pytest.raises(RuntimeError, match="no video feature"):
+            next(loader)

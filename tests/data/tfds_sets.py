@@ -8,7 +8,7 @@ class NumberedFiles(tfds.core.GeneratorBasedBuilder):
     """Encoded videos as the bytes of a Text feature; `files` is a list of paths."""
 
     VERSION = tfds.core.Version("1.0.0")
-    files: list[str] = []
+    files: list[str] = []  # noqa: RUF012
 
     def _info(self):
         features = tfds.features.FeaturesDict(

@@ -89,7 +89,7 @@ def assert_same(some, others):
                 np.testing.assert_array_equal(some[name][key], others[name][key])
 
 
-@pytest.mark.parametrize("changes", [{}, dict(data__workers=3)], ids=["one thread", "three threads"])
+@pytest.mark.parametrize("changes", [{}, {"data__workers": 3}], ids=["one thread", "three threads"])
 def test_every_video_has_the_features_of_its_windows(folder, params, tmp_path, changes):
     summary = run(folder, params, tmp_path, changes=changes, placement=Placement(local_mesh()))
     assert summary == {"videos": 5, "written": 5, "skipped": 0, "unreadable": 0, "windows": 18}
@@ -233,17 +233,17 @@ def test_half_precision_and_what_does_not_fit_it(folder, params, tmp_path):
 def test_a_folder_of_something_else_and_wrong_arguments(folder, params, tmp_path):
     run(folder, params, tmp_path)
     for options, message in (
-        (dict(window_stride=2), "windows"),
-        (dict(dtype="float16"), "windows"),
-        (dict(spec=FeatureSpec(0)), "features.layer -1 and not 0"),
-        (dict(changes=dict(data__stride=2)), "clips.stride 1 and not 2"),
+        ({"window_stride": 2}, "windows"),
+        ({"dtype": "float16"}, "windows"),
+        ({"spec": FeatureSpec(0)}, "features.layer -1 and not 0"),
+        ({"changes": {"data__stride": 2}}, "clips.stride 1 and not 2"),
     ):
         with pytest.raises(ConfigError, match=f"something else: .*{message}"):
             run(folder, params, tmp_path, **options)
     for options, message in (
-        (dict(format="csv"), "format is 'csv'; expected one of npz, array_record"),
-        (dict(dtype="int8"), "dtype is 'int8'; expected one of float32, float16"),
-        (dict(spec=FeatureSpec(7)), "layer=7: the encoder has 2 blocks"),
+        ({"format": "csv"}, "format is 'csv'; expected one of npz, array_record"),
+        ({"dtype": "int8"}, "dtype is 'int8'; expected one of float32, float16"),
+        ({"spec": FeatureSpec(7)}, "layer=7: the encoder has 2 blocks"),
     ):
         with pytest.raises(ValueError, match=message):
             run(folder, params, tmp_path / "new", **options)

@@ -169,7 +169,9 @@ def test_cached_features_know_what_they_are_of(tmp_path, world):
     c, params, source, encode = world
 
     def cache(c=c, params=params, split="val", plan=PLAN, spec=SPEC):
-        never = lambda *_: pytest.fail("encoded")
+        def never(*_):
+            return pytest.fail("encoded")
+
         return cached_features(tmp_path, c, params, make_source(c.data, split), plan, spec, encode=never)
 
     cached_features(tmp_path, c, params, source, PLAN, SPEC, encode=encode)
@@ -178,13 +180,13 @@ def test_cached_features_know_what_they_are_of(tmp_path, world):
     changed = jax.tree.map(np.array, params)
     changed["embed"]["bias"][3] += 1e-3
     for name, other in {
-        "parameters": dict(params=changed),
-        "source": dict(split="train"),
-        "views.clips 2 and not 3": dict(plan=TestViews(3)),
-        "features.layer -1 and not 0": dict(spec=FeatureSpec(0)),
-        "clips.stride 1 and not 2": dict(c=config(data__synthetic__clips=10, data__stride=2)),
-        "augment.mean": dict(c=config(data__synthetic__clips=10, augment__mean=(0.5, 0.5, 0.5))),
-        "encoder.eps": dict(c=config(data__synthetic__clips=10, video_branch__eps=1e-5)),
+        "parameters": {"params": changed},
+        "source": {"split": "train"},
+        "views.clips 2 and not 3": {"plan": TestViews(3)},
+        "features.layer -1 and not 0": {"spec": FeatureSpec(0)},
+        "clips.stride 1 and not 2": {"c": config(data__synthetic__clips=10, data__stride=2)},
+        "augment.mean": {"c": config(data__synthetic__clips=10, augment__mean=(0.5, 0.5, 0.5))},
+        "encoder.eps": {"c": config(data__synthetic__clips=10, video_branch__eps=1e-5)},
     }.items():
         with pytest.raises(ConfigError, match=f"something else: .*{name}"):
             cache(**other)

@@ -14,18 +14,18 @@ import torch
 import transformers
 
 # Fields of a small model's config: those of ViTMAEConfig, and with CLIPS of VideoMAEConfig.
-TINY = dict(
-    image_size=32,
-    patch_size=8,
-    hidden_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=96,
-    decoder_hidden_size=24,
-    decoder_num_hidden_layers=2,
-    decoder_num_attention_heads=3,
-    decoder_intermediate_size=72,
-)
-CLIPS = dict(num_frames=4, tubelet_size=2)
+TINY = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "decoder_hidden_size": 24,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 3,
+    "decoder_intermediate_size": 72,
+}
+CLIPS = {"num_frames": 4, "tubelet_size": 2}
 
 __all__ = ["CLIPS", "TINY", "torch", "transformers"]

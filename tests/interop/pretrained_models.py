@@ -23,12 +23,12 @@ def pretrained(
     return dataclasses.replace(blank, params=params)
 
 
-def videomae(size=ViTSize(48, 2, 4, 2.0), grid=Grid(4, 32, 32, 2, 8), bias="qv", eps=1e-6, **changes) -> Encoder:
+def videomae(size=ViTSize(48, 2, 4, 2.0), grid=Grid(4, 32, 32, 2, 8), bias="qv", eps=1e-6, **changes) -> Encoder:  # noqa: B008
     """An encoder that transformers' VideoMAE can express."""
     return Encoder(TransformerConfig(size, bias, eps), grid, **{"positions": "sincos1d"} | changes)
 
 
-def videomae_decoder(size=ViTSize(24, 1, 3, 3.0), bias="qv", eps=1e-6, **changes) -> DecoderSpec:
+def videomae_decoder(size=ViTSize(24, 1, 3, 3.0), bias="qv", eps=1e-6, **changes) -> DecoderSpec:  # noqa: B008
     """A decoder that transformers' VideoMAE can express."""
     fields = {"layout": "concat", "positions": "sincos1d", "embed_bias": False, "norm_eps": 1e-5}
     return DecoderSpec(TransformerConfig(size, bias, eps), **fields | changes)

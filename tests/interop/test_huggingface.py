@@ -13,31 +13,31 @@ from cvmae.interop.load import read_file
 from cvmae.interop.pretrained import Head
 from tests.interop.pretrained_models import pretrained, videomae, videomae_decoder
 
-GOOD = dict(encoder=videomae(), decoder=videomae_decoder(), target_norm="patch_channel")
+GOOD = {"encoder": videomae(), "decoder": videomae_decoder(), "target_norm": "patch_channel"}
 MEAN = {"mean": (0.45,) * 3, "std": (0.225,) * 3}
 AUTOENCODERS = {
-    "cls token": (dict(encoder=videomae(cls_token=True)), ["video_branch.cls_token=False"]),
+    "cls token": ({"encoder": videomae(cls_token=True)}, ["video_branch.cls_token=False"]),
     "positions": (
-        dict(encoder=videomae(positions="separable")),
+        {"encoder": videomae(positions="separable")},
         ["positions are separable: train with video_branch.positions=sincos1d"],
     ),
-    "decoder cls": (dict(decoder=videomae_decoder(cls="own")), ["video_branch.decoder.cls=none"]),
-    "bias of the projection": (dict(decoder=videomae_decoder(embed_bias=True)), ["video_branch.decoder.embed_bias=False"]),
-    "decoder positions": (dict(decoder=videomae_decoder(positions="learned")), ["video_branch.decoder.positions=sincos1d"]),
-    "predicted frames": (dict(decoder=videomae_decoder(target_frames=2)), ["video_branch.decoder.target_frames=0"]),
-    "targets": (dict(target_norm="patch"), ["normalized by 'patch': train with video_branch.target_norm=patch_channel"]),
-    "raw targets": (dict(target_norm="none"), ["video_branch.target_norm=patch_channel"]),
-    "pixels": (dict(normalization=MEAN), [r"augment.mean=\(0.485, 0.456, 0.406\) and augment.std=\(0.229, 0.224, 0.225\)"]),
-    "deviation": (dict(normalization={"mean": (0.485, 0.456, 0.406), "std": MEAN["std"]}), ["augment.std="]),
-    "biases": (dict(decoder=videomae_decoder(bias="none")), ["video_branch.qkv_bias"]),
-    "eps": (dict(decoder=videomae_decoder(eps=1e-5)), ["one video_branch.eps"]),
+    "decoder cls": ({"decoder": videomae_decoder(cls="own")}, ["video_branch.decoder.cls=none"]),
+    "bias of the projection": ({"decoder": videomae_decoder(embed_bias=True)}, ["video_branch.decoder.embed_bias=False"]),
+    "decoder positions": ({"decoder": videomae_decoder(positions="learned")}, ["video_branch.decoder.positions=sincos1d"]),
+    "predicted frames": ({"decoder": videomae_decoder(target_frames=2)}, ["video_branch.decoder.target_frames=0"]),
+    "targets": ({"target_norm": "patch"}, ["normalized by 'patch': train with video_branch.target_norm=patch_channel"]),
+    "raw targets": ({"target_norm": "none"}, ["video_branch.target_norm=patch_channel"]),
+    "pixels": ({"normalization": MEAN}, [r"augment.mean=\(0.485, 0.456, 0.406\) and augment.std=\(0.229, 0.224, 0.225\)"]),
+    "deviation": ({"normalization": {"mean": (0.485, 0.456, 0.406), "std": MEAN["std"]}}, ["augment.std="]),
+    "biases": ({"decoder": videomae_decoder(bias="none")}, ["video_branch.qkv_bias"]),
+    "eps": ({"decoder": videomae_decoder(eps=1e-5)}, ["one video_branch.eps"]),
     "mae_st": (
-        dict(
-            encoder=videomae(cls_token=True, positions="separable"),
-            decoder=videomae_decoder(cls="own", embed_bias=True, positions="separable", target_frames=2),
-            target_norm="patch",
-            normalization=MEAN,
-        ),
+        {
+            "encoder": videomae(cls_token=True, positions="separable"),
+            "decoder": videomae_decoder(cls="own", embed_bias=True, positions="separable", target_frames=2),
+            "target_norm": "patch",
+            "normalization": MEAN,
+        },
         [f"video_branch.{f}=" for f in ("cls_token", "positions", "decoder.cls", "decoder.embed_bias", "decoder.positions")]
         + ["video_branch.decoder.target_frames=0", "video_branch.target_norm=", "augment.mean="],
     ),
@@ -76,7 +76,7 @@ def test_classifier(pool, norm, tmp_path):
 
 @pytest.mark.parametrize("part", ["encoder", "autoencoder", "classifier"])
 def test_it_is_read_back_bit_by_bit(part, tmp_path):
-    source = pretrained(**GOOD | dict(head=Head(3, "first", 1e-5, ("a", "b", "c"))))
+    source = pretrained(**GOOD | {"head": Head(3, "first", 1e-5, ("a", "b", "c"))})
     write_hf_videomae(source, tmp_path, part)
     loaded = read_file(tmp_path)
     _, params = source.take(part)
@@ -92,13 +92,13 @@ def test_it_is_read_back_bit_by_bit(part, tmp_path):
 def test_what_is_not_refused(tmp_path):
     """Layout and the number of predicted frames, where it is that of the clip, change nothing; other pixels no encoder."""
     decoder = videomae_decoder(layout="unshuffle", target_frames=4)
-    assert write_hf_videomae(pretrained(**GOOD | dict(decoder=decoder)), tmp_path / "a") == ["written as VideoMAEForPreTraining"]
+    assert write_hf_videomae(pretrained(**GOOD | {"decoder": decoder}), tmp_path / "a") == ["written as VideoMAEForPreTraining"]
     assert write_hf_videomae(pretrained(videomae(), normalization=MEAN), tmp_path / "b") == ["written as VideoMAEModel"]
     processor = json.loads((tmp_path / "b" / "preprocessor_config.json").read_text())
     assert processor["image_mean"] == [0.45] * 3 and processor["image_std"] == [0.225] * 3
     with safe_open(tmp_path / "b" / "model.safetensors", "numpy") as opened:
         assert opened.metadata() == {"format": "pt"}
-        keys = [key for key in opened.keys() if "layer.1.attention.attention" in key]
+        keys = [key for key in opened if "layer.1.attention.attention" in key]
     assert sorted(key.rpartition("attention.")[2] for key in keys) == [
         "key.weight",
         "q_bias",

@@ -183,7 +183,7 @@ def test_fixed_tables_are_checked(image_file, key):
         "not a number": np.full_like(good, np.nan),
     }
     for name, table in wrong.items():
-        rewrite(file, lambda arrays: arrays.update({key: np.ascontiguousarray(table)}))
+        rewrite(file, lambda arrays: arrays.update({key: np.ascontiguousarray(table)}))  # noqa: B023
         with pytest.raises(WeightsError, match=f"other positions: {key}"):
             read_file(file, hints=HINTS)
             pytest.fail(name)

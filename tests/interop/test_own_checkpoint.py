@@ -104,10 +104,10 @@ HEAD = {"head": {"bias": np.zeros(3, np.float32)}}
 @pytest.mark.parametrize(
     "parts",
     [
-        dict(params={"encoder": P} | HEAD),
-        dict(params={"encoder": Q} | HEAD, ema={"encoder": P} | HEAD),
-        dict(params={"video": {"encoder": Q}}, ema={"video": {"encoder": P}}),
-        dict(params=HEAD, frozen=P),
+        {"params": {"encoder": P} | HEAD},
+        {"params": {"encoder": Q} | HEAD, "ema": {"encoder": P} | HEAD},
+        {"params": {"video": {"encoder": Q}}, "ema": {"video": {"encoder": P}}},
+        {"params": HEAD, "frozen": P},
     ],
     ids=["fine-tuned", "its average", "average of pre-training", "probe"],
 )

@@ -9,8 +9,13 @@ from cvmae.visualize.attention import attention_of
 from tests.interop import hf_models
 from tests.interop.parity import torch, transformers
 
-SMALL = dict(patch_size=8, hidden_size=24, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48)
-DECODER = dict(decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=32)
+SMALL = {"patch_size": 8, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+DECODER = {
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 2,
+    "decoder_intermediate_size": 32,
+}
 CASES = {
     "videomae": (
         transformers.VideoMAEForPreTraining,

@@ -13,18 +13,18 @@ from tests.interop.comparison import assert_close, relative, tree_errors
 from tests.interop.parity import CLIPS, TINY, torch, transformers
 
 CASES = {
-    "mean pooling": dict(use_mean_pooling=True),
-    "first token": dict(use_mean_pooling=False, layer_norm_eps=1e-6),
-    "mean pooling, no qv bias, other sizes": dict(
-        use_mean_pooling=True,
-        qv_bias=False,
-        num_hidden_layers=1,
-        image_size=48,
-        patch_size=16,
-        num_frames=6,
-        tubelet_size=3,
-        num_attention_heads=2,
-    ),
+    "mean pooling": {"use_mean_pooling": True},
+    "first token": {"use_mean_pooling": False, "layer_norm_eps": 1e-6},
+    "mean pooling, no qv bias, other sizes": {
+        "use_mean_pooling": True,
+        "qv_bias": False,
+        "num_hidden_layers": 1,
+        "image_size": 48,
+        "patch_size": 16,
+        "num_frames": 6,
+        "tubelet_size": 3,
+        "num_attention_heads": 2,
+    },
 }
 
 

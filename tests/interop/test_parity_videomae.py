@@ -13,14 +13,14 @@ from cvmae.models import masking
 from tests.interop import hf_models
 from tests.interop.parity import CLIPS, TINY, torch, transformers
 
-LARGER = dict(image_size=48, patch_size=16, num_frames=6, tubelet_size=3, hidden_size=32, num_attention_heads=2)
+LARGER = {"image_size": 48, "patch_size": 16, "num_frames": 6, "tubelet_size": 3, "hidden_size": 32, "num_attention_heads": 2}
 CASES = {
-    "final norm": (dict(use_mean_pooling=False), 0.75, "tube"),
-    "mean pooling": (dict(use_mean_pooling=True, decoder_num_hidden_layers=1), 0.5, "random"),
-    "no qv bias, raw pixels": (dict(use_mean_pooling=False, qv_bias=False, norm_pix_loss=False), 0.9, "tube"),
+    "final norm": ({"use_mean_pooling": False}, 0.75, "tube"),
+    "mean pooling": ({"use_mean_pooling": True, "decoder_num_hidden_layers": 1}, 0.5, "random"),
+    "no qv bias, raw pixels": ({"use_mean_pooling": False, "qv_bias": False, "norm_pix_loss": False}, 0.9, "tube"),
     "other sizes": (dict(LARGER, layer_norm_eps=1e-5), 0.75, "random"),
     "one frame a tubelet, eps 1e-6": (
-        dict(tubelet_size=1, layer_norm_eps=1e-6, num_hidden_layers=3, decoder_num_hidden_layers=1),
+        {"tubelet_size": 1, "layer_norm_eps": 1e-6, "num_hidden_layers": 3, "decoder_num_hidden_layers": 1},
         0.9,
         "random",
     ),
@@ -78,7 +78,7 @@ def test_vit_b(tmp_path):
 @pytest.mark.skipif(not os.environ.get("CVMAE_LARGE"), reason="a minute and 8 GB of memory: CVMAE_LARGE=1 runs it")
 def test_vit_l(tmp_path):
     """304 M parameters and the decoder of VideoMAE's authors, 512 x 12."""
-    encoder = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
-    decoder = dict(hidden_size=512, num_hidden_layers=12, num_attention_heads=8, intermediate_size=2048)
+    encoder = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    decoder = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048}
     decoder = {f"decoder_{name}": value for name, value in decoder.items()}
     check(transformers.VideoMAEConfig(use_mean_pooling=False, **encoder, **decoder), 1, 0.9, "tube", tmp_path, "ViT-L")

@@ -16,11 +16,17 @@ from tests.interop import hf_models
 from tests.interop.parity import TINY, torch, transformers
 
 CASES = {
-    "raw pixels": dict(mask_ratio=0.75, num_hidden_layers=3, decoder_num_hidden_layers=1),
-    "normalized pixels": dict(mask_ratio=0.6, norm_pix_loss=True),
-    "no qkv bias": dict(mask_ratio=0.9, qkv_bias=False, norm_pix_loss=True, decoder_num_hidden_layers=1),
-    "other sizes": dict(image_size=96, patch_size=16, hidden_size=64, decoder_hidden_size=32, decoder_num_attention_heads=4),
-    "eps 1e-6": dict(layer_norm_eps=1e-6, mask_ratio=0.5),
+    "raw pixels": {"mask_ratio": 0.75, "num_hidden_layers": 3, "decoder_num_hidden_layers": 1},
+    "normalized pixels": {"mask_ratio": 0.6, "norm_pix_loss": True},
+    "no qkv bias": {"mask_ratio": 0.9, "qkv_bias": False, "norm_pix_loss": True, "decoder_num_hidden_layers": 1},
+    "other sizes": {
+        "image_size": 96,
+        "patch_size": 16,
+        "hidden_size": 64,
+        "decoder_hidden_size": 32,
+        "decoder_num_attention_heads": 4,
+    },
+    "eps 1e-6": {"layer_norm_eps": 1e-6, "mask_ratio": 0.5},
 }
 
 

@@ -51,10 +51,10 @@ def loss_of(model, params, clip, mask, norm="patch"):
 
 
 KINDS = {
-    "mae_st": dict(cls="own", target_frames=2),
-    "VideoMAE": dict(positions="sincos1d", cls_token=False, layout="concat", embed_bias=False),
-    "MAE": dict(grid=IMAGE, positions="sincos2d", cls="encoder"),
-    "learned positions": dict(positions="learned", layout="concat", cls="own"),
+    "mae_st": {"cls": "own", "target_frames": 2},
+    "VideoMAE": {"positions": "sincos1d", "cls_token": False, "layout": "concat", "embed_bias": False},
+    "MAE": {"grid": IMAGE, "positions": "sincos2d", "cls": "encoder"},
+    "learned positions": {"positions": "learned", "layout": "concat", "cls": "own"},
 }
 
 

@@ -52,7 +52,7 @@ def term(function=mean_feature, needs=("video_features",), **fields):
 
 def test_the_config_has_every_term_of_the_method_and_no_other():
     c = config()
-    assert dict(c.loss) == {name: 1.0 for name in TERMS} and dict(c.loss_warmup) == {name: "0_steps" for name in TERMS}
+    assert dict(c.loss) == dict.fromkeys(TERMS, 1.0) and dict(c.loss_warmup) == dict.fromkeys(TERMS, "0_steps")
 
 
 def test_branches_follow_from_what_a_term_needs():

@@ -122,7 +122,7 @@ def test_on_two_devices_gradients_are_reduced(tmp_path):
     assert done.returncode == 0, done.stderr
     data = json.loads(file.read_text())
     assert data["run"]["mesh"] == {"data": 2, "fsdp": 1, "model": 1} and data["run"]["batch"] == 16
-    count, size, sent = data["collectives"]["all-reduce"]
+    _count, size, sent = data["collectives"]["all-reduce"]
     assert size >= data["memory"]["parameters"] * 0.9 and sent == pytest.approx(size)
     assert data["memory"]["batch"] == 8 * (4 * 40 * 40 * 3 + 4)
     assert 2 * data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.1)

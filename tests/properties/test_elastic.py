@@ -1,5 +1,6 @@
 """A run that goes on with more devices, and then laid out over them in another way, gives the numbers of one device."""
 
+import itertools
 import signal
 
 import numpy as np
@@ -29,7 +30,7 @@ def runs(tmp_path_factory):
 def test_each_stage_goes_on_where_the_last_one_stopped(runs):
     _, _, stages = runs
     assert [stage.returncode for stage in stages] == [0] * 3, [stage.stderr[-2000:] for stage in stages]
-    for stopped, resumed in zip(stages, stages[1:]):
+    for stopped, resumed in itertools.pairwise(stages):
         step = int(stopped.stderr.partition("stopped at step ")[2].partition(" of 8, saved")[0])
         assert f"resumed from the checkpoint of step {step}" in resumed.stderr
     for (devices, *_), stage in zip(STOPS, stages):

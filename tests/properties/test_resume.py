@@ -12,7 +12,13 @@ from tests.commands import RUNLOCAL, arguments, assert_same_state, checkpoint_st
 
 TOTAL = 8
 # Fewer terms and no pictures: quicker to compile.
-FEWER = dict(eval_every="3_steps", report__pictures=0, loss__intra_frame=0.0, loss__intra_video=0.0, loss__cross_frame=0.0)
+FEWER = {
+    "eval_every": "3_steps",
+    "report__pictures": 0,
+    "loss__intra_frame": 0.0,
+    "loss__intra_video": 0.0,
+    "loss__cross_frame": 0.0,
+}
 INTERRUPTED = str(pathlib.Path(__file__).parent / "interrupted.py")
 
 

@@ -13,9 +13,9 @@ from tests.tiny_configs import downstream
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 FIELDS = {
-    "finetune": dict(augment__rand_augment__layers=1, optimizer__ema_decay=0.5, head__dropout=0.2),
+    "finetune": {"augment__rand_augment__layers": 1, "optimizer__ema_decay": 0.5, "head__dropout": 0.2},
     "linear": {},
-    "attentive": dict(probe__blocks=1, probe__heads=2, probe__rates=(1e-2, 1e-3), probe__weight_decays=(0.1,)),
+    "attentive": {"probe__blocks": 1, "probe__heads": 2, "probe__rates": (1e-2, 1e-3), "probe__weight_decays": (0.1,)},
 }
 
 

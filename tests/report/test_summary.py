@@ -1,10 +1,14 @@
 """The table of many runs: which number of a report it shows, and mean ± deviation over seeds."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from cvmae.report.summary import accuracy, cell, table
 from cvmae.workdir import Report, Workdir
+from tests.commands import ROOT
 
 
 def write(folder, name, seed, task, report):
@@ -32,6 +36,13 @@ def test_a_cell_is_mean_and_deviation_over_seeds(tmp_path):
 )
 def test_the_number_of_a_report(report, value):
     assert accuracy(report) == value
+
+
+def test_the_command_prints_the_table(tmp_path):
+    write(tmp_path, "mae", 0, "linear", Report("linear", {"accuracy/top1": 0.5}))
+    command = [sys.executable, "-m", "cvmae.report.summary", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "| mae | 50.0 |"
 
 
 def test_nothing_is_an_empty_cell():

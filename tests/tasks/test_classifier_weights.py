@@ -52,10 +52,10 @@ def test_a_classifier_is_only_tested_or_trained_further(classifier, tmp_path, ca
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (dict(head__pool="first"), "these flags: --config.head.pool=mean$"),
-        (dict(head__eps=1e-5), "these flags: --config.head.eps=1e-06$"),
-        (dict(head__classes=6), "has 4 classes, the data 6: take head.init=new"),
-        (dict(video_branch__qkv_bias="qv"), "these flags: --config.video_branch.qkv_bias=qkv$"),
+        ({"head__pool": "first"}, "these flags: --config.head.pool=mean$"),
+        ({"head__eps": 1e-5}, "these flags: --config.head.eps=1e-06$"),
+        ({"head__classes": 6}, "has 4 classes, the data 6: take head.init=new"),
+        ({"video_branch__qkv_bias": "qv"}, "these flags: --config.video_branch.qkv_bias=qkv$"),
     ],
 )
 def test_a_classifier_that_is_another_one(overrides, message, classifier):

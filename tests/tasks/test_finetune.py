@@ -16,10 +16,10 @@ from tests.tiny_configs import config, downstream, labeled_batch, make_task
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Nothing random but the crop, and that of the whole frame.
-PLAIN = dict(
-    augment__scale=(1.0, 1.0), augment__ratio=(1.0, 1.0), augment__rand_augment__layers=0, augment__erasing__probability=0.0,
-    augment__mix__mixup=0.0, augment__mix__cutmix=0.0, head__drop_path=0.0, optimizer__warmup="0_steps",
-)  # fmt: skip
+PLAIN = {
+    "augment__scale": (1.0, 1.0), "augment__ratio": (1.0, 1.0), "augment__rand_augment__layers": 0, "augment__erasing__probability": 0.0,
+    "augment__mix__mixup": 0.0, "augment__mix__cutmix": 0.0, "head__drop_path": 0.0, "optimizer__warmup": "0_steps",
+}  # fmt: skip
 
 
 def task(**overrides):
@@ -165,17 +165,17 @@ def test_another_encoder_is_refused_with_the_flags_to_give(pretrained, tmp_path)
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (dict(init_from="/nowhere"), "config.init_from='/nowhere' does not exist"),
-        (dict(data__test_split="val[:1"), "config.data.test_split: .*val"),
-        (dict(data__fit="pad"), "config.data.fit='pad' leaves nothing to crop"),
+        ({"init_from": "/nowhere"}, "config.init_from='/nowhere' does not exist"),
+        ({"data__test_split": "val[:1"}, "config.data.test_split: .*val"),
+        ({"data__fit": "pad"}, "config.data.fit='pad' leaves nothing to crop"),
         (
-            dict(augment__rand_augment__magnitude=11.0),
+            {"augment__rand_augment__magnitude": 11.0},
             "augment.rand_augment.magnitude=11.0 cannot be used: it must be from 0 to 10",
         ),
-        (dict(head__pool="max"), "head.pool='max' cannot be used"),
-        (dict(head__classes=2), "go up to 3, but there are 2 classes"),
-        (dict(head__init="weights"), "config.head.init='weights' without config.init_from has nothing to take"),
-        (dict(total="0_steps"), "config.total='0_steps' is too short: give 1_steps or more .0_steps with head.init=weights"),
+        ({"head__pool": "max"}, "head.pool='max' cannot be used"),
+        ({"head__classes": 2}, "go up to 3, but there are 2 classes"),
+        ({"head__init": "weights"}, "config.head.init='weights' without config.init_from has nothing to take"),
+        ({"total": "0_steps"}, "config.total='0_steps' is too short: give 1_steps or more .0_steps with head.init=weights"),
     ],
 )
 def test_a_config_that_cannot_run_says_so_before_it_writes(overrides, message, tmp_path):

@@ -55,9 +55,9 @@ def test_fields_of_the_vote_and_of_the_features_change_the_numbers(tmp_path):
     assert set(usual) == {f"knn/top{top}/k={k}" for top in (1, 5) for k in (10, 20, 100, 200)}
     assert set(numbers("usual", knn__neighbours=(3,))) == {"knn/top1/k=3", "knn/top5/k=3"}
     for change in (
-        dict(knn__temperature=1000.0, knn__neighbours=(64,)),
-        dict(features__layer=0),
-        dict(features__clips=3, features__crops=3),
+        {"knn__temperature": 1000.0, "knn__neighbours": (64,)},
+        {"features__layer": 0},
+        {"features__clips": 3, "features__crops": 3},
     ):
         assert list(numbers(str(change), **change).values()) != list(usual.values()), change
 
@@ -81,9 +81,9 @@ def test_rows_of_the_two_clips_belong_together():
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (dict(features__layer=2), "layer=2 is not there: test/16 has 2 blocks, 0 to 1"),
-        (dict(knn__neighbours=()), "knn.neighbours=.* cannot be used"),
-        (dict(data__split="train[:2000]"), "config.data: .*fewer than the 2000"),
+        ({"features__layer": 2}, "layer=2 is not there: test/16 has 2 blocks, 0 to 1"),
+        ({"knn__neighbours": ()}, "knn.neighbours=.* cannot be used"),
+        ({"data__split": "train[:2000]"}, "config.data: .*fewer than the 2000"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused_before_it_writes(overrides, message, tmp_path):
@@ -103,12 +103,12 @@ def test_fields_of_extraction_change_what_is_written(tmp_path):
     assert usual["features"].shape == (2, 32) and usual["features"].dtype == np.float32
     for number, (change, shape) in enumerate(
         [
-            (dict(extract__tokens="slots"), (2, 2, 32)),
-            (dict(extract__tokens="all"), (2, 8, 32)),
-            (dict(extract__window_stride=1), (5, 32)),
-            (dict(extract__layer=0), (2, 32)),
-            (dict(extract__dtype="float16"), (2, 32)),
-            (dict(extract__format="array_record"), (2, 32)),
+            ({"extract__tokens": "slots"}, (2, 2, 32)),
+            ({"extract__tokens": "all"}, (2, 8, 32)),
+            ({"extract__window_stride": 1}, (5, 32)),
+            ({"extract__layer": 0}, (2, 32)),
+            ({"extract__dtype": "float16"}, (2, 32)),
+            ({"extract__format": "array_record"}, (2, 32)),
         ]
     ):
         found = extracted(tmp_path / str(number), **change)["features"]

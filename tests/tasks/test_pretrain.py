@@ -38,7 +38,7 @@ def steps():
 
 
 def test_a_step_moves_every_parameter_and_counts(stepped):
-    t, first, state, *_ = stepped
+    _t, first, state, *_ = stepped
     assert int(state.step) == 2
     still = [
         jax.tree_util.keystr(path)

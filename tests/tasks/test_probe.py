@@ -15,8 +15,8 @@ from tests.tiny_configs import downstream, labeled_batch, make_task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-PLAIN = dict(augment__scale=(1.0, 1.0), augment__ratio=(1.0, 1.0), augment__flip=0.0)
-GRID = dict(probe__rates=(1e-2, 1e-3), probe__weight_decays=(0.0, 0.5))
+PLAIN = {"augment__scale": (1.0, 1.0), "augment__ratio": (1.0, 1.0), "augment__flip": 0.0}
+GRID = {"probe__rates": (1e-2, 1e-3), "probe__weight_decays": (0.0, 0.5)}
 
 
 def task(name, **overrides):
@@ -108,9 +108,9 @@ def test_all_heads_are_reported_and_the_best_by_validation_is_tested(tmp_path):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (dict(probe__heads=5), "config.probe.heads: width=32 is not a multiple of heads=5"),
-        (dict(probe__rates=()), "probe.rates=.* cannot be used: it must be one number or more, each above 0"),
-        (dict(probe__weight_decays=(-1.0,)), "probe.weight_decays=.* each at least 0"),
+        ({"probe__heads": 5}, "config.probe.heads: width=32 is not a multiple of heads=5"),
+        ({"probe__rates": ()}, "probe.rates=.* cannot be used: it must be one number or more, each above 0"),
+        ({"probe__weight_decays": (-1.0,)}, "probe.weight_decays=.* each at least 0"),
     ],
 )
 def test_a_grid_that_cannot_be_trained_is_refused(overrides, message, tmp_path):

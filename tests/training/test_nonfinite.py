@@ -12,7 +12,7 @@ ALONE = {f"loss__{term}": 0.0 for term in ("mse_image", "intra_video", "intra_fr
 def diverged(tmp_path_factory):
     """A run whose second update sets parameters to about 1e15: finite, but not the loss that they give."""
     workdir = tmp_path_factory.mktemp("diverged")
-    rate = dict(optimizer__base_lr=3.2e16, optimizer__warmup="1_steps", optimizer__clip_norm=0.0)
+    rate = {"optimizer__base_lr": 3.2e16, "optimizer__warmup": "1_steps", "optimizer__clip_norm": 0.0}
     return workdir, run(*arguments(workdir, checkpoint_every="1_steps", eval_every="0_steps", **ALONE, **rate), env=QUICK)
 
 

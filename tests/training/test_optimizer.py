@@ -75,7 +75,16 @@ def distance(a, b):
     return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-CHANGES = dict(base_lr=0.2, min_lr=0.1, b1=0.5, b2=0.5, eps=0.1, weight_decay=0.5, clip_norm=0.01, ema_decay=0.5)
+CHANGES = {
+    "base_lr": 0.2,
+    "min_lr": 0.1,
+    "b1": 0.5,
+    "b2": 0.5,
+    "eps": 0.1,
+    "weight_decay": 0.5,
+    "clip_norm": 0.01,
+    "ema_decay": 0.5,
+}
 
 
 @pytest.mark.parametrize("field", CHANGES)

@@ -14,7 +14,10 @@ from tests.tiny_configs import config, samples
 def gradients(c, parts: int):
     objective, batch = Objective(c), samples(c, batch=8)
     params = jax.jit(objective.init)(jax.random.key(0), samples(c, batch=1))
-    loss = lambda params, part: objective(params, part, 0)
+
+    def loss(params, part):
+        return objective(params, part, 0)
+
     return jax.jit(lambda p, b: accumulate_gradients(loss, p, b, parts))(params, batch)
 
 

@@ -105,7 +105,7 @@ def test_both_layouts_of_the_decoder_rebuild_the_same():
         )
         params = random_params(Autoencoder(branch.encoder, Decoder(about.spec, GRID)))
         rebuilt.append(
-            jax.jit(lambda p: rebuild(pixels, mask, branch.predict(p, pixels, mask), branch.predicted))(params).rebuilt
+            jax.jit(lambda p: rebuild(pixels, mask, branch.predict(p, pixels, mask), branch.predicted))(params).rebuilt  # noqa: B023
         )
     np.testing.assert_allclose(*rebuilt, atol=1e-5)
     assert np.std(rebuilt[0]) > 0.1

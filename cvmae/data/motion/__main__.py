@@ -3,13 +3,16 @@
     python -m cvmae.data.motion --size=easy --out=DIR --sheet=easy.png
     python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines --baseline_seeds=1 --baseline_clips=0
 
-Exit codes: 0 done, with the manifest's path on stdout; 1 the disk or a process that renders failed; 2 the command is wrong.
+Exit codes: 0 done, with the manifest's path on stdout; 1 the disk or a process that renders failed; 2 the command is wrong;
+130 interrupted, 143 ended by SIGTERM, both with nothing left of the set.
 """
 
 from __future__ import annotations
 
 import csv
 import pathlib
+import signal
+import sys
 
 import cv2
 import numpy as np
@@ -84,7 +87,11 @@ def main(argv: list[str]) -> None:
         fail(error, 2)
     except (OSError, RuntimeError, cv2.error) as error:
         fail(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted: the set is not built", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends processes and removes temporary files
     app.run(main, flags_parser=parse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -59,7 +60,7 @@ def optical_flow(clips: np.ndarray, cells: int = 4) -> np.ndarray:
     features = []
     for clip in clips:
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
-        flow = np.stack([cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 9, 3, 5, 1.1, 0) for a, b in zip(grey, grey[1:])])
+        flow = np.stack([cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 9, 3, 5, 1.1, 0) for a, b in itertools.pairwise(grey)])
         fields = [_cells(part.mean(0), cells) for part in (flow, *np.array_split(flow, 2))]
         divergence = (fields[0] * _grid(cells)).sum(-1)
         curl = (fields[0] * _grid(cells)[..., ::-1] * (1, -1)).sum(-1)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import pathlib
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 
+from cvmae.data import worker_pool
 from cvmae.data.motion import render, video
 from cvmae.data.motion.spec import Size, get_size
-from cvmae.data.processes import cores, start_python
 
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "test")
+FUNCTION = f"{__name__}:render_job"
 _CLIPS_PER_WORKER = 100  # below this, starting a further process costs more than it saves
+_CLIPS_PER_JOB = 10  # few enough that all processes end at about the same time and the progress bar moves
 
 
 def build(folder: pathlib.Path, size: Size, seed: int, workers: int, progress: Callable[[], object]) -> None:
@@ -32,19 +32,16 @@ def build(folder: pathlib.Path, size: Size, seed: int, workers: int, progress: C
       progress: called once per finished clip.
 
     Raises:
-      RuntimeError: a worker process failed (its own message is on stderr).
+      RuntimeError: a worker process failed; its message is in the error, its traceback (if it has one) on stderr.
     """
     for split in SPLITS:
         (folder / split).mkdir()
     total = size.train_clips + size.test_clips
-    workers = min(workers or cores(), max(1, total // _CLIPS_PER_WORKER))
-    if workers == 1:
-        rows = []
-        for row in _work(folder, size, seed, 0, 1):
-            rows.append(row)
-            progress()
-    else:
-        rows = _run_workers(folder, size, seed, workers, progress)
+    workers = min(workers or worker_pool.available_cores(), max(1, total // _CLIPS_PER_WORKER))
+    rows = []
+    for row in _render(folder, size, seed, range(total)) if workers == 1 else _render_in_pool(folder, size, seed, workers):
+        rows.append(row)
+        progress()
     rows.sort(key=lambda row: row["path"])
     with open(folder / MANIFEST, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
@@ -52,11 +49,11 @@ def build(folder: pathlib.Path, size: Size, seed: int, workers: int, progress: C
         writer.writerows(rows)
 
 
-def _work(folder: pathlib.Path, size: Size, seed: int, first: int, step: int) -> Iterator[dict[str, str]]:
-    """Renders and writes every `step`-th clip from `first` on; yields the manifest's row of each."""
-    clips = [(s, i) for s, n in zip(SPLITS, (size.train_clips, size.test_clips)) for i in range(n)]
+def _render(folder: pathlib.Path, size: Size, seed: int, clips: Iterable[int]) -> Iterator[dict[str, str]]:
+    """Renders and writes clips, numbered over both splits, training first; yields each clip's row of the manifest."""
     names = size.class_names
-    for split, index in clips[first::step]:
+    for number in clips:
+        split, index = ("train", number) if number < size.train_clips else ("test", number - size.train_clips)
         label = names[index % len(names)]
         frames, facts = render.clip(size, split, index, label, seed)
         path = f"{split}/{index:06d}.mp4"
@@ -65,47 +62,24 @@ def _work(folder: pathlib.Path, size: Size, seed: int, first: int, step: int) ->
         yield {"path": path, "label": label, "split": split, **numbers}
 
 
-def _run_workers(folder, size, seed, workers, progress) -> list[dict[str, str]]:
-    """Shares the clips out among processes and collects their rows."""
-    jobs = [
-        _start_worker({"folder": str(folder), "size": dataclasses.asdict(size), "seed": seed, "first": first, "step": workers})
-        for first in range(workers)
-    ]
-    rows = []
-    try:
-        # The jobs are of equal length, so reading them in turn keeps the bar smooth and no pipe full.
-        readers = [iter(job.stdout) for job in jobs]
-        while readers:
-            for reader in list(readers):
-                line = next(reader, None)
-                if line is None:
-                    readers.remove(reader)
-                else:
-                    rows.append(json.loads(line))
-                    progress()
-        if any(job.wait() for job in jobs) or len(rows) != size.train_clips + size.test_clips:
-            raise RuntimeError(f"motion: a process that renders clips into {folder} failed, see its message above")
-    finally:
-        for job in jobs:
-            job.kill()
-            job.wait()
-            job.stdout.close()
-    return rows
+def _render_in_pool(folder, size, seed, workers) -> Iterator[dict[str, str]]:
+    """Renders all clips in worker processes; yields the manifest's rows as jobs complete."""
+    total = size.train_clips + size.test_clips
+    parameters = {"folder": str(folder), "size": dataclasses.asdict(size), "seed": seed}
+    jobs = [parameters | {"first": first, "end": min(first + _CLIPS_PER_JOB, total)} for first in range(0, total, _CLIPS_PER_JOB)]
+    for job, answer in worker_pool.run(FUNCTION, jobs, workers):
+        if isinstance(answer, worker_pool.Failure):
+            raise RuntimeError(f"motion: rendering clips {job['first']} to {job['end'] - 1} into {folder} failed: {answer}")
+        yield from answer["rows"]
 
 
-def _start_worker(job: dict) -> subprocess.Popen:
-    process = start_python("from cvmae.data.motion import build; build.worker()")
-    process.stdin.write(json.dumps(job))
-    process.stdin.close()
-    return process
-
-
-def worker() -> None:
-    """Reads a job from stdin, writes one JSON line per clip to stdout."""
-    job = json.load(sys.stdin)
-    cv2.setNumThreads(1)
+def render_job(job: dict) -> dict:
+    """Renders the clips of one job of the worker pool; returns {"rows": the manifest's rows}."""
+    cv2.setNumThreads(1)  # there is a process for every core
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in job["size"].items()}
     size = dataclasses.replace(get_size(fields["name"]), **fields)
-    for row in _work(pathlib.Path(job["folder"]), size, job["seed"], job["first"], job["step"]):
-        # Flushed, so that the worker of a parent that was killed meets a broken pipe at its next clip and ends.
-        print(json.dumps(row), flush=True)
+    try:
+        return {"rows": list(_render(pathlib.Path(job["folder"]), size, job["seed"], range(job["first"], job["end"])))}
+    except Exception:
+        traceback.print_exc()  # the pool passes on the exception's name and text only
+        raise

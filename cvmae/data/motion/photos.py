@@ -46,7 +46,7 @@ def find(name: str) -> pathlib.Path:
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(name: str) -> np.ndarray:
     """A photograph as uint8 [H, W, 3] (RGB; grey ones repeated), at most 512 pixels long. Do not write into it."""
     path = find(name)

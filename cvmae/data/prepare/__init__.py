@@ -14,11 +14,16 @@ writes into --out, and nowhere else,
 Paths in a manifest start at its folder, so a config needs no data.root; who moves the videos turns the link. Labels are
 class names, or empty where none are published.
 
+A folder of classes without split folders (--dataset=folder) gets its val split by a draw: --val_share of the videos of each
+class, the same videos for the same files, share and --seed. Where the draw is repeated into the same --out, videos that
+were drawn before keep their split (.prepare/splits.json has it) and only new ones are drawn, so that videos may come and go.
+A manifest that an earlier version of this package drew, each video by itself, keeps its draw, and the run says so.
+
 A run may be interrupted at any moment; the same command goes on. What is done is known by the size and time of the files.
 """
 
-from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.run import DATASETS, Options, prepare
 from cvmae.data.prepare.text import PrepareError
+from cvmae.data.worker_pool import StopRun
 
 __all__ = ["DATASETS", "Options", "PrepareError", "StopRun", "prepare"]

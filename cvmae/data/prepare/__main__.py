@@ -1,10 +1,12 @@
 """The command: `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`. The package says what
 it writes.
 
-Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted.
+Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted, 143 ended by
+SIGTERM, after both of which the same command continues.
 """
 
 import dataclasses
+import signal
 import sys
 
 from absl import app, flags
@@ -30,8 +32,8 @@ flags.DEFINE_enum("runner", "local", RUNNERS, "Processes on this machine, or Apa
 flags.DEFINE_string("beam_options", "", "Beam's own options in one string; empty: its local runner.")
 flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.")
 flags.DEFINE_float("timeout_s", 600.0, "A file that takes longer counts as failed; 0: no limit.")
-flags.DEFINE_float("val_share", 0.1, "For folder without split folders: the share of videos for val.")
-flags.DEFINE_integer("seed", 0, "For folder without split folders: of the draw.")
+flags.DEFINE_float("val_share", 0.1, "For folder without split folders: the share for val, of the videos of each class.")
+flags.DEFINE_integer("seed", 0, "For folder without split folders: of the draw of val.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -57,12 +59,13 @@ def main(argv: list[str]) -> None:
     except (StopRun, OSError) as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
+        print("interrupted: the same command resumes", file=sys.stderr)
         sys.exit(130)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-prepare`."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends processes and removes temporary files
     app.run(main, flags_parser=parse)
 
 

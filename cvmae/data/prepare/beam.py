@@ -7,15 +7,14 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 
-from cvmae.data.prepare.pool import Failure, StopRun, Worker
 from cvmae.data.prepare.text import PrepareError
-from cvmae.data.processes import cores
+from cvmae.data.worker_pool import Failure, StopRun, Worker, available_cores
 
 
 def run(
     function: str, jobs: Iterable[dict], workers: int, limit_s: float, *, folder: str, options: str = ""
 ) -> Iterator[tuple[dict, dict | Failure]]:
-    """As pool.run, but that answers come when all jobs are done.
+    """Calls a function for every job like worker_pool.run, but yields all pairs (job, answer) at the end.
 
     folder: for the jobs and the answers, on a file system that all machines share, as they must the videos; and each needs
     this package. options: Beam's own, as on a command line; "" runs `workers` (0: one per core) at a time on this machine.
@@ -28,7 +27,8 @@ def run(
         raise PrepareError(f"--runner=beam needs Apache Beam ({error}): pip install 'crossvideomae[beam]'") from error
     folder = os.path.join(folder, "beam")
     os.makedirs(folder, exist_ok=True)
-    options = options or f"--runner=DirectRunner --direct_running_mode=multi_threading --direct_num_workers={workers or cores()}"
+    num_workers = workers or available_cores()
+    options = options or f"--runner=DirectRunner --direct_running_mode=multi_threading --direct_num_workers={num_workers}"
     try:
         # By way of a file: runners limit the size of what a pipeline itself may hold.
         with open(os.path.join(folder, "jobs.jsonl"), "w", encoding="utf-8") as file:

@@ -29,6 +29,7 @@ class Listing:
     manifests: dict[str, list[tuple[str, str]]]
     videos: dict[str, Video] = dataclasses.field(default_factory=dict)
     repeats: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (name, where it is listed again)
+    is_undrawn: bool = False  # the videos have no splits yet: "" stands in the pairs
     _listed: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
     def add(self, manifest: str, split: str, video: Video, where: str) -> None:

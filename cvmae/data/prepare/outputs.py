@@ -3,10 +3,13 @@
 import collections
 import dataclasses
 import os
+import statistics
 
 from cvmae.data import published
 from cvmae.data.prepare.listing import Listing
 from cvmae.data.prepare.text import write_table
+
+_MAX_TABLE = 20  # classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,35 @@ def counts(dataset: str, listing: Listing, usable: dict[str, Row]) -> str:
     line("classes", len(seen), len(listing.classes), published.CLASSES.get(dataset))
     if dataset in published.NOTES:
         lines.append(f"({published.NOTES[dataset]})")
+    return "\n".join(lines)
+
+
+def class_counts(listing: Listing, usable: dict[str, Row]) -> str:
+    """Returns the usable videos of each class by split, and the classes that lack training or validation videos.
+
+    With more than 20 classes, only the minimum, median and maximum of each split and the 5 smallest classes.
+    """
+    splits = {name: split for pairs in listing.manifests.values() for name, split in pairs}
+    by_class = {label: collections.Counter() for label in listing.classes}
+    for name, row in usable.items():
+        if row.label:
+            by_class[row.label][splits[name]] += 1
+    columns = [split for split in ("train", "val", "test") if split in {splits[name] for name in usable}]
+    if len(by_class) <= _MAX_TABLE:
+        width = max(map(len, by_class))
+        lines = [f"{'class':{width}}" + "".join(f"{split:>8}" for split in columns)]
+        lines += [f"{label:{width}}" + "".join(f"{n[split]:>8,}" for split in columns) for label, n in by_class.items()]
+    else:
+        lines = [f"videos of each of {len(by_class):,} classes:"]
+        for split in columns:
+            numbers = [counts[split] for counts in by_class.values()]
+            lines.append(f"  {split}: min {min(numbers):,}, median {statistics.median(numbers):,g}, max {max(numbers):,}")
+        smallest = sorted(by_class, key=lambda label: by_class[label].total())[:5]
+        lines.append(f"  smallest: {', '.join(f'{label} ({by_class[label].total():,})' for label in smallest)}")
+    for split, name in (("train", "training"), ("val", "validation")):
+        lacking = [label for label, counts in by_class.items() if not counts[split]]
+        if lacking and split in columns:
+            lines.append(f"no {name} videos: {', '.join(lacking)}")
     return "\n".join(lines)
 
 

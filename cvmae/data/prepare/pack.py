@@ -13,8 +13,8 @@ import shutil
 from collections.abc import Callable, Iterable
 
 from cvmae.data.prepare.outputs import Row
-from cvmae.data.prepare.pool import Failure, StopRun
 from cvmae.data.prepare.work import identity
+from cvmae.data.worker_pool import Failure, StopRun
 
 SHARD_BYTES = 256 * 2**20
 FUNCTION = f"{__name__}:write_shard"
@@ -35,7 +35,7 @@ def pack(
     """Makes `folder` the set of `rows`, pairs of (video of OUT, split), or leaves it if it is that already.
 
     A run that was interrupted goes on with the shards that it has; `folder` is there when all of them are. run: calls a
-    function for jobs, as pool.run. temporary: a folder on the same file system. Raises: StopRun.
+    function for jobs, as worker_pool.run. temporary: a folder on the same file system. Raises: StopRun.
     """
     plan = _plan(out, dataset, rows, classes, shard_bytes)
     digest = hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]

@@ -7,7 +7,8 @@ import sys
 
 from tqdm import tqdm
 
-from cvmae.data.prepare import beam, outputs, places, pool, work
+from cvmae.data import worker_pool
+from cvmae.data.prepare import beam, outputs, places, val_split, work
 from cvmae.data.prepare.labels import folder, hmdb51, kinetics, ssv2, ucf101
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.outputs import Row
@@ -16,7 +17,7 @@ from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.video_files import VideoFiles
 
-READERS = {name: kinetics.read for name in ("k400", "k600", "k700")}
+READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
 DATASETS = (*READERS, "folder")
 RUNNERS = ("local", "beam")
@@ -66,17 +67,18 @@ def prepare(options: Options) -> dict[str, str]:
     """
     places.check_places(options.videos, options.out, options.transcode, options.pack)
     files = VideoFiles(options.videos)
-    if options.dataset == "folder":
-        listing = folder.read(files, options.val_share, options.seed)
-    else:
-        listing = READERS[options.dataset](options.labels)
+    listing = folder.read(files) if options.dataset == "folder" else READERS[options.dataset](options.labels)
     found, problems = _locate(options, listing, files)
     with State(options.out) as state:
         usable = _look(options, listing, found, problems, state)
+        if listing.is_undrawn:
+            _draw_splits(options, listing, usable, state)
         manifests = outputs.write_manifests(options.out, listing, usable)
         outputs.write_classes(options.out, listing.classes)
         report = outputs.write_report(options.out, problems)
         print(outputs.counts(options.dataset, listing, usable))
+        if options.dataset == "folder" and listing.classes and usable:
+            print(outputs.class_counts(listing, usable))
         print(outputs.summary(listing, usable, problems, report))
         if not usable:
             raise PrepareError(f"no video is usable; {report} says why")
@@ -123,6 +125,31 @@ def _look(options, listing, found, problems, state) -> dict[str, Row]:
     return usable
 
 
+def _draw_splits(options, listing, usable, state) -> None:
+    """Draws the splits of a listing that has none, over its usable videos, and keeps them for later runs.
+
+    A video that an earlier run with the same --val_share and --seed drew stays where it is. If an earlier version of this
+    package wrote the manifest, its way of drawing stays too.
+    """
+    labels = {val_split.split_key(name): row.label for name, row in usable.items()}
+    if state.has_older_split:
+        splits = val_split.draw_each(labels, options.val_share, options.seed)
+        print(
+            f"split: {options.out}/manifest.csv is from an earlier version, which drew each video by itself; this is kept. "
+            "To draw the share in each class, remove that file and run again"
+        )
+    else:
+        draw = f"val_share={float(options.val_share)} seed={options.seed}"
+        earlier = state.splits(draw)
+        splits = val_split.draw(labels, options.val_share, options.seed, earlier)
+        state.keep_splits(draw, splits)
+        if kept := sum(key in earlier for key in splits):
+            print(f"split: {kept:,} videos keep the split of earlier runs, {len(splits) - kept:,} are new")
+    (pairs,) = listing.manifests.values()
+    # A video that is not usable is in no manifest; it counts as listed for train.
+    pairs[:] = [(name, splits.get(val_split.split_key(name), "train")) for name, _ in pairs]
+
+
 def _jobs(options, found, measured, state):
     """For each file below --videos: {file: job}, and {file: path in OUT by which the manifest knows it}."""
     files = dict.fromkeys(found.values())
@@ -144,7 +171,7 @@ def _jobs(options, found, measured, state):
 
 def _judge(answer, span):
     """(problem, detail, (start, end)) of a video. span: its part in seconds, if its file may be longer than that."""
-    if isinstance(answer, pool.Failure):
+    if isinstance(answer, worker_pool.Failure):
         return "failed", str(answer), (None, None)
     whole = span and not answer["problem"] and answer["seconds"] > span[1] - span[0] + _SLACK_S
     if whole and span[0] >= answer["seconds"]:
@@ -156,7 +183,7 @@ def _may_be_whole(video: Video, path: str) -> bool:
     return bool(video.span) and os.path.splitext(os.path.basename(path))[0] == video.stems[-1]
 
 
-def _answers(options, jobs, state) -> dict[str, dict | pool.Failure]:
+def _answers(options, jobs, state) -> dict[str, dict | worker_pool.Failure]:
     """The answer to each of the jobs by their keys, from earlier runs where they have it."""
     answers, todo = {}, {}
     for key, job in jobs.items():
@@ -170,7 +197,7 @@ def _answers(options, jobs, state) -> dict[str, dict | pool.Failure]:
         what = f"transcode {options.transcode}" if options.transcode else f"check {options.check}"
         with _progress(what, "file", len(jobs), len(answers)) as bar:
             for job, answer in _runner(options, state, options.timeout_s)(work.FUNCTION, [jobs[key] for key in todo.values()]):
-                if not isinstance(answer, pool.Failure):  # a crash may have been the machine's; it is tried again
+                if not isinstance(answer, worker_pool.Failure):  # a crash may have been the machine's; it is tried again
                     state.keep(job, answer)
                 answers[todo[job["path"]]] = answer
                 bar.update()
@@ -199,7 +226,7 @@ def _runner(options, state, limit_s):
     if options.runner == "beam":
         folder = os.path.abspath(state.temporary)
         return functools.partial(beam.run, workers=options.workers, limit_s=limit_s, folder=folder, options=options.beam_options)
-    return functools.partial(pool.run, workers=options.workers, limit_s=limit_s)
+    return functools.partial(worker_pool.run, workers=options.workers, limit_s=limit_s)
 
 
 def _progress(what, unit, total, done=0):

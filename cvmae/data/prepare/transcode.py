@@ -10,7 +10,7 @@ from av.video.reformatter import VideoReformatter
 
 from cvmae.data.decode import DecodeError, each_frame, read_table
 from cvmae.data.frame_table import FrameTable
-from cvmae.data.prepare.pool import StopRun
+from cvmae.data.worker_pool import StopRun
 
 GOP = 12  # frames from keyframe to keyframe at most: reading a clip decodes at most so many that it does not want
 # Quality: about what x264's default 23 loses would be lost a second time. One thread: there is a process for each core.

@@ -5,7 +5,7 @@ from cvmae.interop.keymap import KeyMap, Rule, Table, in_blocks
 
 _FUSED_BIAS = ("attn.qkv.bias", tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "qkv_copy")
 _BLOCK = (*TIMM, FUSED, _FUSED_BIAS)
-_DECODER = dict(layout="unshuffle", positions="sincos2d", cls="encoder")
+_DECODER = {"layout": "unshuffle", "positions": "sincos2d", "cls": "encoder"}
 
 
 def _encoder() -> tuple[Rule, ...]:
@@ -27,8 +27,8 @@ MAE = KeyMap(
         *(Rule(*row) for row in (*norm("decoder_norm", "decoder/norm"), *linear("decoder_pred", "decoder/predict"))),
     ),
     tables=(Table("pos_embed", "encoder"), Table("decoder_pos_embed", "decoder")),
-    encoder=dict(positions="sincos2d", cls_token=True, eps=1e-6),
-    decoder=_DECODER | dict(norm_eps=1e-6),
+    encoder={"positions": "sincos2d", "cls_token": True, "eps": 1e-6},
+    decoder=_DECODER | {"norm_eps": 1e-6},
     heads=HEADS,
     decoder_heads={512: 16},
     normalization=IMAGENET,
@@ -46,8 +46,8 @@ MAE_CLASSIFIER = KeyMap(
         _TRAINED_TABLE,
         *(Rule(*row) for row in (*norm("norm", "encoder/norm"), *norm("fc_norm", "norm"), *linear("head", "head"))),
     ),
-    encoder=dict(cls_token=True, eps=1e-6),
-    head=dict(eps=1e-6),
+    encoder={"cls_token": True, "eps": 1e-6},
+    head={"eps": 1e-6},
     heads=HEADS,
     normalization=IMAGENET,
 )
@@ -58,7 +58,7 @@ MAE_PROBE = KeyMap(
     signature=("cls_token", "patch_embed.proj.", "blocks.0.attn.qkv.", "head.0."),
     rules=(*_encoder(), _TRAINED_TABLE, *(Rule(*row) for row in norm("norm", "encoder/norm"))),
     ignored={"head.*": "the head of a linear probe, which stands on batch-normalized features"},
-    encoder=dict(cls_token=True, eps=1e-6),
+    encoder={"cls_token": True, "eps": 1e-6},
     heads=HEADS,
     normalization=IMAGENET,
 )
@@ -105,8 +105,8 @@ HF_VIT_MAE = KeyMap(
         Table("vit.embeddings.position_embeddings", "encoder"),
         Table("decoder.decoder_pos_embed", "decoder"),
     ),
-    encoder=dict(positions="sincos2d", cls_token=True, eps=1e-12),
-    decoder=_DECODER | dict(norm_eps=1e-12),
+    encoder={"positions": "sincos2d", "cls_token": True, "eps": 1e-12},
+    decoder=_DECODER | {"norm_eps": 1e-12},
     heads=HEADS,
     decoder_heads={512: 16},
 )

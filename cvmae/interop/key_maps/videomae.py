@@ -5,8 +5,8 @@ from cvmae.interop.keymap import KeyMap, Rule, in_blocks
 
 # Queries and values have a bias, keys have none.
 _BLOCK = (*TIMM, FUSED, ("attn.q_bias", "attention/query/bias", "copy"), ("attn.v_bias", "attention/value/bias", "copy"))
-_ENCODER = dict(positions="sincos1d", eps=1e-6)
-_DECODER = dict(layout="concat", positions="sincos1d", cls="none", embed_bias=False)
+_ENCODER = {"positions": "sincos1d", "eps": 1e-6}
+_DECODER = {"layout": "concat", "positions": "sincos1d", "cls": "none", "embed_bias": False}
 
 
 def _encoder(prefix: str) -> tuple[Rule, ...]:
@@ -27,7 +27,7 @@ VIDEOMAE = KeyMap(
         *(Rule(*row) for row in (*norm("decoder.norm", "decoder/norm"), *linear("decoder.head", "decoder/predict"))),
     ),
     encoder=_ENCODER,
-    decoder=_DECODER | dict(norm_eps=1e-6),
+    decoder=_DECODER | {"norm_eps": 1e-6},
     heads=HEADS,
     decoder_heads={192: 3, 384: 6, 512: 8, 640: 8},
     normalization=IMAGENET,
@@ -40,7 +40,7 @@ VIDEOMAE_CLASSIFIER = KeyMap(
     signature=("patch_embed.proj.", "blocks.0.attn.qkv.", "fc_norm.", "!cls_token"),
     rules=(*_encoder(""), *(Rule(*row) for row in (*norm("fc_norm", "norm"), *linear("head", "head")))),
     encoder=_ENCODER,
-    head=dict(eps=1e-6),
+    head={"eps": 1e-6},
     heads=HEADS,
     normalization=IMAGENET,
 )
@@ -55,7 +55,7 @@ _HF_BIASES_IN_MEMORY = (
     ("attention.attention.query.bias", "attention/query/bias", "copy"),
     ("attention.attention.value.bias", "attention/value/bias", "copy"),
 )
-_HF_ENCODER = dict(positions="sincos1d", eps=1e-12)
+_HF_ENCODER = {"positions": "sincos1d", "eps": 1e-12}
 
 
 def _hf_blocks(source: str, branch: str) -> tuple[Rule, ...]:
@@ -84,7 +84,7 @@ HF_VIDEOMAE = KeyMap(
         *(Rule(*row) for row in (*norm("decoder.norm", "decoder/norm"), *linear("decoder.head", "decoder/predict"))),
     ),
     encoder=_HF_ENCODER,
-    decoder=_DECODER | dict(norm_eps=1e-5),
+    decoder=_DECODER | {"norm_eps": 1e-5},
     heads=HEADS,
     decoder_heads={192: 3, 384: 6, 512: 8, 640: 8},
     target_norm="patch_channel",
@@ -109,6 +109,6 @@ HF_VIDEOMAE_CLASSIFIER = KeyMap(
         *(Rule(*row) for row in (*norm("fc_norm", "norm"), *linear("classifier", "head"))),
     ),
     encoder=_HF_ENCODER,
-    head=dict(eps=1e-5),
+    head={"eps": 1e-5},
     heads=HEADS,
 )

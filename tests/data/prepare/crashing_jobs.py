@@ -5,16 +5,23 @@ import signal
 import time
 
 from cvmae.data.prepare import transcode, work
-from cvmae.data.prepare.pool import StopRun
+from cvmae.data.worker_pool import StopRun
 
 
 def obey(job):
-    """Dies, hangs, fails, stops everything, chatters, or answers."""
+    """Dies, exits, hangs, computes, fails, stops everything, chatters, or answers."""
     what = job["what"]
     if what == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == "exit":
         os._exit(3)
+    if what == "leave":
+        os._exit(0)
+    if what == "compute":
+        print("computing", flush=True)
+        end = time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
     if what == "hang":
         time.sleep(1000)
     if what == "fail":

@@ -28,7 +28,13 @@ def test_a_run_that_is_killed_goes_on(tmp_path):
     source.mkdir(parents=True)
     for number in range(5):
         videos.write_video(source / f"{number}.mp4", 20, first=number)
-    wanted = dict(dataset="folder", videos=str(tmp_path / "videos"), out=str(tmp_path / "out"), transcode=32, workers=1)
+    wanted = {
+        "dataset": "folder",
+        "videos": str(tmp_path / "videos"),
+        "out": str(tmp_path / "out"),
+        "transcode": 32,
+        "workers": 1,
+    }
     made, journal = tmp_path / "out" / "videos32", tmp_path / "out" / ".prepare" / "answers.jsonl"
     for file, moment in (("1.mp4", "amidst the frames"), ("2.mp4", "before it is in place"), ("3.mp4", "before it is told")):
         environment = os.environ | {"DOOM": f"{file},{moment}"}
@@ -53,16 +59,16 @@ def test_a_run_that_is_killed_goes_on(tmp_path):
 
 
 WITH_AN_ENDLESS_VIDEO = """
-import signal
-from absl import app
-from cvmae.data.prepare import __main__, work
+import runpy, signal
+from cvmae.data.prepare import work
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that runs in the background inherits none
 work.FUNCTION = "tests.data.prepare.crashing_jobs:process"
-app.run(__main__.main, flags_parser=__main__.parse)
+runpy.run_module("cvmae.data.prepare", run_name="__main__", alter_sys=True)
 """
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_how_to_go_on(tmp_path, way):
     layouts.put(tmp_path / "videos" / "wave" / "a.mp4", 1)
     layouts.put(tmp_path / "videos" / "wave" / "endless.mp4", 1)
     arguments = ["--dataset=folder", f"--videos={tmp_path / 'videos'}", f"--out={tmp_path / 'out'}", "--workers=1"]
@@ -72,10 +78,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     while not journal.exists() or "a.mp4" not in journal.read_text():
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it, to the whole group
-    _, error = process.communicate()
-    assert process.returncode == 130, error
-    assert error.splitlines()[-1] == "interrupted: the same command goes on" and "Traceback" not in error
+    os.killpg(process.pid, way)  # as a terminal or a scheduler sends it, to the whole group
+    _, error = process.communicate(timeout=60)  # workers inherit stderr: this waits for all of them
+    assert process.returncode == 128 + way, error
+    assert "Traceback" not in error and not (tmp_path / "out" / ".prepare" / "temporary").exists()
+    if way == signal.SIGINT:
+        assert error.splitlines()[-1] == "interrupted: the same command resumes"
 
 
 @pytest.mark.parametrize(

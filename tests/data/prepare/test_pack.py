@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from cvmae.data import pipeline, sources
+from cvmae.data import pipeline, sources, worker_pool
 from cvmae.data.manifest import read_manifest
-from cvmae.data.prepare import Options, pack, pool, prepare
+from cvmae.data.prepare import Options, pack, prepare
 from cvmae.data.prepare.outputs import Row
 from tests.data import layouts, videos
 from tests.data.configs import small_config
@@ -149,9 +149,9 @@ def test_a_shard_that_cannot_be_written_stops_the_run(tmp_path):
         (tmp_path / "2.mp4").unlink()
         return run(function, jobs)
 
-    with pytest.raises(pool.StopRun, match="array_record-00000-of-00001 cannot be written: .*2.mp4"):
+    with pytest.raises(worker_pool.StopRun, match="array_record-00000-of-00001 cannot be written: .*2.mp4"):
         make(tmp_path, found, run=gone)
-    with pytest.raises(pool.StopRun, match="array_record-00000-of-00001: its process was ended"):
+    with pytest.raises(worker_pool.StopRun, match="array_record-00000-of-00001: its process was ended"):
         layouts.put(tmp_path / "2.mp4", 2)
-        make(tmp_path, found, run=lambda function, jobs: [(job, pool.Failure("its process was ended")) for job in jobs])
+        make(tmp_path, found, run=lambda function, jobs: [(job, worker_pool.Failure("its process was ended")) for job in jobs])
     assert not (tmp_path / "packed").exists()

@@ -21,7 +21,7 @@ def harm(folder):
     return {path.relative_to(folder / "videos").as_posix(): kind for path, kind in kinds}
 
 
-@pytest.mark.parametrize("how", [dict(check="quick"), dict(check="full"), dict(transcode=16)])
+@pytest.mark.parametrize("how", [{"check": "quick"}, {"check": "full"}, {"transcode": 16}])
 def test_broken_files_are_named_and_left_out(tmp_path, capsys, how):
     layouts.hmdb51(tmp_path)
     broken = harm(tmp_path)
@@ -109,9 +109,8 @@ def test_no_video_is_usable(tmp_path):
 
 def test_one_run_at_a_time(tmp_path):
     layouts.folders(tmp_path, with_splits=True)
-    with State(str(tmp_path / "out")):
-        with pytest.raises(PrepareError, match="another run is writing there"):
-            prepare(options(tmp_path, "folder"))
+    with State(str(tmp_path / "out")), pytest.raises(PrepareError, match="another run is writing there"):
+        prepare(options(tmp_path, "folder"))
     prepare(options(tmp_path, "folder"))
 
 
@@ -131,17 +130,17 @@ def test_the_wrong_folder_of_videos(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(dataset="kinetics"), "--dataset=kinetics is none of k400, "),
-        (dict(videos=""), "--videos= must be the folder with the videos"),
-        (dict(labels=""), "--labels= must be the folder or file with the label files"),
-        (dict(transcode=255), "--transcode=255 must be even"),
-        (dict(transcode=2), "--transcode=2 must be even, 16 or more, or 0"),
-        (dict(check="some"), "--check=some is none of full, quick, none"),
-        (dict(val_share=1.0), "--val_share=1.0 must be a share"),
-        (dict(workers=-1), "--workers=-1 must be a number of processes"),
+        ({"dataset": "kinetics"}, "--dataset=kinetics is none of k400, "),
+        ({"videos": ""}, "--videos= must be the folder with the videos"),
+        ({"labels": ""}, "--labels= must be the folder or file with the label files"),
+        ({"transcode": 255}, "--transcode=255 must be even"),
+        ({"transcode": 2}, "--transcode=2 must be even, 16 or more, or 0"),
+        ({"check": "some"}, "--check=some is none of full, quick, none"),
+        ({"val_share": 1.0}, "--val_share=1.0 must be a share"),
+        ({"workers": -1}, "--workers=-1 must be a number of processes"),
     ],
 )
 def test_options_that_cannot_be(changes, message):
-    right = dict(dataset="ssv2", videos="videos", out="out", labels="labels")
+    right = {"dataset": "ssv2", "videos": "videos", "out": "out", "labels": "labels"}
     with pytest.raises(PrepareError, match=message):
         Options(**right | changes)

@@ -14,28 +14,28 @@ import pytest
 from cvmae.data import decode
 from cvmae.data.prepare import transcode as module
 from cvmae.data.prepare import work
-from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import GOP, fitted, transcode
+from cvmae.data.worker_pool import StopRun
 from tests.data import videos
 
 JITTERED = [int(t) for t in np.cumsum(np.random.default_rng(0).integers(7, 90, 40))]  # ms
 KINDS = {
     "b-frames.mp4": {},
-    "variable.mkv": dict(pts=JITTERED),
-    "late.mp4": dict(pts=[5000 + 40 * i for i in range(40)]),
-    "turned.mp4": dict(rotation=90),
-    "upside-down.mp4": dict(rotation=180),
-    "vp9.webm": dict(codec="libvpx-vp9", options={"b:v": "1M", "deadline": "realtime", "cpu-used": "8"}),
-    "29.97.avi": dict(codec="mpeg4", options={"q:v": "3"}, fps=Fraction(30000, 1001)),
-    "b-frames.avi": dict(),  # whose packets cannot tell the order
+    "variable.mkv": {"pts": JITTERED},
+    "late.mp4": {"pts": [5000 + 40 * i for i in range(40)]},
+    "turned.mp4": {"rotation": 90},
+    "upside-down.mp4": {"rotation": 180},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"b:v": "1M", "deadline": "realtime", "cpu-used": "8"}},
+    "29.97.avi": {"codec": "mpeg4", "options": {"q:v": "3"}, "fps": Fraction(30000, 1001)},
+    "b-frames.avi": {},  # whose packets cannot tell the order
 }
 
 FULL_DISK = """
 import resource, sys
 from cvmae.data.prepare import transcode as module
 from cvmae.data.prepare import work
-from cvmae.data.prepare.pool import StopRun
 from cvmae.data.prepare.transcode import transcode
+from cvmae.data.worker_pool import StopRun
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     transcode(*sys.argv[1:3], 32, sys.argv[3])

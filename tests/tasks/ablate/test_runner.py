@@ -54,7 +54,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_made(tmp_path, monkeypatch
     assert capsys.readouterr().out == text
     trainer.raises = {}
     run_study(pairs(), tmp_path)
-    assert trainer.runs == ALL + ["high-seed0", "low-seed1"]
+    assert trainer.runs == [*ALL, "high-seed0", "low-seed1"]
     assert "Missing" not in (tmp_path / "table.md").read_text() and not list(tmp_path.glob("*/failed.txt"))
 
 

@@ -94,20 +94,20 @@ def test_a_wrong_argument_is_refused(argument, message):
 
 WRONG = [
     (
-        dict(study__variants=(("a", {"video_branch.mask.ration": 0.5}),)),
+        {"study__variants": (("a", {"video_branch.mask.ration": 0.5}),)},
         "variant 'a', field 'video_branch.mask.ration': .*'ratio'",
     ),
-    (dict(study__variants=(("a", {"batch_size": "many"}),)), "variant 'a', field 'batch_size'"),
-    (dict(study__variants=(("a", {"video_branch.mask.ratio": 1.5}),)), "variant 'a': config.video_branch.mask.ratio=1.5"),
-    (dict(study__variants=(("a", {}), ("a", {}))), "config.study.variants: a is there twice"),
-    (dict(study__variants=(("a/b", {}),)), "'a/b' is to be a folder's name"),
-    (dict(study__variants=("a",)), "expected pairs"),
-    (dict(study__variants=()), "a variant and a seed at least"),
-    (dict(study__seeds=()), "a variant and a seed at least"),
-    (dict(study__seeds=(1, 1)), "config.study.seeds: 1 is there twice"),
-    (dict(study__seeds=("a",)), "expected whole numbers"),
-    (dict(study__measures=("probe/acuracy",)), "did you mean 'probe/accuracy'"),
-    (dict(pretrain__report__labelled=0), "config.pretrain.report.labelled=0"),
+    ({"study__variants": (("a", {"batch_size": "many"}),)}, "variant 'a', field 'batch_size'"),
+    ({"study__variants": (("a", {"video_branch.mask.ratio": 1.5}),)}, "variant 'a': config.video_branch.mask.ratio=1.5"),
+    ({"study__variants": (("a", {}), ("a", {}))}, "config.study.variants: a is there twice"),
+    ({"study__variants": (("a/b", {}),)}, "'a/b' is to be a folder's name"),
+    ({"study__variants": ("a",)}, "expected pairs"),
+    ({"study__variants": ()}, "a variant and a seed at least"),
+    ({"study__seeds": ()}, "a variant and a seed at least"),
+    ({"study__seeds": (1, 1)}, "config.study.seeds: 1 is there twice"),
+    ({"study__seeds": ("a",)}, "expected whole numbers"),
+    ({"study__measures": ("probe/acuracy",)}, "did you mean 'probe/accuracy'"),
+    ({"pretrain__report__labelled": 0}, "config.pretrain.report.labelled=0"),
 ]
 
 

@@ -46,7 +46,7 @@ def test_cells_are_mean_and_deviation_over_the_seeds_that_are_there(made):
 
 
 def test_the_csv_has_every_value(made):
-    rows = {(row["variant"], row["measure"]): row for row in csv.DictReader(open(made[0] / "table.csv", encoding="utf-8"))}
+    rows = {(row["variant"], row["measure"]): row for row in csv.DictReader(open(made[0] / "table.csv", encoding="utf-8"))}  # noqa: SIM115
     assert len(rows) == 3 * 2
     for variant, seeds in (("low", SEEDS), ("high", SEEDS[:2])):
         row, values = rows[variant, "probe/accuracy"], of(variant, seeds)
@@ -62,7 +62,7 @@ def test_one_seed_has_no_deviation(tmp_path, monkeypatch):
     run_study(pairs((1,)), tmp_path)
     text = (tmp_path / "table.md").read_text()
     assert "±" not in text and ", seed 1;" in text
-    assert [row["deviation"] for row in csv.DictReader(open(tmp_path / "table.csv", encoding="utf-8"))] == [""] * 6
+    assert [row["deviation"] for row in csv.DictReader(open(tmp_path / "table.csv", encoding="utf-8"))] == [""] * 6  # noqa: SIM115
 
 
 def bars(axis):
