@@ -29,6 +29,7 @@ from absl import app, flags, logging
 
 from cvmae import cli
 from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
+from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json
@@ -51,7 +52,7 @@ flags.DEFINE_bool("profile", False, "Also print where the time of the step goes.
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line."""
-    return cli.parse(argv, EXAMPLE)
+    return parse_config(argv, EXAMPLE)
 
 
 def measure() -> tuple[list[str], dict]:

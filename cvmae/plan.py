@@ -17,6 +17,7 @@ from absl import app, flags, logging
 
 from cvmae import cli
 from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
+from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError, check_key
 from cvmae.files import write_json
 from cvmae.performance import plan_report
@@ -41,7 +42,7 @@ flags.DEFINE_bool("search", False, "Look for the largest batch, and the cheapest
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line."""
-    rest = cli.parse(argv, EXAMPLE)
+    rest = parse_config(argv, EXAMPLE)
     if not FLAGS.topology:
         fail(ConfigError(f"--topology is missing: {EXAMPLE}"), 2)
     return rest
@@ -77,7 +78,7 @@ def run_of(step: Step, name: str, devices, clips: int, source: str) -> plan_repo
         config=config_path(),
         mesh=dict(task.mesh.shape),
         batch=step.config.batch_size,
-        steps=task.total_steps,
+        steps=task.schedule.total,
         clips=clips,
         clips_source=source,
         traced_flops=step.count.flops,
