@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced: makes .venv with Python 3.11 to 3.13 where there is none, installs this package into it with the extras in $EXTRAS, and activates it.
+# To be sourced. Creates .venv with Python 3.11 to 3.13 if there is none, activates it, and installs this package with the extras in $EXTRAS.
 python=${PYTHON:-}
 for candidate in python3.11 python3.12 python3.13 python3; do
   if [[ -z $python ]] && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
@@ -7,7 +7,7 @@ for candidate in python3.11 python3.12 python3.13 python3; do
   fi
 done
 if [[ -z $python ]]; then
-  echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or name it: PYTHON=/path/to/python $0" >&2
+  echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or give its path: PYTHON=/path/to/python $0" >&2
   exit 2
 fi
 [[ -x .venv/bin/python ]] || "$python" -m venv .venv

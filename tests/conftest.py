@@ -1,4 +1,4 @@
-"""What the whole suite shares: the CPU, and compiled programs kept between tests and the processes that they start."""
+"""Settings of the suite: JAX on the CPU, and one cache of compiled programs for all tests and their processes."""
 
 import os
 
@@ -9,7 +9,7 @@ import tests.typechecker
 
 
 def pytest_configure(config):
-    """Set before any test module imports JAX; processes that tests start inherit it."""
+    """Sets the environment before any test module imports JAX; processes started by tests inherit it."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if hasattr(config, "cache"):  # not under `-p no:cacheprovider`
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
@@ -26,7 +26,7 @@ def check_shapes():
 
 @pytest.fixture
 def quick_compilation():
-    """See `command.QUICK`."""
+    """Turns off most of XLA's optimizations during a test, see `commands.quickly_compiled`."""
     from tests.commands import quickly_compiled
 
     with quickly_compiled():

@@ -1,4 +1,4 @@
-"""Processes that decode or render start fast: what they import brings no JAX, no matplotlib and no TensorFlow."""
+"""Start-up time of processes that decode or render: they import no JAX, no matplotlib and no TensorFlow."""
 
 import subprocess
 import sys
