@@ -77,7 +77,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, way):
     assert process.returncode == 128 + way, error
     assert "Traceback" not in error and not (tmp_path / "out" / ".prepare" / "temporary").exists()
     if way == signal.SIGINT:
-        assert error.splitlines()[-1] == "interrupted: the same command goes on"
+        assert error.splitlines()[-1] == "interrupted: the same command continues the run"
 
 
 @pytest.mark.parametrize(
