@@ -1,12 +1,12 @@
-"""`motion`: a labelled set of short videos in which the class is the motion and nothing but the motion.
+"""`motion`: a labeled set of short rendered videos in which only the motion depends on the class.
 
-Cut-outs of photographs move over other photographs. Classes come in pairs drawn by one generator, the second class
-being the first one's frames backwards: whatever ignores the order of frames is right about half the time at best. The
-photographs of the test split are not in the training split. Clips are real H.264 files listed in a manifest, so that
-they are read by the very path that reads Something-Something; they are rendered once and cached.
+Cut-outs of photographs move over other photographs. Classes come in pairs with a common generator; the second class has
+the frames of the first in reverse order, so a model that ignores the order of frames is right at most about half of the
+time. The photographs of the test split are not in the training split. Clips are H.264 files listed in a manifest, so they
+are read by the same code as Something-Something; they are rendered once and cached.
 
     from cvmae.data import motion
-    manifest = motion.prepare("easy")      # path of a CSV: path,label,split and the generator's facts
+    manifest = motion.prepare("easy")      # path of a CSV: path,label,split and the parameters of each clip
 
     python -m cvmae.data.motion --size=easy --sheet=easy.png --baselines
 """
@@ -32,7 +32,7 @@ _STALE_SECONDS = 24 * 3600
 
 
 def default_cache_dir() -> pathlib.Path:
-    """$CVMAE_CACHE, else $XDG_CACHE_HOME/cvmae, else ~/.cache/cvmae."""
+    """Returns $CVMAE_CACHE, else $XDG_CACHE_HOME/cvmae, else ~/.cache/cvmae."""
     if os.environ.get("CVMAE_CACHE"):
         return pathlib.Path(os.environ["CVMAE_CACHE"]).expanduser()
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cvmae"
@@ -48,23 +48,23 @@ def prepare(
     side: int = 0,
     workers: int = 0,
 ) -> str:
-    """Makes sure that a set of clips lies in the cache, rendering it if it does not.
+    """Renders a set of clips into the cache, unless it is there already, and returns its manifest.
 
-    An interrupted build leaves no manifest behind, and processes that build the same set at once do not disturb each
-    other: each renders into a folder of its own, and the first to finish has it renamed into place.
+    An interrupted build leaves no manifest, and processes may build the same set at the same time: each renders into a
+    temporary folder, and the first that finishes renames it to the final one.
 
     Args:
       size: "easy" (4 classes, 8 frames of 32x32) or "full" (12 classes, 16 frames of 64x64).
       cache_dir: parent of the cached sets; "" = `default_cache_dir()`.
-      train_clips: number of training clips; 0 = the size's own (8,000 and 12,000).
-      test_clips: number of test clips; 0 = the size's own (800 and 1,200).
-      seed: of the whole set, >= 0.
-      side: frame side in pixels, even; 0 = the size's own.
+      train_clips: number of training clips; 0 = the default of the size (8,000 and 12,000).
+      test_clips: number of test clips; 0 = the default of the size (800 and 1,200).
+      seed: of the set, >= 0.
+      side: frame side in pixels, even; 0 = the default of the size.
       workers: processes that render; 0 = one per core. The clips do not depend on it.
 
     Returns:
       The path of the manifest, a CSV with columns path (relative to the manifest's folder), label, split ("train" or
-      "test") and the facts that the clip was drawn with.
+      "test") and the parameters with which the clip was drawn.
 
     Raises:
       ValueError: unknown size, or a number out of range.
@@ -89,7 +89,7 @@ def prepare(
     try:
         with tqdm(total=spec.train_clips + spec.test_clips, desc=f"motion {size}", unit="clip", file=sys.stderr) as bar:
             _build.build(temporary, spec, seed, workers, bar.update)
-        temporary.chmod(0o755)  # mkdtemp's folders are for their owner alone
+        temporary.chmod(0o755)  # mkdtemp lets only the owner read it
         _move_into_place(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,7 +97,7 @@ def prepare(
 
 
 def _move_into_place(temporary: pathlib.Path, final: pathlib.Path) -> None:
-    """Renames, unless another process has been faster; a folder without a manifest is nobody's and makes way."""
+    """Renames `temporary` to `final`, unless another process was faster. A `final` without a manifest is removed."""
     while not (final / _build.MANIFEST).is_file():
         try:
             temporary.rename(final)
@@ -110,7 +110,7 @@ def _move_into_place(temporary: pathlib.Path, final: pathlib.Path) -> None:
 
 
 def _remove_stale(folder: pathlib.Path) -> None:
-    """Removes what builds that were killed have left behind; a build under way is younger."""
-    for left in folder.glob(".*-*.*"):
-        if left.is_dir() and time.time() - left.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+    """Removes temporary folders of builds that were killed, which are older than those of running builds."""
+    for path in folder.glob(".*-*.*"):
+        if path.is_dir() and time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""The command: builds a set, and on request draws a contact sheet of it or measures simple baselines on it.
+"""Command that builds a set, and optionally draws a contact sheet of it or measures simple baselines on it.
 
     python -m cvmae.data.motion --size=easy --out=DIR --sheet=easy.png
     python -m cvmae.data.motion --size=full --train_clips=3000 --test_clips=600 --baselines --baseline_seeds=1 --baseline_clips=0
 
-Exit codes: 0 done, with the manifest's path on stdout; 1 the disk or a process that renders failed; 2 the command is wrong;
-130 interrupted, 143 ended by SIGTERM, both with nothing left of the set.
+Exit codes: 0 done, with the manifest's path on stdout; 1 the disk or a rendering process failed; 2 an error in the command;
+130 interrupted, 143 ended by SIGTERM: after both, no part of the set is left.
 """
 
 from __future__ import annotations
@@ -22,29 +22,42 @@ from cvmae.cli import fail, parse_own
 from cvmae.data import motion
 from cvmae.data.motion import video
 
-FLAGS = flags.FlagValues()  # of this command alone, so that other commands' may have the same names in one process
-flags.DEFINE_enum("size", "easy", sorted(motion.SIZES), "Which set.", flag_values=FLAGS)
+FLAGS = flags.FlagValues()  # not the global flags, so that commands with the same names can be imported in one process
+flags.DEFINE_enum("size", "easy", sorted(motion.SIZES), "Size of the set.", flag_values=FLAGS)
 flags.DEFINE_string("out", "", "Folder of the cached sets; empty = $CVMAE_CACHE or ~/.cache/cvmae.", flag_values=FLAGS)
-flags.DEFINE_integer("train_clips", 0, "Training clips; 0 = the size's own number.", flag_values=FLAGS)
-flags.DEFINE_integer("test_clips", 0, "Test clips; 0 = the size's own number.", flag_values=FLAGS)
-flags.DEFINE_integer("side", 0, "Frame side in pixels; 0 = the size's own.", flag_values=FLAGS)
+flags.DEFINE_integer("train_clips", 0, "Training clips; 0 = the default of the size.", flag_values=FLAGS)
+flags.DEFINE_integer("test_clips", 0, "Test clips; 0 = the default of the size.", flag_values=FLAGS)
+flags.DEFINE_integer("side", 0, "Frame side in pixels; 0 = the default of the size.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the set.", flag_values=FLAGS)
 flags.DEFINE_integer("workers", 0, "Rendering processes; 0 = one per core.", flag_values=FLAGS)
-flags.DEFINE_string("sheet", "", "PNG to write: some clips of each class, a clip per row, time to the right.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "sheet", "", "PNG to write, with some clips of each class: a clip per row, time from left to right.", flag_values=FLAGS
+)
 flags.DEFINE_bool("baselines", False, "Measure logistic regression on hand-made features.", flag_values=FLAGS)
-flags.DEFINE_integer("baseline_seeds", 3, "Fits of a baseline, each on other training clips.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("baseline_clips", 1600, "Training clips of a fit; 0 = all: one fit.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("baseline_seeds", 3, "Fits of each baseline, on different training clips.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "baseline_clips", 1600, "Training clips of a fit; 0 = all of them, in one fit.", lower_bound=0, flag_values=FLAGS
+)
 
 
 def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> np.ndarray:
-    """A picture of the first clips of each class, half of them from each split: uint8 [H, W, 3], RGB."""
+    """Draws the first clips of each class, about half of them from each split, a clip per row.
+
+    Args:
+      manifest: path of the set's CSV.
+      clips_per_class: number of rows for each class.
+      enlarge: integer factor of the frames' size.
+
+    Returns:
+      uint8 [H, W, 3], RGB.
+    """
     with open(manifest, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     strips = []
     for label in sorted({row["label"] for row in rows}):
-        mine = [row for row in rows if row["label"] == label]
-        tests = [row for row in mine if row["split"] == "test"][: clips_per_class // 2]
-        trains = [row for row in mine if row["split"] == "train"][: clips_per_class - len(tests)]
+        class_rows = [row for row in rows if row["label"] == label]
+        tests = [row for row in class_rows if row["split"] == "test"][: clips_per_class // 2]
+        trains = [row for row in class_rows if row["split"] == "train"][: clips_per_class - len(tests)]
         for row in trains + tests:
             frames = video.read(pathlib.Path(manifest).parent / row["path"])
             frames = frames.repeat(enlarge, 1).repeat(enlarge, 2)
@@ -56,7 +69,7 @@ def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> 
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is said in one line."""
+    """Parses the command line; an error in it ends the program with one line on stderr and exit code 2."""
     try:
         rest = parse_own(argv, FLAGS, __doc__)
         if len(rest) > 1:
@@ -67,7 +80,10 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def build_and_show() -> None:
-    """Builds the set of the flags, and prints and draws what they ask for. Raises: ValueError, OSError, RuntimeError."""
+    """Builds the set, prints its manifest's path, and draws and measures as the flags say.
+
+    Raises: ValueError for a wrong flag; OSError if files cannot be written; RuntimeError if a rendering process failed.
+    """
     counts = FLAGS.train_clips, FLAGS.test_clips
     manifest = motion.prepare(FLAGS.size, FLAGS.out, *counts, FLAGS.seed, side=FLAGS.side, workers=FLAGS.workers)
     print(manifest)
@@ -80,7 +96,7 @@ def build_and_show() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Hands the flags over."""
+    """Runs the command, and turns its errors into one line on stderr and an exit code."""
     try:
         build_and_show()
     except ValueError as error:

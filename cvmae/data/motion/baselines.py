@@ -1,4 +1,4 @@
-"""What simple features reach on a set: logistic regression, from one frame up to optical flow."""
+"""Accuracy of simple baselines on a set: logistic regression on features from a single frame up to optical flow."""
 
 from __future__ import annotations
 
@@ -22,33 +22,42 @@ _READ_AT_ONCE = 256  # clips: keeps the memory small, whatever the size of the s
 
 
 def middle_frame(clips: np.ndarray) -> np.ndarray:
-    """One frame, uint8 [N, T, H, W, 3] -> [N, H*W*3] at 32x32."""
+    """Returns the middle frame at 32x32: uint8 [N, T, H, W, 3] -> float32 [N, 32*32*3] in 0..1."""
     return _small(clips[:, clips.shape[1] // 2 :][:, :1], 32).reshape(len(clips), -1)
 
 
 def first_frame(clips: np.ndarray) -> np.ndarray:
-    """The frame known to be the first, at 32x32: where things start tells some classes, for those who know the order."""
+    """Returns the first frame at 32x32: uint8 [N, T, H, W, 3] -> float32 [N, 32*32*3] in 0..1.
+
+    The positions at the start reveal some classes, but only if the order of the frames is known.
+    """
     return _small(clips[:, :1], 32).reshape(len(clips), -1)
 
 
 def order_free(clips: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation over time of every pixel at 32x32: what a bag of frames holds."""
+    """Returns mean and standard deviation of every pixel over time at 32x32, which do not depend on the order of frames.
+
+    uint8 [N, T, H, W, 3] -> float32 [N, 32*32*6] in 0..1.
+    """
     small = _small(clips, 32)
     return np.concatenate([small.mean(1), small.std(1)], -1).reshape(len(clips), -1)
 
 
 def frame_difference(clips: np.ndarray) -> np.ndarray:
-    """Where the picture changes, step by step: absolute differences of following frames in grey at 16x16, in order."""
-    grey = _small(clips, 16).mean(-1)
-    return np.abs(np.diff(grey, axis=1)).reshape(len(clips), -1)
+    """Returns the absolute differences of consecutive gray frames at 16x16, in order.
+
+    uint8 [N, T, H, W, 3] -> float32 [N, (T-1)*16*16] in 0..1.
+    """
+    gray = _small(clips, 16).mean(-1)
+    return np.abs(np.diff(gray, axis=1)).reshape(len(clips), -1)
 
 
 def shuffled_difference(clips: np.ndarray) -> np.ndarray:
-    """`frame_difference` of clips whose frames stand in a random order: what is left of it without the order.
+    """Returns `frame_difference` of the clips with their frames in a random order.
 
-    It holds no more about the class than the bag of frames does, so its accuracy is at most about that of `order_free`.
-    Every clip has an order of its own, drawn by a hash of its frames: the same in every run, whatever clips come with it.
-    An order drawn by the clip's number would give away the class where the classes take turns in the manifest.
+    It has no more information about the class than the unordered frames, so its accuracy is at most about that of
+    `order_free`. The order of each clip is drawn by a hash of its frames: the same in every run, whatever other clips there
+    are. An order drawn by the clip's number would reveal the class, since classes alternate in the manifest.
     """
     seeds = [int.from_bytes(hashlib.blake2b(clip.tobytes(), digest_size=8).digest(), "big") for clip in clips]
     orders = [np.random.default_rng(seed).permutation(clips.shape[1]) for seed in seeds]
@@ -56,11 +65,21 @@ def shuffled_difference(clips: np.ndarray) -> np.ndarray:
 
 
 def optical_flow(clips: np.ndarray, cells: int = 4) -> np.ndarray:
-    """Farneback flow of following frames, averaged over a grid of cells and over time (and its two halves)."""
+    """Returns Farneback flow of consecutive frames, averaged over a grid of cells and over time (all, and each half).
+
+    The components along and across the direction from the center (divergence and curl) are appended.
+
+    Args:
+      clips: uint8 [N, T, H, W, 3].
+      cells: number of cells on each axis.
+
+    Returns:
+      float [N, 8*cells*cells], in pixels per frame.
+    """
     features = []
     for clip in clips:
-        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
-        flow = np.stack([cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 9, 3, 5, 1.1, 0) for a, b in itertools.pairwise(grey)])
+        gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+        flow = np.stack([cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 9, 3, 5, 1.1, 0) for a, b in itertools.pairwise(gray)])
         fields = [_cells(part.mean(0), cells) for part in (flow, *np.array_split(flow, 2))]
         divergence = (fields[0] * _grid(cells)).sum(-1)
         curl = (fields[0] * _grid(cells)[..., ::-1] * (1, -1)).sum(-1)
@@ -79,17 +98,20 @@ FEATURES = {
 
 
 def draws(labels: np.ndarray, clips: int, seeds: int) -> list[np.ndarray]:
-    """The records to fit on, one int64 [clips] per seed 0, 1, ...: random, and as evenly over the classes as possible.
+    """Draws the records to fit on, randomly and as evenly over the classes as possible, once for each seed 0, 1, ...
 
-    Where that is all records (`clips` is 0, or not below their number), one draw of all: more would not differ.
+    If all records are to be used (`clips` is 0, or not below their number), there is one draw, since others would be equal.
 
     Args:
-      labels: [n], of the training split.
-      clips: number of records; 0 = all.
+      labels: [N], of the training split.
+      clips: number of records in a draw; 0 = all.
       seeds: number of draws.
 
+    Returns:
+      Indices of records, int64 [clips], for each draw.
+
     Raises:
-      ValueError: no draw is asked for, or fewer records than there are classes.
+      ValueError: `seeds` is below 1, or `clips` is below the number of classes.
     """
     names, numbers = np.unique(labels, return_inverse=True)
     if seeds < 1:
@@ -110,52 +132,54 @@ def accuracies(
     seeds: int = 1,
     clips: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Test accuracy of logistic regression on each named feature, fitted on the training split or on draws from it.
+    """Returns the test accuracy of logistic regression on each named feature, fitted on the training split or draws of it.
 
-    Features are computed once, and only of the clips that some draw holds.
+    Features are computed once, and only for clips that are in some draw.
 
     Args:
       manifest: path of the set's CSV.
       names: keys of FEATURES.
-      tolerance: of the fit; 1e-2 is many times faster and moves the accuracy by a point or two.
-      seeds: number of fits, each on another draw of training clips (see `draws`), each scored on all test clips.
-      clips: number of training clips in a draw; 0 = all, where one fit is enough.
+      tolerance: of the fit; 1e-2 is many times faster and changes the accuracy by one or two points.
+      seeds: number of fits, each on another draw of training clips (see `draws`) and scored on all test clips.
+      clips: number of training clips in a draw; 0 = all, in one fit.
 
     Returns:
-      For each name the accuracies of the fits, float64 [seeds] in 0..1; [1] where a draw is all training clips.
+      The accuracies of the fits by name, float64 [seeds] in 0..1; [1] if a draw has all training clips.
 
     Raises:
       ValueError: see `draws`.
     """
     rows, names = _rows(manifest), tuple(names)
     train, test = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
-    train_labels, test_labels = (np.array([row["label"] for row in part]) for part in (train, test))
+    train_labels, test_labels = (np.array([row["label"] for row in split_rows]) for split_rows in (train, test))
     drawn = draws(train_labels, clips, seeds)
     used = np.unique(np.concatenate(drawn))
-    known, unknown = (_features(pathlib.Path(manifest).parent, part, names) for part in ([train[i] for i in used], test))
+    folder = pathlib.Path(manifest).parent
+    train_features, test_features = (_features(folder, split_rows, names) for split_rows in ([train[i] for i in used], test))
     result = {name: np.zeros(len(drawn)) for name in names}
     for name in names:
         for number, records in enumerate(drawn):
             model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300, tol=tolerance))
-            model.fit(known[name][np.searchsorted(used, records)], train_labels[records])
-            result[name][number] = model.score(unknown[name], test_labels)
+            model.fit(train_features[name][np.searchsorted(used, records)], train_labels[records])
+            result[name][number] = model.score(test_features[name], test_labels)
     return result
 
 
 def table(manifest: str | os.PathLike[str], seeds: int = 1, clips: int = 0, **options) -> str:
-    """The accuracies in per cent as lines of text, chance first. Arguments, `options` too, and errors as in `accuracies`.
+    """Returns the accuracies in percent as lines of text, chance first.
 
-    Where there are several fits: their mean ± their standard deviation (of a sample: divided by the fits less one).
+    For several fits, the mean ± the standard deviation (of a sample: divided by the number of fits less one). Arguments,
+    `options` included, and errors are those of `accuracies`.
     """
     rows = _rows(manifest)
     chance = 1 / len({row["label"] for row in rows})
     train, test = (sum(row["split"] == split for row in rows) for split in ("train", "test"))
     result = {"chance": np.array([chance]), **accuracies(manifest, seeds=seeds, clips=clips, **options)}
     fits = max(map(len, result.values()))
-    what = f"{train} training" if not clips or clips >= train else f"{clips} of {train} training"
+    fitted = f"{train} training" if not clips or clips >= train else f"{clips} of {train} training"
     spread = f", mean ± standard deviation over {fits} draws of the training clips" if fits > 1 else ""
     lines = [f"{name:26s} {_percent(values)}" for name, values in result.items()]
-    return "\n".join([f"{what} and {test} test clips; accuracy on the test clips in %{spread}", *lines])
+    return "\n".join([f"{fitted} and {test} test clips; accuracy on the test clips in %{spread}", *lines])
 
 
 def _percent(values: np.ndarray) -> str:
@@ -169,13 +193,13 @@ def _rows(manifest: str | os.PathLike[str]) -> list[dict[str, str]]:
 
 
 def _features(folder: pathlib.Path, rows: list[Mapping[str, str]], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Reads the clips of the rows and computes each named feature of them: [N, D]."""
-    parts = {name: [] for name in names}
+    """Reads the clips of the rows and computes their features, [N, D] for each name."""
+    chunks = {name: [] for name in names}
     for start in range(0, len(rows), _READ_AT_ONCE):
         clips = np.stack([video.read(folder / row["path"]) for row in rows[start : start + _READ_AT_ONCE]])
-        for name, found in parts.items():
-            found.append(FEATURES[name](clips))
-    return {name: np.concatenate(found) for name, found in parts.items()}
+        for name in chunks:
+            chunks[name].append(FEATURES[name](clips))
+    return {name: np.concatenate(features) for name, features in chunks.items()}
 
 
 def _small(clips: np.ndarray, side: int) -> np.ndarray:
@@ -190,6 +214,6 @@ def _cells(flow: np.ndarray, cells: int) -> np.ndarray:
 
 
 def _grid(cells: int) -> np.ndarray:
-    """The centres of the cells as (x, y) in -1..1: [cells, cells, 2]."""
+    """Returns the centers of the cells as (x, y) in -1..1: float64 [cells, cells, 2]."""
     line = (np.arange(cells) + 0.5) / cells * 2 - 1
     return np.stack(np.meshgrid(line, line), -1)

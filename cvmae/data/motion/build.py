@@ -1,4 +1,4 @@
-"""Builds a set of clips in a folder, with all cores."""
+"""Builds a set of clips in a folder, in one process per core."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The photographs that `motion` is cut from: files inside the wheels of scikit-image and scikit-learn, no download."""
+"""Photographs from which `motion` is made: files inside the wheels of scikit-image and scikit-learn, without a download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pathlib
 import cv2
 import numpy as np
 
-# One photograph serves one split only, whether as an object or as a background. Pictures of one kind stay together.
+# Each photograph is in one split only, as an object and as a background. Similar photographs are in the same split.
 PHOTOGRAPHS = {
     "train": (
         "astronaut.png",
@@ -28,11 +28,11 @@ PHOTOGRAPHS = {
 }
 
 _FOLDERS = (("skimage", "data"), ("sklearn", "datasets/images"))
-_LONGEST = 512  # pixels; larger photographs are shrunk once, since crops of them are shrunk much further anyway
+_LONGEST = 512  # pixels; larger photographs are shrunk once, since their crops are shrunk much further
 
 
 def find(name: str) -> pathlib.Path:
-    """The path of a bundled photograph. Raises FileNotFoundError when no installed package holds it."""
+    """Returns the path of a bundled photograph. Raises: FileNotFoundError if no installed package has it."""
     for package, folder in _FOLDERS:
         # find_spec does not run the package: importing scikit-image in every worker would cost more than rendering.
         spec = importlib.util.find_spec(package)
@@ -48,7 +48,10 @@ def find(name: str) -> pathlib.Path:
 
 @functools.cache
 def load(name: str) -> np.ndarray:
-    """A photograph as uint8 [H, W, 3] (RGB; grey ones repeated), at most 512 pixels long. Do not write into it."""
+    """Returns a photograph as read-only uint8 [H, W, 3] (RGB; gray ones repeated), with sides of at most 512 pixels.
+
+    Raises: FileNotFoundError if no installed package has it; OSError if it cannot be decoded.
+    """
     path = find(name)
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
@@ -62,13 +65,13 @@ def load(name: str) -> np.ndarray:
 
 
 def crop(rng: np.random.Generator, name: str, side: int, extent: tuple[float, float]) -> np.ndarray:
-    """A random square of a photograph, perhaps mirrored and tinted.
+    """Returns a random square of a photograph, mirrored with probability 0.5 and randomly tinted.
 
     Args:
       rng: source of randomness.
       name: one of PHOTOGRAPHS.
       side: output side in pixels.
-      extent: range of the square's side, as a share of the photograph's shorter side.
+      extent: (low, high) of the square's side, as a fraction of the photograph's shorter side.
 
     Returns:
       float32 [side, side, 3], 0..255.

@@ -1,4 +1,4 @@
-"""From a scene to frames. A clip is a function of (size, seed, split, index, label) and of nothing else."""
+"""Renders scenes to frames. A clip depends only on (size, seed, split, index, label)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from cvmae.data.motion.spec import Size, pair_of
 
 
 def clip(size: Size, split: str, index: int, label: str, seed: int) -> tuple[np.ndarray, dict[str, str | float]]:
-    """Renders one clip.
+    """Renders a clip.
 
-    The two labels of a pair give, for the same other arguments, the same frames in opposite order.
+    With otherwise equal arguments, the two labels of a pair give the same frames in opposite order.
 
     Args:
       size: parameters.
-      split: "train" or "test": which photographs.
+      split: "train" or "test", which selects the photographs.
       index: number of the clip in its split.
       label: class name.
-      seed: of the whole set.
+      seed: of the set.
 
     Returns:
-      Frames, uint8 [T, side, side, 3], and the generator's facts as they are seen in the clip (a drift to the right has
-      drift_x > 0 whichever way the frames were rendered).
+      Frames, uint8 [T, side, side, 3], and the parameters of the clip, as they are in its order of frames (drift_x > 0 is a
+      drift to the right in both classes of a pair).
+
+    Raises:
+      ValueError: unknown label.
     """
     pair, backwards = pair_of(label)
     rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
@@ -38,8 +41,8 @@ def clip(size: Size, split: str, index: int, label: str, seed: int) -> tuple[np.
 
 
 def frames_of(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.ndarray:
-    """Renders a scene as uint8 [T, side, side, 3]; `rng` gives the sensor noise."""
-    # Twice the resolution, then averaged: tracks move by fractions of a pixel and edges must not flicker.
+    """Renders a scene as uint8 [T, side, side, 3]; the sensor noise is drawn from `rng`."""
+    # Rendered at twice the resolution and averaged: tracks move by fractions of a pixel, and edges must not flicker.
     pixels = 2 * side
     frames = np.empty((len(scene.gain), side, side, 3), np.float32)
     margin = (scene.background.shape[0] - pixels) / 2
@@ -61,14 +64,14 @@ def frames_of(rng: np.random.Generator, scene: scenes.Scene, side: int) -> np.nd
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
 
-def _paste(canvas: np.ndarray, sprite: np.ndarray, place: np.ndarray, shift: np.ndarray) -> None:
-    """Lays a sprite on the canvas in place; `place` is (x, y, radius, angle), `shift` is in pixels."""
+def _paste(canvas: np.ndarray, sprite: np.ndarray, pose: np.ndarray, shift: np.ndarray) -> None:
+    """Blends a sprite into the canvas, in place; `pose` is (x, y, radius, angle), see Layer; `shift` is in pixels."""
     pixels, side = canvas.shape[0], sprite.shape[0]
-    x, y, radius, angle = place
+    x, y, radius, angle = pose
     scale = 2 * radius * pixels / side
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     matrix = np.array([[cos, -sin, 0], [sin, cos, 0]])
-    # Pixel centres: the sprite's middle is at (side - 1) / 2, the frame's place x at x * pixels - 1 / 2.
+    # In coordinates of pixel centers, the sprite's center is (side - 1) / 2, and the fraction x of the frame x * pixels - 1 / 2.
     matrix[:, 2] = np.array([x, y]) * pixels - 0.5 + shift - matrix[:, :2] @ np.full(2, (side - 1) / 2)
     layer = cv2.warpAffine(sprite, matrix, (pixels, pixels), flags=cv2.INTER_LINEAR)
     canvas *= 1 - layer[..., 3:]

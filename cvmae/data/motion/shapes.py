@@ -1,4 +1,4 @@
-"""Outlines of the cut-outs, as soft-edged masks. An outline lies inside the disc of radius 1, or (`cover`) around it."""
+"""Soft-edged masks of the cut-outs. An outline lies inside the disc of radius 1, or (`cover`) contains it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import cv2
 import numpy as np
 
 _ANY = ("disc", "oval", "polygon", "star", "ring", "square", "blob")
-_LONG = ("oval", "bar", "triangle", "star")  # their direction can be seen, so that a turn can be
-_MARGIN = 1.06  # of the sprite around the unit disc: room for the soft edge
+_LONG = ("oval", "bar", "triangle", "star")  # their direction is visible, and so is a turn
+_MARGIN = 1.06  # side of the sprite in diameters of the unit disc, for the soft edge
 
 
-def mask(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
-    """A random outline filled with ones.
+def mask(rng: np.random.Generator, mask_kind: str, side: int) -> np.ndarray:
+    """Returns the mask of a random outline.
 
     Args:
       rng: source of randomness.
-      kind: "any", "long" (its direction shows) or "cover" (holds the whole unit disc).
-      side: pixels; the unit disc nearly fills it.
+      mask_kind: "any", "long" (its direction is visible) or "cover" (contains the unit disc).
+      side: pixels; the unit disc nearly fills them.
 
     Returns:
-      float32 [side, side], 0..1.
+      float32 [side, side] in 0..1, 1 inside.
     """
-    outline = "superellipse" if kind == "cover" else str(rng.choice(_LONG if kind == "long" else _ANY))
+    outline = "superellipse" if mask_kind == "cover" else str(rng.choice(_LONG if mask_kind == "long" else _ANY))
     points, hole = _outline(rng, outline)
     large = 4 * side
     scale = large / 2 / (_MARGIN * max(1.0, np.abs(points).max()))
@@ -34,7 +34,7 @@ def mask(rng: np.random.Generator, kind: str, side: int) -> np.ndarray:
 
 
 def _outline(rng, name: str) -> tuple[np.ndarray, float]:
-    """The points [N, 2] of a named outline in units of the radius, and the radius of its hole (0 = none)."""
+    """Returns the points of a named outline, float [N, 2] in units of the radius, and the radius of its hole (0 = none)."""
     turn = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], -1)
     if name in ("disc", "ring"):

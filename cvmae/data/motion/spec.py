@@ -1,4 +1,4 @@
-"""What `motion` is made of: its classes, its two sizes, and every range that a clip is drawn from.
+"""Specification of `motion`: its classes, its two sizes, and the ranges from which clips are drawn.
 
 Distances are fractions of the frame's side, angles are radians, brightness is in levels of 0..255.
 """
@@ -9,10 +9,10 @@ import dataclasses
 import hashlib
 import json
 
-# Raise this when the same parameters begin to give other frames or other files: cached sets are then built anew.
+# Raise this when the same parameters give different frames or files than before: cached sets are then not used any more.
 VERSION = 1
 
-# A pair is one generator: the first class is what it draws, the second is the same frames shown backwards.
+# Each pair has one generator: the first class is what it draws, the second has the same frames in reverse order.
 PAIRS = {
     "horizontal": ("moving right", "moving left"),
     "vertical": ("moving down", "moving up"),
@@ -25,7 +25,7 @@ PAIRS = {
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """The parameters of one size of the set; `(low, high)` are the ends of uniform distributions."""
+    """Parameters of a size of the set; `(low, high)` are the bounds of uniform distributions."""
 
     name: str
     pairs: tuple[str, ...]
@@ -35,8 +35,8 @@ class Size:
     test_clips: int
     fps: int = 8
     radius: tuple[float, float] = (0.17, 0.25)  # of the object
-    travel: tuple[float, float] = (0.35, 0.65)  # of the object, over the whole clip
-    offset: float = 0.13  # the middle of the object's way lies within this distance of the frame's centre, on each axis
+    travel: tuple[float, float] = (0.35, 0.65)  # of the object, from the first to the last frame
+    offset: float = 0.13  # largest distance of the middle of the object's path from the frame's center, on each axis
     wobble: float = 0.05  # travel across the direction that names the class
     distractor_share: float = 0.5  # of the clips
     distractor_travel: float = 0.15
@@ -49,7 +49,7 @@ class Size:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The labels in sorted order: position = the integer that a manifest reader gives to the label."""
+        """Class names in sorted order; the index is the integer label that a reader of the manifest uses."""
         return tuple(sorted(name for pair in self.pairs for name in PAIRS[pair]))
 
 
@@ -68,24 +68,24 @@ SIZES = {
     ),
 }
 
-# No class survives a mirror: left becomes right, clockwise becomes counter-clockwise. A horizontal flip is harmless in
-# self-supervised training, where all views of a clip may be flipped together, and wrong wherever labels are used.
+# Mirrored clips belong to other classes: left becomes right, clockwise counter-clockwise. A horizontal flip is harmless in
+# self-supervised training, where all views of a clip are flipped together, and wrong wherever labels are used.
 FLIP_KEEPS_LABEL = False
 
 
 def class_names(size: str) -> tuple[str, ...]:
-    """The labels of a size ("easy", "full"), sorted. Raises ValueError for another name."""
+    """Returns the class names of a size ("easy", "full"), sorted. Raises: ValueError for another name."""
     return get_size(size).class_names
 
 
 def get_size(size: str, *, side: int = 0, train_clips: int = 0, test_clips: int = 0) -> Size:
-    """The parameters of a size, with what is not 0 replaced.
+    """Returns the parameters of a size, with those replaced that are not 0.
 
     Args:
       size: "easy" or "full".
-      side: frame side in pixels, even, at least 16; 0 = the size's own.
-      train_clips: number of training clips; 0 = the size's own.
-      test_clips: number of test clips; 0 = the size's own.
+      side: frame side in pixels, even, at least 16; 0 = the default of the size.
+      train_clips: number of training clips; 0 = the default of the size.
+      test_clips: number of test clips; 0 = the default of the size.
 
     Raises:
       ValueError: unknown size, odd or small side, negative number of clips.
@@ -102,7 +102,7 @@ def get_size(size: str, *, side: int = 0, train_clips: int = 0, test_clips: int 
 
 
 def pair_of(label: str) -> tuple[str, bool]:
-    """The pair that a label belongs to, and whether its clips are the pair's frames backwards."""
+    """Returns the pair of a label, and True if its clips have the frames in reverse order. Raises: ValueError."""
     for pair, names in PAIRS.items():
         if label in names:
             return pair, names.index(label) == 1
@@ -110,6 +110,6 @@ def pair_of(label: str) -> tuple[str, bool]:
 
 
 def digest(size: Size, seed: int, photographs: dict[str, tuple[str, ...]]) -> str:
-    """12 hex digits that name this exact set; any parameter, the seed, a photograph or VERSION changes them."""
+    """Returns 12 hex digits that identify a set: a hash of all parameters, the seed, the photographs' names and VERSION."""
     key = [VERSION, dataclasses.asdict(size), PAIRS, seed, photographs]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Writes a clip as a small H.264 file, and reads one back whole."""
+"""Writing and reading of clips as small H.264 files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cvmae.data.decode import read_chosen
 def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantizer: int) -> None:
     """Encodes frames as H.264 (4:2:0) in an MP4 file.
 
-    Every frame is a key frame at one constant quantizer and is coded without looking at any other, so that the reversed
-    frames encode to the reversed result: coding noise cannot tell which way time ran. For clips this short it costs about
-    a tenth more decoding time than one group of pictures would.
+    Every frame is a key frame with the same constant quantizer, encoded independently of all others, so that reversed frames
+    are encoded to the reversed result: coding noise does not reveal the direction of time. For clips this short, decoding
+    takes about a tenth longer than with one group of pictures.
 
     Args:
       path: the file, overwritten.
@@ -25,7 +25,7 @@ def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantiz
       quantizer: H.264 quantizer, 0 (best) to 51.
 
     Raises:
-      av.FFmpegError: the encoder refused or the file could not be written.
+      av.FFmpegError: the encoder failed or the file cannot be written.
     """
     x264 = "keyint=1:scenecut=0:bframes=0:threads=1:rc-lookahead=0:sync-lookahead=0:mbtree=0"
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -33,7 +33,7 @@ def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantiz
             "libx264", rate=fps, options={"qp": str(quantizer), "preset": "veryfast", "tune": "fastdecode", "x264-params": x264}
         )
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        convert = VideoReformatter()  # one for all frames: setting one up costs more than converting a small frame
+        convert = VideoReformatter()  # shared by all frames: its setup takes longer than the conversion of a small frame
         for index, frame in enumerate(frames):
             picture = convert.reformat(av.VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p", threads=1)
             picture.pts = index
@@ -42,5 +42,5 @@ def write(path: str | os.PathLike[str], frames: np.ndarray, *, fps: int, quantiz
 
 
 def read(path: str | os.PathLike[str]) -> np.ndarray:
-    """All frames of a file, uint8 [T, H, W, 3]. Raises: DecodeError."""
+    """Returns all frames of a file, uint8 [T, H, W, 3], RGB. Raises: DecodeError if it cannot be decoded."""
     return read_chosen(os.fspath(path), lambda table: np.arange(len(table)))

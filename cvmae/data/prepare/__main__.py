@@ -1,8 +1,8 @@
-"""The command: `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`. The package says what
-it writes.
+"""Command `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`; the package's docstring lists
+the files that it writes.
 
-Exit codes: 0 done; 1 the disk failed; 2 the command or what it was given is wrong; 130 interrupted, 143 ended by
-SIGTERM, after both of which the same command continues.
+Exit codes: 0 done; 1 the disk failed; 2 an error in the command or its input files; 130 interrupted, 143 ended by SIGTERM:
+after both, the same command continues the run.
 """
 
 import dataclasses
@@ -18,26 +18,31 @@ from cvmae.data.prepare.work import CHECKS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
-    "dataset", None, DATASETS, "Which set. folder: VIDEOS/CLASS/* or VIDEOS/{train,val,test}/CLASS/*, without labels."
+    "dataset", None, DATASETS, "Data set. folder: VIDEOS/CLASS/* or VIDEOS/{train,val,test}/CLASS/*, without --labels."
 )
 flags.DEFINE_string("videos", None, "Folder with the videos; never written to.")
-flags.DEFINE_string("labels", "", "Folder with the label files as published; for Kinetics one CSV file will do.")
-flags.DEFINE_string("out", None, "Folder to write to; a rerun goes on from it.")
-flags.DEFINE_integer("transcode", 0, "Re-encode to this short side with short groups of pictures, for fast reading; 0: do not.")
+flags.DEFINE_string("labels", "", "Folder with the label files as published; for Kinetics also a single CSV file.")
+flags.DEFINE_string("out", None, "Folder to write to; a repeated run continues from its files.")
+flags.DEFINE_integer(
+    "transcode", 0, "Re-encode to this short side in pixels with frequent keyframes, for fast reading; 0: do not re-encode."
+)
 flags.DEFINE_enum(
-    "check", "quick", CHECKS, "Decode every frame, or the first, middle and last, or none. --transcode decodes all."
+    "check",
+    "quick",
+    CHECKS,
+    "full: decode every frame; quick: the first, middle and last; none: no frame. --transcode decodes all.",
 )
 flags.DEFINE_bool("pack", False, "Also pack the videos into array_record shards.")
-flags.DEFINE_enum("runner", "local", RUNNERS, "Processes on this machine, or Apache Beam.")
-flags.DEFINE_string("beam_options", "", "Beam's own options in one string; empty: its local runner.")
+flags.DEFINE_enum("runner", "local", RUNNERS, "local: processes on this machine; beam: Apache Beam.")
+flags.DEFINE_string("beam_options", "", "Options of Apache Beam in one string; empty: its local runner.")
 flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.")
-flags.DEFINE_float("timeout_s", 600.0, "A file that takes longer counts as failed; 0: no limit.")
-flags.DEFINE_float("val_share", 0.1, "For folder without split folders: the share for val, of the videos of each class.")
-flags.DEFINE_integer("seed", 0, "For folder without split folders: of the draw of val.")
+flags.DEFINE_float("timeout_s", 600.0, "Seconds after which a file counts as failed; 0: no limit.")
+flags.DEFINE_float("val_share", 0.1, "For folder without split folders: share of each class's videos that becomes val.")
+flags.DEFINE_integer("seed", 0, "For folder without split folders: seed of the draw of val.")
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is said in one line."""
+    """Parses the command line; an error in it ends the program with one line on stderr and exit code 2."""
     try:
         rest = FLAGS(argv)
         for name in ("dataset", "videos", "out"):
@@ -49,7 +54,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Hands the flags over."""
+    """Runs `prepare` with the flags, and turns its errors into one line on stderr and an exit code."""
     try:
         if len(argv) > 1:
             raise PrepareError(f"unexpected argument {argv[1]!r}: options start with --")

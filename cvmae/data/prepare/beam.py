@@ -1,4 +1,4 @@
-"""The same function for each job, under Apache Beam (the extra `beam`): on a cluster, or on its local runner."""
+"""Jobs under Apache Beam (the extra `beam`), on a cluster or on its local runner, instead of the worker pool."""
 
 import json
 import os
@@ -14,11 +14,20 @@ from cvmae.data.worker_pool import Failure, StopRun, Worker, available_cores
 def run(
     function: str, jobs: Iterable[dict], workers: int, limit_s: float, *, folder: str, options: str = ""
 ) -> Iterator[tuple[dict, dict | Failure]]:
-    """Calls a function for every job like worker_pool.run, but yields all pairs (job, answer) at the end.
+    """Calls a function for every job like worker_pool.run, but yields the pairs (job, answer) after all jobs are done.
 
-    folder: for the jobs and the answers, on a file system that all machines share, as they must the videos; and each needs
-    this package. options: Beam's own, as on a command line; "" runs `workers` (0: one per core) at a time on this machine.
-    Raises: PrepareError without Beam; StopRun if the function did.
+    Args:
+      function: see worker_pool.run.
+      jobs: see worker_pool.run.
+      workers: number of jobs at a time with Beam's local runner, 0 for one per core.
+      limit_s: seconds for a job, 0 for no limit.
+      folder: for the files of jobs and answers, on a file system that all machines share. They also need to share the
+        videos, and to have this package installed.
+      options: options of Beam as on a command line; "" for its local runner.
+
+    Raises:
+      PrepareError: Beam is not installed.
+      StopRun: the function raised it.
     """
     try:
         import apache_beam as beam
@@ -30,7 +39,7 @@ def run(
     num_workers = workers or available_cores()
     options = options or f"--runner=DirectRunner --direct_running_mode=multi_threading --direct_num_workers={num_workers}"
     try:
-        # By way of a file: runners limit the size of what a pipeline itself may hold.
+        # Jobs are read from a file because runners limit the size of a pipeline's own data.
         with open(os.path.join(folder, "jobs.jsonl"), "w", encoding="utf-8") as file:
             file.writelines(json.dumps(job) + "\n" for job in jobs)
         with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
@@ -43,16 +52,16 @@ def run(
             )
         for path in sorted(pathlib.Path(folder).glob("answers-*")):
             for line in path.read_text(encoding="utf-8").splitlines():
-                job, kind, answer = json.loads(line)
-                if kind == "stop":
+                job, status, answer = json.loads(line)
+                if status == "stop":
                     raise StopRun(answer)
-                yield job, answer if kind == "answer" else Failure(answer)
+                yield job, answer if status == "answer" else Failure(answer)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _calling(base, function, limit_s):
-    """The DoFn. It calls by way of a process of its own, so that a decoder that dies does not take Beam's worker with it."""
+    """Returns the DoFn. It calls the function in a separate process, so that a crashing decoder does not end Beam's worker."""
 
     class Call(base):
         def setup(self):
@@ -62,10 +71,10 @@ def _calling(base, function, limit_s):
             job = json.loads(line)
             try:
                 answer = self._worker.call(job)
-                kind = "failure" if isinstance(answer, Failure) else "answer"
+                status = "failure" if isinstance(answer, Failure) else "answer"
             except StopRun as error:
-                kind, answer = "stop", str(error)
-            yield json.dumps([job, kind, answer])
+                status, answer = "stop", str(error)
+            yield json.dumps([job, status, answer])
 
         def teardown(self):
             self._worker.close()

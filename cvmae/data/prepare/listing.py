@@ -1,17 +1,19 @@
-"""What the label files of a data set say, in one form for all of them."""
+"""Contents of the label files of a data set, in the same form for every data set."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """One video of a data set.
+    """A video of a data set.
 
-    name: its path below --videos as published; tells it from all others, and stands in reports.
-    label: class name, "" for none.
-    stems: names without extension under which its file may lie, the most specific first; () if `name` is where it lies.
-    hints: folders that its file is likely to lie in (class, split); they decide between files of one stem.
-    span: seconds (start, end), the annotated part, where the file may be longer than that: its stem is the last one then.
+    Attributes:
+      name: published path below --videos; unique, and used in reports.
+      label: class name, "" for none.
+      stems: possible names of its file without the extension, the most specific first; () if `name` is the file's path.
+      hints: names of folders that its file is likely to lie in (class, split), to choose between files of the same stem.
+      span: (start, end) of the annotated part in seconds, None if files hold exactly this part. A file whose stem is the
+        last one may be longer.
     """
 
     name: str
@@ -23,17 +25,25 @@ class Video:
 
 @dataclasses.dataclass
 class Listing:
-    """The classes in the order of their numbers, the videos by name, and for each manifest its (name, split) pairs."""
+    """Classes, videos and splits of a data set.
+
+    Attributes:
+      classes: class names in the order of their numbers.
+      manifests: pairs (name of a video, split) of each manifest, by the manifest's name.
+      videos: videos by name.
+      repeats: pairs (name, where the video is listed once more).
+      is_undrawn: True if the videos have no splits yet; the splits in `manifests` are "" then.
+    """
 
     classes: tuple[str, ...]
     manifests: dict[str, list[tuple[str, str]]]
     videos: dict[str, Video] = dataclasses.field(default_factory=dict)
-    repeats: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # (name, where it is listed again)
-    is_undrawn: bool = False  # the videos have no splits yet: "" stands in the pairs
+    repeats: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    is_undrawn: bool = False
     _listed: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
     def add(self, manifest: str, split: str, video: Video, where: str) -> None:
-        """Lists a video; one that the manifest has already stays as it was, and is noted. where: file, or file:line."""
+        """Lists a video in a manifest, or adds it to `repeats` if it is listed there already. where: file, or file:line."""
         if (manifest, video.name) in self._listed:
             self.repeats.append((video.name, where))
             return

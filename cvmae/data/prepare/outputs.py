@@ -1,4 +1,4 @@
-"""The files that a run ends with, manifests, classes and report, and what it prints."""
+"""Files that a run writes at its end, manifests, classes and report, and the tables that it prints."""
 
 import collections
 import dataclasses
@@ -14,7 +14,16 @@ _MAX_TABLE = 20  # classes
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A usable video. path: of its file, from OUT. start, end: seconds, None for open. bytes: of the file."""
+    """A usable video.
+
+    Attributes:
+      name: see Video.
+      path: its file, relative to OUT.
+      label: class name, "" for none.
+      start: first second to use, None for the beginning of the file.
+      end: last second to use, None for the end of the file.
+      bytes: size of the file.
+    """
 
     name: str
     path: str
@@ -25,9 +34,9 @@ class Row:
 
 
 def write_manifests(out: str, listing: Listing, usable: dict[str, Row]) -> dict[str, str]:
-    """Writes `out`/NAME.csv for each manifest of the listing, of its usable videos (by name); returns {NAME: path}.
+    """Writes `out`/NAME.csv for each manifest of the listing with its usable videos (by name); returns {NAME: path}.
 
-    Paths start at the folder of the manifest. The columns start and end are there if some video has them.
+    Paths are relative to the folder of the manifest. The columns start and end are written if any video has them.
     """
     paths = {}
     for manifest, listed in listing.manifests.items():
@@ -43,32 +52,33 @@ def write_manifests(out: str, listing: Listing, usable: dict[str, Row]) -> dict[
 
 
 def write_classes(out: str, classes: tuple[str, ...]) -> None:
-    """Writes `out`/classes.csv: the number and name of each class, also of those that no usable video has."""
+    """Writes `out`/classes.csv: the number and name of each class, including classes without a usable video."""
     write_table(os.path.join(out, "classes.csv"), ["number", "name"], enumerate(classes))
 
 
 def write_report(out: str, problems: list[tuple[str, str, str]]) -> str:
-    """Writes `out`/report.csv with (path, problem, detail); returns its path."""
+    """Writes `out`/report.csv with the rows (path, problem, detail), sorted and each once; returns its path."""
     path = os.path.join(out, "report.csv")
     write_table(path, ["path", "problem", "detail"], sorted(set(problems)))
     return path
 
 
 def counts(dataset: str, listing: Listing, usable: dict[str, Row]) -> str:
-    """A table of what is there, listed, and published, for each manifest and split."""
+    """Returns a table of the numbers of videos that are usable, listed, and published, for each manifest and split."""
     lines = [f"{'':24}{'here':>10}{'listed':>10}{'published (quoted)':>22}"]
 
-    def line(name, here, listed, stated):
-        lines.append(f"{name:24}{here:>10,}{listed:>10,}{f'{stated:,}' if stated else '-':>22}")
+    def add_line(name, num_usable, num_listed, num_published):
+        quoted = f"{num_published:,}" if num_published else "-"
+        lines.append(f"{name:24}{num_usable:>10,}{num_listed:>10,}{quoted:>22}")
 
-    for manifest, listed in listing.manifests.items():
-        stated = published.COUNTS[dataset].get(manifest, {})
-        total = collections.Counter(split for _, split in listed)
-        here = collections.Counter(split for name, split in listed if name in usable)
-        for split in dict.fromkeys([*stated, *total]):
-            line(f"{manifest}.csv {split}", here[split], total[split], stated.get(split))
-    seen = {row.label for row in usable.values() if row.label}
-    line("classes", len(seen), len(listing.classes), published.CLASSES.get(dataset))
+    for manifest, pairs in listing.manifests.items():
+        quoted = published.COUNTS[dataset].get(manifest, {})
+        listed = collections.Counter(split for _, split in pairs)
+        here = collections.Counter(split for name, split in pairs if name in usable)
+        for split in dict.fromkeys([*quoted, *listed]):
+            add_line(f"{manifest}.csv {split}", here[split], listed[split], quoted.get(split))
+    labels = {row.label for row in usable.values() if row.label}
+    add_line("classes", len(labels), len(listing.classes), published.CLASSES.get(dataset))
     if dataset in published.NOTES:
         lines.append(f"({published.NOTES[dataset]})")
     return "\n".join(lines)
@@ -104,7 +114,7 @@ def class_counts(listing: Listing, usable: dict[str, Row]) -> str:
 
 
 def summary(listing: Listing, usable: dict[str, Row], problems: list[tuple[str, str, str]], report: str) -> str:
-    """One line: how many videos are usable, what is wrong with the others, and where it says which."""
-    by_kind = collections.Counter(problem for _, problem, _ in set(problems))
-    what = ", ".join(f"{count:,} {problem}" for problem, count in sorted(by_kind.items())) or "no problem"
-    return f"{len(usable):,} of {len(listing.videos):,} videos are usable; {what}; {report}"
+    """Returns a line with the number of usable videos, the number of problems of each type, and the report's path."""
+    by_type = collections.Counter(problem for _, problem, _ in set(problems))
+    counts_text = ", ".join(f"{count:,} {problem}" for problem, count in sorted(by_type.items())) or "no problem"
+    return f"{len(usable):,} of {len(listing.videos):,} videos are usable; {counts_text}; {report}"

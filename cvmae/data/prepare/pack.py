@@ -1,7 +1,7 @@
-"""Packs the videos of a manifest into array_record shards, a set that tensorflow-datasets reads, without TensorFlow.
+"""Packs the videos of a manifest into array_record shards, a data set that tensorflow-datasets reads without TensorFlow.
 
-Records have `video` (the bytes of the file), `label`, `name`, and `start` and `end` where some video has a part (seconds, NaN
-is open). Grain's ArrayRecordDataSource gives them as serialised tf.train.Example.
+Records have `video` (the bytes of the file), `label`, `name`, and, if only a part of some video is used, `start` and `end`
+in seconds (NaN for the file's own). Grain's ArrayRecordDataSource returns them as serialized tf.train.Example.
 """
 
 import glob
@@ -32,10 +32,22 @@ def pack(
     temporary: str,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Makes `folder` the set of `rows`, pairs of (video of OUT, split), or leaves it if it is that already.
+    """Writes the packed set of some videos, unless `folder` is this set already.
 
-    A run that was interrupted goes on with the shards that it has; `folder` is there when all of them are. run: calls a
-    function for jobs, as worker_pool.run. temporary: a folder on the same file system. Raises: StopRun.
+    A run that was interrupted continues with the shards that are complete; `folder` appears when all of them are.
+
+    Args:
+      folder: of the packed set; a set of other videos in it is replaced.
+      out: folder that the paths of `rows` are relative to.
+      dataset: name of the set, as in --dataset.
+      rows: pairs (video, split).
+      classes: class names in the order of their numbers.
+      run: calls a function for every job and yields pairs (job, answer), like worker_pool.run.
+      temporary: folder for incomplete files, on the same file system.
+      shard_bytes: size above which a shard is not filled further.
+
+    Raises:
+      StopRun: a video cannot be read, or a shard cannot be written.
     """
     plan = _plan(out, dataset, rows, classes, shard_bytes)
     digest = hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
@@ -44,7 +56,7 @@ def pack(
     building = f"{folder}.building-{digest}"
     os.makedirs(building, exist_ok=True)
     for other in glob.glob(f"{glob.escape(folder)}.building-*"):
-        if other != building:  # it was for other videos
+        if other != building:  # left by a run over other videos
             shutil.rmtree(other)
     files = {os.path.join(building, name): records for name, records in plan["shards"].items()}
     jobs = [
@@ -63,13 +75,13 @@ def pack(
 
 
 def write_shard(job: dict) -> dict:
-    """Writes one shard. Raises: StopRun if a file cannot be read or the shard not be written."""
+    """Writes the shard of a job, and returns {}. Raises: StopRun if a video cannot be read or the shard cannot be written."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     features = _features(job["classes"], job["parts"])
     temporary = os.path.join(job["temporary"], os.path.basename(job["target"]) + f".{os.getpid()}")
     try:
-        writer = ArrayRecordWriter(temporary, "group_size:1")  # one record a group: they are read one by one
+        writer = ArrayRecordWriter(temporary, "group_size:1")  # one record per group, since records are read singly
         for record in job["records"]:
             with open(record["path"], "rb") as file:
                 example = {key: record[key] for key in features if key in record} | {"video": file.read()}
@@ -82,21 +94,21 @@ def write_shard(job: dict) -> dict:
 
 
 def _plan(out, dataset, rows, classes, shard_bytes):
-    """{dataset, classes, parts, shards: {file name: records}}; a function of what the videos are."""
-    number = {name: place for place, name in enumerate(classes)}
+    """Returns {dataset, classes, parts, shards: {file name: records}}; it changes whenever a video does."""
+    number = {name: index for index, name in enumerate(classes)}
     rows = list(rows)
     parts = any(row.start is not None or row.end is not None for row, _ in rows)
     shards = {}
     for split in dict.fromkeys(split for _, split in rows):
         cut, size = [[]], 0
-        for row in (row for row, its_split in rows if its_split == split):
+        for row in (row for row, row_split in rows if row_split == split):
             if cut[-1] and size + row.bytes > shard_bytes:
                 cut.append([])
                 size = 0
             size += row.bytes
             cut[-1].append(_record(out, row, number, parts))
-        for place, records in enumerate(cut):
-            shards[f"{dataset}-{split}.array_record-{place:05d}-of-{len(cut):05d}"] = records
+        for index, records in enumerate(cut):
+            shards[f"{dataset}-{split}.array_record-{index:05d}-of-{len(cut):05d}"] = records
     return {"dataset": dataset, "classes": classes, "parts": parts, "shards": shards}
 
 
@@ -142,7 +154,7 @@ def _write_metadata(folder, dataset, plan):
         features=_features(plan["classes"], plan["parts"]),
         split_infos=infos,
         version=_VERSION,
-        check_data=False,  # that would need TensorFlow
+        check_data=False,  # the check needs TensorFlow
         description="Written by cvmae.data.prepare.",
     )
 

@@ -1,4 +1,4 @@
-"""Where in OUT things lie, and that nothing is ever written to --videos."""
+"""Paths of files in OUT, and the check that nothing is ever written to --videos."""
 
 import collections
 import os
@@ -12,7 +12,7 @@ _LINK, _PACKED = "videos", "packed"
 
 
 def check_places(videos: str, out: str, side: int, pack: bool) -> None:
-    """Raises: PrepareError if --videos is no folder, or if the run would write into it."""
+    """Checks the folders of a run. Raises: PrepareError if --videos is no folder, or if the run would write into it."""
     if not os.path.isdir(videos):
         raise PrepareError(f"{videos}: not a folder; --videos is the folder with the videos")
     if _inside(out, videos):
@@ -24,10 +24,11 @@ def check_places(videos: str, out: str, side: int, pack: bool) -> None:
 
 
 def reach(videos: str, out: str) -> str:
-    """The path by which `videos` is reached from the folder `out`: where it lies if that is inside, else a link `videos`.
+    """Returns the path of `videos` relative to the folder `out`: its own if it lies inside, else that of a link `videos`.
 
-    With a link, paths in manifests say nothing of where on this machine the videos lie, and who moves them has one link to
-    turn. Where there can be none, the path leads out of the folder.
+    The link is made here. With it, paths in manifests do not depend on where the videos lie on this machine, and if they move,
+    only the link changes. If there can be no link (a file system without links, another file of this name), the path is a
+    relative one that leads out of the folder.
     """
     direct = os.path.relpath(os.path.realpath(videos), os.path.realpath(out))
     link = os.path.join(out, _LINK)
@@ -45,9 +46,9 @@ def reach(videos: str, out: str) -> str:
 
 
 def targets(side: int, paths: Iterable[str]) -> dict[str, str]:
-    """For each path below --videos the one in OUT of its re-encoded file: the same place, as .mp4.
+    """Returns the path in OUT of the re-encoded file for each path below --videos: the same subfolder and name, as .mp4.
 
-    Files that differ in nothing but the extension keep it before the new one.
+    Files whose names differ only in the extension keep it before the new one (a.webm.mp4).
     """
     paths = set(paths)
     stems = collections.Counter(os.path.splitext(path)[0] for path in paths)
@@ -56,7 +57,7 @@ def targets(side: int, paths: Iterable[str]) -> dict[str, str]:
 
 
 def packed(out: str, manifest: str, of: int) -> str:
-    """The folder of the packed set of a manifest, one of `of`."""
+    """Returns the folder of the packed set of a manifest; `of` is the number of manifests."""
     top = os.path.join(os.path.abspath(out), _PACKED)
     return os.path.join(top, manifest) if of > 1 else top
 
@@ -66,6 +67,6 @@ def _transcoded(side):
 
 
 def _inside(path, folder):
-    """True if path is `folder` or lies in it; links are followed, and neither has to exist."""
+    """Returns True if path is `folder` or lies in it; links are followed, and neither has to exist."""
     path, folder = os.path.realpath(path), os.path.realpath(folder)
     return os.path.commonpath([path, folder]) == folder

@@ -1,4 +1,4 @@
-"""A whole run: read the label files, find the videos, look at each or re-encode it, write the manifests, pack."""
+"""Complete run of the preparation: read label files, locate videos, check or re-encode each, write manifests, pack."""
 
 import dataclasses
 import functools
@@ -21,13 +21,16 @@ READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
 DATASETS = (*READERS, "folder")
 RUNNERS = ("local", "beam")
-# A file that is longer than the annotated part by more than this was not cut to it.
+# A file that is longer than the annotated part by more than this is taken for the uncut video.
 _SLACK_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a run is asked for; the fields are the flags of `python -m cvmae.data.prepare`, which explains them."""
+    """Options of a run. The fields are the flags of `python -m cvmae.data.prepare`; its --help describes them.
+
+    Raises: PrepareError if a value is out of range.
+    """
 
     dataset: str
     videos: str
@@ -47,7 +50,7 @@ class Options:
         for field, choices in (("dataset", DATASETS), ("check", work.CHECKS), ("runner", RUNNERS)):
             if getattr(self, field) not in choices:
                 raise PrepareError(f"--{field}={getattr(self, field)} is none of {', '.join(choices)}")
-        for field, right, what in (
+        for field, is_valid, expected in (
             ("videos", self.videos, "the folder with the videos"),
             ("out", self.out, "a folder for the manifests"),
             ("labels", self.labels or self.dataset == "folder", "the folder or file with the label files"),
@@ -56,14 +59,19 @@ class Options:
             ("workers", self.workers >= 0, "a number of processes, 0 for one per core"),
             ("timeout_s", self.timeout_s >= 0, "seconds, 0 for no limit"),
         ):
-            if not right:
-                raise PrepareError(f"--{field}={getattr(self, field)} must be {what}")
+            if not is_valid:
+                raise PrepareError(f"--{field}={getattr(self, field)} must be {expected}")
 
 
 def prepare(options: Options) -> dict[str, str]:
-    """Does it all, and prints counts and a summary; returns the manifests' paths by name.
+    """Prepares a data set in the folder `out`, and prints counts and a summary.
 
-    Raises: PrepareError for what the caller can mend; StopRun if the disk fails.
+    Returns:
+      The paths of the manifests by name: "manifest", or "split1" to "split3".
+
+    Raises:
+      PrepareError: an option or input file cannot be used, or no video is usable.
+      StopRun: files cannot be written.
     """
     places.check_places(options.videos, options.out, options.transcode, options.pack)
     try:
@@ -71,9 +79,9 @@ def prepare(options: Options) -> dict[str, str]:
     except FolderError as error:
         raise PrepareError(f"--videos: {error}") from error
     listing = folder.read(files) if options.dataset == "folder" else READERS[options.dataset](options.labels)
-    found, problems = _locate(options, listing, files)
+    located, problems = _locate(options, listing, files)
     with State(options.out) as state:
-        usable = _look(options, listing, found, problems, state)
+        usable = _check_videos(options, listing, located, problems, state)
         if listing.is_undrawn:
             _draw_splits(options, listing, usable, state)
         manifests = outputs.write_manifests(options.out, listing, usable)
@@ -92,33 +100,33 @@ def prepare(options: Options) -> dict[str, str]:
 
 
 def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-    """({name of a video: its file below --videos}, problems)."""
-    found, problems = {}, [(name, "not UTF-8", "its name cannot stand in a manifest; rename it") for name in files.odd]
+    """Returns ({name of a video: path of its file below --videos}, [(path, problem, detail)])."""
+    located, problems = {}, [(name, "not UTF-8", "its name cannot stand in a manifest; rename it") for name in files.odd]
     for name, video in listing.videos.items():
         paths = files.find(video)
         if not paths:
             problems.append((name, "missing", f"below --videos is none of {', '.join(f'{stem}.*' for stem in video.stems)}"))
             continue
-        found[name] = paths[0]
+        located[name] = paths[0]
         if len(paths) > 1:
             problems.append((paths[0], "ambiguous", f"taken for {name}; {', '.join(paths[1:])} might as well be it"))
     problems += [(name, "listed twice", f"{where}; the first line counts") for name, where in listing.repeats]
-    if not found:
-        there = f"the files there are such as {files.paths[0]}" if files.paths else "there is no video file"
+    if not located:
+        example = f"the files there are such as {files.paths[0]}" if files.paths else "there is no video file"
         raise PrepareError(
             f"{options.videos}: none of the {len(listing.videos)} videos that {options.labels} lists is in --videos, "
-            f"such as {next(iter(listing.videos), 'none: the lists are empty')}; {there}"
+            f"such as {next(iter(listing.videos), 'none: the lists are empty')}; {example}"
         )
-    return found, problems
+    return located, problems
 
 
-def _look(options, listing, found, problems, state) -> dict[str, Row]:
-    """The usable videos by name; what is wrong with the others joins `problems`."""
-    uncut = {name for name, path in found.items() if _may_be_whole(listing.videos[name], path)}
-    jobs, paths = _jobs(options, found, {found[name] for name in uncut}, state)
+def _check_videos(options, listing, located, problems, state) -> dict[str, Row]:
+    """Checks or re-encodes all videos; returns the usable ones by name, and adds the problems of the others to `problems`."""
+    uncut = {name for name, path in located.items() if _may_be_uncut(listing.videos[name], path)}
+    jobs, paths = _jobs(options, located, {located[name] for name in uncut}, state)
     answers = _answers(options, jobs, state)
     usable = {}
-    for name, path in found.items():
+    for name, path in located.items():
         problem, detail, part = _judge(answers[path], listing.videos[name].span if name in uncut else None)
         if problem:
             problems.append((path, problem, detail))
@@ -131,8 +139,8 @@ def _look(options, listing, found, problems, state) -> dict[str, Row]:
 def _draw_splits(options, listing, usable, state) -> None:
     """Draws the splits of a listing that has none, over its usable videos, and keeps them for later runs.
 
-    A video that an earlier run with the same --val_share and --seed drew stays where it is. If an earlier version of this
-    package wrote the manifest, its way of drawing stays too.
+    Videos that were drawn by an earlier run with the same --val_share and --seed keep their split. If the manifest is from an
+    earlier version of this package, its way of drawing is kept.
     """
     labels = {val_split.split_key(name): row.label for name, row in usable.items()}
     if state.has_older_split:
@@ -149,59 +157,59 @@ def _draw_splits(options, listing, usable, state) -> None:
         if kept := sum(key in earlier for key in splits):
             print(f"split: {kept:,} videos keep the split of earlier runs, {len(splits) - kept:,} are new")
     (pairs,) = listing.manifests.values()
-    # A video that is not usable is in no manifest; it counts as listed for train.
+    # Videos that are not usable are in no manifest; the printed counts list them as train.
     pairs[:] = [(name, splits.get(val_split.split_key(name), "train")) for name, _ in pairs]
 
 
-def _jobs(options, found, measured, state):
-    """For each file below --videos: {file: job}, and {file: path in OUT by which the manifest knows it}."""
-    files = dict.fromkeys(found.values())
-    made = places.targets(options.transcode, files) if options.transcode else {}
+def _jobs(options, located, measured, state):
+    """Returns {file below --videos: job} and {file below --videos: path in manifests}."""
+    files = dict.fromkeys(located.values())
+    targets = places.targets(options.transcode, files) if options.transcode else {}
     top = places.reach(options.videos, options.out)
     jobs = {
-        file: work.job(
+        file: work.make_job(
             os.path.abspath(os.path.join(options.videos, file)),
             options.check,
             side=options.transcode,
-            target=os.path.abspath(os.path.join(options.out, made[file])) if made else "",
+            target=os.path.abspath(os.path.join(options.out, targets[file])) if targets else "",
             temporary=os.path.abspath(state.temporary),
             measure=file in measured,
         )
         for file in files
     }
-    return jobs, made or {file: f"{top}/{file}" for file in files}
+    return jobs, targets or {file: f"{top}/{file}" for file in files}
 
 
 def _judge(answer, span):
-    """(problem, detail, (start, end)) of a video. span: its part in seconds, if its file may be longer than that."""
+    """Returns (problem, detail, (start, end)) of a video. span: its annotated part in seconds, if its file may be uncut."""
     if isinstance(answer, worker_pool.Failure):
         return "failed", str(answer), (None, None)
-    whole = span and not answer["problem"] and answer["seconds"] > span[1] - span[0] + _SLACK_S
-    if whole and span[0] >= answer["seconds"]:
+    is_uncut = span and not answer["problem"] and answer["seconds"] > span[1] - span[0] + _SLACK_S
+    if is_uncut and span[0] >= answer["seconds"]:
         return "too short", f"it lasts {answer['seconds']:.1f} s, its part starts at {span[0]} s", (None, None)
-    return answer["problem"], answer["detail"], span if whole else (None, None)
+    return answer["problem"], answer["detail"], span if is_uncut else (None, None)
 
 
-def _may_be_whole(video: Video, path: str) -> bool:
+def _may_be_uncut(video: Video, path: str) -> bool:
     return bool(video.span) and os.path.splitext(os.path.basename(path))[0] == video.stems[-1]
 
 
 def _answers(options, jobs, state) -> dict[str, dict | worker_pool.Failure]:
-    """The answer to each of the jobs by their keys, from earlier runs where they have it."""
+    """Returns the answers to jobs by the jobs' keys, those of earlier runs included."""
     answers, todo = {}, {}
     for key, job in jobs.items():
-        if (known := state.known(job)) is not None:
-            answers[key] = known
+        if (earlier := state.find_answer(job)) is not None:
+            answers[key] = earlier
         elif work.needs_decoder(job):
             todo[job["path"]] = key
         else:
             answers[key] = work.process(job)
     if todo:
-        what = f"transcode {options.transcode}" if options.transcode else f"check {options.check}"
-        with _progress(what, "file", len(jobs), len(answers)) as bar:
+        description = f"transcode {options.transcode}" if options.transcode else f"check {options.check}"
+        with _progress(description, "file", len(jobs), len(answers)) as bar:
             for job, answer in _runner(options, state, options.timeout_s)(work.FUNCTION, [jobs[key] for key in todo.values()]):
-                if not isinstance(answer, worker_pool.Failure):  # a crash may have been the machine's; it is tried again
-                    state.keep(job, answer)
+                if not isinstance(answer, worker_pool.Failure):  # the cause may be the machine: the next run tries again
+                    state.keep_answer(job, answer)
                 answers[todo[job["path"]]] = answer
                 bar.update()
     return answers
@@ -213,7 +221,7 @@ def _pack(options: Options, listing: Listing, usable: dict[str, Row], state: Sta
         if not rows:
             continue
         target = places.packed(options.out, manifest, len(listing.manifests))
-        runner = _runner(options, state, limit_s=0)  # a shard takes as long as the disk
+        runner = _runner(options, state, limit_s=0)  # the time for a shard depends on the disk
 
         def run(function, jobs, runner=runner, manifest=manifest):
             with _progress(f"pack {manifest}", "shard", len(jobs)) as bar:
@@ -232,6 +240,6 @@ def _runner(options, state, limit_s):
     return functools.partial(worker_pool.run, workers=options.workers, limit_s=limit_s)
 
 
-def _progress(what, unit, total, done=0):
-    every = 0.5 if sys.stderr.isatty() else 30  # a log file needs no bar that moves
-    return tqdm(total=total, initial=done, desc=what, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=every)
+def _progress(description, unit, total, done=0):
+    seconds = 0.5 if sys.stderr.isatty() else 30  # between updates: in a log file, each is a line
+    return tqdm(total=total, initial=done, desc=description, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=seconds)

@@ -1,4 +1,4 @@
-"""What a run leaves for the next one in OUT/.prepare: a lock, answers known already, and half-written files to remove."""
+"""State in OUT/.prepare that runs leave for later ones: a lock, answers, splits, and incomplete files to remove."""
 
 import json
 import os
@@ -11,10 +11,14 @@ FOLDER = ".prepare"
 
 
 class State:
-    """The state of the runs into one folder `out`, which is made. A context: one run at a time is in it.
+    """State of the runs into a folder `out`, as a context manager that only one run at a time can enter.
 
-    temporary: a folder for files that are not whole yet. has_older_split: an earlier version of this package has written
-    the manifest, and drawn its splits without keeping them here. Raises: PrepareError on entering, if another run is in it.
+    Attributes:
+      temporary: folder for incomplete files, emptied at the start and removed at the end.
+      has_older_split: True if an earlier version of this package wrote the manifest, and so did not keep its splits here.
+
+    Raises:
+      PrepareError: on entering, if `out` cannot be written or another run is in it.
     """
 
     def __init__(self, out: str):
@@ -33,7 +37,7 @@ class State:
         if not _lock(self._lock):
             self._lock.close()
             raise PrepareError(f"{self._out}: another run is writing there; wait for it or take another --out")
-        # Whoever wrote these is gone.
+        # The run that wrote these files has ended.
         shutil.rmtree(self.temporary, ignore_errors=True)
         os.makedirs(self.temporary, exist_ok=True)
         needed = (self._journal_path, os.path.join(self._out, "manifest.csv"))
@@ -46,26 +50,26 @@ class State:
         self._journal.close()
         self._lock.close()
 
-    def known(self, asked: dict) -> dict | None:
-        """The answer that an earlier run got to this job, if the file is the same and what was made of it is still there."""
-        kept = self._answers.get(_key(asked))
-        if kept is None or kept["file"] != identity(asked["path"]):
+    def find_answer(self, job: dict) -> dict | None:
+        """Returns an earlier run's answer to a job; None without one, or if the video or its re-encoded file has changed."""
+        kept = self._answers.get(_key(job))
+        if kept is None or kept["file"] != identity(job["path"]):
             return None
-        return kept["answer"] if not asked["side"] or kept["target"] == identity(asked["target"]) else None
+        return kept["answer"] if not job["side"] or kept["target"] == identity(job["target"]) else None
 
-    def keep(self, asked: dict, answer: dict) -> None:
+    def keep_answer(self, job: dict, answer: dict) -> None:
         """Keeps an answer for later runs."""
-        target = identity(asked["target"]) if asked["side"] else None
+        target = identity(job["target"]) if job["side"] else None
         kept = {"file": answer["file"], "target": target, "answer": answer}
-        self._journal.write(json.dumps([_key(asked), kept]) + "\n")
+        self._journal.write(json.dumps([_key(job), kept]) + "\n")
         self._journal.flush()
 
     def splits(self, draw: str) -> dict[str, str]:
-        """Returns the splits by key that earlier runs drew under this name of a draw. Raises: PrepareError."""
+        """Returns the splits by key that were kept under the name of a draw. Raises: PrepareError if they cannot be read."""
         return self._read_splits().get(draw, {})
 
     def keep_splits(self, draw: str, splits: dict[str, str]) -> None:
-        """Keeps the splits of a draw for later runs, beside those of videos that are gone and of other draws."""
+        """Keeps the splits of a draw, by key, for later runs; those of other draws and of removed videos stay."""
         draws = self._read_splits()
         draws[draw] = draws.get(draw, {}) | splits
         temporary = f"{self._splits_path}.part"
@@ -95,15 +99,15 @@ class State:
                         continue
                     self._answers[key] = kept
         self._journal = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._journal.write("\n")  # what was cut off stays apart from what comes
+        self._journal.write("\n")  # ends a line that was cut off
 
 
-def _key(asked):
-    return json.dumps([asked["path"], asked["check"], asked["side"], asked["measure"], asked["target"]])
+def _key(job):
+    return json.dumps([job["path"], job["check"], job["side"], job["measure"], job["target"]])
 
 
 def _lock(file) -> bool:
-    """Locks an open file; the lock ends with the process. Where the system has no such locks, everyone is let in."""
+    """Locks an open file until the process ends; returns False if it is locked. Always True on systems without locks."""
     try:
         import fcntl
     except ImportError:

@@ -1,4 +1,4 @@
-"""Label files are read, and tables written, here: errors name the file, the line and what was expected."""
+"""Reading of label files and writing of tables; errors name the file, the line and the expected content."""
 
 import csv
 import io
@@ -7,25 +7,25 @@ from collections.abc import Iterable, Iterator
 
 
 class PrepareError(Exception):
-    """What was given cannot be used; the message says where and what to do."""
+    """Error in an option or an input file; the message names it and a remedy."""
 
 
 def find_file(folder: str, names: Iterable[str], expected: str, within: Iterable[str] = ()) -> str:
-    """The first of `names` in `folder`, or in the first of its folders `within` that has one.
+    """Returns the path of the first of `names` in `folder`, or in the first of its subfolders `within` that has any.
 
-    Raises: PrepareError, which says what was `expected`.
+    Raises: PrepareError with the text `expected` if there is no such file.
     """
     names = tuple(names)
-    for place in (folder, *(os.path.join(folder, name) for name in within)):
+    for parent in (folder, *(os.path.join(folder, name) for name in within)):
         for name in names:
-            if os.path.isfile(os.path.join(place, name)):
-                return os.path.join(place, name)
+            if os.path.isfile(os.path.join(parent, name)):
+                return os.path.join(parent, name)
     problem = f"has no {' or '.join(names)}" if os.path.isdir(folder) else "is not a folder"
     raise PrepareError(f"{folder}: {problem}; --labels is the folder with {expected}")
 
 
 def read_text(path: str, expected: str) -> str:
-    """A UTF-8 file, with or without a byte order mark. Raises: PrepareError."""
+    """Returns the text of a UTF-8 file, without the byte order mark. Raises: PrepareError if it cannot be read."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
@@ -36,14 +36,17 @@ def read_text(path: str, expected: str) -> str:
 
 
 def read_lines(path: str, expected: str) -> Iterator[tuple[str, str]]:
-    """Pairs of ("file:line", text) of the lines that are not blank. Raises: PrepareError."""
+    """Yields pairs ("file:line", text) of the lines that are not blank. Raises: PrepareError if the file cannot be read."""
     for number, line in enumerate(read_text(path, expected).splitlines(), 1):
         if line.strip():
             yield f"{path}:{number}", line.strip()
 
 
 def read_table(path: str, needed: Iterable[str], expected: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Pairs of ("file:line", {column: text}) of a CSV file whose header has the `needed` columns. Raises: PrepareError."""
+    """Yields pairs ("file:line", {column: text}) of the rows of a CSV file.
+
+    Raises: PrepareError if it cannot be read, its header lacks one of the `needed` columns, or a row has other columns.
+    """
     reader = csv.DictReader(io.StringIO(read_text(path, expected)), skipinitialspace=True)
     try:
         absent = [name for name in needed if name not in (reader.fieldnames or ())]
@@ -61,12 +64,12 @@ def read_table(path: str, needed: Iterable[str], expected: str) -> Iterator[tupl
 
 
 def write_table(path: str, header: Iterable[str], rows: Iterable[Iterable]) -> None:
-    """Writes a CSV file whole or not at all."""
+    """Writes a CSV file atomically: it never exists in part."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    temporary = f"{path}.part"  # always the same: what a run that was killed left is written over by the next
+    temporary = f"{path}.part"  # a fixed name, so that a repeated run overwrites what a killed one left
     with open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text.getvalue())
     os.replace(temporary, path)

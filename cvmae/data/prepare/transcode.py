@@ -1,4 +1,4 @@
-"""Re-encodes a video to a small side and short groups of pictures: the form that clips are decoded from fastest."""
+"""Re-encodes a video to a small side and short groups of pictures, the format from which clips are decoded fastest."""
 
 import errno
 import os
@@ -12,26 +12,34 @@ from cvmae.data.decode import DecodeError, each_frame, read_table
 from cvmae.data.frame_table import FrameTable
 from cvmae.data.worker_pool import StopRun
 
-GOP = 12  # frames from keyframe to keyframe at most: reading a clip decodes at most so many that it does not want
-# Quality: about what x264's default 23 loses would be lost a second time. One thread: there is a process for each core.
+GOP = 12  # frames between keyframes at most, and so the most frames that are decoded before the first frame of a clip
+# crf: with x264's default of 23, about as much as the source's encoding lost would be lost once more. threads: there is a
+# process for each core.
 _X264 = {"g": str(GOP), "crf": "20", "preset": "fast", "threads": "1"}
 
-# Errors that the next file would meet as well.
+# Errors of the disk or the folder, which the next file would meet as well.
 _OF_THE_DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR", "EEXIST", "EIO")
 
 
 def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable:
-    """Writes `source` as H.264 in MP4 to `target`, and returns target's frame table.
+    """Writes `source` as H.264 in MP4 to `target`, and returns the frame table of `target`.
 
-    side: pixels of the shorter side, even; a smaller video keeps its size, less a pixel where that is odd. temporary: a file
-    to write first, on target's file system; target appears whole or not at all. One that was made of the same source in the
-    same way is left as it is.
+    All frames of the source are kept, at the same times, with the same rotation and colors; sound is left out. A target that
+    was encoded from the same source with the same settings is kept.
 
-    There are as many frames as in the source, at the same times, with the same turn and colours; sound is left out.
-    Raises: DecodeError if the source cannot be read to its end; StopRun if target cannot be written.
+    Args:
+      source: path of the video.
+      target: path of the new file, which appears only when it is complete; missing folders are made.
+      side: pixels of the shorter side, even. A smaller video keeps its size, less one pixel where a side is odd.
+      temporary: path of a file that is written first, on the file system of `target`.
+
+    Raises:
+      DecodeError: the source cannot be read to its end.
+      StopRun: the disk is full, or files cannot be written in the folder of `target`.
+      RuntimeError: the encoder failed.
     """
-    facts = os.stat(source)
-    mark = f"cvmae {side} {GOP} of {facts.st_size} {facts.st_mtime_ns}"
+    status = os.stat(source)
+    mark = f"cvmae {side} {GOP} of {status.st_size} {status.st_mtime_ns}"
     if _mark_of(target) == mark:
         return read_table(target)
     table = read_table(source)
@@ -52,13 +60,13 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
 
 
 def fitted(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height) with `side` as the shorter, both even, never larger than they are."""
+    """Returns (width, height) scaled to `side` as the shorter one, both even, never larger than before."""
     scale = side / min(width, height)
     return tuple(max(2, min(round(length * scale / 2), length // 2) * 2) for length in (width, height))
 
 
 def _verified(path, count):
-    """The table of a file just written."""
+    """Returns the frame table of a file just written, which must have `count` frames."""
     try:
         table = read_table(path)
     except DecodeError as error:
@@ -69,7 +77,7 @@ def _verified(path, count):
 
 
 def _mark_of(path):
-    """How a file was made, "" if there is none or it says nothing."""
+    """Returns the comment of a video file, which records its source and settings; "" without a file or a comment."""
     try:
         with av.open(path) as container:
             return container.metadata.get("comment", "")
@@ -78,23 +86,24 @@ def _mark_of(path):
 
 
 def _timed_frames(source, table):
-    """A frame for each of the table, with its time since the first. Raises: DecodeError if they cannot be told apart.
+    """Yields a frame for each entry of the table, with its time since the first.
 
-    Where a packet holds no picture of its own (MPEG-4 of DivX and Xvid has such), the frame before stays, as on a screen.
+    For a packet without a picture (the MPEG-4 of DivX and Xvid has such packets), the previous frame is repeated, as players
+    do. Raises: DecodeError if frames cannot be matched with the table, or are missing at the end.
     """
-    even = 1 / Fraction(table.fps).limit_denominator(1001)  # for frames that are counted, not recognised
+    even = 1 / Fraction(table.fps).limit_denominator(1001)  # for frames that are matched by their number, not their time
     count, last = 0, None
     for frame in each_frame(source):
-        place = int(np.searchsorted(table.pts, frame.pts)) if table.reliable else count
-        is_listed = place < len(table) and (not table.reliable or table.pts[place] == frame.pts)
-        if not is_listed or place < count or (place > 0 and last is None):
+        index = int(np.searchsorted(table.pts, frame.pts)) if table.reliable else count
+        is_listed = index < len(table) and (not table.reliable or table.pts[index] == frame.pts)
+        if not is_listed or index < count or (index > 0 and last is None):
             raise DecodeError(source, f"frame {count} is not the one that its packets announce")
         base = frame.time_base if table.reliable else even
-        for due in range(count, place + 1):
-            shown = frame if due == place else last
-            shown.pts, shown.time_base = int(table.pts[due] - table.pts[0]), base
+        for shown_index in range(count, index + 1):
+            shown = frame if shown_index == index else last
+            shown.pts, shown.time_base = int(table.pts[shown_index] - table.pts[0]), base
             yield shown
-        count, last = place + 1, frame
+        count, last = index + 1, frame
     if count < len(table):
         raise DecodeError(source, f"ends early: {len(table) - count} of {len(table)} frames are missing")
 
@@ -108,7 +117,7 @@ def _encode(container, frames, side):
             size = width, height
             stream = _open_stream(container, frame, picture)
         picture.pts, picture.time_base = frame.pts, frame.time_base
-        picture.pict_type = 0  # the source's keyframes are not ours
+        picture.pict_type = 0  # lets the encoder choose keyframes, instead of those of the source
         container.mux(stream.encode(picture))
     container.mux(stream.encode(None))
 
@@ -117,11 +126,11 @@ def _open_stream(container, frame, picture):
     stream = container.add_stream("libx264", options=_X264)
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
     stream.codec_context.time_base = frame.time_base
-    # Without these a reader would take other colours for the same numbers.
+    # Without these tags, decoders would convert the same values to other colors.
     for tag in ("color_range", "colorspace", "color_primaries", "color_trc"):
         setattr(stream.codec_context, tag, getattr(picture, tag))
     if turn := frame.side_data.get("DISPLAYMATRIX"):
         matrix = np.frombuffer(turn, np.int32, count=9).copy()
-        matrix[6:8] = 0  # where the picture lies, in pixels that it no longer has
+        matrix[6:8] = 0  # the offset, in pixels of the source's size
         stream.set_display_matrix(matrix.tolist())
     return stream

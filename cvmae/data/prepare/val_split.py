@@ -7,23 +7,23 @@ from collections.abc import Mapping
 
 
 def split_key(name: str) -> str:
-    """Returns what a video's split depends on: its path without the extension, so that a converted file keeps its split."""
+    """Returns the key on which a video's split depends: the path without extension, so that converted files keep theirs."""
     return os.path.splitext(name)[0]
 
 
 def draw(labels: Mapping[str, str], val_share: float, seed: int, earlier: Mapping[str, str] | None = None) -> dict[str, str]:
     """Draws "train" or "val" for every video, with the same share of "val" in every class.
 
-    Rounded as a whole: the number of "val" is that share of all videos, to the nearest number, and at least 1 of 2 or more;
-    each class has its own share rounded down or up. One video of each class is always "train". In a class, the videos with
-    the smallest hashes of seed and key are "val", so that a draw depends on nothing but the arguments.
+    The number of "val" is the share of all videos, rounded, and at least 1 if there are 2; in each class it is the share
+    of the class, rounded down or up. At least one video of each class is "train". In a class, the videos with the smallest
+    hashes of seed and key are "val", so a draw depends only on the arguments.
 
     Args:
-      labels: class name by key (see split_key), "" for videos without a class, which are drawn like one more class.
+      labels: class name by key (see split_key), "" for videos without a class, which are drawn like a class of their own.
       val_share: 0 <= val_share < 1.
-      seed: any integer; another one gives another draw.
-      earlier: splits by key that stay as they are, whatever the shares are then. Only videos that are not in it are drawn:
-        they become "val" as long as their class has fewer than it should.
+      seed: any integer.
+      earlier: splits by key that are kept even if the shares are no longer exact. Only other videos are drawn: they become
+        "val" while their class has fewer than its share.
 
     Returns:
       The split of each key of `labels`.
@@ -43,12 +43,12 @@ def draw(labels: Mapping[str, str], val_share: float, seed: int, earlier: Mappin
 
 
 def draw_each(labels: Mapping[str, str], val_share: float, seed: int) -> dict[str, str]:
-    """Draws every video by itself, "val" if its hash is below the share; for sets that an earlier version split. See `draw`."""
+    """Draws every video independently, "val" if its hash is below the share, as earlier versions did; see `draw`."""
     return {key: "val" if _hash(seed, key) < val_share * 2**64 else "train" for key in labels}
 
 
 def _quotas(sizes, val_share, seed):
-    """Numbers of "val" by class: rounded down, then one more for those that lost most, until the total is right."""
+    """Returns the number of "val" by class: rounded down, plus 1 for the classes with the largest remainders."""
     quotas = {label: min(int(val_share * size), size - 1) for label, size in sizes.items()}
     count = sum(sizes.values())
     total = max(int(val_share * count + 0.5), int(val_share > 0 and count > 1))

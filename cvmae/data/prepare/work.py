@@ -1,4 +1,4 @@
-"""What is done to one file, in whatever process: look at it, decode some or all of it, or re-encode it."""
+"""Processing of a single video file, in any process: examine it, decode some or all frames, or re-encode it."""
 
 import os
 import platform
@@ -13,61 +13,72 @@ CHECKS = ("full", "quick", "none")
 FUNCTION = f"{__name__}:process"
 
 
-def job(path: str, check: str, *, side: int = 0, target: str = "", temporary: str = "", measure: bool = False) -> dict:
-    """What `process` is asked.
+def make_job(path: str, check: str, *, side: int = 0, target: str = "", temporary: str = "", measure: bool = False) -> dict:
+    """Returns a job for `process`.
 
-    path: of the video. check: `full` decodes every frame, `quick` the first, middle and last, `none` nothing. side: above 0,
-    the video is re-encoded to `target` (see transcode), which decodes every frame whatever `check` says. temporary: a folder.
-    measure: the length is wanted, also where nothing is checked.
+    Args:
+      path: of the video.
+      check: "full" decodes every frame, "quick" the first, middle and last, "none" nothing.
+      side: above 0, the video is re-encoded to `target` with this shorter side in pixels (see transcode), which decodes
+        every frame whatever `check` is.
+      target: path of the re-encoded file.
+      temporary: folder for incomplete files.
+      measure: True if the length is needed even when nothing is checked.
     """
     return {"path": path, "check": check, "side": side, "target": target, "temporary": temporary, "measure": measure}
 
 
-def needs_decoder(asked: dict) -> bool:
-    """False if the file system can answer."""
-    return bool(asked["check"] != "none" or asked["side"] or asked["measure"])
+def needs_decoder(job: dict) -> bool:
+    """Returns False if the file system alone answers the job."""
+    return bool(job["check"] != "none" or job["side"] or job["measure"])
 
 
-def process(asked: dict) -> dict:
-    """Answers a job: {problem, detail, frames, seconds, file}; problem is "", or `unreadable`, `empty` or `undecodable`.
+def process(job: dict) -> dict:
+    """Processes the file of a job.
 
-    file: size and time of change of what was looked at, None if there is nothing. Raises: StopRun if the fault is not the file's.
+    Returns:
+      {problem, detail, frames, seconds, file}. problem: "", "unreadable", "empty" or "undecodable"; detail: its description.
+      frames, seconds: length of the video, 0 if it was not decoded. file: `identity` of the video before it was processed.
+
+    Raises:
+      StopRun: the cause of an error is not the file.
     """
-    file = identity(asked["path"])
-    found = {"problem": "", "detail": "", "frames": 0, "seconds": 0.0, "file": file}
+    file = identity(job["path"])
+    answer = {"problem": "", "detail": "", "frames": 0, "seconds": 0.0, "file": file}
     if file is None:
-        return found | {"problem": "unreadable", "detail": "no such file, or no right to read it"}
+        return answer | {"problem": "unreadable", "detail": "no such file, or no right to read it"}
     if not file[0]:
-        return found | {"problem": "empty", "detail": "the file has 0 bytes"}
-    if not needs_decoder(asked):
-        return found
-    av.logging.set_level(av.logging.PANIC)  # what a codec has to say comes as an error
+        return answer | {"problem": "empty", "detail": "the file has 0 bytes"}
+    if not needs_decoder(job):
+        return answer
+    av.logging.set_level(av.logging.PANIC)  # messages of codecs are in the exceptions already
     try:
-        table = _look(asked)
+        table = _decode(job)
     except DecodeError as error:
-        return found | {"problem": "undecodable", "detail": error.reason}
-    return found | {"frames": len(table), "seconds": float(table.times[-1] + 1 / table.fps)}
+        return answer | {"problem": "undecodable", "detail": error.reason}
+    return answer | {"frames": len(table), "seconds": float(table.times[-1] + 1 / table.fps)}
 
 
 def identity(path: str) -> list[int] | None:
-    """What tells a file from what it was before: [size in bytes, time of change in ns]; None if there is none."""
+    """Returns [size in bytes, modification time in ns], by which a changed file is recognized; None without a file."""
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return [facts.st_size, facts.st_mtime_ns]
+    return [status.st_size, status.st_mtime_ns]
 
 
-def _look(asked) -> FrameTable:
-    path = asked["path"]
-    if asked["side"]:
-        temporary = os.path.join(asked["temporary"], f"{platform.node()}-{os.getpid()}.mp4")
-        return transcode(path, asked["target"], asked["side"], temporary)
+def _decode(job) -> FrameTable:
+    """Checks or re-encodes the video of a job; returns the frame table of the video, or of the re-encoded file."""
+    path = job["path"]
+    if job["side"]:
+        temporary = os.path.join(job["temporary"], f"{platform.node()}-{os.getpid()}.mp4")
+        return transcode(path, job["target"], job["side"], temporary)
     table = read_table(path)
-    if asked["check"] == "quick":
-        for place in sorted({0, len(table) // 2, len(table) - 1}):
-            read_frames(path, [place], table=table)  # one by one: what lies between them would be decoded as well
-    elif asked["check"] == "full":
+    if job["check"] == "quick":
+        for index in sorted({0, len(table) // 2, len(table) - 1}):
+            read_frames(path, [index], table=table)  # singly, since one call would also decode the frames between them
+    elif job["check"] == "full":
         count = sum(1 for _ in each_frame(path))
         if count != len(table):
             raise DecodeError(path, f"{count} frames of {len(table)} have a picture; --transcode repeats the ones before")

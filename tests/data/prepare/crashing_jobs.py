@@ -34,26 +34,26 @@ def obey(job):
     return {"pid": os.getpid(), "what": what}
 
 
-def process(asked):
+def process(job):
     """As work.process, but that a file whose name says so takes the process with it, or has no end."""
-    if "crash" in asked["path"]:
+    if "crash" in job["path"]:
         os.kill(os.getpid(), signal.SIGSEGV)
-    if "endless" in asked["path"]:
+    if "endless" in job["path"]:
         time.sleep(1000)
-    return work.process(asked)
+    return work.process(job)
 
 
-def kill_the_run(asked):
+def kill_the_run(job):
     """As work.process, but that at a moment with one file, both in $DOOM, whoever we work for is killed."""
     file, _, moment = os.environ["DOOM"].partition(",")
-    if os.path.basename(asked["path"]) != file:
-        return work.process(asked)
+    if os.path.basename(job["path"]) != file:
+        return work.process(job)
     if moment == "amidst the frames":
         frames = transcode._timed_frames
         transcode._timed_frames = lambda *args: (frame if k < 7 else kill() for k, frame in enumerate(frames(*args)))
     if moment == "before it is in place":
         os.replace = kill
-    work.process(asked)
+    work.process(job)
     kill()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvmae.data import decode, pipeline, sources
-from cvmae.data.manifest import UNLABELLED, read_manifest
+from cvmae.data.manifest import UNLABELED, read_manifest
 from cvmae.data.prepare import Options, prepare
 from tests.data import layouts, videos
 from tests.data.configs import small_config
@@ -39,7 +39,7 @@ def content(manifest, split):
     return sorted(
         (
             videos.number_of(decode.read_frames(entry.path, [0])[0]) // 10,
-            read.class_names[entry.label] if entry.label != UNLABELLED else "",
+            read.class_names[entry.label] if entry.label != UNLABELED else "",
         )
         for entry in read.entries
     )

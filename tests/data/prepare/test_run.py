@@ -56,15 +56,15 @@ def test_a_quick_check_sees_the_end_and_a_full_one_the_middle(tmp_path):
     videos.write_video(path, 100, size=(64, 96), options={"g": "10", "bf": "0"}, container={"movflags": "+faststart"})
     whole = path.read_bytes()
     path.write_bytes(whole[:-2000])
-    assert work.process(work.job(str(path), "quick"))["problem"] == "undecodable"
+    assert work.process(work.make_job(str(path), "quick"))["problem"] == "undecodable"
     # Damage in frames that are neither the first nor the middle nor the last.
     start = whole.index(b"mdat")
     quarter = start + (len(whole) - start) // 4
     path.write_bytes(whole[:quarter] + bytes(4000) + whole[quarter + 4000 :])
-    assert work.process(work.job(str(path), "quick"))["problem"] == ""
-    assert work.process(work.job(str(path), "full"))["problem"] == "undecodable"
+    assert work.process(work.make_job(str(path), "quick"))["problem"] == ""
+    assert work.process(work.make_job(str(path), "full"))["problem"] == "undecodable"
     path.write_bytes(whole)
-    answer = work.process(work.job(str(path), "full"))
+    answer = work.process(work.make_job(str(path), "full"))
     assert (answer["problem"], answer["frames"]) == ("", 100) and answer["seconds"] == pytest.approx(100 / 12)
 
 

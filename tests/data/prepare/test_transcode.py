@@ -197,7 +197,7 @@ def test_a_packet_without_a_picture_shows_the_one_before(tmp_path):
     videos.write_video(source, 11, codec="mpeg4", options={"q:v": "3", "g": "6"})
     videos.without_picture(source, 4)
     videos.without_picture(source, 5)
-    full = work.process(work.job(str(source), "full"))
+    full = work.process(work.make_job(str(source), "full"))
     assert (full["problem"], full["detail"]) == (
         "undecodable",
         "9 frames of 11 have a picture; --transcode repeats the ones before",

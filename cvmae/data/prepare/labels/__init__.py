@@ -1,1 +1,1 @@
-"""Readers of the label files of each data set, as published: where they lie -> a Listing."""
+"""Readers of the published label files of each data set; each turns a folder or file into a Listing."""

@@ -1,4 +1,4 @@
-"""A plain folder: the name of the folder that a video lies in is its class."""
+"""Reader of plain folders of videos, in which the name of a video's folder is its class."""
 
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError
@@ -9,20 +9,20 @@ _LAYOUTS = "VIDEOS/CLASS/*.mp4 or VIDEOS/{train,val,test}/CLASS/*.mp4"
 
 
 def read(files: VideoFiles) -> Listing:
-    """Lists the videos of a folder; the listing `is_undrawn` if its top folders are no splits.
+    """Returns the listing of a folder's videos; it `is_undrawn` if the top folders are classes, not splits.
 
-    Videos right in the folder, or in that of a split, have no class. Raises: PrepareError.
+    Videos directly in the folder, or in the folder of a split, have no class. Raises: PrepareError if there is no video.
     """
     if not files.paths:
         raise PrepareError(f"--videos has no video file in it; expected {_LAYOUTS}")
     tops = {path.split("/")[0] for path in files.paths if "/" in path}
     has_splits = bool(tops) and tops <= set(SPLITS) and all("/" in path for path in files.paths)
-    found = []
+    videos = []
     for path in files.paths:
         parts = path.split("/")[:-1]
         split = SPLITS[parts.pop(0)] if has_splits else ""
-        found.append((path, parts[0].strip() if parts else "", split))
-    listing = Listing(tuple(sorted({label for _, label, _ in found if label})), {"manifest": []}, is_undrawn=not has_splits)
-    for path, label, split in found:
+        videos.append((path, parts[0].strip() if parts else "", split))
+    listing = Listing(tuple(sorted({label for _, label, _ in videos if label})), {"manifest": []}, is_undrawn=not has_splits)
+    for path, label, split in videos:
         listing.add("manifest", split, Video(path, label, ()), path)
     return listing

@@ -1,4 +1,4 @@
-"""HMDB51: for each class three files, `CLASS_test_split1.txt` to `CLASS_test_split3.txt`."""
+"""Reader of the label files of HMDB51: for each class three files, `CLASS_test_split1.txt` to `CLASS_test_split3.txt`."""
 
 import os
 import re
@@ -7,20 +7,27 @@ from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, read_lines
 
 FILES = "CLASS_test_split1.txt to CLASS_test_split3.txt of each class of HMDB51"
-_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits")  # what the published archive unpacks to
+_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits")  # folder names in the published archive
 _EXPECTED = "video.avi and 1 (train), 2 (test) or 0 (not in this split)"
 _SPLITS = {"0": "", "1": "train", "2": "test"}
 
 
 def read(labels: str) -> Listing:
-    """labels: the folder of the lists. A class's number is its place among the sorted names. Raises: PrepareError."""
-    folder, found = _files(labels)
-    classes = tuple(sorted({name for name, _ in found}))
+    """Returns the listing of the three splits. Class numbers follow the sorted class names.
+
+    Args:
+      labels: folder with the label files, or its parent in the published archive.
+
+    Raises:
+      PrepareError: a file is missing, or a line is not as published.
+    """
+    folder, files = _files(labels)
+    classes = tuple(sorted({name for name, _ in files}))
     listing = Listing(classes, {f"split{n}": [] for n in (1, 2, 3)})
     for n in (1, 2, 3):
         for label in classes:
             path = os.path.join(folder, f"{label}_test_split{n}.txt")
-            if (label, n) not in found:
+            if (label, n) not in files:
                 raise PrepareError(f"{path}: no such file; --labels is the folder with {FILES}")
             for where, line in read_lines(path, _EXPECTED):
                 file, _, flag = line.rpartition(" ")
@@ -32,12 +39,12 @@ def read(labels: str) -> Listing:
 
 
 def _files(labels):
-    """(folder, {(class, split number)})."""
+    """Returns (folder, {(class, split number)}) of the label files that are there."""
     for folder in (labels, *(os.path.join(labels, name) for name in _FOLDERS)):
         names = os.listdir(folder) if os.path.isdir(folder) else ()
         matches = (re.fullmatch(r"(.+)_test_split([123])\.txt", name) for name in names if not name.startswith("."))
-        if found := {(match[1], int(match[2])) for match in matches if match}:
-            return folder, found
+        if files := {(match[1], int(match[2])) for match in matches if match}:
+            return folder, files
     problem = "has no *_test_split1.txt" if os.path.isdir(labels) else "is not a folder"
     raise PrepareError(f"{labels}: {problem}; --labels is the folder with {FILES}")
 

@@ -1,4 +1,4 @@
-"""Kinetics-400, -600 and -700: CSV files, one a split or one for all."""
+"""Reader of the label files of Kinetics-400, -600 and -700: a CSV file for each split, or one for all splits."""
 
 import glob
 import os
@@ -11,10 +11,15 @@ SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val"
 
 
 def read(labels: str) -> Listing:
-    """labels: a CSV file, or the folder of those whose names say train, val or test.
+    """Returns the listing of all splits. Class numbers follow the sorted class names.
 
-    A file without the column `split` is of the split that its name says; `label` may be absent or empty in test files.
-    A class's number is its place among the sorted names. Raises: PrepareError.
+    A file without the column `split` belongs to the split in its name; `label` may be absent or empty in test files.
+
+    Args:
+      labels: a CSV file, or a folder with CSV files that have train, val or test in their names.
+
+    Raises:
+      PrepareError: a file or column is missing, or a value is not as published.
     """
     rows = [row for path in _files(labels) for row in _rows(path)]
     names = tuple(sorted({label for _, label, _, _ in rows if label}))
@@ -42,7 +47,7 @@ def _split_of_name(path):
 
 
 def _rows(path):
-    """Tuples (where, label, split, (id, start, end))."""
+    """Yields (where, label, split, (id, start, end)) for each row of a file; times in seconds."""
     by_name = _split_of_name(path)
     for where, row in read_table(path, ("youtube_id", "time_start", "time_end"), COLUMNS):
         split = SPLITS.get((row.get("split") or by_name).lower())

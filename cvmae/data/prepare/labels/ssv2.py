@@ -1,4 +1,5 @@
-"""Something-Something V2: `labels.json`, `train.json`, `validation.json`, `test.json`, and `test-answers.csv` if it is there."""
+"""Reader of the label files of Something-Something V2: `labels.json`, `train.json`, `validation.json`, `test.json` and
+`test-answers.csv`, the last two if they are there."""
 
 import json
 import os
@@ -14,7 +15,14 @@ _ANSWERS = "id;template"
 
 
 def read(labels: str) -> Listing:
-    """labels: the folder of the label files, under their names in either of the two releases. Raises: PrepareError."""
+    """Returns the listing of all splits. Class numbers are the ids in `labels.json`.
+
+    Args:
+      labels: folder with the label files, named as in either of the two releases.
+
+    Raises:
+      PrepareError: a file is missing, or an entry is not as published.
+    """
     number = _templates(_find(labels, "labels"))
     listing = Listing(tuple(sorted(number, key=number.get)), {"manifest": []})
     for split, name in (("train", "train"), ("val", "validation")):
@@ -50,32 +58,32 @@ def _json(path, expected):
 
 
 def _templates(path):
-    """{template: number}."""
-    found, _ = _json(path, _TEMPLATES)
-    if not isinstance(found, dict) or sorted(map(str, found.values())) != sorted(map(str, range(len(found)))):
+    """Returns {template: number} of `labels.json`."""
+    ids, _ = _json(path, _TEMPLATES)
+    if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
         raise PrepareError(f"{path}: the ids are not 0, 1, ... each once; expected {_TEMPLATES}")
-    return {_bare(template): int(number) for template, number in found.items()}
+    return {_bare(template): int(number) for template, number in ids.items()}
 
 
 def _entries(path):
-    """Pairs of (entry, function that says where it stands)."""
+    """Yields pairs (entry, function that returns its "file:line")."""
     entries, text = _json(path, _ENTRIES)
     if not isinstance(entries, list):
         raise PrepareError(f"{path}:1: {type(entries).__name__} is not a list; expected {_ENTRIES}")
-    for place, entry in enumerate(entries):
+    for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not str(entry.get("id") or "").strip():
-            raise PrepareError(f"{path}: entry {place + 1} has no id; expected {_ENTRIES}")
+            raise PrepareError(f"{path}: entry {number} has no id; expected {_ENTRIES}")
         yield entry, lambda entry=entry: f"{path}:{_line_of(text, entry['id'])}"
 
 
 def _line_of(text, identity):
-    # JSON readers do not tell lines, so the line is looked up when there is something to say about it.
-    found = re.search(rf'"id"\s*:\s*"?{re.escape(str(identity))}\b', text)
-    return text.count("\n", 0, found.start()) + 1 if found else 1
+    # The json module does not record lines, so the line is searched for when a message needs it.
+    match = re.search(rf'"id"\s*:\s*"?{re.escape(str(identity))}\b', text)
+    return text.count("\n", 0, match.start()) + 1 if match else 1
 
 
 def _answers(path, number):
-    """{id: template} of the test set."""
+    """Returns {id: template} of the test set."""
     answers = {}
     for where, line in read_lines(path, _ANSWERS) if path else ():
         identity, _, template = line.partition(";")

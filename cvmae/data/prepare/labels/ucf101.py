@@ -1,4 +1,4 @@
-"""UCF101: `classInd.txt`, `trainlist01.txt` ... `testlist03.txt`."""
+"""Reader of the label files of UCF101: `classInd.txt`, `trainlist01.txt` ... `testlist03.txt`."""
 
 import os
 
@@ -6,13 +6,20 @@ from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, read_lines
 
 FILES = "classInd.txt, trainlist0[1-3].txt and testlist0[1-3].txt of UCF101"
-_FOLDERS = ("ucfTrainTestlist",)  # what the published archive unpacks to
+_FOLDERS = ("ucfTrainTestlist",)  # folder names in the published archive
 _CLASSES = "class number (from 1) and class name"
 _EXPECTED = {"train": "Class/video.avi and the class number", "test": "Class/video.avi"}
 
 
 def read(labels: str) -> Listing:
-    """labels: the folder of the lists. Class numbers are the official ones less 1. Raises: PrepareError."""
+    """Returns the listing of the three splits. Class numbers are the official ones less 1.
+
+    Args:
+      labels: folder with the label files, or its parent in the published archive.
+
+    Raises:
+      PrepareError: a file is missing, or a line is not as published.
+    """
     names = _classes(find_file(labels, ("classInd.txt",), FILES, _FOLDERS))
     listing = Listing(tuple(names.values()), {f"split{n}": [] for n in (1, 2, 3)})
     for n in (1, 2, 3):
@@ -24,7 +31,7 @@ def read(labels: str) -> Listing:
 
 
 def _classes(path):
-    """{number as text: name}, in the order of the numbers."""
+    """Returns {number as text: name} of `classInd.txt`, in the order of the numbers."""
     names = {}
     for where, line in read_lines(path, _CLASSES):
         number, _, name = line.partition(" ")
