@@ -60,10 +60,10 @@ def measure() -> tuple[list[str], dict]:
     timed = (FLAGS.steps, FLAGS.warmup, FLAGS.loader_batches, peak)
     options = measurements.Options(*timed, FLAGS.threads, FLAGS.compile_peer, FLAGS.profile)
     if FLAGS.peer:
-        return measurements.against_peer(FLAGS.config, options)
+        return measurements.compare_with_huggingface(FLAGS.config, options)
     if FLAGS.loader_only:
-        return measurements.loader_alone(FLAGS.config, options)
-    return measurements.alone(FLAGS.config, options)
+        return measurements.measure_loader_only(FLAGS.config, options)
+    return measurements.measure_training(FLAGS.config, options)
 
 
 def main(argv: list[str]) -> None:
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
         fail(error, 1)
     print(f"{config_path()} on {jax.device_count()} {jax.devices()[0].device_kind}", *lines, sep="\n")
     if FLAGS.json:
-        write_json(pathlib.Path(FLAGS.json), {"config": config_path(), "devices": bench_report.devices()} | data)
+        write_json(pathlib.Path(FLAGS.json), {"config": config_path(), "devices": bench_report.device_data()} | data)
     sys.exit(0)
 
 

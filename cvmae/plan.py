@@ -22,10 +22,10 @@ from cvmae.config import ConfigError, check_key
 from cvmae.files import write_json
 from cvmae.performance import plan_report
 from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_topology
-from cvmae.performance.compile import Compiled, compile_step
+from cvmae.performance.compile import ProgramCost, compile_step
 from cvmae.performance.oom import TooLarge
-from cvmae.performance.search import Search, cheapest, with_batch, within
-from cvmae.performance.traced_step import Step, check_task, model_flops, training_clips
+from cvmae.performance.search import Search, cheapest, fits_in_memory, with_batch
+from cvmae.performance.traced_step import TracedStep, check_task, model_flops, training_clips
 from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
@@ -48,16 +48,16 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def chosen_topology() -> Topology:
-    """The topology that the flags name. Raises: ConfigError."""
+def topology_from_flags() -> Topology:
+    """Returns the topology of --topology, --slices and --hbm_gib. Raises: ConfigError."""
     topology = parse_topology(FLAGS.topology, FLAGS.slices)
     if not FLAGS.hbm_gib:
         return topology
     return dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, hbm=round(FLAGS.hbm_gib * GIB)))
 
 
-def chosen_config():
-    """The config with --batch and --mesh. Raises: ConfigError."""
+def config_from_flags():
+    """Returns the config with --batch, --mesh and --slices. Raises: ConfigError."""
     check_task(FLAGS.config)
     config = with_batch(FLAGS.config, FLAGS.batch or FLAGS.config.batch_size)
     config.mesh.dcn = FLAGS.slices
@@ -71,83 +71,87 @@ def chosen_config():
     return config
 
 
-def run_of(step: Step, devices, clips: int, source: str) -> plan_report.Run:
-    """What the step is part of."""
+def planned_run(step: TracedStep, clips: int, source: str) -> plan_report.PlannedRun:
+    """Describes the run over `clips` training clips that a step is part of; source: where their number comes from."""
     task = step.task
-    return plan_report.Run(
+    return plan_report.PlannedRun(
         config=config_path(),
         mesh=dict(task.mesh.shape),
         batch=step.config.batch_size,
         steps=task.schedule.total,
         clips=clips,
         clips_source=source,
-        traced_flops=step.count.flops,
-        model_flops=model_flops(step, devices),
+        traced_flops=step.flops.total,
+        model_flops=model_flops(step),
     )
 
 
-def explain(found, step: Step, topology: Topology, devices) -> list[str]:
-    """The lines for what does not fit; where the compiler gave up before it allocated, arrays of a batch that it can place."""
-    if isinstance(found, Compiled):
-        return plan_report.too_large(TooLarge(found.memory.total, topology.chip.hbm, ()), found.allocations, [], step.config)
-    if found.allocations:
-        return plan_report.too_large(found, found.allocations, ["largest allocations:"], step.config)
+def too_large_lines(cost: ProgramCost | TooLarge, step: TracedStep, topology: Topology) -> list[str]:
+    """Returns the lines of a step that does not fit, with its largest arrays.
+
+    Where the compiler gave up before it allocated, they are those of the largest batch that it can allocate: half the batch, or less,
+    is compiled until it does.
+    """
+    if isinstance(cost, ProgramCost):
+        refusal = TooLarge(cost.memory.total, topology.chip.hbm, ())
+        return plan_report.too_large_lines(refusal, cost.allocations, [], step.config)
+    if cost.allocations:
+        return plan_report.too_large_lines(cost, cost.allocations, ["largest allocations:"], step.config)
     unit = batch_unit(step.config, step.task.mesh)
     batch = step.config.batch_size
-    share = min(0.5, found.available / found.used) if found.used else 0.5  # the first guess; a refusal takes minutes
+    fraction = min(0.5, cost.available / cost.used) if cost.used else 0.5  # the first guess; a refusal takes minutes
     while batch > unit:
-        batch, share = max(unit, int(batch * share) // unit * unit), 0.5
-        say(f"too large; looking where the memory goes with a smaller batch of {batch}")
-        smaller = compile_step(Step(with_batch(step.config, batch), devices), topology)
-        if isinstance(smaller, Compiled):
+        batch, fraction = max(unit, int(batch * fraction) // unit * unit), 0.5
+        log_progress(f"too large; compiling a smaller batch of {batch} to see what fills the memory")
+        smaller = compile_step(TracedStep(with_batch(step.config, batch), step.devices), topology)
+        if isinstance(smaller, ProgramCost):
             size = plan_report.gib(smaller.memory.total)
-            note = f"largest arrays at the peak of batch {batch}, which takes {size} a chip; they grow with it:"
-            return plan_report.too_large(found, smaller.allocations, [note], step.config)
-    return plan_report.too_large(
-        found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config
-    )
+            note = f"largest arrays at the peak of batch {batch}, which takes {size} per chip; they grow with the batch:"
+            return plan_report.too_large_lines(cost, smaller.allocations, [note], step.config)
+    note = "the smallest batch does not fit either, so the batch is not what makes it too large"
+    return plan_report.too_large_lines(cost, (), [note], step.config)
 
 
-def search(looking: Search) -> tuple[list[str], list[dict]]:
-    """The lines of --search, and its trials as data."""
-    found, config = looking.run(), looking.config
-    lines = ["  search: the largest batch that fits, within a tenth"]
-    for trial in found:
+def run_search(search: Search) -> tuple[list[str], list[dict]]:
+    """Runs --search: (lines to print, its trials as data)."""
+    best, config = search.run(), search.config
+    lines = ["  search: the largest batch that fits, to within a tenth"]
+    for trial in best:
         lines.append(
-            f"    remat {trial.remat}: {trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
-            f"{plan_report.gib(trial.fixed + trial.grows)}, {plan_report.si(trial.flops_per_clip, 'FLOP')} a clip as compiled"
+            f"    remat {trial.remat}: {trial.batch / len(search.devices):g} per chip, batch {trial.batch}, "
+            f"{plan_report.gib(trial.fixed + trial.grows)}, {plan_report.si(trial.flops_per_clip, 'FLOP')} per clip as compiled"
         )
-    least = cheapest(found, config.batch_size)
-    if not found:
-        lines.append("    not even the smallest batch fits")
+    least = cheapest(best, config.batch_size)
+    if not best:
+        lines.append("    the smallest batch does not fit either")
     elif least is not None:
         lines.append(f"    the cheapest policy under which batch {config.batch_size} fits: {least.remat}")
-    return lines, [dataclasses.asdict(trial) for trial in looking.trials]
+    return lines, [dataclasses.asdict(trial) for trial in search.trials]
 
 
-def say(line: str) -> None:
-    """Progress, where it is in nobody's way."""
+def log_progress(line: str) -> None:
+    """Prints a line on stderr, so that stdout is the plan alone."""
     print(line, file=sys.stderr)
 
 
 def make_plan() -> int:
-    """Compiles, prints, and gives the exit code. Raises: ConfigError."""
-    topology = chosen_topology()
-    jax.config.update("jax_platforms", "cpu")  # nothing runs here, and nobody's accelerator is taken
-    config, devices = chosen_config(), devices_of(topology)
-    looking = Search(config, topology, devices, say) if FLAGS.search else None
+    """Compiles, prints the plan, and returns the exit code. Raises: ConfigError."""
+    topology = topology_from_flags()
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here, so an accelerator stays free for others
+    config, devices = config_from_flags(), devices_of(topology)
+    search = Search(config, topology, devices, log_progress) if FLAGS.search else None
     clips, source = training_clips(config, FLAGS.clips)
-    step = Step.of_run(config, devices, clips)
-    run = run_of(step, devices, clips, source)
+    step = TracedStep.of_run(config, devices, clips)
+    run = planned_run(step, clips, source)
     print(*plan_report.header(run, topology), sep="\n", flush=True)
-    found = compile_step(step, topology)
-    fits = isinstance(found, Compiled) and within(found, topology)
-    lines = plan_report.fitting(found, run, topology) if fits else explain(found, step, topology, devices)
-    data = plan_report.as_data(found, run, topology) | {"fits": fits}
+    cost = compile_step(step, topology)
+    fits = isinstance(cost, ProgramCost) and fits_in_memory(cost, topology)
+    lines = plan_report.fits_lines(cost, run, topology) if fits else too_large_lines(cost, step, topology)
+    data = plan_report.as_data(cost, run, topology) | {"fits": fits}
     print(*lines, sep="\n", flush=True)
-    if looking:
-        more, data["trials"] = search(looking)
-        print(*more, sep="\n")
+    if search:
+        lines, data["trials"] = run_search(search)
+        print(*lines, sep="\n")
     if FLAGS.json:
         write_json(pathlib.Path(FLAGS.json), data)
     return 0 if fits else 3

@@ -20,7 +20,7 @@ from cvmae.models.autoencoder import make_targets
 from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.objective.losses import masked_mse
 from cvmae.objective.objective import Objective
-from cvmae.performance.timing import Times, in_turn
+from cvmae.performance.timing import Times, alternate
 from cvmae.training.train_state import apply_gradients, create_state
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -165,5 +165,5 @@ def compare(config, *, rounds: int, warmup: int, threads: int = 0, compiled: boo
     ours = Ours(config, pixels, mask)
     theirs = Theirs(config, ours.params, pixels, mask.hidden, threads, compiled)
     losses = (ours(), theirs())
-    times = in_turn({"ours": ours, "theirs": theirs}, rounds, warmup)
+    times = alternate({"ours": ours, "theirs": theirs}, rounds, warmup)
     return Comparison(times["ours"], times["theirs"], losses, threads), ours

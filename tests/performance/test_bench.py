@@ -38,20 +38,20 @@ def test_everything_is_measured(command, tmp_path, quick_compilation):
     assert data["memory"]["parameters"] > 0 and data["memory"]["peak"]["process"] > 2**27
     assert all(seconds > 0 for seconds in data["seconds"].values())
     assert data["loader"]["clips"] == 16 and data["loader"]["clips_per_second"] > 0
-    for words in ("compile", "input wait", "loader alone", "where the time goes", "matrix products"):
+    for words in ("compile", "input wait", "loader only", "where the time goes", "matrix products"):
         assert words in out
 
 
 def test_the_loader_can_be_measured_alone(command):
     code, out, _ = command("--loader_only", "--loader_batches=1", config=f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal")
-    assert code == 0 and "loader alone" in out and "step" not in out
+    assert code == 0 and "loader only" in out and "step" not in out
 
 
 def test_without_data_clips_are_synthetic():
-    c, note = measurements.with_data(config(data__source="files"))
+    c, note = measurements.with_synthetic_fallback(config(data__source="files"))
     assert c.data.source == "synthetic" and c.data.synthetic.classes == 174 and "synthetic" in note
     given = config(data__source="files", data__manifest="m.csv")
-    assert measurements.with_data(given) == (given, "")
+    assert measurements.with_synthetic_fallback(given) == (given, "")
 
 
 def test_what_cannot_be_measured_is_one_line(command):
@@ -91,7 +91,7 @@ def test_hugging_face_does_the_same_work(command, tmp_path):
     found, ours = bench_huggingface.compare(c, rounds=2, warmup=1, threads=1)
     assert found.losses[0] == pytest.approx(found.losses[1], rel=1e-5)
     assert ours() < found.losses[0] and isinstance(found.ours, Times) and found.threads == 1
-    lines, data = bench_report.peer(found, c.batch_size)
+    lines, data = bench_report.comparison(found, c.batch_size)
     assert data["ratio_wall"] > 0 and "Hugging Face" in " ".join(lines)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from cvmae.performance import hlo, hlo_cost, oom, peak
-from cvmae.performance.peak import PACKAGE, Lines
+from cvmae.performance.hlo import PACKAGE, SourceLines
 from tests.performance.programs import NOT_PLACED, PLACED, TPU
 
 TEXT = TPU % {"package": PACKAGE}
@@ -94,7 +94,7 @@ def test_calls_out_of_the_program_are_named(program):
 
 
 def test_lines_of_code_are_those_of_this_package_where_there_is_one(program):
-    lines = Lines(TEXT)
+    lines = SourceLines(TEXT)
     body = program.computations["body"]
     assert lines.of(body["product"]) == "cvmae/models/vit.py:160"
     assert lines.of(program.computations["main"]["mean"]) == "cvmae/models/vit.py:160"
@@ -104,7 +104,7 @@ def test_lines_of_code_are_those_of_this_package_where_there_is_one(program):
 def test_the_largest_arrays_at_the_peak_are_named(program):
     size, alive = peak.peak(program, "body")
     assert size == 2 * 32 * 64 * 2 and {one.name for _, one in alive} == {"gather", "gather.2"}
-    [first, *_] = peak.largest(program, Lines(TEXT))
+    [first, *_] = peak.largest_arrays(program, SourceLines(TEXT))
     assert (first.bytes, first.shape, first.line) == (32 * 64 * 2, "bf16[32,64]", "cvmae/models/vit.py:160")
     assert first.operator.endswith("blocks/while/body/all_gather")
 

@@ -15,7 +15,7 @@ from cvmae.models import vit
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import batch_sharding, make_mesh
 from cvmae.performance import chips, search, traced_step
-from cvmae.performance.compile import Compiled, estimate
+from cvmae.performance.compile import ProgramCost, estimate
 from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
 from cvmae.performance.oom import TooLarge
@@ -68,7 +68,7 @@ def test_a_task_without_a_step_is_refused(command):
 
 
 def parameter_bytes(c) -> int:
-    built = traced_step.Step(c, jax.devices()[:1])
+    built = traced_step.TracedStep(c, jax.devices()[:1])
     return sum(math.prod(a.shape) * 4 for a in jax.tree.leaves(built.task.abstract_state().params))
 
 
@@ -85,13 +85,20 @@ def test_a_plan_says_where_memory_and_work_go(command, tmp_path, quick_compilati
     assert data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.05)
     assert data["run"]["model_flops"] == data["run"]["traced_flops"] and data["run"]["steps"] == 8
     assert data["collectives"] == {} and data["estimate"] is None
-    for words in ("parameters", "optimizer state", "moving average", "activations", "no collectives", "no estimate of time"):
+    for words in (
+        "parameters",
+        "optimizer state",
+        "EMA of the parameters",
+        "activations",
+        "no collectives",
+        "no estimate of time",
+    ):
         assert words in out
 
 
 def test_what_is_too_large_names_what_fills_the_memory_and_what_to_change(command, quick_compilation):
     code, out, _ = command("--topology=cpu:1", "--hbm_gib=0.001", *ALONE)
-    assert code == 3 and "does not fit a chip's memory: needs" in out
+    assert code == 3 and "does not fit in the memory of a chip: it needs" in out
     assert [f"    {n}. " in out for n in (1, 2, 3, 4)] == [True, True, True, False]
     for words in (
         "--batch",
@@ -113,7 +120,7 @@ def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monke
 
     monkeypatch.setattr(plan, "compile_step", compile_step)
     code, out, _ = command("--topology=cpu:1", *ALONE)
-    assert code == 3 and tried == [8, 3, 1] and "needs 40.00 GiB of 16.00 GiB" in out and "at the peak of batch 1" in out
+    assert code == 3 and tried == [8, 3, 1] and "it needs 40.00 GiB of 16.00 GiB" in out and "at the peak of batch 1" in out
 
 
 def test_on_two_devices_gradients_are_reduced(tmp_path):
@@ -145,9 +152,9 @@ def test_a_program_for_tpus(command, tmp_path):
     assert code == 2 and "the TPU compiler knows no such slice" in err
 
 
-def fake(gib: float, flops: int = 1) -> Compiled:
+def fake(gib: float, flops: int = 1) -> ProgramCost:
     memory = Memory(0, 0, 0, 0, 0, 2**30, round((gib - 1) * 2**30), 0, 0)
-    return Compiled(memory, flops, 0.0, 0, {}, None, (), (), 0.0)
+    return ProgramCost(memory, flops, 0.0, 0, {}, None, (), (), 0.0)
 
 
 class Chips:
@@ -155,7 +162,7 @@ class Chips:
 
     def __init__(self, monkeypatch, memory):
         self.memory, self.tried = memory, []
-        monkeypatch.setattr(search, "Step", lambda config, devices: config)
+        monkeypatch.setattr(search, "TracedStep", lambda config, devices: config)
         monkeypatch.setattr(search, "compile_step", self.compile)
 
     def compile(self, c, topology):
@@ -195,10 +202,10 @@ def test_of_policies_the_cheapest_that_fits_is_named(monkeypatch):
 @pytest.mark.parametrize("remat, policy", [("none", "all_dots"), ("all_dots", "dots"), ("dots", "full")])
 def test_policies_stand_in_the_order_of_what_they_compute_again(remat, policy):
     def traced(remat):
-        return traced_step.Step(config(only=("mse_video",), remat=remat), jax.devices()[:1]).count.flops
+        return traced_step.TracedStep(config(only=("mse_video",), remat=remat), jax.devices()[:1]).flops.total
 
-    built = traced_step.Step(config(only=("mse_video",), remat=policy, attention="xla"), jax.devices()[:1])
-    assert traced_step.model_flops(built, jax.devices()[:1]) == traced("none") <= built.count.flops
+    built = traced_step.TracedStep(config(only=("mse_video",), remat=policy, attention="xla"), jax.devices()[:1])
+    assert traced_step.model_flops(built) == traced("none") <= built.flops.total
     assert traced(remat) <= traced(policy) and search.POLICIES.index(remat) + 1 == search.POLICIES.index(policy)
 
 
@@ -244,7 +251,7 @@ def test_a_config_from_before_the_field_has_no_published_numbers():
 
 def test_published_classes_stand_in_for_labels():
     c = load(f"{CONFIGS / 'ssv2.py'}:task=finetune")
-    alone = traced_step.standalone(c)
+    alone = traced_step.without_data(c)
     assert (alone.data.source, alone.data.synthetic.classes, alone.data.synthetic.clips) == ("synthetic", 174, 174)
 
 

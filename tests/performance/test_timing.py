@@ -11,7 +11,7 @@ from cvmae.data.decode import DecodeError
 from cvmae.data.pipeline import clip_spec, make_loader
 from cvmae.data.sources import make_source
 from cvmae.performance import bench_loader, bench_report, hlo, profile, timing
-from cvmae.performance.peak import PACKAGE
+from cvmae.performance.hlo import PACKAGE
 from tests.performance.programs import TPU
 from tests.tiny_configs import config
 
@@ -20,7 +20,7 @@ def test_calls_run_in_turn_and_warm_up_rounds_do_not_count(monkeypatch):
     order, clock, cpu = [], itertools.count(), itertools.count(0, 10)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(timing.time, "process_time", lambda: next(cpu))
-    found = timing.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=2)
+    found = timing.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=2)
     assert order == ["a", "b"] * 5
     assert found["a"] == timing.Times((1, 1, 1), (10, 10, 10))
 
@@ -38,7 +38,7 @@ def test_the_loaders_share_is_its_clips_a_second_over_the_bare_loops():
     data = bench_report.loader_data(found)
     assert (data["share"], data["cpu_share"]) == (0.5, 0.5)
     assert (data["clips_per_second"], data["bare_clips_per_second"]) == (40, 80)
-    assert bench_loader.LoaderTimes(80, 2, 4, *times).cpu_share is None
+    assert bench_loader.LoaderTimes(80, 2, 4, *times).cpu_fraction is None
 
 
 @pytest.fixture
