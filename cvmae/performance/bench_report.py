@@ -79,12 +79,12 @@ def comparison(times: Comparison, batch: int) -> tuple[list[str], dict]:
         "losses": times.losses,
         "threads": times.threads,
         "ours": times.ours.as_data(),
-        "theirs": times.theirs.as_data(),
-        "ratio_wall": ratio(times.ours, times.theirs, "wall"),
-        "ratio_cpu": ratio(times.ours, times.theirs, "cpu"),
+        "theirs": times.huggingface.as_data(),
+        "ratio_wall": ratio(times.ours, times.huggingface, "wall"),
+        "ratio_cpu": ratio(times.ours, times.huggingface, "cpu"),
     }
     lines = [f"  loss of the first step: ours {times.losses[0]:.6f}, Hugging Face {times.losses[1]:.6f}"]
-    for name, steps in (("ours", times.ours), ("Hugging Face", times.theirs)):
+    for name, steps in (("ours", times.ours), ("Hugging Face", times.huggingface)):
         low, high = steps.spread()
         lines.append(
             f"  {name:<14} {steps.median():.3f} s per step (quartiles {low:.3f} to {high:.3f}), "
