@@ -1,11 +1,11 @@
-"""The command that compiles a training step for chips that one does not have, and says whether it fits and what it costs:
+"""Command that compiles a training step for chips that are not here, and prints whether it fits in their memory and what it costs:
 
     python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4 [--mesh=data:-1,fsdp:4] [--batch=N] [--search]
 
-TPU topologies (v4, v5e, v5p, v6e) need libtpu, the extra `plan`, and no TPU; cpu:N needs nothing. It is the program that
-`cvmae.main` would run there, made by the same compiler; times are estimates from published peaks.
+TPU topologies (v4, v5e, v5p, v6e) need the TPU compiler, libtpu, which comes with the extra `plan`, and no TPU; cpu:N needs nothing.
+The program is the one that `cvmae.main` runs on these chips. Times are estimates from published peaks, not measurements.
 
-Exit codes: 0 it fits; 2 the command or config is wrong; 3 it does not fit.
+Exit codes: 0 the program fits; 2 the command or config is wrong; 3 the program does not fit.
 """
 
 import dataclasses
@@ -31,18 +31,22 @@ from cvmae.tasks.validate import batch_unit
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
 flags.adopt_module_key_flags(cli)
 define_json()
-flags.DEFINE_string("topology", None, f"Chips to compile for, such as {EXAMPLES}.")
-flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data center's network.", lower_bound=1)
-flags.DEFINE_string("mesh", "", "Sizes of config.mesh, such as data:-1,fsdp:4; -1 fills up.")
-flags.DEFINE_integer("batch", 0, "Global batch; 0: the config's.", lower_bound=0)
-flags.DEFINE_integer("clips", 0, "Training clips; 0: those of the data, or the number that its authors publish.", lower_bound=0)
-flags.DEFINE_float("hbm_gib", 0.0, "Memory of a chip in GiB, where it is not the published one.", lower_bound=0.0)
-flags.DEFINE_bool("search", False, "Look for the largest batch, and the cheapest config.remat, that fit.")
+flags.DEFINE_string("topology", None, f"Chips to compile for: {EXAMPLES}.")
+flags.DEFINE_integer("slices", 1, "Number of slices of that topology, connected by the data center network.", lower_bound=1)
+flags.DEFINE_string("mesh", "", "Sizes of config.mesh, such as data:-1,fsdp:4; -1 takes all devices that the other axes leave.")
+flags.DEFINE_integer("batch", 0, "Global batch size; 0 takes config.batch_size.", lower_bound=0)
+flags.DEFINE_integer(
+    "clips", 0, "Training clips; 0 counts those of the data, or takes the number published for config.data.name.", lower_bound=0
+)
+flags.DEFINE_float("hbm_gib", 0.0, "Memory of a chip in GiB; 0 takes the published number.", lower_bound=0.0)
+flags.DEFINE_bool(
+    "search", False, "Also search for the largest batch, and the config.remat with the least recomputation, that fit."
+)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line."""
-    rest = parse_config(argv, EXAMPLE)
+    """Parses the command line; --help explains the command."""
+    rest = parse_config(argv, EXAMPLE, __doc__)
     if not FLAGS.topology:
         fail(ConfigError(f"--topology is missing: {EXAMPLE}"), 2)
     return rest
@@ -158,7 +162,7 @@ def make_plan() -> int:
 
 
 def main(argv: list[str]) -> None:
-    """Hands the flags over."""
+    """Runs the command and exits."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
