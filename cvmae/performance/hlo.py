@@ -37,7 +37,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction of a computation.
+    """An instruction of a computation.
 
     Attributes:
       name: unique in the program.

@@ -37,7 +37,7 @@ class Op:
       source: the traced operation that it comes from.
       flops: operations of matrix products and convolutions.
       bytes: read from and written to main memory; on-chip traffic is left out.
-      cycles: XLA's own estimate on TPU, 0 where there is none.
+      cycles: XLA's own estimate on TPU, 0 elsewhere.
       times: runs per step.
     """
 

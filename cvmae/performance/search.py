@@ -19,7 +19,7 @@ POLICIES = ("none", "all_dots", "dots", "full")
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One compilation.
+    """A compilation and its outcome.
 
     Attributes:
       batch: global.
@@ -124,7 +124,7 @@ class Search:
 
 
 def cheapest(trials: list[Trial], batch: int) -> Trial | None:
-    """Returns the first of the trials of `Search.run` whose policy `batch` fits under; None where there is none."""
+    """Returns the first of the trials of `Search.run` under whose policy `batch` fits; None if it fits under no policy."""
     return next((trial for trial in trials if trial.batch >= batch), None)
 
 

@@ -120,7 +120,7 @@ def training_clips(config, clips: int) -> tuple[int, str]:
 
 
 def _published_clips(name: str) -> int:
-    """Returns the published number of training clips of a set, of its first split where it has several; 0 where there is none."""
+    """Returns the published number of training clips of a set, of its first split where it has several; 0 if unknown."""
     return next(iter(COUNTS.get(name, {}).values()), {}).get("train", 0)
 
 

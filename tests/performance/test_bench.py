@@ -43,6 +43,11 @@ def test_everything_is_measured(command, tmp_path, quick_compilation):
         assert words in out
 
 
+def test_help_explains_the_command(command):
+    code, out, _ = command("--help")
+    assert code == 0 and bench.__doc__ in out
+
+
 def test_the_loader_can_be_measured_by_itself(command):
     code, out, _ = command("--loader_only", "--loader_batches=1", config=f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal")
     assert code == 0 and "loader only" in out and "step" not in out
