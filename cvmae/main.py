@@ -1,10 +1,12 @@
-"""The command: `python -m cvmae.main --config=configs/ssv2.py:variant=B/16 --workdir=DIR [--config.data.workers=4 ...]`.
+"""Runs the task of a config: pre-training, fine-tuning, probes, features, pictures, ablations.
 
-Several processes, one for each machine or accelerator: where TPU VMs, Slurm, Open MPI or Kubernetes start them, the same command;
-elsewhere --coordinator=HOST:PORT --processes=N --process=I in each.
+    python -m cvmae.main --config=configs/ssv2.py:variant=B/16 --workdir=DIR [--config.data.workers=4 ...]
+
+A run has one process, or one per machine or accelerator. TPU VMs, Slurm, Open MPI and Kubernetes need only this command in every
+process; elsewhere, add --coordinator=HOST:PORT --processes=N --process=I.
 
 Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong; 130 stopped by a
-second Ctrl-C; 134 JAX ended this process because another one is gone.
+second Ctrl-C; 134 JAX ended this process because another process of the run is gone.
 """
 
 import pathlib
@@ -21,15 +23,17 @@ from cvmae.tasks import TASKS
 
 flags.adopt_module_key_flags(cli)
 flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun goes on from it. Default: workdir/NAME-OF-THE-CONFIG."
+    "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun resumes from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
 flags.DEFINE_bool("print_config", False, "Print the resolved config with the comment of each field, and stop.")
 flags.DEFINE_bool("report", True, "Write report.html into the workdir at the end.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where nothing starts several processes by itself.")
-flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.")
-flags.DEFINE_integer("process", None, "With --coordinator: which of them this is, from 0.")
-flags.DEFINE_float("connect_s", 300.0, "Seconds to wait for all processes to be there.", lower_bound=1)
-flags.DEFINE_float("heartbeat_s", 100.0, "Seconds of silence after which a process is gone and all others end.", lower_bound=1)
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no launcher tells JAX about the processes.")
+flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.")
+flags.DEFINE_integer("process", None, "With --coordinator: index of this process, from 0.")
+flags.DEFINE_float("connect_s", 300.0, "Seconds to wait for all processes to connect.", lower_bound=1)
+flags.DEFINE_float(
+    "heartbeat_s", 100.0, "Seconds without a heartbeat after which a process is taken for gone and the others end.", lower_bound=1
+)
 
 
 ABOUT = f"""{__doc__}
@@ -44,31 +48,32 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def default_workdir(config: str) -> str:
-    """`workdir/ssv2-variant=L_16` for the config `configs/ssv2.py:variant=L/16`."""
+    """Returns `workdir/ssv2-variant=L_16` for the config `configs/ssv2.py:variant=L/16`."""
     file, _, arg = config.partition(":")
     name = "-".join(filter(None, [pathlib.Path(file).stem, re.sub(r"[^\w=.-]+", "_", arg)]))
     return str(pathlib.Path("workdir") / name)
 
 
 def main(argv: list[str]) -> None:
-    """Hands the config over to its task, in one process or as one of several."""
+    """Connects to the other processes of the run, if there are any, and runs the task."""
     refuse_arguments(argv)
     if FLAGS.print_config:
         print_config(FLAGS.config)
         return
-    logging.set_verbosity(logging.WARNING)  # jax and orbax say a lot at the level of information
+    logging.set_verbosity(logging.WARNING)  # jax and orbax log a lot at INFO
     from cvmae.parallel import launch
 
-    place = FLAGS.coordinator, FLAGS.processes, FLAGS.process
     try:
-        launch.initialize(*place, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s)
+        launch.initialize(
+            FLAGS.coordinator, FLAGS.processes, FLAGS.process, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s
+        )
     except (ConfigError, launch.ConnectError) as error:
         fail(error, 2 if isinstance(error, ConfigError) else 1)
-    go()
+    run_task()
 
 
-def go() -> None:
-    """Runs the task; of several processes, the one in which it fails says why and ends, and so do the others then."""
+def run_task() -> None:
+    """Runs the task and ends the process with one line if it fails; with several processes, the others then end too."""
     from cvmae.data.bad_files import BadDataError
     from cvmae.parallel import launch
     from cvmae.parallel.processes import log_once

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The README's tables of ablations: studies on `motion` easy, every variant with every seed. A rerun goes on where it was. About 2 hours
-# on 2 cores.
-# Use: ./launch/ablations.sh [--dry-run] [--config.pretrain.FIELD=VALUE ...]        OUT/STUDY/table.md, table.csv, table.png
+# The ablation tables of configs/RESULTS.md: studies on `motion` easy, every variant with every seed. A rerun resumes. About 2 hours on
+# 2 cores.
+# Usage: ./launch/ablations.sh [--dry-run] [--config.pretrain.FIELD=VALUE ...]        OUT/STUDY/table.md, table.csv, table.png
 #   STUDIES="masking frames objectives negatives"   also decoder, views
 #   BASE=demo       any base of configs/ablate.py with its arguments, such as motion,size=full
-#   SEEDS="0 1 2"   of the weights and the order of the data
-#   JOBS=2          studies at a time; 1 where they share an accelerator
-#   SLURM=yes       submits every study as an array of its runs, by launch/slurm.sh and its variables, with one GPU for a run
+#   SEEDS="0 1 2"   of the weights and the data order
+#   JOBS=2          studies in parallel; 1 if they share an accelerator
+#   SLURM=yes       submits every study as a job array with one run and one GPU per job, through launch/slurm.sh and its variables
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh

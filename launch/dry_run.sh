@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced: takes --dry-run out of the arguments, and gives `run COMMAND...`, which prints a command and then, unless it was there, runs it.
+# To be sourced. Removes --dry-run from the arguments and defines `run COMMAND...`, which prints a command and, without --dry-run, runs it.
 dry_run=no
 arguments=()
 for argument in "$@"; do
@@ -7,7 +7,7 @@ for argument in "$@"; do
 done
 set -- ${arguments[@]+"${arguments[@]}"}
 
-quoted() { # WORDS...: one line that a shell reads as these words
+quoted() { # WORDS...: prints one line that a shell parses into these words
   local word line=
   for word in "$@"; do
     if [[ $word =~ ^[A-Za-z0-9_./:=@%,+-]+$ ]]; then line+=" $word"; else line+=" ${word@Q}"; fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# TPU slices or GPU nodes of a Kubernetes cluster with JobSet (kubectl), or by XPK. JobSet starts all pods again when one fails, and the run goes on.
-# A rerun replaces the job of that name, which saves first, and goes on from the newest checkpoint.
-# Use: ./launch/gke.sh [--dry-run] [--config.FIELD=VALUE ...]      once before: docker build -f launch/Dockerfile --build-arg EXTRAS=tpu -t IMAGE . && docker push IMAGE
+# A run on TPU slices or GPU nodes of a Kubernetes cluster, with JobSet (kubectl) or XPK. JobSet restarts all pods when one fails, and the run
+# resumes. A rerun of this script replaces the job of that name, which saves first, and resumes from the newest checkpoint.
+# Usage: ./launch/gke.sh [--dry-run] [--config.FIELD=VALUE ...]      once before: docker build -f launch/Dockerfile --build-arg EXTRAS=tpu -t IMAGE . && docker push IMAGE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh
@@ -10,27 +10,27 @@ CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
 WORKDIR=${WORKDIR:-/data/workdir/ssv2} # /data is CLAIM
 NAME=${NAME:-cvmae}
 IMAGE=${IMAGE:-LOCATION-docker.pkg.dev/PROJECT/cvmae/cvmae}
-CLAIM=${CLAIM:-cvmae} # a PersistentVolumeClaim that all pods may write: Filestore, or a bucket by Cloud Storage FUSE
+CLAIM=${CLAIM:-cvmae} # a PersistentVolumeClaim that all pods can write: Filestore, or a bucket through Cloud Storage FUSE
 BY=${BY:-jobset} # jobset | xpk
 RESTARTS=${RESTARTS:-20}
-SLICES=${SLICES:-1}         # TPU: slices, NODES hosts each
+SLICES=${SLICES:-1}         # TPU: number of slices, of NODES hosts each
 TPU=${TPU-tpu-v5-lite-podslice} # cloud.google.com/gke-tpu-accelerator; empty for GPUs
 TOPOLOGY=${TOPOLOGY:-4x4}   # cloud.google.com/gke-tpu-topology: NODES x CHIPS
 GPU=${GPU:-nvidia-h100-80gb} # cloud.google.com/gke-accelerator
 NODES=${NODES:-4}
-CHIPS=${CHIPS:-4} # of a node, TPU chips or GPUs
+CHIPS=${CHIPS:-4} # TPU chips or GPUs per node
 CLUSTER=${CLUSTER:-cvmae} # xpk
 TYPE=${TYPE:-v5litepod-16} # xpk: --tpu-type
 
 main=(python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@")
 if [[ $BY == xpk ]]; then
-  run xpk workload delete --cluster="$CLUSTER" --workload="$NAME" --force || true # there may be none
+  run xpk workload delete --cluster="$CLUSTER" --workload="$NAME" --force || true # there may be no such job
   run xpk workload create --cluster="$CLUSTER" --workload="$NAME" --tpu-type="$TYPE" --num-slices="$SLICES" \
     --docker-image="$IMAGE" --max-restarts="$RESTARTS" --command="$(quoted "${main[@]}")"
   exit
 fi
 
-json() { # WORDS...: as a list, in which Kubernetes would replace $(NAME)
+json() { # WORDS...: prints them as a JSON list, with $(NAME) escaped, which Kubernetes would replace
   # shellcheck disable=SC2016
   python3 -c 'import json, sys; print(json.dumps([word.replace("$(", "$$(") for word in sys.argv[1:]]))' "$@"
 }
@@ -39,7 +39,7 @@ if [[ -n $TPU ]]; then
   selector="{cloud.google.com/gke-tpu-accelerator: $TPU, cloud.google.com/gke-tpu-topology: $TOPOLOGY}"
   resource=google.com/tpu
   words=$(json "${main[@]}")
-else # whose environment does not name the others
+else # on GPU nodes the environment does not name the other processes
   selector="{cloud.google.com/gke-accelerator: $GPU}"
   resource=nvidia.com/gpu
   words=$(json "${main[@]}" --coordinator="$NAME-run-0-0.$NAME:8476" --processes="$NODES")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One machine with GPUs, all of them in one process. A rerun goes on from the newest checkpoint; SIGTERM saves first.
-# Use: ./launch/gpu.sh [--dry-run] [--config.FIELD=VALUE ...]
+# A run on all GPUs of one machine, in one process. A rerun resumes from the newest checkpoint; SIGTERM saves before the run ends.
+# Usage: ./launch/gpu.sh [--dry-run] [--config.FIELD=VALUE ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh

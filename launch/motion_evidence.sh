@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The README's table of objectives on `motion` easy: pre-trains with each, then a linear probe, kNN, and fine-tuning with 1, 5 and 100 %
-# of the labels. A rerun goes on where it was. A few hours on 2 cores.
-# Use: ./launch/motion_evidence.sh [OUT]        OUT/NAME/SEED/TASK
-#   SEEDS="0 1 2"   of the weights, the order of the data and the labels that are drawn
-#   JOBS=2          runs at a time
-# Flags are words of one text here, and commands are read by another shell, on purpose.
+# The table of objectives on `motion` easy in configs/RESULTS.md: pre-trains with each objective, then runs a linear probe, kNN, and
+# fine-tuning with 1, 5 and 100 % of the labels. A rerun resumes. A few hours on 2 cores.
+# Usage: ./launch/motion_evidence.sh [OUT]        OUT/NAME/SEED/TASK
+#   SEEDS="0 1 2"   of the weights, the data order and the choice of labels
+#   JOBS=2          runs in parallel
+# Flags are split from one string, and commands are expanded by another shell, on purpose.
 # shellcheck disable=SC2016,SC2046,SC2086
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,13 +14,13 @@ seeds=${SEEDS:-0 1 2}
 mkdir -p "$out"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(realpath "$out")/.compiled}
 
-config() { # TASK WORKDIR FLAGS...: prints a command, unless that run is finished
+config() { # TASK WORKDIR FLAGS...: prints the command of a run, unless the run is finished
   local task=$1 workdir=$2
   shift 2
   [[ -e $workdir/report.json || -d $workdir/checkpoints/600 ]] || echo python -m cvmae.main "--config=configs/demo.py:task=$task" "--workdir=$workdir" "$@"
 }
 
-objective() { # NAME: prints the flags that make it of the demo's
+objective() { # NAME: prints the flags that change the demo's objective into this one
   local reversed=--config.contrast.time_reversed_negatives=False
   case $1 in
   mae) echo $reversed --config.loss.{mse_image,intra_video,intra_frame,cross_video,cross_frame}=0 ;;
@@ -30,7 +30,7 @@ objective() { # NAME: prints the flags that make it of the demo's
   esac
 }
 
-all() { # runs the commands of stdin, JOBS at a time
+all() { # runs the commands on stdin, JOBS in parallel
   xargs -P "${JOBS:-2}" -I{} bash -c '{} 2>>"$0/log" || echo "failed, see $0/log: {}" >&2' "$out"
 }
 

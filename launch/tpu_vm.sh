@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A TPU VM, or a pod of them: makes it where it is not there or was preempted, copies the last commit to it, installs, and starts or goes on with the run.
-# Ctrl-C ends the look at the log and not the run. Not deleted at the end: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
-# Use: ./launch/tpu_vm.sh [--dry-run] [--config.FIELD=VALUE ...]
+# A run on a TPU VM or a pod: creates it if it does not exist or was preempted, copies the last commit to it, installs, and starts or resumes
+# the run. Ctrl-C stops showing the log, not the run. The TPU is not deleted at the end: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+# Usage: ./launch/tpu_vm.sh [--dry-run] [--config.FIELD=VALUE ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh
@@ -10,16 +10,16 @@ CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
 NAME=${NAME:-cvmae}
 ZONE=${ZONE:-us-central1-a}
 TYPE=${TYPE:-v5litepod-8} # v5litepod-256 is a pod of 32 hosts
-RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite} # the image that Google's table names for TYPE
+RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite} # the image for TYPE in Google's table
 SPOT=${SPOT:-no}
 BUCKET=${BUCKET:-} # mounted at /mnt/cvmae on every host: videos and workdir. A pod and a spot VM need one
 WORKDIR=${WORKDIR:-${BUCKET:+/mnt/cvmae/}workdir/ssv2}
 
-tpu() { # VERB...: gcloud's command for this TPU
+tpu() { # VERB...: runs gcloud's command for this TPU
   run gcloud compute tpus tpu-vm "$1" "$NAME" --zone="$ZONE" "${@:2}"
 }
 
-on_all() { # COMMAND: on every host
+on_all() { # COMMAND: runs it on every host
   tpu ssh --worker=all --command="$1"
 }
 
@@ -43,5 +43,5 @@ if [[ -n $BUCKET ]]; then
   on_all "mountpoint -q /mnt/cvmae || { sudo mkdir -p /mnt/cvmae && sudo chown \"\$USER\" /mnt/cvmae && gcsfuse --implicit-dirs $(quoted "$BUCKET") /mnt/cvmae; }"
 fi
 command=$(quoted .venv/bin/python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@")
-# A run that is under way is only looked at.
+# If the run is in progress, only its log is shown.
 on_all "cd cvmae && { pgrep -f '^[^ ]*python -m cvmae.main' || nohup $command >>run.log 2>&1 </dev/null & } && tail -n 20 -F run.log --pid=\$!"

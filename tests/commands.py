@@ -1,4 +1,4 @@
-"""Runs `python -m cvmae.main` in a process of its own, and reads what it left behind."""
+"""Runs of commands, in a process of their own or in this one, and the files that they write into a workdir."""
 
 import contextlib
 import json
@@ -16,12 +16,12 @@ from absl import flags
 ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
 
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a program of a few tiny steps costs more to optimize than to run
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a program of a few tiny steps takes longer to optimize than to run
 
 
 @contextlib.contextmanager
 def quickly_compiled():
-    """The same for what this process compiles in the block."""
+    """Turns off most of XLA's optimizations for programs compiled in the block, as QUICK does for other processes."""
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         yield
@@ -30,20 +30,20 @@ def quickly_compiled():
 
 
 def arguments(workdir, config=RUNLOCAL, **overrides) -> list[str]:
-    """Arguments of the command; `a__b=v` is `--config.a.b=v`."""
+    """Returns arguments of `cvmae.main`; `a__b=v` becomes `--config.a.b=v`."""
     fields = [f"--config.{name.replace('__', '.')}={value}" for name, value in overrides.items()]
     return [f"--config={config}", f"--workdir={workdir}", *fields]
 
 
 def run(*args: str, program=("-m", "cvmae.main"), env=None) -> subprocess.CompletedProcess:
-    """Runs the command until it, and every process that it started, has ended: they all hold its stderr."""
+    """Runs a command and waits until it and every process that it started have ended: they all hold its stderr."""
     command = [sys.executable, *program, *args]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def run_here(program, argv, monkeypatch) -> int:
-    """The exit code of a command in this process: `program` has `parse` and `main`, as `cvmae.plan` has."""
+    """Runs a command in this process and returns its exit code. program: a module with `parse` and `main`, such as `cvmae.plan`."""
     monkeypatch.setattr(sys, "argv", [program.__name__, *argv])  # ml_collections reads overrides from there
     for name in [name for name in flags.FLAGS if name.startswith("config.")]:
         delattr(flags.FLAGS, name)  # overrides that an earlier command defined
@@ -56,18 +56,18 @@ def run_here(program, argv, monkeypatch) -> int:
 
 
 def caller(program, monkeypatch, capsys):
-    """Calls such a command with arguments: (exit code, stdout, stderr)."""
+    """Returns a function that runs a command by `run_here` and returns its exit code, stdout and stderr."""
 
     def call(*args, config=RUNLOCAL):
         code = run_here(program, [f"--config={config}", *args], monkeypatch)
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
 
 def run_own(program, *words) -> int:
-    """The exit code of a command, in this process, that has `FLAGS` of its own, as `cvmae.interop` has."""
+    """Runs a command with its own `FLAGS`, such as `cvmae.interop`, in this process and returns its exit code."""
     program.FLAGS.unparse_flags()
     for name in program.FLAGS:
         program.FLAGS[name].unparse()
@@ -79,19 +79,19 @@ def run_own(program, *words) -> int:
 
 
 def metric_lines(workdir) -> list[dict]:
-    """The lines of metrics.jsonl without clocks, which no two runs share."""
+    """Returns the lines of metrics.jsonl without the times, which differ between runs."""
     lines = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
 
 
 def checkpoint_steps(workdir) -> list[int]:
-    """The steps of complete checkpoints."""
+    """Returns the steps of the complete checkpoints, ascending."""
     names = [path.name for path in (pathlib.Path(workdir) / "checkpoints").iterdir()]
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def saved_state(workdir, step: int) -> dict[str, np.ndarray]:
-    """Every array of a checkpoint by its path: parameters, optimizer and step. However many devices and processes wrote it."""
+    """Returns every array of a checkpoint by its path: parameters, optimizer state and step, from any number of devices."""
     folder = pathlib.Path(workdir).absolute() / "checkpoints" / str(step) / "state"
     with ocp.PyTreeCheckpointer() as reader:
         shapes = reader.metadata(folder).item_metadata.tree
@@ -100,7 +100,7 @@ def saved_state(workdir, step: int) -> dict[str, np.ndarray]:
 
 
 def assert_same_state(a: dict, b: dict) -> None:
-    """Bit-equal: no tolerance."""
+    """Asserts that two saved states are bit-equal."""
     assert a.keys() == b.keys()
     different = [name for name in a if a[name].tobytes() != b[name].tobytes()]
     assert not different, different

@@ -1,22 +1,32 @@
-"""What the whole suite shares: the CPU, and compiled programs kept between tests and the processes that they start."""
+"""Settings of the suite: JAX on the CPU, and one cache of compiled programs for all tests and their processes."""
 
 import os
 
+import jaxtyping
 import pytest
+
+import tests.typechecker
 
 
 def pytest_configure(config):
-    """Set before any test module imports JAX; processes that tests start inherit it."""
+    """Sets the environment before any test module imports JAX; processes started by tests inherit it."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if hasattr(config, "cache"):  # not under `-p no:cacheprovider`
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    check_shapes()
+
+
+def check_shapes():
+    """Checks arguments and results against their annotations, shapes included, in the rooms whose functions have them."""
+    rooms = ["cvmae.models", "cvmae.objective", "cvmae.augment"]
+    jaxtyping.install_import_hook(rooms, f"{tests.typechecker.__name__}.check_function")
 
 
 @pytest.fixture
 def quick_compilation():
-    """See `command.QUICK`."""
+    """Turns off most of XLA's optimizations during a test, see `commands.quickly_compiled`."""
     from tests.commands import quickly_compiled
 
     with quickly_compiled():

@@ -1,4 +1,4 @@
-"""Programs run by several processes on this machine, one CPU device each, as a launcher would start them."""
+"""Runs of several processes on this machine with one CPU device each, as a launcher would start them."""
 
 import dataclasses
 import os
@@ -11,12 +11,12 @@ import time
 
 from tests.commands import QUICK, ROOT
 
-PATIENCE_S = 300  # after which a process counts as hanging and is killed; nothing here takes a tenth of that
+PATIENCE_S = 300  # after this a process is taken to hang and is killed; no test takes a tenth of it
 
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """A process that ended: exit code, what it printed, and when that was, in seconds of `time.monotonic`."""
+    """Result of a process: exit code, output, and the time of its end, in seconds of `time.monotonic`."""
 
     returncode: int
     stdout: str
@@ -25,30 +25,31 @@ class Ended:
 
 
 def free_address() -> str:
-    """127.0.0.1 and a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{found.getsockname()[1]}"
+    """Returns 127.0.0.1 and a free port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def flags(address: str, count: int, process: int) -> list[str]:
-    """What tells a process of the command where it belongs; none for one process."""
-    place = [f"--coordinator={address}", f"--processes={count}", f"--process={process}", "--connect_s=120", "--heartbeat_s=10"]
-    return place if count > 1 else []
+    """Returns the flags of `cvmae.main` for one of `count` processes; [] if there is only one."""
+    if count == 1:
+        return []
+    return [f"--coordinator={address}", f"--processes={count}", f"--process={process}", "--connect_s=120", "--heartbeat_s=10"]
 
 
 def share_programs() -> None:
-    """Lets the first of several processes compile and the others take over what it made; for a program, before it compiles."""
+    """Makes the first of several processes compile and the others use its programs; called before anything is compiled."""
     import jax
     from jax._src import cache_key
 
     jax.config.update("jax_share_binary_between_hosts", True)
-    # JAX looks for a compiled program under a fingerprint of the devices; on CPU, unlike elsewhere, every process has another.
-    cache_key._hash_accelerator_config = lambda found, devices: found.update(str(devices.shape).encode())
+    # The key of a compiled program contains a fingerprint of the devices, which on CPU differs between processes.
+    cache_key._hash_accelerator_config = lambda hasher, devices: hasher.update(str(devices.shape).encode())
 
 
 def run_all(commands: list[list[str]], env=None, waited: int | None = None) -> list[Ended]:
-    """Runs Python with each list of arguments at once, until all, or the first `waited`, have ended; none outlives this call."""
+    """Runs Python with each list of arguments in parallel until all, or the first `waited`, have ended; then kills the rest."""
     environment = os.environ | QUICK | {"PYTHONPATH": str(ROOT)} | (env or {})
     with tempfile.TemporaryDirectory() as folder:
         outputs = [[pathlib.Path(folder, f"{number}{kind}") for kind in ("out", "err")] for number in range(len(commands))]
@@ -70,7 +71,7 @@ def run_all(commands: list[list[str]], env=None, waited: int | None = None) -> l
 
 
 def wait(processes: list[subprocess.Popen]) -> list[float]:
-    """When each ended; all that are left are killed when one hangs."""
+    """Returns the time at which each process ended, infinity for those still running after PATIENCE_S."""
     ends, start = [0.0] * len(processes), time.monotonic()
     while not all(ends) and time.monotonic() < start + PATIENCE_S:
         for number, process in enumerate(processes):

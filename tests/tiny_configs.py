@@ -1,4 +1,4 @@
-"""A config small enough to compile in seconds, for tests of the objective and of what is built on it."""
+"""Configs that compile in seconds, and batches for them, for tests of the objective, the tasks and the loop."""
 
 import pathlib
 
@@ -16,13 +16,12 @@ from cvmae.training.loop import Schedule
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 TERMS = tuple(term.name for term in objective.TERMS)
 
-
-# One term and no picture: quicker to compile. For arguments of the command, where something else than the loss is looked at.
+# One loss term and no pictures compile faster. Overrides for `commands.arguments`, in tests that are not about the loss.
 PLAIN = {f"loss__{term}": 0.0 for term in TERMS if term != "mse_video"} | {"report__pictures": 0}
 
 
 def config(only=TERMS, **overrides):
-    """`configs/ssv2.py:runlocal` with the weights of all terms but `only` at 0; `a__b=v` sets a field."""
+    """Returns `configs/ssv2.py:runlocal` with the weights of all loss terms except `only` at 0; `a__b=v` sets a field."""
     c = config_lib.load(f"{CONFIGS / 'ssv2.py'}:runlocal", {k.replace("__", "."): v for k, v in overrides.items()})
     for term in TERMS:
         if term not in only:
@@ -31,7 +30,7 @@ def config(only=TERMS, **overrides):
 
 
 def samples(c, batch=4, seed=0):
-    """A batch of random clips with the keys of its samples."""
+    """Returns a batch of random clips with the random key of each sample."""
     draw = np.random.default_rng(seed)
     shape = (batch, c.data.num_frames, *c.data.frame_size, 3)
     video = draw.integers(0, 256, shape, dtype=np.uint8)
@@ -40,19 +39,19 @@ def samples(c, batch=4, seed=0):
 
 
 def downstream(task, name="ssv2", **overrides):
-    """`configs/NAME.py:task=TASK,runlocal`; `a__b=v` sets a field."""
+    """Returns `configs/NAME.py:task=TASK,runlocal`; `a__b=v` sets a field."""
     fields = {k.replace("__", "."): v for k, v in overrides.items()}
     return config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
 
 
 def make_task(c, total=8, mesh=None):
-    """The task of a config that trains for `total` steps, an epoch of 8, on all devices or a given mesh."""
+    """Returns the task of a config for `total` training steps, with 8 steps per epoch, on all devices or on `mesh`."""
     source = make_source(c.data, c.data.split)
     return find_task(c.task)(c, mesh or make_mesh(c.mesh), Schedule(total, steps_per_epoch=8.0), source)
 
 
 def labeled_batch(c, clips=None, seed=0):
-    """A batch of random clips with labels, as the loader gives it."""
+    """Returns a batch of random clips with labels, as the loader yields it."""
     draw, count = np.random.default_rng(seed), clips or c.batch_size
     video = draw.integers(0, 256, (count, c.data.num_frames, *c.data.frame_size, 3), dtype=np.uint8)
     return {"video": video, "label": np.arange(count, dtype=np.int32) % c.data.synthetic.classes}

@@ -1,4 +1,4 @@
-"""Views of a decoded clip, made on the accelerator inside the jitted step, with one key a sample.
+"""Augmentations of decoded clips, on the accelerator inside the jitted step, with one random key per sample.
 
 Nothing here depends on the number of devices: every random number comes from the key of its own sample. Pixels are uint8 in
 RandAugment, then float32 in 0..1 until `normalize`.

@@ -1,4 +1,4 @@
-"""Colors of a clip: jitter, one draw for all frames, and the normalization that a model expects."""
+"""Color jitter, drawn once for all frames of a clip, and normalization of pixels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,13 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of torchvision's grays
 
 @dataclasses.dataclass(frozen=True)
 class Color:
-    """Color jitter, one draw a clip; the strengths have torchvision's meaning (a factor in 1 ± strength; hue in ± turns)."""
+    """Color jitter, drawn once per clip.
+
+    Attributes:
+      brightness, contrast, saturation: strengths as in torchvision: a factor is drawn from 1 ± strength.
+      hue: largest rotation of the hue in either direction, in turns.
+      probability: of a clip to be jittered.
+    """
 
     brightness: float = 0.4
     contrast: float = 0.4
@@ -27,7 +33,7 @@ def _luma(video):
 
 
 def _rotate_hue(video, turns):
-    """Rotates colors by `turns` (1 = a full circle) around the gray axis; linear, so there is no branch on the hexagon of HSV."""
+    """Rotates colors by `turns` (1 is a full circle) around the gray axis; linear, so without the branches of HSV's hexagon."""
     angle = 2 * jnp.pi * turns
     cos, sin = jnp.cos(angle), jnp.sin(angle) / jnp.sqrt(3.0)
     gray = (1 - cos) / 3
@@ -36,7 +42,7 @@ def _rotate_hue(video, turns):
 
 
 def jitter_color(key: Key[Array, ""], video: Float[Array, "T H W 3"], color: Color) -> Float[Array, "T H W 3"]:
-    """Brightness, contrast, saturation and hue, in this order, on one clip [T, H, W, 3] in 0..1; the result stays in 0..1."""
+    """Jitters brightness, contrast, saturation and hue, in this order, of one clip, float32 [T, H, W, 3] in 0..1."""
     keys = jax.random.split(key, 5)
 
     def factor(key, strength):
@@ -54,5 +60,5 @@ def jitter_color(key: Key[Array, ""], video: Float[Array, "T H W 3"], color: Col
 
 
 def normalize(pixels: Float[Array, "*axes 3"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "*axes 3"]:
-    """(pixels - mean) / std per channel; pixels [..., 3] in 0..1."""
+    """Normalizes pixels [..., 3] in 0..1: (pixels - mean) / std per channel, float32."""
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -12,11 +12,11 @@ from cvmae.augment.geometry import Crop, draw_box
 
 @dataclasses.dataclass(frozen=True)
 class Erasing:
-    """How clips are erased; the defaults are timm's, and VideoMAE's fine-tuning's.
+    """Random erasing; the defaults are those of timm and of VideoMAE's fine-tuning.
 
     Attributes:
       probability: of a clip to lose a box.
-      area: range of the box's area, as a share of the frame's, drawn uniformly.
+      area: range of the box's area, as a fraction of the frame's, drawn uniformly.
       ratio: range of width over height, drawn uniformly in its logarithm.
 
     Raises:
@@ -35,15 +35,15 @@ class Erasing:
 
 
 def erase(key: Key[Array, ""], video: Float[Array, "T H W 3"], spec: Erasing) -> Float[Array, "T H W 3"]:
-    """Fills one box of all frames with N(0, 1) noise, a number for each pixel, channel and frame.
+    """Fills one box, the same in all frames, with N(0, 1) noise drawn for each pixel, channel and frame.
 
     timm draws again when a box does not fit; here a side that is too long is cut to the frame, as in `draw_box`, and the box's
     edges are rounded to pixels.
 
     Args:
-      key: the clip's.
-      video: float32 [T, H, W, 3], normalized, so that the noise is like the pixels.
-      spec: how.
+      key: the key of the clip.
+      video: float32 [T, H, W, 3], normalized, so that the noise has the distribution of the pixels.
+      spec: the probability and the box.
 
     Returns:
       float32 [T, H, W, 3].

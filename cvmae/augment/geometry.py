@@ -1,4 +1,4 @@
-"""Crops of a clip, and the resizing that goes with them; one draw for all frames."""
+"""Random and center crops of clips with resizing; what is drawn is the same for all frames of a clip."""
 
 import dataclasses
 
@@ -10,11 +10,11 @@ from jaxtyping import Float, Key
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """A random resized crop, one draw a clip.
+    """Random resized crop, drawn once per clip.
 
     Attributes:
       size: (H, W) of the result, pixels.
-      scale: range of the area, as a share of the frame's.
+      scale: range of the area, as a fraction of the frame's, drawn uniformly.
       ratio: range of width over height, drawn uniformly in its logarithm.
       flip: probability of a horizontal flip; 0 where labels name left and right (Something-Something).
     """
@@ -26,7 +26,7 @@ class Crop:
 
 
 def draw_box(key: Key[Array, ""], height: int, width: int, crop: Crop) -> Float[Array, "4"]:
-    """A box (top, left, height, width) in pixels, float32 [4], inside a frame of `height`×`width`.
+    """Draws a box inside a frame of `height`×`width` pixels: float32 [4], its top, left, height and width in pixels.
 
     torchvision draws again when a box does not fit; a fixed program cannot, so a side that is too long is cut to the frame.
     """
@@ -42,14 +42,14 @@ def draw_box(key: Key[Array, ""], height: int, width: int, crop: Crop) -> Float[
 
 
 def resample(video: Float[Array, "T H0 W0 C"], box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
-    """Cuts `box` out of video [T, H0, W0, C] and resizes it, bilinear and antialiased, to [T, H, W, C]."""
+    """Cuts a box of `draw_box` out of a clip [T, H0, W0, C] and resizes it, bilinear and antialiased, to [T, H, W, C]."""
     scale = jnp.asarray(size, jnp.float32) / box[2:]
     shape = (video.shape[0], *size, video.shape[-1])
     return jax.image.scale_and_translate(video, shape, (1, 2), scale, -box[:2] * scale, "linear")
 
 
 def random_crop(key: Key[Array, ""], video: Float[Array, "T H0 W0 C"], crop: Crop) -> Float[Array, "T H W C"]:
-    """A random resized crop and flip of one clip [T, H0, W0, C] -> [T, H, W, C]."""
+    """Crops, resizes and flips one clip at random: [T, H0, W0, C] -> [T, H, W, C]."""
     box_key, flip_key = jax.random.split(key)
     video = resample(video, draw_box(box_key, *video.shape[1:3], crop), crop.size)
     if crop.flip:
@@ -58,7 +58,7 @@ def random_crop(key: Key[Array, ""], video: Float[Array, "T H0 W0 C"], crop: Cro
 
 
 def center_crop(video: Float[Array, "T H0 W0 C"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
-    """The largest centered box of the aspect of `size`, resized to it: [T, H0, W0, C] -> [T, H, W, C]; nothing random."""
+    """Resizes the largest centered box with the aspect ratio of `size` to it: [T, H0, W0, C] -> [T, H, W, C]."""
     height, width = video.shape[1:3]
     if (height, width) == tuple(size):
         return video

@@ -1,4 +1,4 @@
-"""Which class a clip has once it is mirrored, read off the names of classes."""
+"""Classes of mirrored clips, derived from the names of the classes."""
 
 import re
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 def mirrored_name(name: str) -> str:
-    """The name with the words left and right exchanged: whole words, in lower case."""
+    """Exchanges the words left and right in a class name; the result is in lower case."""
     return _SIDE.sub(lambda side: _OTHER[side.group()], name.lower())
 
 
 def mirror_table(class_names: Sequence[str]) -> tuple[int, ...]:
-    """For each class the class of its mirrored clips, for label-swapping flips (Something-Something).
+    """Returns for each class the class of its mirrored clips, for flips that change the label (Something-Something).
 
-    A class whose name has neither word is its own. -1: the name has one, but no class has the mirrored name, so clips of this
-    class must not be flipped. Case does not matter.
+    A class whose name has neither of the words left and right is its own mirror. A class whose mirrored name no class has gets
+    -1: its clips must not be flipped. Case does not matter.
 
     Raises:
       ValueError: two names are the same but for case, so a mirrored name would be ambiguous.

@@ -1,8 +1,8 @@
-"""PIL's changes of color, on all frames of a clip: uint8 [T, H, W, 3] -> uint8 [T, H, W, 3].
+"""Image operations of PIL on all frames of a clip: uint8 [T, H, W, 3] -> uint8 [T, H, W, 3].
 
-Everything that PIL takes from the image (histogram, extremes, mean) is taken from each frame on its own. The results are PIL's
-bit for bit, but for `autocontrast` and, where a compiler fuses the product and the sum of `_blend`, for about one in 2,000 values of
-`color`, `contrast` and `sharpness`, which are one level below. Strengths are scalars, traced or not.
+Whatever PIL computes from the image (histogram, extremes, mean) is computed from each frame on its own. The results are PIL's
+bit for bit, with two exceptions: `autocontrast`, and, where a compiler fuses the product and the sum of `_blend`, about one in
+2,000 values of `color`, `contrast` and `sharpness`, which are one level lower. Strengths are scalars, traced or not.
 """
 
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ def invert(video: Clip) -> Clip:
 
 
 def solarize(video: Clip, threshold) -> Clip:
-    """ImageOps.solarize: inverts values from `threshold` on; 256 changes nothing."""
+    """ImageOps.solarize: inverts values of at least `threshold`; 256 changes nothing."""
     return jnp.where(video.astype(jnp.int32) < threshold, video, 255 - video)
 
 
 def solarize_add(video: Clip, add) -> Clip:
-    """Adds `add`, an integer of 0 or more, to values below 128, at most up to 255 (timm's SolarizeAdd)."""
+    """Adds `add`, an integer of at least 0, to values below 128, clipped at 255 (timm's SolarizeAdd)."""
     values = video.astype(jnp.int32)
     return jnp.where(values < 128, jnp.minimum(values + add, 255), values).astype(jnp.uint8)
 
 
 def posterize(video: Clip, bits) -> Clip:
-    """ImageOps.posterize: keeps the upper `bits` bits, 0..8. No bits leave black, where PIL's newer releases raise."""
+    """ImageOps.posterize: keeps the upper `bits` bits, 0..8. 0 bits leave black, for which newer releases of PIL raise."""
     mask = jnp.left_shift(255, 8 - jnp.asarray(bits, jnp.int32)) & 255
     return video & mask.astype(jnp.uint8)
 
@@ -45,20 +45,20 @@ def posterize(video: Clip, bits) -> Clip:
 def autocontrast(video: Clip) -> Clip:
     """ImageOps.autocontrast: stretches each channel of each frame to 0..255; a channel of one value stays.
 
-    PIL computes in double precision and cuts, so where the exact result is a whole number it sometimes ends one below. This
-    gives the exact one: 1 level apart for 0.4 % of all combinations of darkest, brightest and own value, never more.
+    PIL computes in double precision and truncates, so it sometimes ends one level below an exact integer result. This gives the
+    exact result: 1 level apart for 0.4 % of all combinations of darkest, brightest and own value, at most.
     """
     values = video.astype(jnp.float32)
     low, high = values.min((1, 2), keepdims=True), values.max((1, 2), keepdims=True)
-    # Whole numbers of float32: the quotient is at least 1/255 below the next whole number or equal to it.
+    # Integers in float32: the quotient is an integer or at least 1/255 below the next one.
     stretched = jnp.floor((values - low) * 255 / jnp.maximum(high - low, 1) + 1 / 512)
     return jnp.where(high > low, stretched, values).astype(jnp.uint8)
 
 
 def _histogram(values):
-    """How often each value is there: uint8 [N, 3] -> int32 [3, 256]."""
-    # As a product of one-hot halves of the bytes: a scatter would go value by value on most accelerators, and 256 comparisons
-    # of each value would be eight times the work. Exact up to 2**24, also with the products of a TPU.
+    """Counts the values of each channel: uint8 [N, 3] -> int32 [3, 256]."""
+    # As a product of one-hot halves of the bytes: a scatter is sequential on most accelerators, and 256 comparisons of each
+    # value would be eight times the work. Exact up to 2**24, also in the matrix products of a TPU.
     high, low = (jax.nn.one_hot(half, 16) for half in (values >> 4, values & 15))
     return rearrange(jnp.einsum("nch,ncl->chl", high, low), "c h l -> c (h l)").astype(jnp.int32)
 
@@ -83,7 +83,7 @@ def equalize(video: Clip) -> Clip:
 
 
 def _blend(degenerate, video, factor):
-    """Image.blend: degenerate + factor * (video - degenerate), cut to 0..255 and to whole numbers towards 0."""
+    """Image.blend: degenerate + factor * (video - degenerate), clipped to 0..255 and truncated to integers."""
     start = degenerate.astype(jnp.float32)
     mixed = start + factor * (video.astype(jnp.float32) - start)
     return jnp.clip(mixed, 0, 255).astype(jnp.uint8)
@@ -114,7 +114,7 @@ def contrast(video: Clip, factor) -> Clip:
 
 
 def sharpness(video: Clip, factor) -> Clip:
-    """ImageEnhance.Sharpness: smoothed at 0, the frame at 1, sharpened above; the outermost pixels stay."""
+    """ImageEnhance.Sharpness: smoothed at 0, the frame at 1, sharpened above; the outermost pixels stay as they are."""
     values = video.astype(jnp.int32)
     rows = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
     sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * values[:, 1:-1, 1:-1]
@@ -126,17 +126,17 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 def _taps(interpolation: str) -> tuple[int, ...]:
-    """The pixels that a place between pixel 0 and pixel 1 is made of."""
+    """Indices of the pixels from which a point between pixel 0 and pixel 1 is interpolated."""
     return (0, 1) if interpolation == "bilinear" else (-1, 0, 1, 2)
 
 
-def _between(values, share):
-    """The value at `share` (0..1) of the way between the middle two of 2 (bilinear) or 4 (bicubic, a = -1) float32 values."""
+def _interpolate(values, t):
+    """Interpolates between the middle two of 2 (bilinear) or 4 (bicubic, a = -1) float32 values, at `t` in 0..1."""
     if len(values) == 2:
         left, right = values
-        return left + share * (right - left)
+        return left + t * (right - left)
     a, b, c, d = values
-    return b + share * (c - a + share * (2 * (a - b) + c - d + share * (b - a - c + d)))
+    return b + t * (c - a + t * (2 * (a - b) + c - d + t * (b - a - c + d)))
 
 
 def _to_uint8(values):
@@ -144,34 +144,34 @@ def _to_uint8(values):
 
 
 def shift_rows(video: Clip, offsets: Float[Array, " H"], fill: Fill, interpolation: str) -> Clip:
-    """Moves each row on its own: pixel x of row y becomes what was at x + offsets[y].
+    """Shifts each row on its own: pixel x of row y becomes the interpolated pixel at x + offsets[y].
 
     Args:
       video: uint8 [T, H, W, 3].
       offsets: float32 [H], pixels; positive moves to the left.
-      fill: the color of what comes from outside, three values in 0..255.
+      fill: color of pixels from outside the frame, three values in 0..255.
       interpolation: one of INTERPOLATIONS.
     """
     width, taps = video.shape[2], _taps(interpolation)
-    whole = jnp.floor(offsets)
-    share = (offsets - whole)[None, :, None, None]
-    # A row may be moved out of the frame altogether; then any pixels do, for all are filled.
-    start = jnp.clip(whole, -width - 1, width).astype(jnp.int32)
+    floors = jnp.floor(offsets)
+    t = (offsets - floors)[None, :, None, None]
+    # A row may leave the frame altogether; then any pixels will do, because all are filled.
+    start = jnp.clip(floors, -width - 1, width).astype(jnp.int32)
     margin = (width + 2, width + 2)
-    wide = jnp.pad(video, ((0, 0), (0, 0), margin, (0, 0)), mode="edge")
+    padded = jnp.pad(video, ((0, 0), (0, 0), margin, (0, 0)), mode="edge")
 
     def row(pixels, first):
         return jax.lax.dynamic_slice_in_dim(pixels, first + margin[0] + taps[0], width + len(taps) - 1, axis=1)
 
-    near = jax.vmap(row, (1, 0), 1)(wide, start).astype(jnp.float32)
-    moved = _between([near[:, :, k : k + width] for k in range(len(taps))], share)
+    near = jax.vmap(row, (1, 0), 1)(padded, start).astype(jnp.float32)
+    moved = _interpolate([near[:, :, k : k + width] for k in range(len(taps))], t)
     source = jnp.arange(width) + 0.5 + offsets[:, None]
     inside = (source >= 0) & (source < width)
     return jnp.where(inside[..., None], _to_uint8(moved), jnp.asarray(fill, jnp.uint8))
 
 
 def shift_columns(video: Clip, offsets: Float[Array, " W"], fill: Fill, interpolation: str) -> Clip:
-    """Moves each column on its own, as `shift_rows` moves rows; offsets: float32 [W], positive moves up."""
+    """Shifts each column on its own, as `shift_rows` does rows; offsets: float32 [W], positive moves up."""
     turned = shift_rows(rearrange(video, "t h w c -> t w h c"), offsets, fill, interpolation)
     return rearrange(turned, "t w h c -> t h w c")
 
@@ -197,7 +197,7 @@ def translate_y(video: Clip, pixels, fill: Fill, interpolation: str = "bicubic")
 
 
 def rotate(video: Clip, degrees, fill: Fill, interpolation: str = "bicubic") -> Clip:
-    """Image.rotate: counter-clockwise around the middle, without enlarging the frame."""
+    """Image.rotate: counter-clockwise around the center, without enlarging the frame."""
     count, height, width, _ = video.shape
     angle = -jnp.deg2rad(degrees)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -206,8 +206,8 @@ def rotate(video: Clip, degrees, fill: Fill, interpolation: str = "bicubic") -> 
     column, row = cos * x + sin * y + width / 2, cos * y - sin * x + height / 2
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     left, top = jnp.floor(column - 0.5), jnp.floor(row - 0.5)
-    right_share, down_share = (column - 0.5 - left).reshape(-1, 1), (row - 0.5 - top).reshape(-1, 1)
-    # All frames move alike, so each place is read once, with the pixels of all frames beside one another.
+    right_t, down_t = (column - 0.5 - left).reshape(-1, 1), (row - 0.5 - top).reshape(-1, 1)
+    # All frames rotate alike, so each pixel is gathered once, with the values of all frames side by side.
     pixels = rearrange(video, "t h w c -> (h w) (t c)")
 
     def at(down, right):
@@ -215,6 +215,6 @@ def rotate(video: Clip, degrees, fill: Fill, interpolation: str = "bicubic") -> 
         return pixels[index.astype(jnp.int32).reshape(-1)].astype(jnp.float32)
 
     taps = _taps(interpolation)
-    rows = [_between([at(down, right) for right in taps], right_share) for down in taps]
-    moved = rearrange(_to_uint8(_between(rows, down_share)), "(h w) (t c) -> t h w c", h=height, t=count)
+    rows = [_interpolate([at(down, right) for right in taps], right_t) for down in taps]
+    moved = rearrange(_to_uint8(_interpolate(rows, down_t)), "(h w) (t c) -> t h w c", h=height, t=count)
     return jnp.where(inside[..., None], moved, jnp.asarray(fill, jnp.uint8))

@@ -1,4 +1,4 @@
-"""The views that pre-training takes of one clip."""
+"""Views of a clip for pre-training: v, v⁺, the time-reversed clip, and the sampled frames (METHOD section 2)."""
 
 import dataclasses
 
@@ -13,14 +13,18 @@ from cvmae.augment.geometry import Crop, random_crop
 
 @dataclasses.dataclass(frozen=True)
 class ViewSpec:
-    """How the three inputs are made of a clip (METHOD section 2).
+    """Augmentation of a clip for pre-training (METHOD section 2).
 
     Attributes:
-      crop: of v; geometry alone.
-      plus: crop of v⁺ and of the reversed clip.
-      color: jitter of v⁺ and of the reversed clip.
+      crop: of v, which has no other augmentation.
+      plus: crop of v⁺ and of the time-reversed clip.
+      color: jitter of v⁺ and of the time-reversed clip.
       views: 1 (v), 2 (v, v⁺) or 3 (v, v⁺ and the time-reversed clip).
-      image_crop: `shared` takes the sampled frames out of v, so that token positions correspond; `independent` crops anew.
+      image_crop: `shared` takes the sampled frames from v, so that their tokens have the same positions; `independent` draws
+        another crop.
+
+    Raises:
+      ValueError: image_crop is neither.
     """
 
     crop: Crop
@@ -37,17 +41,17 @@ class ViewSpec:
 def make_views(
     key: Key[Array, ""], video: UInt8[Array, "T H0 W0 3"], frame_index: Int[Array, " F"], spec: ViewSpec, image: bool
 ) -> tuple[Float[Array, "V T H W 3"], Float[Array, "F H W 3"] | None]:
-    """All inputs made of one clip.
+    """Makes the views of one clip, and the images of its sampled frames.
 
     Args:
-      key: the sample's key.
+      key: the key of the sample.
       video: uint8 [T, H0, W0, 3].
-      frame_index: int32 [F], the sampled frames inside the clip.
-      spec: how.
-      image: whether the frames are wanted.
+      frame_index: int32 [F], indices of the sampled frames in the clip.
+      spec: the augmentation.
+      image: True to return the sampled frames too.
 
     Returns:
-      float32 [V, T, H, W, 3] in 0..1, and [F, H, W, 3] or None.
+      Views, float32 [V, T, H, W, 3] in 0..1, and frames, float32 [F, H, W, 3] in 0..1, or None.
     """
     crop_key, plus_key, color_key, reverse_key, image_key = jax.random.split(key, 5)
     clip = video.astype(jnp.float32) / 255

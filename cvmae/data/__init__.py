@@ -1,4 +1,5 @@
-"""From video files to batches of clips: manifests and other sources, exact decoding, clips, and the loader.
+"""Input pipeline, from video files to batches of clips: manifests and other sources, exact decoding, sampling, the loader.
 
-Knows numpy, Grain, the decoder and OpenCV; never JAX, nor anything else of this package.
+Depends on NumPy, Grain, PyAV and OpenCV, not on JAX, so that worker processes start fast. (Grain itself imports JAX if it is
+installed: `pipeline`, `clip_views` and `windows` are the modules that need Grain.)
 """

@@ -1,4 +1,4 @@
-"""Videos that cannot be read: how a batch reports them, the list in the workdir, and when to stop."""
+"""Unreadable videos: their report within a batch, the list in the workdir, and the limit that stops a run."""
 
 import csv
 import json
@@ -15,10 +15,10 @@ class BadDataError(Exception):
 
 
 def pack_failures(failures: list[tuple[str, str]]) -> np.ndarray:
-    """(name, reason) pairs as JSON text in uint8 [REPORT_BYTES], zeros behind it; no failure is all zeros.
+    """Packs (name, reason) pairs into uint8 [REPORT_BYTES]: JSON text padded with zeros; all zeros for no failure.
 
-    A fixed size, because batches are stacked and travel through shared memory. Texts that are too long lose the front of
-    the name and the end of the reason; pairs that do not fit any more are left out (they come up again later).
+    The size is fixed because batches are stacked and travel through shared memory. Texts that are too long lose the front of
+    the name and the end of the reason; pairs that do not fit are left out (they are reported again in a later epoch).
     """
     pairs = [[name[-_NAME_CHARS:], reason[:_REASON_CHARS]] for name, reason in failures]
     text = json.dumps(pairs, ensure_ascii=False).encode() if pairs else b""
@@ -35,16 +35,20 @@ def pack_failures(failures: list[tuple[str, str]]) -> np.ndarray:
 
 
 def unpack_failures(reports: np.ndarray) -> list[tuple[str, str]]:
-    """The (name, reason) pairs of a batch, from uint8 [b, REPORT_BYTES]."""
+    """Returns the (name, reason) pairs of a batch, from its `failures`, uint8 [b, REPORT_BYTES]."""
     texts = (bytes(row).rstrip(b"\0") for row in reports[reports[:, 0] != 0])
     return [(name, reason) for text in texts for name, reason in json.loads(text)]
 
 
 class BadFiles:
-    """`workdir/bad_files.csv`: each unreadable file once for each reason, kept over restarts. For the main process.
+    """List of unreadable files in `workdir/bad_files.csv`, one line per file and reason, kept across restarts.
 
-    total: videos of the split. max_fraction: config.data.max_bad_fraction; above this share of distinct bad videos the
-    run stops. name: of the file, one for each split. writes: False for a list that another process writes.
+    Args:
+      workdir: folder of the run.
+      total: number of videos in the split.
+      max_fraction: config.data.max_bad_fraction; the run stops above this fraction of distinct bad videos.
+      name: file name, one per split.
+      writes: False in processes other than the main one, which only count.
     """
 
     def __init__(
@@ -58,24 +62,29 @@ class BadFiles:
                 self._known = {(row["path"], row["reason"]): None for row in csv.DictReader(file)}
 
     def __len__(self) -> int:
-        """Distinct bad videos so far."""
+        """Returns the number of distinct bad videos so far."""
         return len({name for name, _ in self._known})
 
     def update(self, reports: np.ndarray) -> int:
-        """Takes in a batch's `failures`, uint8 [b, REPORT_BYTES]; returns how many of its clips were replaced.
+        """Adds the `failures` of a batch, uint8 [b, REPORT_BYTES], and returns the number of clips with a failure.
 
-        Raises: BadDataError above max_fraction, after writing the list.
+        Raises:
+          BadDataError: more than max_fraction of the videos are bad; the list is written first.
         """
         self.add(unpack_failures(reports))
         return int((reports[:, 0] != 0).sum())
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Every (name, reason) so far."""
+        """All (name, reason) pairs so far."""
         return list(self._known)
 
     def add(self, pairs: list[tuple[str, str]]) -> None:
-        """Takes in (name, reason) pairs. Raises: BadDataError above max_fraction, after writing the list."""
+        """Adds (name, reason) pairs.
+
+        Raises:
+          BadDataError: more than max_fraction of the videos are bad; the list is written first.
+        """
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
         if new:
             self._append(new)
@@ -84,17 +93,17 @@ class BadFiles:
             shown = "; ".join(f"{name} ({reason})" for name, reason in list(self._known)[:3])
             raise BadDataError(
                 f"{len(names)} of {self._total} videos cannot be read, more than data.max_bad_fraction={self._max_fraction:g}: "
-                f"{shown}{'; ...' if len(self._known) > 3 else ''}. All are in {self._path}; repair them, take them out of the "
-                "manifest, or raise data.max_bad_fraction"
+                f"{shown}{'; ...' if len(self._known) > 3 else ''}. The full list is in {self._path}; repair the files, remove "
+                "them from the manifest, or raise data.max_bad_fraction"
             )
 
     def _append(self, pairs):
         self._known.update(dict.fromkeys(pairs))
         if not self._writes:
             return
-        fresh = not os.path.exists(self._path)
+        is_new = not os.path.exists(self._path)
         with open(self._path, "a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            if fresh:
+            if is_new:
                 writer.writerow(["path", "reason"])
             writer.writerows(pairs)

@@ -1,4 +1,4 @@
-"""Several clips and crops of every record, for multi-view tests and for features."""
+"""Multi-view loading: several clips and crops of every record, for tests and for features."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,12 +13,16 @@ from cvmae.data.sources import Source
 
 @dataclasses.dataclass(frozen=True)
 class TestViews:
-    """`clips` evenly spread clips of every record, and `crops` evenly spaced crops of each clip.
+    """Views of every record in a test: `clips` evenly spaced clips, and `crops` evenly spaced crops of each.
 
-    Published tests: 2 × 3 on SSv2, 5 × 3 on Kinetics and UCF101 (VideoMAE), 10 × 3 (mae_st).
+    Published clips × crops: 2 × 3 on SSv2, 5 × 3 on Kinetics and UCF101 (VideoMAE), 10 × 3 (mae_st).
+
+    Raises:
+      ValueError: a number below 1.
     """
 
     __test__: ClassVar[bool] = False  # its name does not make it a test case for pytest
+    __test__ = False  # the name begins like that of a test class, which pytest would collect
     clips: int = 1
     crops: int = 1
 
@@ -28,47 +32,55 @@ class TestViews:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
 
 
-def make_view_loader(config, source: Source, batch_size: int, plan: TestViews, start_row: int = 0, **share) -> Loader:
-    """Every clip of the plan once, in order: row r is clip r % clips of record r // clips; the same each time.
+def make_view_loader(config, source: Source, batch_size: int, views: TestViews, start: int = 0, **shard) -> Loader:
+    """Makes a deterministic loader of every clip of `views` once, in order: example i is clip i % clips of record i // clips.
 
-    Clips lie as `clips.clip_indices` says (`random` sampling counts as `middle`), crops as `clips.fit_frames` says. Rows before
-    `start_row` are left out, so that interrupted work can go on. A batch is a dict of
+    Clips are placed as in `clips.clip_indices` (`random` sampling is replaced by `middle`), crops as in `clips.fit_frames`.
+    Several clips of one record are decoded separately. A batch is a dict of
 
         video     uint8 [b, crops, T, H0, W0, 3]
         label     int32 [b]      -1: unlabeled
         index     int64 [b]      record in the source
-        clip      int32 [b]      which of its clips
-        valid     bool [b]       False for the rows that fill up the last batch, and for records that cannot be read
-        failures  uint8 [b, 512] records that cannot be read (see bad_files), zeros for none
+        clip      int32 [b]      number of the clip within its record
+        valid     bool [b]       False for padding of the last batch and for records that cannot be read
+        failures  uint8 [b, 512] records that cannot be read (see `bad_files`), zeros for none
 
-    Rows that are not valid hold zeros, label -1. Several clips of one record are decoded one by one. share: process_index and
-    process_count, see `pipeline.padded_loader`.
+    Examples that are not valid hold zeros, with label -1.
 
-    Raises: ValueError where the plan does not fit config.data.
+    Args:
+      config: the config; `data` and the fields of `clip_spec` are used.
+      source: the records.
+      batch_size: examples of a global batch.
+      views: clips per record and crops per clip.
+      start: number of the first example, to resume interrupted work.
+      **shard: process_index and process_count, see `pipeline.padded_loader`.
+
+    Raises:
+      ValueError: several crops, where config.data.fit does not crop.
     """
-    if plan.crops > 1 and config.data.fit != "crop":
-        raise ValueError(f"crops={plan.crops} needs data.fit=crop, got {config.data.fit!r}: set one of the two")
-    return padded_loader(_ViewRows(evaluation_reader(config, source), plan), batch_size, config.data, start_row, **share)
+    if views.crops > 1 and config.data.fit != "crop":
+        raise ValueError(f"crops={views.crops} needs data.fit=crop, got {config.data.fit!r}: set one of the two")
+    return padded_loader(_ViewExamples(evaluation_reader(config, source), views), batch_size, config.data, start, **shard)
 
 
 @dataclasses.dataclass(frozen=True)
-class _ViewRows:
+class _ViewExamples:
     reader: Reader
-    plan: TestViews
+    views: TestViews
 
     def __len__(self):
-        return len(self.reader.source) * self.plan.clips
+        return len(self.reader.source) * self.views.clips
 
     def read(self, number):
-        index, clip = divmod(number, self.plan.clips)
-        view = ClipView(clip, self.plan.clips, self.plan.crops)
+        index, clip = divmod(number, self.views.clips)
+        view = ClipView(clip, self.views.clips, self.views.crops)
         record, crops = self.reader.cut(index, np.random.default_rng(0), view)
-        return _row(crops, record.label, index, clip)
+        return _example(crops, record.label, index, clip)
 
     def blank(self, number):
-        index, clip = divmod(number, self.plan.clips)
-        return _row([self.reader.blank_clip()] * self.plan.crops, UNLABELED, index, clip)
+        index, clip = divmod(number, self.views.clips)
+        return _example([self.reader.blank_clip()] * self.views.crops, UNLABELED, index, clip)
 
 
-def _row(crops, label, index, clip):
+def _example(crops, label, index, clip):
     return {"video": np.stack(crops), "label": np.int32(label), "index": np.int64(index), "clip": np.int32(clip)}

@@ -1,7 +1,7 @@
-"""Which frames make a clip, and the fixed shape they are cut to.
+"""Frame sampling: the frames of a clip, and the fixed size to which they are cropped and resized.
 
-Padding rule: a clip that runs past the end of its video repeats the last frame. That is the one rule for short videos, in
-every sampling mode but `uniform`, which never runs past the end (it repeats frames throughout instead).
+A clip that runs past the end of its video repeats the last frame. This is the only rule for short videos, in every sampling
+mode except `uniform`, which never runs past the end (there all frames repeat).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ FITS = ("crop", "stretch", "pad")
 SAMPLINGS = ("random", "middle", "uniform")
 FRAME_SAMPLINGS = ("random", "middle", "first", "uniform")
 
-# Absorbs the rounding of timestamps (WebM keeps milliseconds) when a time is meant to be that of a frame.
+# Seconds. Absorbs the rounding of timestamps (WebM stores milliseconds) where a given time means that of a frame.
 _TIME_SLACK = 1e-3
 
 
@@ -25,15 +25,22 @@ class ClipError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """How a clip is cut.
+    """Sampling and size of clips.
 
-    num_frames: T. stride: frames from one clip frame to the next.
-    fps: 0: the stride counts the file's own frames. Above 0: it counts frames at this rate, whatever the file's: clip
-      frames are stride / fps seconds apart, and each is the frame on show at its time.
-    height, width, fit: the shape, see fit_frames.
-    sampling: `random` start, `middle` (centered), or `uniform` (the centers of T equal segments of the whole video; stride
-      and fps are not used).
-    num_sampled, frame_sampling: F and how the image branch's frames are taken, see sample_frame_index.
+    Attributes:
+      num_frames: T, frames of a clip.
+      stride: frames from one clip frame to the next.
+      fps: frames per second that the stride counts; 0: it counts the frames of the file. Above 0, clip frames are stride / fps
+        seconds apart, and each is the frame that is displayed at its time.
+      height, width: size in pixels, see `fit_frames`.
+      fit: a word of FITS, see `fit_frames`.
+      sampling: a word of SAMPLINGS: `random` start, `middle` (centered), or `uniform` (the centers of T equal segments of the
+        video; ignores stride and fps).
+      num_sampled: F, frames for the image branch.
+      frame_sampling: a word of FRAME_SAMPLINGS, see `sample_frame_index`.
+
+    Raises:
+      ValueError: a field is out of range; the message names it.
     """
 
     num_frames: int
@@ -59,7 +66,7 @@ class ClipSpec:
             raise ValueError(f"cannot sample {self.num_sampled} frames from a clip of {self.num_frames}")
 
     def deterministic(self) -> "ClipSpec":
-        """The same clip with every random choice put in the middle, for evaluation."""
+        """Returns a copy for evaluation, in which every random choice is replaced by the middle one."""
         middle = {"random": "middle"}
         return dataclasses.replace(
             self,
@@ -70,9 +77,12 @@ class ClipSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ClipView:
-    """Which of several evenly spread clips, and crops of them, are wanted of a video; the default is the one in the middle.
+    """Clip number `clip` of `clips` evenly spaced ones of a video, and the number of its crops; by default the middle one.
 
-    clip, clips: the clip with this number, of so many, see clip_indices. crops: how many crops, see fit_frames.
+    Attributes:
+      clip: from 0, see `clip_indices`.
+      clips: clips per video.
+      crops: crops per clip, see `fit_frames`.
     """
 
     clip: int = 0
@@ -83,15 +93,24 @@ class ClipView:
 MIDDLE = ClipView()
 
 
-def spread(number: int, count: int) -> tuple[int, int]:
-    """Where the thing with this number, of `count` from end to end, stands: a share of the spare room, as (n, d) for n / d."""
+def spacing(number: int, count: int) -> tuple[int, int]:
+    """Returns the fraction of the spare length that lies before item `number` of `count` evenly spaced ones.
+
+    The first item has 0 and the last 1; a single one has 1/2. As (numerator, denominator), so that positions are exact.
+    """
     return (number, count - 1) if count > 1 else (1, 2)
 
 
 def part_of_video(times: np.ndarray, start: float | None, end: float | None) -> tuple[int, int]:
-    """The frames from `start` to before `end` (seconds, None is open): the first, and the one after the last.
+    """Returns the index of the first frame between two times, and that after the last one.
 
-    times: float64 [n], seconds since the first frame, ascending. Raises: ClipError if there is none.
+    Args:
+      times: float64 [n], seconds since the first frame, ascending.
+      start: seconds; None: from the first frame.
+      end: seconds, excluded; None: to the last frame.
+
+    Raises:
+      ClipError: no frame lies between them.
     """
     low = 0 if start is None else int(np.searchsorted(times, start - _TIME_SLACK))
     high = len(times) if end is None else int(np.searchsorted(times, end - _TIME_SLACK))
@@ -101,9 +120,14 @@ def part_of_video(times: np.ndarray, start: float | None, end: float | None) -> 
     return low, high
 
 
-def frames_on_show(times: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """The frame on show at each moment (seconds): the last one that is not later; int64 [k]."""
-    return np.searchsorted(times, moments + _TIME_SLACK, side="right") - 1
+def displayed_frames(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Returns the index of the frame displayed at each time, the last one that is not later.
+
+    Args:
+      times: float64 [n], seconds since the first frame, ascending.
+      seconds: float64 of any shape; the indices, int64, have the same.
+    """
+    return np.searchsorted(times, seconds + _TIME_SLACK, side="right") - 1
 
 
 def clip_indices(
@@ -114,54 +138,72 @@ def clip_indices(
     end: float | None = None,
     view: ClipView = MIDDLE,
 ) -> np.ndarray:
-    """Source frames of one clip: int64 [T], not decreasing.
+    """Returns the source frames of one clip, int64 [T], not decreasing.
 
-    times: float64 [n], seconds since the first frame, ascending. start, end: seconds, the part of the video to stay in
-    (end excluded; None: open). view: which clip. With `middle` several clips start evenly spaced, the first at the beginning
-    and the last so that it ends with the video (VideoMAE and mae_st on Kinetics). With `uniform` clip c of C takes the frame
-    at the share (c + 1/2) / C of each segment, so that clips interleave (as VideoMAE's on SSv2, whose shares are c / C).
-    `random` draws, whatever the view. Raises: ClipError if the part holds no frame.
+    With `middle`, several clips start evenly spaced, the first at the beginning and the last so that it ends with the video
+    (VideoMAE and mae_st on Kinetics). With `uniform`, clip c of C takes the frame at the fraction (c + 1/2) / C of each
+    segment, so that clips interleave (as VideoMAE's on SSv2, whose fractions are c / C). With `random`, `view` has no effect.
+
+    Args:
+      spec: the sampling.
+      times: float64 [n], seconds since the first frame, ascending.
+      rng: draws the start, if `spec.sampling` is random.
+      start: seconds, beginning of the part of the video to sample from; None: the first frame.
+      end: seconds, end of that part, excluded; None: the last frame.
+      view: number of the clip, if there are several.
+
+    Raises:
+      ClipError: the part holds no frame.
     """
     low, high = part_of_video(times, start, end)
     part = times[low:high]
     steps = np.arange(spec.num_frames)
-    share, whole = spread(view.clip, view.clips)
+    numerator, denominator = spacing(view.clip, view.clips)
     if spec.sampling == "uniform":
-        inside = (2 * view.clips * steps + 2 * view.clip + 1) * len(part) // (2 * view.clips * spec.num_frames)
+        indices = (2 * view.clips * steps + 2 * view.clip + 1) * len(part) // (2 * view.clips * spec.num_frames)
     elif spec.fps > 0:
         offsets = steps * (spec.stride / spec.fps)
         spare = max(0.0, part[-1] - part[0] - offsets[-1])
-        begin = part[0] + spare * (rng.random() if spec.sampling == "random" else share / whole)
-        inside = frames_on_show(part, begin + offsets)
+        first = part[0] + spare * (rng.random() if spec.sampling == "random" else numerator / denominator)
+        indices = displayed_frames(part, first + offsets)
     else:
         spare = max(0, len(part) - 1 - int(steps[-1]) * spec.stride)
-        begin = int(rng.integers(spare + 1)) if spec.sampling == "random" else spare * share // whole
-        inside = begin + steps * spec.stride
-    return low + np.minimum(inside, len(part) - 1).astype(np.int64)
+        first = int(rng.integers(spare + 1)) if spec.sampling == "random" else spare * numerator // denominator
+        indices = first + steps * spec.stride
+    return low + np.minimum(indices, len(part) - 1).astype(np.int64)
 
 
 def sample_frame_index(num_sampled: int, sampling: str, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """The image branch's frames, as places inside the clip: int32 [F], ascending, no place twice.
+    """Samples frames of a clip for the image branch: int32 [F] indices into the clip, ascending, without repeats.
 
-    `random`: any F of the T; `first`: the first F; `middle`: the F in the middle; `uniform`: the centers of F equal segments.
+    Args:
+      num_sampled: F.
+      sampling: `random`: any F of the T frames; `first`: the first F; `middle`: the F in the middle; `uniform`: the centers of
+        F equal segments.
+      num_frames: T.
+      rng: draws the frames, if `sampling` is random.
     """
     if sampling == "random":
-        places = np.sort(rng.choice(num_frames, num_sampled, replace=False))
+        indices = np.sort(rng.choice(num_frames, num_sampled, replace=False))
     elif sampling == "uniform":
-        places = (2 * np.arange(num_sampled) + 1) * num_frames // (2 * num_sampled)
+        indices = (2 * np.arange(num_sampled) + 1) * num_frames // (2 * num_sampled)
     else:
         first = {"first": 0, "middle": (num_frames - num_sampled) // 2}[sampling]
-        places = first + np.arange(num_sampled)
-    return places.astype(np.int32)
+        indices = first + np.arange(num_sampled)
+    return indices.astype(np.int32)
 
 
 def fit_frames(frames: np.ndarray, height: int, width: int, fit: str, crop: int = 0, crops: int = 1) -> np.ndarray:
-    """uint8 [T, h, w, 3] -> uint8 [T, height, width, 3], contiguous.
+    """Resizes uint8 [T, h, w, 3] to uint8 [T, height, width, 3], contiguous; frames of that size are returned as they are.
 
-    `crop`: the largest central part of the right proportions, resized; `stretch`: resized regardless of proportions;
-    `pad`: resized to fit inside, zeros around it. Frames that have the size already are not touched.
-    crop, crops: with `crop`, the part with this number of so many, evenly spaced from end to end along the side that is too
-    long (0, 1, 2 of 3: left or top, center, right or bottom).
+    Args:
+      frames: RGB frames.
+      height, width: target size in pixels.
+      fit: `crop`: the largest part with the target's aspect ratio, resized; `stretch`: resized regardless of the aspect ratio;
+        `pad`: resized to fit inside, with zeros around.
+      crop: number of the crop, from 0; only with `fit="crop"`.
+      crops: number of crops, evenly spaced from end to end along the side that is too long (0, 1, 2 of 3: left or top, center,
+        right or bottom); 1: the center.
     """
     source_height, source_width = frames.shape[1:3]
     if (source_height, source_width) == (height, width):
@@ -170,17 +212,17 @@ def fit_frames(frames: np.ndarray, height: int, width: int, fit: str, crop: int 
     if fit == "crop":
         h = max(1, min(source_height, round(source_width * height / width)))
         w = max(1, min(source_width, round(source_height * width / height)))
-        share, whole = spread(crop, crops)
-        y, x = (source_height - h) * share // whole, (source_width - w) * share // whole
+        numerator, denominator = spacing(crop, crops)
+        y, x = (source_height - h) * numerator // denominator, (source_width - w) * numerator // denominator
         frames = frames[:, y : y + h, x : x + w]
     elif fit == "pad":
         inner_height = max(1, min(height, round(source_height * width / source_width)))
         inner_width = max(1, min(width, round(source_width * height / source_height)))
     out = np.zeros((len(frames), height, width, 3), np.uint8)
     y, x = (height - inner_height) // 2, (width - inner_width) // 2
-    # Bilinear interpolation aliases when it shrinks by more than half; averaging areas does not.
-    shrinking = inner_height * inner_width < frames.shape[1] * frames.shape[2]
-    method = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    # Bilinear interpolation aliases when it shrinks by more than half; area averaging does not.
+    shrinks = inner_height * inner_width < frames.shape[1] * frames.shape[2]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     for source, target in zip(frames, out):
         inner = cv2.resize(np.ascontiguousarray(source), (inner_width, inner_height), interpolation=method)
         target[y : y + inner_height, x : x + inner_width] = inner

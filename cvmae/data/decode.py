@@ -1,8 +1,8 @@
-"""Exact frames out of a video file, by PyAV.
+"""Frame-exact video decoding with PyAV.
 
-Every frame asked for is the frame that a player shows at that place: bit-equal to decoding the whole file and counting.
-The work is less than that: decoding starts at the keyframe before the first wanted frame, leaves out frames that
-nothing wanted refers to, and stops at the last wanted one. Pixels are square here (a sample aspect ratio is not applied).
+Frames are bit-equal to those of decoding the whole file and counting, in display order. The work is less: decoding starts at
+the keyframe before the first requested frame, skips frames that no requested one refers to, and stops at the last requested
+one. Pixels are taken to be square (a sample aspect ratio is not applied).
 """
 
 import contextlib
@@ -16,23 +16,28 @@ from av.video.reformatter import VideoReformatter
 
 from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, table_from_packets
 
-# Codecs whose decoders skip non-reference frames exactly and gain by it (a quarter of the time and more).
+# Codecs whose decoders can skip non-reference frames exactly, which saves a quarter of the time and more.
 _SKIPPING = frozenset({"h264", "hevc"})
 
-# A title in some old encoding is no reason to refuse a video. PyAV 19 is tolerant by itself and knows the option no more.
+# A title in an old encoding must not make a video unreadable. PyAV 19 replaces such bytes by default and has no such option.
 _TOLERANT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
-# Codecs whose packets may hold no picture: DivX and Xvid have such, and the frame before stays, as on a screen.
+# Codecs whose packets may hold no picture (DivX and Xvid write such): the previous frame is shown again, as in a player.
 _HOLDING = frozenset({"mpeg4", "msmpeg4v2", "msmpeg4v3"})
 
 _local = threading.local()
 
 
 class DecodeError(Exception):
-    """A video cannot be read: `name` says which, `reason` why."""
+    """A video cannot be read.
+
+    Attributes:
+      name: its path, or a description of its bytes.
+      reason: the cause, for the user.
+    """
 
     def __init__(self, name: str, reason: str):
-        super().__init__(name, reason)  # both are arguments, so that the error survives a pickle
+        super().__init__(name, reason)  # both are arguments, so that the error can be pickled
         self.name, self.reason = name, reason
 
     def __str__(self):
@@ -40,32 +45,54 @@ class DecodeError(Exception):
 
 
 def read_table(source: str | bytes) -> FrameTable:
-    """The frame table of a video, given as a path or as the bytes of an encoded file. Raises: DecodeError."""
+    """Returns the frame table of a video, given as a path or as the bytes of an encoded file. Raises: DecodeError."""
     with _reading(source) as video:
         return video.table()
 
 
 def read_frames(source: str | bytes, indices, *, table: FrameTable | None = None) -> np.ndarray:
-    """Frames by number: uint8 [T, H, W, 3], RGB, upright, in the order of `indices` (repeats allowed).
+    """Decodes frames by index: uint8 [T, H, W, 3], RGB, upright, in the order of `indices`.
 
-    source: a path, or the bytes of an encoded file. indices: int [T], places in the frame table.
-    table: the file's table if it is known already. Raises: DecodeError.
+    Args:
+      source: a path, or the bytes of an encoded file.
+      indices: int [T], indices into the frame table, in any order, repeats allowed.
+      table: the frame table of the file, if it was read before.
+
+    Raises:
+      DecodeError: the file cannot be read.
+      ValueError: an index is out of range.
     """
     with _reading(source) as video:
         return video.frames(table or video.table(), np.asarray(indices, np.int64))
 
 
 def read_chosen(source: str | bytes, choose: Callable[[FrameTable], np.ndarray]) -> np.ndarray:
-    """As read_frames, with the indices chosen from the table; opens the file once. choose: table -> int [T]."""
+    """Decodes the frames that `choose` selects from the frame table, uint8 [T, H, W, 3], and opens the file only once.
+
+    Args:
+      source: a path, or the bytes of an encoded file.
+      choose: maps the frame table to indices, int [T], as `read_frames` takes them.
+
+    Raises:
+      DecodeError: the file cannot be read.
+      ValueError: an index is out of range.
+    """
     with _reading(source) as video:
         table = video.table()
         return video.frames(table, np.asarray(choose(table), np.int64))
 
 
 def stream_chosen(source: str | bytes, choose: Callable[[FrameTable], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, uint8 [H, W, 3]) of each frame chosen from the table, once, ascending, one at a time: for parts of any length.
+    """Yields (index, uint8 [H, W, 3]) of the frames that `choose` selects, one at a time, for videos of any length.
 
-    choose: table -> int [k], ascending. The file is opened and its table read once, before the first frame. Raises: DecodeError.
+    The file is opened and its table read once, before the first frame.
+
+    Args:
+      source: a path, or the bytes of an encoded file.
+      choose: maps the frame table to indices, int [k], ascending, without repeats.
+
+    Raises:
+      DecodeError: the file cannot be read.
     """
     with _reading(source) as video:
         table = video.table()
@@ -73,9 +100,9 @@ def stream_chosen(source: str | bytes, choose: Callable[[FrameTable], np.ndarray
 
 
 def each_frame(source: str | bytes) -> Iterator[av.VideoFrame]:
-    """Every frame of a video in the order of display, as the decoder gives it: neither converted nor turned upright.
+    """Yields every frame of a video in display order as decoded: neither converted to RGB nor turned upright.
 
-    Where the table is reliable, frames have its pts. Raises: DecodeError, also for a frame that is damaged.
+    If the frame table is reliable, frames have its pts. Raises: DecodeError, also for a damaged frame.
     """
     with _reading(source) as video:
         yield from video.each_frame()
@@ -83,7 +110,7 @@ def each_frame(source: str | bytes) -> Iterator[av.VideoFrame]:
 
 @contextlib.contextmanager
 def _reading(source):
-    """An open _Video; whatever FFmpeg has to say against the file becomes a DecodeError."""
+    """Opens a _Video and turns errors of FFmpeg in the block into a DecodeError."""
     name = source if isinstance(source, str) else f"<{len(source)} bytes>"
     try:
         with contextlib.closing(_Video(source, name)) as video:
@@ -93,7 +120,7 @@ def _reading(source):
 
 
 class _Video:
-    """An open file. Not thread-safe."""
+    """Open video file. Not thread-safe."""
 
     def __init__(self, source: str | bytes, name: str):
         self._source, self._name, self._container = source, name, None
@@ -108,7 +135,7 @@ class _Video:
         self.close()
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
         self._container = av.open(file, **_TOLERANT)
-        self._stream = self._container.streams.best("video")  # rather than the first, which may be the cover picture
+        self._stream = self._container.streams.best("video")  # the first stream may be a cover picture
         if self._stream is None:
             raise DecodeError(self._name, "no video stream")
         if self._stream.codec_context is None:
@@ -118,7 +145,7 @@ class _Video:
         self._stream.codec_context.thread_count = 1
 
     def table(self) -> FrameTable:
-        """The frame table; decodes the whole file only where packets cannot tell."""
+        """Returns the frame table; decodes the whole file only if its packets do not give the display order."""
         table = table_from_packets(self._container, self._stream)
         if table is None:
             self._open()
@@ -128,27 +155,27 @@ class _Video:
         return table
 
     def frames(self, table: FrameTable, indices: np.ndarray) -> np.ndarray:
-        """uint8 [T, H, W, 3] for int [T]."""
+        """Decodes the frames at `indices`, int [T], to uint8 [T, H, W, 3]."""
         if indices.size == 0 or indices.min() < 0 or indices.max() >= len(table):
             raise ValueError(f"frame numbers must lie in [0, {len(table)}), got {indices.tolist()}")
-        found = dict(self._picked(table, {int(table.pts[i]) for i in indices}))
-        images = [found[int(table.pts[i])] for i in indices]
+        image_at = dict(self._decode_at(table, {int(table.pts[i]) for i in indices}))
+        images = [image_at[int(table.pts[i])] for i in indices]
         if len({image.shape for image in images}) > 1:
             raise DecodeError(self._name, "the frame size changes within the clip")
         return np.stack(images)
 
     def stream(self, table: FrameTable, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """(index, uint8 [H, W, 3]) for int [k], ascending."""
-        left, last = {int(table.pts[i]): int(i) for i in indices}, -1
-        for pts, image in self._picked(table, set(left)):
-            if pts in left:
-                if left[pts] < last:
+        """Yields (index, uint8 [H, W, 3]) for `indices`, int [k], ascending."""
+        remaining, last = {int(table.pts[i]): int(i) for i in indices}, -1
+        for pts, image in self._decode_at(table, set(remaining)):
+            if pts in remaining:
+                if remaining[pts] < last:
                     raise DecodeError(self._name, f"the frame at pts {pts} comes too late")
-                last = left.pop(pts)
+                last = remaining.pop(pts)
                 yield last, image
 
     def each_frame(self) -> Iterator[av.VideoFrame]:
-        """See the function of this name."""
+        """Yields every frame in display order, see the function of this name."""
         for frame in self._decode_all():
             self._check(frame)
             yield frame
@@ -157,34 +184,35 @@ class _Video:
         if frame.is_corrupt:
             raise DecodeError(self._name, f"damaged frame at pts {frame.pts}")
 
-    def _picked(self, table, wanted) -> Iterator[tuple[int, np.ndarray]]:
-        """(pts, uint8 [H, W, 3]) of the wanted frames as they are decoded.
+    def _decode_at(self, table, wanted) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (pts, uint8 [H, W, 3]) of the frames whose pts are in `wanted`, as they are decoded.
 
-        Decodes from the last keyframe before them; if that fails, from the beginning of the file, and then frames come twice.
+        Decodes from the last keyframe before them; if that fails on the way, again from the beginning of the file, and then
+        some frames come twice.
         """
         if not table.reliable:
             self._open()
-            yield from self._pick(enumerate(self._decode_all()), wanted)
+            yield from self._select(enumerate(self._decode_all()), wanted)
             return
         keys = table.pts[table.keyframe & (table.pts <= min(wanted))]
         try:
-            # An index may point to the wrong place, and some keyframes (open GOP, intra refresh) do not decode cleanly
-            # on their own. Both show, as packets or frames that are missing or flagged, and then only the long way is left.
+            # A file's index may point to the wrong position, and some keyframes (open GOP, intra refresh) do not decode
+            # cleanly on their own. Both appear as missing or flagged packets or frames; then the file is decoded from the start.
             if len(keys):
                 self._container.seek(int(keys[-1]), stream=self._stream)
-                yield from self._pick(self._decode_wanted(wanted, until=int(keys[-1])), wanted)
+                yield from self._select(self._decode_wanted(wanted, until=int(keys[-1])), wanted)
                 return
         except (DecodeError, av.error.FFmpegError):
             pass
         self._open()
-        yield from self._pick(self._decode_wanted(wanted), wanted)
+        yield from self._select(self._decode_wanted(wanted), wanted)
 
     def _decode_all(self) -> Iterator[av.VideoFrame]:
         for packet in packets_of(self._container, self._stream):
             yield from packet.decode()
 
     def _decode_wanted(self, wanted, until=None) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(pts, frame) in decoding order from here on. until: a pts that decoding must not start behind."""
+        """Yields (pts, frame) in decoding order from the current position, which must not lie after the pts `until`."""
         context = self._stream.codec_context
         skipping = context.name in _SKIPPING
         for packet in packets_of(self._container, self._stream):
@@ -199,33 +227,37 @@ class _Video:
             for frame in packet.decode():
                 yield frame.pts, frame
 
-    def _pick(self, frames, wanted) -> Iterator[tuple[int, np.ndarray]]:
-        """(pts, uint8 [H, W, 3]) of the wanted ones among (pts, frame) pairs; stops when it has them all."""
-        left, last = set(wanted), None
-        holding = self._stream.codec_context.name in _HOLDING
+    def _select(self, frames, wanted) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (pts, uint8 [H, W, 3]) of the wanted ones among (pts, frame) pairs; stops after the last of them."""
+        remaining, previous = set(wanted), None
+        holds_previous = self._stream.codec_context.name in _HOLDING
         for pts, frame in frames:
-            passed = sorted(due for due in left if due < pts) if holding and last is not None else []
-            for due, shown in [(due, last) for due in passed] + [(pts, frame)] * (pts in left):
-                self._check(shown)
-                left.remove(due)
-                yield due, _upright_rgb(shown)
-            if not left:
+            ready = []
+            if holds_previous and previous is not None:
+                ready = [(skipped, previous) for skipped in sorted(remaining) if skipped < pts]
+            if pts in remaining:
+                ready.append((pts, frame))
+            for ready_pts, displayed in ready:
+                self._check(displayed)
+                remaining.remove(ready_pts)
+                yield ready_pts, _upright_rgb(displayed)
+            if not remaining:
                 return
-            last = frame
-        raise DecodeError(self._name, f"ends early: {len(left)} of {len(wanted)} frames are missing")
+            previous = frame
+        raise DecodeError(self._name, f"ends early: {len(remaining)} of {len(wanted)} frames are missing")
 
 
 def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 [H, W, 3] as displayed."""
-    # Setting up a converter costs more than converting a small frame, so each thread keeps one. threads=1 also matters: by
-    # default it would start one thread per core for every frame.
+    """Converts a frame to RGB as displayed, uint8 [H, W, 3]."""
+    # Creating a converter costs more than converting a small frame, so each thread keeps one. By default, a converter would
+    # also start one thread per core for every frame.
     if not hasattr(_local, "reformatter"):
         _local.reformatter = VideoReformatter()
     image = _local.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); turns by a quarter and mirrors are all that occurs.
+    # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); only quarter turns and mirrorings occur.
     a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()
     if abs(a) + abs(d) < abs(b) + abs(c):
         image, a, d = image.swapaxes(0, 1), c, b

@@ -1,17 +1,17 @@
-"""Manifests: which videos there are, as a CSV file or as JSON lines.
+"""Manifests: lists of videos with labels and splits, as CSV or JSON lines.
 
 A CSV file has a header line; each line of a JSON-lines file (.jsonl, .ndjson) is an object. The fields are
 
     path   of the video, absolute, or relative to `root` or else to the manifest's folder
     label  a class number, a class name, or empty for an unlabeled video
     split  train, val, ... any word
-    start, end   (optional) seconds, the part of the video to use; empty is open
+    start, end   (optional) seconds, the part of the video to use; empty: from its beginning, to its end
 
-and any others, which are ignored. If every label is a whole number they are used as they are; otherwise they are
-names, numbered in sorted order over all of the manifest's splits. A `classes.csv` beside the manifest, with the columns
-number,name, settles both: names have its numbers, whether all of them occur or not, and numbers have its names.
+Other fields are ignored. If every label is an integer, labels are class numbers; otherwise they are names, numbered in sorted
+order over all splits of the manifest. A `classes.csv` beside the manifest, with the columns number,name, overrides this: names
+get its numbers, even if some do not occur, and numbers get its names.
 
-A folder may stand for a manifest where nothing is learned: all videos below it, unlabeled, whatever the split.
+A folder can be given in place of a manifest where no labels are needed: all videos below it, unlabeled, for any split.
 """
 
 import csv
@@ -19,18 +19,26 @@ import dataclasses
 import json
 import os
 
+from cvmae.data.video_files import FolderError, VideoFiles
+
 COLUMNS = "path,label,split[,start,end]"
 CLASSES = "classes.csv"
 UNLABELED = -1
 
 
 class ManifestError(ValueError):
-    """A manifest cannot be used; the message says where and what to do."""
+    """A manifest cannot be used; the message gives the line and a remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One video: its path, label (UNLABELED if it has none), and part in seconds (None: open)."""
+    """A video of a manifest.
+
+    Attributes:
+      path: the video file.
+      label: class number, or UNLABELED.
+      start, end: seconds, the part of the video to use; None: from its beginning, to its end.
+    """
 
     path: str
     label: int
@@ -40,7 +48,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The entries of one split, the class names of all splits (() if labels are numbers without names), and where relative paths start."""
+    """A split of a manifest.
+
+    Attributes:
+      entries: the videos of the split.
+      class_names: of all splits, by class number; () if labels are numbers without names.
+      folder: base of relative paths.
+    """
 
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
@@ -48,15 +62,24 @@ class Manifest:
 
 
 def read_manifest(path: str, split: str, root: str = "") -> Manifest:
-    """The part `split` of the manifest at `path`. Raises: ManifestError."""
+    """Reads one split of a manifest.
+
+    Args:
+      path: a CSV or JSON-lines file, or a folder of videos.
+      split: a word of the column split.
+      root: base of relative paths; "": the folder of the manifest.
+
+    Raises:
+      ManifestError: the manifest cannot be read, or has no such split.
+    """
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        return _whole_folder(path)
+        return _read_folder(path)
     rows = list(_read_rows(path))
     labels = {label for _, row in rows if (label := _text(row["label"]))}
-    beside = os.path.dirname(os.path.abspath(path))
-    names, number = _numbering(labels, os.path.join(beside, CLASSES))
-    folder = os.path.expanduser(root) or beside
+    manifest_folder = os.path.dirname(os.path.abspath(path))
+    names, number = _numbering(labels, os.path.join(manifest_folder, CLASSES))
+    folder = os.path.expanduser(root) or manifest_folder
     entries = tuple(_entry(where, row, number, folder) for where, row in rows if _text(row["split"]) == split)
     if not entries:
         known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
@@ -64,22 +87,19 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
     return Manifest(entries, names, folder)
 
 
-def _whole_folder(folder: str) -> Manifest:
-    from cvmae.data.prepare.text import PrepareError
-    from cvmae.data.video_files import VideoFiles
-
+def _read_folder(folder: str) -> Manifest:
     try:
         paths = VideoFiles(folder).paths
-    except PrepareError as error:
+    except FolderError as error:
         raise ManifestError(str(error)) from error
     if not paths:
-        raise ManifestError(f"{folder}: no video file lies below this folder; give another, or a file with {COLUMNS}")
+        raise ManifestError(f"{folder}: no video file below this folder; give another one, or a file with {COLUMNS}")
     entries = tuple(Entry(os.path.join(folder, path), UNLABELED) for path in paths)
     return Manifest(entries, (), os.path.abspath(folder))
 
 
 def _numbering(labels, classes):
-    """(names of the classes, {label: number}). classes: the path that classes.csv would have."""
+    """Returns the class names and {label: number}. classes: path of the classes.csv, which need not exist."""
     names = _class_names(classes)
     if labels and not labels <= set(names) and all(_is_number(label) for label in labels):
         number = {label: int(label) for label in labels}
@@ -89,12 +109,12 @@ def _numbering(labels, classes):
         number = {name: i for i, name in enumerate(names)}
         unknown = labels - set(names)
     if unknown:
-        raise ManifestError(f"{classes}: no class {min(unknown)!r}, which the manifest has; add it, or take the file away")
+        raise ManifestError(f"{classes}: no class {min(unknown)!r}, which the manifest has; add it, or remove the file")
     return names, number
 
 
 def _class_names(path):
-    """The names in a classes.csv; () where there is none, or one with other columns, which is not about this."""
+    """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose."""
     if not os.path.exists(path):
         return ()
     with open(path, encoding="utf-8-sig", newline="") as file:
@@ -110,7 +130,7 @@ def _class_names(path):
 
 
 def _read_rows(path):
-    """Pairs of ("file:line", {field: value}) that have path, label and split."""
+    """Yields ("file:line", {field: value}) of each row; path, label and split are among the fields."""
     as_json = path.endswith((".jsonl", ".ndjson", ".json"))
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
@@ -131,7 +151,7 @@ def _csv_rows(path, file):
         where = f"{path}:{reader.line_num}"
         if None in row or None in row.values():
             raise ManifestError(
-                f"{where}: the header has {len(reader.fieldnames)} columns, this line has not; quote a path that has a comma"
+                f"{where}: the header has {len(reader.fieldnames)} columns, this line does not; quote a path that has a comma"
             )
         yield where, row
 
@@ -151,10 +171,10 @@ def _json_rows(path, file):
         yield where, row
 
 
-def _check_fields(where, fields, what):
+def _check_fields(where, fields, holder):
     absent = [name for name in ("path", "label", "split") if name not in fields]
     if absent:
-        raise ManifestError(f"{where}: {what} lacks {', '.join(absent)}; expected {COLUMNS}")
+        raise ManifestError(f"{where}: {holder} lacks {', '.join(absent)}; expected {COLUMNS}")
 
 
 def _entry(where, row, number, folder):

@@ -1,7 +1,7 @@
-"""From records to batches of clips, with Grain.
+"""Grain input pipeline, from the records of a source to batches of clips.
 
-The stream of training clips is a function of (seed, number of records, position in the stream) alone. Batches are cut out
-of it before anything is divided, so neither processes nor workers nor a restart change what global batch a step gets.
+The stream of training clips is a function of (seed, number of records, position in the stream) alone. It is batched before it
+is divided among processes and workers, so their number and a restart do not change the global batch of a step.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from cvmae.data.manifest import UNLABELED
 from cvmae.data.sources import Record, Source
 from cvmae.data.timeout import TimeLimitError, call_with_limit
 
-ATTEMPTS = 8  # records tried for one clip before the data as a whole is called bad
-PASSES = 2**31  # endless for any run; repeat(None) overflows Grain's arithmetic where a process has one row of a batch
-ARRAY_FPS = 25.0  # frames per second that videos stored as bare arrays are taken to have
+ATTEMPTS = 8  # records tried for one clip before the run stops
+EPOCHS = 2**31  # endless for any run; repeat(None) overflows Grain's arithmetic where a process has one example of a batch
+ARRAY_FPS = 25.0  # frames per second assumed for videos stored as arrays
 
 
 def clip_spec(config) -> clips.ClipSpec:
-    """How the config wants clips cut. Raises: ValueError naming the field."""
-    data, image = config.data, config.get("image_branch")  # downstream there is no image branch, and no frame to sample
+    """Returns the ClipSpec of a config. Raises: ValueError, naming the field."""
+    data, image = config.data, config.get("image_branch")  # downstream tasks have no image branch and sample no frames
     height, width = data.frame_size
     return clips.ClipSpec(
         num_frames=data.num_frames,
@@ -44,63 +44,68 @@ def clip_spec(config) -> clips.ClipSpec:
 
 
 def make_loader(config, source: Source, *, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> "Loader":
-    """Endless training batches from step `start_step` on, shuffled anew in every pass over the source.
+    """Makes a loader of endless training batches, reshuffled every epoch, beginning with the batch of step `start_step`.
 
-    Of a global batch of config.batch_size = B clips, process p of P gets rows [p b, (p + 1) b), b = B / P. A batch is a dict of
+    The global batch has config.batch_size = B clips; process p of P gets the examples [p b, (p + 1) b), b = B / P. A batch is
+    a dict of
 
         video        uint8 [b, T, H0, W0, 3]
-        frame_index  int32 [b, F]   places inside the clip of the image branch's frames
+        frame_index  int32 [b, F]   frames of the image branch, as indices into the clip
         label        int32 [b]      -1: unlabeled
         index        int64 [b]      record in the source
-        failures     uint8 [b, 512] records that had to be replaced (see bad_files), zeros for none
+        failures     uint8 [b, 512] records that had to be replaced (see `bad_files`), zeros for none
 
-    Raises: ValueError where B does not divide by P or the source is empty; next() raises BadDataError when ATTEMPTS records in
-    a row cannot be read.
+    Raises:
+      ValueError: B is not divisible by P, or the source is empty.
+      BadDataError: from next(), if ATTEMPTS records in a row cannot be read.
     """
     if config.batch_size % process_count:
-        raise ValueError(f"batch_size={config.batch_size} does not divide by {process_count} processes")
+        raise ValueError(f"batch_size={config.batch_size} is not divisible by {process_count} processes")
     if not len(source):
         raise ValueError("the source holds no records")
     read = _ReadTraining(Reader(source, clip_spec(config), config.data.timeout_s))
-    stream = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(PASSES).random_map(read)
+    stream = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(EPOCHS).random_map(read)
     batches = stream.batch(config.batch_size // process_count)
     return Loader(batches[start_step * process_count + process_index :: process_count], config.data)
 
 
-def make_eval_loader(config, source: Source, batch_size: int, start: int = 0, **share) -> "Loader":
-    """Every record from `start` on once, in order, with every random choice put in the middle; the same each time.
+def make_eval_loader(config, source: Source, batch_size: int, start: int = 0, **shard) -> "Loader":
+    """Makes a deterministic loader of every record once, in order, from record `start`; random choices become the middle ones.
 
-    Batches are as make_loader's, with `valid`, bool [b]: False for the rows that fill up the last batch, and for records that
-    cannot be read, which are not replaced here. Such rows are zeros, with label -1. share: process_index and process_count, see
-    padded_loader.
+    Batches are those of `make_loader`, with `valid`, bool [b]: False for padding of the last batch and for records that cannot
+    be read, which are not replaced here. Such examples are zeros, with label -1. shard: process_index and process_count, see
+    `padded_loader`.
     """
-    return padded_loader(_EvaluationRows(evaluation_reader(config, source)), batch_size, config.data, start, **share)
+    return padded_loader(_EvaluationExamples(evaluation_reader(config, source)), batch_size, config.data, start, **shard)
 
 
 def evaluation_reader(config, source: Source) -> "Reader":
-    """A reader whose clips hold nothing random."""
+    """Returns a reader of clips without random choices."""
     return Reader(source, clip_spec(config).deterministic(), config.data.timeout_s)
 
 
-class Rows(Protocol):
-    """What evaluation batches are made of."""
+class Examples(Protocol):
+    """Random access to the examples of an evaluation."""
 
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> dict[str, np.ndarray]:
-        """One row. Raises: UnreadableError."""
+        """Reads example `number`. Raises: UnreadableError."""
 
     def blank(self, number: int) -> dict[str, np.ndarray]:
-        """A row of the same shapes for a number that cannot be read or is beyond the last."""
+        """Returns an example of the same shapes for a number that cannot be read or is beyond the last."""
 
 
-def padded_loader(rows: Rows, batch_size: int, data, start: int = 0, process_index: int = 0, process_count: int = 1) -> "Loader":
-    """The rows from `start` on, once, in order, in batches of batch_size; see make_eval_loader for `valid` and `failures`.
+def padded_loader(
+    examples: Examples, batch_size: int, data, start: int = 0, process_index: int = 0, process_count: int = 1
+) -> "Loader":
+    """Makes a loader of the examples from `start` on, once, in order, with the last batch padded to batch_size.
 
-    Of each batch, process p of P reads rows [p b, (p + 1) b), b = batch_size / P, and gets as many batches as the others.
+    Adds `valid` and `failures` to each example, see `make_eval_loader`. Of each batch, process p of P reads the examples
+    [p b, (p + 1) b), b = batch_size / P; all processes get the same number of batches.
     """
-    count = -(-max(0, len(rows) - start) // batch_size) * batch_size
-    batches = grain.MapDataset.range(start, start + count).map(_ReadEvaluation(rows)).batch(batch_size // process_count)
+    count = -(-max(0, len(examples) - start) // batch_size) * batch_size
+    batches = grain.MapDataset.range(start, start + count).map(_ReadEvaluation(examples)).batch(batch_size // process_count)
     return Loader(batches[process_index::process_count], data)
 
 
@@ -108,10 +113,10 @@ class Loader:
     """Iterator over the batches of a Grain dataset; close() ends its threads and worker processes."""
 
     def __init__(self, batches: grain.MapDataset, data):
-        # Grain's workers look at flags, which a library or a notebook has not parsed.
+        # Grain's workers read absl flags, which are not parsed in a library or a notebook.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
-        # Grain's own defaults would hold 500 batches in memory in every process.
+        # Grain's defaults would hold 500 batches in memory in every process.
         ahead = max(data.prefetch, data.threads) if data.threads else 0
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
         if data.workers:
@@ -137,7 +142,7 @@ class Loader:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """Ends a worker when the process it works for is gone; after a kill -9 nobody else would."""
+    """Ends a worker process when its parent process is gone, which after a `kill -9` of the parent nothing else would do."""
     del index, count
     parent = multiprocessing.parent_process()
 
@@ -149,12 +154,12 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 class UnreadableError(Exception):
-    """One record cannot be read: its name and the reason."""
+    """A record cannot be read. args: the name of the record and the reason."""
 
 
 @contextlib.contextmanager
 def unreadable(name: str):
-    """Turns what may go wrong with a video in the block into an UnreadableError of the record with this name."""
+    """Turns errors of a video in the block, and its time limit, into an UnreadableError of the record called `name`."""
     try:
         yield
     except decode.DecodeError as error:
@@ -167,38 +172,42 @@ def unreadable(name: str):
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Record number -> clips of it."""
+    """Reader of clips by the number of their record."""
 
     source: Source
     spec: clips.ClipSpec
     timeout_s: float
 
     def cut(self, index: int, rng: np.random.Generator, view: clips.ClipView = clips.MIDDLE) -> tuple[Record, list[np.ndarray]]:
-        """The record, and the crops of one clip, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
+        """Returns a record, and the crops of one clip of it, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
         record = self.source[index]
         with unreadable(record.name):
             return record, call_with_limit(lambda: cut_clip(record, self.spec, rng, view), self.timeout_s)
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """One row of a batch of single clips. Raises: UnreadableError."""
+        """Reads an example of a single clip. Raises: UnreadableError."""
         spec = self.spec
         record, [video] = self.cut(index, rng)
         frame_index = clips.sample_frame_index(spec.num_sampled, spec.frame_sampling, spec.num_frames, rng)
-        return _row(video, frame_index, record.label, index)
+        return _example(video, frame_index, record.label, index)
 
     def blank_clip(self) -> np.ndarray:
-        """uint8 [T, H0, W0, 3] of zeros."""
+        """Returns a clip of zeros, uint8 [T, H0, W0, 3]."""
         return np.zeros((self.spec.num_frames, self.spec.height, self.spec.width, 3), np.uint8)
 
 
-def _row(video, frame_index, label, index):
+def _example(video, frame_index, label, index):
     return {"video": video, "frame_index": frame_index, "label": np.int32(label), "index": np.int64(index)}
 
 
 def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = clips.MIDDLE) -> list[np.ndarray]:
-    """The crops of one clip of a record, each uint8 [T, H0, W0, 3]: everything that is done to it on the host.
+    """Decodes, samples and resizes one clip of a record, which is all that the host does to it.
 
-    Raises: DecodeError or ClipError.
+    Returns the crops of the clip, each uint8 [T, H0, W0, 3].
+
+    Raises:
+      DecodeError: the video cannot be decoded.
+      ClipError: the record's part of the video holds no frame.
     """
 
     def choose(times):
@@ -213,30 +222,30 @@ def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = c
 
 @dataclasses.dataclass(frozen=True)
 class _ReadTraining(grain.transforms.RandomMap):
-    """A record that cannot be read is replaced by another, the same one whenever a run with this seed comes by here."""
+    """Reads a training example; an unreadable record is replaced by a random other one, the same for the same seed and step."""
 
     reader: Reader
 
     def random_map(self, index, rng):
         key, failures = int(rng.integers(2**63)), []
         while len(failures) < ATTEMPTS:
-            # Each attempt has a generator of its own: a decoder that was given up may still be using the last one.
+            # Each attempt has its own generator: a decoder that ran into the time limit may still be using the previous one.
             attempt_rng = np.random.default_rng([key, len(failures)])
             if failures:
                 index = int(attempt_rng.integers(len(self.reader.source)))
             try:
-                row = self.reader.read(index, attempt_rng)
+                example = self.reader.read(index, attempt_rng)
             except UnreadableError as error:
                 failures.append(error.args)
             else:
-                return row | {"failures": pack_failures(failures)}
+                return example | {"failures": pack_failures(failures)}
         names = ", ".join(dict.fromkeys(name for name, _ in failures))
         raise BadDataError(f"{ATTEMPTS} videos in a row cannot be read ({names}); the first: {failures[0][1]}")
 
 
 @dataclasses.dataclass(frozen=True)
-class _EvaluationRows:
-    """Row r is the middle clip of record r."""
+class _EvaluationExamples:
+    """Example i is the middle clip of record i."""
 
     reader: Reader
 
@@ -247,19 +256,19 @@ class _EvaluationRows:
         return self.reader.read(number, np.random.default_rng(0))
 
     def blank(self, number):
-        return _row(self.reader.blank_clip(), np.zeros(self.reader.spec.num_sampled, np.int32), UNLABELED, number)
+        return _example(self.reader.blank_clip(), np.zeros(self.reader.spec.num_sampled, np.int32), UNLABELED, number)
 
 
 @dataclasses.dataclass(frozen=True)
 class _ReadEvaluation(grain.transforms.Map):
-    rows: Rows
+    examples: Examples
 
     def map(self, index):
         failures = np.zeros(REPORT_BYTES, np.uint8)
-        row, valid = None, index < len(self.rows)
+        example, valid = None, index < len(self.examples)
         if valid:
             try:
-                row = self.rows.read(index)
+                example = self.examples.read(index)
             except UnreadableError as error:
                 failures, valid = pack_failures([error.args]), False
-        return (row or self.rows.blank(index)) | {"failures": failures, "valid": np.bool_(valid)}
+        return (example or self.examples.blank(index)) | {"failures": failures, "valid": np.bool_(valid)}

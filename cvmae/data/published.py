@@ -1,4 +1,4 @@
-"""How many videos the authors of each data set state; quoted from them, for a look beside what is there."""
+"""Published sizes of the data sets, quoted from their authors, to compare with the videos at hand."""
 
 # Something-Something V2: the data set's page and its label files. Kinetics-400: arXiv 1705.06950 (306,245 clips, 50 a class for
 # val and 100 for test). Kinetics-600 and -700: arXiv 1808.01340 and 1907.06987, which give 50 and 100 a class; no number

@@ -1,4 +1,4 @@
-"""Where records come from: one small random-access class for each kind of source."""
+"""Random-access sources of records, one small class for each value of config.data.source."""
 
 import dataclasses
 import functools
@@ -17,10 +17,13 @@ KINDS = ("files", "tfds", "motion", "synthetic")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One video, not decoded yet.
+    """A video, not decoded yet.
 
-    name: for people, in errors and bad_files.csv. label: class number or UNLABELED. start, end: seconds, None is open.
-    payload: a path, the bytes of an encoded file, or frames uint8 [n, H, W, 3].
+    Attributes:
+      name: for error messages and bad_files.csv.
+      label: class number or UNLABELED.
+      start, end: seconds, the part of the video to use; None: from its beginning, to its end.
+      payload: a path, the bytes of an encoded file, or frames uint8 [n, H, W, 3].
     """
 
     name: str
@@ -31,10 +34,12 @@ class Record:
 
 
 class Source(Protocol):
-    """Records by number. Sources travel to worker processes by pickle, so they keep open nothing that cannot.
+    """Random access to records. Sources are pickled for worker processes, so they hold no open files.
 
-    class_names: () where classes have only numbers. labels: int32 [n], of every record, without decoding any.
-    identity: a text that is another one where records or labels are others; the place of the files does not matter.
+    Attributes:
+      class_names: () if classes have only numbers.
+      labels: int32 [n], the label of every record, read without decoding a video.
+      identity: a text that differs if records or labels differ; it does not depend on the folder of the files.
     """
 
     class_names: tuple[str, ...]
@@ -46,30 +51,35 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
     def key(self, index: int) -> str:
-        """A relative path that names a record, without reading it; records that are the same part of the same file share it."""
+        """Returns a relative path that names a record, without reading it; the same part of the same file has the same key."""
 
 
 def make_source(data, split: str) -> Source:
-    """The source that `data` (config.data) asks for, for one split, such as `train`, or a part of it (see `subset`).
+    """Opens the source of a config for a split.
 
-    Slices of tfds are its own: `train[:1%]` is then the first records and knows nothing of classes.
+    Args:
+      data: config.data.
+      split: such as `train`, or a part of it (see `subset`). With tfds a slice is one of tfds: `train[:1%]` is then the first
+        records, regardless of classes.
 
-    Raises: ManifestError, or ValueError naming the field, where the config cannot be followed.
+    Raises:
+      ManifestError: the manifest cannot be read or has no such split.
+      ValueError: a field is wrong; the message names it.
     """
     if data.source == "tfds":
         return TfdsSource(split=split, **data.tfds.to_dict())
     name, part = parse_split(split)
-    source = _whole_split(data, name)
+    source = _full_split(data, name)
     return source if part is None else Subset(source, choose(source.labels, part))
 
 
-def _whole_split(data, split: str) -> Source:
+def _full_split(data, split: str) -> Source:
     if data.source == "files":
         if not data.manifest:
             raise ValueError("data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split")
         return FileSource(read_manifest(data.manifest, split, data.root))
     if data.source == "motion":
-        # Imported where it is used: rendering needs the photographs' package, reading does not.
+        # Imported here: rendering needs the package with the photographs, reading does not.
         from cvmae.data import motion
 
         return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
@@ -82,7 +92,7 @@ def _whole_split(data, split: str) -> Source:
 
 
 class FileSource:
-    """The videos of a manifest."""
+    """Source of the videos in a manifest."""
 
     def __init__(self, manifest: Manifest):
         self._entries, self._folder = manifest.entries, manifest.folder
@@ -97,10 +107,10 @@ class FileSource:
         return Record(entry.path, entry.label, entry.start, entry.end, entry.path)
 
     def key(self, index):
-        """The path as it is below the manifest's folder, with `@START-END` where only a part is used."""
+        """Returns the path relative to the manifest's folder, with `@START-END` if only a part of the video is used."""
         entry = self._entries[index]
         path = pathlib.Path(os.path.relpath(entry.path, self._folder))
-        if ".." in path.parts:  # it lies elsewhere
+        if ".." in path.parts:  # outside the folder
             path = pathlib.Path(os.path.abspath(entry.path))
             path = pathlib.Path("elsewhere", *path.parts[1:])
         part = ["" if seconds is None else str(seconds) for seconds in (entry.start, entry.end)]
@@ -113,12 +123,20 @@ class FileSource:
 
 
 class TfdsSource:
-    """A prepared tensorflow-datasets set in ArrayRecord files, read without TensorFlow.
+    """Source of a prepared tensorflow-datasets data set in ArrayRecord files, read without TensorFlow.
 
-    name: of the set, as `tfds.builder` takes it, or the folder of one prepared version. data_dir: where sets lie ("":
-    the default of tfds). video_feature: frames, Tensor uint8 [n, H, W, 3], or an encoded file, Text holding its bytes
-    (features.Video cannot be read without TensorFlow). label_feature: whole number, "" for none. A set that has the float
-    features `start` and `end` is read as a manifest with these columns is; not a number means open.
+    Float features `start` and `end` are the part of the video to use, in seconds, as in a manifest; NaN: open.
+
+    Args:
+      name: data set, as `tfds.builder` takes it, or the folder of one prepared version.
+      data_dir: folder of the data sets; "": the default of tfds.
+      video_feature: name of the feature with the frames, Tensor uint8 [n, H, W, 3], or with an encoded file, Text holding its
+        bytes (features.Video cannot be read without TensorFlow).
+      label_feature: name of the feature with the label, an integer; "": unlabeled.
+      split: as tfds takes it, with its slices.
+
+    Raises:
+      ValueError: a field of config.data.tfds is wrong; the message names it.
     """
 
     def __init__(self, name: str, data_dir: str, video_feature: str, label_feature: str, split: str):
@@ -134,7 +152,7 @@ class TfdsSource:
         self.class_names = tuple(names or ())
 
     def __getstate__(self):
-        # Workers open the files themselves.
+        # Worker processes open the files themselves.
         return {key: value for key, value in vars(self).items() if key not in ("_builder", "_records")}
 
     @functools.cached_property
@@ -152,7 +170,7 @@ class TfdsSource:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """int32 [n]. Decodes no video, but reads every record from the disk, once, at the first use."""
+        """Labels, int32 [n]. Decodes no video, but reads every record from disk, once, at the first use."""
         if not self._label:
             return np.full(len(self), UNLABELED, np.int32)
         import tensorflow_datasets as tfds
@@ -169,8 +187,8 @@ class TfdsSource:
         video = record[self._video]
         is_frames = isinstance(video, np.ndarray) and video.dtype == np.uint8 and video.ndim == 4
         if not is_frames and not isinstance(video, bytes):
-            kind = f"{video.dtype}{list(video.shape)}" if isinstance(video, np.ndarray) else type(video).__name__
-            raise ValueError(f"data.tfds.video_feature={self._video!r} holds {kind}, not bytes or frames uint8 [n, H, W, 3]")
+            content = f"{video.dtype}{list(video.shape)}" if isinstance(video, np.ndarray) else type(video).__name__
+            raise ValueError(f"data.tfds.video_feature={self._video!r} holds {content}, not bytes or frames uint8 [n, H, W, 3]")
         label = int(record[self._label]) if self._label else UNLABELED
         return Record(f"{self._name}/{self._split}/{index}", label, _seconds(record, "start"), _seconds(record, "end"), video)
 
@@ -179,7 +197,7 @@ class TfdsSource:
 
     @property
     def identity(self) -> str:
-        # The version alone does not tell: a set may be packed anew under the same one.
+        # The version is not enough: a data set may be built again under the same one.
         sizes = [(name, split.num_bytes, list(split.shard_lengths)) for name, split in self._builder.info.splits.items()]
         return f"{self._builder.info.full_name} {sizes} {self._split} {self._video} {self._label}"
 
@@ -192,9 +210,17 @@ def _seconds(record, feature) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSource:
-    """`clips` moving textures made from their number alone; nothing is read or decoded. Labels are number % classes.
+    """Source of generated videos of moving textures, for tests without data.
 
-    Of each class the texture moves in a direction of its own. Splits differ.
+    A record is a function of its number and the split. Its label is number % classes, and textures of a class move in the
+    direction of that class.
+
+    Attributes:
+      clips: number of records.
+      classes: number of classes.
+      frames, height, width: size of a video, in frames and pixels.
+      split: splits have different textures.
+      class_names: always empty.
     """
 
     clips: int

@@ -1,10 +1,10 @@
-"""Parts of a split, such as 1 % of the training clips, that keep the proportions of the classes.
+"""Stratified subsets of a split, such as 1 % of the training clips.
 
-    train[:1%]   train[10%:]   train[20%:30%]   of every class that share of its records
-    train[:400]  train[400:]   train[100:200]   so many clips, as evenly over the classes as possible
+    train[:1%]   train[10%:]   train[20%:30%]   this fraction of the records of every class
+    train[:400]  train[400:]   train[100:200]   this number of clips, as evenly over the classes as possible
 
-Within every class the records stand in one pseudo-random order, a hash of their number in the split: the same on every
-machine, in every run, whatever config.seed is. Records without a label are a class of their own here.
+Within a class the records have a pseudo-random order, a hash of their number in the split: the same on every machine and in
+every run, for any config.seed. Unlabeled records form a class of their own.
 """
 
 import dataclasses
@@ -21,7 +21,14 @@ _SLICE = re.compile(r"([^\[\]]+)\[\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """The part of the split `name` from `low` to `high` (None: to its end), in percent or in clips."""
+    """Part of a split.
+
+    Attributes:
+      name: the split.
+      low: its lower bound, in percent or clips.
+      high: its upper bound, excluded; None: the end.
+      percent: True if bounds are in percent, False if in clips.
+    """
 
     name: str
     low: fractions.Fraction
@@ -30,9 +37,10 @@ class Slice:
 
 
 def parse_split(split: str) -> tuple[str, Slice | None]:
-    """The name of a split, and its slice, or None where it is taken whole.
+    """Returns the name of a split, and its slice, or None if there is no slice.
 
-    Raises: ValueError, naming the forms that are understood.
+    Raises:
+      ValueError: the slice cannot be parsed or is empty; the message shows the known forms.
     """
     if "[" not in split and "]" not in split:
         return split, None
@@ -48,58 +56,68 @@ def parse_split(split: str) -> tuple[str, Slice | None]:
     if percent and max(low or 0, high or 0) > 100:
         raise ValueError(f"split {split!r} goes beyond 100%")
     if high is not None and high <= (low or 0):
-        raise ValueError(f"split {split!r} is empty: its end is not behind its start")
+        raise ValueError(f"split {split!r} is empty: its end is not after its start")
     return name, Slice(name, low or fractions.Fraction(0), high, percent)
 
 
 def choose(labels: np.ndarray, part: Slice) -> np.ndarray:
-    """The records of a part, int64 [m], ascending. labels: int [n], of the whole split.
+    """Returns the numbers of the records of a part, int64 [m], ascending.
 
-    Bounds are rounded up. So slices that share a bound share no record and leave none out between them; and a slice that
-    begins at 0 has at least one record of every class, while a later one may have none of a class with few records.
+    Bounds are rounded up. So adjacent slices, such as [:10%] and [10%:], neither overlap nor leave a record out; and a slice
+    that begins at 0 has at least one record of every class, while a later one may have none of a small class.
 
-    Raises: ValueError where the part is empty or asks for more clips than there are.
+    Args:
+      labels: int [n], labels of the full split.
+      part: the slice.
+
+    Raises:
+      ValueError: the part is empty or asks for more clips than the split has.
     """
-    order, place, size = _shuffled_classes(labels)
+    order, rank, size = _shuffled_classes(labels)
     if part.percent:
         low, high = (_rounded_up(size, bound) for bound in (part.low, 100 if part.high is None else part.high))
-        inside = (place >= low) & (place < high)
+        selected = (rank >= low) & (rank < high)
     else:
         high = len(labels) if part.high is None else part.high
         if max(part.low, high) > len(labels):
             raise ValueError(
                 f"{part.name!r} has {len(labels)} clips, fewer than the {max(part.low, high)} of its slice: ask for less"
             )
-        # Round after round one record of every class that has some left; a last, incomplete round takes classes at random.
-        rounds = np.lexsort((order, place))
-        inside = np.zeros(len(labels), bool)
-        inside[rounds[int(part.low) : int(high)]] = True
-    chosen = np.flatnonzero(inside)
-    if not len(chosen):
+        # Each round takes one record of every class that has any left; a last, incomplete round takes classes at random.
+        rounds = np.lexsort((order, rank))
+        selected = np.zeros(len(labels), bool)
+        selected[rounds[int(part.low) : int(high)]] = True
+    records = np.flatnonzero(selected)
+    if not len(records):
         raise ValueError(f"the slice of {part.name!r} holds no clip; the split has {len(labels)}: widen the slice")
-    return chosen
+    return records
 
 
 def _shuffled_classes(labels):
-    """Of each record its place in the order of all records, its place in the order of its class, and that class's size."""
+    """Returns, for each record, its sort key among all records, its rank within its class, and the size of its class."""
     digests = b"".join(hashlib.blake2b(b"%d" % i, digest_size=8).digest() for i in range(len(labels)))
     order = np.frombuffer(digests, ">u8")
     by_class = np.lexsort((order, labels))
     _, first, inverse, count = np.unique(labels[by_class], return_index=True, return_inverse=True, return_counts=True)
-    place, size = np.empty_like(by_class), np.empty_like(by_class)
-    place[by_class] = np.arange(len(labels)) - first[inverse]
+    rank, size = np.empty_like(by_class), np.empty_like(by_class)
+    rank[by_class] = np.arange(len(labels)) - first[inverse]
     size[by_class] = count[inverse]
-    return order, place, size
+    return order, rank, size
 
 
 def _rounded_up(size, percent):
-    """ceil(size · percent / 100), int64 [n]; exact, because rounded shares could make a record appear twice."""
-    known = {int(n): math.ceil(n * fractions.Fraction(percent) / 100) for n in np.unique(size).tolist()}
-    return np.array([known[n] for n in size.tolist()], np.int64)
+    """Returns ceil(size · percent / 100), int64 [n], exactly: with rounding errors a record could be in two slices."""
+    bounds = {int(n): math.ceil(n * fractions.Fraction(percent) / 100) for n in np.unique(size).tolist()}
+    return np.array([bounds[n] for n in size.tolist()], np.int64)
 
 
 class Subset:
-    """Some records of a source, in its order; a record's number is its place in the subset. See `sources.Source`."""
+    """Source of some records of another source, in its order, numbered from 0; implements `sources.Source`.
+
+    Args:
+      source: the other source.
+      records: int64 [m], numbers of its records.
+    """
 
     def __init__(self, source, records: np.ndarray):
         self._source, self._records = source, records
@@ -116,5 +134,5 @@ class Subset:
 
     @property
     def identity(self) -> str:
-        chosen = hashlib.blake2b(self._records.astype("<i8").tobytes(), digest_size=16).hexdigest()
-        return f"{chosen} of {self._source.identity}"
+        digest = hashlib.blake2b(self._records.astype("<i8").tobytes(), digest_size=16).hexdigest()
+        return f"{digest} of {self._source.identity}"

@@ -1,4 +1,4 @@
-"""A time limit for a call that may hang inside C code."""
+"""Time limit for calls that may hang inside C code."""
 
 import queue
 import threading
@@ -7,62 +7,64 @@ from collections.abc import Callable
 from typing import TypeVar
 
 R = TypeVar("R")
-PARTS = 10  # that a limit is waited for in: a process that was stopped, or a laptop that was closed, has lost one of them
+# A limit is waited for in this many intervals: a stopped process or a closed laptop then loses one of them and not the call.
+INTERVALS = 10
 
 
 class TimeLimitError(Exception):
-    """A call did not come back within its limit."""
+    """A call did not return within its limit."""
 
 
 class _Worker:
-    """One daemon thread that runs calls, one at a time, for as long as this object lives."""
+    """Daemon thread that runs calls one at a time, for as long as this object exists."""
 
     def __init__(self):
         self._calls = queue.SimpleQueue()
-        # The thread holds the queue, not this object: when the owner is gone, a last None ends the thread.
+        # The thread holds the queue, not this object: when this object is collected, a last None ends the thread.
         threading.Thread(target=_serve, args=(self._calls,), daemon=True, name="cvmae-limited-call").start()
         weakref.finalize(self, self._calls.put, None).atexit = False
 
     def run(self, fn, seconds):
-        answer = queue.SimpleQueue()
-        self._calls.put((fn, answer))
-        value, error = _wait(answer, seconds)
+        results = queue.SimpleQueue()
+        self._calls.put((fn, results))
+        value, error = _wait(results, seconds)
         if error is not None:
             raise error
         return value
 
 
-def _wait(answer, seconds):
-    """What comes into a queue. Raises: queue.Empty after so many seconds in which this process could run."""
-    for part in range(PARTS):
+def _wait(results, seconds):
+    """Returns the next item of a queue. Raises queue.Empty after `seconds` during which this process could run."""
+    for interval in range(INTERVALS):
         try:
-            return answer.get(timeout=seconds / PARTS)
+            return results.get(timeout=seconds / INTERVALS)
         except queue.Empty:
-            if part == PARTS - 1:
+            if interval == INTERVALS - 1:
                 raise
 
 
 def _serve(calls):
     while (call := calls.get()) is not None:
-        fn, answer = call
+        fn, results = call
         try:
-            answer.put((fn(), None))
-        except BaseException as error:  # handed over to the caller, who raises it
-            answer.put((None, error))
-        del call, fn, answer  # an idle thread must not keep the last clip alive
+            results.put((fn(), None))
+        except BaseException as error:  # raised again in the calling thread
+            results.put((None, error))
+        del call, fn, results  # an idle thread must not keep the last clip alive
 
 
 _local = threading.local()
 
 
 def call_with_limit(fn: Callable[[], R], seconds: float) -> R:
-    """fn(), cut off after `seconds` (0 or less: no limit, called directly).
+    """Returns fn(), or gives up after `seconds` (0 or less: no limit, fn is called directly).
 
-    The call runs on a daemon thread that belongs to the calling thread and is used again and again. When the limit
-    passes, that thread is abandoned with whatever it hangs in, and the next call starts a new one. A daemon thread, and
-    not an executor, because an executor joins its threads at exit and so would hang there after all.
+    fn runs on a daemon thread that belongs to the calling thread and is reused. When the limit passes, that thread is
+    abandoned with the call it hangs in, and the next call starts a new one. It is a daemon thread, not an executor, because
+    an executor joins its threads at exit and so would hang there after all.
 
-    Raises: TimeLimitError, or what fn raises.
+    Raises:
+      TimeLimitError: fn did not return in time. Exceptions of fn are passed on.
     """
     if seconds <= 0:
         return fn()

@@ -1,7 +1,7 @@
-"""Sliding windows over whole videos of any length, read one after the other.
+"""Sliding windows over videos of any length, read sequentially.
 
-Of a video only the frames of the windows at hand are in memory; what grows with its length is its frame table, some 200 bytes a
-frame at most.
+Only the frames of the current windows are in memory. What grows with the length of a video is its frame table, at most about
+200 bytes per frame.
 """
 
 import dataclasses
@@ -21,10 +21,12 @@ from cvmae.data.timeout import call_with_limit
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The windows of a video.
+    """Windows of a video.
 
-    frames: int64 [n, T], numbers of source frames. start_s, end_s: float64 [n], when the first and the last frame of each is
-    shown, in seconds since the first frame of the file.
+    Attributes:
+      frames: int64 [n, T], indices of source frames.
+      start_s: float64 [n], display time of the first frame of each window, in seconds since the first frame of the file.
+      end_s: float64 [n], display time of the last frame of each window.
     """
 
     frames: np.ndarray
@@ -38,14 +40,21 @@ class Windows:
 def plan_windows(
     spec: clips.ClipSpec, times: np.ndarray, window_stride: int, start: float | None = None, end: float | None = None
 ) -> Windows:
-    """Windows of T frames at the spec's stride and fps, whatever its sampling.
+    """Lays windows of T frames over a video, at the stride and fps of `spec` (its `sampling` is ignored).
 
-    A window starts `window_stride` clip frames after the one before (0: T, so that windows do not overlap). The last is moved
-    back to end with the video, so it may overlap more. A video that is shorter than a window gives one, which repeats the last
-    frame.
+    The last window is moved back to end with the video, so it may overlap more. A video that is shorter than a window gives
+    one, which repeats the last frame.
 
-    times: float64 [n], seconds since the first frame, ascending. start, end: seconds, the part to stay in (None is open).
-    Raises: ClipError if the part holds no frame; ValueError for a negative stride.
+    Args:
+      spec: the stride and fps within a window.
+      times: float64 [n], seconds since the first frame, ascending.
+      window_stride: clip frames from the start of one window to that of the next; 0: T, so that windows do not overlap.
+      start: seconds, beginning of the part of the video to use; None: the first frame.
+      end: seconds, end of that part, excluded; None: the last frame.
+
+    Raises:
+      ClipError: the part holds no frame.
+      ValueError: window_stride is negative.
     """
     if window_stride < 0:
         raise ValueError(f"window_stride must be 0 (windows do not overlap) or more, got {window_stride}")
@@ -53,27 +62,31 @@ def plan_windows(
     part, steps, hop = times[low:high], np.arange(spec.num_frames), window_stride or spec.num_frames
     if spec.fps > 0:
         step = spec.stride / spec.fps
-        begins = part[0] + _starts(part[-1] - part[0] - steps[-1] * step, hop * step)
-        inside = clips.frames_on_show(part, begins[:, None] + steps * step)
+        starts = part[0] + _starts(part[-1] - part[0] - steps[-1] * step, hop * step)
+        indices = clips.displayed_frames(part, starts[:, None] + steps * step)
     else:
-        begins = _starts(len(part) - 1 - steps[-1] * spec.stride, hop * spec.stride)
-        inside = begins.astype(np.int64)[:, None] + steps * spec.stride
-    frames = low + np.minimum(inside, len(part) - 1)
+        starts = _starts(len(part) - 1 - steps[-1] * spec.stride, hop * spec.stride)
+        indices = starts.astype(np.int64)[:, None] + steps * spec.stride
+    frames = low + np.minimum(indices, len(part) - 1)
     return Windows(frames, times[frames[:, 0]], times[frames[:, -1]])
 
 
 def _starts(spare: float, hop: float) -> np.ndarray:
-    """0, hop, 2 hop, ... below `spare`, and `spare`; 0 alone where there is none to spare. float64 [n]."""
+    """Returns 0, hop, 2 hop, ... below `spare`, and then `spare`; only 0 if nothing is spare. float64 [n]."""
     if spare <= 0:
         return np.zeros(1)
-    # A little less than spare / hop: a multiple that rounding puts just below the end is the last window itself.
+    # Slightly less than spare / hop: a multiple of hop that rounding puts just below `spare` is the last window itself.
     return np.append(hop * np.arange(math.ceil(spare / hop - 1e-6)), spare)
 
 
 def open_windows(record: Record, spec: clips.ClipSpec, window_stride: int) -> tuple[Windows, Iterator[np.ndarray]]:
-    """The windows of a record, and their frames in order, each uint8 [T, H0, W0, 3].
+    """Returns the windows of a record, and an iterator over their frames in order, each uint8 [T, H0, W0, 3].
 
-    Opens the file once and decodes every wanted frame once. Raises: ClipError, DecodeError; the iterator as well.
+    Opens the file once and decodes every frame once.
+
+    Raises:
+      ClipError: the record's part of the video holds no frame.
+      DecodeError: the file cannot be read; the iterator may raise it too.
     """
     planned = []
 
@@ -91,19 +104,19 @@ def open_windows(record: Record, spec: clips.ClipSpec, window_stride: int) -> tu
 
 
 def _assemble(windows: Windows, frames: Iterator[tuple[int, np.ndarray]], spec: clips.ClipSpec) -> Iterator[np.ndarray]:
-    """The windows, out of numbered frames in ascending order."""
-    held = {}
-    for wanted in windows.frames:
-        held = {number: frame for number, frame in held.items() if number >= wanted[0]}
-        while wanted[-1] not in held:
-            number, frame = next(frames)
-            [held[number]] = clips.fit_frames(frame[None], spec.height, spec.width, spec.fit)
-        yield np.stack([held[number] for number in wanted.tolist()])
+    """Yields the windows, from (index, frame) pairs in ascending order."""
+    buffer = {}
+    for indices in windows.frames:
+        buffer = {index: frame for index, frame in buffer.items() if index >= indices[0]}
+        while indices[-1] not in buffer:
+            index, frame = next(frames)
+            [buffer[index]] = clips.fit_frames(frame[None], spec.height, spec.width, spec.fit)
+        yield np.stack([buffer[index] for index in indices.tolist()])
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """The windows of record `number`; as many `Window`s of it follow, or fewer and a `Failed`."""
+    """Event: record `number` was opened; as many `Window`s of it follow as it has windows, or fewer and a `Failed`."""
 
     number: int
     label: int
@@ -112,7 +125,7 @@ class Opened:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The next window of record `number`, uint8 [T, H0, W0, 3]."""
+    """Event: the next window of record `number`, uint8 [T, H0, W0, 3]."""
 
     number: int
     video: np.ndarray
@@ -120,7 +133,7 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Failed:
-    """Record `number` cannot be read, or not further."""
+    """Event: record `number` cannot be read, or its remaining windows cannot."""
 
     number: int
     name: str
@@ -128,11 +141,18 @@ class Failed:
 
 
 class WindowLoader:
-    """Iterator over `Opened`, `Window` and `Failed` of records, read ahead by threads, each on a video of its own.
+    """Iterator over the events `Opened`, `Window` and `Failed` of records, read ahead by threads, one video per thread.
 
-    What is said of one record comes in order; records mix. There are data.workers × data.threads threads, at least one (decoding
-    does not hold Python's lock), and they read up to data.prefetch batches ahead. data.timeout_s is the limit of each window, and
-    of opening a video and reading its table.
+    The events of one record come in order; those of different records interleave. There are data.workers × data.threads threads,
+    at least one (decoding releases Python's lock), which read up to data.prefetch batches ahead. data.timeout_s limits each
+    window, and opening a video and reading its frame table.
+
+    Args:
+      config: the config; `data` and the fields of `clip_spec` are used.
+      source: the records.
+      numbers: indices of the records to read.
+      batch_size: windows of a batch, the unit of data.prefetch.
+      window_stride: see `plan_windows`.
     """
 
     def __init__(self, config, source: Source, numbers: Iterable[int], batch_size: int, window_stride: int):
@@ -160,7 +180,7 @@ class WindowLoader:
         raise StopIteration
 
     def close(self):
-        """Ends the threads, each as soon as it has its next window."""
+        """Ends the threads, each as soon as it has read its next window."""
         self._stopping.set()
 
     def __enter__(self):
@@ -175,7 +195,7 @@ class WindowLoader:
                 for event in self._read(number):
                     if not self._put(event):
                         return
-        except Exception as error:  # handed over to the caller, who raises it
+        except Exception as error:  # raised again in __next__
             self._put(error)
         self._put(None)
 
@@ -184,7 +204,7 @@ class WindowLoader:
             return next(self._numbers, None)
 
     def _put(self, event) -> bool:
-        """Waits for room; False if the loader was closed."""
+        """Waits for room in the queue; returns False if the loader was closed meanwhile."""
         while not self._stopping.is_set():
             try:
                 self._events.put(event, timeout=0.1)
@@ -196,14 +216,14 @@ class WindowLoader:
     def _read(self, number: int) -> Iterator[Opened | Window | Failed]:
         record = self._source[number]
 
-        def limited(call):
+        def call_limited(fn):
             with unreadable(record.name):
-                return call_with_limit(call, self._timeout_s)
+                return call_with_limit(fn, self._timeout_s)
 
         try:
-            windows, videos = limited(lambda: open_windows(record, self._spec, self._window_stride))
+            windows, videos = call_limited(lambda: open_windows(record, self._spec, self._window_stride))
             yield Opened(number, record.label, windows)
             for _ in range(len(windows)):
-                yield Window(number, limited(lambda: next(videos)))
+                yield Window(number, call_limited(lambda: next(videos)))
         except UnreadableError as error:
             yield Failed(number, *error.args)

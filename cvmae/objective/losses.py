@@ -1,7 +1,6 @@
-"""Masked reconstruction and NT-Xent in float32, and the six terms of CrossVideoMAE (METHOD: Σ weight · term).
+"""Masked reconstruction and NT-Xent, in float32, from which the loss terms are made (METHOD section 5)."""
 
-A term whose weight is the constant 0 is never computed: the model is built without what only that term needs.
-"""
+from collections.abc import Mapping
 
 import einops
 import flax.struct
@@ -12,22 +11,22 @@ from jaxtyping import Bool, Float
 
 
 def masked_mse(predictions: Float[Array, "*patches P"], targets: Float[Array, "*patches P"]) -> Float[Array, "*patches"]:
-    """Mean squared error of each hidden patch, float32 [...] of two [..., P].
+    """Mean squared error of each patch, float32 [...], from predictions and targets [..., P].
 
-    MAE, mae_st and VideoMAE all take the mean over the values of a patch, then over hidden patches: with predictions for
-    hidden patches only, that is the mean of what this returns.
+    MAE, mae_st and VideoMAE all average over the values of a patch, then over the masked patches. If the predictions are those of
+    the masked patches only, as here, their loss is the mean of this result.
     """
     return jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32)).mean(-1)
 
 
 @flax.struct.dataclass
 class NTXentOutput:
-    """A contrastive term before it is averaged.
+    """Losses of `nt_xent` before they are averaged.
 
     Attributes:
-      loss: float32 [B, 2], of the anchors a and b of each pair.
-      correct: bool [B, 2], whether the positive is nearer than every negative.
-      valid: bool [B], pairs that count.
+      loss: float32 [B, 2], for the anchors a and b of each pair.
+      correct: bool [B, 2], True where the positive is nearer than every negative.
+      valid: bool [B], False for pairs that are left out of the mean.
     """
 
     loss: Float[Array, "B 2"]
@@ -35,14 +34,14 @@ class NTXentOutput:
     valid: Bool[Array, " B"]
 
     def mean(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Loss and accuracy (0..1) over the anchors that count; 0 where none does."""
+        """Mean loss and accuracy (0..1) over the anchors of valid pairs, float32 scalars; 0 if no pair is valid."""
         weight = jnp.broadcast_to(self.valid[:, None], self.loss.shape).astype(jnp.float32)
         count = jnp.maximum(weight.sum(), 1.0)
         return (self.loss * weight).sum() / count, (self.correct * weight).sum() / count
 
 
 def l2_normalize(x: Float[Array, "*axes E"], eps: float = 1e-12) -> Float[Array, "*axes E"]:
-    """Rows of unit length, float32; a row shorter than `eps` is divided by `eps` (torch's normalize), never by 0."""
+    """Scales rows [..., E] to unit length, float32; a row shorter than `eps` is divided by `eps`, as torch's `normalize` does."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), eps**2))
 
@@ -60,12 +59,12 @@ def nt_xent(
     negatives: Float[Array, "B E"] | None = None,
     max_anchors: int = MAX_ANCHORS,
 ) -> NTXentOutput:
-    """NT-Xent (SimCLR, arXiv 2002.05709): each row against its partner among all other rows of both, in both directions.
+    """NT-Xent (SimCLR, arXiv 2002.05709): cross-entropy of each row's partner among all other rows of both arguments.
 
-    Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; neither of those takes rows to leave out,
-    or candidates that are never anchors. Logits over a sharded batch are over the global batch: every device takes the anchors that it
-    holds against all candidates. With more than `max_anchors` rows the logits are computed in chunks, so that a large batch does not
-    need a matrix of its square.
+    Equal to pytorch-metric-learning's NTXentLoss and optax.losses.ntxent on the 2B rows; neither of those can leave rows out or
+    take candidates that are never anchors. With a sharded batch the negatives are the global batch: every device compares the
+    anchors that it holds with all candidates. With more than `max_anchors` rows the logits are computed in chunks, so that a
+    large batch does not need a [B, B] matrix.
 
     Args:
       a: [B, E].
@@ -73,7 +72,7 @@ def nt_xent(
       temperature: τ > 0.
       valid: bool [B]; a False pair is neither an anchor nor a negative.
       negatives: [B, E], candidates for every anchor that are never anchors themselves (time-reversed clips).
-      max_anchors: at least 1; a larger B is split into chunks whose size is the largest divisor of B up to it.
+      max_anchors: at least 1; a larger B is split into chunks, whose size is the largest divisor of B that is not above it.
     """
     a, b = l2_normalize(a), l2_normalize(b)
     batch = a.shape[0]
@@ -102,22 +101,28 @@ def nt_xent(
 
 
 def map_chunks(function, arrays, max_rows: int):
-    """`function` of a tree of arrays [B, ...], on at most `max_rows` rows at a time, rematerialized in the backward pass.
+    """Applies `function` to chunks of at most `max_rows` rows, one after the other, rematerialized in the backward pass.
 
-    `function` returns a tree of arrays with one entry for each row. A chunk takes every n-th row, so that a batch that is sharded over
-    devices stays where it is.
+    Args:
+      function: from a tree of arrays [r, ...] to a tree of arrays [r, ...], row by row.
+      arrays: a tree of arrays [B, ...].
+      max_rows: at least 1; the size of a chunk is the largest divisor of B that is not above it.
+
+    Returns:
+      `function(arrays)`.
     """
     batch = jax.tree.leaves(arrays)[0].shape[0]
     rows = max(divisor for divisor in range(1, min(max_rows, batch) + 1) if batch % divisor == 0)
     if rows == batch:
         return function(arrays)
+    # A chunk takes every n-th row, so that rows of a sharded batch stay on their devices.
     chunks = jax.tree.map(lambda x: einops.rearrange(x, "(r n) ... -> n r ...", r=rows), arrays)
     results = jax.lax.map(jax.checkpoint(function), chunks)
     return jax.tree.map(lambda x: einops.rearrange(x, "n r ... -> (r n) ..."), results)
 
 
 def feature_std(features: Float[Array, "B D"]) -> Float[Array, ""]:
-    """How far apart pooled features [B, D] lie: the standard deviation over the batch, averaged over D; 0 is collapse."""
+    """Standard deviation of features [B, D] over the batch, averaged over D, float32 scalar; 0 means that they collapsed."""
     return features.astype(jnp.float32).std(axis=0).mean()
 
 
@@ -128,17 +133,17 @@ def nt_xent_per_frame(
     valid: Bool[Array, "B F"],
     negatives: Float[Array, "B F E"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean loss and accuracy, over the F sampled frames, of NT-Xent among the embeddings of one frame of each clip.
+    """`nt_xent` for each of the F sampled frames on its own, averaged over the frames.
 
     Args:
       a: [B, F, E].
       b: [B, F, E]; row i of frame k is the positive of row i of frame k of `a`.
-      temperature: τ.
+      temperature: τ > 0.
       valid: bool [B, F]; False leaves a pair out.
       negatives: [B, F, E] or None, see `nt_xent`.
 
     Returns:
-      (loss, accuracy), float32 scalars; see `NTXentOutput.mean`.
+      (loss, accuracy), float32 scalars, as `NTXentOutput.mean`.
     """
 
     def one_frame(a, b, valid, negatives):
@@ -149,6 +154,6 @@ def nt_xent_per_frame(
     return losses.mean(), accuracies.mean()
 
 
-def weighted_sum(losses: dict, weights: dict):
-    """Σ weight · loss over the terms in `losses`, float32 scalar."""
+def weighted_sum(losses: Mapping[str, Float[Array, ""]], weights: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:
+    """Σ weight · loss over the terms in `losses`, float32 scalar; `weights` may have more terms."""
     return sum((weights[name] * loss for name, loss in losses.items()), jnp.float32(0))

@@ -1,4 +1,4 @@
-"""The pre-training objective: from parameters and a batch of clips to one loss and every number that is logged of it."""
+"""The pre-training objective: loss and metrics of a batch of clips, as a function of the parameters."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,10 +25,13 @@ def build_model(config, rules: Rules | None = None) -> CrossVideo:
 
 
 class Objective:
-    """METHOD sections 2 to 5 as a pure function of parameters and samples.
+    """Views, masks, model and losses (METHOD sections 2 to 5) as a pure function of parameters and samples.
+
+    `samples` is a batch of the loader with random keys: {"video": uint8 [B, T, H0, W0, 3], "frame_index": int32 [B, F], and the
+    keys [B] of `views_and_masks.sample_keys`}.
 
     Attributes:
-      model: the Flax module.
+      model: the Flax module, with only the parts that the active terms need.
       terms: the names of the active loss terms, and what the model computes for them.
       loss_terms: the active loss terms, in the order in which they are computed.
 
@@ -37,12 +40,12 @@ class Objective:
     """
 
     def __init__(self, config, warmup_steps: dict[str, int] | None = None, rules: Rules | None = None):
-        """Builds the model and the input maker.
+        """Builds the model and the function that makes its inputs.
 
         Args:
-          config: of task=pretrain.
-          warmup_steps: over which the weight of a term rises linearly from 0.
-          rules: of the mesh that the model is to run on; None for one device.
+          config: a config of task=pretrain.
+          warmup_steps: by term, the steps over which its weight rises linearly from 0; the other terms have no warm-up.
+          rules: sharding rules of the mesh that the model runs on; None for one device.
         """
         self.config, self.warmup_steps = config, dict(warmup_steps or {})
         self.model, self.rules = build_model(config, rules), rules
@@ -50,13 +53,20 @@ class Objective:
         self.make_inputs = InputBuilder(config, self.terms)
 
     def init(self, key: Key[Array, ""], samples):
-        """Parameters of the parts that active terms need."""
+        """Returns initial parameters of the model; only the shapes of `samples` matter."""
         return self.model.init(key, *self._model_arguments(self.make_inputs(samples)))["params"]
 
     def __call__(self, params, samples, step=None) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """(loss, metrics) on samples, as `inputs.InputBuilder` takes them, at a step; all float32 scalars.
+        """Computes the loss and the metrics of a batch.
 
-        Metrics: `loss/TERM`, `accuracy/TERM` of contrastive terms (0..1), `feature_std/BRANCH`, and `loss`.
+        Args:
+          params: of `model`.
+          samples: see the class.
+          step: the training step, int32 scalar; None takes the weights that terms have after their warm-up.
+
+        Returns:
+          (loss, metrics), all float32 scalars. Metrics are `loss`, `loss/TERM`, the metrics of the terms such as `accuracy/TERM`
+          (0..1), and `feature_std/BRANCH`.
         """
         inputs = self.make_inputs.subsample(self.make_inputs(samples), samples)
         output = self.forward(params, inputs)
@@ -73,11 +83,11 @@ class Objective:
         return total, metrics
 
     def forward(self, params, inputs: ModelInputs) -> CrossVideoOutput:
-        """One pass of the model."""
+        """Runs the model."""
         return self.model.apply({"params": params}, *self._model_arguments(inputs))
 
     def weights(self, step=None) -> dict[str, Float[Array, ""]]:
-        """The weight of every active term at a step, float32; without a step the weights after their warm-up."""
+        """Weight of every active term at a step, float32 scalars; without a step the weights after their warm-up."""
         weights = {}
         for term in self.loss_terms:
             warmup, fraction = self.warmup_steps.get(term.name), 1.0
@@ -87,15 +97,15 @@ class Objective:
         return weights
 
     def video_targets(self, inputs: ModelInputs) -> Targets:
-        """Targets of the views that are predicted: v and v⁺, not the reversed clip."""
+        """Reconstruction targets of the video branch, see `targets.video_targets`."""
         return video_targets(self.config, inputs)
 
     def normalize(self, pixels: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
-        """Pixels in 0..1 as the encoders take them."""
+        """Normalizes pixels in 0..1 by the mean and standard deviation of config.augment, as the encoders expect them."""
         return normalize(pixels, self.config.augment.mean, self.config.augment.std)
 
     def target_pixels(self, pixels: Float[Array, "*axes 3"], branch) -> Float[Array, "*axes 3"]:
-        """Pixels in 0..1 as the targets of a branch are made of them."""
+        """Pixels in 0..1 in the space of a branch's targets, see `targets.target_pixels`."""
         return target_pixels(pixels, branch.target_norm, self.config.augment.mean, self.config.augment.std)
 
     def _model_arguments(self, inputs: ModelInputs):

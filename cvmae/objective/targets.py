@@ -15,7 +15,7 @@ from cvmae.objective.views_and_masks import ModelInputs
 def target_pixels(
     pixels: Float[Array, "*axes 3"], norm: str, mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "*axes 3"]:
-    """Pixels in 0..1, [..., 3], in the space from which targets of the normalization `norm` are computed.
+    """Pixels [..., 3] in 0..1, brought into the space from which targets are computed; `norm` is one of `TARGET_NORMS`.
 
     VideoMAE normalizes raw pixels per channel; MAE and mae_st normalize what the encoder sees.
     """
@@ -23,7 +23,7 @@ def target_pixels(
 
 
 def video_targets(config, inputs: ModelInputs) -> Targets:
-    """Targets of the views that are predicted, v and v⁺ but not the time-reversed clip; see `make_targets`."""
+    """Targets of the masked patches of v and v⁺; the time-reversed clip is not predicted. See `make_targets`."""
     views = inputs.slots.shape[1]
     count = min(views, 2)
     video, mask = first_views(inputs.video, views, count), first_of_mask(inputs.video_mask, views, count)
@@ -31,7 +31,7 @@ def video_targets(config, inputs: ModelInputs) -> Targets:
 
 
 def image_targets(config, inputs: ModelInputs) -> Targets:
-    """Targets of the sampled frames; see `make_targets`."""
+    """Targets of the masked patches of the sampled frames. See `make_targets`."""
     return _branch_targets(config, config.image_branch, inputs.image, inputs.image_mask, image_grid(config))
 
 

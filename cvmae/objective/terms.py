@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,8 +32,8 @@ class LossTerm:
     Attributes:
       name: the field of `config.loss` that holds its weight, and of `config.loss_warmup`; logged as `loss/NAME`.
       level: what it compares: "patch", "video" or "frame".
-      needs: the fields of `CrossVideoOutput` that `function` reads. What no active term needs is None, and neither its
-        parameters nor its computation exist.
+      needs: the fields of `CrossVideoOutput` that `function` reads. Fields that no active term needs hold None; their parameters
+        and their computation are left out of the program.
       function: `function(output, inputs, config) -> (loss, metrics)`, traced inside the jitted step. It gets the model's
         `CrossVideoOutput`, the `ModelInputs` that it was computed from, and the config. `loss` is a float32 scalar; `metrics` are
         {METRIC: float32 scalar}, logged as `METRIC/NAME`.
@@ -49,7 +49,7 @@ class LossTerm:
 
     name: str
     level: str
-    needs: tuple[str, ...]
+    needs: Sequence[str]
     function: TermFunction
     views: int = 1
     contrastive: bool = False

@@ -1,10 +1,11 @@
-"""From a batch of uint8 clips to what the model and its losses take: views, masks and slots, inside the jitted step."""
+"""Model inputs from a batch of uint8 clips, made inside the jitted step: views, masks and temporal positions (METHOD 2 and 3)."""
 
 import dataclasses
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Int, Key
 
@@ -14,35 +15,35 @@ from cvmae.models.build import image_grid, video_grid
 from cvmae.models.crossvideo import ActiveTerms
 from cvmae.models.patches import Grid
 
-STREAMS = ("views", "mask_video", "mask_image")
+STREAMS = ("views", "mask_video", "mask_image")  # of random numbers, see cvmae.rng
 
 
 @flax.struct.dataclass
 class ModelInputs:
-    """What a pass takes; V views and F frames of a clip stand next to each other on the first axis.
+    """Inputs of one forward pass; the V views and the F sampled frames of a clip are adjacent on the first axis.
 
     Attributes:
       video: float32 [B·V, T, H, W, 3], pixels in 0..1.
-      video_mask: of B·V samples.
-      image: float32 [B·F, 1, H, W, 3], pixels in 0..1, or None.
-      image_mask: of B·F samples, or None.
-      slots: int32 [B, V, F], the slot of each view that holds each sampled frame.
+      video_mask: a mask for each of the B·V views.
+      image: float32 [B·F, 1, H, W, 3], pixels in 0..1; None without an image branch.
+      image_mask: a mask for each of the B·F frames; None without an image branch.
+      slots: int32 [B, V, F], the temporal position, in tubelets, of each sampled frame in each view.
     """
 
-    video: jax.Array
+    video: Array
     video_mask: masking.Mask
-    image: jax.Array | None
+    image: Array | None
     image_mask: masking.Mask | None
-    slots: jax.Array
+    slots: Array
 
 
 def sample_keys(key: Key[Array, ""], step, count: int) -> dict[str, Key[Array, " {count}"]]:
-    """{stream: one key a sample} of a step, for the `count` samples of the global batch."""
+    """Random keys of a step by name of their stream, [count] each: one for each of the `count` samples of the global batch."""
     return {name: rng.per_sample(rng.stream(key, name, step), count) for name in STREAMS}
 
 
 def view_spec(config, views: int) -> augment.ViewSpec:
-    """How config.augment wants the views."""
+    """Views as config.augment describes them; `views` is their number V."""
     c = config.augment
     crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
     plus = augment.Crop(c.size, c.plus_scale, c.plus_ratio, c.flip)
@@ -52,27 +53,34 @@ def view_spec(config, views: int) -> augment.ViewSpec:
 
 @dataclasses.dataclass(frozen=True)
 class MaskSpec:
-    """How one branch is masked."""
+    """Masking of one branch.
+
+    Attributes:
+      grid: the tokens.
+      mask_kind: one of `masking.KINDS`.
+      ratio: fraction of the tokens that is masked.
+      rounding: of the number of visible tokens, one of `masking.ROUNDINGS`.
+    """
 
     grid: Grid
-    kind: str
+    mask_kind: str
     ratio: float
     rounding: str
 
     def draw(self, keys: Key[Array, " B"], count: int) -> masking.Mask:
-        """Masks of B·count samples, `count` from each of B keys."""
+        """Draws masks of B·count samples, `count` from each of B keys."""
         keys = jax.vmap(lambda k: jax.random.split(k, count))(keys).reshape(-1)
-        return masking.draw(keys, self.grid, self.kind, self.ratio, self.rounding)
+        return masking.draw(keys, self.grid, self.mask_kind, self.ratio, self.rounding)
 
-    def subsample(self, mask: masking.Mask, keys: Key[Array, " B"], kind: str, share: float) -> masking.Mask:
-        """See `masking.subsample`; `keys` are the [B] that the mask's own came from."""
+    def subsample(self, mask: masking.Mask, keys: Key[Array, " B"], method: str, fraction: float) -> masking.Mask:
+        """Leaves a fraction of the masked tokens to predict, see `masking.subsample`; `keys` [B] are those given to `draw`."""
         count = mask.ids_shuffle.shape[0] // keys.shape[0]
         keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 1), count))(keys).reshape(-1)
-        return masking.subsample(mask, keys, self.grid, kind, share)
+        return masking.subsample(mask, keys, self.grid, method, fraction)
 
 
 class InputBuilder:
-    """Makes `ModelInputs` the way a config says."""
+    """Makes `ModelInputs` from a batch of clips, as a config and its active loss terms need them."""
 
     def __init__(self, config, terms: ActiveTerms):
         self.views, self.image = view_spec(config, terms.views), terms.image_branch
@@ -82,7 +90,11 @@ class InputBuilder:
         self.decoders = {name: config[f"{name}_branch"].decoder for name in ("video", "image")}
 
     def __call__(self, samples) -> ModelInputs:
-        """Makes the inputs of samples: {video u8 [B, T, H0, W0, 3], frame_index i32 [B, F], and a key a stream [B]}."""
+        """Makes views, masks and temporal positions.
+
+        Args:
+          samples: {"video": uint8 [B, T, H0, W0, 3], "frame_index": int32 [B, F], and the keys [B] of `sample_keys`}.
+        """
         video, frames = jax.vmap(lambda k, v, i: augment.make_views(k, v, i, self.views, self.image))(
             samples["views"], samples["video"], samples["frame_index"]
         )
@@ -96,16 +108,16 @@ class InputBuilder:
         )
 
     def subsample(self, inputs: ModelInputs, samples) -> ModelInputs:
-        """The same inputs with only decoder.share of the hidden tokens of each branch predicted."""
-        new = {}
+        """Returns the inputs with only the fraction `decoder.share` of each branch's masked tokens left to predict."""
+        masks = {}
         for name, spec in (("video", self.video_mask), ("image", self.image_mask)):
             decoder, mask = self.decoders[name], getattr(inputs, f"{name}_mask")
             if mask is not None and decoder.share < 1:
-                new[f"{name}_mask"] = spec.subsample(mask, samples[f"mask_{name}"], decoder.subsample, decoder.share)
-        return inputs.replace(**new)
+                masks[f"{name}_mask"] = spec.subsample(mask, samples[f"mask_{name}"], decoder.subsample, decoder.share)
+        return inputs.replace(**masks)
 
-    def slots(self, frame_index: Int[Array, "B F"]) -> Int[Array, "B V F"]:
-        """The slot of each view that holds each sampled frame, int32 [B, V, F]; the reversed clip counts from its end."""
+    def slots(self, frame_index: Int[Array | np.ndarray, "B F"]) -> Int[Array, "B V F"]:
+        """Temporal position of each sampled frame in each view, int32 [B, V, F]; the reversed clip counts from its end."""
         grid = self.video_mask.grid
         forward = frame_index // grid.tubelet
         backward = (grid.num_frames - 1 - frame_index) // grid.tubelet

@@ -1,16 +1,16 @@
-"""PIL on the frames of a clip: what the augmentations are compared with."""
+"""PIL applied to the frames of a clip: the reference for the augmentations."""
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 
 def each_frame(video, change):
-    """`change`, a function of a PIL image, on every frame on its own: uint8 [T, H, W, 3] -> int32 of the same shape."""
+    """Applies `change`, a function of a PIL image, to every frame: uint8 [T, H, W, 3] -> int32 of the same shape."""
     return np.stack([np.asarray(change(Image.fromarray(frame)), np.int32) for frame in video])
 
 
 def unlike_frames(height=19, width=26, seed=0):
-    """A clip whose frames share no histogram: noise, dark noise, two colors, one color, something smooth."""
+    """A clip of five frames with different histograms: noise, dark noise, two colors, one color, and a smooth one."""
     noise = np.random.default_rng(seed).integers(0, 256, (5, height, width, 3), dtype=np.uint8)
     smooth = Image.fromarray(noise[4]).filter(ImageFilter.GaussianBlur(3))
     two = np.where(noise[2] > 240, 9, 200)

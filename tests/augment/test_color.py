@@ -1,4 +1,4 @@
-"""Color jitter: each strength, and how often."""
+"""Color jitter: the effect of each strength, and its probability."""
 
 import colorsys
 

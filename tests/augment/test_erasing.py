@@ -1,4 +1,4 @@
-"""Random erasing: the box, the noise in it, and how often."""
+"""Random erasing: boxes, noise, and probability."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ SPEC = Erasing()
 
 @pytest.fixture(scope="module")
 def made():
-    """What became of one plain clip under every key, [n, T, H, W, 3]."""
+    """A plain clip, erased with each of the keys, [n, T, H, W, 3]."""
     return np.asarray(jax.jit(jax.vmap(lambda key: erase(key, PLAIN, SPEC)))(KEYS))
 
 
 @pytest.fixture(scope="module")
 def erased(made):
-    """The clips of `made` that lost something, and where: bool [n, T, H, W]."""
+    """The clips of `made` that lost a box, and their erased pixels, bool [n, T, H, W]."""
     holes = (made != 9).any(-1)
     some = holes.any((1, 2, 3))
     return made[some], holes[some]
@@ -37,7 +37,7 @@ def test_one_box_through_all_frames(erased):
     np.testing.assert_array_equal(holes[:, 0], rows[:, :, None] & columns[:, None, :])
     for lines in (rows, columns):
         assert (np.abs(np.diff(lines.astype(int), axis=1)).sum(1) <= 2).all()  # no gap inside the box
-        assert lines.any(0).all()  # every place is hit
+        assert lines.any(0).all()  # every row and column is erased in some clip
 
 
 def test_areas_and_ratios(erased):
@@ -49,7 +49,7 @@ def test_areas_and_ratios(erased):
     assert 0.22 < ratio.min() < 0.36 and 2.8 < ratio.max() < 4.2 and abs(np.log(ratio).mean()) < 0.1
 
 
-def test_noise_is_normal_and_its_own_for_each_number(erased):
+def test_noise_is_normal_and_independent(erased):
     made, holes = erased
     noise = made[holes]
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01

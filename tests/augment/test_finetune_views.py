@@ -1,4 +1,4 @@
-"""Labeled views: the order of the steps, flips that swap labels, repeats, and that rows do not know each other."""
+"""Labeled views: the order of the steps, flips that swap labels, repeats, and independence of the samples."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from tests.augment.random_clips import clip
 
 KEY = jax.random.key(23)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-WHOLE = LabeledSpec(Crop((8, 8), (1.0, 1.0), (1.0, 1.0)), MEAN, STD)
+FULL_FRAME = LabeledSpec(Crop((8, 8), (1.0, 1.0), (1.0, 1.0)), MEAN, STD)
 KEYS = jax.random.split(KEY, 3)
 VIDEOS = np.stack([clip(seed=seed) for seed in range(3)])
 LABELS = np.arange(3, dtype=np.int32)
@@ -26,59 +26,59 @@ def views(keys, video, labels, spec, repeats=1):
 
 
 def first_view(spec):
-    """Of the first clip, normalized."""
+    """The augmented first clip, normalized."""
     return np.asarray(views(KEYS[:1], VIDEOS[:1], LABELS[:1], spec)[0][0])
 
 
 def pixels(made):
-    """Back to 0..255."""
+    """Undoes the normalization: pixels in 0..255."""
     return (np.asarray(made) * STD + MEAN) * 255
 
 
 def test_repeats_are_views_of_one_clip_next_to_each_other():
-    made, labels, keys = views(KEYS, VIDEOS, LABELS, WHOLE, 2)
+    made, labels, keys = views(KEYS, VIDEOS, LABELS, FULL_FRAME, 2)
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, (VIDEOS.repeat(2, axis=0) / 255 - MEAN) / STD, atol=1e-5)
     np.testing.assert_array_equal(labels, [0, 0, 1, 1, 2, 2])
     assert len(np.unique(jax.random.key_data(keys), axis=0)) == 6
 
 
-def test_the_crop_is_that_of_the_spec_and_each_views_own():
+def test_each_view_draws_its_own_crop():
     spec = LabeledSpec(Crop((4, 6), (0.2, 0.5)), MEAN, STD)
     made, _, keys = views(KEYS[:1], VIDEOS[:1], LABELS[:1], spec, 2)
     assert made.shape == (2, 4, 4, 6, 3)
     assert np.abs(made[0] - made[1]).max() > 0.1
     again, _ = jax.jit(lambda key: labeled_view(key, jnp.asarray(VIDEOS[0]), jnp.int32(0), spec))(keys[0])
-    assert np.abs(again - made[0]).max() > 0.1  # the keys that come back made nothing yet
+    assert np.abs(again - made[0]).max() > 0.1  # the returned keys were not used for the views
 
 
 def test_randaugment_comes_on_the_uint8_frames():
-    made = pixels(first_view(dataclasses.replace(WHOLE, rand_augment=RandAugment(layers=2, probability=1.0))))
+    made = pixels(first_view(dataclasses.replace(FULL_FRAME, rand_augment=RandAugment(layers=2, probability=1.0))))
     np.testing.assert_allclose(made, made.round(), atol=1e-2)
     assert np.abs(made - VIDEOS[0]).max() > 5
 
 
 def test_erasing_comes_after_normalization():
-    made = first_view(dataclasses.replace(WHOLE, erasing=Erasing(1.0, (1.0, 1.0), (1.0, 1.0))))
+    made = first_view(dataclasses.replace(FULL_FRAME, erasing=Erasing(1.0, (1.0, 1.0), (1.0, 1.0))))
     assert abs(made.mean()) < 0.1 and np.abs(made.std(axis=(0, 1, 2)) - 1).max() < 0.15
 
 
 @pytest.mark.parametrize("mirror", [None, (1, 0, 2, -1)])
 def test_a_flip_takes_the_label_of_the_mirrored_class(mirror):
     labels = np.array([0, 1, 2, 3, -1], np.int32)
-    made, found = jax.jit(jax.vmap(lambda label: flip(KEY, jnp.asarray(VIDEOS[0]), label, 1.0, mirror)))(labels)
+    made, flipped_labels = jax.jit(jax.vmap(lambda label: flip(KEY, jnp.asarray(VIDEOS[0]), label, 1.0, mirror)))(labels)
     turned = [(row == VIDEOS[0][:, :, ::-1]).all() for row in np.asarray(made)]
     if mirror is None:
         assert all(turned)
-        np.testing.assert_array_equal(found, labels)
+        np.testing.assert_array_equal(flipped_labels, labels)
     else:
         assert turned == [True, True, True, False, True]
         np.testing.assert_array_equal(made[3], VIDEOS[0])
-        np.testing.assert_array_equal(found, [1, 0, 2, 3, -1])
+        np.testing.assert_array_equal(flipped_labels, [1, 0, 2, 3, -1])
 
 
 def test_labels_swap_exactly_where_clips_flip():
-    spec = dataclasses.replace(WHOLE, crop=dataclasses.replace(WHOLE.crop, flip=0.3), mirror=(1, 0))
+    spec = dataclasses.replace(FULL_FRAME, crop=dataclasses.replace(FULL_FRAME.crop, flip=0.3), mirror=(1, 0))
     view = jax.jit(jax.vmap(lambda key: labeled_view(key, jnp.asarray(VIDEOS[0, :1]), jnp.int32(0), spec)))
     made, labels = view(jax.random.split(KEY, 400))
     turned = np.abs(pixels(made) - VIDEOS[0, :1, :, ::-1]).max(axis=(1, 2, 3, 4)) < 1e-2

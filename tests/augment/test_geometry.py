@@ -1,4 +1,4 @@
-"""Crops and flips: the boxes, the pixels in them, and how often."""
+"""Crops and flips: boxes, pixels, and probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ def test_a_crop_equals_cutting_and_resizing_by_opencv():
     cv2 = pytest.importorskip("cv2")
     video = clip(1, 12, 12)
     box = jnp.array([2.0, 4.0, 4.0, 4.0])
-    found = augment.resample(jnp.asarray(video, jnp.float32), box, (8, 8))[0]
+    resampled = augment.resample(jnp.asarray(video, jnp.float32), box, (8, 8))[0]
     # Twice as large: bilinear weights do not reach over the border of the box but for the outermost pixels.
     expected = cv2.resize(video[0].astype(np.float32), (24, 24), interpolation=cv2.INTER_LINEAR)[4:12, 8:16]
-    np.testing.assert_allclose(found, expected, atol=0.02)
+    np.testing.assert_allclose(resampled, expected, atol=0.02)
 
 
-def test_boxes_lie_inside_the_frame_and_have_the_area_asked_for():
+def test_boxes_lie_inside_the_frame_and_have_area_and_ratio_in_range():
     crop = Crop((8, 8), scale=(0.25, 0.5), ratio=(0.8, 1.25))
     boxes = jax.vmap(lambda k: augment.draw_box(k, 60, 80, crop))(jax.random.split(KEY, 500))
     top, left, height, width = np.asarray(boxes).T
@@ -33,16 +33,16 @@ def test_boxes_lie_inside_the_frame_and_have_the_area_asked_for():
     assert ratio.min() >= 0.8 - 1e-4 and ratio.max() <= 1.25 + 1e-4 and np.ptp(ratio) > 0.3
 
 
-@pytest.mark.parametrize("flip, share", [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
-def test_flip_probability(flip, share):
+@pytest.mark.parametrize("flip, fraction", [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_flip_probability(flip, fraction):
     video = jnp.asarray(clip(1), jnp.float32)
     crop = Crop((8, 8), (1.0, 1.0), (1.0, 1.0), flip)
     made = jax.vmap(lambda k: augment.random_crop(k, video, crop))(jax.random.split(KEY, 400))
     flipped = np.isclose(made, video[:, :, ::-1], atol=1e-3).all(axis=(1, 2, 3, 4))
-    assert abs(flipped.mean() - share) < 0.08
+    assert abs(flipped.mean() - fraction) < 0.08
 
 
-def test_center_crop_keeps_the_middle_and_draws_nothing():
+def test_center_crop_keeps_the_middle():
     wide = np.zeros((1, 8, 16, 3), np.float32)
     wide[:, :, 4:12] = 1
     np.testing.assert_allclose(augment.center_crop(jnp.asarray(wide), (8, 8)), 1)

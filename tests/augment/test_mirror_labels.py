@@ -1,3 +1,5 @@
+"""Classes of mirrored clips, from class names."""
+
 import pytest
 
 from cvmae.augment.mirror_labels import mirror_table
@@ -16,7 +18,7 @@ def test_names_of_something_something():
     assert mirror_table(names) == (4, -1, 5, 3, 0, 2, 6)
 
 
-def test_both_ways_give_the_class_itself():
+def test_mirroring_twice_gives_the_class_itself():
     names = [f"{verb} from {a} to {b}" for verb in ("Pulling", "Pushing") for a, b in (("left", "right"), ("right", "left"))]
     table = mirror_table(names)
     assert table == (1, 0, 3, 2)
@@ -24,6 +26,6 @@ def test_both_ways_give_the_class_itself():
     assert mirror_table([]) == ()
 
 
-def test_a_name_twice():
+def test_names_that_differ_in_case_only_are_refused():
     with pytest.raises(ValueError, match="classes 0 and 2 have one name, 'Turning Left'"):
         mirror_table(["turning left", "turning right", "Turning Left"])

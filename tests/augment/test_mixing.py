@@ -1,4 +1,4 @@
-"""Mixup, CutMix and soft targets: mass, area, partners, and the distributions of what is drawn."""
+"""Mixup, CutMix and soft targets: sums, areas, partners, and the distributions of the weights."""
 
 import functools
 
@@ -19,41 +19,43 @@ compiled = functools.partial(jax.jit, static_argnums=3)(mix)  # a program for ea
 
 
 def mixed(spec, rows=6, frames=2, height=12, width=16, key=KEY):
-    """Clips whose pixels are their row's number, mixed: (clips, targets one-hot of the row before mixing)."""
+    """Mixes clips whose pixels hold the number of their row, with the row as their one-hot target: (clips, targets)."""
     clips = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None, None, None, None], (rows, frames, height, width, 3))
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
     return [np.asarray(array) for array in compiled(keys, clips, jnp.eye(rows), spec)]
 
 
-def own(array):
-    """What of each row is its own, out of clips or targets of `mixed`: values 0..1."""
+def own_weights(array):
+    """Weight in 0..1 of each row's own clip or target in the result of `mixed`."""
     rows = len(array)
     if array.ndim == 2:
         return array[np.arange(rows), np.arange(rows)]
-    mine, others = (np.arange(n, dtype=float).reshape(-1, 1, 1, 1, 1) for n in (rows, rows))
-    others = others[::-1]
-    return (array - others) / (mine - others)
+    numbers = np.arange(rows, dtype=float).reshape(-1, 1, 1, 1, 1)
+    partners = numbers[::-1]
+    return (array - partners) / (numbers - partners)
 
 
-def test_mixup_is_one_share_for_pixels_and_target():
+def test_mixup_has_one_weight_for_pixels_and_target():
     clips, targets = mixed(MIXUP)
-    np.testing.assert_allclose(own(clips), np.broadcast_to(own(targets)[:, None, None, None, None], clips.shape), atol=1e-5)
-    assert len(np.unique(own(targets).round(4))) == 6  # each row its own
+    np.testing.assert_allclose(
+        own_weights(clips), np.broadcast_to(own_weights(targets)[:, None, None, None, None], clips.shape), atol=1e-5
+    )
+    assert len(np.unique(own_weights(targets).round(4))) == 6  # each row draws its own
 
 
 def test_cutmix_moves_a_box_of_all_frames_and_its_exact_area():
     clips, targets = mixed(CUTMIX)
-    share = own(clips)
-    np.testing.assert_array_equal(share, share[:, :1, :, :, :1] * np.ones_like(share))
-    kept = share[:, 0, :, :, 0]
+    weights = own_weights(clips)
+    np.testing.assert_array_equal(weights, weights[:, :1, :, :, :1] * np.ones_like(weights))
+    kept = weights[:, 0, :, :, 0]
     assert set(np.unique(kept)) == {0, 1}
     rows, columns = (kept == 0).any(2), (kept == 0).any(1)
     np.testing.assert_array_equal(kept == 0, rows[:, :, None] & columns[:, None, :])
-    np.testing.assert_allclose(own(targets), kept.mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(own_weights(targets), kept.mean((1, 2)), atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", [Mix(), MIXUP, CUTMIX, Mix(probability=0.5)])
-def test_the_mass_of_targets_stays_and_goes_to_the_partner_only(spec):
+def test_targets_sum_to_1_over_a_row_and_its_partner(spec):
     clips, targets = mixed(spec)
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
     assert (targets >= 0).all()
@@ -71,8 +73,8 @@ def test_the_middle_row_of_an_odd_batch_and_rows_without_a_label():
     np.testing.assert_allclose(targets.sum(1), [0, 1, 1, 1, 1, 0], atol=1e-6)
 
 
-def test_shares_of_mixup_are_beta():
-    lam = own(mixed(MIXUP, rows=3000, frames=1, height=1, width=1)[1])
+def test_weights_of_mixup_are_beta():
+    lam = own_weights(mixed(MIXUP, rows=3000, frames=1, height=1, width=1)[1])
     assert kstest(lam, beta(0.8, 0.8).cdf).pvalue > 0.01
 
 
@@ -88,37 +90,37 @@ def test_symmetric_beta(a):
 
 
 def test_cutmix_boxes_are_those_of_timm():
-    """Sides of length * sqrt(1 - share), halved downwards around a middle anywhere in the frame, cut at the border."""
-    draw = jax.jit(jax.vmap(lambda middle, share: outside_box(middle, 12, 16, share), (0, None)))
+    """Sides of length * sqrt(1 - fraction), half of it rounded down on each side of a middle anywhere in the frame, clipped."""
+    draw = jax.jit(jax.vmap(lambda middle, fraction: outside_box(middle, 12, 16, fraction), (0, None)))
     middles = np.random.default_rng(0).uniform(size=(2000, 2)).astype(np.float32)
-    for share in (0.05, 0.51, 0.9):
-        holes = np.asarray(draw(middles, share)) == 0
+    for fraction in (0.05, 0.51, 0.9):
+        holes = np.asarray(draw(middles, fraction)) == 0
         for axis, length in ((2, 12), (1, 16)):
-            half, places = int(length * np.sqrt(1 - share)) // 2, np.arange(length)
-            sizes = np.clip(places + half, 0, length) - np.clip(places - half, 0, length)
-            found = holes.any(axis).sum(1)
-            assert set(found) == set(sizes)
-            assert abs(found.mean() - sizes.mean()) < 0.15
-            expected = [((places - half <= place) & (place < places + half)).mean() for place in range(length)]
+            half, positions = int(length * np.sqrt(1 - fraction)) // 2, np.arange(length)
+            sizes = np.clip(positions + half, 0, length) - np.clip(positions - half, 0, length)
+            drawn = holes.any(axis).sum(1)
+            assert set(drawn) == set(sizes)
+            assert abs(drawn.mean() - sizes.mean()) < 0.15
+            expected = [((positions - half <= x) & (x < positions + half)).mean() for x in range(length)]
             np.testing.assert_allclose(holes.any(axis).mean(0), expected, atol=0.05)
 
 
 @pytest.mark.parametrize("spec, cut, untouched", [(Mix(), 0.5, 0), (Mix(switch=0.2, probability=0.6), 0.12, 0.4), (CUTMIX, 1, 0)])
 def test_how_often_rows_are_cut_or_left(spec, cut, untouched):
-    share = own(mixed(spec, rows=2000, frames=1, height=32, width=32)[0])[:, 0, :, :, 0]
-    blended = ((share > 1e-3) & (share < 1 - 1e-3)).all((1, 2))
-    left = (share > 1 - 1e-3).all((1, 2))
+    weights = own_weights(mixed(spec, rows=2000, frames=1, height=32, width=32)[0])[:, 0, :, :, 0]
+    blended = ((weights > 1e-3) & (weights < 1 - 1e-3)).all((1, 2))
+    left = (weights > 1 - 1e-3).all((1, 2))
     assert abs(left.mean() - untouched) < 0.05
     assert abs((~blended & ~left).mean() - cut) < 0.05
 
 
-def test_a_row_is_mixed_alike_whatever_the_others_are():
-    few, many = (own(mixed(Mix(), rows=rows)[1]) for rows in (4, 6))
+def test_the_weight_of_a_row_does_not_depend_on_the_others():
+    few, many = (own_weights(mixed(Mix(), rows=rows)[1]) for rows in (4, 6))
     np.testing.assert_allclose(few, many[:4], atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", [Mix(mixup=0.0, cutmix=0.0), Mix(probability=0.0)])
-def test_off_is_nothing_at_all(spec):
+def test_a_spec_that_mixes_nothing_returns_its_arguments(spec):
     clips, targets = jnp.ones((2, 1, 4, 4, 3)), jnp.eye(2)
     mixed_clips, mixed_targets = mix(jax.random.split(KEY, 2), clips, targets, spec)
     assert mixed_clips is clips and mixed_targets is targets

@@ -1,4 +1,4 @@
-"""Changes of color, each against PIL's own on the same frames."""
+"""Color operations, each compared with PIL on the same frames."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def test_without_strength(name, video):
 
 
 @pytest.mark.parametrize("name, strengths", [("solarize", (0, 1, 77, 255, 256)), ("posterize", range(1, 9))])
-def test_with_whole_strength(name, strengths):
+def test_with_integer_strength(name, strengths):
     operation = jax.jit(getattr(pil, name))
     for strength in strengths:
         expected = each_frame(VIDEO, lambda image, s=strength: getattr(ImageOps, name)(image, s))
@@ -36,7 +36,7 @@ def test_enhancers(name):
     for factor in FACTORS:
         expected = each_frame(VIDEO, lambda image, f=factor: enhancer(image).enhance(f))
         differ = np.abs(ours(operation, np.float32(factor)) - expected)
-        # Where a compiler fuses the product and the sum, exact results that are whole numbers may be cut to the next below.
+        # Where a compiler fuses the product and the sum, exact integers may be truncated to the next lower one.
         assert differ.max() <= 1 and (differ > 0).mean() < 0.002, factor
 
 
@@ -61,4 +61,4 @@ def test_solarize_add_and_no_bits():
     for add in (0, 55, 110, 200):
         expected = np.where(values < 128, np.minimum(values + add, 255), values)
         np.testing.assert_array_equal(ours(operation, add), expected)
-    assert not ours(jax.jit(pil.posterize), 0).any()  # black, as before PIL refused it
+    assert not ours(jax.jit(pil.posterize), 0).any()  # black, as in older releases of PIL

@@ -1,4 +1,4 @@
-"""Changes of place, each against PIL's own on the same frames."""
+"""Geometric operations, each compared with PIL on the same frames."""
 
 import functools
 
@@ -21,24 +21,24 @@ MATRICES = {
 STRENGTHS = {"shear": (0.2871, -0.1234, 0.3), "translate": (3.4567, -11.2345, 5.0, 60.0), "rotate": (21.345, -6.789, 30.0)}
 
 
-def with_pil(image, name, strength, kind):
-    resample = Image.Resampling[kind.upper()]
+def with_pil(image, name, strength, interpolation):
+    resample = Image.Resampling[interpolation.upper()]
     if name == "rotate":
         return image.rotate(strength, resample=resample, fillcolor=FILL)
     matrix = MATRICES[name](strength)
     return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=FILL)
 
 
-@pytest.mark.parametrize("kind", pil.INTERPOLATIONS)
+@pytest.mark.parametrize("interpolation", pil.INTERPOLATIONS)
 @pytest.mark.parametrize("name", [*MATRICES, "rotate"])
-def test_against_pil(name, kind):
-    warp = jax.jit(functools.partial(getattr(pil, name), fill=FILL, interpolation=kind))
+def test_against_pil(name, interpolation):
+    warp = jax.jit(functools.partial(getattr(pil, name), fill=FILL, interpolation=interpolation))
     for strength in STRENGTHS[name.split("_")[0]]:
         strength = float(np.float32(strength))
-        found = np.asarray(warp(VIDEO, strength), np.int32)
-        differ = np.abs(found - each_frame(VIDEO, lambda image, s=strength: with_pil(image, name, s, kind)))
+        warped = np.asarray(warp(VIDEO, strength), np.int32)
+        differ = np.abs(warped - each_frame(VIDEO, lambda image, s=strength: with_pil(image, name, s, interpolation)))
         assert differ.max() <= 1, strength
-        # A round strength makes many exact results whole numbers, which PIL's and our rounding may cut differently.
+        # A round strength makes many exact results integers, which PIL and this code may round differently.
         is_round = strength in (30.0, float(np.float32(0.3)))
         assert (differ > 0).mean() < (0.06 if is_round else 0.002), strength
 

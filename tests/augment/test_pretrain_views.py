@@ -1,4 +1,4 @@
-"""Views: what they are, and that nothing of a sample depends on the others."""
+"""Views for pre-training: their content, and independence of the samples."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from cvmae.augment import Color, Crop, ViewSpec
 from tests.augment.random_clips import clip
 
 KEY = jax.random.key(7)
-WHOLE = Crop((8, 8), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+FULL_FRAME = Crop((8, 8), scale=(1.0, 1.0), ratio=(1.0, 1.0))
 PLAIN = Color(0.0, 0.0, 0.0, 0.0)
 
 
@@ -18,8 +18,8 @@ def views(video, spec, frame_index=(0,), image=True, key=KEY):
     return augment.make_views(key, jnp.asarray(video), jnp.asarray(frame_index), spec, image)
 
 
-def test_the_whole_frame_comes_back_unchanged():
-    made, frames = views(clip(), ViewSpec(WHOLE, WHOLE, PLAIN, views=2), frame_index=[2, 3])
+def test_a_crop_of_the_full_frame_changes_nothing():
+    made, frames = views(clip(), ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, views=2), frame_index=[2, 3])
     np.testing.assert_allclose(made, np.stack([clip() / 255.0] * 2), atol=1e-6)
     np.testing.assert_allclose(frames, clip()[[2, 3]] / 255.0, atol=1e-6)
 
@@ -41,21 +41,21 @@ def test_the_second_view_is_cropped_on_its_own_and_only_it_is_jittered():
 
 
 def test_the_third_view_is_the_clip_backwards_with_its_own_crop_and_jitter():
-    made, _ = views(clip(), ViewSpec(WHOLE, WHOLE, PLAIN, views=3))
+    made, _ = views(clip(), ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, views=3))
     np.testing.assert_allclose(made[2], clip()[::-1] / 255.0, atol=1e-6)
     made, _ = views(clip(), ViewSpec(Crop((8, 8)), Crop((8, 8)), Color(), views=3))
     assert np.abs(made[2] - made[1][::-1]).max() > 0.05
 
 
 def test_sampled_frames_share_the_crop_of_v_or_have_their_own():
-    shared, independent = (ViewSpec(Crop((8, 8)), Crop((8, 8)), PLAIN, 1, kind) for kind in ("shared", "independent"))
+    shared, independent = (ViewSpec(Crop((8, 8)), Crop((8, 8)), PLAIN, 1, crop) for crop in ("shared", "independent"))
     made, frames = views(clip(), shared, frame_index=[1])
     np.testing.assert_array_equal(frames[0], made[0, 1])
     made, frames = views(clip(), independent, frame_index=[1])
     assert np.abs(frames[0] - made[0, 1]).max() > 0.05
     assert views(clip(), shared, image=False)[1] is None
     with pytest.raises(ValueError, match="image_branch.crop is 'other'"):
-        ViewSpec(WHOLE, WHOLE, PLAIN, 1, "other")
+        ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, 1, "other")
 
 
 def test_a_sample_does_not_depend_on_the_others():

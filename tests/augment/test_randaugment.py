@@ -1,4 +1,4 @@
-"""RandAugment: which operations, how strong, how often; and that a clip is one draw, alone or in a batch."""
+"""RandAugment: operations, strengths and probabilities; one draw per clip, alone or in a batch."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ def affine(image, *matrix):
 
 
 def by_pil(name, magnitude, sign):
-    """The operation as timm defines it: a function of a PIL image. timm's docstrings and tables, restated."""
+    """The operation as timm defines it, as a function of a PIL image; restated from timm's docstrings and tables."""
     level = magnitude / 10
     if name.removesuffix("Increasing") in ENHANCERS:
         return lambda image: getattr(ImageEnhance, name.removesuffix("Increasing"))(image).enhance(1 + sign * 0.9 * level)
@@ -47,7 +47,7 @@ def by_pil(name, magnitude, sign):
 
 @jax.jit
 def apply(video, drawn):
-    """One program for all tests of clips of VIDEO's shape and two layers."""
+    """Compiled once for all tests with clips of VIDEO's shape and two layers."""
     return ra.apply(video, drawn, SPEC)
 
 
@@ -61,7 +61,7 @@ def row_of(draws, row):
 
 
 def drawn(names, magnitude, sign=1, acts=(True, True)):
-    """Two layers; of a single name, one that acts and one that does not."""
+    """A draw of two layers; of a single name, a layer that acts and one that does not."""
     acts = acts if len(names) == 2 else (True, False)
     operations = np.resize([ra.NAMES.index(name) for name in names], 2).astype(np.int32)
     return ra.Draw(operations, np.full(2, magnitude, np.float32), np.full(2, sign, np.float32), np.array(acts))
@@ -79,8 +79,8 @@ def test_the_operations_are_those_of_timm():
 def test_each_operation_is_pils_at_every_strength(name):
     for magnitude in (0.0, 2.31, 6.87, 7.61, 10.0):
         for sign in (-1, 1):
-            found = np.asarray(apply(VIDEO, drawn([name], magnitude, sign)), np.int32)
-            differ = np.abs(found - each_frame(VIDEO, by_pil(name, magnitude, sign)))
+            augmented = np.asarray(apply(VIDEO, drawn([name], magnitude, sign)), np.int32)
+            differ = np.abs(augmented - each_frame(VIDEO, by_pil(name, magnitude, sign)))
             assert differ.max() <= 1 and (differ > 0).mean() < 0.02, (magnitude, sign)
 
 
@@ -104,20 +104,20 @@ def test_strength_0_changes_nothing():
 def test_draws():
     draws = draw(jax.random.split(KEY, 4000), RandAugment())
     assert draws.operation.shape == (4000, 4)
-    shares = np.bincount(np.ravel(draws.operation), minlength=15) / 16000
-    assert len(shares) == 15 and np.abs(shares - 1 / 15).max() < 0.01
+    fractions = np.bincount(np.ravel(draws.operation), minlength=15) / 16000
+    assert len(fractions) == 15 and np.abs(fractions - 1 / 15).max() < 0.01
     assert set(np.unique(draws.sign)) == {-1, 1} and abs(draws.sign.mean()) < 0.03
     assert abs(draws.acts.mean() - 0.5) < 0.02
     assert abs(draws.magnitude.mean() - 7) < 0.02 and abs(draws.magnitude.std() - 0.5) < 0.02
     twice = np.mean([len(set(row)) < 4 for row in np.asarray(draws.operation)])
-    assert abs(twice - (1 - 14 * 13 * 12 / 15**3)) < 0.03  # with replacement, layers drawn apart
+    assert abs(twice - (1 - 14 * 13 * 12 / 15**3)) < 0.03  # with replacement, layers are independent
     named = np.stack(
         [np.ravel(draws.operation) < 7, np.ravel(draws.sign) > 0, np.ravel(draws.acts), np.ravel(draws.magnitude) > 7]
     )
     assert np.abs(np.corrcoef(named) - np.eye(4)).max() < 0.04
 
 
-def test_magnitudes_are_cut_to_0_and_10():
+def test_magnitudes_are_clipped_to_0_and_10():
     spec = RandAugment(magnitude=5.0, deviation=8.0, probability=1.0)
     draws = draw(jax.random.split(KEY, 300), spec)
     assert draws.magnitude.min() == 0 and draws.magnitude.max() == 10

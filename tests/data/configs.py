@@ -1,10 +1,10 @@
-"""A small config for the tests of this folder."""
+"""Small config of the input pipeline for the tests of this folder."""
 
 import ml_collections
 
 
 def small_config(**changes) -> ml_collections.ConfigDict:
-    """Clips of 4 frames of 16x24 from synthetic data, in batches of 4; `changes` are dotted fields with __ for the dot."""
+    """Returns a config of 4-frame clips of 16x24 pixels from synthetic data, in batches of 4; `a__b=v` sets the field a.b."""
     config = ml_collections.ConfigDict(
         {
             "seed": 0,

@@ -1,7 +1,7 @@
-"""Miniature copies of the published data sets: label files as they are, and real videos of 6 frames.
+"""Miniature copies of the published data sets: label files in their formats, and videos of 6 frames.
 
-The frames of video n are numbered from 10 n on, so that a frame tells which video it is of. Each builder writes `labels` and
-`videos` into a folder and returns what a right reading of them is: {manifest: [(n, class name, split), ...]}.
+The frames of video n are numbered from 10 n on, so that every frame identifies its video. Each builder writes `labels` and
+`videos` into a folder and returns the expected manifests, {manifest: [(n, class name, split), ...]}.
 """
 
 import functools
@@ -19,13 +19,13 @@ SSV2_TEMPLATES = {
     "Something falling like a feather or paper": "1",
     "Approaching something with your camera": "0",
 }
-UCF_CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "Archery")  # not sorted, so that only the file can tell the numbers
+UCF_CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "Archery")  # not sorted: only the file gives the numbers
 HMDB_CLASSES = ("brush_hair", "sit", "sword_exercise")
 
 
 @functools.cache
 def video_bytes(number: int, extension: str = ".mp4") -> bytes:
-    """An encoded video."""
+    """Encodes video `number` and returns the file's bytes."""
     options = {"b:v": "1M", "deadline": "realtime"} if extension == ".webm" else {"q:v": "3"} if extension == ".avi" else None
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/video{extension}"
@@ -34,7 +34,7 @@ def video_bytes(number: int, extension: str = ".mp4") -> bytes:
 
 
 def put(path: pathlib.Path, number: int) -> None:
-    """Writes video `number`, in the container that the name asks for."""
+    """Writes video `number` in the container of the file's extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(video_bytes(number, path.suffix))
 
@@ -46,7 +46,7 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def ssv2(folder: pathlib.Path, prefix: str = "", answers: bool = False, videos_in: str = "") -> dict:
-    """Ids as published, which are not in the order of the names."""
+    """Writes Something-Something V2; the ids of its classes are not in the order of their names."""
     push, fall, approach = SSV2_TEMPLATES
     rows = [
         (0, "78687", "Pushing [something] from left to right", push, "train"),
@@ -60,8 +60,8 @@ def ssv2(folder: pathlib.Path, prefix: str = "", answers: bool = False, videos_i
     for split, name in (("train", "train"), ("val", "validation")):
         entries = [
             {"id": identity, "label": "a label", "template": template, "placeholders": ["potato"]}
-            for _, identity, template, _, its_split in rows
-            if its_split == split
+            for _, identity, template, _, row_split in rows
+            if row_split == split
         ]
         write(labels / f"{prefix}{name}.json", "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]")
     write(labels / f"{prefix}test.json", '[\n{"id":"1420"}\n]')
@@ -73,7 +73,7 @@ def ssv2(folder: pathlib.Path, prefix: str = "", answers: bool = False, videos_i
 
 
 def kinetics(folder: pathlib.Path, layout: str) -> dict:
-    """layout: where the file of a class, id, start, end and split lies, as a format string."""
+    """Writes Kinetics. layout: path of a video, a format string of label, under, id, start, end and split."""
     header, rows = (
         "label,youtube_id,time_start,time_end,split",
         [
@@ -90,16 +90,16 @@ def kinetics(folder: pathlib.Path, layout: str) -> dict:
     expected = []
     for number, label, identity, start, end, split in rows:
         split = split[:3] if split == "validate" else split
-        place = layout.format(
+        path = layout.format(
             label=label or "test", under=(label or "test").replace(" ", "_"), id=identity, start=start, end=end, split=split
         )
-        put(folder / "videos" / place, number)
+        put(folder / "videos" / path, number)
         expected.append((number, label, split))
     return {"manifest": expected}
 
 
 def ucf101(folder: pathlib.Path, flat: bool = False) -> dict:
-    """Every list has each video once; the official spelling of one file differs from that of its class."""
+    """Writes UCF101: every split lists each video once; the official spelling of one file differs from that of its class."""
     labels = folder / "labels"
     write(labels / "classInd.txt", "".join(f"{n} {name}\r\n" for n, name in enumerate(UCF_CLASSES, 1)))
     spelling = {"HandstandPushups": "HandStandPushups"}
@@ -119,7 +119,7 @@ def ucf101(folder: pathlib.Path, flat: bool = False) -> dict:
 
 
 def hmdb51(folder: pathlib.Path) -> dict:
-    """Each class has a video that a split leaves out, and names with the signs that the real ones have."""
+    """Writes HMDB51: every split leaves out a video of each class, and names have the special characters of the real ones."""
     expected = {f"split{n}": [] for n in (1, 2, 3)}
     for k, label in enumerate(HMDB_CLASSES):
         names = [f"#20_Rhythm_{label}_u_nm_np1_fr_goo_0.avi", f"April_09(1)_{label}_f&x_{k}.avi", f"veoh_{label}_h_cm_1.avi"]
@@ -134,9 +134,9 @@ def hmdb51(folder: pathlib.Path) -> dict:
 
 
 def folders(folder: pathlib.Path, with_splits: bool) -> dict:
-    """Classes as folders; without splits every video is in `train` here, since the draw is the reader's."""
+    """Writes class folders; without split folders every video is expected in `train`, since `prepare` draws the splits."""
     rows = [(0, "run fast", "train"), (1, "jump", "val"), (2, "jump", "train"), (3, "run fast", "test")]
     for number, label, split in rows:
-        place = folder / "videos" / split / label if with_splits else folder / "videos" / label
-        put(place / f"{number}.mp4", number)
+        class_folder = folder / "videos" / split / label if with_splits else folder / "videos" / label
+        put(class_folder / f"{number}.mp4", number)
     return {"manifest": [(number, label, split if with_splits else "train") for number, label, split in rows]}

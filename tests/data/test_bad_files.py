@@ -15,7 +15,7 @@ def listed(folder):
         return [(row["path"], row["reason"]) for row in csv.DictReader(file)]
 
 
-def test_failures_survive_the_trip():
+def test_packed_failures_round_trip():
     pairs = [("vidéos/a, b.mp4", 'the "moov" is missing'), ("c.mp4", "ends early")]
     reports = batch([], pairs, [], [("d", "e")])
     assert reports.shape == (4, REPORT_BYTES) and reports.dtype == np.uint8 and not reports[0].any()
@@ -23,7 +23,7 @@ def test_failures_survive_the_trip():
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "\U0001f3a5", '"'])
-def test_texts_that_do_not_fit_keep_the_end_of_the_name(letter):
+def test_texts_too_long_keep_the_end_of_the_name(letter):
     [(name, reason)] = unpack_failures(batch([(letter * 900 + "/end.mp4", "why " + letter * 900)]))
     assert name.endswith("/end.mp4") and reason.startswith("why")
     assert unpack_failures(batch([("n" * 200, "r" * 200)] * 8)) == [("n" * 200, "r" * 160)]
@@ -38,7 +38,7 @@ def test_each_file_is_listed_once_and_clips_are_counted(tmp_path):
     assert listed(tmp_path) == [("a", "x"), ("b", "y")] and len(bad) == 2
 
 
-def test_a_restart_goes_on_with_the_list(tmp_path):
+def test_a_restart_continues_the_list(tmp_path):
     BadFiles(tmp_path, 10, 0.5).update(batch([("a", "x, y")]))
     again = BadFiles(tmp_path, 10, 0.5)
     assert len(again) == 1
@@ -46,7 +46,7 @@ def test_a_restart_goes_on_with_the_list(tmp_path):
     assert listed(tmp_path) == [("a", "x, y"), ("b", "z")]
 
 
-def test_it_stops_above_the_limit_and_says_which_and_what_to_do(tmp_path):
+def test_above_the_limit_the_error_names_files_and_remedies(tmp_path):
     bad = BadFiles(tmp_path, total=10, max_fraction=0.2)
     bad.update(batch([("a", "x")], [("b", "y")], [("b", "another reason")]))  # 2 of 10 is not above
     with pytest.raises(BadDataError, match=r"3 of 10 videos.*data.max_bad_fraction=0.2.*a \(x\).*raise data.max_bad_fraction"):

@@ -28,20 +28,20 @@ def file_config(folder, name="list.csv", **changes):
     return small_config(**{"data__source": "files", "data__manifest": str(folder / name), "data__frame_size": (32, 64)} | changes)
 
 
-def read(config, batch_size, plan, start_row=0):
+def read(config, batch_size, views, start=0):
     source = sources.make_source(config.data, "train")
-    with make_view_loader(config, source, batch_size, plan, start_row) as loader:
+    with make_view_loader(config, source, batch_size, views, start) as loader:
         return [{key: np.array(value) for key, value in batch.items()} for batch in loader]
 
 
 def rows(*arguments, **named):
-    """The columns of all batches, valid rows alone."""
+    """Returns the columns of all batches, concatenated, of the valid examples alone."""
     batches = read(*arguments, **named)
     keep = np.concatenate([batch["valid"] for batch in batches])
     return {key: np.concatenate([batch[key] for batch in batches])[keep] for key in batches[0]}
 
 
-def test_what_a_batch_is():
+def test_shapes_and_dtypes_of_a_batch():
     batch = read(small_config(), 4, TestViews(2, 3))[0]
     shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
     assert shapes == {
@@ -56,12 +56,12 @@ def test_what_a_batch_is():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 40])
-def test_every_clip_comes_once_whatever_the_batch(batch_size):
+def test_every_clip_comes_once_for_any_batch_size(batch_size):
     batches = read(small_config(), batch_size, TestViews(3))
     assert {len(batch["index"]) for batch in batches} == {batch_size} and len(batches) == -(-30 // batch_size)
-    found = rows(small_config(), batch_size, TestViews(3))
-    assert list(zip(found["index"], found["clip"])) == [(i, c) for i in range(10) for c in range(3)]
-    assert (found["label"] == found["index"] % 3).all()
+    examples = rows(small_config(), batch_size, TestViews(3))
+    assert list(zip(examples["index"], examples["clip"])) == [(i, c) for i in range(10) for c in range(3)]
+    assert (examples["label"] == examples["index"] % 3).all()
     padding = ~batches[-1]["valid"]
     assert not batches[-1]["video"][padding].any() and (batches[-1]["label"][padding] == -1).all()
 
@@ -82,22 +82,22 @@ def test_every_clip_comes_once_whatever_the_batch(batch_size):
         ({"data__clip_sampling": "uniform"}, 2, [[1, 6, 11, 16], [3, 8, 13, 18]]),
     ],
 )
-def test_where_clips_lie(folder, changes, count, expected):
-    found = rows(file_config(folder, **changes), 4, TestViews(count))
-    assert len(found["video"]) == 5 * count
-    for video, index, clip in zip(found["video"], found["index"], found["clip"]):
+def test_positions_of_clips(folder, changes, count, expected):
+    examples = rows(file_config(folder, **changes), 4, TestViews(count))
+    assert len(examples["video"]) == 5 * count
+    for video, index, clip in zip(examples["video"], examples["index"], examples["clip"]):
         assert [number - 30 * index for number in videos.numbers_of(video[0])] == expected[clip]
 
 
 def test_many_clips_of_segments_leave_no_frame_out():
     spec = dataclasses.replace(clip_spec(small_config()), sampling="uniform")
     views = [clips.ClipView(clip, 5) for clip in range(5)]
-    found = [clips.clip_indices(spec, np.arange(20) / 10, np.random.default_rng(0), view=view) for view in views]
-    assert np.sort(np.concatenate(found)).tolist() == list(range(20))
+    frames = [clips.clip_indices(spec, np.arange(20) / 10, np.random.default_rng(0), view=view) for view in views]
+    assert np.sort(np.concatenate(frames)).tolist() == list(range(20))
 
 
 class Pictures:
-    """One still picture of numbered columns (or rows) whose long side is 10 of 4 cells."""
+    """Source of one still picture, 10 × 4 pixels, in which the pixels along the long side are numbered."""
 
     class_names, labels = (), np.zeros(1, np.int32)
 
@@ -125,14 +125,14 @@ def test_crops_are_the_right_pixels(upright, count, expected):
 
 
 def test_crops_are_resized_to_the_frame_size(folder):
-    found = rows(file_config(folder, data__frame_size=(16, 16)), 5, TestViews(1, 3))
-    whole = rows(file_config(folder), 5, TestViews())["video"][:, 0].astype(int)  # 32 × 64
+    examples = rows(file_config(folder, data__frame_size=(16, 16)), 5, TestViews(1, 3))
+    clip = rows(file_config(folder), 5, TestViews())["video"][:, 0].astype(int)  # 32 × 64
     for crop, start in enumerate((0, 16, 32)):
-        halved = whole[:, :, :, start : start + 32].reshape(5, 4, 16, 2, 16, 2, 3).mean((3, 5))
-        assert np.abs(found["video"][:, crop] - halved).max() <= 1
+        halved = clip[:, :, :, start : start + 32].reshape(5, 4, 16, 2, 16, 2, 3).mean((3, 5))
+        assert np.abs(examples["video"][:, crop] - halved).max() <= 1
 
 
-def test_a_single_view_is_what_evaluation_sees(folder):
+def test_a_single_view_equals_the_evaluation_batch(folder):
     config = file_config(folder, "bad.csv", data__frame_size=(16, 16))
     source = sources.make_source(config.data, "train")
     with make_eval_loader(config, source, 3) as loader:
@@ -151,27 +151,27 @@ def test_bad_files_are_marked_and_not_replaced(folder):
     assert batches[0]["index"].tolist() == [0, 0, 1, 1, 2]
 
 
-def test_work_goes_on_at_any_row(folder):
+def test_loading_can_start_at_any_example(folder):
     config = file_config(folder)
-    whole = rows(config, 3, TestViews(2, 2))
+    complete = rows(config, 3, TestViews(2, 2))
     for start in (0, 1, 6, 9):
-        rest = rows(config, 3, TestViews(2, 2), start_row=start)
+        rest = rows(config, 3, TestViews(2, 2), start=start)
         assert list(zip(rest["index"], rest["clip"])) == [divmod(r, 2) for r in range(start, 10)]
-        for key in whole:
-            np.testing.assert_array_equal(rest[key], whole[key][start:])
-    assert read(config, 3, TestViews(2, 2), start_row=10) == []
+        for key in complete:
+            np.testing.assert_array_equal(rest[key], complete[key][start:])
+    assert read(config, 3, TestViews(2, 2), start=10) == []
 
 
 def test_workers_change_nothing(folder):
-    plan = TestViews(2, 3)
-    alone, helped = (read(file_config(folder, "bad.csv", data__workers=w, data__threads=w), 4, plan) for w in (0, 1))
+    views = TestViews(2, 3)
+    alone, helped = (read(file_config(folder, "bad.csv", data__workers=w, data__threads=w), 4, views) for w in (0, 1))
     assert len(alone) == len(helped) == 3
     for one, other in zip(alone, helped):
         for key in one:
             np.testing.assert_array_equal(one[key], other[key])
 
 
-def test_plans_that_cannot_be_followed():
+def test_invalid_views_are_refused():
     with pytest.raises(ValueError, match="crops must be at least 1, got 0"):
         TestViews(2, 0)
     with pytest.raises(ValueError, match="clips must be at least 1"):

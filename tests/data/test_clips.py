@@ -49,7 +49,7 @@ def test_fps_samples_by_time_in_variable_frame_rate():
     assert starts == {0, 1, 2, 3, 4}
 
 
-def test_start_and_end_are_kept_to():
+def test_clips_stay_between_start_and_end():
     for seed in range(50):
         got = clips.clip_indices(spec(sampling="random", stride=1), TIMES, rng(seed), start=0.5, end=1.2)
         assert got.min() >= 5 and got.max() <= 11
@@ -59,7 +59,7 @@ def test_start_and_end_are_kept_to():
         clips.clip_indices(spec(), TIMES, rng(), start=2.5)
 
 
-def test_deterministic_takes_out_the_random_choices_only():
+def test_deterministic_replaces_only_random_choices():
     assert spec(sampling="random", frame_sampling="random").deterministic() == spec()
     assert spec(sampling="uniform", frame_sampling="first").deterministic() == spec(sampling="uniform", frame_sampling="first")
 
@@ -68,12 +68,12 @@ def test_deterministic_takes_out_the_random_choices_only():
     "changes",
     [{"fit": "zoom"}, {"sampling": "x"}, {"frame_sampling": "x"}, {"stride": 0}, {"fps": -1.0}, {"num_sampled": 5}],
 )
-def test_a_spec_that_makes_no_sense_is_refused(changes):
+def test_invalid_specs_are_refused(changes):
     with pytest.raises(ValueError, match="|".join(changes) + "|cannot sample 5 frames"):
         spec(**changes)
 
 
-def test_sampled_frames_are_places_inside_the_clip():
+def test_sampled_frames_are_indices_into_the_clip():
     def take(count, how, frames=16, seed=0):
         got = clips.sample_frame_index(count, how, frames, rng(seed))
         assert got.dtype == np.int32
@@ -89,14 +89,14 @@ def test_sampled_frames_are_places_inside_the_clip():
 
 
 def picture(height, width):
-    """One frame [1, h, w, 3]: red = column, green = row, in 0 .. 255; blue full."""
+    """Draws a frame [1, h, w, 3]: red is the column and green the row, from 0 to 255; blue is 255."""
     frame = np.full((1, height, width, 3), 255, np.uint8)
     frame[..., 0] = np.linspace(0, 255, width).astype(np.uint8)
     frame[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
     return frame
 
 
-def test_crop_keeps_the_center_and_the_proportions():
+def test_crop_keeps_the_center_and_the_aspect_ratio():
     out = clips.fit_frames(picture(32, 128), 16, 16, "crop")[0]
     assert out.shape == (16, 16, 3)
     # The middle quarter of the columns, all of the rows.
@@ -109,7 +109,7 @@ def test_stretch_keeps_everything():
     assert out[0, 0, 0] < 10 and out[0, -1, 0] > 245 and out[0, 0, 1] < 10 and out[-1, 0, 1] > 245
 
 
-def test_pad_puts_zeros_around_a_whole_picture():
+def test_pad_puts_zeros_around_the_picture():
     out = clips.fit_frames(picture(32, 128), 16, 16, "pad")[0]
     assert (out[:6] == 0).all() and (out[10:] == 0).all() and (out[6:10, :, 2] == 255).all()
 
@@ -121,7 +121,7 @@ def test_any_size_gets_the_fixed_shape(fit, size):
     assert out.shape == (2, 16, 24, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
 
 
-def test_the_right_size_is_left_alone():
+def test_frames_of_the_right_size_are_returned_as_they_are():
     frames = rng().integers(0, 256, (2, 16, 24, 3), np.uint8)
     assert clips.fit_frames(frames, 16, 24, "crop") is frames
 

@@ -35,7 +35,7 @@ KINDS = {
 
 
 def decode_all(path):
-    """uint8 [n, H, W, 3]: the whole file, without a seek, a table or a skip."""
+    """Decodes all frames of a file, without a seek, a table or a skip: uint8 [n, H, W, 3]."""
     with av.open(path) as file:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 
@@ -46,7 +46,7 @@ def h264(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_exactly_the_frames_asked_for(tmp_path, kind):
+def test_frames_equal_those_of_a_full_decode(tmp_path, kind):
     path = videos.write_video(tmp_path / kind, COUNT, **KINDS[kind])
     truth = decode_all(path)
     assert videos.numbers_of(truth) == list(range(COUNT))
@@ -82,13 +82,13 @@ def test_decoding_starts_at_the_keyframe_and_stops_at_the_last_wanted_frame(h264
     assert 0 < len(seen) <= 5
 
 
-def test_a_stream_whose_seek_fails_on_the_way_goes_on_from_the_beginning(h264, monkeypatch):
+def test_a_stream_whose_seek_fails_on_the_way_restarts_from_the_beginning(h264, monkeypatch):
     original, starts = decode._Video._decode_wanted, []
 
     def failing(self, wanted, until=None):
         starts.append(until)
-        for place, item in enumerate(original(self, wanted, until)):
-            if until is not None and place == 8:
+        for index, item in enumerate(original(self, wanted, until)):
+            if until is not None and index == 8:
                 raise decode.DecodeError("video", "broken here")
             yield item
 
@@ -118,7 +118,7 @@ def test_a_known_table_and_a_choice_from_the_table(h264):
 
 
 @pytest.mark.parametrize("index", [-1, COUNT])
-def test_frame_numbers_outside_are_the_callers_mistake(h264, index):
+def test_frame_indices_out_of_range_are_a_value_error(h264, index):
     with pytest.raises(ValueError, match=rf"must lie in \[0, {COUNT}\)"):
         decode.read_frames(h264, [index])
 
@@ -156,8 +156,8 @@ def test_mirrors_are_applied(tmp_path):
     assert videos.number_of(decode.read_frames(path, [0])[0, :, ::-1]) == 0b1011
 
 
-def test_an_edit_list_hides_frames(h264, tmp_path):
-    """A cut without re-encoding keeps frames before the cut in the file, marked as not to be shown."""
+def test_an_edit_list_excludes_frames(h264, tmp_path):
+    """A cut without re-encoding keeps frames before the cut in the file, marked as not displayed."""
     path = str(tmp_path / "cut.mp4")
     with av.open(h264) as source, av.open(path, "w") as target:
         old = source.streams.video[0]
@@ -176,7 +176,7 @@ def test_an_edit_list_hides_frames(h264, tmp_path):
     assert videos.numbers_of(decode.read_frames(path, range(len(truth)))) == truth
 
 
-def test_a_header_that_lies_about_the_count(tmp_path):
+def test_a_wrong_frame_count_in_the_header_is_ignored(tmp_path):
     path = videos.write_video(tmp_path / "v.avi", **KINDS["mpeg4.avi"])
     with open(path, "rb") as file:
         data = bytearray(file.read())
@@ -221,7 +221,7 @@ def audio_only(path):
     "content, reason",
     [(b"", "Invalid data"), (b"not a video\n" * 99, "Invalid data"), (None, "No such file"), ("audio", "no video stream")],
 )
-def test_files_that_are_no_video(tmp_path, content, reason):
+def test_files_that_are_not_videos(tmp_path, content, reason):
     path = str(tmp_path / "bad.mp4")
     if content == "audio":
         audio_only(path)
@@ -258,13 +258,13 @@ def test_flipped_bits_are_reported_where_the_decoder_sees_them(tmp_path):
 
 @pytest.mark.parametrize("kind", ["h264.mp4", "h264.ts", "h264_b_frames.avi", "vp9.webm", "mpeg2.mpg"])
 def test_damage_of_any_kind_is_a_decode_error_or_nothing(tmp_path, kind):
-    """Random bytes in random places, half of the time with a random end: never another exception."""
+    """Random bytes at random positions, in half of the cases also a random end, never raise another exception."""
     with open(videos.write_video(tmp_path / kind, **KINDS[kind]), "rb") as file:
-        whole = np.frombuffer(file.read(), np.uint8)
+        full = np.frombuffer(file.read(), np.uint8)
     rng = np.random.default_rng(0)
     outcomes = set()
     for attempt in range(100):
-        data = whole[: rng.integers(1, len(whole)) if attempt % 2 else None].copy()
+        data = full[: rng.integers(1, len(full)) if attempt % 2 else None].copy()
         places = rng.integers(0, len(data), rng.integers(1, 20))
         data[places] = rng.integers(0, 256, len(places))
         try:
@@ -282,14 +282,14 @@ DIVX = {"codec": "mpeg4", "options": {"q:v": "3", "g": "6"}}
 def test_a_packet_without_a_picture_shows_the_frame_before(tmp_path, wanted):
     source = tmp_path / "divx.avi"
     videos.write_video(source, 20, **DIVX)
-    whole = decode.read_frames(str(source), range(20))
+    full = decode.read_frames(str(source), range(20))
     videos.without_picture(source, 10)
-    found = decode.read_frames(str(source), wanted)
-    for place, frame in zip(wanted, found):
-        if place <= 10:
-            np.testing.assert_array_equal(frame, whole[min(place, 9)])
+    frames = decode.read_frames(str(source), wanted)
+    for index, frame in zip(wanted, frames):
+        if index <= 10:
+            np.testing.assert_array_equal(frame, full[min(index, 9)])
         else:
-            assert not np.array_equal(frame, whole[9])
+            assert not np.array_equal(frame, full[9])
 
 
 def test_a_frame_that_is_missing_in_another_codec_is_an_error(tmp_path, monkeypatch):

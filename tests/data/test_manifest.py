@@ -23,11 +23,11 @@ def test_a_folder_is_all_videos_below_it_unlabeled(tmp_path):
     for name in ("z.mp4", "b/a.AVI", "b/notes.txt", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"")
     for split in ("train", "anything"):
-        found = read_manifest(str(tmp_path), split)
-        assert found.entries == (Entry(f"{tmp_path}/b/a.AVI", UNLABELED), Entry(f"{tmp_path}/z.mp4", UNLABELED))
-        assert found.class_names == () and found.folder == str(tmp_path)
+        manifest = read_manifest(str(tmp_path), split)
+        assert manifest.entries == (Entry(f"{tmp_path}/b/a.AVI", UNLABELED), Entry(f"{tmp_path}/z.mp4", UNLABELED))
+        assert manifest.class_names == () and manifest.folder == str(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ManifestError, match="no video file lies below this folder"):
+    with pytest.raises(ManifestError, match="no video file below this folder"):
         read_manifest(str(tmp_path / "empty"), "train")
 
 
@@ -59,14 +59,14 @@ def test_classes_beside_the_manifest_number_its_labels(tmp_path):
 @pytest.mark.parametrize(
     "classes, labels, message",
     [
-        ("0,run\n", ("run", "fly"), "classes.csv: no class 'fly', which the manifest has; add it, or take the file away"),
+        ("0,run\n", ("run", "fly"), "classes.csv: no class 'fly', which the manifest has; add it, or remove the file"),
         ("0,run\n1,fly\n", ("0", "2"), "classes.csv: no class '2', which the manifest has"),
         ("0,run\n2,fly\n", ("run", "fly"), "classes.csv:3: '2,fly' is not class 1 and a name; expected number,name"),
         ("0,run\n1,run\n", ("run", "fly"), "classes.csv:3: '1,run' is not class 1"),
         ("0\n", ("run", "fly"), "classes.csv:2: '0' is not class 0"),
     ],
 )
-def test_classes_that_cannot_be(tmp_path, classes, labels, message):
+def test_invalid_classes_files_are_refused(tmp_path, classes, labels, message):
     write(tmp_path, "number,name\n" + classes, "classes.csv")
     path = write(tmp_path, "path,label,split\n" + "".join(f"{label}.mp4,{label},train\n" for label in labels))
     with pytest.raises(ManifestError, match=message):

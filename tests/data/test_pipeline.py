@@ -39,7 +39,7 @@ def differ(some, others):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve videos (number i starts at frame number 10 i), manifests with 0 to 12 of them missing, and a named pipe."""
+    """Twelve videos (number i starts at frame number 10 i), manifests of which 0 to 12 are missing, and a named pipe."""
     folder = tmp_path_factory.mktemp("videos")
     lines = ["path,label,split,start,end"]
     for i in range(12):
@@ -61,7 +61,7 @@ def file_config(folder, name="list.csv", **changes):
     return small_config(**{"data__source": "files", "data__manifest": str(folder / name), "data__frame_size": (32, 64)} | changes)
 
 
-def test_what_a_batch_is():
+def test_shapes_and_dtypes_of_a_batch():
     [batch] = take(small_config(image_branch__frames=2), 1)
     shapes = {key: (value.shape, value.dtype.name) for key, value in batch.items()}
     assert shapes == {
@@ -74,7 +74,7 @@ def test_what_a_batch_is():
     np.testing.assert_array_equal(batch["label"], batch["index"] % 3)
 
 
-def test_clips_are_what_the_files_hold(folder):
+def test_clips_hold_the_frames_of_their_files(folder):
     for batch in take(file_config(folder, data__stride=2), 3):
         for video, index, label in zip(batch["video"], batch["index"], batch["label"]):
             numbers = videos.numbers_of(video)
@@ -82,14 +82,14 @@ def test_clips_are_what_the_files_hold(folder):
             assert numbers[0] // 10 == index and label == index % 3
 
 
-def test_every_pass_has_every_record_once_in_a_new_order():
+def test_every_epoch_has_every_record_once_in_a_new_order():
     batches = take(small_config(batch_size=5), 4)
     index = np.concatenate([batch["index"] for batch in batches])
     assert sorted(index[:10]) == sorted(index[10:]) == list(range(10))
     assert index[:10].tolist() != index[10:].tolist() != sorted(index[10:])
 
 
-def test_the_seed_is_all_that_decides(folder):
+def test_batches_depend_on_the_seed_alone(folder):
     config = file_config(folder)
     assert_same(take(config, 3), take(config, 3))
     assert differ(take(config, 3), take(file_config(folder, seed=1), 3))
@@ -100,25 +100,25 @@ def test_workers_and_threads_change_nothing(folder, changes):
     assert_same(take(file_config(folder, "bad2.csv"), 6), take(file_config(folder, "bad2.csv", **changes), 6))
 
 
-def test_processes_share_out_the_same_global_batch(folder):
+def test_processes_divide_the_same_global_batch(folder):
     config = file_config(folder)
-    whole = take(config, 4)
+    complete = take(config, 4)
     for count in (2, 4):
         parts = [take(config, 4, process_index=p, process_count=count) for p in range(count)]
-        joined = [{key: np.concatenate([part[step][key] for part in parts]) for key in whole[0]} for step in range(4)]
-        assert_same(joined, whole)
+        joined = [{key: np.concatenate([part[step][key] for part in parts]) for key in complete[0]} for step in range(4)]
+        assert_same(joined, complete)
 
 
-def test_starting_at_a_step_is_the_uninterrupted_run(folder):
+def test_starting_at_a_step_equals_the_uninterrupted_run(folder):
     config = file_config(folder)
-    whole = take(config, 8)
-    assert_same(take(config, 3, start_step=5), whole[5:])
+    complete = take(config, 8)
+    assert_same(take(config, 3, start_step=5), complete[5:])
     parts = [take(config, 2, start_step=6, process_index=p, process_count=2) for p in (0, 1)]
-    assert_same([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts)], whole[6:])
+    assert_same([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts)], complete[6:])
 
 
-def test_a_batch_that_does_not_divide():
-    with pytest.raises(ValueError, match="batch_size=4 does not divide by 3"):
+def test_a_batch_size_not_divisible_by_the_processes_is_refused():
+    with pytest.raises(ValueError, match="batch_size=4 is not divisible by 3"):
         take(small_config(), 1, process_count=3)
 
 
@@ -188,7 +188,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()))
-def test_sampling_fields_act(folder, changes):
+def test_sampling_fields_take_effect(folder, changes):
     config = file_config(folder, **changes)
     [batch] = take(config, 1)
     clip = np.array([videos.numbers_of(video) for video in batch["video"]]) - 10 * batch["index"][:, None]
@@ -202,7 +202,7 @@ def test_sampling_fields_act(folder, changes):
         assert (batch["frame_index"] == 0).all()
 
 
-def test_shape_fields_act(folder):
+def test_shape_fields_take_effect(folder):
     padded, stretched, cropped = (
         take(file_config(folder, data__frame_size=(32, 32), data__fit=fit, data__num_frames=3), 1)[0]["video"]
         for fit in ("pad", "stretch", "crop")
@@ -241,13 +241,13 @@ class CountingSource:
 
 
 class ProcessSource(CountingSource):
-    """Labels are the process that reads."""
+    """Source whose labels are the id of the process that reads."""
 
     def __getitem__(self, index):
         return dataclasses.replace(self._source[index], label=os.getpid())
 
 
-def test_workers_are_processes_that_read():
+def test_workers_are_processes():
     source = ProcessSource(sources.make_source(small_config().data, "train"))
     for workers in (0, 2):
         with pipeline.make_loader(small_config(data__workers=workers), source) as loader:

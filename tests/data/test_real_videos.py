@@ -1,4 +1,4 @@
-"""Videos nobody here encoded: h264, vp9, mpeg4 and mpeg2 in mp4, avi and mpg. `launch/test_videos.sh DIR` fetches them."""
+"""Videos from other sources: H.264, VP9, MPEG-4 and MPEG-2 in mp4, avi and mpg. `launch/test_videos.sh DIR` fetches them."""
 
 import os
 
@@ -41,7 +41,7 @@ def test_tables_count_every_frame(folder, name):
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_frames_are_those_of_a_plain_decode(folder, name):
+def test_frames_equal_those_of_a_full_decode_of_real_videos(folder, name):
     path = os.path.join(folder, name)
     count, height, width = VIDEOS[name]
     # Far enough in for a seek where there is more than one keyframe; near enough for a quick truth by counting.

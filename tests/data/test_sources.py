@@ -81,7 +81,7 @@ def test_files_have_keys_below_the_manifest_or_root(tmp_path):
     assert keys(make(**config, data__root="/other"))[4] == f"elsewhere{tmp_path}/b/2.mp4"
 
 
-def test_a_source_is_the_same_wherever_its_files_lie_and_another_with_other_records_or_labels(tmp_path):
+def test_identity_depends_on_records_and_labels_and_not_on_the_folder(tmp_path):
     def identity(folder, text, split="train"):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "l.csv").write_text("path,label,split\n" + text)
@@ -103,7 +103,7 @@ def test_files_need_a_manifest():
         make(data__source="files")
 
 
-def test_an_unknown_kind():
+def test_an_unknown_source():
     with pytest.raises(ValueError, match="must be one of files, tfds, motion, synthetic, got 'webdataset'"):
         make(data__source="webdataset")
 
@@ -157,7 +157,7 @@ def test_tfds_splits_may_be_slices(tfds_dir):
     assert len(make("train[:50%]", **config)) == len(make("train[50%:]", **config)) == 2
 
 
-def test_a_tfds_set_packed_anew_under_its_version_is_another(tfds_dir, tmp_path, monkeypatch):
+def test_a_tfds_set_built_again_under_its_version_has_another_identity(tfds_dir, tmp_path, monkeypatch):
     from tests.data import tfds_sets
 
     files = [videos.write_video(tmp_path / f"{i}.mp4", 9, first=10 * i) for i in range(4)]
@@ -217,7 +217,7 @@ def test_motion_is_made_and_then_read_as_files(tmp_path):
     assert make(**config | {"data__motion__seed": 1})[0].payload != source[0].payload
 
 
-def test_motion_has_sizes(tmp_path):
+def test_motion_sizes(tmp_path):
     config = {"data__source": "motion", "data__motion__cache_dir": str(tmp_path), "data__motion__size": "full"}
     source = make(**config, data__motion__side=96, data__motion__train_clips=12, data__motion__test_clips=12)
     assert len(source.class_names) == 12

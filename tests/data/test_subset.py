@@ -41,7 +41,7 @@ def make(split, **changes):
         ("train[:]", [500, 60, 7, 33]),
     ],
 )
-def test_of_every_class_its_share(split, expected):
+def test_every_class_has_its_fraction(split, expected):
     chosen = take(split)
     assert counts(chosen) == expected and (np.diff(chosen) > 0).all()
 
@@ -58,13 +58,13 @@ def test_larger_slices_hold_smaller_ones():
         assert set(take(small)) < set(take(large))
 
 
-def test_what_is_taken_of_a_class_lies_anywhere_in_it():
+def test_records_of_a_class_are_taken_from_anywhere_in_it():
     chosen = take("train[:50%]", np.zeros(1000, np.int32))
     halves = np.histogram(chosen, bins=10, range=(0, 1000))[0]
     assert len(chosen) == 500 and halves.min() > 30 and halves.max() < 70
 
 
-def test_clips_of_the_last_round_are_of_no_favored_class():
+def test_the_last_round_favors_no_class():
     labels = np.arange(1000, dtype=np.int32) // 2
     chosen = labels[take("train[:250]", labels)]
     assert len(set(chosen.tolist())) == 250 and 90 < (chosen < 250).sum() < 160
@@ -89,7 +89,7 @@ def test_other_processes_choose_the_same():
         ("train[:5%]x", "cannot be read"),
         ("train[5%:30]", "mixes percent and clips"),
         ("train[:101%]", "goes beyond 100%"),
-        ("train[30%:30%]", "is empty: its end is not behind its start"),
+        ("train[30%:30%]", "is empty: its end is not after its start"),
         ("train[7:7]", "is empty"),
         ("train[:11]", "'train' has 10 clips, fewer than the 11 of its slice"),
         ("train[12:]", "'train' has 10 clips, fewer than the 12"),
@@ -102,12 +102,12 @@ def test_mistakes_are_named(split, message):
 
 
 def test_a_subset_is_its_source_with_fewer_records():
-    whole, part = make("train", data__synthetic__clips=30), make("train[:20%]", data__synthetic__clips=30)
+    source, part = make("train", data__synthetic__clips=30), make("train[:20%]", data__synthetic__clips=30)
     numbers = [int(record.name.split("/")[-1]) for record in (part[i] for i in range(len(part)))]
     assert len(part) == 6 and numbers == sorted(numbers) and sorted(part.labels) == [0, 0, 1, 1, 2, 2]
-    for place, number in enumerate(numbers):
-        assert part[place].label == part.labels[place] == number % 3
-        np.testing.assert_array_equal(part[place].payload, whole[number].payload)
+    for index, number in enumerate(numbers):
+        assert part[index].label == part.labels[index] == number % 3
+        np.testing.assert_array_equal(part[index].payload, source[number].payload)
     copy = pickle.loads(pickle.dumps(part))
     assert copy[3].name == part[3].name and copy.labels.tolist() == part.labels.tolist()
 

@@ -35,7 +35,7 @@ def test_values_and_errors_pass_through():
         call_with_limit(lambda: {}["why"], 5)
 
 
-def test_the_thread_is_used_again():
+def test_the_thread_is_reused():
     first = call_with_limit(threading.get_ident, 5)
     assert first == call_with_limit(threading.get_ident, 5) != threading.get_ident()
 

@@ -32,17 +32,17 @@ def plan(count=40, stride=0, start=None, end=None, **changes):
     ],
 )
 def test_windows_start_at_the_stride_and_the_last_ends_with_the_video(count, stride, starts):
-    found = plan(count, stride)
-    assert found.frames[:, 0].tolist() == starts and found.frames[-1, -1] == count - 1
-    assert (np.diff(found.frames, axis=1) == 2).all()
-    np.testing.assert_allclose(found.start_s, np.array(starts) / 10)
-    np.testing.assert_allclose(found.end_s, (np.array(starts) + 6) / 10)
+    planned = plan(count, stride)
+    assert planned.frames[:, 0].tolist() == starts and planned.frames[-1, -1] == count - 1
+    assert (np.diff(planned.frames, axis=1) == 2).all()
+    np.testing.assert_allclose(planned.start_s, np.array(starts) / 10)
+    np.testing.assert_allclose(planned.end_s, (np.array(starts) + 6) / 10)
 
 
 @pytest.mark.parametrize("fps", [0.0, 10.0])
 def test_a_short_video_gives_one_window_that_repeats_the_last_frame(fps):
-    found = plan(4, fps=fps)
-    assert found.frames.tolist() == [[0, 2, 3, 3]] and found.end_s.tolist() == [0.3]
+    planned = plan(4, fps=fps)
+    assert planned.frames.tolist() == [[0, 2, 3, 3]] and planned.end_s.tolist() == [0.3]
 
 
 @pytest.mark.parametrize("stride", [0, 1, 3])
@@ -55,15 +55,15 @@ def test_fps_counts_time():
     faster = windows.plan_windows(dataclasses.replace(SPEC, fps=10.0), np.arange(80) / 20, 0)
     assert faster.frames[:, 0].tolist() == [0, 16, 32, 48, 64, 67] and (np.diff(faster.frames, axis=1) == 4).all()
     times = np.array([0, 0.1, 0.2, 0.3, 0.4, 1.4, 2.4, 3.4, 4.4])
-    found = windows.plan_windows(dataclasses.replace(SPEC, num_frames=2, fps=1.0, stride=1), times, 0)
+    planned = windows.plan_windows(dataclasses.replace(SPEC, num_frames=2, fps=1.0, stride=1), times, 0)
     # Starts at 0, 2 and 3.4 s; at 1 s the frame of 0.4 s is still on show, at 2 s that of 1.4 s, at 3 s that of 2.4 s.
-    assert found.frames.tolist() == [[0, 4], [5, 6], [7, 8]]
-    assert found.start_s.tolist() == [0, 1.4, 3.4] and found.end_s.tolist() == [0.4, 2.4, 4.4]
+    assert planned.frames.tolist() == [[0, 4], [5, 6], [7, 8]]
+    assert planned.start_s.tolist() == [0, 1.4, 3.4] and planned.end_s.tolist() == [0.4, 2.4, 4.4]
 
 
-def test_a_part_of_a_video_is_kept_to():
-    found = plan(40, 0, start=1.0, end=2.5)
-    assert found.frames.min() == 10 and found.frames.max() == 24 and found.start_s.tolist() == [1.0, 1.8]
+def test_windows_stay_between_start_and_end():
+    planned = plan(40, 0, start=1.0, end=2.5)
+    assert planned.frames.min() == 10 and planned.frames.max() == 24 and planned.start_s.tolist() == [1.0, 1.8]
     with pytest.raises(clips.ClipError, match="no frame from 9 s"):
         plan(40, 0, start=9.0)
 
@@ -75,7 +75,7 @@ def test_a_negative_stride():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Videos of 30, 5 and 50 frames that begin with frame number 0, 40 and 80; files that are none; and a manifest."""
+    """Videos of 30, 5 and 50 frames that begin with frame number 0, 40 and 80; a file that is no video; and a manifest."""
     folder = tmp_path_factory.mktemp("videos")
     for name, count, first in (("a", 30, 0), ("b", 5, 40), ("c", 50, 80)):
         videos.write_video(folder / f"{name}.mp4", count, first=first)
@@ -141,13 +141,13 @@ def load(folder, **changes):
 
 
 @pytest.mark.parametrize("changes", [{}, {"data__workers": 3, "data__threads": 2}])
-def test_the_loader_says_everything_of_every_record_in_order(folder, changes):
+def test_the_loader_yields_all_events_of_a_record_in_order(folder, changes):
     events = load(folder, **changes)
     by_number = [[event for event in events if event.number == number] for number in range(6)]
     for number, label, first, parts in ((0, 3, 0, plan(30)), (2, -1, 40, plan(5)), (3, 2, 80, None)):
-        opened, *found = by_number[number]
-        assert isinstance(opened, windows.Opened) and opened.label == label and len(opened.windows) == len(found)
-        numbers = [videos.numbers_of(window.video) for window in found]
+        opened, *read = by_number[number]
+        assert isinstance(opened, windows.Opened) and opened.label == label and len(opened.windows) == len(read)
+        numbers = [videos.numbers_of(window.video) for window in read]
         assert (np.array(numbers) - first == opened.windows.frames).all()
         assert parts is None or opened.windows.frames.tolist() == parts.frames.tolist()
     assert by_number[3][0].windows.frames[:, 0].tolist() == [12, 20, 23]  # 1 to 2.5 s are frames 12 to 29
@@ -156,7 +156,7 @@ def test_the_loader_says_everything_of_every_record_in_order(folder, changes):
     assert "Invalid data" in failures[1][1] and "no frame from 99 s" in failures[2][1]
 
 
-def test_what_breaks_on_the_way_is_reported_after_the_windows_before_it(folder, monkeypatch):
+def test_a_failure_on_the_way_is_reported_after_the_windows_before_it(folder, monkeypatch):
     stream = decode.stream_chosen
 
     def breaking(source, choose):
@@ -171,7 +171,7 @@ def test_what_breaks_on_the_way_is_reported_after_the_windows_before_it(folder, 
     assert events[-1].reason == "damaged"
 
 
-def test_a_video_that_hangs_is_given_up(folder, monkeypatch):
+def test_a_video_that_hangs_is_abandoned(folder, monkeypatch):
     stream, hang = decode.stream_chosen, threading.Event()
 
     def hanging(source, choose):
@@ -187,7 +187,7 @@ def test_a_video_that_hangs_is_given_up(folder, monkeypatch):
 
 
 class Endless:
-    """Records of 400 small frames; counts how many are opened."""
+    """Source of records with 400 small frames, which counts those that are opened."""
 
     class_names, opened = (), 0
 
@@ -201,7 +201,7 @@ class Endless:
         return sources.Record(str(index), 0, None, None, np.zeros((400, 4, 4, 3), np.uint8))
 
 
-def test_the_loader_reads_no_further_than_asked_and_ends_when_closed():
+def test_the_loader_reads_only_prefetch_ahead_and_ends_when_closed():
     config, source = small_config(data__workers=2, data__prefetch=2), Endless()
     with windows.WindowLoader(config, source, range(len(source)), 4, 0) as loader:
         next(loader)
@@ -215,7 +215,7 @@ def test_the_loader_reads_no_further_than_asked_and_ends_when_closed():
     assert source.opened == 2
 
 
-def test_errors_that_are_not_about_a_video_reach_the_caller():
+def test_other_errors_reach_the_caller():
     with windows.WindowLoader(small_config(), Endless(), iter([13]), 4, 0) as loader:  # noqa: SIM117
         with pytest.raises(RuntimeError, match="no video feature"):
             next(loader)

@@ -1,4 +1,4 @@
-"""Two tiny tensorflow-datasets sets, built without TensorFlow: encoded files, and frames."""
+"""Two tiny tensorflow-datasets data sets, built without TensorFlow: one of encoded files, one of frames."""
 
 import numpy as np
 import tensorflow_datasets as tfds

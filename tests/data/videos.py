@@ -1,4 +1,4 @@
-"""Small video files whose frames carry their own number, for the tests of this folder."""
+"""Small video files with numbered frames, for the tests of this folder."""
 
 from fractions import Fraction
 
@@ -9,7 +9,7 @@ BLOCK = 16  # side of one bit of the number, in pixels: coarse enough to survive
 
 
 def numbered_frame(number: int, height: int = 32, width: int = 64) -> np.ndarray:
-    """uint8 [H, W, 3]: the number in 8 bits, as 2 rows of 4 black or white blocks in the upper left, on noise."""
+    """Draws a frame uint8 [H, W, 3] of noise, with the number's 8 bits as 2 rows of 4 black or white blocks in the upper left."""
     frame = np.random.default_rng(number).integers(100, 156, (height, width, 3), dtype=np.uint8)
     for bit in range(8):
         y, x = BLOCK * (bit // 4), BLOCK * (bit % 4)
@@ -18,7 +18,7 @@ def numbered_frame(number: int, height: int = 32, width: int = 64) -> np.ndarray
 
 
 def number_of(frame: np.ndarray) -> int:
-    """The number written in a decoded frame, uint8 [H, W, 3]; fails on a frame that holds none."""
+    """Reads the number in a decoded frame, uint8 [H, W, 3]; fails if there is none."""
     number = 0
     for bit in range(8):
         y, x = BLOCK * (bit // 4), BLOCK * (bit % 4)
@@ -29,17 +29,26 @@ def number_of(frame: np.ndarray) -> int:
 
 
 def numbers_of(frames: np.ndarray) -> list[int]:
-    """number_of each frame of uint8 [T, H, W, 3]."""
+    """Reads the number of each frame of uint8 [T, H, W, 3]."""
     return [number_of(frame) for frame in frames]
 
 
 def write_video(
     path, count=40, *, first=0, codec="libx264", size=(32, 64), fps=12, options=None, pts=None, rotation=None, container=None
 ):
-    """Encodes `count` frames, numbered from `first` on, into `path` and returns it as a str.
+    """Encodes `count` frames, numbered from `first` on, into a file and returns its path as a str.
 
-    size: (H, W). pts: one integer per frame, in 1/1000 s (else a constant rate). rotation: degrees, written as a display
-    matrix. container: FFmpeg's options for the file. By default H.264 with B-frames, two of them between references.
+    Args:
+      path: the file to write.
+      count: number of frames.
+      first: number of the first frame.
+      codec: encoder of FFmpeg.
+      size: (H, W).
+      fps: frames per second.
+      options: of the encoder; None: for H.264, three B-frames between references.
+      pts: one integer per frame, in milliseconds; None: a constant frame rate.
+      rotation: degrees, written as a display matrix.
+      container: FFmpeg's options of the file.
     """
     if options is None and codec == "libx264":
         options = {"bf": "3", "b_strategy": "0", "g": "20", "preset": "veryfast"}
@@ -60,10 +69,10 @@ def write_video(
     return str(path)
 
 
-def without_picture(path, place):
-    """Marks a frame of an MPEG-4 file at 12 frames a second as `not coded`: a packet that says the picture is as before."""
+def without_picture(path, index):
+    """Marks a frame of an MPEG-4 file at 12 frames per second as `not coded`: its packet repeats the previous picture."""
     with av.open(str(path)) as file:
-        packet = [packet for packet in file.demux(video=0) if packet.size][place]
+        packet = [packet for packet in file.demux(video=0) if packet.size][index]
     data = bytearray(path.read_bytes())
     header = data.index(b"\0\0\1\xb6", packet.pos) + 4
     bits = list(f"{int.from_bytes(data[header : header + 4], 'big'):032b}")

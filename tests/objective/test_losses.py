@@ -1,4 +1,4 @@
-"""Losses against other people's: optax here, pytorch-metric-learning in test_losses_parity.py."""
+"""Losses compared with optax here, and with pytorch-metric-learning in test_losses_parity.py."""
 
 import jax
 import jax.numpy as jnp
@@ -20,27 +20,27 @@ def test_nt_xent_equals_optax_in_value_and_gradient(temperature):
     a, b = rows(0, 6, 5), rows(1, 6, 5)
     labels = jnp.tile(jnp.arange(6), 2)
 
-    def theirs(a, b):
+    def reference(a, b):
         return optax.losses.ntxent(jnp.concatenate([a, b]), labels, temperature)
 
     def ours(a, b):
         return losses.nt_xent(a, b, temperature=temperature).mean()[0]
 
-    for mine, other in zip(jax.value_and_grad(ours, (0, 1))(a, b), jax.value_and_grad(theirs, (0, 1))(a, b)):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), mine, other)
+    for actual, expected in zip(jax.value_and_grad(ours, (0, 1))(a, b), jax.value_and_grad(reference, (0, 1))(a, b)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), actual, expected)
 
 
-def test_reversed_negatives_are_candidates_but_no_anchors():
+def test_negatives_are_candidates_but_no_anchors():
     a, b, r = rows(0, 4, 5), rows(1, 4, 5), rows(2, 4, 5)
-    found = losses.nt_xent(a, b, temperature=0.5, negatives=r)
+    output = losses.nt_xent(a, b, temperature=0.5, negatives=r)
     units = np.concatenate([x / np.linalg.norm(x, axis=1, keepdims=True) for x in map(np.asarray, (a, b, r))])
     logits = units @ units.T / 0.5
     expected = []
     for anchor in range(8):
         others = [j for j in range(12) if j != anchor]
         expected.append(np.log(np.exp(logits[anchor, others]).sum()) - logits[anchor, (anchor + 4) % 8])
-    np.testing.assert_allclose(found.loss.T.reshape(-1), expected, rtol=1e-5)
-    assert found.loss.shape == (4, 2)
+    np.testing.assert_allclose(output.loss.T.reshape(-1), expected, rtol=1e-5)
+    assert output.loss.shape == (4, 2)
 
 
 def test_a_negative_equal_to_the_positive_is_no_hit():
@@ -50,7 +50,7 @@ def test_a_negative_equal_to_the_positive_is_no_hit():
     assert losses.nt_xent(jnp.ones((3, 2)), jnp.ones((3, 2))).mean()[1] == 0  # collapse is not success
 
 
-def test_an_invalid_pair_is_left_out_whole():
+def test_an_invalid_pair_is_neither_anchor_nor_negative():
     a, b = rows(0, 5, 4), rows(1, 5, 4)
     valid = jnp.array([True, True, False, True, True])
     kept = np.asarray([0, 1, 3, 4])
@@ -60,8 +60,8 @@ def test_an_invalid_pair_is_left_out_whole():
 
 
 def test_no_valid_pair_gives_zero_with_finite_gradients():
-    nothing = jnp.zeros(3, bool)
-    value, gradient = jax.value_and_grad(lambda a: losses.nt_xent(a, a * 2, valid=nothing).mean()[0])(rows(0, 3, 4))
+    valid = jnp.zeros(3, bool)
+    value, gradient = jax.value_and_grad(lambda a: losses.nt_xent(a, a * 2, valid=valid).mean()[0])(rows(0, 3, 4))
     assert value == 0 and np.isfinite(gradient).all()
 
 
@@ -136,7 +136,7 @@ def test_masked_mse_is_the_mean_over_a_patch():
     assert losses.masked_mse(predictions.astype(jnp.bfloat16), targets).dtype == jnp.float32
 
 
-def test_feature_deviation_is_zero_when_features_collapse():
+def test_feature_std_is_zero_when_features_collapse():
     assert losses.feature_std(jnp.ones((8, 4))) == 0
     assert losses.feature_std(rows(0, 4000, 4)) == pytest.approx(1, abs=0.05)
 

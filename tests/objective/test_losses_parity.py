@@ -15,28 +15,28 @@ except ImportError as error:
     missing("parity", str(error))
 
 
-def batch(kind, size=8, width=16):
+def batch(rows, size=8, width=16):
     draw = np.random.default_rng(0)
     a, b = draw.normal(size=(2, size, width)).astype(np.float32)
-    if kind == "duplicates":
+    if rows == "duplicates":
         a[3], b[5] = a[1], a[1]
-    if kind == "near zero":
+    if rows == "near zero":
         a[2] *= 1e-7
         b[4] *= 1e-5
     return a, b
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-@pytest.mark.parametrize("kind", ["random", "duplicates", "near zero"])
-def test_value_and_gradient(kind, temperature):
-    a, b = batch(kind)
-    theirs = [torch.tensor(x, requires_grad=True) for x in (a, b)]
-    expected = SelfSupervisedLoss(NTXentLoss(temperature=temperature))(*theirs)
+@pytest.mark.parametrize("rows", ["random", "duplicates", "near zero"])
+def test_value_and_gradient(rows, temperature):
+    a, b = batch(rows)
+    tensors = [torch.tensor(x, requires_grad=True) for x in (a, b)]
+    expected = SelfSupervisedLoss(NTXentLoss(temperature=temperature))(*tensors)
     expected.backward()
     value, gradients = jax.value_and_grad(lambda a, b: losses.nt_xent(a, b, temperature=temperature).mean()[0], argnums=(0, 1))(
         jnp.asarray(a), jnp.asarray(b)
     )
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
-    for mine, other in zip(gradients, theirs):
-        difference = np.linalg.norm(np.asarray(mine) - other.grad.numpy())
-        assert difference <= 1e-4 * np.linalg.norm(other.grad.numpy())
+    for gradient, tensor in zip(gradients, tensors):
+        difference = np.linalg.norm(np.asarray(gradient) - tensor.grad.numpy())
+        assert difference <= 1e-4 * np.linalg.norm(tensor.grad.numpy())

@@ -1,4 +1,4 @@
-"""The objective: which terms it holds, what they cost, and what the compiled step is free of."""
+"""The objective: its terms and their cost, its inputs, and the compiled program."""
 
 import re
 
@@ -13,7 +13,7 @@ from tests.tiny_configs import TERMS, config, samples
 
 
 def lowered(c):
-    """The gradient of the objective before it is compiled, its parameters' shapes and metric names."""
+    """Returns the lowered gradient of the objective, the shapes of its parameters, and its metrics."""
     objective, batch = Objective(c), samples(c)
     params = jax.eval_shape(objective.init, jax.random.key(0), batch)
 
@@ -25,7 +25,7 @@ def lowered(c):
 
 
 def flops(c):
-    """Operations of the program as it is written, so that nothing counts as gone that only the compiler took out."""
+    """FLOPs of the lowered program: what the compiler would remove still counts."""
     return lowered(c)[0].cost_analysis()["flops"]
 
 
@@ -39,7 +39,7 @@ def test_the_step_holds_no_scatter(everything):
     assert not re.findall(r"= \S+ scatter\(", text) and "scatter-add" not in text
 
 
-def test_a_scatter_would_be_seen():
+def test_a_scatter_would_be_found():
     def naive(x, index):
         return jnp.take_along_axis(x, index[..., None], axis=1).sum()
 
@@ -55,7 +55,7 @@ def test_every_term_is_logged_with_its_accuracy(everything):
 
 
 def test_terms_switched_off_cost_nothing(everything):
-    """FLOPs fall with every term that goes, down to those of a plain video MAE; parameters go with them."""
+    """FLOPs and parameters fall with every term that is removed, down to those of a plain video MAE."""
     all_terms = everything[0].cost_analysis()["flops"]
     paper = flops(config())
     video_only = flops(config(only=("mse_video", "intra_video", "intra_frame")))
@@ -102,13 +102,13 @@ def run():
 def test_the_loss_is_the_weighted_sum_and_weights_may_rise(run):
     objective, params, batch, _ = run
     evaluate = jax.jit(objective)
-    for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (50, 1.0)):
+    for step, fraction in ((0, 0.0), (5, 0.5), (10, 1.0), (50, 1.0)):
         total, metrics = evaluate(params, batch, jnp.int32(step))
-        expected = sum(float(metrics[f"loss/{t}"]) * (share if t == "cross_video" else 1.0) for t in TERMS)
+        expected = sum(float(metrics[f"loss/{t}"]) * (fraction if t == "cross_video" else 1.0) for t in TERMS)
         np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
-def test_masks_and_views_are_of_each_sample_and_view(run):
+def test_every_view_has_its_own_mask_and_no_sample_depends_on_the_others(run):
     objective, _, batch, inputs = run
     shuffle = np.asarray(inputs.video_mask.ids_shuffle)
     assert shuffle.shape[0] == 4 * 2 and len({tuple(row) for row in shuffle}) == 8
@@ -119,7 +119,7 @@ def test_masks_and_views_are_of_each_sample_and_view(run):
     np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-6)
 
 
-def test_slots_count_from_the_end_in_the_reversed_clip():
+def test_temporal_positions_count_from_the_end_in_the_reversed_clip():
     c = config(contrast__time_reversed_negatives=True, image_branch__frames=2)
     slots = Objective(c).make_inputs.slots(jnp.array([[0, 3]]))
     np.testing.assert_array_equal(slots, [[[0, 1], [0, 1], [1, 0]]])
@@ -135,7 +135,7 @@ def test_a_frozen_image_encoder_gets_no_gradient():
 
 
 def test_a_constant_clip_gives_finite_gradients(quick_compilation):
-    """Its patches have variance 0, which target normalization divides by."""
+    """The variance of its patches, by which target normalization divides, is 0."""
     c = config()
     objective, batch = Objective(c), samples(c)
     batch["video"] = np.full_like(batch["video"], 127)

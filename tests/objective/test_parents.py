@@ -1,4 +1,4 @@
-"""MAE, mae_st and VideoMAE are configurations of the one model: `parent=`, checked against their written shapes."""
+"""MAE, mae_st and VideoMAE as configurations of the model, `parent=`, compared with their published shapes."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def load(parent):
 
 
 def shapes(c):
-    """Parameters' shapes of the model, and how many tokens its one branch sees."""
+    """Shapes of the parameters of the model's only branch, and its number of visible tokens."""
     model = build_model(c)
     branch, grid = (c.video_branch, video_grid(c)) if model.video else (c.image_branch, image_grid(c))
     autoencoder = model.video or model.image

@@ -15,7 +15,7 @@ from cvmae.data.prepare.outputs import Row
 from cvmae.data.prepare.pack import pack
 from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError
-from cvmae.data.video_files import VideoFiles
+from cvmae.data.video_files import FolderError, VideoFiles
 
 READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
@@ -66,7 +66,10 @@ def prepare(options: Options) -> dict[str, str]:
     Raises: PrepareError for what the caller can mend; StopRun if the disk fails.
     """
     places.check_places(options.videos, options.out, options.transcode, options.pack)
-    files = VideoFiles(options.videos)
+    try:
+        files = VideoFiles(options.videos)
+    except FolderError as error:
+        raise PrepareError(f"--videos: {error}") from error
     listing = folder.read(files) if options.dataset == "folder" else READERS[options.dataset](options.labels)
     found, problems = _locate(options, listing, files)
     with State(options.out) as state:

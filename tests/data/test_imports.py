@@ -1,0 +1,30 @@
+"""Start-up time of processes that decode or render: they import no JAX, no matplotlib and no TensorFlow."""
+
+import subprocess
+import sys
+
+from tests.commands import ROOT
+
+GRAIN = {"pipeline", "clip_views", "windows"}  # Grain imports JAX if it is installed
+LIST_SLOW_MODULES = """
+import importlib, sys
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"jax", "grain", "matplotlib", "tensorflow"}))
+"""
+
+
+def slow_modules(*modules: str) -> list[str]:
+    command = [sys.executable, "-c", LIST_SLOW_MODULES, *modules]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_decoding_imports_no_jax():
+    data = ROOT / "cvmae" / "data"
+    modules = [f"cvmae.data.{path.stem}" for path in data.glob("*.py") if path.stem not in GRAIN | {"__init__"}]
+    assert "cvmae.data.decode" in modules
+    assert slow_modules(*modules, "cvmae.data.motion.build", "cvmae.data.prepare.work") == []
+
+
+def test_the_loader_imports_no_plotting():
+    assert "matplotlib" not in slow_modules(*(f"cvmae.data.{module}" for module in GRAIN))
