@@ -1,11 +1,11 @@
-"""The command that compiles a training step for chips that one does not have, and says whether it fits and what it costs:
+"""Command that compiles a training step for chips that are not here, and prints whether it fits in their memory and what it costs:
 
     python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4 [--mesh=data:-1,fsdp:4] [--batch=N] [--search]
 
-TPU topologies (v4, v5e, v5p, v6e) need libtpu, the extra `plan`, and no TPU; cpu:N needs nothing. It is the program that
-`cvmae.main` would run there, made by the same compiler; times are estimates from published peaks.
+TPU topologies (v4, v5e, v5p, v6e) need the TPU compiler, libtpu, which comes with the extra `plan`, and no TPU; cpu:N needs nothing.
+The program is the one that `cvmae.main` runs on these chips. Times are estimates from published peaks, not measurements.
 
-Exit codes: 0 it fits; 2 the command or config is wrong; 3 it does not fit.
+Exit codes: 0 the program fits; 2 the command or config is wrong; 3 the program does not fit.
 """
 
 import dataclasses
@@ -22,42 +22,46 @@ from cvmae.config import ConfigError, check_key
 from cvmae.files import write_json
 from cvmae.performance import plan_report
 from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_topology
-from cvmae.performance.compile import Compiled, compile_step
+from cvmae.performance.compile import ProgramCost, compile_step
 from cvmae.performance.oom import TooLarge
-from cvmae.performance.search import Search, cheapest, with_batch, within
-from cvmae.performance.traced_step import Step, check_task, model_flops, training_clips
+from cvmae.performance.search import Search, cheapest, fits_in_memory, with_batch
+from cvmae.performance.traced_step import TracedStep, check_task, model_flops, training_clips
 from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
 flags.adopt_module_key_flags(cli)
 define_json()
-flags.DEFINE_string("topology", None, f"Chips to compile for, such as {EXAMPLES}.")
-flags.DEFINE_integer("slices", 1, "Slices of that topology, joined by the data center's network.", lower_bound=1)
-flags.DEFINE_string("mesh", "", "Sizes of config.mesh, such as data:-1,fsdp:4; -1 fills up.")
-flags.DEFINE_integer("batch", 0, "Global batch; 0: the config's.", lower_bound=0)
-flags.DEFINE_integer("clips", 0, "Training clips; 0: those of the data, or the number that its authors publish.", lower_bound=0)
-flags.DEFINE_float("hbm_gib", 0.0, "Memory of a chip in GiB, where it is not the published one.", lower_bound=0.0)
-flags.DEFINE_bool("search", False, "Look for the largest batch, and the cheapest config.remat, that fit.")
+flags.DEFINE_string("topology", None, f"Chips to compile for: {EXAMPLES}.")
+flags.DEFINE_integer("slices", 1, "Number of slices of that topology, connected by the data center network.", lower_bound=1)
+flags.DEFINE_string("mesh", "", "Sizes of config.mesh, such as data:-1,fsdp:4; -1 takes all devices that the other axes leave.")
+flags.DEFINE_integer("batch", 0, "Global batch size; 0 takes config.batch_size.", lower_bound=0)
+flags.DEFINE_integer(
+    "clips", 0, "Training clips; 0 counts those of the data, or takes the number published for config.data.name.", lower_bound=0
+)
+flags.DEFINE_float("hbm_gib", 0.0, "Memory of a chip in GiB; 0 takes the published number.", lower_bound=0.0)
+flags.DEFINE_bool(
+    "search", False, "Also search for the largest batch, and the config.remat with the least recomputation, that fit."
+)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line."""
-    rest = parse_config(argv, EXAMPLE)
+    """Parses the command line; --help explains the command."""
+    rest = parse_config(argv, EXAMPLE, __doc__)
     if not FLAGS.topology:
         fail(ConfigError(f"--topology is missing: {EXAMPLE}"), 2)
     return rest
 
 
-def chosen_topology() -> Topology:
-    """The topology that the flags name. Raises: ConfigError."""
+def topology_from_flags() -> Topology:
+    """Returns the topology of --topology, --slices and --hbm_gib. Raises: ConfigError."""
     topology = parse_topology(FLAGS.topology, FLAGS.slices)
     if not FLAGS.hbm_gib:
         return topology
     return dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, hbm=round(FLAGS.hbm_gib * GIB)))
 
 
-def chosen_config():
-    """The config with --batch and --mesh. Raises: ConfigError."""
+def config_from_flags():
+    """Returns the config with --batch, --mesh and --slices. Raises: ConfigError."""
     check_task(FLAGS.config)
     config = with_batch(FLAGS.config, FLAGS.batch or FLAGS.config.batch_size)
     config.mesh.dcn = FLAGS.slices
@@ -71,90 +75,94 @@ def chosen_config():
     return config
 
 
-def run_of(step: Step, devices, clips: int, source: str) -> plan_report.Run:
-    """What the step is part of."""
+def planned_run(step: TracedStep, clips: int, source: str) -> plan_report.PlannedRun:
+    """Describes the run over `clips` training clips that a step is part of; source: where their number comes from."""
     task = step.task
-    return plan_report.Run(
+    return plan_report.PlannedRun(
         config=config_path(),
         mesh=dict(task.mesh.shape),
         batch=step.config.batch_size,
         steps=task.schedule.total,
         clips=clips,
         clips_source=source,
-        traced_flops=step.count.flops,
-        model_flops=model_flops(step, devices),
+        traced_flops=step.flops.total,
+        model_flops=model_flops(step),
     )
 
 
-def explain(found, step: Step, topology: Topology, devices) -> list[str]:
-    """The lines for what does not fit; where the compiler gave up before it allocated, arrays of a batch that it can place."""
-    if isinstance(found, Compiled):
-        return plan_report.too_large(TooLarge(found.memory.total, topology.chip.hbm, ()), found.allocations, [], step.config)
-    if found.allocations:
-        return plan_report.too_large(found, found.allocations, ["largest allocations:"], step.config)
+def too_large_lines(cost: ProgramCost | TooLarge, step: TracedStep, topology: Topology) -> list[str]:
+    """Returns the lines of a step that does not fit, with its largest arrays.
+
+    Where the compiler gave up before it allocated, they are those of the largest batch that it can allocate: half the batch, or less,
+    is compiled until it does.
+    """
+    if isinstance(cost, ProgramCost):
+        refusal = TooLarge(cost.memory.total, topology.chip.hbm, ())
+        return plan_report.too_large_lines(refusal, cost.allocations, [], step.config)
+    if cost.allocations:
+        return plan_report.too_large_lines(cost, cost.allocations, ["largest allocations:"], step.config)
     unit = batch_unit(step.config, step.task.mesh)
     batch = step.config.batch_size
-    share = min(0.5, found.available / found.used) if found.used else 0.5  # the first guess; a refusal takes minutes
+    fraction = min(0.5, cost.available / cost.used) if cost.used else 0.5  # the first guess; a refusal takes minutes
     while batch > unit:
-        batch, share = max(unit, int(batch * share) // unit * unit), 0.5
-        say(f"too large; looking where the memory goes with a smaller batch of {batch}")
-        smaller = compile_step(Step(with_batch(step.config, batch), devices), topology)
-        if isinstance(smaller, Compiled):
+        batch, fraction = max(unit, int(batch * fraction) // unit * unit), 0.5
+        log_progress(f"too large; compiling a smaller batch of {batch} to see what fills the memory")
+        smaller = compile_step(TracedStep(with_batch(step.config, batch), step.devices), topology)
+        if isinstance(smaller, ProgramCost):
             size = plan_report.gib(smaller.memory.total)
-            note = f"largest arrays at the peak of batch {batch}, which takes {size} a chip; they grow with it:"
-            return plan_report.too_large(found, smaller.allocations, [note], step.config)
-    return plan_report.too_large(
-        found, (), ["not even the smallest batch fits, so what is too large does not depend on it"], step.config
-    )
+            note = f"largest arrays at the peak of batch {batch}, which takes {size} per chip; they grow with the batch:"
+            return plan_report.too_large_lines(cost, smaller.allocations, [note], step.config)
+    note = "the smallest batch does not fit either, so the batch is not what makes it too large"
+    return plan_report.too_large_lines(cost, (), [note], step.config)
 
 
-def search(looking: Search) -> tuple[list[str], list[dict]]:
-    """The lines of --search, and its trials as data."""
-    found, config = looking.run(), looking.config
-    lines = ["  search: the largest batch that fits, within a tenth"]
-    for trial in found:
+def run_search(search: Search) -> tuple[list[str], list[dict]]:
+    """Runs --search: (lines to print, its trials as data)."""
+    best, config = search.run(), search.config
+    lines = ["  search: the largest batch that fits, to within a tenth"]
+    for trial in best:
         lines.append(
-            f"    remat {trial.remat}: {trial.batch / len(looking.devices):g} a chip, batch {trial.batch}, "
-            f"{plan_report.gib(trial.fixed + trial.grows)}, {plan_report.si(trial.flops_per_clip, 'FLOP')} a clip as compiled"
+            f"    remat {trial.remat}: {trial.batch / len(search.devices):g} per chip, batch {trial.batch}, "
+            f"{plan_report.gib(trial.fixed + trial.grows)}, {plan_report.si(trial.flops_per_clip, 'FLOP')} per clip as compiled"
         )
-    least = cheapest(found, config.batch_size)
-    if not found:
-        lines.append("    not even the smallest batch fits")
+    least = cheapest(best, config.batch_size)
+    if not best:
+        lines.append("    the smallest batch does not fit either")
     elif least is not None:
         lines.append(f"    the cheapest policy under which batch {config.batch_size} fits: {least.remat}")
-    return lines, [dataclasses.asdict(trial) for trial in looking.trials]
+    return lines, [dataclasses.asdict(trial) for trial in search.trials]
 
 
-def say(line: str) -> None:
-    """Progress, where it is in nobody's way."""
+def log_progress(line: str) -> None:
+    """Prints a line on stderr, so that stdout is the plan alone."""
     print(line, file=sys.stderr)
 
 
 def make_plan() -> int:
-    """Compiles, prints, and gives the exit code. Raises: ConfigError."""
-    topology = chosen_topology()
-    jax.config.update("jax_platforms", "cpu")  # nothing runs here, and nobody's accelerator is taken
-    config, devices = chosen_config(), devices_of(topology)
-    looking = Search(config, topology, devices, say) if FLAGS.search else None
+    """Compiles, prints the plan, and returns the exit code. Raises: ConfigError."""
+    topology = topology_from_flags()
+    jax.config.update("jax_platforms", "cpu")  # nothing runs here, so an accelerator stays free for others
+    config, devices = config_from_flags(), devices_of(topology)
+    search = Search(config, topology, devices, log_progress) if FLAGS.search else None
     clips, source = training_clips(config, FLAGS.clips)
-    step = Step.of_run(config, devices, clips)
-    run = run_of(step, devices, clips, source)
+    step = TracedStep.of_run(config, devices, clips)
+    run = planned_run(step, clips, source)
     print(*plan_report.header(run, topology), sep="\n", flush=True)
-    found = compile_step(step, topology)
-    fits = isinstance(found, Compiled) and within(found, topology)
-    lines = plan_report.fitting(found, run, topology) if fits else explain(found, step, topology, devices)
-    data = plan_report.as_data(found, run, topology) | {"fits": fits}
+    cost = compile_step(step, topology)
+    fits = isinstance(cost, ProgramCost) and fits_in_memory(cost, topology)
+    lines = plan_report.fits_lines(cost, run, topology) if fits else too_large_lines(cost, step, topology)
+    data = plan_report.as_data(cost, run, topology) | {"fits": fits}
     print(*lines, sep="\n", flush=True)
-    if looking:
-        more, data["trials"] = search(looking)
-        print(*more, sep="\n")
+    if search:
+        lines, data["trials"] = run_search(search)
+        print(*lines, sep="\n")
     if FLAGS.json:
         write_json(pathlib.Path(FLAGS.json), data)
     return 0 if fits else 3
 
 
 def main(argv: list[str]) -> None:
-    """Hands the flags over."""
+    """Runs the command and exits."""
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Hugging Face VideoMAE in PyTorch, on the same clips with the same masks and weights, in turn with our model."""
+"""Comparison with Hugging Face's VideoMAE in PyTorch (`cvmae.bench --peer=hf`): the same clips, masks, weights and precision."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ from cvmae.models.autoencoder import make_targets
 from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.objective.losses import masked_mse
 from cvmae.objective.objective import Objective
-from cvmae.performance.timing import Times, in_turn
+from cvmae.performance.timing import Times, alternate
 from cvmae.training.train_state import apply_gradients, create_state
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,18 +28,25 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Both on the same work: forward, loss, backward, AdamW. `losses` of the first step, ours and theirs; `threads` of torch."""
+    """Times of both implementations on the same work: forward pass, loss, backward pass, AdamW.
+
+    Attributes:
+      ours: steps of this package.
+      huggingface: steps of transformers.
+      losses: of the first step, ours and Hugging Face's.
+      threads: of PyTorch on CPU.
+    """
 
     ours: Times
-    theirs: Times
+    huggingface: Times
     losses: tuple[float, float]
     threads: int
 
 
 def check_comparable(config) -> None:
-    """Raises: ConfigError, the config is not VideoMAE's pre-training as transformers has it."""
+    """Raises ConfigError where the config is not the VideoMAE pre-training that transformers implements."""
     c, video = config, config.get("video_branch", {})
-    same = (
+    is_videomae = (
         c.task == "pretrain"
         and [term for term, weight in c.loss.items() if weight] == ["mse_video"]
         and video.decoder.layout == "concat"
@@ -50,37 +57,53 @@ def check_comparable(config) -> None:
         and c.augment.size[0] == c.augment.size[1]
     )
     require(
-        same,
-        "--peer=hf compares with transformers' VideoMAE: take a config with parent=videomae: configs/k400.py:parent=videomae",
+        is_videomae,
+        "--peer=hf compares with transformers' VideoMAE: take a config with parent=videomae, such as configs/k400.py:parent=videomae",
     )
 
 
-def their_config(config):
-    """The VideoMAEConfig of the same model."""
+def videomae_config(config):
+    """Returns transformers' VideoMAEConfig of the same model."""
     from transformers import VideoMAEConfig
 
     video = config.video_branch
     return VideoMAEConfig(**config_fields(build_encoder(config, video, video_grid(config)), decoder_spec(config, video)))
 
 
-def with_weights(config, params):
-    """transformers' model with our parameters, which it reads as it reads any weights, and refuses where one is missing."""
+def load_videomae(config, params):
+    """Loads the parameters of our video branch into transformers' model, from a folder in its own format.
+
+    Raises:
+      ConfigError: the two models do not have the same parameters.
+    """
     from transformers import VideoMAEForPreTraining
 
     with tempfile.TemporaryDirectory() as folder:
-        their_config(config).save_pretrained(folder)
+        videomae_config(config).save_pretrained(folder)
         arrays = export_arrays(params, HF_VIDEOMAE, video_grid(config))
         save_file(arrays, pathlib.Path(folder, "model.safetensors"), {"format": "pt"})
-        model, found = VideoMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
-    wrong = {kind: sorted(found[kind]) for kind in ("missing_keys", "mismatched_keys") if found[kind]}
-    require(not wrong, f"transformers' VideoMAE has other parameters than ours: {wrong}")
+        model, info = VideoMAEForPreTraining.from_pretrained(folder, output_loading_info=True)
+    wrong = {name: sorted(info[name]) for name in ("missing_keys", "mismatched_keys") if info[name]}
+    require(not wrong, f"transformers' VideoMAE has other parameters than this model: {wrong}")
     return model
 
 
-class Theirs:
-    """transformers' model and torch's AdamW; one step a call."""
+class TorchStep:
+    """transformers' model and PyTorch's AdamW; a call runs one step.
 
-    def __init__(self, config, params, pixels, hidden, threads: int, compiled: bool):
+    Args:
+      config: checked by `check_comparable`.
+      params: of the video branch, of our model.
+      pixels: float32 [B, T, H, W, 3] from 0 to 1.
+      masked: bool [B, N], True for the masked patches, in the order of the grid.
+      threads: of PyTorch on CPU.
+      compiled: True runs the model through torch.compile.
+
+    Raises:
+      ConfigError: torch or transformers is not installed, or the models differ.
+    """
+
+    def __init__(self, config, params, pixels, masked, threads: int, compiled: bool):
         try:
             import torch
             import transformers
@@ -91,28 +114,34 @@ class Theirs:
         transformers.logging.disable_progress_bar()
         self.device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
         self.dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-        self.model = with_weights(config, params)
+        self.model = load_videomae(config, params)
         self.model.to(self.device).train()
         self.forward = torch.compile(self.model) if compiled else self.model
         c = config.optimizer
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, (c.b1, c.b2), c.eps, c.weight_decay)
         normalized = (np.asarray(pixels) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
         self.pixels = torch.from_numpy(normalized.transpose(0, 1, 4, 2, 3).copy()).to(self.device)
-        self.hidden = torch.from_numpy(np.array(hidden)).to(self.device)
+        self.masked = torch.from_numpy(np.array(masked)).to(self.device)
         self.torch = torch
 
     def __call__(self) -> float:
-        """One step; its loss, which has been waited for."""
+        """Runs one step to its end; returns its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.torch.autocast(self.device, self.dtype, enabled=self.dtype != self.torch.float32):
-            loss = self.forward(self.pixels, bool_masked_pos=self.hidden).loss
+            loss = self.forward(self.pixels, bool_masked_pos=self.masked).loss
         loss.backward()
         self.optimizer.step()
         return loss.item()
 
 
-class Ours:
-    """Our model and AdamW on the same pixels and masks; one step a call."""
+class JaxStep:
+    """This package's model and optax's AdamW; a call runs one step.
+
+    Args:
+      config: checked by `check_comparable`.
+      pixels: float32 [B, T, H, W, 3] from 0 to 1.
+      mask: `models.masking.Mask` of the batch.
+    """
 
     def __init__(self, config, pixels, mask):
         objective = Objective(config)
@@ -120,15 +149,15 @@ class Ours:
         c, grid = config.optimizer, video_grid(config)
         optimizer = optax.adamw(1e-4, c.b1, c.b2, c.eps, weight_decay=c.weight_decay)
         self.pixels, self.mask = jnp.asarray(pixels), mask
-        slots = jnp.zeros((pixels.shape[0], 1, 1), jnp.int32)
+        temporal_positions = jnp.zeros((pixels.shape[0], 1, 1), jnp.int32)  # of sampled frames, which no active term reads
 
         def init(key):
-            params = model.init(key, self.pixels, mask, None, None, slots)["params"]
+            params = model.init(key, self.pixels, mask, None, None, temporal_positions)["params"]
             return create_state(params, optimizer, 0.0)
 
         def step(state, pixels, mask):
             def loss(params):
-                out = model.apply({"params": params}, objective.normalize(pixels), mask, None, None, slots)
+                out = model.apply({"params": params}, objective.normalize(pixels), mask, None, None, temporal_positions)
                 spec = decoder_spec(config, config.video_branch)
                 targets = make_targets(pixels, mask, spec, grid, config.video_branch.target_norm)
                 return masked_mse(out.video_predictions, targets.values).mean()
@@ -142,28 +171,42 @@ class Ours:
 
     @property
     def params(self) -> dict:
-        """Of the video branch."""
+        """The parameters of the video branch, as numpy arrays."""
         return jax.tree.map(np.asarray, self.state.params["video"])
 
     def __call__(self) -> float:
-        """One step; its loss, which has been waited for."""
+        """Runs one step to its end; returns its loss."""
         self.state, loss = self.program(self.state, self.pixels, self.mask)
         jax.block_until_ready(self.state)
         return float(loss)
 
 
-def compare(config, *, rounds: int, warmup: int, threads: int = 0, compiled: bool = False) -> tuple[Comparison, Ours]:
-    """Runs both in turn, theirs `compiled` by torch.compile. Raises: ConfigError, the config is another model, or torch is not there."""
+def compare(config, *, rounds: int, warmup: int, threads: int = 0, compiled: bool = False) -> tuple[Comparison, JaxStep]:
+    """Runs the steps of both implementations in alternation, on random clips.
+
+    Args:
+      config: of VideoMAE's pre-training, such as `configs/k400.py:parent=videomae`.
+      rounds: timed steps of each.
+      warmup: steps of each before them.
+      threads: of PyTorch on CPU; 0 is one per core.
+      compiled: True runs PyTorch's model through torch.compile.
+
+    Returns:
+      The times, and our step.
+
+    Raises:
+      ConfigError: the config is of another model, or torch or transformers is not installed.
+    """
     check_comparable(config)
     threads, grid = threads or len(os.sched_getaffinity(0)), video_grid(config)
     shape = (config.batch_size, grid.num_frames, grid.height, grid.width, 3)
     pixels = np.random.default_rng(config.seed).uniform(size=shape).astype(np.float32)
-    how = config.video_branch.mask
-    mask = masking.draw(jax.random.split(jax.random.key(1), config.batch_size), grid, how.kind, how.ratio, how.rounding)
-    # transformers takes tokens in the order of the grid.
+    c = config.video_branch.mask
+    mask = masking.draw(jax.random.split(jax.random.key(1), config.batch_size), grid, c.kind, c.ratio, c.rounding)
+    # transformers takes visible tokens in the order of the grid.
     mask = masking.from_hidden(mask.hidden, mask.num_visible)
-    ours = Ours(config, pixels, mask)
-    theirs = Theirs(config, ours.params, pixels, mask.hidden, threads, compiled)
-    losses = (ours(), theirs())
-    times = in_turn({"ours": ours, "theirs": theirs}, rounds, warmup)
-    return Comparison(times["ours"], times["theirs"], losses, threads), ours
+    ours = JaxStep(config, pixels, mask)
+    huggingface = TorchStep(config, ours.params, pixels, mask.hidden, threads, compiled)
+    losses = (ours(), huggingface())
+    times = alternate({"ours": ours, "huggingface": huggingface}, rounds, warmup)
+    return Comparison(**times, losses=losses, threads=threads), ours

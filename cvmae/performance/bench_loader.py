@@ -1,8 +1,9 @@
-"""The loader alone, against the bare loop over its decoder with as many threads."""
+"""Times of the loader by itself, against a bare loop over its decoder with the same number of threads."""
 
 import dataclasses
 import itertools
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,7 +14,15 @@ from cvmae.performance.timing import Times, ratio, timed
 
 @dataclasses.dataclass(frozen=True)
 class LoaderTimes:
-    """Rounds of the loader, which has `workers` processes, and of the bare loop, over `clips` clips each, with `threads` threads."""
+    """Rounds of the loader and of the bare loop.
+
+    Attributes:
+      clips: per round.
+      threads: of the bare loop.
+      workers: processes of the loader; 0 decodes in this one.
+      loader: its rounds.
+      bare: the bare loop's rounds.
+    """
 
     clips: int
     threads: int
@@ -22,24 +31,62 @@ class LoaderTimes:
     bare: Times
 
     @property
-    def share(self) -> float:
-        """The loader's clips a second over those of the bare loop: the median over rounds, by the clock."""
+    def fraction(self) -> float:
+        """Clips per second of the loader over those of the bare loop, by the clock: the median over rounds."""
         return ratio(self.bare, self.loader, "wall")
 
     @property
-    def cpu_share(self) -> float | None:
-        """The same by CPU time; None with worker processes, whose CPU time is not this process's."""
+    def cpu_fraction(self) -> float | None:
+        """`fraction` by CPU time; None with worker processes, whose CPU time this process cannot read."""
         return None if self.workers else ratio(self.bare, self.loader, "cpu")
 
 
-def bare_loop(source: Source, spec: clips.ClipSpec, numbers, threads: int) -> None:
-    """Decodes and fits clips as the loader does, and throws them away: no shuffling, batches, time limit or replacement."""
-    left, lock, errors = iter(numbers), threading.Lock(), []
+def measure_loader(config, source: Source, *, batches: int, rounds: int) -> LoaderTimes:
+    """Times a new loader per round in its steady state: batches that it has ready when the clock starts do not count.
+
+    The bare loop reads the same clips, in the order of the loader.
+
+    Raises:
+      BadDataError: the loader met too many videos that cannot be read. The bare loop raises the reader's error for the first.
+    """
+    data, size = config.data, config.batch_size
+    threads, spec = max(1, data.workers) * max(1, data.threads), pipeline.clip_spec(config)
+    ready = max(data.prefetch, data.threads) * max(1, data.workers) + threads
+    loader_times, bare_times = [], []
+    for _ in range(rounds):
+        numbers: list[int] = []
+        with pipeline.make_loader(config, source) as loader:
+            for batch in itertools.islice(loader, ready):
+                del batch
+            loader_times.append(timed(lambda: _read_batches(loader, batches, numbers)))  # noqa: B023
+        bare_times.append(timed(lambda: bare_loop(source, spec, numbers, threads)))  # noqa: B023
+    return LoaderTimes(batches * size, threads, data.workers, Times(*zip(*loader_times)), Times(*zip(*bare_times)))
+
+
+def _read_batches(loader, batches: int, numbers: list[int]) -> None:
+    """Reads batches and appends the record numbers of their clips."""
+    for batch in itertools.islice(loader, batches):
+        numbers += batch["index"].tolist()
+
+
+def bare_loop(source: Source, spec: clips.ClipSpec, numbers: Iterable[int], threads: int) -> None:
+    """Decodes and fits clips as the loader does, and discards them: no shuffling, batches, time limit or replacement.
+
+    Args:
+      source: the videos.
+      spec: how a clip is cut.
+      numbers: of records; they wrap around the source.
+      threads: that decode at the same time.
+
+    Raises:
+      DecodeError: a video cannot be read.
+    """
+    remaining, lock, errors = iter(numbers), threading.Lock(), []
 
     def work():
         while not errors:
             with lock:
-                number = next(left, None)
+                number = next(remaining, None)
             if number is None:
                 return
             try:
@@ -55,24 +102,3 @@ def bare_loop(source: Source, spec: clips.ClipSpec, numbers, threads: int) -> No
         worker.join()
     if errors:
         raise errors[0]
-
-
-def measure_loader(config, source: Source, *, batches: int, rounds: int) -> LoaderTimes:
-    """Times a new loader in each round, in its steady state: what it had ready before the clock starts does not count.
-
-    Both read the same clips, in the loader's order. Raises: BadDataError, or the reader's error for a video that cannot be read.
-    """
-    data, size = config.data, config.batch_size
-    threads, spec = max(1, data.workers) * max(1, data.threads), pipeline.clip_spec(config)
-    ready = max(data.prefetch, data.threads) * max(1, data.workers) + threads
-    found = {"loader": [], "bare": []}
-    for _ in range(rounds):
-        with pipeline.make_loader(config, source) as loader:
-            for batch in itertools.islice(loader, ready):
-                del batch
-            numbers = []
-            found["loader"].append(
-                timed(lambda: numbers.extend(i for _ in range(batches) for i in next(loader)["index"].tolist()))  # noqa: B023
-            )
-        found["bare"].append(timed(lambda: bare_loop(source, spec, numbers, threads)))  # noqa: B023
-    return LoaderTimes(batches * size, threads, data.workers, *(Times(*zip(*found[name])) for name in ("loader", "bare")))

@@ -1,4 +1,4 @@
-"""Compiles and times the training step of a config on the devices that are here."""
+"""The training step of a config, compiled for the devices that are here and timed."""
 
 import dataclasses
 import re
@@ -14,70 +14,70 @@ from cvmae.performance import hlo, hlo_cost
 from cvmae.performance.chips import CHIPS
 from cvmae.performance.memory import Memory, memory_of
 from cvmae.performance.timing import Times, timed
-from cvmae.performance.traced_step import Step
+from cvmae.performance.traced_step import TracedStep
 
 
 @dataclasses.dataclass
-class Bench:
-    """A step that is ready to run.
+class CompiledStep:
+    """A training step that is ready to run.
 
     Attributes:
-      step: traced, see `planning.step.Step`.
-      program: compiled; it takes (state, batch).
+      traced: the step as traced.
+      program: the step as compiled; it takes (state, batch).
       seconds: of tracing, lowering and compiling.
-      text: of the program.
+      text: of the compiled program.
     """
 
-    step: Step
+    traced: TracedStep
     program: object
     seconds: dict[str, float]
     text: str
 
     @classmethod
-    def of(cls, config, devices) -> "Bench":
-        """Compiles a config for devices. Raises: ConfigError."""
+    def compile(cls, config, devices) -> "CompiledStep":
+        """Compiles the step of a config for devices. Raises: ConfigError."""
         times = [time.perf_counter()]
-        step = Step(config, devices)
+        traced = TracedStep(config, devices)
         times.append(time.perf_counter())
-        lowered = step.traced.lower()
+        lowered = traced.traced.lower()
         times.append(time.perf_counter())
         program = lowered.compile()
         times.append(time.perf_counter())
         seconds = dict(zip(("trace", "lower", "compile"), np.diff(times).tolist()))
-        return cls(step, program, seconds, program.as_text())
+        return cls(traced, program, seconds, program.as_text())
 
     @property
     def memory(self) -> Memory:
-        """As compiled, of one device."""
-        return memory_of(self.step, self.program)
+        """Memory of one device as compiled."""
+        return memory_of(self.traced, self.program)
 
     @property
     def flops(self) -> tuple[int, float]:
-        """Operations of one device: of the matrix products of the compiled program, and XLA's own count."""
+        """Operations of one device: those of matrix products in the compiled program, and XLA's own count."""
         module, cost = hlo.parse(self.text), self.program.cost_analysis() or {}
         return sum(op.flops * op.times for op in hlo_cost.ops(module)), cost.get("flops", 0.0)
 
-    def put(self, batch):
-        """What of a loader's batch the step takes, on the devices."""
-        return self.step.task.placement.put({name: batch[name] for name in self.step.task.BATCH_KEYS})
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Moves the entries of a loader's batch that the step takes to the devices."""
+        task = self.traced.task
+        return task.placement.put({name: batch[name] for name in task.BATCH_KEYS})
 
     def run(self, state, batch):
-        """One step that has ended when this returns: (state, metrics)."""
+        """Runs one step to its end: (state, metrics)."""
         return jax.block_until_ready(self.program(state, self.put(batch)))
 
     def time_steps(self, state, batch, steps: int, warmup: int):
-        """(state, Times) of steps on one batch, its way to the devices included."""
-        pairs = []
-        for number in range(warmup + steps):
-            kept = []
-            pair = timed(lambda: kept.append(self.run(state, batch)[0]))  # noqa: B023
-            [state] = kept
-            if number >= warmup:
-                pairs.append(pair)
+        """Times steps on one batch, its transfer to the devices included: (state, Times)."""
+
+        def step():
+            nonlocal state  # which the program donates
+            state, _ = self.run(state, batch)
+
+        pairs = [timed(step) for _ in range(warmup + steps)][warmup:]
         return state, Times(*zip(*pairs))
 
     def time_with_loader(self, config, source, state, steps: int):
-        """(state, seconds, seconds of them spent waiting for the loader), as the training loop runs: with a step under way."""
+        """Times steps as the training loop runs them, one ahead of the host: (state, seconds, seconds of waiting for the loader)."""
         waited, metrics = 0.0, None
         with make_loader(config, source) as loader:
             state, _ = self.run(state, next(loader))
@@ -94,7 +94,7 @@ class Bench:
 
 
 def peak_memory(devices) -> dict[str, int]:
-    """Bytes: of the fullest device where the backend keeps count, and of this process."""
+    """Returns the peak bytes of the fullest device (0 where the backend does not count them) and of this process."""
     stats = [device.memory_stats() or {} for device in devices]
     used = max(s.get("peak_bytes_in_use", 0) for s in stats)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -112,6 +112,6 @@ _PEAKS = (
 )
 
 
-def peak_flops(kind: str) -> float:
-    """Operations a second of a device of this kind; 0 where it is not in the table."""
-    return next((peak for pattern, peak in _PEAKS if re.search(pattern, kind)), 0.0)
+def peak_flops(device_kind: str) -> float:
+    """Returns the published peak of a device, in operations per second; 0 where it is not in the table."""
+    return next((peak for pattern, peak in _PEAKS if re.search(pattern, device_kind)), 0.0)

@@ -1,7 +1,7 @@
-"""Constants of the chips that a plan is made for, each with where it is from; and topologies of chips, by name.
+"""Constants of the chips that `cvmae.plan` compiles for, with their sources, and topologies of chips by name.
 
-The table's numbers are what the vendor publishes per chip: "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Cloud TPU
-documentation (cloud.google.com/tpu/docs). They are peaks: no program reaches them.
+The numbers of the table are the vendor's, per chip: "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Cloud TPU
+documentation (cloud.google.com/tpu/docs). They are peaks, which no program reaches.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device.
+    """A kind of device.
 
     Attributes:
       name: as in a topology.
-      hbm: bytes of main memory that a program can have, as the TPU's compiler says when it refuses one (libtpu 0.0.42); published are
-        32, 16, 95 and 32 GB, of which it keeps a part. 0 is unknown, and then everything fits.
-      flops: bfloat16 operations a second; float32 products run at that rate too at JAX's default precision on TPU. 0 is unknown.
-      bandwidth: bytes of main memory a second; 0 is unknown.
-      links: bytes that a chip sends to its neighbors in a second, all links together, one direction; 0 is unknown.
-      clock: cycles a second, for XLA's own cycle counts: peak over the operations of the matrix units in a cycle (128 x 128
-        multiply-adds each; v4 and v5p have 8, v5e 4). 0 is unknown: of v6e the published number of units does not give its peak.
+      hbm: bytes of main memory that a program can use, from the TPU compiler's error about one that does not fit (libtpu 0.0.42).
+        The published 32, 16, 95 and 32 GB include a part that is reserved. 0 is unknown, and then everything fits.
+      flops: bfloat16 operations per second; at JAX's default precision on TPU, float32 products run as fast. 0 is unknown.
+      bandwidth: bytes of main memory per second; 0 is unknown.
+      links: bytes that a chip sends to its neighbors per second, over all links, in one direction; 0 is unknown.
+      clock: cycles per second, for XLA's cycle counts: the peak over the operations per cycle of the matrix units (128 x 128
+        multiply-adds each; 8 of them in v4 and v5p, 4 in v5e). 0 is unknown: v6e's published units do not give its peak.
       dimensions: of a slice, 2 or 3.
-      options: what the compiler has to be told to see one device per chip.
+      options: of the compiler, so that a chip is one device.
     """
 
     name: str
@@ -52,7 +52,7 @@ CHIPS = {
     "v6e": Chip("v6e", int(31.25 * GIB), 918e12, 1640e9, 400e9),
 }
 EXAMPLES = "v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:2x4, cpu:8"
-# What libtpu asks a TPU machine for, and elsewhere waits for in vain or complains of; several plans may be made at once.
+# Without these, libtpu waits for, or complains about, the metadata of a TPU machine, and refuses to run in two processes at once.
 _WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -65,7 +65,14 @@ _WITHOUT_TPU = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """So many chips of a kind, `shape` of them along each dimension of a slice, in so many slices."""
+    """Slices of chips.
+
+    Attributes:
+      name: as in --topology, `v5e:4x4`.
+      chip: the kind of chip.
+      shape: chips along each dimension of a slice.
+      slices: the number of slices.
+    """
 
     name: str
     chip: Chip
@@ -74,36 +81,37 @@ class Topology:
 
     @property
     def count(self) -> int:
-        """Chips in all."""
+        """The number of chips in all slices."""
         return self.slices * math.prod(self.shape)
 
     @property
     def is_cpu(self) -> bool:
+        """True for cpu:N."""
         return self.chip.name == "cpu"
 
 
 def parse_topology(name: str, slices: int = 1) -> Topology:
-    """`v5e:4x4` or `cpu:8`. Raises: ConfigError, which names those that are known."""
-    kind, _, rest = name.partition(":")
-    if kind != "cpu" and kind not in CHIPS:
+    """Parses `v5e:4x4` or `cpu:8`. Raises: ConfigError, which names the known chips."""
+    chip_name, _, rest = name.partition(":")
+    if chip_name != "cpu" and chip_name not in CHIPS:
         known = ", ".join([*CHIPS, "cpu"])
-        raise ConfigError(f"--topology={name}: {kind!r} is unknown; known are {known}; write it like {EXAMPLES}")
-    chip = CHIPS.get(kind, Chip("cpu", 0, 0.0, 0.0, 0.0, dimensions=1))
+        raise ConfigError(f"--topology={name}: {chip_name!r} is unknown; known are {known}; write it like {EXAMPLES}")
+    chip = CHIPS.get(chip_name, Chip("cpu", 0, 0.0, 0.0, 0.0, dimensions=1))
     if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (chip.dimensions - 1), rest):
         form = "x".join("ABC"[: chip.dimensions])
-        raise ConfigError(f"--topology={name}: expected {kind}:{form}, the chips along each dimension, such as {EXAMPLES}")
-    if kind == "cpu" and slices != 1:
+        raise ConfigError(f"--topology={name}: expected {chip_name}:{form}, the chips along each dimension, such as {EXAMPLES}")
+    if chip.name == "cpu" and slices != 1:
         raise ConfigError(f"--slices={slices} with --topology={name}: only TPUs come in slices")
     return Topology(name, chip, tuple(map(int, rest.split("x"))), slices)
 
 
 def devices_of(topology: Topology) -> list:
-    """Devices to compile for; of TPUs nothing but the compiler is needed.
+    """Returns devices to compile for. TPUs need their compiler, libtpu, and no TPU.
 
-    For cpu:N the process must not have used jax before, or have N devices already.
+    For cpu:N the process must not have used JAX before, or have N devices already.
 
     Raises:
-      ConfigError: libtpu is missing, the shape is none that it knows, or the process has other devices.
+      ConfigError: libtpu is missing or does not know the shape, or the process has another number of CPU devices.
     """
     if topology.is_cpu:
         return _host_devices(topology)
@@ -127,7 +135,7 @@ def devices_of(topology: Topology) -> list:
 
 
 def _host_devices(topology: Topology) -> list:
-    with contextlib.suppress(RuntimeError):  # JAX is in use already; it may have as many
+    with contextlib.suppress(RuntimeError):  # JAX is in use already, perhaps with as many
         jax.config.update("jax_num_cpu_devices", topology.count)
     devices = jax.devices("cpu")
     if len(devices) != topology.count:

@@ -1,4 +1,4 @@
-"""Compiles a step for its devices, and puts what is known of the program into numbers: per chip, per step, per run."""
+"""Compiles a traced step for its devices, and reads memory, work, collectives and an estimate of the time off the program."""
 
 import collections
 import dataclasses
@@ -10,20 +10,20 @@ from cvmae.performance import hlo, hlo_cost
 from cvmae.performance.chips import Topology
 from cvmae.performance.memory import Memory, memory_of
 from cvmae.performance.oom import Allocation, TooLarge, read_refusal
-from cvmae.performance.peak import Lines, largest
-from cvmae.performance.traced_step import Step
+from cvmae.performance.peak import largest_arrays
+from cvmae.performance.traced_step import TracedStep
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Seconds of a step, by what would bound it; an estimate from peaks, not a measurement.
+    """Seconds of a step by what bounds it: an estimate from published peaks, not a measurement.
 
     Attributes:
-      roofline: the sum over operations of the larger of operations over peak and bytes over bandwidth. A lower bound: vector
-        units, latencies and layouts are left out.
-      cycles: XLA's own cycle counts over the clock; 0 where it gives none. It knows the vector units, and no collective.
-      collectives: bytes sent over the links, as if nothing were computed meanwhile.
-      kernels: operations of Pallas kernels over peak, a lower bound too; XLA counts nothing of them.
+      roofline: the sum over operations of the larger of FLOP over peak and bytes over bandwidth. A lower bound: vector units,
+        latencies and layouts are left out.
+      cycles: XLA's own cycle counts over the clock; 0 where there are none. They include vector units and no collective.
+      collectives: bytes sent over the links, as if nothing were computed at the same time.
+      kernels: FLOP of Pallas kernels over peak, a lower bound too; XLA counts nothing of them.
     """
 
     roofline: float
@@ -33,22 +33,23 @@ class Estimate:
 
     @property
     def step(self) -> float:
-        """The more careful of the two, all kernels and all collectives."""
+        """The larger of roofline and cycles, plus kernels and collectives."""
         return max(self.roofline, self.cycles) + self.kernels + self.collectives
 
 
 @dataclasses.dataclass(frozen=True)
-class Compiled:
-    """A program of one device.
+class ProgramCost:
+    """Memory and work of a compiled program on one device, per step.
 
     Attributes:
-      memory: of one device.
-      flops: of matrix products, as compiled. xla_flops: XLA's own count, which has elementwise work too and loop bodies once.
+      memory: in bytes.
+      flops: of matrix products, as compiled.
+      xla_flops: XLA's own count, which includes elementwise work and counts each loop body once.
       bytes: of main memory, read and written.
-      collectives: {kind: (how many run in a step, bytes of their results, bytes that a device sends)}.
-      estimate: None where nothing is known of the chip.
-      notes: what could not be counted.
-      allocations: the largest arrays at the peak.
+      collectives: {kind: (runs, bytes of their results, bytes that a device sends)}.
+      estimate: of the time; None where the chip's peaks are not known.
+      notes: of what could not be counted.
+      allocations: the largest arrays at the peak of memory.
       seconds: that the compilation took here.
     """
 
@@ -63,8 +64,12 @@ class Compiled:
     seconds: float
 
 
-def compile_step(step: Step, topology: Topology) -> Compiled | TooLarge:
-    """Compiles; a program that does not fit is a `TooLarge`. Raises: jax.errors.JaxRuntimeError for anything else."""
+def compile_step(step: TracedStep, topology: Topology) -> ProgramCost | TooLarge:
+    """Compiles a step; a program that the compiler refuses for its memory gives `TooLarge`.
+
+    Raises:
+      jax.errors.JaxRuntimeError: the compiler fails for another reason.
+    """
     begin = time.perf_counter()
     try:
         program = step.traced.lower().compile()
@@ -73,37 +78,43 @@ def compile_step(step: Step, topology: Topology) -> Compiled | TooLarge:
         if refusal is None:
             raise
         return refusal
-    seconds = time.perf_counter() - begin
-    cost = program.cost_analysis() or {}
+    return _program_cost(step, topology, program, time.perf_counter() - begin)
+
+
+def _program_cost(step: TracedStep, topology: Topology, program, seconds: float) -> ProgramCost:
     text = program.as_text()
-    return _counted(step, topology, program, text, cost.get("flops", 0.0), seconds)
-
-
-def _counted(step, topology, program, text, xla_flops, seconds) -> Compiled:
     module = hlo.parse(text)
-    ops, together = hlo_cost.ops(module), hlo_cost.collectives(module, topology.count)
+    ops, collectives = hlo_cost.ops(module), hlo_cost.collectives(module, topology.count)
     kinds = collections.defaultdict(lambda: (0, 0, 0.0))
-    for one in together:
-        count, size, sent = kinds[one.kind]
-        kinds[one.kind] = count + one.times, size + one.bytes * one.times, sent + one.sent * one.times
-    unknown = sum(passes is None for passes in module.loops.values())
+    for c in collectives:
+        count, size, sent = kinds[c.kind]
+        kinds[c.kind] = count + c.times, size + c.bytes * c.times, sent + c.sent * c.times
     notes = [f"{times} calls of {name}, not counted" for name, times in hlo_cost.uncounted(module).items()]
-    notes += [f"{unknown} loops of unknown length, counted as one pass"] * bool(unknown)
-    return Compiled(
+    unknown = sum(iterations is None for iterations in module.loops.values())
+    if unknown:
+        notes.append(f"{unknown} loops of unknown length, counted as one iteration")
+    return ProgramCost(
         memory=memory_of(step, program),
         flops=sum(op.flops * op.times for op in ops),
-        xla_flops=xla_flops,
+        xla_flops=(program.cost_analysis() or {}).get("flops", 0.0),
         bytes=sum(op.bytes * op.times for op in ops),
         collectives=dict(kinds),
-        estimate=estimate(ops, together, topology, step.count.kernels),
+        estimate=estimate(ops, collectives, topology, step.flops.kernels),
         notes=tuple(notes),
-        allocations=tuple(largest(module, Lines(text))),
+        allocations=tuple(largest_arrays(module, hlo.SourceLines(text))),
         seconds=seconds,
     )
 
 
 def estimate(ops, collectives, topology: Topology, kernel_flops: int = 0) -> Estimate | None:
-    """From peaks and bandwidths of the chip, `kernel_flops` being of all chips; None where they are not known."""
+    """Estimates the time of a step from the chip's peaks; None where they are not known.
+
+    Args:
+      ops: of one device, see `hlo_cost.ops`.
+      collectives: of one device, see `hlo_cost.collectives`.
+      topology: the chips.
+      kernel_flops: operations of Pallas kernels on all chips.
+    """
     chip = topology.chip
     if not chip.flops:
         return None

@@ -1,6 +1,7 @@
-"""Operations of a traced program, counted from the shapes of its matrix products: what MFU divides by, on any backend.
+"""Floating-point operations of a traced program, counted from the shapes of its matrix products: the numerator of MFU.
 
-Loops count as often as they run, which XLA's own cost analysis does not do. Elementwise work is not counted, as is usual for MFU.
+A loop body counts once per iteration, which XLA's own cost analysis does not do. Elementwise work is not counted, as is usual
+for MFU. The count does not depend on the backend.
 """
 
 import collections
@@ -9,21 +10,21 @@ import math
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-class Count:
-    """A walk over a jaxpr.
+class FlopCount:
+    """The operations of a jaxpr.
 
     Attributes:
-      flops: 2 for each multiplication with its addition.
-      kernels: those of them inside Pallas kernels, which no compiled program tells of.
-      notes: {what could not be counted exactly: how often}.
+      total: operations, two for a multiplication with its addition.
+      kernels: those of them inside Pallas kernels, which the text of a compiled program does not show.
+      notes: {what could not be counted exactly: number of occurrences}.
     """
 
     def __init__(self, jaxpr):
         self.notes, self.kernels = collections.Counter(), 0
-        self.flops = self._jaxpr(jaxpr, 1)
+        self.total = self._jaxpr(jaxpr, 1)
 
     def _jaxpr(self, jaxpr, times: int) -> int:
-        """Operations of all the passes together of a program that runs so many times."""
+        """Returns the operations of a program that runs `times` times."""
         return sum(self._equation(equation, times) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns)
 
     def _equation(self, equation, times: int) -> int:
@@ -41,7 +42,7 @@ class Count:
             self.notes["loops of unknown length with matrix products, counted once"] += inside > 0
             return inside
         if name == "shard_map":
-            devices = math.prod(params["mesh"].shape.values())  # its shapes are those of one of them
+            devices = math.prod(params["mesh"].shape.values())  # the shapes inside are those of one device
             return self._jaxpr(params["jaxpr"], times * devices)
         if name == "pallas_call":
             self.notes["Pallas kernels, counted as their body times their grid"] += 1
@@ -50,11 +51,11 @@ class Count:
             return inside
         if "custom_call" in name or name == "ffi_call" or "flash" in name or "cudnn" in name:
             self.notes[f"calls of {name}, not counted"] += 1
-        return sum(self._jaxpr(inner, times) for inner in _inner(params))
+        return sum(self._jaxpr(inner, times) for inner in _inner_programs(params))
 
 
-def _inner(params):
-    """The programs among an equation's parameters: of jit, remat, custom derivatives and the like."""
+def _inner_programs(params):
+    """Yields the programs among an equation's parameters: those of jit, remat, custom derivatives and the like."""
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, (Jaxpr, ClosedJaxpr)):
@@ -62,15 +63,14 @@ def _inner(params):
 
 
 def dot_flops(equation) -> int:
-    """Of one dot_general: two for each product."""
+    """Returns the operations of one dot_general."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[d] for d in contracted)
 
 
 def convolution_flops(equation) -> int:
-    """Of one convolution, border effects left out."""
+    """Returns the operations of one convolution, as if its padding held values."""
     numbers, kernel = equation.params["dimension_numbers"], equation.invars[1].aval.shape
-    out_features, *rest = numbers.rhs_spec
-    del out_features
+    _, *rest = numbers.rhs_spec  # without the output features
     return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel[d] for d in rest)

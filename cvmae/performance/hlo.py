@@ -1,13 +1,15 @@
-"""Reads the text of a compiled program: instructions, which computation calls which, and how often each one runs.
+"""Parser for the text of a compiled program: instructions, the computations that they call, their run counts, and source lines.
 
-XLA's own cost analysis counts the body of a loop once, whatever the number of its passes. Here it counts as often as it runs.
+XLA's own cost analysis counts the body of a loop once, whatever its number of iterations. Here it counts once per iteration.
 """
 
 import collections
 import dataclasses
 import math
+import pathlib
 import re
 
+PACKAGE = str(pathlib.Path(__file__).parent.parent)
 BYTES = {"pred": 1, "token": 0, "opaque": 0, "bf16": 2, "c64": 8, "c128": 16}
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{[^{}]*?(?:S\((\d+)\))?\})?")
 _HEAD = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -19,7 +21,7 @@ _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """The type of one array. `space` 0 is the device's main memory; TPUs keep others in on-chip memories."""
+    """The type of one array. `space` 0 is the device's main memory; TPUs number their on-chip memories from 1."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -27,7 +29,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without padding; types of less than a byte count as packed."""
+        """Size without padding; types of less than a byte count as packed."""
         digits = re.search(r"\d+", self.dtype)
         size = BYTES.get(self.dtype, int(digits[0]) / 8 if digits else 0)
         return math.ceil(math.prod(self.dims) * size)
@@ -35,7 +37,16 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line: its name, what it gives, what it does, the names it takes, and everything behind the operands as text."""
+    """An instruction of a computation.
+
+    Attributes:
+      name: unique in the program.
+      arrays: the types of its results.
+      opcode: `dot`, `fusion`, `while`, ...
+      operands: the names of its operands.
+      inside: the text between the parentheses.
+      rest: the text behind them.
+    """
 
     name: str
     arrays: tuple[Array, ...]
@@ -47,16 +58,16 @@ class Instruction:
     @property
     def called(self) -> list[tuple[str, str]]:
         """(role, computation) of every computation that it names."""
-        found = _CALLED.findall(self.rest)
+        calls = _CALLED.findall(self.rest)
         for names in _BRANCHES.findall(self.rest):
-            found += [("branch", name.strip().lstrip("%")) for name in names.split(",") if name.strip()]
-        return found
+            calls += [("branch", name.strip().lstrip("%")) for name in names.split(",") if name.strip()]
+        return calls
 
     @property
     def source(self) -> str:
-        """Where in the traced program it is from, `jit(step)/encoder/block0/...`; empty where XLA made it up."""
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1] if found else ""
+        """The traced operation, `jit(step)/encoder/block0/...`; empty where XLA added the instruction."""
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +76,9 @@ class Module:
 
     Attributes:
       computations: {name: its instructions by name}, callees before callers.
-      times: how often each computation runs when the program runs once; 0 for what is never called.
-      fused: computations that are the inside of one instruction, whose intermediate results reach no memory.
-      loops: {name of a loop: its passes}, None where the text does not tell; such a body counts as one pass.
+      times: runs of each computation per run of the program; 0 for those that are never called.
+      fused: computations inside a single instruction, whose intermediate results never reach memory.
+      loops: {name of a loop: its iterations}; None where the text does not show them, and the body then counts once.
     """
 
     computations: dict[str, dict[str, Instruction]]
@@ -76,38 +87,35 @@ class Module:
     loops: dict[str, int | None]
 
     def arrays(self, computation: str, name: str) -> tuple[Array, ...]:
-        """The type of an operand."""
+        """Returns the type of an operand."""
         instruction = self.computations[computation].get(name)
         return instruction.arrays if instruction else ()
 
     def running(self):
-        """(computation, instruction, times) of every instruction that runs."""
+        """Yields (computation, instruction, times) of every instruction that runs."""
         for computation, instructions in self.computations.items():
             for instruction in instructions.values():
                 if self.times[computation]:
                     yield computation, instruction, self.times[computation]
 
 
-def _closing(text: str, start: int) -> int:
-    """The place behind the parenthesis that closes the one at `start`."""
-    depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
-        if not depth:
-            return place + 1
-    return len(text)
-
-
-def arrays_of(text: str) -> tuple[Array, ...]:
-    """The arrays of a type, a tuple's one after the other."""
-    return tuple(
-        Array(dtype, tuple(map(int, filter(None, dims.split(",")))), int(space or 0))
-        for dtype, dims, space in _SHAPE.findall(text)
-    )
+def parse(text: str) -> Module:
+    """Parses `compiled.as_text()`. Raises: ValueError, the text is not a compiled program."""
+    computations, entry, current = {}, None, None
+    for line in text.splitlines():
+        head = _HEAD.match(line)
+        if head:
+            current = computations.setdefault(head[2], {})
+            entry = head[2] if head[1] else entry
+        elif current is not None and (instruction := read_instruction(line)):
+            current[instruction.name] = instruction
+    if entry is None:
+        raise ValueError("the text has no ENTRY computation: it is not a compiled HLO program")
+    return _count_runs(computations, entry)
 
 
 def read_instruction(line: str) -> Instruction | None:
-    """The instruction of a line; None where it is none."""
+    """Parses one line; None where it is not an instruction."""
     named = _NAME.match(line)
     if not named:
         return None
@@ -122,60 +130,104 @@ def read_instruction(line: str) -> Instruction | None:
     return Instruction(named[1], arrays_of(line[start:end]), opcode[1], operands, inside, line[close:])
 
 
-def parse(text: str) -> Module:
-    """Reads `compiled.as_text()`. Raises: ValueError, the text is no program."""
-    computations, entry, current = {}, None, None
-    for line in text.splitlines():
-        head = _HEAD.match(line)
-        if head:
-            current = computations.setdefault(head[2], {})
-            entry = head[2] if head[1] else entry
-        elif current is not None and (instruction := read_instruction(line)):
-            current[instruction.name] = instruction
-    if entry is None:
-        raise ValueError("the text holds no ENTRY computation: it is no compiled HLO program")
-    return _with_times(computations, entry)
+def arrays_of(text: str) -> tuple[Array, ...]:
+    """Parses a type; a tuple gives its arrays in order."""
+    return tuple(
+        Array(dtype, tuple(map(int, filter(None, dims.split(",")))), int(space or 0))
+        for dtype, dims, space in _SHAPE.findall(text)
+    )
 
 
-def _with_times(computations, entry) -> Module:
+def _closing(text: str, start: int) -> int:
+    """Returns the index behind the parenthesis that closes the one at `start`."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[index], 0)
+        if not depth:
+            return index + 1
+    return len(text)
+
+
+def _count_runs(computations, entry) -> Module:
     times, fused, loops = collections.Counter({entry: 1}), set(), {}
-    for name in reversed(computations):  # callers stand behind what they call
+    for name in reversed(computations):  # callers stand behind their callees
         for instruction in computations[name].values():
             for role, callee in instruction.called:
                 if role == "to_apply" and instruction.opcode != "call":
-                    continue  # of a reduction, a sort or a scatter: run for each element, and of no weight
-                passes = 1
+                    continue  # of a reduction, a sort or a scatter: runs once per element, and costs next to nothing
+                iterations = 1
                 if role in ("body", "condition"):
-                    passes = loops[instruction.name] = _passes(instruction, computations)
-                    passes = 1 if passes is None else passes
-                times[callee] += times[name] * passes
+                    iterations = loops[instruction.name] = _iterations(instruction, computations)
+                    iterations = 1 if iterations is None else iterations
+                times[callee] += times[name] * iterations
                 if instruction.opcode == "fusion" or name in fused:
                     fused.add(callee)
     return Module(computations, {name: times[name] for name in computations}, frozenset(fused), loops)
 
 
-def _passes(loop: Instruction, computations) -> int | None:
-    """How often a loop runs: what XLA says, or else the bound that its condition compares a counter from 0 with."""
-    known = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
-    if known:
-        return int(known[1])
+def _iterations(loop: Instruction, computations) -> int | None:
+    """Returns the iterations of a loop: XLA's annotation, else the bound that its condition compares a counter from 0 with."""
+    annotated = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
+    if annotated:
+        return int(annotated[1])
     condition = dict(loop.called).get("condition")
-    bounds = _integers(condition, computations)
-    return bounds[0] if len(bounds) == 1 and _compares(condition, computations) else None
+    bounds = _integer_constants(condition, computations)
+    return bounds[0] if len(bounds) == 1 and _has_less_than(condition, computations) else None
 
 
-def _inside(computation: str, computations):
-    """The instructions of a computation and of those fused into it."""
+def _with_fused(computation: str, computations):
+    """Yields the instructions of a computation and of those fused into it."""
     for instruction in computations.get(computation, {}).values():
         yield instruction
         if instruction.opcode == "fusion":
-            yield from _inside(dict(instruction.called)["calls"], computations)
+            yield from _with_fused(dict(instruction.called)["calls"], computations)
 
 
-def _integers(computation: str, computations) -> list[int]:
-    found = (i for i in _inside(computation, computations) if i.opcode == "constant")
-    return [int(i.inside) for i in found if i.arrays[0].dtype in ("s32", "u32", "s64") and re.fullmatch(r"\d+", i.inside)]
+def _integer_constants(computation: str, computations) -> list[int]:
+    constants = (i for i in _with_fused(computation, computations) if i.opcode == "constant")
+    return [int(i.inside) for i in constants if i.arrays[0].dtype in ("s32", "u32", "s64") and re.fullmatch(r"\d+", i.inside)]
 
 
-def _compares(computation: str, computations) -> bool:
-    return any(i.opcode == "compare" and "direction=LT" in i.rest for i in _inside(computation, computations))
+def _has_less_than(computation: str, computations) -> bool:
+    return any(i.opcode == "compare" and "direction=LT" in i.rest for i in _with_fused(computation, computations))
+
+
+class SourceLines:
+    """The tables at the head of a program's text, which map instructions to lines of Python: files, locations, call stacks."""
+
+    def __init__(self, text: str):
+        head = text.split("\n%", 1)[0].split("\nENTRY", 1)[0]
+        files = {int(n): name for n, name in re.findall(r'^(\d+) "([^"]*)"$', _table(head, "FileNames"), re.M)}
+        locations = re.findall(r"^(\d+) \{file_name_id=(\d+) .*?line=(\d+)", _table(head, "FileLocations"), re.M)
+        self.locations = {int(n): (files.get(int(file), ""), int(line)) for n, file, line in locations}
+        frames = re.findall(r"^(\d+) \{file_location_id=(\d+)(?: parent_frame_id=(\d+))?", _table(head, "StackFrames"), re.M)
+        self.frames = {int(n): (int(location), int(parent or 0)) for n, location, parent in frames}
+
+    def of(self, instruction: Instruction) -> str:
+        """Returns `cvmae/models/vit.py:104`: the innermost line in this package, else the innermost one; '' where none is recorded."""
+        frame = re.search(r"stack_frame_id=(\d+)", instruction.rest)
+        stack = self._stack(int(frame[1])) if frame else re.findall(r'source_file="([^"]*)" source_line=(\d+)', instruction.rest)
+        if not stack:
+            return ""
+        file, line = next((location for location in stack if location[0].startswith(PACKAGE)), stack[0])
+        return f"{_short_path(file)}:{line}"
+
+    def _stack(self, frame: int) -> list[tuple[str, int]]:
+        stack, seen = [], set()
+        while frame in self.frames and frame not in seen:
+            seen.add(frame)
+            location, frame = self.frames[frame]
+            stack.append(self.locations.get(location, ("", 0)))
+        return stack
+
+
+def _short_path(file: str) -> str:
+    """Returns the path of a file from its package's folder on."""
+    if file.startswith(PACKAGE):
+        return pathlib.Path("cvmae", pathlib.Path(file).relative_to(PACKAGE)).as_posix()
+    return file.rpartition("/site-packages/")[2]
+
+
+def _table(head: str, name: str) -> str:
+    match = re.search(rf"^{name}\n(.*?)(?:\n\n|\Z)", head, re.S | re.M)
+    return match[1] if match else ""

@@ -1,4 +1,4 @@
-"""Where the memory of one device goes: what the step carries, and what it needs meanwhile."""
+"""The memory of one device by what holds it: the state of training, the batch, and the temporaries of the step."""
 
 import dataclasses
 import math
@@ -13,11 +13,11 @@ class Memory:
     """Bytes of one device.
 
     Attributes:
-      parameters, optimizer, ema, other, batch: of the step's arguments, from their shapes and shardings; `other` is what does
-        not train.
-      arguments: what XLA lays out for all of them, padding included.
+      parameters, optimizer, ema, batch: arguments of the step, from their shapes and shardings.
+      other: arguments that are not trained, such as frozen parameters.
+      arguments: all of them as XLA lays them out, padding included.
       temporary: activations, gradients and whatever else lives within the step.
-      outputs: results that do not take the place of an argument.
+      outputs: results that do not reuse the buffer of an argument.
       code: the program.
     """
 
@@ -33,28 +33,34 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Bytes that the step needs."""
         return self.arguments + self.temporary + self.outputs + self.code
 
 
 def on_one_device(tree) -> int:
-    """Bytes that one device holds of a tree of `ShapeDtypeStruct` with shardings."""
+    """Returns the bytes that one device holds of a tree of `ShapeDtypeStruct` with shardings."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in leaves)
 
 
-def memory_of(step, compiled) -> Memory:
-    """The memory of a compiled `step.Step`."""
-    task, analysis = step.task, compiled.memory_analysis()
+def memory_of(step, program) -> Memory:
+    """Returns the memory of a step.
+
+    Args:
+      step: a `TracedStep`.
+      program: `jax.stages.Compiled` of it.
+    """
+    task, analysis = step.task, program.memory_analysis()
     state = task.abstract_state()
     batch = task.abstract_batch(step.config.batch_size, batch_sharding(task.mesh))
-    held = {
+    state_parts = {
         "parameters": state.params,
         "optimizer": state.opt_state,
         "ema": state.ema,
         "other": (state.step, state.frozen, state.stats),
     }
     return Memory(
-        **{name: on_one_device(tree) for name, tree in held.items()},
+        **{name: on_one_device(tree) for name, tree in state_parts.items()},
         batch=on_one_device(batch),
         arguments=analysis.argument_size_in_bytes,
         temporary=analysis.temp_size_in_bytes,

@@ -1,4 +1,4 @@
-"""What XLA's TPU compiler says when a program does not fit, as data."""
+"""Parser for the error of XLA's TPU compiler about a program that does not fit in memory."""
 
 import dataclasses
 import re
@@ -8,7 +8,15 @@ _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """One allocation: bytes, type as XLA writes it, and the traced operation and line of code that it is from ('' if unknown)."""
+    """An array in memory.
+
+    Attributes:
+      bytes: its size.
+      shape: its type as XLA writes it.
+      operator: the traced operation that it comes from; '' if unknown.
+      line: the line of code; '' if unknown.
+      count: of equal arrays in different layers.
+    """
 
     bytes: int
     shape: str
@@ -19,7 +27,13 @@ class Allocation:
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """A refusal. `used` and `available`: bytes of one chip, 0 where the message does not say; allocations: the largest first."""
+    """A program that does not fit.
+
+    Attributes:
+      used: bytes per chip that it needs; 0 where the message does not say.
+      available: bytes per chip; 0 where the message does not say.
+      allocations: the largest first; empty where the compiler gave up before it allocated.
+    """
 
     used: int
     available: int
@@ -27,16 +41,16 @@ class TooLarge:
 
 
 def size_of(text: str) -> int:
-    """Bytes of `13.79G`, `176.0K`, `512B` or `0`."""
+    """Parses `13.79G`, `176.0K`, `512B` or `0` into bytes."""
     number, unit = re.fullmatch(r"([\d.]+)([KMGTB]?)B?", text).groups()
     return round(float(number) * _UNITS[unit])
 
 
 def read_refusal(message: str) -> TooLarge | None:
-    """The refusal in the text of an error; None where the error is another one.
+    """Parses the text of an error; None where it is not about memory.
 
-    Known forms: `Used 21.95G of 15.48G hbm`, with a list of allocations behind it; `the total memory required for HLO temporaries
-    (39.70G) exceeds available HBM (15.75G)` and `Requires 40.1G, has 15.7G available`, which come before anything is allocated.
+    Known forms: `Used 21.95G of 15.48G hbm`, followed by a list of allocations; `the total memory required for HLO temporaries
+    (39.70G) exceeds available HBM (15.75G)` and `Requires 40.1G, has 15.7G available`, before anything is allocated.
     """
     if "RESOURCE_EXHAUSTED" not in message and "ran out of memory" not in message.lower():
         return None
@@ -46,16 +60,16 @@ def read_refusal(message: str) -> TooLarge | None:
         rf"temporaries \({size}\) exceeds available HBM \({size}\)",
         rf"Requires {size}, has {size} available",
     ):
-        found = re.search(form, message)
-        if found:
-            return TooLarge(size_of(found[1]), size_of(found[2]), tuple(_allocations(message)))
+        sizes = re.search(form, message)
+        if sizes:
+            return TooLarge(size_of(sizes[1]), size_of(sizes[2]), tuple(_allocations(message)))
     return TooLarge(0, 0, tuple(_allocations(message)))
 
 
 def _allocations(message: str):
-    """The numbered allocations of the report."""
+    """Yields the numbered allocations of the message."""
     for part in re.split(r"\n\s*\d+\. (?=Size: )", message)[1:]:
-        field = {name: found[1] if (found := re.search(pattern, part)) else "" for name, pattern in _FIELDS.items()}
+        field = {name: match[1] if (match := re.search(pattern, part)) else "" for name, pattern in _FIELDS.items()}
         file = re.search(r'source_file="([^"]*)" source_line=(\d+)', part)
         line = f"{file[1]}:{file[2]}" if file else ""
         yield Allocation(size_of(field["size"]), field["shape"], field["operator"], line)

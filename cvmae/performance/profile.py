@@ -1,4 +1,4 @@
-"""Where the time of a compiled program goes, by kind of operation and by part of the model, from JAX's own profiler."""
+"""The time of a compiled program by kind of operation and by part of the model, from JAX's profiler."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ import jax
 
 from cvmae.performance import hlo, hlo_cost
 
-# First match wins; of an instruction's opcode, or of the last word of the traced operation that it is from.
+# Pattern of an instruction's opcode; first match wins.
 KINDS = (
     ("matrix products", r"^(dot|convolution)"),
     ("collectives", "|".join(hlo_cost.COLLECTIVES)),
@@ -21,37 +21,42 @@ KINDS = (
     ("reductions", r"^(reduce|argm)"),
     ("custom calls", r"^custom-call"),
 )
-_HOLDERS = ("while", "call", "conditional")  # their time is that of what they run
+_CALLERS = ("while", "call", "conditional")  # their time is that of the instructions that they run
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Seconds of a run, summed over the operations of all devices, by kind and by traced operation (layers as one)."""
+    """Seconds of a run, summed over the operations of all devices.
+
+    Attributes:
+      kinds: {name of KINDS or `elementwise`: seconds}.
+      sources: {traced operation, equal ones of different layers as one: seconds}.
+    """
 
     kinds: dict[str, float]
     sources: dict[str, float]
 
     @property
     def total(self) -> float:
+        """Seconds of all operations."""
         return sum(self.kinds.values())
 
     def lines(self, count: int = 12) -> list[str]:
-        """As text, the most expensive first."""
-        found = [f"  where the time goes, {1e3 * self.total:.1f} ms of operations a run"]
+        """Returns the lines to print, the `count` most expensive rows of each table first."""
+        lines = [f"  where the time goes: {1e3 * self.total:.1f} ms of operations per run"]
         for table in (self.kinds, self.sources):
             for name, seconds in sorted(table.items(), key=lambda item: -item[1])[:count]:
-                found.append(f"    {100 * seconds / max(self.total, 1e-12):5.1f} %  {name}")
-            found.append("")
-        return found[:-1]
+                lines.append(f"    {100 * seconds / max(self.total, 1e-12):5.1f} %  {name}")
+            lines.append("")
+        return lines[:-1]
 
 
 def kind_of(module: hlo.Module, computation: str, instruction: hlo.Instruction) -> str:
-    """One of KINDS, or `elementwise`; a fusion that holds a matrix product is one."""
-    inside = [instruction, *_fused(module, instruction)]
-    opcodes = [one.opcode for one in inside]
+    """Returns a name of KINDS, or `elementwise`; a fusion with a matrix product inside is a matrix product."""
+    opcodes = [i.opcode for i in (instruction, *_fused(module, instruction))]
     for name, pattern in KINDS:
-        held = name in ("matrix products", "sorts", "scatters", "collectives")
-        if any(re.match(pattern, opcode) for opcode in (opcodes if held else opcodes[:1])):
+        decides = name in ("matrix products", "sorts", "scatters", "collectives")  # wherever in a fusion it is
+        if any(re.match(pattern, opcode) for opcode in (opcodes if decides else opcodes[:1])):
             return name
     if instruction.opcode == "fusion":
         return next(
@@ -62,15 +67,16 @@ def kind_of(module: hlo.Module, computation: str, instruction: hlo.Instruction) 
 
 
 def _fused(module, instruction):
+    """Yields the instructions fused into one."""
     for role, callee in instruction.called:
         if role == "calls" and callee in module.computations:
-            for one in module.computations[callee].values():
-                yield one
-                yield from _fused(module, one)
+            for inner in module.computations[callee].values():
+                yield inner
+                yield from _fused(module, inner)
 
 
 def part_of(source: str) -> str:
-    """A traced operation without the numbers of layers, its direction in front: `backward decoder/blocks/block*/norm1/mul`."""
+    """Formats a traced operation without layer numbers, behind its direction: `backward decoder/blocks/block*/norm1/mul`."""
     first = re.sub(r"^jit\(\w+\)/", "", source).lstrip("(").partition(":")[0]
     direction = "backward " if "transpose(" in first else "forward " if "jvp(" in first else ""
     words = [
@@ -80,7 +86,13 @@ def part_of(source: str) -> str:
 
 
 def profile(run, text: str, runs: int = 2) -> Profile:
-    """Runs `run()`, which waits for its result, under the profiler; `text` is the compiled program's."""
+    """Profiles a compiled program.
+
+    Args:
+      run: runs it once and waits for the result.
+      text: of the program.
+      runs: the number of calls; the times are their mean.
+    """
     module = hlo.parse(text)
     known = {i.name: (computation, i) for computation, instructions in module.computations.items() for i in instructions.values()}
     kinds, sources = collections.Counter(), collections.Counter()
@@ -91,7 +103,7 @@ def profile(run, text: str, runs: int = 2) -> Profile:
         [file] = pathlib.Path(folder).rglob("*.xplane.pb")
         for name, seconds in _events(jax.profiler.ProfileData.from_file(str(file))):
             computation, instruction = known.get(name, (None, None))
-            if instruction is None or instruction.opcode in _HOLDERS:
+            if instruction is None or instruction.opcode in _CALLERS:
                 continue
             kinds[kind_of(module, computation, instruction)] += seconds / runs
             sources[part_of(instruction.source)] += seconds / runs
@@ -99,7 +111,7 @@ def profile(run, text: str, runs: int = 2) -> Profile:
 
 
 def _events(data):
-    """(HLO instruction, seconds) of everything that ran."""
+    """Yields (name of the HLO instruction, seconds) of every event."""
     for plane in data.planes:
         for line in plane.lines:
             for event in line.events:

@@ -1,27 +1,72 @@
-"""The training step of a config, built for devices that need not be here, and traced once."""
+"""The training step of a config, built for devices that may be absent, and traced once."""
+
+import functools
 
 from cvmae.config import UNTRAINED, ConfigError, config_errors
 from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
-from cvmae.performance.flops import Count
+from cvmae.performance.flops import FlopCount
 from cvmae.tasks import TASKS, find_task
 from cvmae.tasks.validate import validate
 from cvmae.training.loop import Schedule
 
 
+class TracedStep:
+    """A training step for devices, traced.
+
+    Attributes:
+      config: of the same program without its data, see `without_data`.
+      devices: as given.
+      task: the task; `task.mesh` is the mesh over the devices.
+      traced: `jax.stages.Traced`.
+
+    Raises:
+      ConfigError: the config does not fit these devices.
+    """
+
+    def __init__(self, config, devices, schedule: Schedule = Schedule(100)):
+        self.config, self.devices = without_data(config), devices
+        validate(self.config, devices)
+        mesh = make_mesh(self.config.mesh, devices)
+        with config_errors("data"):
+            source = make_source(self.config.data, self.config.data.split) if config.task != "pretrain" else ()
+        self.task = find_task(config.task)(self.config, mesh, schedule, source)
+        self.traced = self.task.trace()
+
+    @classmethod
+    def of_run(cls, config, devices, clips: int) -> "TracedStep":
+        """Traces the step with the durations of a run over `clips` training clips. Raises: ConfigError."""
+        return cls(config, devices, Schedule.of(config, clips))
+
+    @functools.cached_property
+    def flops(self) -> FlopCount:
+        """Operations of the whole step on all devices, recomputation included."""
+        return FlopCount(self.traced.jaxpr)
+
+
+def model_flops(step: TracedStep) -> int:
+    """Returns the operations of the step on all devices that the model needs: plain attention, and no recomputation."""
+    if step.config.attention == "einsum" and step.config.remat == "none":
+        return step.flops.total
+    plain = step.config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.attention, plain.remat = "einsum", "none"
+    return TracedStep(plain, step.devices).flops.total
+
+
 def check_task(config) -> None:
-    """Raises: ConfigError, the task has no training step."""
+    """Raises ConfigError where the task has no training step."""
     if not find_task(config.task).trains:
         trained = ", ".join(task for task in TASKS if find_task(task).trains)
-        raise ConfigError(f"config.task={config.task!r} trains nothing, so it has no step to look at; {trained} have one")
+        raise ConfigError(f"config.task={config.task!r} trains nothing, so there is no step to measure: take one of {trained}")
 
 
-def standalone(config):
-    """The same program without its data: nothing has to be there but the config.
+def without_data(config):
+    """Returns a config of the same program that reads neither videos nor weights.
 
     Args:
-      config: left as it is. Its data.name gives the number of classes of a published set.
+      config: stays as it is. Its data.name gives the number of classes of a published set.
 
     Raises:
       ConfigError: the task has no training step.
@@ -45,10 +90,14 @@ def _motion_classes(config) -> tuple[str, ...]:
 
 
 def training_clips(config, clips: int) -> tuple[int, str]:
-    """(training clips of the configured run, where that number is from): --clips, the data itself, or what its authors publish.
+    """Returns (training clips of the run, where that number comes from): --clips, the data, or what the set's authors publish.
+
+    Args:
+      config: of the run.
+      clips: the flag; 0 where it is not given.
 
     Raises:
-      ConfigError: none of them says.
+      ConfigError: the number is not known.
     """
     if clips:
         return clips, "--clips"
@@ -71,53 +120,10 @@ def training_clips(config, clips: int) -> tuple[int, str]:
 
 
 def _published_clips(name: str) -> int:
-    """Returns the published number of training clips of a data set, of its first split where it has several; 0 where there is none."""
+    """Returns the published number of training clips of a set, of its first split where it has several; 0 if unknown."""
     return next(iter(COUNTS.get(name, {}).values()), {}).get("train", 0)
 
 
 def dataset_name(config) -> str:
     """Returns config.data.name; '' where an older config does not have the field."""
     return config.data.get("name", "")
-
-
-class Step:
-    """A training step on devices, traced.
-
-    Attributes:
-      config: as it was built, see `standalone`.
-      task: the task; `task.mesh` is the mesh over the devices.
-      traced: `jax.stages.Traced`.
-
-    Raises:
-      ConfigError: the config does not fit these devices.
-    """
-
-    def __init__(self, config, devices, schedule: Schedule = Schedule(100)):
-        self.config = standalone(config)
-        validate(self.config, devices)
-        mesh = make_mesh(self.config.mesh, devices)
-        with config_errors("data"):
-            source = make_source(self.config.data, self.config.data.split) if config.task != "pretrain" else ()
-        self.task = find_task(config.task)(self.config, mesh, schedule, source)
-        self.traced = self.task.trace()
-
-    @classmethod
-    def of_run(cls, config, devices, clips: int) -> "Step":
-        """With the durations of a run over so many training clips."""
-        return cls(config, devices, Schedule.of(config, clips))
-
-    @property
-    def count(self) -> Count:
-        """Operations of the whole step on all devices, as it is traced: what is computed again counts again."""
-        return Count(self.traced.jaxpr)
-
-
-def model_flops(step: Step, devices) -> int:
-    """Operations of the step on all devices that the model asks for: plain attention, and nothing computed twice."""
-    plain = step.config.copy_and_resolve_references()
-    with plain.unlocked():
-        plain.attention = "einsum"
-        changed = step.config.attention != "einsum"
-        if plain.remat != "none":
-            plain.remat, changed = "none", True
-    return Step(plain, devices).count.flops if changed else step.count.flops

@@ -182,7 +182,7 @@ def test_tpu_vm(folder):
     assert [line.split(" ", 1)[1] for line in played.text("spread").splitlines()] == [
         "(4, 4, 32, 32, 3) of (32, 4, 32, 32, 3)"
     ] * 8
-    assert "8 chips (data 2, fsdp 4, model 1), batch 8 = 1 a chip" in played.text("compile")
+    assert "8 chips (data 2, fsdp 4, model 1), batch 8 = 1 per chip" in played.text("compile")
     assert "8 steps" in played.text("train") and "8 cpu device(s)" in played.text("train")
     lines = metric_lines(played.work / "run")
     assert [line["step"] for line in lines] == list(range(1, 9)) and all(math.isfinite(line["loss/mse_video"]) for line in lines)

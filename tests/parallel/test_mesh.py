@@ -1,4 +1,4 @@
-"""The mesh over the devices there are, and what is said of one that does not fit."""
+"""The mesh over the available devices, and the errors about sizes that do not fit."""
 
 import types
 
@@ -25,7 +25,7 @@ def test_minus_one_takes_all_devices():
         ((-1, 2, 1), 2, 16, (4, 2, 1)),
     ],
 )
-def test_one_axis_takes_what_the_others_leave(sizes, slices, devices, expected):
+def test_one_axis_takes_the_devices_that_the_others_leave(sizes, slices, devices, expected):
     assert fill_sizes(list(sizes), slices, devices) == expected
 
 
@@ -36,7 +36,7 @@ def test_one_axis_takes_what_the_others_leave(sizes, slices, devices, expected):
         ((2, 1, 1), 1, "need 2 devices or a multiple, there are 8: set config.mesh.data=-1"),
         ((-1, 3, 1), 1, "config.mesh.fsdp=3 .* need 3 devices"),
         ((-1, 1, 1), 3, "config.mesh.dcn=3 need 3 devices"),
-        ((-1, 1, -1), 1, "only one of them can take what is left: set config.mesh.model to a number"),
+        ((-1, 1, -1), 1, "only one of them can be -1: set config.mesh.model to a number"),
     ],
 )
 def test_a_mesh_that_does_not_fit_names_the_fix(sizes, slices, message):
@@ -45,21 +45,21 @@ def test_a_mesh_that_does_not_fit_names_the_fix(sizes, slices, message):
 
 
 def numbered(slices, processes):
-    """Eight devices, spread evenly over so many slices (None: they number none) and processes."""
-    about = [{} if slices is None else {"slice_index": one * slices // 8} for one in range(8)]
-    return [types.SimpleNamespace(process_index=one * processes // 8, **mine) for one, mine in enumerate(about)]
+    """Returns eight devices, spread evenly over slices (None: without a slice index) and processes."""
+    attributes = [{} if slices is None else {"slice_index": n * slices // 8} for n in range(8)]
+    return [types.SimpleNamespace(process_index=n * processes // 8, **more) for n, more in enumerate(attributes)]
 
 
 @pytest.mark.parametrize(
-    "slices, processes, count, are", [(2, 4, 2, True), (2, 4, 4, False), (None, 4, 4, False), (1, 2, 2, False)]
+    "slices, processes, count, expected", [(2, 4, 2, True), (2, 4, 4, False), (None, 4, 4, False), (1, 2, 2, False)]
 )
-def test_slices_are_those_that_devices_number_else_processes(slices, processes, count, are):
-    """Processes on GPU machines and CPUs number none, or all of them one."""
-    assert _are_slices(numbered(slices, processes), count) == are
+def test_processes_count_as_slices_where_devices_have_no_slice_index(slices, processes, count, expected):
+    """Devices of GPU machines and CPUs have none, or all of them the same one."""
+    assert _are_slices(numbered(slices, processes), count) == expected
 
 
-def test_slices_that_are_not_there_are_named():
-    with pytest.raises(ValueError, match="config.mesh.dcn=3: the devices are 2 slices of 4 processes: set it to one of these"):
+def test_a_wrong_number_of_slices_names_the_right_ones():
+    with pytest.raises(ValueError, match="config.mesh.dcn=3: the devices have 2 slices and 4 processes: set it to one of these"):
         _are_slices(numbered(2, 4), 3)
 
 

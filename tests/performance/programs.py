@@ -1,4 +1,4 @@
-"""Compiled programs as XLA prints them, cut down: a TPU's loop with collectives, and what its compiler says when it refuses."""
+"""Compiled programs as XLA prints them, shortened: a loop with collectives for TPU, and errors of the TPU compiler about memory."""
 
 # Made by libtpu for four v5e chips; types, windows and annotations as it wrote them, most instructions left out.
 TPU = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(bf16[8,64]{1,0})->f32[64]{0}}
@@ -79,7 +79,7 @@ ENTRY %%main (x.1: bf16[8,64], w.1: f32[3,64,64]) -> f32[64] {
 }
 """
 
-# What the TPU compiler said of a program whose buffers were placed already; two of its twenty allocations.
+# The TPU compiler's error for a program whose buffers were already allocated; two of its twenty allocations.
 PLACED = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 63.80G of 30.75G hbm. Exceeded hbm capacity by 33.05G.
 
 Total hbm usage >= 65.05G:

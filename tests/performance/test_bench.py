@@ -1,4 +1,4 @@
-"""The command: everything it measures of a small config, by its own formula, and what it refuses."""
+"""The command `cvmae.bench`: its numbers for a small config, the formula of MFU, and its error messages."""
 
 import importlib.util
 import json
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cvmae import bench
+from cvmae.config import load
 from cvmae.performance import bench_report, bench_step, measurements
 from cvmae.performance.timing import Times
 from tests.commands import RUNLOCAL, caller
@@ -38,23 +39,28 @@ def test_everything_is_measured(command, tmp_path, quick_compilation):
     assert data["memory"]["parameters"] > 0 and data["memory"]["peak"]["process"] > 2**27
     assert all(seconds > 0 for seconds in data["seconds"].values())
     assert data["loader"]["clips"] == 16 and data["loader"]["clips_per_second"] > 0
-    for words in ("compile", "input wait", "loader alone", "where the time goes", "matrix products"):
+    for words in ("compile", "input wait", "loader only", "where the time goes", "matrix products"):
         assert words in out
 
 
-def test_the_loader_can_be_measured_alone(command):
+def test_help_explains_the_command(command):
+    code, out, _ = command("--help")
+    assert code == 0 and bench.__doc__ in out
+
+
+def test_the_loader_can_be_measured_by_itself(command):
     code, out, _ = command("--loader_only", "--loader_batches=1", config=f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal")
-    assert code == 0 and "loader alone" in out and "step" not in out
+    assert code == 0 and "loader only" in out and "step" not in out
 
 
 def test_without_data_clips_are_synthetic():
-    c, note = measurements.with_data(config(data__source="files"))
+    c, note = measurements.with_synthetic_fallback(config(data__source="files"))
     assert c.data.source == "synthetic" and c.data.synthetic.classes == 174 and "synthetic" in note
-    given = config(data__source="files", data__manifest="m.csv")
-    assert measurements.with_data(given) == (given, "")
+    with_manifest = config(data__source="files", data__manifest="m.csv")
+    assert measurements.with_synthetic_fallback(with_manifest) == (with_manifest, "")
 
 
-def test_what_cannot_be_measured_is_one_line(command):
+def test_an_error_is_one_line(command):
     for args, path, message in (
         (["--peer=hf"], RUNLOCAL, "take a config with parent=videomae"),
         ([], f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal", "config.task='knn' trains nothing"),
@@ -67,7 +73,7 @@ def test_what_cannot_be_measured_is_one_line(command):
 
 
 @pytest.mark.parametrize(
-    ("kind", "peak"),
+    ("device_kind", "peak"),
     [
         ("TPU v5 lite", 197e12),
         ("TPU v5e", 197e12),
@@ -77,41 +83,38 @@ def test_what_cannot_be_measured_is_one_line(command):
         ("cpu", 0),
     ],
 )
-def test_peaks_are_of_the_device(kind, peak):
-    assert bench_step.peak_flops(kind) == peak
+def test_peaks_are_of_the_device(device_kind, peak):
+    assert bench_step.peak_flops(device_kind) == peak
 
 
-def test_hugging_face_does_the_same_work(command, tmp_path):
-    """The same weights, clips and masks give the same loss; both learn from it."""
+@pytest.fixture
+def parity():
+    """Skips, or fails where the extra is required, without torch and transformers."""
     if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
         missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+
+
+def test_hugging_face_does_the_same_work(parity):
+    """The same weights, clips and masks give the same loss; both learn from it."""
     from cvmae.performance import bench_huggingface
 
-    c = config_of(PARENT)
-    found, ours = bench_huggingface.compare(c, rounds=2, warmup=1, threads=1)
-    assert found.losses[0] == pytest.approx(found.losses[1], rel=1e-5)
-    assert ours() < found.losses[0] and isinstance(found.ours, Times) and found.threads == 1
-    lines, data = bench_report.peer(found, c.batch_size)
-    assert data["ratio_wall"] > 0 and "Hugging Face" in " ".join(lines)
+    c = load(PARENT)
+    times, ours = bench_huggingface.compare(c, rounds=2, warmup=1, threads=1)
+    assert times.losses[0] == pytest.approx(times.losses[1], rel=1e-5)
+    assert ours() < times.losses[0] and isinstance(times.ours, Times) and times.threads == 1
+    lines, data = bench_report.comparison(times, c.batch_size)
+    assert data["ratio_wall"] > 0 and data["theirs"]["median_wall"] > 0 and "Hugging Face" in " ".join(lines)
 
 
-def test_the_peer_is_compiled_on_request(monkeypatch):
-    if not all(map(importlib.util.find_spec, ("torch", "transformers"))):
-        missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
+def test_the_peer_is_compiled_on_request(parity, monkeypatch):
     import torch
 
     from cvmae.performance import bench_huggingface
 
-    c, compiled = config_of(PARENT), []
-    clips, hidden = np.zeros((1, c.data.num_frames, *c.augment.size, 3), np.float32), np.ones((1, 8), bool)
-    monkeypatch.setattr(bench_huggingface, "with_weights", lambda *_: torch.nn.Linear(1, 1))
+    c, compiled = load(PARENT), []
+    pixels, masked = np.zeros((1, c.data.num_frames, *c.augment.size, 3), np.float32), np.ones((1, 8), bool)
+    monkeypatch.setattr(bench_huggingface, "load_videomae", lambda *_: torch.nn.Linear(1, 1))
     monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
-    for wanted in (False, True):
-        peer = bench_huggingface.Theirs(c, {}, clips, hidden, 1, wanted)
-        assert compiled == [peer.model] * wanted
-
-
-def config_of(path):
-    from cvmae.config import load
-
-    return load(path)
+    for compile_peer in (False, True):
+        peer = bench_huggingface.TorchStep(c, {}, pixels, masked, 1, compile_peer)
+        assert compiled == [peer.model] * compile_peer

@@ -1,11 +1,11 @@
-"""Reading compiled programs: loops by their passes, collectives once, bytes of slices, lines of code, and refusals."""
+"""Parsing compiled programs: iterations of loops, collectives, bytes of slices, source lines, and errors about memory."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from cvmae.performance import hlo, hlo_cost, oom, peak
-from cvmae.performance.peak import PACKAGE, Lines
+from cvmae.performance.hlo import PACKAGE, SourceLines
 from tests.performance.programs import NOT_PLACED, PLACED, TPU
 
 TEXT = TPU % {"package": PACKAGE}
@@ -16,17 +16,17 @@ def program():
     return hlo.parse(TEXT)
 
 
-def test_a_loop_runs_as_often_as_its_condition_lets_it(program):
+def test_the_iterations_of_a_loop_come_from_its_condition(program):
     assert program.loops == {"while.1": 3}
     assert [program.times[name] for name in ("main", "body", "fused_dot", "add.1")] == [1, 3, 3, 0]
 
 
-def test_what_xla_says_of_a_loop_comes_first():
+def test_xlas_annotation_of_a_loop_has_priority():
     text = TEXT.replace("body=%body, ", 'body=%body, backend_config={"known_trip_count":{"n":"12"}}, ')
     assert hlo.parse(text).loops == {"while.1": 12}
 
 
-def test_a_loop_of_unknown_length_counts_as_one_pass():
+def test_a_loop_of_unknown_length_counts_as_one_iteration():
     unknown = hlo.parse(TEXT.replace("%bound = s32[]{:T(128)} constant(3)", "%bound = s32[]{:T(128)} copy(%state.1)"))
     assert unknown.loops == {"while.1": None} and unknown.times["body"] == 1
 
@@ -35,7 +35,7 @@ def test_a_loop_that_ends_otherwise_is_of_unknown_length():
     assert hlo.parse(TEXT.replace("direction=LT", "direction=NE")).loops == {"while.1": None}
 
 
-def test_text_that_is_no_program_is_refused():
+def test_text_that_is_not_a_program_raises():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("HloModule nothing")
 
@@ -58,9 +58,9 @@ def test_operands_on_the_chip_are_not_read_from_memory():
 
 
 def test_collectives_count_once_a_channel_and_as_often_as_they_run(program):
-    found = {one.kind: one for one in hlo_cost.collectives(program, 4)}
+    by_kind = {c.kind: c for c in hlo_cost.collectives(program, 4)}
     assert len(hlo_cost.collectives(program, 4)) == 2
-    gather, reduce = found["all-gather"], found["all-reduce"]
+    gather, reduce = by_kind["all-gather"], by_kind["all-reduce"]
     assert (gather.bytes, gather.group, gather.times) == (32 * 64 * 2, 4, 3)
     assert gather.sent == 32 * 64 * 2 * 3 / 4
     assert (reduce.bytes, reduce.group, reduce.times) == (64 * 4, 2, 1)
@@ -85,8 +85,8 @@ def test_started_collectives_count_what_they_receive():
         "%r = bf16[2,64]{1,0} reduce-scatter(%x.1), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}, to_apply=%add.1"
     )
     program = hlo.parse(TEXT.replace("  %nought", f"  {start}\n  {scatter}\n  %nought", 1))
-    found = {one.kind: one.bytes for one in hlo_cost.collectives(program, 4) if one.times == 1}
-    assert found["all-gather"] == 32 * 64 * 2 and found["reduce-scatter"] == 8 * 64 * 2
+    sizes = {one.kind: one.bytes for one in hlo_cost.collectives(program, 4) if one.times == 1}
+    assert sizes["all-gather"] == 32 * 64 * 2 and sizes["reduce-scatter"] == 8 * 64 * 2
 
 
 def test_calls_out_of_the_program_are_named(program):
@@ -94,7 +94,7 @@ def test_calls_out_of_the_program_are_named(program):
 
 
 def test_lines_of_code_are_those_of_this_package_where_there_is_one(program):
-    lines = Lines(TEXT)
+    lines = SourceLines(TEXT)
     body = program.computations["body"]
     assert lines.of(body["product"]) == "cvmae/models/vit.py:160"
     assert lines.of(program.computations["main"]["mean"]) == "cvmae/models/vit.py:160"
@@ -104,13 +104,13 @@ def test_lines_of_code_are_those_of_this_package_where_there_is_one(program):
 def test_the_largest_arrays_at_the_peak_are_named(program):
     size, alive = peak.peak(program, "body")
     assert size == 2 * 32 * 64 * 2 and {one.name for _, one in alive} == {"gather", "gather.2"}
-    [first, *_] = peak.largest(program, Lines(TEXT))
+    [first, *_] = peak.largest_arrays(program, SourceLines(TEXT))
     assert (first.bytes, first.shape, first.line) == (32 * 64 * 2, "bf16[32,64]", "cvmae/models/vit.py:160")
     assert first.operator.endswith("blocks/while/body/all_gather")
 
 
 def test_peak_memory_is_xlas_own():
-    """Of a program without loops, on CPU, where XLA pads nothing."""
+    """A program without loops, on CPU, where XLA pads nothing."""
 
     def chain(x, w):
         for _ in range(3):
@@ -124,21 +124,21 @@ def test_peak_memory_is_xlas_own():
     assert peak.peak(program, entry)[0] == pytest.approx(compiled.memory_analysis().temp_size_in_bytes, rel=0.25)
 
 
-def test_a_refusal_with_allocations_is_read():
-    found = oom.read_refusal(PLACED)
-    assert (found.used, found.available) == (round(63.80 * 2**30), round(30.75 * 2**30))
-    first, second = found.allocations
+def test_an_error_with_allocations_is_parsed():
+    error = oom.read_refusal(PLACED)
+    assert (error.used, error.available) == (round(63.80 * 2**30), round(30.75 * 2**30))
+    first, second = error.allocations
     assert first == oom.Allocation(2 * 2**30, "f32[32,4096,4096]{1,2,0:T(8,128)}", first.operator, "/x/vit.py:105")
     assert first.operator == "jit(step)/jvp(video)/blocks/block0/attention/dot_general"
     assert (second.bytes, second.operator, second.line) == (round(512.5 * 2**20), "", "")
 
 
-def test_a_refusal_before_anything_is_placed_is_read():
+def test_an_error_before_allocation_is_parsed():
     assert oom.read_refusal(NOT_PLACED) == oom.TooLarge(round(39.7 * 2**30), round(15.75 * 2**30), ())
     early = "RESOURCE_EXHAUSTED: Aborting compilation early because it's unlikely to have enough device memory. Requires 40.10G, has 15.48G available."
     assert oom.read_refusal(early).available == round(15.48 * 2**30)
     assert oom.read_refusal("RESOURCE_EXHAUSTED: something new") == oom.TooLarge(0, 0, ())
 
 
-def test_another_error_is_no_refusal():
+def test_other_errors_are_not_about_memory():
     assert oom.read_refusal("INVALID_ARGUMENT: No such compile option: 'xla_x'") is None

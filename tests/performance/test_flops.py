@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from cvmae.models.attention import attend, block_size
 from cvmae.models.vit import Block, TransformerConfig, ViTSize
 from cvmae.performance import hlo, hlo_cost
-from cvmae.performance.flops import Count
+from cvmae.performance.flops import FlopCount
 
 B, N, D, HEADS = 2, 24, 32, 4
 
@@ -20,17 +20,17 @@ def block():
     return module, module.init(jax.random.key(0), x), x
 
 
-def count(function, *args) -> Count:
-    return Count(jax.make_jaxpr(function)(*args))
+def count(function, *args) -> FlopCount:
+    return FlopCount(jax.make_jaxpr(function)(*args))
 
 
 def test_a_block_is_the_formula():
-    """Queries, keys, values and output 8 N D^2, the two products of attention 4 N^2 D, the MLP 16 N D^2: of every clip."""
+    """Per clip: queries, keys, values and output 8 N D^2, the two products of attention 4 N^2 D, the MLP 16 N D^2."""
     module, params, x = block()
     forward = B * (24 * N * D**2 + 4 * N**2 * D)
-    assert count(module.apply, params, x).flops == forward
+    assert count(module.apply, params, x).total == forward
     gradient = jax.grad(lambda params, x: module.apply(params, x).sum(), argnums=(0, 1))
-    assert count(gradient, params, x).flops == 3 * forward
+    assert count(gradient, params, x).total == 3 * forward
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def stacks():
     programs = {}
     for name, function in (("unrolled", unrolled), ("scanned", scanned)):
         gradient = jax.grad(function)
-        programs[name] = (count(gradient, weights).flops, jax.jit(gradient).lower(weights).compile())
+        programs[name] = (count(gradient, weights).total, jax.jit(gradient).lower(weights).compile())
     return programs
 
 
@@ -70,7 +70,7 @@ def test_counts_agree_with_xlas_on_an_unrolled_model(stacks):
     assert traced == pytest.approx(xlas(compiled), rel=0.05)  # XLA counts elementwise work too
 
 
-def test_a_scan_counts_its_body_as_often_as_it_runs_and_xla_does_not(stacks):
+def test_a_scan_counts_its_body_per_iteration_and_xla_does_not(stacks):
     traced, compiled = stacks["scanned"]
     assert traced == in_text(compiled) == 18 * 2 * 64 * 128**2
     assert xlas(compiled) < traced / 4
@@ -93,12 +93,12 @@ def test_convolutions_agree_with_xlas_count(stride, dilation, groups):
         return jax.lax.conv_general_dilated(x, w, (stride,) * 2, "VALID", rhs_dilation=(dilation,) * 2, dimension_numbers=dims, feature_group_count=groups)  # fmt: skip
 
     compiled = jax.jit(convolve).lower(x, w).compile()
-    assert count(convolve, x, w).flops == xlas(compiled)
+    assert count(convolve, x, w).total == xlas(compiled)
     assert in_text(compiled) == xlas(compiled)
 
 
 def test_windows_over_padding_and_holes():
-    """Matrix products with batches become such convolutions on TPU: every output place meets one place of the kernel."""
+    """Matrix products with batches become such convolutions on TPU: every output index meets one index of the kernel."""
     text = """HloModule m
 
 ENTRY %e (a: bf16[4,8,16], b: bf16[4,32,16]) -> bf16[4,8,32] {
@@ -114,42 +114,42 @@ def in_text_of(text: str) -> int:
     return sum(op.flops * op.times for op in hlo_cost.ops(hlo.parse(text)))
 
 
-def test_what_is_computed_again_counts_again():
+def test_recomputation_is_counted():
     module, params, x = block()
 
     def loss(params, apply):
         return apply(params, x).sum()
 
-    plain = count(jax.grad(lambda p: loss(p, module.apply)), params).flops
-    again = count(jax.grad(lambda p: loss(p, jax.checkpoint(module.apply))), params).flops
+    plain = count(jax.grad(lambda p: loss(p, module.apply)), params).total
+    again = count(jax.grad(lambda p: loss(p, jax.checkpoint(module.apply))), params).total
     last = B * 8 * N * D**2  # whose result the gradient does not need
-    assert again - plain == count(module.apply, params, x).flops - last
+    assert again - plain == count(module.apply, params, x).total - last
 
 
-def test_of_branches_the_largest_and_of_mapped_devices_all():
+def test_the_largest_branch_and_all_mapped_devices_are_counted():
     a = jnp.zeros((4, 4))
-    found = count(lambda p: jax.lax.cond(p, lambda x: x @ x @ x, lambda x: x, a), True)
-    assert found.flops == 2 * 2 * 4**3 and not found.notes
+    counted = count(lambda p: jax.lax.cond(p, lambda x: x @ x @ x, lambda x: x, a), True)
+    assert counted.total == 2 * 2 * 4**3 and not counted.notes
     mesh = AbstractMesh((4,), ("data",))
     mapped = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
-    assert count(mapped, jnp.zeros((8, 4))).flops == 4 * 2 * 2 * 2 * 4
+    assert count(mapped, jnp.zeros((8, 4))).total == 4 * 2 * 2 * 2 * 4
 
 
-def test_kernels_are_counted_and_told_apart():
+def test_kernels_are_counted_and_also_reported_by_themselves():
     """Splash: the two products of attention over whole tiles; of a loop's passes all."""
     x = jax.ShapeDtypeStruct((B, 100, HEADS, 8), jnp.float32)
 
     def loop(q):
         return jax.lax.scan(lambda q, _: (attend(q @ jnp.eye(8), q, q, "splash"), None), q, length=3)[0]
 
-    found, tile = count(loop, x), block_size(100)
-    assert found.kernels == 3 * B * HEADS * 2 * 2 * tile * tile * 8
-    assert found.flops - found.kernels == 3 * 2 * B * 100 * HEADS * 8 * 8
+    counted, tile = count(loop, x), block_size(100)
+    assert counted.kernels == 3 * B * HEADS * 2 * 2 * tile * tile * 8
+    assert counted.total - counted.kernels == 3 * 2 * B * 100 * HEADS * 8 * 8
     assert count(lambda q: attend(q, q, q, "einsum"), x).kernels == 0
 
 
-def test_what_cannot_be_counted_is_noted():
+def test_notes_name_what_cannot_be_counted():
     a = jnp.zeros((4, 4))
-    found = count(lambda x: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ x, x), a)
-    assert found.flops == 2 * 4**3 and "unknown length" in " ".join(found.notes)
+    counted = count(lambda x: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ x, x), a)
+    assert counted.total == 2 * 4**3 and "unknown length" in " ".join(counted.notes)
     assert not count(lambda x: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x + 1, x), a).notes["loops"]

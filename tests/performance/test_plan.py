@@ -1,4 +1,4 @@
-"""The command: what it prints and writes, what it refuses, what it says of a program that does not fit, and its search."""
+"""The command `cvmae.plan`: output, errors, programs that do not fit, the estimate, and the search."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from cvmae.models import vit
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import batch_sharding, make_mesh
 from cvmae.performance import chips, search, traced_step
-from cvmae.performance.compile import Compiled, estimate
+from cvmae.performance.compile import ProgramCost, estimate
 from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
 from cvmae.performance.oom import TooLarge
@@ -51,9 +51,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("args", "message"), REFUSED, ids=[message for _, message in REFUSED])
-def test_what_cannot_be_planned_is_one_line(command, args, message, quick_compilation):
+def test_an_error_is_one_line(command, args, message, quick_compilation):
     code, _, err = command(*args)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+
+
+def test_help_explains_the_command(command):
+    code, out, _ = command("--help")
+    assert code == 0 and plan.__doc__ in out
 
 
 def test_without_libtpu_the_extra_is_named(command, monkeypatch):
@@ -68,11 +73,11 @@ def test_a_task_without_a_step_is_refused(command):
 
 
 def parameter_bytes(c) -> int:
-    built = traced_step.Step(c, jax.devices()[:1])
+    built = traced_step.TracedStep(c, jax.devices()[:1])
     return sum(math.prod(a.shape) * 4 for a in jax.tree.leaves(built.task.abstract_state().params))
 
 
-def test_a_plan_says_where_memory_and_work_go(command, tmp_path, quick_compilation):
+def test_a_plan_has_memory_and_work(command, tmp_path, quick_compilation):
     file = tmp_path / "plan.json"
     code, out, _ = command("--topology=cpu:1", f"--json={file}", "--config.optimizer.ema_decay=0.9", *ALONE)
     data = json.loads(file.read_text())
@@ -85,13 +90,20 @@ def test_a_plan_says_where_memory_and_work_go(command, tmp_path, quick_compilati
     assert data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.05)
     assert data["run"]["model_flops"] == data["run"]["traced_flops"] and data["run"]["steps"] == 8
     assert data["collectives"] == {} and data["estimate"] is None
-    for words in ("parameters", "optimizer state", "moving average", "activations", "no collectives", "no estimate of time"):
+    for words in (
+        "parameters",
+        "optimizer state",
+        "EMA of the parameters",
+        "activations",
+        "no collectives",
+        "no estimate of time",
+    ):
         assert words in out
 
 
-def test_what_is_too_large_names_what_fills_the_memory_and_what_to_change(command, quick_compilation):
+def test_a_program_that_does_not_fit_names_its_largest_arrays_and_what_to_change(command, quick_compilation):
     code, out, _ = command("--topology=cpu:1", "--hbm_gib=0.001", *ALONE)
-    assert code == 3 and "does not fit a chip's memory: needs" in out
+    assert code == 3 and "does not fit in the memory of a chip: it needs" in out
     assert [f"    {n}. " in out for n in (1, 2, 3, 4)] == [True, True, True, False]
     for words in (
         "--batch",
@@ -113,7 +125,7 @@ def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monke
 
     monkeypatch.setattr(plan, "compile_step", compile_step)
     code, out, _ = command("--topology=cpu:1", *ALONE)
-    assert code == 3 and tried == [8, 3, 1] and "needs 40.00 GiB of 16.00 GiB" in out and "at the peak of batch 1" in out
+    assert code == 3 and tried == [8, 3, 1] and "it needs 40.00 GiB of 16.00 GiB" in out and "at the peak of batch 1" in out
 
 
 def test_on_two_devices_gradients_are_reduced(tmp_path):
@@ -130,7 +142,7 @@ def test_on_two_devices_gradients_are_reduced(tmp_path):
 
 
 def test_a_program_for_tpus(command, tmp_path):
-    """The step of `runlocal`, by the TPU's own compiler."""
+    """The step of `runlocal`, compiled by the TPU compiler."""
     if importlib.util.find_spec("libtpu") is None:
         missing("plan", "libtpu comes with the extra: pip install '.[plan]'")
     file = tmp_path / "plan.json"
@@ -145,17 +157,17 @@ def test_a_program_for_tpus(command, tmp_path):
     assert code == 2 and "the TPU compiler knows no such slice" in err
 
 
-def fake(gib: float, flops: int = 1) -> Compiled:
+def fake(gib: float, flops: int = 1) -> ProgramCost:
     memory = Memory(0, 0, 0, 0, 0, 2**30, round((gib - 1) * 2**30), 0, 0)
-    return Compiled(memory, flops, 0.0, 0, {}, None, (), (), 0.0)
+    return ProgramCost(memory, flops, 0.0, 0, {}, None, (), (), 0.0)
 
 
 class Chips:
-    """A stand-in for compiling: memory as a function of the clips of a chip and the policy."""
+    """Replaces the compiler: memory is a function of the clips per chip and the policy."""
 
     def __init__(self, monkeypatch, memory):
         self.memory, self.tried = memory, []
-        monkeypatch.setattr(search, "Step", lambda config, devices: config)
+        monkeypatch.setattr(search, "TracedStep", lambda config, devices: config)
         monkeypatch.setattr(search, "compile_step", self.compile)
 
     def compile(self, c, topology):
@@ -173,46 +185,46 @@ def searched(**overrides):
 def test_the_search_ends_within_a_tenth_of_the_largest_batch(monkeypatch, start, largest):
     chips = Chips(monkeypatch, lambda batch, remat: 1.75 + 14 * batch / largest)
     monkeypatch.setattr(search, "POLICIES", ("none",))
-    [found] = searched(batch_size=start).run()
-    assert found.batch <= largest < found.batch + max(2, math.ceil(0.11 * found.batch)) + 1
+    [trial] = searched(batch_size=start).run()
+    assert trial.batch <= largest < trial.batch + max(2, math.ceil(0.11 * trial.batch)) + 1
     assert len(chips.tried) <= 14
 
 
-def test_the_search_gives_up_where_not_even_the_smallest_batch_fits(monkeypatch):
+def test_the_search_ends_where_the_smallest_batch_does_not_fit(monkeypatch):
     chips = Chips(monkeypatch, lambda batch, remat: 17)
     assert searched().run() == [] and chips.tried == [8, 4, 2] * 4  # one clip has no negative
 
 
-def test_of_policies_the_cheapest_that_fits_is_named(monkeypatch):
+def test_the_cheapest_policy_that_fits_is_named(monkeypatch):
     limits = {"none": 20, "all_dots": 24, "dots": 64, "full": 200}
     assert set(limits) == set(search.POLICIES) == set(vit.REMATS)
     Chips(monkeypatch, lambda batch, remat: 1.75 + 14 * batch / limits[remat])
-    found = searched(batch_size=32).run()
-    assert [trial.remat for trial in found] == list(search.POLICIES)
-    assert search.cheapest(found, 32).remat == "dots" and search.cheapest(found, 500) is None
+    trials = searched(batch_size=32).run()
+    assert [trial.remat for trial in trials] == list(search.POLICIES)
+    assert search.cheapest(trials, 32).remat == "dots" and search.cheapest(trials, 500) is None
 
 
 @pytest.mark.parametrize("remat, policy", [("none", "all_dots"), ("all_dots", "dots"), ("dots", "full")])
-def test_policies_stand_in_the_order_of_what_they_compute_again(remat, policy):
+def test_policies_are_ordered_by_their_recomputation(remat, policy):
     def traced(remat):
-        return traced_step.Step(config(only=("mse_video",), remat=remat), jax.devices()[:1]).count.flops
+        return traced_step.TracedStep(config(only=("mse_video",), remat=remat), jax.devices()[:1]).flops.total
 
-    built = traced_step.Step(config(only=("mse_video",), remat=policy, attention="xla"), jax.devices()[:1])
-    assert traced_step.model_flops(built, jax.devices()[:1]) == traced("none") <= built.count.flops
+    built = traced_step.TracedStep(config(only=("mse_video",), remat=policy, attention="xla"), jax.devices()[:1])
+    assert traced_step.model_flops(built) == traced("none") <= built.flops.total
     assert traced(remat) <= traced(policy) and search.POLICIES.index(remat) + 1 == search.POLICIES.index(policy)
 
 
-def test_the_estimate_is_the_sum_of_what_bounds_each_operation():
+def test_the_estimate_is_the_sum_of_the_bounds_of_operations():
     v5e = chips.parse_topology("v5e:2x2")
     ops = [Op("fusion", "", 197 * 10**9, 819 * 10**5, 0, 2), Op("fusion", "", 0, 819 * 10**6, 15 * 10**5, 3)]
-    found = estimate(ops, [Collective("all-reduce", 200 * 10**6, 4, 2, "")], v5e)
-    assert found.roofline == pytest.approx(2e-3 + 3e-3) and found.cycles == pytest.approx(3e-3)
-    assert found.collectives == pytest.approx(2 * 1.5e-3) and found.step == pytest.approx(8e-3)
+    seconds = estimate(ops, [Collective("all-reduce", 200 * 10**6, 4, 2, "")], v5e)
+    assert seconds.roofline == pytest.approx(2e-3 + 3e-3) and seconds.cycles == pytest.approx(3e-3)
+    assert seconds.collectives == pytest.approx(2 * 1.5e-3) and seconds.step == pytest.approx(8e-3)
     with_kernels = estimate(ops, [], v5e, kernel_flops=4 * 197 * 10**9)  # of four chips
     assert with_kernels.kernels == pytest.approx(1e-3) and with_kernels.step == pytest.approx(6e-3)
 
 
-def test_training_clips_are_those_given_there_or_published(tmp_path):
+def test_training_clips_come_from_the_flag_the_data_or_the_published_number(tmp_path):
     c = load(f"{CONFIGS / 'ssv2.py'}")
     assert traced_step.training_clips(c, 0) == (COUNTS["ssv2"]["manifest"]["train"], "published for ssv2")
     assert traced_step.training_clips(c, 7) == (7, "--clips")
@@ -242,22 +254,22 @@ def test_a_config_from_before_the_field_has_no_published_numbers():
         traced_step.training_clips(c, 0)
 
 
-def test_published_classes_stand_in_for_labels():
+def test_published_classes_replace_labels():
     c = load(f"{CONFIGS / 'ssv2.py'}:task=finetune")
-    alone = traced_step.standalone(c)
-    assert (alone.data.source, alone.data.synthetic.classes, alone.data.synthetic.clips) == ("synthetic", 174, 174)
+    data = traced_step.without_data(c).data
+    assert (data.source, data.synthetic.classes, data.synthetic.clips) == ("synthetic", 174, 174)
 
 
 @pytest.mark.parametrize(
     "topology, sizes",
     [("v5e:4x4", {}), ("v5e:4x4", {"fsdp": 4}), ("v6e:4x8", {"fsdp": 2, "model": 2}), ("v4:2x2x4", {"model": 2})],
 )
-def test_what_a_process_reads_lies_together_on_real_slices(topology, sizes):
-    """Meshes that follow the chips' links scatter processes over the batch, and some sizes they do not know at all."""
+def test_processes_read_contiguous_rows_on_real_slices(topology, sizes):
+    """Meshes that follow the chips' links scatter the rows of a process over the batch, and do not exist for some sizes."""
     if not importlib.util.find_spec("libtpu"):
         missing("plan", "libtpu comes with the extra: pip install '.[plan]'")
     c = config(**{f"mesh__{axis}": size for axis, size in sizes.items()})
     mesh = make_mesh(c.mesh, chips.devices_of(chips.parse_topology(topology, 1)))
-    numbers = {device.process_index for device in mesh.devices.flat}
-    shares = {processes.shard_of_process(batch_sharding(mesh), process) for process in numbers}
-    assert {share.index for share in shares} == set(range(next(iter(shares)).count))
+    hosts = {device.process_index for device in mesh.devices.flat}
+    shards = {processes.shard_of_process(batch_sharding(mesh), process) for process in hosts}
+    assert {shard.index for shard in shards} == set(range(next(iter(shards)).count))

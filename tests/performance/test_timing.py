@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios of rounds in turn; the loader against the bare loop; where time goes by the compiled text."""
+"""Medians, quartiles and ratios of alternating calls; the loader against the bare loop; profiles by kind and by layer."""
 
 import itertools
 
@@ -11,34 +11,33 @@ from cvmae.data.decode import DecodeError
 from cvmae.data.pipeline import clip_spec, make_loader
 from cvmae.data.sources import make_source
 from cvmae.performance import bench_loader, bench_report, hlo, profile, timing
-from cvmae.performance.peak import PACKAGE
+from cvmae.performance.hlo import PACKAGE
 from tests.performance.programs import TPU
 from tests.tiny_configs import config
 
 
-def test_calls_run_in_turn_and_warm_up_rounds_do_not_count(monkeypatch):
+def test_calls_alternate_and_warm_up_rounds_are_not_timed(monkeypatch):
     order, clock, cpu = [], itertools.count(), itertools.count(0, 10)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(timing.time, "process_time", lambda: next(cpu))
-    found = timing.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=2)
+    times = timing.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warmup=2)
     assert order == ["a", "b"] * 5
-    assert found["a"] == timing.Times((1, 1, 1), (10, 10, 10))
+    assert times["a"] == timing.Times((1, 1, 1), (10, 10, 10))
 
 
 def test_medians_quartiles_and_ratios():
-    above, below = timing.Times((2.0, 30.0, 4.0), (1.0, 1.0, 1.0)), timing.Times((1.0, 10.0, 1.0), (2.0, 4.0, 8.0))
-    assert above.median() == 4 and above.spread() == (3, 17) and above.median("cpu") == 1
-    assert timing.ratio(above, below, "wall") == 3  # of each round, not of the medians
-    assert timing.ratio(above, below, "cpu") == 0.25
+    first, second = timing.Times((2.0, 30.0, 4.0), (1.0, 1.0, 1.0)), timing.Times((1.0, 10.0, 1.0), (2.0, 4.0, 8.0))
+    assert first.median() == 4 and first.spread() == (3, 17) and first.median("cpu") == 1
+    assert timing.ratio(first, second, "wall") == 3  # of each round, not of the medians
+    assert timing.ratio(first, second, "cpu") == 0.25
 
 
-def test_the_loaders_share_is_its_clips_a_second_over_the_bare_loops():
+def test_the_loader_is_rated_by_clips_per_second_over_the_bare_loop():
     times = timing.Times((2.0, 2.0), (3.0, 3.0)), timing.Times((1.0, 1.0), (1.5, 1.5))
-    found = bench_loader.LoaderTimes(80, 2, 0, *times)
-    data = bench_report.loader_data(found)
+    data = bench_report.loader_data(bench_loader.LoaderTimes(80, 2, 0, *times))
     assert (data["share"], data["cpu_share"]) == (0.5, 0.5)
     assert (data["clips_per_second"], data["bare_clips_per_second"]) == (40, 80)
-    assert bench_loader.LoaderTimes(80, 2, 4, *times).cpu_share is None
+    assert bench_loader.LoaderTimes(80, 2, 4, *times).cpu_fraction is None
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def synthetic():
 
 def test_the_bare_loop_reads_the_clips_that_the_loader_gave(synthetic, monkeypatch):
     c, source = synthetic
-    bare, given = [], []
+    bare, read = [], []
     monkeypatch.setattr(bench_loader, "bare_loop", lambda source, spec, numbers, threads: bare.append((list(numbers), threads)))
     real = bench_loader.pipeline.make_loader
 
@@ -68,18 +67,18 @@ def test_the_bare_loop_reads_the_clips_that_the_loader_gave(synthetic, monkeypat
 
         def __next__(self):
             batch = next(self.inner)
-            given.append(batch["index"].tolist())
+            read.append(batch["index"].tolist())
             return batch
 
     monkeypatch.setattr(bench_loader.pipeline, "make_loader", Watched)
-    found = bench_loader.measure_loader(c, source, batches=3, rounds=2)
-    numbers = [i for batch in given[-3:] for i in batch]
+    times = bench_loader.measure_loader(c, source, batches=3, rounds=2)
+    numbers = [i for batch in read[-3:] for i in batch]
     assert bare[-1] == (numbers, 2) and len(bare) == 2
-    assert len(given) % 2 == 0 and len(given) > 2 * 3  # what was ready before the clock started is thrown away
-    assert (found.clips, found.threads, found.workers, len(found.loader.wall)) == (12, 2, 0, 2)
+    assert len(read) % 2 == 0 and len(read) > 2 * 3  # batches that were ready before the clock started are discarded
+    assert (times.clips, times.threads, times.workers, len(times.loader.wall)) == (12, 2, 0, 2)
 
 
-def test_the_bare_loop_cuts_every_clip_once_on_all_threads_and_says_what_it_cannot_read(synthetic, monkeypatch):
+def test_the_bare_loop_cuts_every_clip_once_and_raises_for_a_bad_file(synthetic, monkeypatch):
     c, source = synthetic
     with make_loader(c, source) as batches:
         shape = next(batches)["video"].shape[1:]
@@ -97,7 +96,7 @@ def test_the_bare_loop_cuts_every_clip_once_on_all_threads_and_says_what_it_cann
         bench_loader.bare_loop(source, clip_spec(c), range(7), 3)
 
 
-def test_kinds_of_operations_are_read_off_the_program():
+def test_kinds_of_operations_come_from_the_program():
     program = hlo.parse(TPU % {"package": PACKAGE})
     kinds = {i.name: profile.kind_of(program, c, i) for c, i, _ in program.running()}
     assert kinds["product"] == "matrix products" and kinds["gather"] == kinds["all-reduce.5"] == "collectives"
@@ -115,6 +114,6 @@ def test_parts_of_the_model_are_without_layers_and_with_a_direction():
 def test_a_profile_finds_the_matrix_products():
     w = jnp.asarray(np.random.default_rng(0).normal(size=(700, 700)), jnp.float32)
     program = jax.jit(lambda w: jnp.tanh(w @ w @ w)).lower(w).compile()
-    found = profile.profile(lambda: jax.block_until_ready(program(w)), program.as_text())
-    assert max(found.kinds, key=found.kinds.get) == "matrix products" and found.total > 0
-    assert any("matrix products" in line for line in found.lines())
+    profiled = profile.profile(lambda: jax.block_until_ready(program(w)), program.as_text())
+    assert max(profiled.kinds, key=profiled.kinds.get) == "matrix products" and profiled.total > 0
+    assert any("matrix products" in line for line in profiled.lines())

@@ -149,7 +149,7 @@ def test_a_process_knows_its_part_of_a_batch():
     [
         (("host:1", None, None), "--processes, --process missing"),
         ((None, 2, 0), "--coordinator missing"),
-        (("host", 2, 0), "'host' is no HOST:PORT"),
+        (("host", 2, 0), "'host' is not HOST:PORT"),
         (("host:1", 2, 2), "the last of N is N - 1"),
         (("host:1", 0, 0), "--processes=0"),
     ],
@@ -182,7 +182,7 @@ def test_the_environment_says_whether_there_are_others(environment, expected):
     assert launch.launcher(LAPTOP | environment) == expected
 
 
-@pytest.mark.parametrize(("process", "message"), [(0, "the others did not all come"), (1, "did not reach the coordinator at")])
+@pytest.mark.parametrize(("process", "message"), [(0, "the others did not all connect"), (1, "did not reach the coordinator at")])
 def test_a_process_that_nobody_joins_says_what_to_check(process, message, tmp_path):
     address = free_address()
     place = [f"--coordinator={address}", "--processes=2", f"--process={process}", "--connect_s=2"]
