@@ -64,6 +64,9 @@ def parent(c, name):
 def data():
     """Where clips come from and how they are cut."""
     c = ml_collections.ConfigDict()
+    # The published data set, such as ssv2 or k400: plan and bench take its numbers of clips and classes where the data is not here.
+    # '' is any other.
+    c.name = ""
     c.source = "files"  # files | tfds | motion | synthetic
     c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
     c.root = ""  # where the manifest's relative paths start; '' is the manifest's folder
@@ -214,7 +217,7 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
 def motion(c, size, frames, side):
     """Turns a config to `motion`: clips of `frames` frames of `side`×`side`, used whole."""
     c.dtype = "float32"
-    c.data.source, c.data.motion.size = "motion", size
+    c.data.name, c.data.source, c.data.motion.size = "motion", "motion", size
     for split in ("eval_split", "test_split"):
         if split in c.data:
             c.data[split] = "test"

@@ -16,4 +16,4 @@ RECIPES = {"B": ucf101.RECIPES["B"] | {"epochs": 50}}  # [choice]
 
 def get_config(arg=None):
     args = common.arguments(arg)
-    return common.finish(ucf101.small_set(args, RECIPES, stride=2), args)
+    return common.finish(ucf101.small_set(args, RECIPES, stride=2, name="hmdb51"), args)

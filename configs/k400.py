@@ -25,5 +25,6 @@ def get_config(arg=None):
         c.optimizer.warmup = "40_epochs"  # [VideoMAE]
     else:
         c = downstream.base(args, RECIPES)  # its test, 5 x 3, is VideoMAE's for Kinetics
+    c.data.name = "k400"
     c.data.stride = 4  # [VideoMAE] 16 x 4
     return common.finish(c, args)

@@ -31,6 +31,7 @@ def get_config(arg=None):
             c.data.clip_sampling = "uniform"  # [VideoMAE] a frame of each of 16 segments
         if args.task in ("extract", "visualize"):
             c.data.stride = 2
+    c.data.name = "ssv2"
     if "flip" in c.augment:
         c.augment.flip = 0.0  # classes name left and right
     if "test" in c:

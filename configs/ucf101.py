@@ -18,10 +18,10 @@ RECIPES = {
 
 def get_config(arg=None):
     args = common.arguments(arg)
-    return common.finish(small_set(args, RECIPES, stride=4), args)  # [VideoMAE] 16 x 4
+    return common.finish(small_set(args, RECIPES, stride=4, name="ucf101"), args)  # [VideoMAE] 16 x 4
 
 
-def small_set(args, recipes, stride: int):
+def small_set(args, recipes, stride: int, name: str = ""):
     """A small set with train and test alone: VideoMAE's pre-training for UCF101, or a downstream task tested on `test`."""
     if args.task == "pretrain":
         c = common.base(args.variant)
@@ -35,5 +35,5 @@ def small_set(args, recipes, stride: int):
     else:
         c = downstream.base(args, recipes)
         downstream.test_only(c)
-    c.data.stride = stride
+    c.data.name, c.data.stride = name, stride
     return c

@@ -34,7 +34,6 @@ from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json
 from cvmae.performance import bench_report, measurements
-from cvmae.performance.traced_step import name_of
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
 flags.adopt_module_key_flags(cli)
@@ -63,8 +62,8 @@ def measure() -> tuple[list[str], dict]:
     if FLAGS.peer:
         return measurements.against_peer(FLAGS.config, options)
     if FLAGS.loader_only:
-        return measurements.loader_alone(FLAGS.config, name_of(config_path()), options)
-    return measurements.alone(FLAGS.config, name_of(config_path()), options)
+        return measurements.loader_alone(FLAGS.config, options)
+    return measurements.alone(FLAGS.config, options)
 
 
 def main(argv: list[str]) -> None:

@@ -25,7 +25,7 @@ from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_t
 from cvmae.performance.compile import Compiled, compile_step
 from cvmae.performance.oom import TooLarge
 from cvmae.performance.search import Search, cheapest, with_batch, within
-from cvmae.performance.traced_step import Step, check_task, model_flops, name_of, training_clips
+from cvmae.performance.traced_step import Step, check_task, model_flops, training_clips
 from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
@@ -71,7 +71,7 @@ def chosen_config():
     return config
 
 
-def run_of(step: Step, name: str, devices, clips: int, source: str) -> plan_report.Run:
+def run_of(step: Step, devices, clips: int, source: str) -> plan_report.Run:
     """What the step is part of."""
     task = step.task
     return plan_report.Run(
@@ -82,11 +82,11 @@ def run_of(step: Step, name: str, devices, clips: int, source: str) -> plan_repo
         clips=clips,
         clips_source=source,
         traced_flops=step.count.flops,
-        model_flops=model_flops(step, name, devices),
+        model_flops=model_flops(step, devices),
     )
 
 
-def explain(found, step: Step, name: str, topology: Topology, devices) -> list[str]:
+def explain(found, step: Step, topology: Topology, devices) -> list[str]:
     """The lines for what does not fit; where the compiler gave up before it allocated, arrays of a batch that it can place."""
     if isinstance(found, Compiled):
         return plan_report.too_large(TooLarge(found.memory.total, topology.chip.hbm, ()), found.allocations, [], step.config)
@@ -98,7 +98,7 @@ def explain(found, step: Step, name: str, topology: Topology, devices) -> list[s
     while batch > unit:
         batch, share = max(unit, int(batch * share) // unit * unit), 0.5
         say(f"too large; looking where the memory goes with a smaller batch of {batch}")
-        smaller = compile_step(Step(with_batch(step.config, batch), name, devices), topology)
+        smaller = compile_step(Step(with_batch(step.config, batch), devices), topology)
         if isinstance(smaller, Compiled):
             size = plan_report.gib(smaller.memory.total)
             note = f"largest arrays at the peak of batch {batch}, which takes {size} a chip; they grow with it:"
@@ -132,17 +132,17 @@ def say(line: str) -> None:
 
 def make_plan() -> int:
     """Compiles, prints, and gives the exit code. Raises: ConfigError."""
-    topology, name = chosen_topology(), name_of(config_path())
+    topology = chosen_topology()
     jax.config.update("jax_platforms", "cpu")  # nothing runs here, and nobody's accelerator is taken
     config, devices = chosen_config(), devices_of(topology)
-    looking = Search(config, name, topology, devices, say) if FLAGS.search else None
-    clips, source = training_clips(config, name, FLAGS.clips)
-    step = Step.of_run(config, name, devices, clips)
-    run = run_of(step, name, devices, clips, source)
+    looking = Search(config, topology, devices, say) if FLAGS.search else None
+    clips, source = training_clips(config, FLAGS.clips)
+    step = Step.of_run(config, devices, clips)
+    run = run_of(step, devices, clips, source)
     print(*plan_report.header(run, topology), sep="\n", flush=True)
     found = compile_step(step, topology)
     fits = isinstance(found, Compiled) and within(found, topology)
-    lines = plan_report.fitting(found, run, topology) if fits else explain(found, step, name, topology, devices)
+    lines = plan_report.fitting(found, run, topology) if fits else explain(found, step, topology, devices)
     data = plan_report.as_data(found, run, topology) | {"fits": fits}
     print(*lines, sep="\n", flush=True)
     if looking:

@@ -2,7 +2,10 @@
 
 import os
 
+import jaxtyping
 import pytest
+
+import tests.typechecker
 
 
 def pytest_configure(config):
@@ -12,6 +15,13 @@ def pytest_configure(config):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    check_shapes()
+
+
+def check_shapes():
+    """Checks arguments and results against their annotations, shapes included, in the rooms whose functions have them."""
+    rooms = ["cvmae.models", "cvmae.objective", "cvmae.augment"]
+    jaxtyping.install_import_hook(rooms, f"{tests.typechecker.__name__}.check_function")
 
 
 @pytest.fixture

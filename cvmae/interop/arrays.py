@@ -101,7 +101,7 @@ def _safetensors(file: str):
 def _read_safetensors(file: str) -> dict[str, np.ndarray]:
     arrays, problems = {}, []
     with _safetensors(file) as opened:
-        for key in opened:
+        for key in opened.keys():  # noqa: SIM118 - a safetensors file is not iterable
             try:
                 arrays[key] = opened.get_tensor(key)
             except (AttributeError, TypeError, ValueError, MemoryError):  # numpy lacks the dtype, or refuses the shape

@@ -6,10 +6,11 @@
     cudnn   cuDNN's flash attention; GPUs of compute capability 8.0 and above, bfloat16 or float16, heads of 8 to 128 numbers.
     splash  JAX's Pallas kernel for TPUs, on tiles of tokens; interpreted, and slow, on CPU.
 
-The weights of a flash kernel never lie in memory whole: at the 1,569 tokens of a decoder that is most of what a training step holds.
+A flash kernel never stores the weights as an array: at the 1,569 tokens of a decoder they are most of what a training step holds.
 """
 
 import functools
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,13 @@ import numpy as np
 from einops import rearrange
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
+from jaxtyping import Array, Float
 
 from cvmae.models import blocked_attention
 from cvmae.parallel.logical_axes import Rules, shard_map_local, target_device
 
-ATTENTIONS = ("auto", "einsum", "blocked", "xla", "cudnn", "splash")
+AttentionKernel = Literal["auto", "einsum", "blocked", "xla", "cudnn", "splash"]
+ATTENTIONS = get_args(AttentionKernel)
 HEADS = ("batch", None, "heads", None)  # the axes of query, key and value; every device has all tokens of its clips and heads
 AMPERE = 8.0  # the compute capability from which cuDNN has flash attention
 TILE = 128  # of tokens on a TPU: the lanes of a vector register
@@ -29,21 +32,21 @@ LARGEST_BLOCK = 768  # with what its gradient keeps beside it this fits the on-c
 MANY = 512  # tokens, from which weights are larger than queries, keys and values together by far, and a kernel without them pays
 
 
-def choose(kind: str, device, dtype, tokens: int, width: int, rules: Rules | None) -> str:
-    """Returns the kernel that `kind` stands for: itself, but for `auto`.
+def choose(kernel: str, device, dtype, tokens: int, width: int, rules: Rules | None) -> str:
+    """Returns the kernel that `auto` stands for here; any other name is returned as it is.
 
-    `auto` takes the Pallas kernel only with rules: XLA cannot partition it, and without rules nothing says whether arrays are sharded.
+    `auto` takes the Pallas kernel only with rules: XLA cannot partition it, and arrays without rules may be sharded.
 
     Args:
-      kind: one of ATTENTIONS.
-      device: that the program is for.
+      kernel: one of ATTENTIONS.
+      device: that the program is compiled for.
       dtype: of query, key and value.
-      tokens: how many there are, of queries or keys, whichever are fewer.
+      tokens: number of queries or of keys, the smaller of both.
       width: of one head.
       rules: of the module.
     """
-    if kind != "auto":
-        return kind
+    if kernel != "auto":
+        return kernel
     if device.platform == "cpu":
         return "blocked" if tokens >= MANY else "einsum"
     if device.platform == "tpu":
@@ -52,7 +55,7 @@ def choose(kind: str, device, dtype, tokens: int, width: int, rules: Rules | Non
 
 
 def why_not_cudnn(device, dtype, width: int) -> str:
-    """Why cuDNN's kernel cannot run; empty where it can. Arguments: see `choose`."""
+    """Returns why cuDNN's kernel cannot run; empty if it can. Arguments: see `choose`."""
     capability = getattr(device, "compute_capability", None)
     if capability is None or float(capability) < AMPERE:
         return f"it needs a GPU of compute capability {AMPERE} or above, this is {device.device_kind} ({capability or device.platform})"
@@ -61,29 +64,34 @@ def why_not_cudnn(device, dtype, width: int) -> str:
     return "" if width % 8 == 0 and width <= 128 else f"it takes heads of 8, 16, ... 128 numbers, these have {width}"
 
 
-def attend(query, key, value, kind: str, rules: Rules | None = None):
-    """Softmax attention with the scale 1 / √width.
+def attend(
+    query: Float[Array, "B Nq heads width"],
+    key: Float[Array, "B Nk heads width"],
+    value: Float[Array, "B Nk heads width"],
+    kernel: str,
+    rules: Rules | None = None,
+) -> Float[Array, "B Nq heads width"]:
+    """Softmax attention with the scale 1 / √width; the softmax is taken in float32.
+
+    The kernel follows from the arguments and JAX's default device alone, so that a module is the same program wherever it is called.
 
     Args:
-      query, key, value: [B, N, heads, width], of one dtype.
-      kind: one of ATTENTIONS.
+      query, key, value: of one dtype, which is that of the result.
+      kernel: one of ATTENTIONS.
       rules: how arrays are sharded over which devices; None: not at all, on JAX's default device.
-
-    Returns:
-      [B, N, heads, width] of that dtype; the softmax is taken in float32.
 
     Raises:
       ValueError: the kernel does not run on the devices that the program is for, or not on this dtype or width.
     """
     device = target_device(rules)
-    kind = choose(kind, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1], rules)
-    if kind == "einsum":
+    kernel = choose(kernel, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1], rules)
+    if kernel == "einsum":
         return _einsum(query, key, value)
-    if kind == "blocked":
+    if kernel == "blocked":
         return shard_map_local(blocked_attention.attend, rules, HEADS, query, key, value)
-    if kind == "xla":
+    if kernel == "xla":
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
-    if kind == "cudnn":
+    if kernel == "cudnn":
         reason = why_not_cudnn(device, query.dtype, query.shape[-1])
         if reason:
             raise ValueError(f"attention='cudnn': {reason}; take attention='xla' or 'auto'")
@@ -93,8 +101,8 @@ def attend(query, key, value, kind: str, rules: Rules | None = None):
     return _splash(query, key, value, rules, interpret=device.platform == "cpu")
 
 
-def weights(query, key):
-    """The softmax weights, float32 [B, heads, Nq, Nk], of query and key [B, N, heads, width]."""
+def weights(query: Float[Array, "B Nq heads width"], key: Float[Array, "B Nk heads width"]) -> Float[Array, "B heads Nq Nk"]:
+    """The softmax weights, float32."""
     return jax.nn.softmax(_logits(query, key), axis=-1)
 
 
@@ -111,27 +119,27 @@ def _einsum(query, key, value):
 
 
 def block_size(tokens: int) -> int:
-    """Tokens of a tile: whole TILEs, at most LARGEST_BLOCK, such that least is added to the tokens; of two that add the same, the larger."""
+    """Number of tokens of a tile: a multiple of TILE, at most LARGEST_BLOCK, that needs the least padding; of equals the largest."""
     blocks = range(TILE, LARGEST_BLOCK + 1, TILE)
     few = [block for block in blocks if block >= min(tokens, LARGEST_BLOCK // 2)]
     return min(few or blocks, key=lambda block: (-(-tokens // block) * block, -block))
 
 
 def _splash(query, key, value, rules: Rules | None, interpret: bool):
-    """Each device runs the kernel on its clips and heads: XLA cannot take a Pallas kernel apart by itself."""
+    """Runs the kernel on each device's clips and heads: XLA cannot partition a Pallas kernel by itself."""
     block = block_size(key.shape[1])
-    kernel = functools.partial(_splash_here, queries=query.shape[1], keys=key.shape[1], block=block, interpret=interpret)
-    padded = (_padded(array, block) for array in (query * query.shape[-1] ** -0.5, key, value))
+    kernel = functools.partial(_splash_local, keys=key.shape[1], block=block, interpret=interpret)
+    padded = (_pad_to_blocks(array, block) for array in (query * query.shape[-1] ** -0.5, key, value))
     return shard_map_local(kernel, rules, HEADS, *padded)[:, : query.shape[1]]
 
 
-def _padded(tokens, block: int):
-    """[B, N, heads, width] with zeros up to whole blocks."""
+def _pad_to_blocks(tokens, block: int):
+    """Adds zeros to [B, N, heads, width] so that N is a multiple of `block`."""
     missing = -tokens.shape[1] % block
     return jnp.pad(tokens, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
 
-def _splash_here(query, key, value, queries: int, keys: int, block: int, interpret: bool):
+def _splash_local(query, key, value, keys: int, block: int, interpret: bool):
     """Attention of [B, N, heads, width] to the first `keys` keys."""
     real = np.arange(key.shape[1])[None] < keys
     mask = splash_mask.NumpyMask(np.broadcast_to(real, (query.shape[1], key.shape[1])).copy())
@@ -147,6 +155,6 @@ def _splash_here(query, key, value, queries: int, keys: int, block: int, interpr
 
 
 def _block_sizes(block: int):
-    """The same tiles forwards and backwards."""
+    """Tiles of one size in the forward and the backward pass."""
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     return splash_kernel.BlockSizes(**{f"block_{name}": block for name in names})

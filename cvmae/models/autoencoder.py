@@ -1,95 +1,100 @@
 """The masked autoencoder of both branches: MAE, mae_st and VideoMAE are configurations of it."""
 
 import dataclasses
+from typing import Literal, get_args
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from cvmae.models import masking
 from cvmae.models.backbone import Backbone
-from cvmae.models.patches import Grid, normalize_targets, patchify, target_frames
-from cvmae.models.positions import Positions
+from cvmae.models.choices import check_choice
+from cvmae.models.patches import AnyArray, Grid, normalize_targets, patchify, target_frames
+from cvmae.models.positions import PositionEmbedding, Positions
 from cvmae.models.vit import Blocks, EncoderOutput, TransformerConfig, dense, layer_norm
 from cvmae.parallel.logical_axes import constrain
 
-LAYOUTS = ("unshuffle", "concat")
-CLS_KINDS = ("none", "own", "encoder")
+Layout = Literal["unshuffle", "concat"]
+LAYOUTS = get_args(Layout)
+DecoderCls = Literal["none", "own", "encoder"]
+CLS_KINDS = get_args(DecoderCls)
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderSpec:
-    """A decoder.
+    """The attributes of a decoder.
 
     Attributes:
       trunk: the blocks.
-      layout: `unshuffle` puts mask tokens back in the order of the grid (MAE, mae_st); `concat` puts them after the
-        visible tokens (VideoMAE). The predictions are the same function of the set of tokens.
+      layout: `unshuffle` puts mask tokens back in the order of the grid (MAE, mae_st); `concat` appends them to the visible tokens
+        (VideoMAE). The predictions are the same function of the set of tokens.
       positions: one of `positions.KINDS`.
-      cls: `none`; `own`, a token of the decoder's, the encoder's being dropped (mae_st); `encoder`, the encoder's,
-        projected (MAE).
-      embed_bias: whether the projection from the encoder has a bias (not in VideoMAE).
+      cls: `none`; `own`, a learned token of the decoder, the encoder's being dropped (mae_st); `encoder`, the encoder's, projected (MAE).
+      embed_bias: True gives the projection from the encoder a bias (False in VideoMAE).
       norm_eps: of the last layer norm (1e-5 in transformers' VideoMAE, where the blocks have 1e-12).
-      target_frames: how many frames of the clip are predicted, 0 for all; 8 of 16 is mae_st's.
+      target_frames: number of frames of the clip that are predicted, 0 for all; 8 of 16 is mae_st's.
     """
 
     trunk: TransformerConfig
-    layout: str = "unshuffle"
-    positions: str = "separable"
-    cls: str = "none"
+    layout: Layout = "unshuffle"
+    positions: PositionEmbedding = "separable"
+    cls: DecoderCls = "none"
     embed_bias: bool = True
     norm_eps: float = 1e-6
     target_frames: int = 0
 
     def __post_init__(self):
-        for name, value, known in (("layout", self.layout, LAYOUTS), ("cls", self.cls, CLS_KINDS)):
-            if value not in known:
-                raise ValueError(f"decoder.{name} is {value!r}; expected one of {', '.join(known)}")
+        check_choice("decoder.layout", self.layout, Layout)
+        check_choice("decoder.positions", self.positions, PositionEmbedding)
+        check_choice("decoder.cls", self.cls, DecoderCls)
 
     def target_tubelet(self, grid: Grid) -> int:
-        """How many predicted frames a token holds.
+        """Number of predicted frames in a token.
 
         Raises:
-          ValueError: the predicted frames do not spread evenly over the slots.
+          ValueError: the predicted frames do not divide evenly over the time patches.
         """
         count = self.target_frames or grid.num_frames
         if count % grid.time_patches or count > grid.num_frames:
             raise ValueError(
-                f"decoder.target_frames={count} must be a multiple of the {grid.time_patches} slots and at most {grid.num_frames}"
+                f"decoder.target_frames={count} must be a multiple of the {grid.time_patches} time patches "
+                f"and at most {grid.num_frames}"
             )
         return count // grid.time_patches
 
 
 class Decoder(nn.Module):
-    """A narrow ViT that predicts hidden patches from visible tokens."""
+    """A narrow ViT that predicts masked patches from visible tokens."""
 
     spec: DecoderSpec
     grid: Grid
 
     @nn.compact
-    def __call__(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False):
-        """Predicts patches, float32 [B, M, P] in the order of `mask.masked`; only tokens that are predicted enter the blocks.
+    def __call__(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Float[Array, "B M P"]:
+        """Predicts patches, float32, in the order of `mask.masked`; only tokens that are predicted enter the blocks.
 
         Args:
           encoded: the encoder's output for `mask`.
-          mask: which tokens those are.
-          predict_all: give [B, N, P] in the order of the grid instead, visible patches included.
+          mask: the permutation of the tokens.
+          predict_all: True returns [B, N, P] in the order of the grid instead, visible patches included.
 
         Raises:
-          ValueError: `predict_all` of a mask that is subsampled.
+          ValueError: `predict_all` with a subsampled mask.
         """
         if predict_all and mask.subsampled:
             raise ValueError(
-                "predict_all needs every hidden token, and this mask is subsampled: take it before `masking.subsample`"
+                "predict_all needs every masked token, and this mask is subsampled: take it before `masking.subsample`"
             )
         spec, trunk, width = self.spec, self.spec.trunk, self.spec.trunk.size.width
         embed = dense(width, trunk.dtype, "embed", spec.embed_bias)
         table, cls_position = Positions(spec.positions, self.grid, width, spec.cls != "none", name="positions")()
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (width,)).astype(trunk.dtype)
-        hidden = (*mask.masked.shape, width)
+        masked_shape = (*mask.masked.shape, width)
         if self._in_grid_order(mask):
-            x = jnp.concatenate([embed(encoded.tokens), jnp.broadcast_to(mask_token, hidden)], axis=1)
+            x = jnp.concatenate([embed(encoded.tokens), jnp.broadcast_to(mask_token, masked_shape)], axis=1)
             x = masking.restore(x, mask) + table.astype(trunk.dtype)
         else:
             visible = embed(encoded.tokens) + masking.gather_visible_rows(table, mask).astype(trunk.dtype)
@@ -99,8 +104,8 @@ class Decoder(nn.Module):
         x = Blocks(trunk, name="blocks")(constrain(x, trunk.rules, "batch", "tokens", None))
         x = self._select(x[:, 1:] if spec.cls != "none" else x, mask, predict_all)
         x = layer_norm(spec.norm_eps, trunk.dtype, "norm")(x)
-        values = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3
-        return dense(values, trunk.dtype, "predict")(x).astype(jnp.float32)
+        patch_dim = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3
+        return dense(patch_dim, trunk.dtype, "predict")(x).astype(jnp.float32)
 
     def _cls(self, embed, encoded: EncoderOutput, position):
         """The first token [B, 1, width]: the decoder's own or the encoder's, with its position."""
@@ -115,11 +120,11 @@ class Decoder(nn.Module):
         return cls + position.astype(trunk.dtype)
 
     def _in_grid_order(self, mask: masking.Mask) -> bool:
-        # Without all tokens there is no grid to put them back into; the predictions are the same function of the set of tokens.
+        # Without all tokens there is no grid to restore; the predictions are the same function of the set of tokens.
         return self.spec.layout == "unshuffle" and not mask.subsampled
 
     def _select(self, x, mask: masking.Mask, predict_all: bool):
-        """The tokens to predict from, out of all tokens in the order of the layout."""
+        """Takes the tokens that are predicted from all tokens, which are in the order of the layout."""
         if not self._in_grid_order(mask):
             return masking.restore(x, mask) if predict_all else x[:, mask.num_visible :]
         return x if predict_all else masking.take_masked(x, mask)
@@ -127,11 +132,11 @@ class Decoder(nn.Module):
 
 @flax.struct.dataclass
 class Targets:
-    """What the decoder should say for hidden patches, float32 [B, N - K, P], and how to undo it: x · deviation + mean."""
+    """Reconstruction targets of masked patches, float32 [B, M, P], and what brings them back to pixels: x · std + mean."""
 
     values: jax.Array
     mean: jax.Array
-    deviation: jax.Array
+    std: jax.Array
 
 
 class Autoencoder(nn.Module):
@@ -139,36 +144,40 @@ class Autoencoder(nn.Module):
 
     Attributes:
       encoder: the encoder.
-      decoder: the decoder; None builds no decoder parameters, for a branch whose reconstruction has no weight.
+      decoder: the decoder; None for a branch whose reconstruction has no weight.
     """
 
     encoder: Backbone
     decoder: Decoder | None = None
 
-    def __call__(self, video, mask: masking.Mask):
-        """Encodes and predicts: (Encoded, float32 [B, N - K, P])."""
+    def __call__(self, video: Float[AnyArray, "B T H W C"], mask: masking.Mask) -> tuple[EncoderOutput, Float[Array, "B M P"]]:
+        """Encodes the visible patches and predicts the masked ones, float32."""
         encoded = self.encode(video, mask)
         return encoded, self.decode(encoded, mask)
 
-    def encode(self, video, mask: masking.Mask | None = None) -> EncoderOutput:
-        """See `Encoder`."""
+    def encode(self, video: Float[AnyArray, "B T H W C"], mask: masking.Mask | None = None) -> EncoderOutput:
+        """Encodes the visible patches; see `Backbone`."""
         return self.encoder(video, mask)
 
-    def decode(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False):
-        """See `Decoder`."""
+    def decode(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Float[Array, "B M P"]:
+        """Predicts patches; see `Decoder`."""
         return self.decoder(encoded, mask, predict_all)
 
 
-def make_targets(video, mask: masking.Mask | None, spec: DecoderSpec, grid: Grid, norm: str) -> Targets:
-    """Targets for the hidden patches (for all patches without a mask).
+def make_targets(
+    video: Float[AnyArray, "B T H W C"], mask: masking.Mask | None, spec: DecoderSpec, grid: Grid, norm: str
+) -> Targets:
+    """Makes the targets of the masked patches; without a mask of all patches.
 
     Args:
-      video: [B, T, H, W, C]; normalized pixels for `patch` and `none` (MAE, mae_st), pixels in 0..1 for
-        `patch_channel` (VideoMAE).
-      mask: which patches are hidden.
-      spec: the decoder, which says which frames are predicted.
-      grid: how the clip is cut.
+      video: normalized pixels for `patch` and `none` (MAE, mae_st), pixels in 0..1 for `patch_channel` (VideoMAE).
+      mask: the permutation of the patches.
+      spec: the decoder, for the frames that it predicts.
+      grid: the tokens of a clip.
       norm: one of `patches.TARGET_NORMS`.
+
+    Raises:
+      ValueError: `norm` is not one of those.
     """
     frames = target_frames(grid.num_frames, spec.target_frames)
     if len(frames) != grid.num_frames:

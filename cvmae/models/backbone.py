@@ -1,16 +1,19 @@
-"""The interface of encoders: what decoders, heads, training and evaluation use of the module that a config's `backbone` names.
+"""The interface of encoders: the part of a module that decoders, heads, training and evaluation use.
 
 Another encoder is a file of its own in this folder with the module and a function that builds it of a config, a line of
 `build.BACKBONES`, and a config that sets `backbone` to its name.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Array, Float, Key
 
 from cvmae.models.masking import Mask
-from cvmae.models.patches import Grid
+from cvmae.models.patches import AnyArray, Grid
 from cvmae.models.vit import EncoderOutput
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A Flax module that encodes the visible tokens of a clip.
 
@@ -31,13 +34,15 @@ class Backbone(Protocol):
     def depth(self) -> int:
         """Number of blocks."""
 
-    def __call__(self, video, mask: Mask | None = None, drop_keys=None) -> EncoderOutput:
+    def __call__(
+        self, video: Float[AnyArray, "B T H W C"], mask: Mask | None = None, drop_keys: Key[Array, " B"] | None = None
+    ) -> EncoderOutput:
         """Encodes clips.
 
         Args:
-          video: [B, T, H, W, C], normalized pixels.
-          mask: which tokens are visible, K of N; None: all.
-          drop_keys: one PRNG key a sample, [B], turn stochastic depth on.
+          video: normalized pixels.
+          mask: of which the first K of N tokens are visible; None: all are.
+          drop_keys: one PRNG key a sample, to turn stochastic depth on.
 
         Returns:
           tokens [B, K, D] in the order of `mask.ids_keep` (without a mask, of the grid), and cls [B, D] or None.

@@ -1,4 +1,4 @@
-"""From a config to modules: the one place that knows which config field becomes which module attribute."""
+"""Builds modules from a config: the only file that maps config fields to module attributes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,11 +7,12 @@ import jax.numpy as jnp
 
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.backbone import Backbone
+from cvmae.models.choices import check_choice
 from cvmae.models.classifier import Classifier
 from cvmae.models.crossvideo import ActiveTerms, CrossVideo
 from cvmae.models.masking import visible_tokens
-from cvmae.models.patches import TARGET_NORMS, Grid
-from cvmae.models.positions import KINDS
+from cvmae.models.patches import Grid, TargetNorm
+from cvmae.models.positions import PositionEmbedding
 from cvmae.models.probes import AttentiveProbe, LinearProbe
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize, decode_variant
 from cvmae.parallel.logical_axes import Rules
@@ -25,15 +26,17 @@ def grid_of(branch, num_frames: int, size: tuple[int, int]) -> Grid:
 
 
 def video_grid(config) -> Grid:
+    """The grid of the video branch."""
     return grid_of(config.video_branch, config.data.num_frames, config.augment.size)
 
 
 def image_grid(config) -> Grid:
+    """The grid of the image branch, whose clips are single frames."""
     return grid_of(config.image_branch, 1, config.augment.size)
 
 
 def build_trunk(config, branch, size: ViTSize, drop_path: float = 0.0, rules: Rules | None = None) -> TransformerConfig:
-    """What the blocks of a branch's encoder or decoder share; `rules` of the mesh that they are to run on."""
+    """The attributes that the blocks of a branch's encoder or decoder share; `rules` of the mesh that they are to run on."""
     return TransformerConfig(
         size,
         branch.qkv_bias,
@@ -48,14 +51,13 @@ def build_trunk(config, branch, size: ViTSize, drop_path: float = 0.0, rules: Ru
 
 
 def build_vit(config, branch, grid: Grid, drop_path: float, rules: Rules | None) -> Encoder:
-    """The ViT of a branch. Raises: ValueError naming the field that does not fit."""
-    if branch.positions not in KINDS:
-        raise ValueError(f"positions is {branch.positions!r}; expected one of {', '.join(KINDS)}")
+    """Builds the ViT of a branch. Raises: ValueError naming the field that does not fit."""
+    check_choice("positions", branch.positions, PositionEmbedding)
     trunk = build_trunk(config, branch, decode_variant(branch.variant)[0], drop_path, rules)
     return Encoder(trunk, grid, branch.positions, branch.cls_token, branch.final_norm)
 
 
-# The value of config.*_branch.backbone, and what builds it: (config, branch, grid, drop_path, rules) -> Backbone.
+# The values of config.*_branch.backbone, each with its builder: (config, branch, grid, drop_path, rules) -> Backbone.
 BACKBONES: dict[str, Callable[..., Backbone]] = {"vit": build_vit}
 
 
@@ -81,13 +83,14 @@ def build_encoder(config, branch, grid: Grid, drop_path: float = 0.0, rules: Rul
 
 
 def decoder_spec(config, branch, rules: Rules | None = None) -> DecoderSpec:
+    """The attributes of a branch's decoder."""
     c = branch.decoder
     trunk = build_trunk(config, branch, ViTSize(c.width, c.depth, c.heads), rules=rules)
     return DecoderSpec(trunk, c.layout, c.positions, c.cls, c.embed_bias, c.norm_eps, c.target_frames)
 
 
 def build_autoencoder(config, branch, grid: Grid, decoder: bool, rules: Rules | None = None) -> Autoencoder:
-    """The autoencoder of a branch, without decoder where its reconstruction has no weight.
+    """Builds the autoencoder of a branch; `decoder` is False where its reconstruction has no weight.
 
     Raises:
       ValueError: a field does not fit; the message names it and the fix.
@@ -95,8 +98,7 @@ def build_autoencoder(config, branch, grid: Grid, decoder: bool, rules: Rules | 
     encoder = build_encoder(config, branch, grid, rules=rules)
     mask = branch.mask
     visible_tokens(grid, mask.kind, mask.ratio, mask.rounding)
-    if branch.target_norm not in TARGET_NORMS:
-        raise ValueError(f"target_norm is {branch.target_norm!r}; expected one of {', '.join(TARGET_NORMS)}")
+    check_choice("target_norm", branch.target_norm, TargetNorm)
     if not decoder:
         return Autoencoder(encoder)
     spec = decoder_spec(config, branch, rules)
@@ -117,20 +119,20 @@ def build_model(config, terms: ActiveTerms, rules: Rules | None = None) -> Cross
     Raises:
       ValueError: a field does not fit; the message names the branch and the field.
     """
-    parts = {}
-    for name, wanted, grid in (("video", terms.video_branch, video_grid), ("image", terms.image_branch, image_grid)):
+    branches = {}
+    for name, needed, grid in (("video", terms.video_branch, video_grid), ("image", terms.image_branch, image_grid)):
         branch = config[f"{name}_branch"]
         try:
             decoder = f"{name}_predictions" in terms.outputs
-            parts[name] = build_autoencoder(config, branch, grid(config), decoder, rules) if wanted else None
+            branches[name] = build_autoencoder(config, branch, grid(config), decoder, rules) if needed else None
         except ValueError as error:
             raise ValueError(f"config.{name}_branch: {error}") from error
     c = config.contrast
-    return CrossVideo(terms, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **parts)
+    return CrossVideo(terms, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **branches)
 
 
 def build_classifier(config, classes: int, rules: Rules | None = None) -> Classifier:
-    """The classifier that fine-tuning trains. One that pools the mean has a norm of its own in place of the encoder's last."""
+    """Builds the classifier that fine-tuning trains; one that pools the mean replaces the encoder's last norm by its own."""
     head = config.head
     encoder = build_encoder(config, config.video_branch, video_grid(config), head.drop_path, rules)
     if head.pool == "mean":
@@ -139,7 +141,7 @@ def build_classifier(config, classes: int, rules: Rules | None = None) -> Classi
 
 
 def build_probe(config, classes: int, rules: Rules | None = None) -> LinearProbe | AttentiveProbe:
-    """One head of a probe. Raises: ValueError naming the field that does not fit."""
+    """Builds a head of a probe. Raises: ValueError naming the field that does not fit."""
     if config.task == "linear":
         return LinearProbe(classes)
     width = decode_variant(config.video_branch.variant)[0].width

@@ -1,61 +1,67 @@
 """A video encoder with a classification head: VideoMAE's, mae_st's and transformers' fine-tuned models."""
 
+from typing import Literal, get_args
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from cvmae.models.backbone import Backbone
+from cvmae.models.choices import check_choice
 from cvmae.models.heads import pool
+from cvmae.models.patches import AnyArray
 from cvmae.models.vit import EncoderOutput, layer_norm
 
-POOLS = ("mean", "first")
+Pool = Literal["mean", "first"]
+POOLS = get_args(Pool)
 
 
-def dropout(x, rate: float, keys):
-    """Zeroes a share `rate` of x [B, ...] and scales the rest by 1 / (1 - rate); row b depends on `keys[b]` alone.
+def dropout(x: Float[Array, " B *D"], rate: float, keys: Key[Array, " B"] | None) -> Float[Array, " B *D"]:
+    """Zeroes a fraction `rate` of x and scales the rest by 1 / (1 - rate); row b depends on `keys[b]` alone.
 
-    With one key a sample the result is the same on one device and on many, which flax's own dropout does not promise.
+    With one key a sample the result is the same on any number of devices, which Flax's own dropout does not promise. No keys: no
+    dropout.
     """
     if keys is None or not rate:
         return x
-    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
-    return jnp.where(kept, x / (1 - rate), 0.0)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - rate), 0.0)
 
 
 class Classifier(nn.Module):
-    """Logits of a clip. The parameters are named `encoder`, `norm` (with `mean`) and `head`.
+    """An encoder and a linear head. The parameters are named `encoder`, `norm` (with `mean`) and `head`.
 
     Attributes:
-      encoder: the encoder; with `mean` it has final_norm=False in VideoMAE, mae_st and transformers, as `norm` takes the
-        place of its last norm, with `first` final_norm=True.
-      classes: how many.
+      encoder: the encoder; with `mean` it has final_norm=False in VideoMAE, mae_st and transformers, as `norm` replaces its last
+        norm, with `first` final_norm=True.
+      classes: number of classes.
       pool: `mean` over tokens, cls left out, then a layer norm (VideoMAE, mae_st); `first`: the cls token, or without one the
         first patch token (transformers' use_mean_pooling=False), without another norm.
-      dropout: share of the pooled features that is zeroed in training.
-      init_scale: the head starts from a truncated normal of deviation 0.02 times this (VideoMAE and mae_st: 0.001).
+      dropout: fraction of the pooled features that is zeroed in training.
+      init_scale: the head is initialized from a truncated normal of standard deviation 0.02 times this (VideoMAE, mae_st: 0.001).
       eps: of `norm` (1e-6 in VideoMAE and mae_st; 1e-5 in transformers, whatever its config's layer_norm_eps).
     """
 
     encoder: Backbone
     classes: int
-    pool: str = "mean"
+    pool: Pool = "mean"
     dropout: float = 0.0
     init_scale: float = 0.001
     eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, video, keys=None):
-        """Logits, float32 [B, classes].
+    def __call__(self, video: Float[AnyArray, "B T H W C"], keys: Key[Array, " B"] | None = None) -> Float[Array, "B classes"]:
+        """Returns logits, float32.
 
         Args:
-          video: [B, T, H, W, C], normalized.
-          keys: one PRNG key a sample, [B], for dropout and the encoder's drop path; None turns both off.
+          video: normalized clips.
+          keys: one PRNG key a sample, for dropout and the encoder's stochastic depth; None turns both off.
 
         Raises:
           ValueError: `pool` is unknown.
         """
-        if self.pool not in POOLS:
-            raise ValueError(f"pool is {self.pool!r}; expected one of {', '.join(POOLS)}")
+        check_choice("pool", self.pool, Pool)
         if keys is None:
             encoded = self.encoder(video)
         else:
@@ -67,7 +73,7 @@ class Classifier(nn.Module):
         return nn.Dense(self.classes, kernel_init=init, name="head")(features)
 
     def _features(self, encoded: EncoderOutput):
-        """What the head sees, float32 [B, D]."""
+        """The head's input, float32 [B, D]."""
         if self.pool == "mean":
             return layer_norm(self.eps, jnp.float32, "norm")(pool(encoded.tokens))
         first = encoded.tokens[:, 0] if encoded.cls is None else encoded.cls

@@ -1,14 +1,16 @@
-"""CrossVideoMAE: the video branch, the image branch, and the embeddings that their contrast is taken on."""
+"""CrossVideoMAE: the video branch, the image branch, and their embeddings in the contrastive space."""
 
 import dataclasses
 
 import flax.linen as nn
 import flax.struct
 import jax
+from jaxtyping import Array, Float, Int32
 
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder
-from cvmae.models.heads import ProjectionHead, pool, pool_slots
+from cvmae.models.heads import ProjectionHead, pool, pool_time_patches
+from cvmae.models.patches import AnyArray
 from cvmae.models.vit import EncoderOutput
 
 # Fields of `CrossVideoOutput`, by the branch that computes them.
@@ -45,14 +47,14 @@ class ActiveTerms:
 
 @flax.struct.dataclass
 class CrossVideoOutput:
-    """What a pass gives; None where no active term needs it. V views (v, v⁺, reversed), F sampled frames.
+    """The result of a forward pass; None where no active term needs it. V views (v, v⁺, reversed), F sampled frames.
 
     Attributes:
       video_predictions: float32 [B·min(V, 2), N - K, P], of v and v⁺.
       image_predictions: float32 [B·F, N - K, P].
       z: float32 [B, V, E], embeddings at the level of the video.
-      f: float32 [B, V, F, E], embeddings of the slots of the sampled frames.
-      f_valid: bool [B, F], whether that slot has visible tokens in every view.
+      f: float32 [B, V, F, E], embeddings of the time patches of the sampled frames.
+      f_valid: bool [B, F], True if that time patch has visible tokens in every view.
       h: float32 [B, F, E], embeddings of the sampled frames.
       video_features: float32 [B, D], the pooled encoder output for v.
       image_features: float32 [B·F, D].
@@ -69,7 +71,7 @@ class CrossVideoOutput:
 
 
 def split_views(x, views: int):
-    """[B·V, ...] -> [B, V, ...]; the batch is the outer axis, so that a sharded batch stays where it is."""
+    """Reshapes [B·V, ...] to [B, V, ...]; the batch is the outer axis, so that no sharded row moves."""
     return x.reshape(x.shape[0] // views, views, *x.shape[1:])
 
 
@@ -84,11 +86,11 @@ class CrossVideo(nn.Module):
     """Both branches.
 
     Attributes:
-      terms: which terms are active.
-      video: the SpatioTemporalMAE; None where no term looks at the video.
-      image: the MAE over sampled frames; None where no term looks at it.
+      terms: the active terms.
+      video: the SpatioTemporalMAE; None where no term needs it.
+      image: the MAE over sampled frames; None where no term needs it.
       width: E, of the contrastive space.
-      hidden: width of the heads' hidden layer; 0 takes that of the encoder before it.
+      hidden: width of the heads' hidden layer; 0 takes the encoder's.
       freeze_image: the image encoder is a fixed teacher: no gradient reaches it.
     """
 
@@ -100,59 +102,66 @@ class CrossVideo(nn.Module):
     freeze_image: bool = False
 
     @nn.compact
-    def __call__(self, video, video_mask, image, image_mask, slots) -> CrossVideoOutput:
+    def __call__(
+        self,
+        video: Float[AnyArray, "BV T H W 3"] | None,
+        video_mask: masking.Mask | None,
+        image: Float[AnyArray, "BF 1 h w 3"] | None,
+        image_mask: masking.Mask | None,
+        time_patches: Int32[Array, "B V F"],
+    ) -> CrossVideoOutput:
         """Encodes, embeds and predicts.
 
         Args:
-          video: [B·V, T, H, W, 3], normalized; the views of a clip stand next to each other.
-          video_mask: of B·V samples.
-          image: [B·F, 1, H, W, 3], normalized; the frames of a clip stand next to each other.
-          image_mask: of B·F samples.
-          slots: int32 [B, V, F], the slot of each view that holds each sampled frame.
+          video: B·V views, normalized; the views of a clip are consecutive rows.
+          video_mask: of the same rows.
+          image: B·F frames, normalized; the frames of a clip are consecutive rows.
+          image_mask: of the same rows.
+          time_patches: the time patch of each view that holds each sampled frame.
         """
-        parts = {}
+        outputs = {}
         if self.terms.video_branch:
-            parts |= self._video(video, video_mask, slots)
+            outputs |= self._video(video, video_mask, time_patches)
         if self.terms.image_branch:
-            parts |= self._image(image, image_mask, slots.shape[2])
-        return CrossVideoOutput(**parts)
+            outputs |= self._image(image, image_mask, time_patches.shape[2])
+        return CrossVideoOutput(**outputs)
 
     def _head(self, name: str, encoder_width: int):
         return ProjectionHead(self.hidden or encoder_width, self.width, name=name)
 
-    def _video(self, video, mask, slots):
-        outputs, views = self.terms.outputs, self.terms.views
+    def _video(self, video, mask, time_patches):
+        needed, views = self.terms.outputs, self.terms.views
         encoded = self.video.encode(video, mask)
         pooled, width = pool(encoded.tokens), encoded.tokens.shape[-1]
-        parts = {"video_features": first_views(pooled, views, 1)}
-        if "video_predictions" in outputs:
+        outputs = {"video_features": first_views(pooled, views, 1)}
+        if "video_predictions" in needed:
             count = min(views, 2)
-            seen = EncoderOutput(
+            predicted = EncoderOutput(
                 first_views(encoded.tokens, views, count),
                 None if encoded.cls is None else first_views(encoded.cls, views, count),
             )
-            parts["video_predictions"] = self.video.decode(seen, first_of_mask(mask, views, count))
-        if "z" in outputs:
-            parts["z"] = split_views(self._head("video_head", width)(pooled), views)
-        if outputs & {"f", "f_valid"}:
-            flat_slots = slots.reshape(-1, slots.shape[2])
-            by_slot, valid = pool_slots(encoded.tokens, mask.ids_keep, flat_slots, self.video.encoder.grid.spatial_patches)
-            parts["f"] = split_views(self._head("frame_head", width)(by_slot), views)
-            parts["f_valid"] = split_views(valid, views).all(axis=1)
-        return parts
+            outputs["video_predictions"] = self.video.decode(predicted, first_of_mask(mask, views, count))
+        if "z" in needed:
+            outputs["z"] = split_views(self._head("video_head", width)(pooled), views)
+        if needed & {"f", "f_valid"}:
+            rows = time_patches.reshape(-1, time_patches.shape[2])
+            frames, valid = pool_time_patches(encoded.tokens, mask.ids_keep, rows, self.video.encoder.grid.spatial_patches)
+            outputs["f"] = split_views(self._head("frame_head", width)(frames), views)
+            outputs["f_valid"] = split_views(valid, views).all(axis=1)
+        return outputs
 
     def _image(self, image, mask, frames: int):
-        outputs = self.terms.outputs
+        needed = self.terms.outputs
         encoded = self.image.encode(image, mask)
         if self.freeze_image:
             encoded = jax.lax.stop_gradient(encoded)
         pooled = pool(encoded.tokens)
-        parts = {"image_features": pooled}
-        if "image_predictions" in outputs:
-            parts["image_predictions"] = self.image.decode(encoded, mask)
-        if "h" in outputs:
-            parts["h"] = split_views(self._head("image_head", encoded.tokens.shape[-1])(pooled), frames)
-        return parts
+        outputs = {"image_features": pooled}
+        if "image_predictions" in needed:
+            outputs["image_predictions"] = self.image.decode(encoded, mask)
+        if "h" in needed:
+            outputs["h"] = split_views(self._head("image_head", encoded.tokens.shape[-1])(pooled), frames)
+        return outputs
 
 
 def first_of_mask(mask: masking.Mask, views: int, count: int) -> masking.Mask:

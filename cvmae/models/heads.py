@@ -2,15 +2,16 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
 
 from cvmae.models.vit import dense
 
 
 class ProjectionHead(nn.Module):
-    """A 2-layer MLP from [..., D] to float32 [..., width].
+    """A 2-layer MLP to float32 [..., width].
 
-    The paper names no head; two layers to 256 are CrossPoint's. It has no batch norm, whose statistics would differ between
-    one device and many, and between a batch and its accumulated parts.
+    The head is not stated in the parts of the paper that could be read; two layers to 256 are CrossPoint's. It has no batch norm,
+    whose statistics would differ between a batch and its micro-batches.
     """
 
     hidden: int
@@ -18,29 +19,34 @@ class ProjectionHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B width"]:
         x = nn.relu(dense(self.hidden, self.dtype, "hidden")(x))
         return dense(self.width, self.dtype, "out")(x).astype(jnp.float32)
 
 
-def pool(tokens):
-    """The mean over tokens, float32 [B, D] of [B, K, D]."""
+def pool(tokens: Float[Array, "B K D"]) -> Float[Array, "B D"]:
+    """The mean over tokens, float32."""
     return tokens.astype(jnp.float32).mean(axis=1)
 
 
-def pool_slots(tokens, token_ids, slots, positions: int):
-    """The mean over those visible tokens that lie in given slots.
+def pool_time_patches(
+    tokens: Float[Array, "B K D"],
+    token_ids: Int32[Array, "B K"],
+    time_patches: Int32[Array, "B F"],
+    spatial_patches: int,
+) -> tuple[Float[Array, "B F D"], Bool[Array, "B F"]]:
+    """The mean over the visible tokens of each of some time patches.
 
     Args:
-      tokens: [B, K, D], visible tokens.
-      token_ids: int32 [B, K], where each lies in the grid (time-major).
-      slots: int32 [B, F], the slots to pool.
-      positions: S, tokens in a slot.
+      tokens: the visible tokens.
+      token_ids: the index of each in the grid (time-major).
+      time_patches: the indices along time to pool.
+      spatial_patches: S, the tokens of a time patch.
 
     Returns:
-      float32 [B, F, D], zero where a slot has no visible token, and bool [B, F], False there.
+      The means, float32, zero where a time patch has no visible token, and a mask that is False there.
     """
-    inside = (token_ids // positions)[:, None] == slots[..., None]
+    inside = (token_ids // spatial_patches)[:, None] == time_patches[..., None]
     weights = inside.astype(jnp.float32)
     count = weights.sum(-1, keepdims=True)
     pooled = jnp.einsum("bfk,bkd->bfd", weights, tokens.astype(jnp.float32)) / jnp.maximum(count, 1.0)

@@ -1,4 +1,4 @@
-"""Tubelet patches: the reshape between pixels and tokens, and the reconstruction targets made from them.
+"""Tubelet patches: the reshape between pixels and tokens, and reconstruction targets.
 
 Letters: B clips, T frames, H W pixels, C channels, t frames in a tubelet, p patch side, N = (T/t)(H/p)(W/p) tokens,
 P = t·p·p·C values of a token. Values inside a token lie in the order (t p p C), which is the order of the targets of
@@ -6,17 +6,23 @@ VideoMAE, mae_st and MAE alike.
 """
 
 import dataclasses
+from typing import Literal, get_args
 
 import einops
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Num
 
-TARGET_NORMS = ("patch", "patch_channel", "none")
+from cvmae.models.choices import check_choice
+
+AnyArray = Array | np.ndarray  # modules and functions of pixels take arrays of the host, too
+TargetNorm = Literal["patch", "patch_channel", "none"]
+TARGET_NORMS = get_args(TargetNorm)
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """How a clip of T×H×W pixels is cut: `tubelet` frames by `patch`×`patch` pixels a token.
+    """The tokens of a clip of T×H×W pixels, each of `tubelet` frames by `patch`×`patch` pixels.
 
     Raises:
       ValueError: a side is not a multiple of the patch; the message names which.
@@ -34,12 +40,12 @@ class Grid:
             ("height", self.height, self.patch),
             ("width", self.width, self.patch),
         ):
-            kind = "tubelet" if name == "num_frames" else "patch"
+            unit_name = "tubelet" if name == "num_frames" else "patch"
             if unit < 1:
-                raise ValueError(f"{kind}={unit} must be at least 1")
+                raise ValueError(f"{unit_name}={unit} must be at least 1")
             if size < unit or size % unit:
                 fix = f"{size // unit * unit} or {-(-size // unit) * unit}" if size > unit else f"{unit}"
-                raise ValueError(f"{name}={size} is not a multiple of the {kind} size {unit}: take {name}={fix}")
+                raise ValueError(f"{name}={size} is not a multiple of the {unit_name} size {unit}: take {name}={fix}")
 
     @property
     def time_patches(self) -> int:
@@ -48,20 +54,22 @@ class Grid:
 
     @property
     def rows(self) -> int:
+        """H/p, the rows of spatial patches."""
         return self.height // self.patch
 
     @property
     def columns(self) -> int:
+        """W/p, the columns of spatial patches."""
         return self.width // self.patch
 
     @property
     def spatial_patches(self) -> int:
-        """S, the spatial positions of one slot."""
+        """S = (H/p)(W/p), the number of spatial patches of one time patch."""
         return self.rows * self.columns
 
     @property
     def tokens(self) -> int:
-        """N = T'·S."""
+        """N = T'·S, the number of tokens."""
         return self.time_patches * self.spatial_patches
 
     @property
@@ -74,8 +82,8 @@ class Grid:
         return self.tubelet * self.patch**2 * channels
 
 
-def patchify(video, tubelet: int, patch: int):
-    """Cuts [B, T, H, W, C] into tokens [B, N, P], time-major, then rows, then columns."""
+def patchify(video: Num[AnyArray, "B T H W C"], tubelet: int, patch: int) -> Num[AnyArray, "B N P"]:
+    """Cuts clips into tokens, time-major, then rows, then columns."""
     return einops.rearrange(
         video,
         "b (t dt) (h dh) (w dw) c -> b (t h w) (dt dh dw c)",
@@ -85,10 +93,10 @@ def patchify(video, tubelet: int, patch: int):
     )
 
 
-def unpatchify(tokens, grid: Grid):
-    """Lays tokens [B, N, P] back out as [B, T, H, W, C]; the inverse of `patchify`.
+def unpatchify(tokens: Num[AnyArray, "B N P"], grid: Grid) -> Num[AnyArray, "B T H W 3"]:
+    """Puts tokens back together as clips; the inverse of `patchify`.
 
-    A P that holds fewer frames than the tubelet (mae_st predicts one frame of two) gives a clip of that many frames.
+    A P of fewer frames than the tubelet has (mae_st predicts one frame of two) gives clips of that many frames.
     """
     return einops.rearrange(
         tokens,
@@ -103,37 +111,38 @@ def unpatchify(tokens, grid: Grid):
 
 
 def target_frames(num_frames: int, count: int) -> np.ndarray:
-    """The frames that are predicted: `count` of `num_frames`, int [count].
+    """Indices of the frames that are predicted, `count` of `num_frames`, int [count]; `count` = 0 means all.
 
-    Matches mae_st, which truncates linspace(0, T-1, count): 8 of 16 are 0 2 4 6 8 10 12 15. `count` = 0 means all.
+    Matches mae_st, which truncates linspace(0, T-1, count): 8 of 16 are 0 2 4 6 8 10 12 15.
     """
     if not count:
         return np.arange(num_frames)
     return np.linspace(0, num_frames - 1, count).astype(np.int64)
 
 
-def normalize_targets(patches, norm: str, channels: int = 3):
-    """Normalizes target patches [..., P]; returns (targets, mean, deviation), each float32 and broadcastable to [..., P].
+def normalize_targets(
+    patches: Num[AnyArray, "*B P"], norm: str, channels: int = 3
+) -> tuple[Float[Array, "*B P"], Float[Array, "*B _"], Float[Array, "*B _"]]:
+    """Normalizes target patches; returns (targets, mean, standard deviation), float32, the last two broadcastable to [*B, P].
 
     `patch`: over all values of the patch, unbiased variance, divided by sqrt(var + 1e-6) (MAE, mae_st).
     `patch_channel`: per channel over (t p p), unbiased variance, divided by sqrt(var) + 1e-6 (VideoMAE).
-    `none`: unchanged. A prediction x comes back to pixels as x · deviation + mean.
+    `none`: unchanged. A prediction x comes back to pixels as x · std + mean.
 
     Raises:
-      ValueError: `norm` is none of the three.
+      ValueError: `norm` is not one of TARGET_NORMS.
     """
-    patches = patches.astype(jnp.float32)
+    check_choice("target_norm", norm, TargetNorm)
+    patches = jnp.asarray(patches, jnp.float32)
     if norm == "none":
         return patches, jnp.zeros_like(patches[..., :1]), jnp.ones_like(patches[..., :1])
     if norm == "patch":
         mean = patches.mean(-1, keepdims=True)
-        deviation = jnp.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
-    elif norm == "patch_channel":
+        std = jnp.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
+    else:
         by_channel = einops.rearrange(patches, "... (x c) -> ... x c", c=channels)
         count = by_channel.shape[-2]
         mean = by_channel.mean(-2)
-        deviation = jnp.sqrt(by_channel.var(-2, ddof=1)) + 1e-6
-        mean, deviation = (einops.repeat(a, "... c -> ... (x c)", x=count) for a in (mean, deviation))
-    else:
-        raise ValueError(f"target_norm is {norm!r}; expected one of {', '.join(TARGET_NORMS)}")
-    return (patches - mean) / deviation, mean, deviation
+        std = jnp.sqrt(by_channel.var(-2, ddof=1)) + 1e-6
+        mean, std = (einops.repeat(a, "... c -> ... (x c)", x=count) for a in (mean, std))
+    return (patches - mean) / std, mean, std

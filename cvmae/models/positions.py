@@ -1,25 +1,30 @@
-"""Position tables: fixed sinusoids as float32 numpy constants, the learned kinds as one Flax module, tables for other grids."""
+"""Position embeddings: fixed sinusoids as float32 numpy constants, learned tables as a Flax module, tables for other grids."""
 
 import math
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from cvmae.models.choices import check_choice
 from cvmae.models.patches import Grid
 
-KINDS = ("separable", "learned", "sincos1d", "sincos2d", "sincos3d")
+PositionEmbedding = Literal["separable", "learned", "sincos1d", "sincos2d", "sincos3d"]
+KINDS = get_args(PositionEmbedding)
+FIXED = ("sincos1d", "sincos2d", "sincos3d")
 
 
-def interleaved_sincos(length: int, width: int) -> np.ndarray:
-    """VideoMAE's table, float32 [length, width]: even columns sine, odd columns cosine, over the flat token index."""
+def interleaved_sincos(length: int, width: int) -> Float[np.ndarray, "{length} {width}"]:
+    """VideoMAE's table, float32: even columns sine, odd columns cosine, over the flat token index."""
     column = np.arange(width)
     angle = np.arange(length)[:, None] / np.power(10000.0, 2 * (column // 2) / width)
     return np.where(column % 2 == 0, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
-def axis_sincos(coordinates: np.ndarray, width: int) -> np.ndarray:
-    """MAE's table of one axis, float64 [len(coordinates), width]: all sines first, then all cosines.
+def axis_sincos(coordinates: np.ndarray, width: int) -> Float[np.ndarray, "n {width}"]:
+    """MAE's table of one axis, float64, a row for each coordinate: all sines first, then all cosines.
 
     Raises:
       ValueError: `width` is odd.
@@ -31,62 +36,65 @@ def axis_sincos(coordinates: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
 
-def sincos2d(rows: int, columns: int, width: int) -> np.ndarray:
-    """MAE's table, float32 [rows·columns, width]: the first half of the width encodes the column, the second the row."""
+def sincos2d(rows: int, columns: int, width: int) -> Float[np.ndarray, "{rows}*{columns} {width}"]:
+    """MAE's table, float32: the first half of the width encodes the column, the second the row."""
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     table = np.concatenate([axis_sincos(column, width // 2), axis_sincos(row, width // 2)], axis=1)
     return table.astype(np.float32)
 
 
-def sincos3d(grid: Grid, width: int) -> np.ndarray:
-    """MVD's proportions, float32 [N, width]: a quarter of the width for time, the rest halved between row and column."""
-    slot, row, column = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
+def sincos3d(grid: Grid, width: int) -> Float[np.ndarray, "N {width}"]:
+    """A table with MVD's proportions, float32: a quarter of the width for time, the rest halved between row and column."""
+    frame, row, column = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
     time = width // 4
     space = (width - time) // 2
-    parts = [axis_sincos(slot, time), axis_sincos(row, space), axis_sincos(column, width - time - space)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    tables = [axis_sincos(frame, time), axis_sincos(row, space), axis_sincos(column, width - time - space)]
+    return np.concatenate(tables, axis=1).astype(np.float32)
 
 
-def fixed_table(kind: str, grid: Grid, width: int) -> np.ndarray:
-    """The fixed table of `kind` for the tokens of `grid`, float32 [N, width].
+def fixed_table(embedding: str, grid: Grid, width: int) -> Float[np.ndarray, "N {width}"]:
+    """The fixed table for the tokens of `grid`, float32.
 
     Raises:
-      ValueError: `kind` is not a fixed kind, or `sincos2d` is asked for more than one slot.
+      ValueError: `embedding` is not in FIXED, or is `sincos2d` for more than one time patch.
     """
-    if kind == "sincos1d":
+    if embedding == "sincos1d":
         return interleaved_sincos(grid.tokens, width)
-    if kind == "sincos2d":
+    if embedding == "sincos2d":
         if grid.time_patches != 1:
-            raise ValueError(f"positions='sincos2d' has no time axis, but there are {grid.time_patches} slots: take 'sincos3d'")
+            raise ValueError(
+                f"positions='sincos2d' has no time axis, but there are {grid.time_patches} time patches: take 'sincos3d'"
+            )
         return sincos2d(grid.rows, grid.columns, width)
-    if kind == "sincos3d":
+    if embedding == "sincos3d":
         return sincos3d(grid, width)
-    raise ValueError(f"positions is {kind!r}; expected one of {', '.join(KINDS)}")
+    raise ValueError(f"positions is {embedding!r}, which is no fixed table; expected one of {', '.join(FIXED)}")
 
 
 class Positions(nn.Module):
     """The position table of a grid, float32 [N, width], and that of a cls token, [width].
 
     `separable` is mae_st's: a learned table over space plus one over time. `learned` is one learned table over all
-    tokens (mae_st without `sep_pos_embed`). The `sincos` kinds hold no parameters; their cls position is zero (MAE).
+    tokens (mae_st without `sep_pos_embed`). The fixed tables have no parameters; their cls position is zero (MAE).
 
     For another grid than the one they were trained on, learned tables are interpolated (`interpolate_params`); fixed ones are
-    computed anew, as VideoMAE does. Under `sincos1d` the first slots then keep their rows where only the number of frames
-    changed, but at another frame size every token gets the row of another place.
+    computed for that grid, as VideoMAE does. Under `sincos1d` the first time patches then keep their rows where only the number of
+    frames changed, but at another frame size every token gets the row of another position.
     """
 
-    kind: str
+    embedding: PositionEmbedding
     grid: Grid
     width: int
     has_cls: bool
 
     @nn.compact
-    def __call__(self):
-        if self.kind not in ("separable", "learned"):
-            return jnp.asarray(fixed_table(self.kind, self.grid, self.width)), jnp.zeros(self.width)
+    def __call__(self) -> tuple[Float[Array, "N width"], Float[Array, " width"]]:
+        check_choice("positions", self.embedding, PositionEmbedding)
+        if self.embedding in FIXED:
+            return jnp.asarray(fixed_table(self.embedding, self.grid, self.width)), jnp.zeros(self.width)
         init = nn.initializers.truncated_normal(0.02)
         cls = self.param("cls", init, (self.width,)) if self.has_cls else jnp.zeros(self.width)
-        if self.kind == "learned":
+        if self.embedding == "learned":
             return self.param("table", init, (self.grid.tokens, self.width)), cls
         space = self.param("space", init, (self.grid.spatial_patches, self.width))
         time = self.param("time", init, (self.grid.time_patches, self.width))
@@ -106,10 +114,10 @@ def _cubic(distance):
 
 
 def _weights(old: int, new: int, kernel, reach: int) -> np.ndarray:
-    """How much of each of `old` samples of an axis is in each of `new` ones, float64 [new, old].
+    """The matrix that interpolates `old` samples of an axis at `new` points, float64 [new, old].
 
-    Samples stand at the middles of equal parts of the axis (PyTorch's align_corners=False), the border is repeated, and the
-    kernel is not widened where there are fewer samples than before (antialias=False).
+    Samples are at the centers of equal intervals (PyTorch's align_corners=False), the border is repeated, and the kernel is not
+    widened where there are fewer samples than before (antialias=False).
     """
     center = (np.arange(new) + 0.5) * old / new - 0.5
     taps = np.floor(center).astype(int)[:, None] + np.arange(1 - reach, 1 + reach)
@@ -118,14 +126,14 @@ def _weights(old: int, new: int, kernel, reach: int) -> np.ndarray:
     return weights
 
 
-def interpolate(table, old: tuple[int, int, int], new: tuple[int, int, int]) -> np.ndarray:
-    """A table [N, D] over a grid of `old` = (slots, rows, columns) for one of `new`, [N', D], of its dtype.
+def interpolate(table, old: tuple[int, int, int], new: tuple[int, int, int]) -> Float[np.ndarray, "N D"]:
+    """Interpolates a table [M, D] over a grid of `old` = (time patches, rows, columns) to one of `new`; the dtype stays.
 
-    Bicubic over rows and columns, as MAE and DeiT do for positions, and linear over slots, by the rules of
-    torch.nn.functional.interpolate(align_corners=False, antialias=False). An axis that stays as long as it was is left alone.
+    Bicubic over rows and columns, as MAE and DeiT do for positions, and linear over time, by the rules of
+    torch.nn.functional.interpolate(align_corners=False, antialias=False). An axis whose length does not change is left alone.
 
     Raises:
-      ValueError: the table does not hold the old grid.
+      ValueError: the table is not over the old grid.
     """
     table, count = np.asarray(table), math.prod(old)
     if table.shape[0] != count:
@@ -139,10 +147,14 @@ def interpolate(table, old: tuple[int, int, int], new: tuple[int, int, int]) -> 
 
 
 def interpolate_params(params, old: Grid, new: Grid) -> dict:
-    """The parameters of `Positions` over one grid for another; see `interpolate`. The row of cls stays as it is."""
-    spans = {
-        "space": lambda shape: (1, *shape[1:]),
-        "time": lambda shape: (shape[0], 1, 1),
-        "table": lambda shape: shape,
-    }
-    return {k: interpolate(v, spans[k](old.shape), spans[k](new.shape)) if k in spans else v for k, v in params.items()}
+    """Interpolates the parameters of `Positions` over one grid to another; see `interpolate`. The row of cls stays as it is."""
+    interpolated = dict(params)
+    for name in {"space", "time", "table"} & params.keys():
+        interpolated[name] = interpolate(params[name], _span(name, old), _span(name, new))
+    return interpolated
+
+
+def _span(name: str, grid: Grid) -> tuple[int, int, int]:
+    """The part of a grid that a learned table is over."""
+    time, rows, columns = grid.shape
+    return {"space": (1, rows, columns), "time": (time, 1, 1), "table": grid.shape}[name]

@@ -1,24 +1,28 @@
-"""The Vision Transformer: one table of sizes, the pre-norm block, and the encoder that sees visible tokens only."""
+"""The Vision Transformer: a table of sizes, the pre-norm block, and the encoder of visible tokens."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from cvmae.models import masking
-from cvmae.models.attention import ATTENTIONS, attend, weights
-from cvmae.models.patches import Grid, patchify
-from cvmae.models.positions import Positions
+from cvmae.models.attention import AttentionKernel, attend, weights
+from cvmae.models.choices import check_choice
+from cvmae.models.patches import AnyArray, Grid, patchify
+from cvmae.models.positions import PositionEmbedding, Positions
 from cvmae.parallel.logical_axes import Rules, constrain
 
-QKV_BIASES = ("qkv", "qv", "none")
+QKVBias = Literal["qkv", "qv", "none"]
+QKV_BIASES = get_args(QKVBias)
 WEIGHTS = "attention"  # the collection that every block sows its attention weights into, only where a caller makes it mutable
-# What of a block is kept for the backward pass; the rest is computed again there. `dots` keeps every matrix product but those of
-# attention's logits and values, which have batch axes; `full` keeps the block's input alone.
-REMATS = {
+# The checkpoint policy of each: which values of a block are kept for the backward pass, the rest being recomputed there. `dots` keeps
+# every matrix product but those of attention's logits and values, which have batch axes; `full` keeps the block's input alone.
+Remat = Literal["none", "dots", "all_dots", "full"]
+REMATS: dict[Remat, Any] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all_dots": jax.checkpoint_policies.dots_saveable,
@@ -55,7 +59,7 @@ def decode_variant(variant: str) -> tuple[ViTSize, int]:
     """Reads a variant such as `B/16` into its size and patch side.
 
     Raises:
-      ValueError: the variant is not of that form or names no size of the table.
+      ValueError: the variant is not of that form, or its size is not in VIT_SIZES.
     """
     name, _, patch = variant.partition("/")
     if name not in VIT_SIZES or not patch.isdigit() or int(patch) < 1:
@@ -65,16 +69,16 @@ def decode_variant(variant: str) -> tuple[ViTSize, int]:
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """What every block of a stack shares.
+    """The attributes that every block of a stack shares.
 
     Attributes:
       size: widths, depth and heads.
       qkv_bias: `qkv` for all three, `qv` for query and value only (VideoMAE), `none`.
       eps: of the blocks' layer norms (1e-6 in MAE, mae_st and VideoMAE; 1e-12 in transformers).
       attention: one of ATTENTIONS; `auto` chooses by the platform, the dtype and the number of tokens.
-      drop_path: stochastic depth: the last block's residual branches are left out of that share of samples in training, the
-        first block's never, those between in linear steps (VideoMAE, MAE).
       dtype: of the computation; parameters, softmax and norms' statistics stay float32.
+      drop_path: stochastic depth: in training the last block's residual branches are dropped for that fraction of samples, the first
+        block's never, with linear steps in between (VideoMAE, MAE).
       remat: one of REMATS.
       scan: run the blocks as a loop over stacked parameters, so that the time to compile does not grow with depth. Parameters and
         results are those of the unrolled stack.
@@ -83,20 +87,19 @@ class TransformerConfig:
     """
 
     size: ViTSize
-    qkv_bias: str = "qkv"
+    qkv_bias: QKVBias = "qkv"
     eps: float = 1e-6
-    attention: str = "auto"
+    attention: AttentionKernel = "auto"
     dtype: Any = jnp.float32
     drop_path: float = 0.0
-    remat: str = "none"
+    remat: Remat = "none"
     scan: bool = False
     rules: Rules | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self):
-        fields = (("qkv_bias", QKV_BIASES), ("attention", ATTENTIONS), ("remat", REMATS))
-        for name, value, known in ((name, getattr(self, name), known) for name, known in fields):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+        check_choice("qkv_bias", self.qkv_bias, QKVBias)
+        check_choice("attention", self.attention, AttentionKernel)
+        check_choice("remat", self.remat, Remat)
 
 
 def dense(features: int, dtype, name: str, use_bias: bool = True):
@@ -110,12 +113,12 @@ def layer_norm(eps: float, dtype, name: str):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on [B, N, D]."""
+    """Multi-head self-attention."""
 
     trunk: TransformerConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         size, bias, rules = self.trunk.size, self.trunk.qkv_bias, self.trunk.rules
         split = (*x.shape[:2], size.heads, size.width // size.heads)
         query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x).reshape(split)
@@ -129,12 +132,14 @@ class Attention(nn.Module):
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
-    """The share of samples that each block's residual branches are left out of: from 0 to `rate` in linear steps."""
+    """The fraction of samples for which each block's residual branches are dropped: from 0 to `rate` in linear steps."""
     return [rate * i / max(1, depth - 1) for i in range(depth)]
 
 
-def drop_samples(keys, x, rate):
-    """Zeros whole samples of x [B, ...] with probability `rate` and scales up the rest; one key a sample, None leaves x as it is."""
+def drop_samples(
+    keys: Key[Array, " B"] | None, x: Float[Array, " B *axes"], rate: float | Float[Array, ""]
+) -> Float[Array, " B *axes"]:
+    """Zeroes samples of x with probability `rate` and scales up the rest; one key a sample, None leaves x as it is."""
     if keys is None or (isinstance(rate, float) and not rate):
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
@@ -143,13 +148,15 @@ def drop_samples(keys, x, rate):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block on [B, N, D] with the exact GELU."""
+    """A pre-norm transformer block with the exact GELU."""
 
     trunk: TransformerConfig
 
     @nn.compact
-    def __call__(self, x, drop_keys=None, drop_rate=0.0):
-        """The block's output; with `drop_keys`, one a sample [B], its branches are left out of the share `drop_rate` of samples."""
+    def __call__(
+        self, x: Float[Array, "B N D"], drop_keys: Key[Array, " B"] | None = None, drop_rate: float | Float[Array, ""] = 0.0
+    ) -> Float[Array, "B N D"]:
+        """Returns the block's output; with `drop_keys` its branches are dropped for the fraction `drop_rate` of samples."""
         trunk = self.trunk
         first, second = (None, None) if drop_keys is None else jax.vmap(jax.random.split, out_axes=1)(drop_keys)
         y = Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
@@ -167,11 +174,11 @@ class Blocks(nn.Module):
     trunk: TransformerConfig
 
     @nn.compact
-    def __call__(self, x, drop_keys=None):
+    def __call__(self, x: Float[Array, "B N D"], drop_keys: Key[Array, " B"] | None = None) -> Float[Array, "B N D"]:
         trunk = self.trunk
         rates = drop_path_rates(trunk.drop_path, trunk.size.depth)
         drop_keys = drop_keys if trunk.drop_path else None
-        collects = self.is_initializing() or self.is_mutable_collection(WEIGHTS)  # a loop hands nothing of its blocks out
+        collects = self.is_initializing() or self.is_mutable_collection(WEIGHTS)  # nothing can be sown from within a loop
         if trunk.scan and trunk.size.depth and not collects:
             return self._scan(x, rates, drop_keys)
         block = Block if trunk.remat == "none" else nn.remat(Block, prevent_cse=True, policy=REMATS[trunk.remat])
@@ -205,14 +212,14 @@ class Blocks(nn.Module):
         return x
 
 
-def layer_keys(keys, i):
-    """The keys of a block out of those of a stack, one a sample; None for None."""
+def layer_keys(keys: Key[Array, " B"] | None, i) -> Key[Array, " B"] | None:
+    """Derives the keys of block i from those of a stack, one a sample; None of None."""
     return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
 
 
 @flax.struct.dataclass
 class EncoderOutput:
-    """What an encoder gives: tokens [B, K, D] in the order of the mask, and cls [B, D], or None without a cls token."""
+    """The output of an encoder: tokens [B, K, D] in the order of the mask, and cls [B, D], or None without a cls token."""
 
     tokens: jax.Array
     cls: jax.Array | None
@@ -226,20 +233,20 @@ class EncoderOutput:
 class Encoder(nn.Module):
     """A ViT over the visible tubelets of a clip.
 
-    Pixels of visible patches are gathered before the embedding and positions are added to them alone: the same numbers as
-    embedding everything and dropping tokens afterwards, for a twentieth of the work at the paper's ratio.
+    Pixels of visible patches are gathered before the embedding, and positions are added to those alone: the numbers are those of
+    embedding all patches and dropping tokens afterwards, for a twentieth of the work at the paper's ratio.
 
     Attributes:
       trunk: the blocks.
-      grid: how the clip is cut.
+      grid: the tokens of a clip.
       positions: one of `positions.KINDS`.
-      cls_token: prepend a learned token (MAE, mae_st).
-      final_norm: a layer norm after the last block; transformers' VideoMAE has none when it pools by the mean.
+      cls_token: True prepends a learned token (MAE, mae_st).
+      final_norm: True adds a layer norm after the last block; transformers' VideoMAE has none when it pools by the mean.
     """
 
     trunk: TransformerConfig
     grid: Grid
-    positions: str
+    positions: PositionEmbedding
     cls_token: bool = False
     final_norm: bool = True
 
@@ -249,11 +256,13 @@ class Encoder(nn.Module):
         return self.trunk.size.depth
 
     @nn.compact
-    def __call__(self, video, mask: masking.Mask | None = None, drop_keys=None) -> EncoderOutput:
-        """Encodes video [B, T, H, W, C], normalized; without a mask every token is visible.
-
-        `drop_keys`, one a sample [B], turn drop path on.
-        """
+    def __call__(
+        self,
+        video: Float[AnyArray, "B T H W C"],
+        mask: masking.Mask | None = None,
+        drop_keys: Key[Array, " B"] | None = None,
+    ) -> EncoderOutput:
+        """Encodes normalized clips; see `backbone.Backbone`."""
         trunk, width = self.trunk, self.trunk.size.width
         patches = patchify(video, self.grid.tubelet, self.grid.patch)
         table, cls_position = Positions(self.positions, self.grid, width, self.cls_token, name="positions")()

@@ -34,10 +34,10 @@ class Bench:
     text: str
 
     @classmethod
-    def of(cls, config, name: str, devices) -> "Bench":
+    def of(cls, config, devices) -> "Bench":
         """Compiles a config for devices. Raises: ConfigError."""
         times = [time.perf_counter()]
-        step = Step(config, name, devices)
+        step = Step(config, devices)
         times.append(time.perf_counter())
         lowered = step.traced.lower()
         times.append(time.perf_counter())

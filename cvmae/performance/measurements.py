@@ -12,7 +12,7 @@ from cvmae.performance import bench_huggingface, bench_report
 from cvmae.performance.bench_loader import measure_loader
 from cvmae.performance.bench_step import Bench, peak_flops, peak_memory
 from cvmae.performance.profile import profile
-from cvmae.performance.traced_step import check_task, model_flops
+from cvmae.performance.traced_step import check_task, dataset_name, model_flops
 
 ROUNDS = 3  # of the loader
 
@@ -31,28 +31,28 @@ class Options:
     profile: bool
 
 
-def with_data(config, name: str):
+def with_data(config):
     """(config, note): with synthetic clips where the config's own are not here."""
     if config.data.source != "files" or config.data.manifest:
         return config, ""
     changed = config.copy_and_resolve_references()
     with changed.unlocked():
         changed.data.source = "synthetic"
-        changed.data.synthetic.classes = CLASSES.get(name, changed.data.synthetic.classes)
+        changed.data.synthetic.classes = CLASSES.get(dataset_name(config), changed.data.synthetic.classes)
         changed.data.synthetic.clips = max(4 * config.batch_size, changed.data.synthetic.classes)
     return changed, "no config.data.manifest: clips are synthetic, nothing is decoded"
 
 
-def open_data(config, name: str):
+def open_data(config):
     """(config, its training source, note): see `with_data`. Raises: ConfigError."""
-    config, note = with_data(config, name)
+    config, note = with_data(config)
     with config_errors("data"):
         return config, make_source(config.data, config.data.split), note
 
 
-def loader_alone(config, name: str, options: Options) -> tuple[list[str], dict]:
-    """Lines and data of the loader of a config, file's `name`. Raises: ConfigError, BadDataError."""
-    config, source, note = open_data(config, name)
+def loader_alone(config, options: Options) -> tuple[list[str], dict]:
+    """Lines and data of the loader of a config. Raises: ConfigError, BadDataError."""
+    config, source, note = open_data(config)
     found = bench_report.loader_data(measure_loader(config, source, batches=max(1, options.loader_batches), rounds=ROUNDS))
     return [f"  note: {note}"] * bool(note) + bench_report.loader_lines(found), {
         "batch": config.batch_size,
@@ -61,12 +61,12 @@ def loader_alone(config, name: str, options: Options) -> tuple[list[str], dict]:
     }
 
 
-def alone(config, name: str, options: Options) -> tuple[list[str], dict]:
-    """Lines and data of a config, file's `name`, by itself. Raises: ConfigError, BadDataError."""
+def alone(config, options: Options) -> tuple[list[str], dict]:
+    """Lines and data of a config by itself. Raises: ConfigError, BadDataError."""
     check_task(config)
-    config, source, note = open_data(config, name)
+    config, source, note = open_data(config)
     devices = jax.devices()
-    bench = Bench.of(config, name, devices)
+    bench = Bench.of(config, devices)
     state = bench.step.task.initial_state()
     with make_loader(config, source) as loader:
         batch = next(loader)
@@ -81,7 +81,7 @@ def alone(config, name: str, options: Options) -> tuple[list[str], dict]:
         "clips_per_second": config.batch_size / times.median(),
         "with_loader": {"seconds": total, "waited": waited, "steps": options.steps, "share": waited / total},
         "flops": {
-            "model": model_flops(bench.step, name, devices),
+            "model": model_flops(bench.step, devices),
             "traced": bench.step.count.flops,
             "compiled": compiled * len(devices),
             "xla": xla * len(devices),

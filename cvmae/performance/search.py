@@ -52,7 +52,6 @@ class Search:
 
     Args:
       config: left as it is.
-      name: of its file.
       topology: the chips.
       devices: of the topology.
       say: takes a line for each compilation.
@@ -61,10 +60,10 @@ class Search:
       ConfigError: nothing is known of the chips' memory.
     """
 
-    def __init__(self, config, name: str, topology: Topology, devices, say):
+    def __init__(self, config, topology: Topology, devices, say):
         if not topology.chip.hbm:
             raise ConfigError(f"--search on --topology={topology.name}: give the memory of a device, --hbm_gib=N")
-        self.config, self.name, self.topology, self.devices, self.say = config, name, topology, devices, say
+        self.config, self.topology, self.devices, self.say = config, topology, devices, say
         self.trials: list[Trial] = []
         self.unit = batch_unit(config, make_mesh(config.mesh, devices))
         alone = self.unit == config.get("accumulate", 1)  # a part of the smallest batch is one clip
@@ -73,7 +72,7 @@ class Search:
     def compile(self, units: int, remat: str) -> Trial:
         """One trial, with so many times the smallest batch that divides."""
         batch = units * self.unit
-        found = compile_step(Step(with_batch(self.config, batch, remat), self.name, self.devices), self.topology)
+        found = compile_step(Step(with_batch(self.config, batch, remat), self.devices), self.topology)
         trial, size = Trial(batch, remat, False), "too large"
         if isinstance(found, Compiled):
             memory = found.memory

@@ -1,7 +1,5 @@
 """The training step of a config, built for devices that need not be here, and traced once."""
 
-import pathlib
-
 from cvmae.config import UNTRAINED, ConfigError, config_errors
 from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
@@ -19,12 +17,11 @@ def check_task(config) -> None:
         raise ConfigError(f"config.task={config.task!r} trains nothing, so it has no step to look at; {trained} have one")
 
 
-def standalone(config, name: str):
+def standalone(config):
     """The same program without its data: nothing has to be there but the config.
 
     Args:
-      config: left as it is.
-      name: of its file, which says how many classes a published set has.
+      config: left as it is. Its data.name gives the number of classes of a published set.
 
     Raises:
       ConfigError: the task has no training step.
@@ -35,7 +32,7 @@ def standalone(config, name: str):
         if "init_from" in c:
             c.init_from = c.init_from or UNTRAINED  # the program is the same
         if c.task != "pretrain" and c.data.source != "synthetic":
-            classes = CLASSES.get(name) or len(_motion_classes(config)) or 2
+            classes = CLASSES.get(dataset_name(config)) or len(_motion_classes(config)) or 2
             c.data.synthetic.classes = c.data.synthetic.clips = max(classes, c.get("head", c.get("probe")).classes)
             c.data.source = "synthetic"
     return c
@@ -47,7 +44,7 @@ def _motion_classes(config) -> tuple[str, ...]:
     return class_names(config.data.motion.size) if config.data.source == "motion" else ()
 
 
-def training_clips(config, name: str, clips: int) -> tuple[int, str]:
+def training_clips(config, clips: int) -> tuple[int, str]:
     """(training clips of the configured run, where that number is from): --clips, the data itself, or what its authors publish.
 
     Raises:
@@ -62,16 +59,25 @@ def training_clips(config, name: str, clips: int) -> tuple[int, str]:
         from cvmae.data.motion.spec import get_size
 
         return config.data.motion.train_clips or get_size(config.data.motion.size).train_clips, "the size of the set"
-    published = next(iter(COUNTS.get(name, {}).values()), {})
-    if "train" not in published:
-        raise ConfigError(f"the number of training clips of {name or 'this config'} is not known here: give --clips=N")
+    name = dataset_name(config)
+    published = _published_clips(name)
+    if not published:
+        raise ConfigError(
+            f"the number of training clips of {name or 'this config'} is not known: give --clips=N, or in config.data.name a set "
+            f"whose authors publish it: {', '.join(name for name in COUNTS if _published_clips(name))}"
+        )
     note = "" if config.data.split == "train" else f"; config.data.split={config.data.split} is less"
-    return published["train"], f"published for {name}{note}"
+    return published, f"published for {name}{note}"
 
 
-def name_of(path: str) -> str:
-    """`ssv2` of `configs/ssv2.py:variant=B/16`."""
-    return pathlib.Path(path.partition(":")[0]).stem
+def _published_clips(name: str) -> int:
+    """Returns the published number of training clips of a data set, of its first split where it has several; 0 where there is none."""
+    return next(iter(COUNTS.get(name, {}).values()), {}).get("train", 0)
+
+
+def dataset_name(config) -> str:
+    """Returns config.data.name; '' where an older config does not have the field."""
+    return config.data.get("name", "")
 
 
 class Step:
@@ -86,8 +92,8 @@ class Step:
       ConfigError: the config does not fit these devices.
     """
 
-    def __init__(self, config, name: str, devices, schedule: Schedule = Schedule(100)):
-        self.config = standalone(config, name)
+    def __init__(self, config, devices, schedule: Schedule = Schedule(100)):
+        self.config = standalone(config)
         validate(self.config, devices)
         mesh = make_mesh(self.config.mesh, devices)
         with config_errors("data"):
@@ -96,9 +102,9 @@ class Step:
         self.traced = self.task.trace()
 
     @classmethod
-    def of_run(cls, config, name: str, devices, clips: int) -> "Step":
+    def of_run(cls, config, devices, clips: int) -> "Step":
         """With the durations of a run over so many training clips."""
-        return cls(config, name, devices, Schedule.of(config, clips))
+        return cls(config, devices, Schedule.of(config, clips))
 
     @property
     def count(self) -> Count:
@@ -106,7 +112,7 @@ class Step:
         return Count(self.traced.jaxpr)
 
 
-def model_flops(step: Step, name: str, devices) -> int:
+def model_flops(step: Step, devices) -> int:
     """Operations of the step on all devices that the model asks for: plain attention, and nothing computed twice."""
     plain = step.config.copy_and_resolve_references()
     with plain.unlocked():
@@ -114,4 +120,4 @@ def model_flops(step: Step, name: str, devices) -> int:
         changed = step.config.attention != "einsum"
         if plain.remat != "none":
             plain.remat, changed = "none", True
-    return Step(plain, name, devices).count.flops if changed else step.count.flops
+    return Step(plain, devices).count.flops if changed else step.count.flops

@@ -61,6 +61,7 @@ CHECKS = {
     "mesh.dcn": at_least(1),
     "mesh.*": MESH,
     "sharding.*": FREE,  # make_rules names the axes
+    "data.name": FREE,
     "data.source": one_of(*sources.KINDS),
     "data.fit": one_of(*clips.FITS),
     "data.clip_sampling": one_of(*clips.SAMPLINGS),

@@ -60,7 +60,7 @@ def rebuild(pixels, mask: masking.Mask, predictions, about: Predicted) -> Recons
     raw = about.norm in (PIXELS, "patch_channel")
     said = pixels if about.norm == PIXELS else target_pixels(pixels, norm, about.mean, about.std)
     targets = make_targets(said, mask, spec, grid, norm)
-    hidden = predictions * targets.deviation + targets.mean
+    hidden = predictions * targets.std + targets.mean
     clip = pixels[:, target_frames(grid.num_frames, spec.target_frames)]
     hidden = hidden if raw else denormalize(hidden, about.mean, about.std)
     tubelet = spec.target_tubelet(grid)

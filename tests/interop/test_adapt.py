@@ -218,7 +218,9 @@ def test_what_stands_beside_the_weights(folder):
     with pytest.raises(WeightsError):  # the weights are not of this config.json
         load(path, videomae())
     describe(path, num_attention_heads=4, layer_norm_eps=1e-12)
-    with pytest.raises(ValueError, match="<Size.width=32, depth=2, heads=4, mlp_ratio=4.0., which no variant has>/16") as caught:
+    with pytest.raises(
+        ValueError, match="<ViTSize.width=32, depth=2, heads=4, mlp_ratio=4.0., which no variant has>/16"
+    ) as caught:
         load(path, videomae())
     assert flags_of(caught.value)[1:] == ["--config.video_branch.eps=1e-12"]
     describe(path)

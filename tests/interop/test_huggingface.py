@@ -98,7 +98,7 @@ def test_what_is_not_refused(tmp_path):
     assert processor["image_mean"] == [0.45] * 3 and processor["image_std"] == [0.225] * 3
     with safe_open(tmp_path / "b" / "model.safetensors", "numpy") as opened:
         assert opened.metadata() == {"format": "pt"}
-        keys = [key for key in opened if "layer.1.attention.attention" in key]
+        keys = [key for key in opened.keys() if "layer.1.attention.attention" in key]  # noqa: SIM118
     assert sorted(key.rpartition("attention.")[2] for key in keys) == [
         "key.weight",
         "q_bias",

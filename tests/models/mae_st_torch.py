@@ -1,6 +1,6 @@
 """A plain torch statement of SpatioTemporalMAE's forward pass and loss, as its paper and code are described in words.
 
-Written anew for these tests from the description alone: convolution for the patches, full position tables repeated and then
+Written for these tests from the description alone: convolution for the patches, full position tables repeated and then
 gathered, argsort twice, mask tokens appended and unshuffled. It takes our parameter tree, so that nothing but the
 arithmetic is compared.
 """
@@ -33,7 +33,7 @@ def _blocks(x, p, heads: int):
 
 
 def _table(p):
-    """[N, D]: the spatial table repeated for every slot, plus each row of the temporal one repeated over space."""
+    """[N, D]: the spatial table repeated for every time patch, plus each row of the temporal one repeated over space."""
     space, time = p["space"], p["time"]
     return space.repeat(len(time), 1) + time.repeat_interleave(len(space), dim=0)
 

@@ -65,7 +65,7 @@ def test_softmax_does_not_overflow_in_bfloat16():
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
 @pytest.mark.parametrize("kind", ["einsum", "blocked", "splash"])
 def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
-    """Against JAX's softmax; tokens that fill no whole block, and more than one block."""
+    """Against JAX's softmax; tokens that do not fill the last of several blocks."""
     monkeypatch.setattr(attention, "LARGEST_BLOCK", 128)
     monkeypatch.setattr(blocked_attention, "BLOCK", 64)
     assert block_size(150) == 128
@@ -74,13 +74,13 @@ def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
     def gradients(kind, *arrays):
         return jax.jit(jax.grad(lambda *a: (attend(*a, kind) * direction).sum(), (0, 1, 2)))(*arrays)
 
-    for found, exact in zip(gradients(kind, *arrays), gradients("xla", *(a.astype(jnp.float32) for a in arrays))):
-        assert found.dtype == dtype
-        np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=tolerance * float(jnp.abs(exact).max()))
+    for gradient, exact in zip(gradients(kind, *arrays), gradients("xla", *(a.astype(jnp.float32) for a in arrays))):
+        assert gradient.dtype == dtype
+        np.testing.assert_allclose(gradient.astype(jnp.float32), exact, atol=tolerance * float(jnp.abs(exact).max()))
 
 
 def test_blocks_hold_no_weights():
-    """Of 1,200 tokens the weights would be 46 MB."""
+    """The weights of 1,200 tokens would be 46 MB."""
     a = jax.ShapeDtypeStruct((2, 1200, 4, 8), jnp.float32)
 
     def memory(kind):
@@ -115,7 +115,7 @@ def test_auto_takes_what_runs(device, dtype, tokens, width, kernel):
 
 
 def test_auto_takes_no_pallas_kernel_without_rules():
-    """XLA cannot partition one, and without rules nothing says whether arrays are sharded."""
+    """XLA cannot partition one, and arrays without rules may be sharded."""
     assert choose("auto", TPU, jnp.bfloat16, 1569, 32, None) == "xla"
     assert choose("splash", TPU, jnp.bfloat16, 1569, 32, None) == "splash"
 
@@ -145,7 +145,7 @@ def test_a_module_is_one_program_everywhere(kind, rules):
 
 @pytest.mark.parametrize("kind, name", [("cudnn", "cudnn"), ("xla", "xla")])
 def test_the_kernel_is_the_one_asked_for(kind, name, monkeypatch):
-    """cuDNN's runs on no CPU: here that it is called, with what."""
+    """cuDNN's kernel runs on no CPU: this checks how it is called."""
     asked = []
     monkeypatch.setattr(attention, "target_device", lambda rules: A100)
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, implementation: asked.append(implementation) or q)

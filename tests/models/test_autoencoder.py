@@ -34,7 +34,7 @@ def sample_keys(batch=2):
 
 
 def make_params(model, clip, mask):
-    """Random float32 parameters, none of them at an initial 0 or 1; made by numpy, which compiles nothing."""
+    """Random float32 parameters, none of them at an initial 0 or 1; drawn by numpy, which compiles nothing."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), clip, mask)
 
@@ -87,14 +87,14 @@ def test_no_scatter_is_compiled_and_gradients_equal_those_of_naive_gathers(name,
         program = jax.jit(step).lower(params, clip, sample_keys()).compile()
         return program(params, clip, sample_keys()), re.findall(r" (gather|scatter)\(", program.as_text())
 
-    ours, operations = compiled()
+    outputs, operations = compiled()
     use_naive_gathers(monkeypatch)
-    theirs, naive_operations = compiled()
+    naive_outputs, naive_operations = compiled()
     assert set(operations) == {"gather"}
     if name != "VideoMAE":  # fixed positions and no way back to grid order: no gradient passes through a gather
         assert set(naive_operations) == {"gather", "scatter"}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, theirs)
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(ours[1]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), outputs, naive_outputs)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(outputs[1]))
 
 
 @pytest.mark.parametrize("cls", ["none", "own", "encoder"])
@@ -135,7 +135,7 @@ def test_predictions_depend_on_visible_pixels_of_the_same_sample_alone():
 
 @pytest.fixture(scope="module")
 def reference():
-    """Inputs, parameters, and what einsum attention in float32 makes of them."""
+    """Inputs, parameters, and the results of einsum attention in float32."""
     clip, mask = inputs()
     model = build(cls="own", attention="einsum")
     params = make_params(model, clip, mask)
@@ -193,7 +193,7 @@ def test_targets_stand_in_the_order_of_predictions_and_can_be_undone(norm):
     spec = build().decoder.spec
     hidden, everywhere = (make_targets(clip, m, spec, GRID, norm) for m in (mask, None))
     np.testing.assert_allclose(hidden.values, masking.take_masked(everywhere.values, mask), atol=1e-6)
-    pixels = everywhere.values * everywhere.deviation + everywhere.mean
+    pixels = everywhere.values * everywhere.std + everywhere.mean
     np.testing.assert_allclose(unpatchify(pixels, GRID), clip, atol=1e-4)
 
 
@@ -204,7 +204,9 @@ def test_refusals():
     with pytest.raises(ValueError, match="decoder.cls is 'both'"):
         DecoderSpec(trunk, cls="both")
     for frames in (3, 8):
-        with pytest.raises(ValueError, match=f"decoder.target_frames={frames} must be a multiple of the 2 slots and at most 4"):
+        with pytest.raises(
+            ValueError, match=f"decoder.target_frames={frames} must be a multiple of the 2 time patches and at most 4"
+        ):
             DecoderSpec(trunk, target_frames=frames).target_tubelet(GRID)
     clip, mask = inputs()
     with pytest.raises(ValueError, match="decoder.cls='encoder' needs an encoder with cls_token=True"):

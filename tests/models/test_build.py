@@ -79,7 +79,7 @@ def test_another_backbone_is_pretrained(linear, quick_compilation):
     before = np.asarray(state.params["video"]["encoder"]["embed"]["kernel"])
     state, metrics = task.step(state, {name: samples(c, 8)[name] for name in ("video", "frame_index")})
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["loss/cross_frame"])
-    assert (np.asarray(state.params["video"]["encoder"]["embed"]["kernel"]) != before).all()
+    assert (np.asarray(state.params["video"]["encoder"]["embed"]["kernel"]) != before).any()
 
 
 def test_another_backbone_is_finetuned(linear, quick_compilation):

@@ -61,7 +61,9 @@ def test_the_head_starts_small():
     head = jax.jit(module.init)(jax.random.key(0), CLIPS)["params"]["head"]
     assert not head["bias"].any()
     kernel = np.asarray(head["kernel"])
-    assert kernel.std() == pytest.approx(0.88 * 2e-4, rel=0.02)  # a normal cut at two deviations has 0.88 of its deviation
+    assert kernel.std() == pytest.approx(
+        0.88 * 2e-4, rel=0.02
+    )  # a normal truncated at two standard deviations has 0.88 of its standard deviation
     assert np.abs(kernel).max() <= 4e-4
 
 

@@ -1,4 +1,4 @@
-"""Drop path: its rates, whole samples and no others, and one draw a sample wherever that sample stands."""
+"""Stochastic depth: its rates, branches dropped for entire samples, and one draw a sample that does not depend on its row."""
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +42,10 @@ def encoder(rate: float) -> Encoder:
 def test_an_encoder_drops_by_the_key_of_each_sample():
     clips = jax.random.normal(jax.random.key(1), (8, 2, 16, 16, 3))
     params = encoder(0.0).init(jax.random.key(0), clips)
-    whole = encoder(0.0).apply(params, clips).tokens
-    np.testing.assert_array_equal(encoder(0.5).apply(params, clips).tokens, whole)
+    complete = encoder(0.0).apply(params, clips).tokens
+    np.testing.assert_array_equal(encoder(0.5).apply(params, clips).tokens, complete)
     dropped = encoder(0.5).apply(params, clips, drop_keys=keys_of(8)).tokens
-    changed = np.abs(dropped - whole).max((1, 2)) > 1e-3
+    changed = np.abs(dropped - complete).max((1, 2)) > 1e-3
     assert changed.any()
     alone = encoder(0.5).apply(params, clips[5:6], drop_keys=keys_of(8)[5:6]).tokens
     np.testing.assert_allclose(alone, dropped[5:6], atol=1e-5)

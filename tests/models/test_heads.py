@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae.models import masking
-from cvmae.models.heads import ProjectionHead, pool, pool_slots
+from cvmae.models.heads import ProjectionHead, pool, pool_time_patches
 from cvmae.models.patches import Grid
 
-GRID = Grid(8, 16, 16, 2, 8)  # 4 slots of 4 positions
+GRID = Grid(8, 16, 16, 2, 8)  # 4 time patches of 4 spatial patches
 
 
 def test_pool_is_the_mean_in_float32():
@@ -18,23 +18,23 @@ def test_pool_is_the_mean_in_float32():
     np.testing.assert_allclose(pooled, np.asarray(tokens, np.float32).mean(1), rtol=1e-6)
 
 
-def test_pool_slots_against_a_loop():
+def test_pool_time_patches_against_a_loop():
     tokens = np.random.default_rng(0).normal(size=(3, 6, 5)).astype(np.float32)
     mask = masking.draw(jax.random.split(jax.random.key(1), 3), GRID, "random", 0.625)
-    slots = jnp.array([[0, 3], [2, 2], [1, 0]])
-    pooled, valid = pool_slots(tokens, mask.ids_keep, slots, GRID.spatial_patches)
+    time_patches = jnp.array([[0, 3], [2, 2], [1, 0]])
+    pooled, valid = pool_time_patches(tokens, mask.ids_keep, time_patches, GRID.spatial_patches)
     for b, f in np.ndindex(3, 2):
-        rows = [tokens[b, k] for k in range(6) if int(mask.ids_keep[b, k]) // GRID.spatial_patches == int(slots[b, f])]
+        rows = [tokens[b, k] for k in range(6) if int(mask.ids_keep[b, k]) // GRID.spatial_patches == int(time_patches[b, f])]
         assert bool(valid[b, f]) == bool(rows)
         np.testing.assert_allclose(pooled[b, f], np.mean(rows, axis=0) if rows else np.zeros(5), rtol=1e-5, atol=1e-6)
 
 
-def test_a_slot_without_visible_tokens_is_marked_and_has_finite_gradients():
-    ids = jnp.array([[0, 1, 2, 3]])  # all in slot 0
+def test_a_time_patch_without_visible_tokens_is_marked_and_has_finite_gradients():
+    ids = jnp.array([[0, 1, 2, 3]])  # all in time patch 0
     tokens = jnp.ones((1, 4, 2))
 
     def total(tokens):
-        pooled, valid = pool_slots(tokens, ids, jnp.array([[0, 2]]), GRID.spatial_patches)
+        pooled, valid = pool_time_patches(tokens, ids, jnp.array([[0, 2]]), GRID.spatial_patches)
         return pooled.sum(), valid
 
     (value, valid), gradient = jax.value_and_grad(total, has_aux=True)(tokens)

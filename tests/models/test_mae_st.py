@@ -45,10 +45,10 @@ def test_156_of_1568_tokens_are_kept():
 
 
 def test_masking_knows_neither_space_nor_time():
-    """The 156 tokens spread over all slots, not the same positions in each."""
+    """The 156 tokens spread over all time patches, at other positions in each."""
     mask = masking.draw(jax.random.split(jax.random.key(0), 1), FULL, "random", 0.9, "down")
-    slots, positions = np.divmod(np.asarray(mask.ids_keep[0]), FULL.spatial_patches)
-    counts = np.bincount(slots, minlength=8)
+    time_patches, positions = np.divmod(np.asarray(mask.ids_keep[0]), FULL.spatial_patches)
+    counts = np.bincount(time_patches, minlength=8)
     assert (counts > 5).all() and len(set(counts)) > 1
     assert len(set(positions)) > 80
 
@@ -85,11 +85,11 @@ def test_values_of_a_patch_lie_in_the_order_u_p_q_c():
 def test_variance_is_unbiased_over_all_768_values_and_eps_is_inside_the_root():
     channels = np.tile([1e-3, 2e-3, 5e-3], 256)  # unequal, so that a variance by channel would differ; small, so that eps shows
     patch = (np.random.default_rng(0).normal(size=(1, 1, 768)) * channels).astype(np.float32)
-    values, mean, deviation = normalize_targets(patch, "patch")
-    assert mean.shape == deviation.shape == (1, 1, 1)
+    values, mean, std = normalize_targets(patch, "patch")
+    assert mean.shape == std.shape == (1, 1, 1)
     exact = patch.astype(np.float64)
     variance = np.square(exact - exact.mean()).sum() / 767
-    np.testing.assert_allclose(deviation.item(), np.sqrt(variance + 1e-6), rtol=1e-5)
+    np.testing.assert_allclose(std.item(), np.sqrt(variance + 1e-6), rtol=1e-5)
     np.testing.assert_allclose(values, (exact - exact.mean()) / np.sqrt(variance + 1e-6), rtol=1e-4, atol=1e-4)
 
 
@@ -100,13 +100,13 @@ def test_positions_are_space_repeated_plus_time_interleaved():
     table, cls = module.apply({"params": params})
     expected = np.tile(params["space"], (8, 1)) + np.repeat(params["time"], 4, axis=0)
     np.testing.assert_allclose(table, expected, rtol=1e-5, atol=1e-6)
-    for slot, s in np.ndindex(8, 4):
-        np.testing.assert_allclose(table[slot * 4 + s], params["space"][s] + params["time"][slot], rtol=1e-5, atol=1e-6)
+    for t, s in np.ndindex(8, 4):
+        np.testing.assert_allclose(table[t * 4 + s], params["space"][s] + params["time"][t], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(cls, params["cls"], rtol=1e-6)
 
 
 def test_positions_after_masking_equal_positions_before_dropping():
-    """Without blocks, so that the embedding alone is seen."""
+    """Without blocks, so that only the embedding is compared."""
     encoder = Encoder(TransformerConfig(ViTSize(32, 0, 2)), SMALL, "separable", cls_token=True, final_norm=False)
     params = make_params(Autoencoder(encoder, build(SMALL).decoder))["encoder"]
     clip = np.random.default_rng(0).normal(size=(2, 16, 32, 32, 3)).astype(np.float32)
@@ -135,7 +135,7 @@ def test_cls_is_dropped_before_a_decoder_that_has_its_own():
 
 
 def test_recipe_of_the_published_size():
-    """ViT-L encoder and a decoder of 512 x 4 that says 768 values a token, with learned positions of its own."""
+    """ViT-L encoder and a decoder of 512 x 4 that predicts 768 values a token, with its own learned positions."""
     trunk = TransformerConfig(ViTSize(1024, 24, 16))
     decoder = Decoder(DecoderSpec(TransformerConfig(ViTSize(512, 4, 16)), cls="own", target_frames=8), FULL)
     model = Autoencoder(Encoder(trunk, FULL, "separable", cls_token=True), decoder)
@@ -193,17 +193,17 @@ def test_against_a_torch_statement():
 
     (loss, predictions), gradients = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(params)
 
-    theirs = statement.to_torch(params)
+    torch_params = statement.to_torch(params)
     video = torch.from_numpy(np.moveaxis(clip, -1, 1).copy())
-    latent, restore = statement.encode(theirs["encoder"], video, torch.from_numpy(noise), 2, 16, kept, heads=2)
-    everywhere = statement.decode(theirs["decoder"], latent, restore, heads=4)
-    their_loss = statement.loss(video, everywhere, restore, kept, 8, 2, 16)
-    their_loss.backward()
+    latent, restore = statement.encode(torch_params["encoder"], video, torch.from_numpy(noise), 2, 16, kept, heads=2)
+    everywhere = statement.decode(torch_params["decoder"], latent, restore, heads=4)
+    torch_loss = statement.loss(video, everywhere, restore, kept, 8, 2, 16)
+    torch_loss.backward()
 
     np.testing.assert_array_equal(mask.ids_restore, restore.numpy())
     hidden = np.take_along_axis(everywhere.detach().numpy(), np.asarray(mask.masked)[..., None], axis=1)
     assert_close("mae_st predictions", relative(predictions, hidden))
-    assert_close("mae_st loss", abs(float(loss) / their_loss.item() - 1))
-    errors = tree_errors(gradients, statement.gradients(theirs))
+    assert_close("mae_st loss", abs(float(loss) / torch_loss.item() - 1))
+    errors = tree_errors(gradients, statement.gradients(torch_params))
     worst = max(errors, key=errors.get)
     assert_close(f"mae_st gradients (worst: {worst} of {len(errors)})", errors[worst])

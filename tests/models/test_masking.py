@@ -8,7 +8,7 @@ import pytest
 from cvmae.models import masking
 from cvmae.models.patches import Grid
 
-GRID = Grid(8, 32, 24, 2, 8)  # 4 slots of 4 x 3 positions
+GRID = Grid(8, 32, 24, 2, 8)  # 4 time patches of 4 x 3 spatial patches
 SSV2 = Grid(16, 224, 224, 2, 16)
 
 
@@ -35,13 +35,13 @@ def test_every_kind_is_a_permutation_of_fixed_count(kind, ratio, rounding):
         assert set(np.flatnonzero(hidden[b])) == set(np.asarray(mask.masked[b]))
 
 
-def test_tube_hides_the_same_positions_in_every_slot():
+def test_tube_masks_the_same_positions_in_every_time_patch():
     hidden = np.asarray(draw("tube", 0.75).hidden).reshape(3, GRID.time_patches, GRID.spatial_patches)
     assert (hidden == hidden[:, :1]).all()
     assert (hidden[:, 0].sum(-1) == 9).all()
 
 
-def test_frame_hides_whole_slots():
+def test_frame_masks_entire_time_patches():
     hidden = np.asarray(draw("frame", 0.5).hidden).reshape(3, GRID.time_patches, GRID.spatial_patches)
     assert (hidden == hidden[:, :, :1]).all()
     assert (hidden[:, :, 0].sum(-1) == 2).all()
@@ -56,10 +56,10 @@ def test_block_kinds_keep_the_order_of_the_grid(kind):
 @pytest.mark.parametrize("kind", masking.KINDS)
 def test_a_sample_depends_on_its_own_key_alone(kind):
     keys = jax.random.split(jax.random.key(5), 16)
-    whole = masking.draw(keys, GRID, kind, 0.5)
+    batch = masking.draw(keys, GRID, kind, 0.5)
     part = masking.draw(keys[6:9], GRID, kind, 0.5)
-    np.testing.assert_array_equal(whole.ids_shuffle[6:9], part.ids_shuffle)
-    assert len({tuple(row) for row in np.asarray(whole.hidden).tolist()}) > 3
+    np.testing.assert_array_equal(batch.ids_shuffle[6:9], part.ids_shuffle)
+    assert len({tuple(row) for row in np.asarray(batch.hidden).tolist()}) > 3
 
 
 def test_random_masks_are_uniform():
@@ -135,17 +135,17 @@ TAKES = {
 @pytest.mark.parametrize("kind", masking.KINDS)
 @pytest.mark.parametrize("name", TAKES)
 def test_values_and_gradients_of_gathers(name, kind):
-    """Against take_along_axis, whose gradient is a scatter; ours holds none."""
+    """Against take_along_axis, whose gradient is a scatter."""
     take, reference, shape = TAKES[name]
     mask = draw(kind, 0.5)
     x = jax.random.normal(jax.random.key(1), shape)
     out = take(x, mask)
     np.testing.assert_array_equal(out, reference(x, mask))
     weight = jax.random.normal(jax.random.key(2), out.shape)
-    ours, theirs = (jax.jit(jax.grad(lambda x, f=f: (f(x, mask) * weight).sum())) for f in (take, reference))
-    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
-    assert "scatter" in theirs.lower(x).as_text()  # else the next line would show nothing
-    assert "scatter" not in ours.lower(x).as_text()
+    gathered, reference_gradient = (jax.jit(jax.grad(lambda x, f=f: (f(x, mask) * weight).sum())) for f in (take, reference))
+    np.testing.assert_allclose(gathered(x), reference_gradient(x), rtol=1e-6, atol=1e-6)
+    assert "scatter" in reference_gradient.lower(x).as_text()  # else the next line would show nothing
+    assert "scatter" not in gathered.lower(x).as_text()
 
 
 def test_restore_undoes_the_shuffle():

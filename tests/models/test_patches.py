@@ -16,14 +16,14 @@ def clip(batch: int = 2, grid: Grid = GRID):
 
 def test_grid():
     assert (GRID.time_patches, GRID.rows, GRID.columns, GRID.spatial_patches, GRID.tokens) == (2, 2, 3, 6, 12)
-    assert GRID.shape == (2, 2, 3) and GRID.values() == 2 * 8 * 8 * 3
-    assert Grid(16, 224, 224, 2, 16).tokens == 1568 and Grid(16, 224, 224, 2, 16).values() == 1536
+    assert GRID.shape == (2, 2, 3) and GRID.patch_dim() == 2 * 8 * 8 * 3
+    assert Grid(16, 224, 224, 2, 16).tokens == 1568 and Grid(16, 224, 224, 2, 16).patch_dim() == 1536
 
 
 def test_order_of_tokens_and_values_by_index():
     video = clip()
     tokens = np.asarray(patchify(video, GRID.tubelet, GRID.patch))
-    assert tokens.shape == (2, GRID.tokens, GRID.values())
+    assert tokens.shape == (2, GRID.tokens, GRID.patch_dim())
     for t, h, w in np.ndindex(GRID.shape):
         cut = video[:, 2 * t : 2 * t + 2, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
         np.testing.assert_array_equal(tokens[:, (t * GRID.rows + h) * GRID.columns + w], cut.reshape(2, -1))
@@ -62,29 +62,29 @@ def test_target_frames(count, frames):
 
 def test_norm_patch():
     patches = np.random.default_rng(1).normal(3, 2, size=(2, 5, 48)).astype(np.float32)
-    values, mean, deviation = normalize_targets(patches, "patch")
+    values, mean, std = normalize_targets(patches, "patch")
     exact = patches.astype(np.float64)
     m, v = exact.mean(-1, keepdims=True), exact.var(-1, ddof=1, keepdims=True)
     np.testing.assert_allclose(values, (exact - m) / np.sqrt(v + 1e-6), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(values * deviation + mean, patches, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(values * std + mean, patches, rtol=1e-5, atol=1e-5)
 
 
 def test_norm_patch_channel():
     patches = np.random.default_rng(1).uniform(size=(2, 5, 48)).astype(np.float32)
-    values, mean, deviation = normalize_targets(patches, "patch_channel")
+    values, mean, std = normalize_targets(patches, "patch_channel")
     exact = patches.astype(np.float64).reshape(2, 5, 16, 3)
     m, v = exact.mean(-2, keepdims=True), exact.var(-2, ddof=1, keepdims=True)
     np.testing.assert_allclose(values, ((exact - m) / (np.sqrt(v) + 1e-6)).reshape(2, 5, 48), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(values * deviation + mean, patches, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(values * std + mean, patches, rtol=1e-5, atol=1e-5)
 
 
 def test_the_two_norms_differ_and_none_changes_nothing():
     patches = np.random.default_rng(1).uniform(size=(2, 5, 48)).astype(np.float32)
     by_patch, by_channel = (np.asarray(normalize_targets(patches, n)[0]) for n in ("patch", "patch_channel"))
     assert np.abs(by_patch - by_channel).max() > 0.01
-    values, mean, deviation = normalize_targets(patches, "none")
+    values, mean, std = normalize_targets(patches, "none")
     np.testing.assert_array_equal(values, patches)
-    np.testing.assert_array_equal(values * deviation + mean, patches)
+    np.testing.assert_array_equal(values * std + mean, patches)
 
 
 @pytest.mark.parametrize("norm", ["patch", "patch_channel"])
@@ -92,11 +92,11 @@ def test_where_eps_stands(norm):
     """A patch of two values 0 and 2e: inside the square root eps outweighs a variance of 1e-8, outside it hardly shows."""
     small = 1e-4
     patches = jnp.tile(jnp.array([0.0, 0.0, 0.0, small, small, small]), 8)[None]
-    _, _, deviation = normalize_targets(patches, norm)
+    _, _, std = normalize_targets(patches, norm)
     values = np.tile([0.0, small], 8) if norm == "patch_channel" else np.asarray(patches[0], np.float64)
     variance = values.var(ddof=1)
     expected = np.sqrt(variance) + 1e-6 if norm == "patch_channel" else np.sqrt(variance + 1e-6)
-    np.testing.assert_allclose(np.asarray(deviation).ravel()[0], expected, rtol=1e-3)
+    np.testing.assert_allclose(np.asarray(std).ravel()[0], expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("norm", ["patch", "patch_channel"])

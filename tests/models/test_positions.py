@@ -55,16 +55,16 @@ def test_against_transformers():
         missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
     from transformers.models.videomae.modeling_videomae import get_sinusoid_encoding_table
 
-    theirs = get_sinusoid_encoding_table(1568, 768)[0].numpy()
-    np.testing.assert_allclose(positions.interleaved_sincos(1568, 768), theirs, atol=1e-6)
+    expected = get_sinusoid_encoding_table(1568, 768)[0].numpy()
+    np.testing.assert_allclose(positions.interleaved_sincos(1568, 768), expected, atol=1e-6)
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="has no time axis, but there are 4 slots"):
+    with pytest.raises(ValueError, match="has no time axis, but there are 4 time patches"):
         positions.fixed_table("sincos2d", GRID, 16)
     with pytest.raises(ValueError, match="even width"):
         positions.sincos2d(2, 2, 18)
-    with pytest.raises(ValueError, match="expected one of separable"):
+    with pytest.raises(ValueError, match="expected one of sincos1d"):
         positions.fixed_table("rope", GRID, 16)
 
 
@@ -73,8 +73,8 @@ def test_separable_is_space_plus_time():
     params = module.init(jax.random.key(0))["params"]
     assert {k: v.shape for k, v in params.items()} == {"space": (12, 16), "time": (4, 16), "cls": (16,)}
     table, cls = module.apply({"params": params})
-    for slot, s in np.ndindex(GRID.time_patches, GRID.spatial_patches):
-        np.testing.assert_array_equal(table[slot * GRID.spatial_patches + s], params["time"][slot] + params["space"][s])
+    for t, s in np.ndindex(GRID.time_patches, GRID.spatial_patches):
+        np.testing.assert_array_equal(table[t * GRID.spatial_patches + s], params["time"][t] + params["space"][s])
     np.testing.assert_array_equal(cls, params["cls"])
 
 
@@ -87,7 +87,7 @@ def test_parameters_of_the_other_kinds(kind, names):
     assert table.shape == (GRID.tokens, 16) and not cls.any()
 
 
-# From and to (slots, rows, columns): fewer and more frames, smaller and larger sides, sides of their own, single rows.
+# From and to (time patches, rows, columns): fewer and more frames, smaller and larger sides, sides of their own, single rows.
 GRIDS = (
     ((8, 14, 14), (4, 14, 14)),
     ((8, 14, 14), (16, 14, 14)),
@@ -109,28 +109,28 @@ def test_interpolation_against_torch(old, new):
     space = torch.nn.functional.interpolate(space, size=new[1:], mode="bicubic", align_corners=False, antialias=False)
     time = space.permute(1, 2, 3, 0).reshape(1, -1, old[0])
     time = torch.nn.functional.interpolate(time, size=new[0], mode="linear", align_corners=False)
-    theirs = time.reshape(6, *new[1:], new[0]).permute(3, 1, 2, 0).reshape(-1, 6).numpy()
-    ours = positions.interpolate(table, old, new)
-    assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    expected = time.reshape(6, *new[1:], new[0]).permute(3, 1, 2, 0).reshape(-1, 6).numpy()
+    result = positions.interpolate(table, old, new)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def smooth(shape):
-    """A function of the place alone, [N, 3], with the axes told apart: places are fractions of the clip."""
-    slot, row, column = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
-    return np.stack([slot, np.sin(2 * row), np.cos(2 * column)], axis=-1).reshape(-1, 3)
+    """A function of the position alone, [N, 3], another for each axis; positions are fractions of the clip."""
+    time, row, column = np.meshgrid(*((np.arange(n) + 0.5) / n for n in shape), indexing="ij")
+    return np.stack([time, np.sin(2 * row), np.cos(2 * column)], axis=-1).reshape(-1, 3)
 
 
 @pytest.mark.parametrize("new", [(4, 14, 12), (16, 20, 16), (8, 10, 24)])
 def test_a_smooth_table_keeps_its_meaning(new):
-    found = positions.interpolate(smooth((8, 14, 12)), (8, 14, 12), new).reshape(*new, 3)
+    result = positions.interpolate(smooth((8, 14, 12)), (8, 14, 12), new).reshape(*new, 3)
     inner = tuple(slice(math.ceil(n / 6), -math.ceil(n / 6)) for n in new)  # the border is repeated, not continued
-    np.testing.assert_allclose(found[inner], smooth(new).reshape(*new, 3)[inner], atol=0.01)
+    np.testing.assert_allclose(result[inner], smooth(new).reshape(*new, 3)[inner], atol=0.01)
 
 
 def test_linear_by_hand():
-    found = positions.interpolate(np.array([[0.0], [1.0]], np.float32), (2, 1, 1), (4, 1, 1))
-    np.testing.assert_array_equal(found[:, 0], [0, 0.25, 0.75, 1])
+    result = positions.interpolate(np.array([[0.0], [1.0]], np.float32), (2, 1, 1), (4, 1, 1))
+    np.testing.assert_array_equal(result[:, 0], [0, 0.25, 0.75, 1])
     np.testing.assert_array_equal(positions.interpolate(np.arange(4.0)[:, None], (4, 1, 1), (2, 1, 1))[:, 0], [0.5, 2.5])
 
 
@@ -139,7 +139,7 @@ def test_the_same_grid_keeps_every_bit():
     assert positions.interpolate(table, (2, 4, 3), (2, 4, 3)).tobytes() == table.tobytes()
 
 
-def test_slots_do_not_mix_where_only_the_frame_grows():
+def test_time_patches_do_not_mix_where_only_the_frame_grows():
     table = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
     both, first = (positions.interpolate(t, (n, 4, 3), (n, 8, 3)) for t, n in ((table, 2), (table[:12], 1)))
     np.testing.assert_allclose(both[:24], first, rtol=1e-6)
@@ -156,9 +156,9 @@ def test_parameters_for_another_grid(kind):
     )
     assert fitted["cls"] is params["cls"]
     table, _ = old_module.apply({"params": params})
-    # Separable tables are a sum, and interpolation is linear: the whole table goes the same way.
-    whole = positions.interpolate(table, GRID.shape, new.shape)
-    np.testing.assert_allclose(new_module.apply({"params": fitted})[0], whole, atol=1e-6)
+    # Separable tables are a sum, and interpolation is linear: the sum is interpolated alike.
+    complete = positions.interpolate(table, GRID.shape, new.shape)
+    np.testing.assert_allclose(new_module.apply({"params": fitted})[0], complete, atol=1e-6)
 
 
 def test_a_table_of_another_grid_is_refused():

@@ -1,4 +1,4 @@
-"""How a stack of blocks is run, as a loop or unrolled, with or without computing again, changes its cost and not its numbers."""
+"""A stack of blocks gives the same numbers as a loop and unrolled, with and without rematerialization; only its cost changes."""
 
 import dataclasses
 
@@ -42,9 +42,9 @@ def test_the_same_numbers_and_parameters(remat, scan, params):
     trunk = dataclasses.replace(PLAIN, remat=remat, scan=scan)
     made = encoder(trunk).init(jax.random.key(0), CLIPS)["params"]
     jax.tree.map(np.testing.assert_array_equal, made, params)
-    expected, found = numbers(PLAIN, params), numbers(trunk, params)
-    assert len(found[0][1]) == 3
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+    expected, results = numbers(PLAIN, params), numbers(trunk, params)
+    assert len(results[0][1]) == 3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), results, expected)
 
 
 def program(depth: int, scan: bool) -> str:

@@ -1,4 +1,4 @@
-"""Predicting a share of the hidden tokens: which ones, what it costs, and that the loss stays what it was on average."""
+"""Predicting a fraction of the masked tokens: which ones, the cost, and a loss whose mean does not change."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from cvmae.objective.losses import masked_mse
 from tests.objective.test_objective import flops
 from tests.tiny_configs import config
 
-GRID = Grid(8, 32, 32, 2, 8)  # 4 slots of 4 x 4
+GRID = Grid(8, 32, 32, 2, 8)  # 4 time patches of 4 x 4
 
 
 def keys(count, seed=0):
@@ -37,7 +37,7 @@ def test_a_share_of_the_hidden_tokens_of_each_sample(kind, mask_kind):
     assert masking.subsample(mask, keys(6, 1), GRID, kind, 0.001).masked.shape == (6, 1)
 
 
-def test_random_takes_every_hidden_token_alike():
+def test_random_takes_every_masked_token_alike():
     hidden = jnp.broadcast_to(jnp.arange(64) >= 16, (4000, 64))
     mask = masking.from_hidden(hidden, 16)
     chosen = np.bincount(np.asarray(masking.subsample(mask, keys(4000), GRID, "random", 0.25).masked).ravel(), minlength=64)
@@ -47,9 +47,9 @@ def test_random_takes_every_hidden_token_alike():
 
 def test_a_running_cell_asks_for_every_position_in_turn():
     turn = np.asarray(masking.running_cell(GRID)).reshape(4, 4, 4)
-    for slot in turn:
+    for time_patch in turn:
         assert (
-            np.sort(slot.reshape(2, 2, 2, 2).transpose(0, 2, 1, 3).reshape(4, 4)) == np.arange(4)
+            np.sort(time_patch.reshape(2, 2, 2, 2).transpose(0, 2, 1, 3).reshape(4, 4)) == np.arange(4)
         ).all()  # each cell has each turn
     assert (np.sort(turn, axis=0) == np.arange(4)[:, None, None]).all()  # and each position too, over time
     mask = masking.draw(keys(3), GRID, "tube", 0.75)
@@ -68,7 +68,7 @@ def autoencoder(layout: str, depth: int) -> Autoencoder:
 
 
 @pytest.mark.parametrize("layout", ["unshuffle", "concat"])
-def test_the_loss_of_a_share_is_that_of_all_on_average(layout):
+def test_the_loss_of_a_fraction_is_that_of_all_on_average(layout):
     """With a decoder in which tokens do not see each other, so that predictions are the same."""
     model, clip = autoencoder(layout, 0), np.random.default_rng(0).normal(size=(1, 8, 32, 32, 3)).astype(np.float32)
     mask = masking.draw(keys(1), GRID, "random", 0.75)
@@ -79,29 +79,29 @@ def test_the_loss_of_a_share_is_that_of_all_on_average(layout):
         _, predictions = model.apply(params, clip, mask)
         return masked_mse(predictions, make_targets(clip, mask, model.decoder.spec, GRID, "patch").values)
 
-    whole = dict(zip(np.asarray(mask.masked)[0].tolist(), np.asarray(losses(mask))[0].tolist()))
+    errors = dict(zip(np.asarray(mask.masked)[0].tolist(), np.asarray(losses(mask))[0].tolist()))
     means = []
     for seed in range(200):
         some = masking.subsample(mask, keys(1, seed), GRID, "random", 0.25)
-        found = np.asarray(losses(some))[0]
-        np.testing.assert_allclose(found, [whole[token] for token in np.asarray(some.masked)[0].tolist()], rtol=1e-4)
-        means.append(found.mean())
+        values = np.asarray(losses(some))[0]
+        np.testing.assert_allclose(values, [errors[token] for token in np.asarray(some.masked)[0].tolist()], rtol=1e-4)
+        means.append(values.mean())
     error = np.std(means) / np.sqrt(len(means))
-    assert abs(np.mean(means) - np.mean(list(whole.values()))) < 4 * error
+    assert abs(np.mean(means) - np.mean(list(errors.values()))) < 4 * error
 
 
-def test_every_hidden_token_needs_a_mask_that_has_them():
+def test_every_masked_token_needs_a_mask_that_has_them():
     model, clip = autoencoder("unshuffle", 1), jnp.zeros((1, 8, 32, 32, 3))
     mask = masking.draw(keys(1), GRID, "random", 0.75)
     params = model.init(jax.random.key(0), clip, mask)
     some = masking.subsample(mask, keys(1), GRID, "random", 0.5)
     encoded = model.apply(params, clip, some, method="encode")
-    with pytest.raises(ValueError, match="predict_all needs every hidden token, and this mask is subsampled"):
+    with pytest.raises(ValueError, match="predict_all needs every masked token, and this mask is subsampled"):
         model.apply(params, encoded, some, True, method="decode")
 
 
 def test_the_step_costs_less():
-    """Half the hidden tokens: the decoder's work falls, and the fields do it."""
+    """Half the masked tokens: the decoder's work falls, and the fields do it."""
     only = ("mse_video",)
     counts = [flops(config(only, video_branch__decoder__share=share)) for share in (1.0, 0.5, 0.25)]
     assert counts[0] > 1.1 * counts[1] > 1.1 * counts[2]
@@ -128,5 +128,5 @@ def test_the_compiled_decoder_takes_less_work_and_memory():
         program = jax.jit(jax.grad(loss)).lower(params, clip).compile()
         return program.cost_analysis()["flops"], program.memory_analysis().temp_size_in_bytes
 
-    whole, half = compiled(1.0), compiled(0.5)
-    assert half[0] < 0.65 * whole[0] and half[1] < 0.75 * whole[1]
+    full, half = compiled(1.0), compiled(0.5)
+    assert half[0] < 0.65 * full[0] and half[1] < 0.75 * full[1]

@@ -72,7 +72,7 @@ def test_refusals():
 @pytest.mark.parametrize("cls_token", [False, True])
 @pytest.mark.parametrize("positions", KINDS)
 def test_embedding_visible_tokens_is_embedding_all_and_dropping(positions, cls_token):
-    """Without blocks, where tokens do not meet: positions added after masking equal positions added before it."""
+    """Without blocks, where tokens do not interact: positions added after masking equal positions added before it."""
     grid = IMAGE if positions == "sincos2d" else GRID
     encoder = Encoder(TransformerConfig(ViTSize(16, 0, 2)), grid, positions, cls_token, final_norm=False)
     clip, mask = clip_and_mask(grid)
@@ -85,7 +85,7 @@ def test_embedding_visible_tokens_is_embedding_all_and_dropping(positions, cls_t
 
 
 def test_hidden_tokens_are_out_of_sight():
-    """With blocks the result differs from seeing all, and does not change with what is hidden."""
+    """With blocks the result differs from seeing all, and does not change with masked pixels."""
     encoder = Encoder(TransformerConfig(ViTSize(16, 1, 2)), GRID, "sincos1d", cls_token=True)
     clip, mask = clip_and_mask(GRID)
     params = jax.jit(encoder.init)(jax.random.key(0), clip)

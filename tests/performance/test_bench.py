@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cvmae import bench
-from cvmae.performance import bench_step, measurements
+from cvmae.performance import bench_report, bench_step, measurements
 from cvmae.performance.timing import Times
 from tests.commands import RUNLOCAL, caller
 from tests.performance.test_plan import ALONE
@@ -48,10 +48,10 @@ def test_the_loader_can_be_measured_alone(command):
 
 
 def test_without_data_clips_are_synthetic():
-    c, note = measurements.with_data(config(data__source="files"), "ssv2")
+    c, note = measurements.with_data(config(data__source="files"))
     assert c.data.source == "synthetic" and c.data.synthetic.classes == 174 and "synthetic" in note
     given = config(data__source="files", data__manifest="m.csv")
-    assert measurements.with_data(given, "ssv2") == (given, "")
+    assert measurements.with_data(given) == (given, "")
 
 
 def test_what_cannot_be_measured_is_one_line(command):
@@ -91,7 +91,7 @@ def test_hugging_face_does_the_same_work(command, tmp_path):
     found, ours = bench_huggingface.compare(c, rounds=2, warmup=1, threads=1)
     assert found.losses[0] == pytest.approx(found.losses[1], rel=1e-5)
     assert ours() < found.losses[0] and isinstance(found.ours, Times) and found.threads == 1
-    lines, data = measurements.report.peer(found, c.batch_size)
+    lines, data = bench_report.peer(found, c.batch_size)
     assert data["ratio_wall"] > 0 and "Hugging Face" in " ".join(lines)
 
 

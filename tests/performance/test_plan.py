@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+from unittest.mock import ANY
 
 import jax
 import pytest
@@ -67,7 +68,7 @@ def test_a_task_without_a_step_is_refused(command):
 
 
 def parameter_bytes(c) -> int:
-    built = traced_step.Step(c, "ssv2", jax.devices()[:1])
+    built = traced_step.Step(c, jax.devices()[:1])
     return sum(math.prod(a.shape) * 4 for a in jax.tree.leaves(built.task.abstract_state().params))
 
 
@@ -107,8 +108,8 @@ def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monke
     tried = []
 
     def compile_step(step, topology):
-        tried.append(traced_step.config.batch_size)
-        return fake(0.5) if traced_step.config.batch_size <= 2 else TooLarge(40 * 2**30, 16 * 2**30, ())
+        tried.append(step.config.batch_size)
+        return fake(0.5) if step.config.batch_size <= 2 else TooLarge(40 * 2**30, 16 * 2**30, ())
 
     monkeypatch.setattr(plan, "compile_step", compile_step)
     code, out, _ = command("--topology=cpu:1", *ALONE)
@@ -154,7 +155,7 @@ class Chips:
 
     def __init__(self, monkeypatch, memory):
         self.memory, self.tried = memory, []
-        monkeypatch.setattr(search, "Step", lambda config, name, devices: config)
+        monkeypatch.setattr(search, "Step", lambda config, devices: config)
         monkeypatch.setattr(search, "compile_step", self.compile)
 
     def compile(self, c, topology):
@@ -164,7 +165,7 @@ class Chips:
 
 
 def searched(**overrides):
-    return search.Search(config(**overrides), "ssv2", chips.parse_topology("v5e:1x1"), jax.devices()[:1], lambda line: None)
+    return search.Search(config(**overrides), chips.parse_topology("v5e:1x1"), jax.devices()[:1], lambda line: None)
 
 
 @pytest.mark.parametrize("start", [8, 400, 2])
@@ -194,10 +195,10 @@ def test_of_policies_the_cheapest_that_fits_is_named(monkeypatch):
 @pytest.mark.parametrize("remat, policy", [("none", "all_dots"), ("all_dots", "dots"), ("dots", "full")])
 def test_policies_stand_in_the_order_of_what_they_compute_again(remat, policy):
     def traced(remat):
-        return traced_step.Step(config(only=("mse_video",), remat=remat), "ssv2", jax.devices()[:1]).count.flops
+        return traced_step.Step(config(only=("mse_video",), remat=remat), jax.devices()[:1]).count.flops
 
-    built = traced_step.Step(config(only=("mse_video",), remat=policy, attention="xla"), "ssv2", jax.devices()[:1])
-    assert traced_step.model_flops(built, "ssv2", jax.devices()[:1]) == traced("none") <= built.count.flops
+    built = traced_step.Step(config(only=("mse_video",), remat=policy, attention="xla"), jax.devices()[:1])
+    assert traced_step.model_flops(built, jax.devices()[:1]) == traced("none") <= built.count.flops
     assert traced(remat) <= traced(policy) and search.POLICIES.index(remat) + 1 == search.POLICIES.index(policy)
 
 
@@ -213,20 +214,37 @@ def test_the_estimate_is_the_sum_of_what_bounds_each_operation():
 
 def test_training_clips_are_those_given_there_or_published(tmp_path):
     c = load(f"{CONFIGS / 'ssv2.py'}")
-    assert traced_step.training_clips(c, "ssv2", 0) == (COUNTS["ssv2"]["manifest"]["train"], "published for ssv2")
-    assert traced_step.training_clips(c, "ssv2", 7) == (7, "--clips")
+    assert traced_step.training_clips(c, 0) == (COUNTS["ssv2"]["manifest"]["train"], "published for ssv2")
+    assert traced_step.training_clips(c, 7) == (7, "--clips")
     manifest = tmp_path / "m.csv"
     manifest.write_text("path,label,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,y,val\n")
     c.data.manifest = str(manifest)
-    assert traced_step.training_clips(c, "ssv2", 0)[0] == 2
-    assert traced_step.training_clips(load(f"{CONFIGS / 'motion.py'}:size=full"), "motion", 0)[0] == 12000
+    assert traced_step.training_clips(c, 0)[0] == 2
+    assert traced_step.training_clips(load(f"{CONFIGS / 'motion.py'}:size=full"), 0)[0] == 12000
     with pytest.raises(ConfigError, match="give --clips=N"):
-        traced_step.training_clips(load(f"{CONFIGS / 'ssv2.py'}"), "mine", 0)
+        traced_step.training_clips(load(f"{CONFIGS / 'ssv2.py'}", {"data.name": "mine"}), 0)
+
+
+@pytest.mark.parametrize("name", ["ssv2", "k400", "ucf101", "hmdb51", "motion", "demo"])
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_every_config_names_its_data_set(name, task):
+    c = load(f"{CONFIGS / name}.py:task={task}")
+    assert c.data.name == ("motion" if name == "demo" else name)
+    if name not in ("motion", "demo"):
+        assert traced_step.training_clips(c, 0) == (next(iter(COUNTS[name].values()))["train"], ANY)
+
+
+def test_a_config_from_before_the_field_has_no_published_numbers():
+    c = load(f"{CONFIGS / 'ssv2.py'}")
+    with c.unlocked():
+        del c.data.name
+    with pytest.raises(ConfigError, match="the number of training clips of this config is not known"):
+        traced_step.training_clips(c, 0)
 
 
 def test_published_classes_stand_in_for_labels():
     c = load(f"{CONFIGS / 'ssv2.py'}:task=finetune")
-    alone = traced_step.standalone(c, "ssv2")
+    alone = traced_step.standalone(c)
     assert (alone.data.source, alone.data.synthetic.classes, alone.data.synthetic.clips) == ("synthetic", 174, 174)
 
 
