@@ -1,7 +1,7 @@
 """Builds modules from a config: the only file that maps config fields to module attributes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
@@ -20,7 +20,7 @@ from cvmae.parallel.logical_axes import Rules
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def grid_of(branch, num_frames: int, size: tuple[int, int]) -> Grid:
+def grid_of(branch, num_frames: int, size: Sequence[int]) -> Grid:
     """The grid of a branch over clips of `num_frames` frames of `size` = (H, W)."""
     return Grid(num_frames, *size, branch.tubelet, decode_variant(branch.variant)[1])
 

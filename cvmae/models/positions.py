@@ -6,10 +6,10 @@ from typing import Literal, get_args
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from cvmae.models.choices import check_choice
-from cvmae.models.patches import Grid
+from cvmae.models.patches import AnyArray, Grid
 
 PositionEmbedding = Literal["separable", "learned", "sincos1d", "sincos2d", "sincos3d"]
 KINDS = get_args(PositionEmbedding)
@@ -88,7 +88,7 @@ class Positions(nn.Module):
     has_cls: bool
 
     @nn.compact
-    def __call__(self) -> tuple[Float[Array, "N width"], Float[Array, " width"]]:
+    def __call__(self) -> tuple[Float[AnyArray, "N width"], Float[AnyArray, " width"]]:
         check_choice("positions", self.embedding, PositionEmbedding)
         if self.embedding in FIXED:
             return jnp.asarray(fixed_table(self.embedding, self.grid, self.width)), jnp.zeros(self.width)
