@@ -39,7 +39,7 @@ class VideoFiles:
             self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
 
     def find(self, video: "Video") -> list[str]:
-        """Returns the paths that may be this video: [] if there is none, several if they match equally well."""
+        """Returns the paths that may be this video: several if they match equally well, [] without a match."""
         if not video.stems:
             return [video.name]
         candidates = next((self._by_stem[stem] for stem in video.stems if stem in self._by_stem), [])

@@ -24,7 +24,7 @@ class History:
 
     def go(self, count: int, end=(0, 0, 0), devices: int = 1, **overrides) -> list:
         """Starts it, or goes on with it, in `count` processes of so many devices each; `end`: signal, process, step."""
-        program = [str(HERE / "one_of_several.py"), str(self.notes), *map(str, map(int, end))]
+        program = [str(HERE / "multiprocess_worker.py"), str(self.notes), *map(str, map(int, end))]
         address = free_address()
         ends = [[*program, *flags(address, count, one), *arguments(self.workdir, **(SIMPLE | overrides))] for one in range(count)]
         return run_all(ends, {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"})

@@ -1,6 +1,6 @@
 """Run by several processes: what they read, count and say together, as npz. Then the last one falls silent.
 
-python together.py OUT COORDINATOR PROCESSES PROCESS
+python multiprocess_run.py OUT COORDINATOR PROCESSES PROCESS
 """
 
 import os

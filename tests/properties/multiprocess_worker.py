@@ -1,6 +1,6 @@
 """The command as one of several processes, which notes the clips that it reads and may end itself at a chosen moment.
 
-    python one_of_several.py NOTES SIGNAL PROCESS STEP ARGUMENTS...
+    python multiprocess_worker.py NOTES SIGNAL PROCESS STEP ARGUMENTS...
 
 NOTES: a file of JSON lines [step, devices, process, clips]. After step STEP, process PROCESS sends SIGNAL (0: none) to itself, and the steps of all
 take a while from there on, since JAX looks for signals once a second.

@@ -92,9 +92,9 @@ def test_one_process_prints_and_writes(pieces):
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """What `together.py` found in one process and in two, and how the two ended."""
+    """What `multiprocess_run.py` found in one process and in two, and how the two ended."""
     folder, address = tmp_path_factory.mktemp("together"), free_address()
-    program = str(HERE / "together.py")
+    program = str(HERE / "multiprocess_run.py")
     [alone] = run_all([[program, str(folder / "one"), address, "1", "0"]])
     ends = run_all([[program, str(folder / "two"), address, "2", str(one)] for one in range(2)], waited=1)
     assert alone.returncode == 0, alone.stderr
