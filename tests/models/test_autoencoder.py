@@ -68,7 +68,7 @@ def use_naive_gathers(monkeypatch):
     monkeypatch.setattr(masking, "take_masked", naive(lambda m: m.masked))
     monkeypatch.setattr(masking, "restore", naive(lambda m: m.ids_restore))
     monkeypatch.setattr(masking, "gather_visible_rows", lambda table, m: table[m.ids_keep])
-    monkeypatch.setattr(masking, "rows_of_masked", lambda table, m: table[m.masked])
+    monkeypatch.setattr(masking, "gather_masked_rows", lambda table, m: table[m.masked])
 
 
 @pytest.mark.parametrize("name", KINDS)
