@@ -46,7 +46,7 @@ def test_masks_are_identical(steps):
 
 
 def test_masks_differ_between_samples_and_views(steps):
-    shuffle = steps[1]["mask/video/shuffle"]
+    shuffle = steps[1]["mask/video/ids_shuffle"]
     assert len(np.unique(shuffle, axis=0)) > 0.9 * len(shuffle)  # two permutations of 8 tokens may be equal by chance
 
 
