@@ -10,8 +10,8 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 
-def masked_mse(predictions: Float[Array, "*patches P"], targets: Float[Array, "*patches P"]) -> Float[Array, "*patches"]:
-    """Mean squared error of each patch, float32 [...], from predictions and targets [..., P].
+def masked_mse(predictions: Float[Array, "*#patches P"], targets: Float[Array, "*#patches P"]) -> Float[Array, "..."]:
+    """Mean squared error of each patch, float32 [...], from predictions and targets [..., P], which broadcast.
 
     MAE, mae_st and VideoMAE all average over the values of a patch, then over the masked patches. If the predictions are those of
     the masked patches only, as here, their loss is the mean of this result.

@@ -142,4 +142,5 @@ def test_feature_std_is_zero_when_features_collapse():
 
 
 def test_weighted_sum():
-    assert losses.weighted_sum({"a": 2.0, "b": 3.0}, {"a": 10.0, "b": 0.5, "c": 7.0}) == 21.5
+    terms, weights = {"a": 2.0, "b": 3.0}, {"a": 10.0, "b": 0.5, "c": 7.0}
+    assert losses.weighted_sum(*({name: jnp.float32(x) for name, x in d.items()} for d in (terms, weights))) == 21.5
