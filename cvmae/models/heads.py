@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
+from cvmae.models.patches import AnyArray
 from cvmae.models.vit import dense
 
 
@@ -24,15 +25,15 @@ class ProjectionHead(nn.Module):
         return dense(self.width, self.dtype, "out")(x).astype(jnp.float32)
 
 
-def pool(tokens: Float[Array, "B K D"]) -> Float[Array, "B D"]:
+def pool(tokens: Float[AnyArray, "B K D"]) -> Float[Array, "B D"]:
     """The mean over tokens, float32."""
     return tokens.astype(jnp.float32).mean(axis=1)
 
 
 def pool_time_patches(
-    tokens: Float[Array, "B K D"],
-    token_ids: Int32[Array, "B K"],
-    time_patches: Int32[Array, "B F"],
+    tokens: Float[AnyArray, "B K D"],
+    token_ids: Int32[AnyArray, "B K"],
+    time_patches: Int32[AnyArray, "B F"],
     spatial_patches: int,
 ) -> tuple[Float[Array, "B F D"], Bool[Array, "B F"]]:
     """The mean over the visible tokens of each of some time patches.

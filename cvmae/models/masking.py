@@ -226,11 +226,11 @@ def _rows_backward(inverse, gradient):
 _rows.defvjp(_rows_forward, _rows_backward)
 
 
-def gather_visible_rows(table: Float[Array, "N D"], mask: Mask) -> Float[Array, "B K D"]:
+def gather_visible_rows(table: Float[AnyArray, "N D"], mask: Mask) -> Float[Array, "B K D"]:
     """Rows of a table for the visible tokens; its gradient gathers and sums, it does not scatter."""
     return _rows(table, mask.ids_keep, mask.ids_restore)
 
 
-def gather_masked_rows(table: Float[Array, "N D"], mask: Mask) -> Float[Array, "B M D"]:
+def gather_masked_rows(table: Float[AnyArray, "N D"], mask: Mask) -> Float[Array, "B M D"]:
     """Rows of a table for the masked tokens that are predicted."""
     return _rows(table, mask.masked, mask.restore_hidden_first)

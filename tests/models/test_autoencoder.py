@@ -112,8 +112,8 @@ def test_both_layouts_are_one_function(cls):
 
         results.append(run(params))
         hidden, everywhere = results[-1]
-        assert hidden.shape == (2, GRID.tokens - mask.num_visible, GRID.values())
-        assert everywhere.shape == (2, GRID.tokens, GRID.values())
+        assert hidden.shape == (2, GRID.tokens - mask.num_visible, GRID.patch_dim())
+        assert everywhere.shape == (2, GRID.tokens, GRID.patch_dim())
         np.testing.assert_allclose(masking.take_masked(everywhere, mask), hidden, atol=1e-5)
     np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)
 

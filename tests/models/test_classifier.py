@@ -73,13 +73,13 @@ def test_logits_are_float32_whatever_the_encoder_computes_in():
     assert jax.eval_shape(module.apply, {"params": params}, CLIPS).dtype == jnp.float32
 
 
-def test_dropout_zeroes_a_share_and_scales_the_rest():
-    x = jnp.ones((40, 500))
-    out = np.asarray(dropout(x, 0.3, jax.random.split(jax.random.key(0), 40)))
+def test_dropout_zeroes_a_fraction_and_scales_the_rest():
+    x, keys = jnp.ones((40, 500)), jax.random.split(jax.random.key(0), 40)
+    out = np.asarray(dropout(x, 0.3, keys))
     assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.7)}
     assert (out == 0).mean() == pytest.approx(0.3, abs=0.01)
     assert len(np.unique(out, axis=0)) == 40
-    assert dropout(x, 0.3, None) is x and dropout(x, 0.0, KEYS) is x
+    assert dropout(x, 0.3, None) is x and dropout(x, 0.0, keys) is x
 
 
 @pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
