@@ -32,7 +32,11 @@ def leaves(tree):
 
 def views_and_masks(task, batch) -> dict:
     made = task.objective.make_inputs(batch | sample_keys(task.key, 0, BATCH))
-    masks = {f"mask/{b}/{n}": getattr(getattr(made, f"{b}_mask"), n) for b in ("video", "image") for n in ("ids_shuffle", "ids_restore")}
+    masks = {
+        f"mask/{b}/{n}": getattr(getattr(made, f"{b}_mask"), n)
+        for b in ("video", "image")
+        for n in ("ids_shuffle", "ids_restore")
+    }
     return masks | {"view/video": made.video, "view/image": made.image}
 
 
