@@ -35,6 +35,7 @@ from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json
 from cvmae.performance import bench_report, measurements
+from cvmae.tasks.model_fields import fill_model_fields
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
 flags.adopt_module_key_flags(cli)
@@ -68,11 +69,12 @@ def measure() -> tuple[list[str], dict]:
         compile_peer=FLAGS.compile_peer,
         profile=FLAGS.profile,
     )
+    config, _ = fill_model_fields(FLAGS.config)
     if FLAGS.peer:
-        return measurements.compare_with_huggingface(FLAGS.config, options)
+        return measurements.compare_with_huggingface(config, options)
     if FLAGS.loader_only:
-        return measurements.measure_loader_only(FLAGS.config, options)
-    return measurements.measure_training(FLAGS.config, options)
+        return measurements.measure_loader_only(config, options)
+    return measurements.measure_training(config, options)
 
 
 def main(argv: list[str]) -> None:

@@ -99,7 +99,7 @@ def print_config(config) -> None:
     """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
     comments = field_comments()
     for name, value in sorted(flatten(config).items()):
-        comment = comments.get(name.rpartition(".")[2], "")
+        comment = "that of the weights of config.init_from" if value is None else comments.get(name.rpartition(".")[2], "")
         print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
 
 

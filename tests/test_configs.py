@@ -10,6 +10,7 @@ from cvmae.config import ConfigError, load
 from cvmae.tasks import TASKS as ALL_TASKS
 from cvmae.tasks import run as run_config
 from cvmae.tasks import run as train
+from cvmae.tasks.model_fields import fill_model_fields
 from cvmae.tasks.validate import validate
 from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run
 from tests.tiny_configs import CONFIGS
@@ -31,7 +32,7 @@ def test_the_promised_configs_are_there():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_valid_as_it_stands(name, task):
     for argument in (f"task={task}", f"task={task},parent=videomae", f"task={task},runlocal"):
-        config = load(path(name, argument))
+        config, _ = fill_model_fields(load(path(name, argument)))
         assert config.task == task
         validate(config)
 

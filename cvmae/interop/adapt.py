@@ -13,7 +13,7 @@ from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError, am
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.classifier import Classifier
 from cvmae.models.positions import Positions, interpolate_params
-from cvmae.models.vit import VIT_SIZES, Encoder
+from cvmae.models.vit import VIT_SIZES, Encoder, ViTSize, decode_variant
 
 # Fields of a branch that must agree for parameters to mean the same. The number and size of frames may differ.
 ENCODER_FIELDS = {
@@ -75,6 +75,27 @@ def load_encoder(start: InitFrom, encoder: Encoder, config=None) -> tuple[dict, 
     """
     params, notes = load_branch(start, encoder, None, config)
     return params["encoder"], notes
+
+
+def encoder_fields(start: InitFrom, variant: str = "") -> dict:
+    """Returns the fields of a branch that describe the encoder of some weights, as a config has them.
+
+    Args:
+      start: the weights; with `inflate`, the encoder is the video encoder that they become, of the default tubelet.
+      variant: the size if it is known: some files do not record their number of attention heads.
+
+    Raises:
+      ValueError: no variant has the size of the encoder; else see `load_encoder`.
+    """
+    heads = decode_variant(variant)[0].heads if variant else 0
+    source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False))
+    fields = {field: get(source.encoder) for field, get in ENCODER_FIELDS.items()}
+    fields |= {"variant": _variant(*fields["variant"]), "final_norm": source.encoder.final_norm}
+    if "<" in fields["variant"]:
+        raise ValueError(f"the encoder in {source.name} is of {fields['variant']}")
+    if start.inflate != "none":
+        del fields["tubelet"], fields["positions"]
+    return fields
 
 
 def load_branch(start: InitFrom, encoder: Encoder, decoder: DecoderSpec | None, config=None) -> tuple[dict, list[str]]:
@@ -176,9 +197,10 @@ def _differing(fields: dict, source_module, module) -> dict:
 
 def _flag_value(field: str, value) -> str:
     """Writes a setting as the command line takes it."""
-    if not field.endswith("_branch.variant"):
-        return str(value)
-    size, patch = value
+    return _variant(*value) if field.endswith("_branch.variant") else str(value)
+
+
+def _variant(size: ViTSize, patch: int) -> str:
     names = [name for name, known in VIT_SIZES.items() if known == size]
     return f"{names[0] if names else f'<{size}, which no variant has>'}/{patch}"
 
