@@ -29,7 +29,7 @@ import jax
 from absl import app, flags, logging
 
 from cvmae import cli
-from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
+from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
@@ -55,7 +55,8 @@ flags.DEFINE_bool("profile", False, "Also print the time of the step by kind of 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; --help explains the command."""
-    return parse_config(argv, EXAMPLE, __doc__)
+    print_help(argv, __doc__, __name__)
+    return parse_config(argv, EXAMPLE)
 
 
 def measure() -> tuple[list[str], dict]:

@@ -27,7 +27,20 @@ def define_json() -> None:
         flags.DEFINE_string("json", "", "File to write the numbers to.")
 
 
-def parse(argv: list[str], example: str = EXAMPLE, about: str = "") -> list[str]:
+def print_help(argv: list[str], about: str, module: str) -> None:
+    """Prints `about` and the flags of a command, and exits with code 0, if the arguments ask for help.
+
+    Args:
+      argv: the program, then its arguments.
+      about: text before the flags.
+      module: the command's `__name__`, which is `__main__` under `python -m` and its own as a console script.
+    """
+    if {"--help", "-h"} & set(argv):
+        print(about, FLAGS.module_help(sys.argv[0] if module == "__main__" else module), sep="\n")
+        sys.exit(0)
+
+
+def parse(argv: list[str], example: str = EXAMPLE) -> list[str]:
     """Parses the command line of a command that runs a config, and returns the program and its positional arguments.
 
     Prints one line and exits with code 2 where an argument is wrong.
@@ -35,11 +48,7 @@ def parse(argv: list[str], example: str = EXAMPLE, about: str = "") -> list[str]
     Args:
       argv: the program, then its arguments.
       example: a command that would do, for the message that --config is missing.
-      about: what --help prints before the flags; empty leaves --help to absl.
     """
-    if about and {"--help", "-h"} & set(argv):
-        print(about, FLAGS.main_module_help(), sep="\n")
-        sys.exit(0)
     try:
         argv = find_configs(argv)
         check_overrides(argv)

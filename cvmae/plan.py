@@ -16,7 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from cvmae import cli
-from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
+from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError, check_key
 from cvmae.files import write_json
@@ -47,7 +47,8 @@ flags.DEFINE_bool(
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; --help explains the command."""
-    rest = parse_config(argv, EXAMPLE, __doc__)
+    print_help(argv, __doc__, __name__)
+    rest = parse_config(argv, EXAMPLE)
     if not FLAGS.topology:
         fail(ConfigError(f"--topology is missing: {EXAMPLE}"), 2)
     return rest

@@ -11,7 +11,7 @@ import sys
 
 from absl import app, flags
 
-from cvmae.cli import fail
+from cvmae.cli import fail, print_help
 from cvmae.data.prepare import Options, PrepareError, StopRun, prepare
 from cvmae.data.prepare.run import DATASETS, RUNNERS
 from cvmae.data.prepare.work import CHECKS
@@ -43,6 +43,7 @@ flags.DEFINE_integer("seed", 0, "For folder without split folders: seed of the d
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error in it ends the program with one line on stderr and exit code 2."""
+    print_help(argv, __doc__, __name__)
     try:
         rest = FLAGS(argv)
         for name in ("dataset", "videos", "out"):
