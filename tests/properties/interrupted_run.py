@@ -1,4 +1,4 @@
-"""The command, ended by a signal at a chosen moment: `python interrupted.py MOMENT STEP ARGUMENTS...`. See `MOMENTS`.
+"""The command, ended by a signal at a chosen moment: `python interrupted_run.py MOMENT STEP ARGUMENTS...`. See `MOMENTS`.
 
 A process that sends the signal to itself is at the moment exactly; SIGKILL cannot be caught, whoever sends it.
 """
