@@ -32,7 +32,8 @@ def test_the_promised_configs_are_there():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_valid_as_it_stands(name, task):
     for argument in (f"task={task}", f"task={task},parent=videomae", f"task={task},runlocal"):
-        config, _ = fill_model_fields(load(path(name, argument)))
+        start = {} if task == "pretrain" else {"init_from": "untrained"}
+        config, _ = fill_model_fields(load(path(name, argument), start))
         assert config.task == task
         validate(config)
 
