@@ -165,14 +165,14 @@ def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path, quick_compilat
     report = json.loads((tmp_path / "report.json").read_text())
     if task in ("finetune", "linear", "attentive"):
         assert set(report["metrics"]) == {"accuracy/top1", "accuracy/top5", "accuracy/mean_class_accuracy"}
-        assert report["clips"] == 64 and checkpoint_steps(tmp_path) == [6, 8]
+        assert report["details"]["clips"] == 64 and checkpoint_steps(tmp_path) == [6, 8]
         for picture in ("curves.png", "confusion.png"):
             assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
         assert len((tmp_path / "per_class.csv").read_text().splitlines()) == 1 + config.data.synthetic.classes
         with np.load(tmp_path / "predictions.npz") as predictions:
             np.testing.assert_allclose(predictions["probabilities"].sum(-1), 1, rtol=1e-5)
     else:
-        assert {f"{task}/{name}": value for name, value in report[task].items()} == numbers
+        assert {f"{task}/{name}": value for name, value in report["metrics"].items()} == numbers
     if task == "visualize":
         listed = json.loads((tmp_path / "figures" / "figures.json").read_text())
         assert {entry["kind"] for entry in listed} == {"clip", "tokens", "embedding", "retrieval"} and numbers[
