@@ -77,6 +77,7 @@ def _render_in_pool(folder, size, seed, workers) -> Iterator[dict[str, str]]:
 def render_job(job: dict) -> dict:
     """Renders the clips of one job of the worker pool; returns {"rows": the manifest's rows}."""
     cv2.setNumThreads(1)  # there is a process for every core
+    # JSON has lists for tuples.
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["size"].items()}
     size = dataclasses.replace(get_size(fields["name"]), **fields)
     try:
