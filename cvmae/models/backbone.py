@@ -34,9 +34,6 @@ class Backbone(Protocol):
     def depth(self) -> int:
         """Number of blocks."""
 
-    def init(self, rngs, *args: Any, **kwargs: Any) -> Any:
-        """Makes the module's variables; of `flax.linen.Module`."""
-
     def apply(self, variables, *args: Any, **kwargs: Any) -> Any:
         """Runs the module on its variables; of `flax.linen.Module`."""
 
@@ -56,3 +53,6 @@ class Backbone(Protocol):
         Returns:
           tokens [B, K, D] in the order of `mask.ids_keep` (without a mask, of the grid), and cls [B, D] or None.
         """
+
+    def init(self, rngs, *args: Any, **kwargs: Any) -> Any:
+        """Makes the module's variables; of `flax.linen.Module`."""
