@@ -8,6 +8,7 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -144,7 +145,7 @@ def parse_own(argv: list[str], command_flags: flags.FlagValues, about: str) -> l
     return command_flags(argv)
 
 
-def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], None] = sys.exit) -> None:
+def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
     """Ends the program with one line on stderr.
 
     Args:

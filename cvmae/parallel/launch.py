@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import NoReturn
 
 import jax
 
@@ -146,7 +147,7 @@ def process_name() -> str:
     return f"process {jax.process_index()} of {jax.process_count()}: " if is_multi_process() else ""
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """Ends this process after an error, without waiting for the others, which may be unable to continue."""
     if not is_multi_process():
         sys.exit(code)
@@ -155,7 +156,7 @@ def leave(code: int) -> None:
     leave_now(code)
 
 
-def leave_now(code: int) -> None:
+def leave_now(code: int) -> NoReturn:
     """Ends this process without the interpreter's shutdown, which crashes where a thread of JAX still compiles."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -95,7 +95,7 @@ def load_image_branch(path: str, config, like: TransformerConfig) -> tuple[Pretr
         )
     grid = Grid(1, *config.augment.size, 1, source.encoder.grid.patch)
     source = dataclasses.replace(source, decoder=None, head=None)
-    encoder = source.encoder.clone(grid=grid, trunk=_computing_like(source.encoder.trunk, like))
+    encoder = source.vit.clone(grid=grid, trunk=_computing_like(source.vit.trunk, like))
     return _fitted(source, encoder, config, "image")
 
 
@@ -153,9 +153,9 @@ def _video_branch(found: Pretrained, config) -> Branch:
         missing = "these weights have no decoder"
         if found.decoder is not None:
             missing = "the weights do not say what their decoder predicts; config.visualize.target_norm may"
-        return Branch({"encoder": found.params["encoder"]}, found.encoder, missing=missing)
+        return Branch({"encoder": found.params["encoder"]}, found.vit, missing=missing)
     pixels = {name: tuple(found.normalization.get(name, config.augment[name])) for name in ("mean", "std")}
-    return Branch(found.params, found.encoder, found.decoder, norm, **pixels)
+    return Branch(found.params, found.vit, found.decoder, norm, **pixels)
 
 
 def _image_branch(config, encoder: Encoder) -> Branch | None:
@@ -174,4 +174,4 @@ def _image_branch(config, encoder: Encoder) -> Branch | None:
     with config_errors(field):
         found, notes = load_image_branch(path, config, encoder.trunk)
     log_once(*notes)
-    return Branch(found.params, found.encoder)
+    return Branch(found.params, found.vit)

@@ -59,7 +59,8 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise PrepareError(f"unexpected argument {argv[1]!r}: options start with --")
-        prepare(Options(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Options)}))
+        values = FLAGS.flag_values_dict()
+        prepare(Options(**{field.name: values[field.name] for field in dataclasses.fields(Options)}))
     except PrepareError as error:
         fail(error, 2)
     except (StopRun, OSError) as error:

@@ -91,7 +91,7 @@ def class_counts(listing: Listing, usable: dict[str, Row]) -> str:
     With more than 20 classes, only the minimum, median and maximum of each split and the 5 smallest classes.
     """
     splits = {name: split for pairs in listing.manifests.values() for name, split in pairs}
-    by_class = {label: collections.Counter() for label in listing.classes}
+    by_class: dict[str, collections.Counter[str]] = {label: collections.Counter() for label in listing.classes}
     for name, row in usable.items():
         if row.label:
             by_class[row.label][splits[name]] += 1
