@@ -8,6 +8,7 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -91,7 +92,7 @@ def _remember(typed: str) -> str:
 
 def config_path() -> str:
     """Returns the value of --config as it was typed, `ssv2:variant=B/16` or `configs/ssv2.py:variant=B/16`."""
-    path = FLAGS["config"].config_filename
+    path = config_flags.get_config_filename(FLAGS["config"])
     return _TYPED.get(path, path)
 
 
@@ -105,7 +106,7 @@ def print_config(config) -> None:
 
 def field_comments() -> dict[str, str]:
     """Returns the comments at the ends of the lines of this package's config files that set a field, by the field's last name."""
-    comments = {}
+    comments: dict[str, str] = {}
     for path in sorted(config_folder().glob("*.py"), key=lambda path: path.stem != "common"):
         for line in path.read_text(encoding="utf-8").splitlines():
             code, mark, comment = line.partition("  # ")
@@ -135,7 +136,7 @@ def parse_own(argv: list[str], command_flags: flags.FlagValues, about: str) -> l
     return command_flags(argv)
 
 
-def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], None] = sys.exit) -> None:
+def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
     """Ends the program with one line on stderr.
 
     Args:
