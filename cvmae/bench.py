@@ -28,7 +28,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from cvmae import cli
+import cvmae.cli
 from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
@@ -38,7 +38,7 @@ from cvmae.performance import bench_report, measurements
 from cvmae.tasks.model_fields import fill_model_fields
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
-flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(cvmae.cli)
 define_json()
 flags.DEFINE_integer("steps", 20, "Number of steps to time.", lower_bound=2)
 flags.DEFINE_integer("warmup", 2, "Number of steps before them, which are not timed.", lower_bound=1)

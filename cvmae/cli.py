@@ -101,7 +101,7 @@ def _remember(typed: str) -> str:
 
 def config_path() -> str:
     """Returns the value of --config as it was typed, `ssv2:variant=B/16` or `configs/ssv2.py:variant=B/16`."""
-    path = FLAGS["config"].config_filename
+    path = config_flags.get_config_filename(FLAGS["config"])
     return _TYPED.get(path, path)
 
 
@@ -115,7 +115,7 @@ def print_config(config) -> None:
 
 def field_comments() -> dict[str, str]:
     """Returns the comments at the ends of the lines of this package's config files that set a field, by the field's last name."""
-    comments = {}
+    comments: dict[str, str] = {}
     for path in sorted(config_folder().glob("*.py"), key=lambda path: path.stem != "common"):
         for line in path.read_text(encoding="utf-8").splitlines():
             code, mark, comment = line.partition("  # ")

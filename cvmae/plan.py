@@ -15,7 +15,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from cvmae import cli
+import cvmae.cli
 from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError, check_key
@@ -30,7 +30,7 @@ from cvmae.tasks.model_fields import fill_model_fields
 from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
-flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(cvmae.cli)
 define_json()
 flags.DEFINE_string("topology", None, f"Chips to compile for: {EXAMPLES}.")
 flags.DEFINE_integer("slices", 1, "Number of slices of that topology, connected by the data center network.", lower_bound=1)
@@ -151,8 +151,10 @@ def make_plan() -> int:
     run = planned_run(step, clips, source)
     print(*plan_report.header(run, topology), sep="\n", flush=True)
     cost = compile_step(step, topology)
-    fits = isinstance(cost, ProgramCost) and fits_in_memory(cost, topology)
-    lines = plan_report.fits_lines(cost, run, topology) if fits else too_large_lines(cost, step, topology)
+    if isinstance(cost, ProgramCost) and fits_in_memory(cost, topology):
+        fits, lines = True, plan_report.fits_lines(cost, run, topology)
+    else:
+        fits, lines = False, too_large_lines(cost, step, topology)
     data = plan_report.as_data(cost, run, topology) | {"fits": fits}
     print(*lines, sep="\n", flush=True)
     if search:

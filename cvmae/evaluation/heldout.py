@@ -155,7 +155,7 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
       shares in 0..1.
     """
     objective = held_out.objective
-    found = {}
+    found: dict[str, float] = {}
     if "video_predictions" in objective.terms.outputs:
         found |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
     found |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}

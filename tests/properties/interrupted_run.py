@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+from unittest import mock
 
 from absl import app
 
@@ -28,7 +29,7 @@ def after_step(number: int):
         if step == STEP:
             end(number)
 
-    MetricsWriter.write = written
+    mock.patch.object(MetricsWriter, "write", written).start()
 
 
 def in_metrics_line():
@@ -41,7 +42,7 @@ def in_metrics_line():
             end(signal.SIGKILL)
         write(self, step, values)
 
-    MetricsWriter.write = written
+    mock.patch.object(MetricsWriter, "write", written).start()
 
 
 def in_checkpoint():
