@@ -24,6 +24,8 @@ FLOORS = [
     {"main", "plan", "bench"},
 ]
 SAME_FLOOR = {("training", "workdir"), ("interop", "workdir"), ("report", "visualize")}
+# Modules that only keep the name of an old command and run the new one when they are run themselves: importing them loads nothing.
+OLD_COMMANDS = {("evaluation/summary.py", "cvmae.report.summary"), ("visualize/report.py", "cvmae.report")}
 FOREIGN = {
     "data": {"jax", "flax", "optax", "orbax"},
     "models": {"optax", "grain", "orbax", "av"},
@@ -33,9 +35,11 @@ MATPLOTLIB = {"visualize", "report", "tasks"}
 
 
 def imports(path):
-    """Dotted names of everything a file imports."""
+    """Yields the dotted names of everything a file imports, also of modules that it runs by name."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "runpy.run_module" and isinstance(node.args[0], ast.Constant):
+            yield str(node.args[0].value)
+        elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert not node.level, f"{path}: relative import"
@@ -55,9 +59,10 @@ def test_a_room_imports_only_what_stands_below_it():
         for name in imports(path):
             first, _, rest = name.partition(".")
             other = rest.split(".")[0]
-            if first == "cvmae" and room != "__init__" and other not in (room, "") and not other.startswith("__"):
+            if first == "cvmae" and not room.startswith("__") and other not in (room, "") and not other.startswith("__"):
                 below = other in floor_of and floor_of[other] < floor_of[room]
-                if not below and (room, other) not in SAME_FLOOR:
+                old_command = (path.relative_to(ROOT).as_posix(), name) in OLD_COMMANDS
+                if not (below or old_command or (room, other) in SAME_FLOOR):
                     broken.append(f"{path.relative_to(ROOT)} imports {name}")
             if first in FOREIGN.get(room, ()) or (first == "matplotlib" and room not in MATPLOTLIB):
                 broken.append(f"{path.relative_to(ROOT)} imports {name}")

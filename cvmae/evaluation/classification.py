@@ -1,8 +1,8 @@
-"""Accuracies of class probabilities: overall, per class, and which classes are taken for which.
+"""Classification metrics of class probabilities: top-k accuracy, per-class accuracy, confusion matrix.
 
-A clip with the label -1 is unlabeled and left out everywhere. Classes are ordered by falling probability, and where
-probabilities are equal by rising class number, so that top-1 is the argmax and agrees with the confusion matrix.
-(scikit-learn's `top_k_accuracy_score` orders equal scores by falling class number; without ties the two are equal.)
+A clip with the label -1 is unlabeled and left out everywhere. Classes are ranked by descending probability, ties by ascending
+class number, so that top-1 is the argmax and agrees with the confusion matrix. (scikit-learn's `top_k_accuracy_score` ranks ties
+by descending class number; without ties the two are equal.)
 """
 
 import csv
@@ -12,13 +12,19 @@ import numpy as np
 
 from cvmae.files import replacing
 
-TOP = 5  # cut to the number of classes where there are fewer
+TOP = 5  # the k of top-5 accuracy; reduced to the number of classes if there are fewer
 
 
 class ClassRow(NamedTuple):
-    """What is known of one class; accuracies are None and `most_confused_with` is empty where there is nothing to say.
+    """Results of one class.
 
-    most_confused_with: the name of the wrong class that its clips are most often taken for.
+    Attributes:
+      number: the class number.
+      name: the class name.
+      clips: the number of labeled clips of the class.
+      top1: top-1 accuracy of these clips, 0..1; None without clips.
+      top5: top-5 accuracy of these clips, 0..1; None without clips.
+      most_confused_with: the wrong class that its clips are most often predicted as; empty if no clip is misclassified.
     """
 
     number: int
@@ -30,25 +36,25 @@ class ClassRow(NamedTuple):
 
 
 def top_k_accuracy(probabilities, labels, k: int) -> float:
-    """The share (0..1) of labeled clips whose class is among the `k` likeliest; k is cut to the number of classes.
+    """Returns the fraction (0..1) of labeled clips whose class is among the `k` most probable ones.
 
     Args:
-      probabilities: float [n, C]; anything that rises with the probability (logits too) gives the same.
+      probabilities: float [n, C]; any monotonic function of the probability, such as logits, gives the same result.
       labels: int [n], -1 unlabeled.
-      k: 1 or more.
+      k: 1 or more; reduced to the number of classes.
 
     Raises:
-      ValueError: shapes that do not fit, a label not below C, values that are not finite, or no labeled clip.
+      ValueError: shapes do not match, a label is not below C, values are not finite, or no clip is labeled.
     """
     if k < 1:
         raise ValueError(f"top-k accuracy needs a k of 1 or more, not {k}")
-    return float((_places(*_labeled(probabilities, labels)) < k).mean())
+    return float((_ranks(*_labeled(probabilities, labels)) < k).mean())
 
 
 def mean_class_accuracy(probabilities, labels) -> float:
-    """The mean over the classes that occur in `labels` of the share (0..1) of their clips that are recognized (recall).
+    """Returns the mean recall (0..1) over the classes that occur in `labels`.
 
-    The same as scikit-learn's `balanced_accuracy_score`. Arguments and errors as in `top_k_accuracy`.
+    It equals scikit-learn's `balanced_accuracy_score`. Arguments and errors as in `top_k_accuracy`.
     """
     matrix = confusion_matrix(probabilities, labels)
     clips = matrix.sum(1)
@@ -56,7 +62,7 @@ def mean_class_accuracy(probabilities, labels) -> float:
 
 
 def confusion_matrix(probabilities, labels) -> np.ndarray:
-    """How often a clip of class i (row) is taken for class j (column), int64 [C, C]. Arguments as in `top_k_accuracy`."""
+    """Counts clips of true class i (row) predicted as class j (column), int64 [C, C]. Arguments as in `top_k_accuracy`."""
     probabilities, labels = _labeled(probabilities, labels)
     classes = np.arange(probabilities.shape[1])
     from sklearn import metrics  # takes a second to import, which no start of a run should wait for
@@ -65,7 +71,7 @@ def confusion_matrix(probabilities, labels) -> np.ndarray:
 
 
 def per_class_rows(probabilities, labels, class_names) -> list[ClassRow]:
-    """A row for every class, also for those without a clip.
+    """Returns a row for every class, including classes without clips.
 
     Args:
       probabilities: float [n, C].
@@ -73,24 +79,24 @@ def per_class_rows(probabilities, labels, class_names) -> list[ClassRow]:
       class_names: C names.
 
     Raises:
-      ValueError: as `top_k_accuracy`, or another number of names.
+      ValueError: see `top_k_accuracy`; or the number of names differs.
     """
     matrix = confusion_matrix(probabilities, labels)
     _check_names(class_names, len(matrix))
     probabilities, labels = _labeled(probabilities, labels)
-    places, rows = _places(probabilities, labels), []
+    ranks, rows = _ranks(probabilities, labels), []
     for number, (name, counts) in enumerate(zip(class_names, matrix)):
         clips, wrong = int(counts.sum()), counts.copy()
         wrong[number] = 0
         other = str(class_names[wrong.argmax()]) if wrong.any() else ""
-        own = places[labels == number]
+        own = ranks[labels == number]
         top1, top5 = (float((own < k).mean()) if clips else None for k in (1, TOP))
         rows.append(ClassRow(number, str(name), clips, top1, top5, other))
     return rows
 
 
 def write_per_class_csv(path, rows: list[ClassRow]) -> None:
-    """Writes the rows of `per_class_rows` with a header, UTF-8, shares with 4 digits; whole or not at all."""
+    """Writes the rows of `per_class_rows` as CSV, UTF-8 with a header, fractions with 4 digits; the file is written atomically."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("class", *ClassRow._fields[1:]))
@@ -98,7 +104,10 @@ def write_per_class_csv(path, rows: list[ClassRow]) -> None:
 
 
 def summarize(probabilities, labels, class_names) -> dict[str, float]:
-    """`top1`, `top5`, `mean_class_accuracy` (shares, 0..1) and `clips` (the labeled ones). Arguments as in `per_class_rows`."""
+    """Returns `top1`, `top5`, `mean_class_accuracy` (0..1) and `clips`, the number of labeled clips.
+
+    Arguments as in `per_class_rows`.
+    """
     probabilities, labels = _labeled(probabilities, labels)
     _check_names(class_names, probabilities.shape[1])
     return {
@@ -109,15 +118,15 @@ def summarize(probabilities, labels, class_names) -> dict[str, float]:
     }
 
 
-def _places(probabilities, labels):
-    """How many classes come before the label's, int [n]: 0 for the likeliest."""
+def _ranks(probabilities, labels):
+    """Returns the rank of each label among the classes, int [n]: 0 for the most probable class."""
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
     lower = np.arange(probabilities.shape[1]) < labels[:, None]
     return ((probabilities > own) | ((probabilities == own) & lower)).sum(1)
 
 
 def _labeled(probabilities, labels):
-    """The rows that have a label, after a check."""
+    """Checks the arguments and returns the rows that have a label."""
     probabilities, labels = np.asarray(probabilities), np.asarray(labels)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
         raise ValueError(f"expected probabilities [n, C] and labels [n], not {probabilities.shape} and {labels.shape}")
@@ -133,7 +142,7 @@ def _labeled(probabilities, labels):
 
 
 def check_labels(labels, classes: int) -> None:
-    """Raises ValueError where labels are not integers or one is not below the number of classes; names its row."""
+    """Raises ValueError, naming the row, if labels are not integers or a label is not below the number of classes."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers (-1 unlabeled), not {labels.dtype}")
     if (labels >= classes).any():

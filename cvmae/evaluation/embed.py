@@ -1,4 +1,4 @@
-"""From a video of any length to vectors, in two calls: `load_encoder`, then `embed`."""
+"""Embeddings of videos of any length, in two calls: `load_encoder`, then `embed`."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ class VideoEncoder:
       params: its parameters, numpy arrays.
       preprocessing: frames uint8 [B, T, H0, W0, 3] to normalized clips float32 [B, T, H, W, 3].
       stride: frames from one frame of a clip to the next.
-      fps: above 0, the stride counts frames at this rate, whatever the file's.
+      fps: if above 0, the stride counts frames at this rate, independent of the file's frame rate.
     """
 
     module: Encoder
@@ -83,17 +83,17 @@ def embed(
     window_stride: int = 0,
     batch_size: int = 8,
 ) -> np.ndarray:
-    """Returns one vector of a video, or one for each of its windows.
+    """Embeds a video as one vector, or as one vector per window.
 
-    The video is cut into windows of as many frames, at the stride, that the encoder was trained with. The last window is moved back to
-    end with the video; a video shorter than a window repeats its last frame.
+    The video is split into windows with the number of frames and the stride that the encoder was trained with. The last window is
+    shifted to end with the video; a video shorter than a window repeats its last frame.
 
     Args:
       video: a path, the bytes of an encoded file, or RGB frames uint8 [n, H, W, 3].
-      encoder: from `load_encoder`, or what that takes.
-      per_window: True for float32 [windows, D] in the order of time; else their mean, float32 [D].
-      window_stride: frames of a clip from the start of one window to that of the next; 0: windows do not overlap.
-      batch_size: windows a pass; at most so many are held at once.
+      encoder: from `load_encoder`, or its argument `path`.
+      per_window: True returns float32 [windows, D] in temporal order; False their mean, float32 [D].
+      window_stride: clip frames from the start of one window to the start of the next; 0: windows do not overlap.
+      batch_size: windows per batch; only one batch is in memory at a time.
 
     Raises:
       DecodeError: the file cannot be read. ValueError: frames of another shape or dtype, or see `Preprocessing`.
@@ -122,7 +122,7 @@ def _open_video(video: str | os.PathLike | bytes | np.ndarray) -> tuple[np.ndarr
 
 
 def _clip_spec(encoder: VideoEncoder, timed: bool) -> ClipSpec:
-    """Returns the clips that the encoder takes; frames without times are counted, whatever its fps."""
+    """Returns the spec of the encoder's clips; for frames without times (`timed` False) its fps is ignored."""
     return ClipSpec(
         num_frames=encoder.num_frames,
         stride=encoder.stride,

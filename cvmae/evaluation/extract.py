@@ -1,4 +1,4 @@
-"""Features of whole videos, window by window, in a file for each."""
+"""Extraction of the features of videos of any length, window by window, into one file per video."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -32,30 +32,30 @@ def extract_features(
     dtype: str = "float32",
     placement: Placement = HOST,
 ) -> dict[str, int]:
-    """Writes the features of every video of a source that `folder` does not have yet.
+    """Writes the features of every video of a source that has no file in `folder` yet.
 
-    Windows are those of `data.windows.plan_windows`, files those of `feature_files`. Windows of several videos share a batch, and what
-    shares one depends on the threads that decode, so that a run may differ from another in the last bit. Videos that
-    cannot be read are listed in bad_files.csv and have no file; the next run tries them again. Of several processes each takes
-    videos of its own, and all return the counts of all.
+    Windows are those of `data.windows.plan_windows`, files those of `feature_files`. Windows of several videos share a batch, and
+    the composition of batches depends on the timing of the decoding threads, so runs may differ in the last bit. Unreadable
+    videos are listed in bad_files.csv and have no file; the next run tries them again. Each process handles videos of its own,
+    and all processes return the total counts.
 
     Args:
-      config: says the encoder, the clips (of which windows take frames, stride, fps and shape) and the batch size.
-      params: of the video encoder.
+      config: the config, with the encoder, the clips (windows use their frames, stride, fps and shape) and the batch size.
+      params: parameters of the video encoder.
       source: see `data.sources`.
-      folder: where; of these features alone.
-      spec: what of the encoder.
-      window_stride: clip frames from the start of one window to that of the next; 0: windows do not overlap.
+      folder: the output folder, which must contain nothing but these features.
+      spec: the features to extract.
+      window_stride: clip frames from the start of one window to the start of the next; 0: windows do not overlap.
       format: `npz` or `array_record`.
-      dtype: of the files, `float32` or `float16`.
-      placement: of batches on the devices.
+      dtype: dtype of the features in the files, `float32` or `float16`.
+      placement: the placement of batches on devices.
 
     Returns:
-      {videos: of the source, written: by this run, skipped: there already, unreadable, windows: written by this run}.
+      {videos: in the source, written: by this run, skipped: written earlier, unreadable, windows: written by this run}.
 
     Raises:
-      BadDataError: more videos than config.data.max_bad_fraction cannot be read.
-      ConfigError: the folder holds features of something else, or several processes would write the same shards.
+      BadDataError: the fraction of unreadable videos exceeds config.data.max_bad_fraction.
+      ConfigError: the folder holds features of other settings, or several processes would write the same shards.
       ValueError: an argument is wrong, or a value is too large for float16.
     """
     _check_files(format, dtype)
@@ -64,7 +64,7 @@ def extract_features(
     open_cache(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
     todo = [number for number, name in enumerate(names) if name not in files]
     skipped = len(source) - len(todo)
-    processes.barrier(f"looked at {folder}")  # before any writes, so that all see the same ones missing
+    processes.barrier(f"looked at {folder}")  # before any write, so that all processes see the same missing files
     todo = process_slice(todo)
     bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
     size = whole_batch(max(1, config.batch_size // jax.process_count()))
@@ -80,7 +80,7 @@ def extract_features(
 
 
 def _check_files(format: str, dtype: str) -> None:
-    """Raises ValueError or ConfigError where no such files can be written."""
+    """Raises ValueError for an unknown dtype, ConfigError for a format that several processes cannot write."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     require(
@@ -90,20 +90,20 @@ def _check_files(format: str, dtype: str) -> None:
 
 
 def output_names(source) -> list[str]:
-    """A name for every record of a source, no two alike: its key, and `~2`, `~3` ... where records share one."""
+    """Returns a unique name for every record of a source: its key, with `~2`, `~3` ... appended to repeated keys."""
     names = {}
     for number in range(len(source)):
         key = name = source.key(number)
-        again = 1
+        occurrence = 1
         while name in names:
-            again += 1
-            name = f"{key}~{again}"
+            occurrence += 1
+            name = f"{key}~{occurrence}"
         names[name] = number
     return list(names)
 
 
 def _batches(loader: WindowLoader, size: int, writing: "_Writing") -> Iterator[dict[str, np.ndarray]]:
-    """{video uint8 [size, 1, T, H0, W0, 3], number int64 [size]} of the windows that come; number is -1 where the last is filled up."""
+    """Yields batches {video: uint8 [size, 1, T, H0, W0, 3], number: int64 [size]} of windows; number is -1 in padding rows."""
     waiting = []
     for event in loader:
         if isinstance(event, Window):
@@ -128,7 +128,7 @@ def _stack(windows: list[Window], size: int) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass
 class _Video:
-    """One whose windows are coming."""
+    """A video some of whose windows are still to come."""
 
     label: int
     windows: Windows
@@ -137,7 +137,7 @@ class _Video:
 
 
 class _Writing:
-    """Takes features in the order of the windows of each video, and makes files of them. Nothing half-written stays."""
+    """Writer of features, which arrive in the order of the windows of each video; incomplete files are deleted at the end."""
 
     def __init__(self, files: NpzFiles | RecordFiles, names: list[str], bad: BadFiles, dtype: np.dtype, bar: tqdm):
         self._files, self._names, self._bad, self._dtype, self._bar = files, names, bad, dtype, bar
@@ -155,21 +155,21 @@ class _Writing:
         self._videos[event.number] = _Video(event.label, event.windows)
 
     def fail(self, event: Failed) -> None:
-        """Raises: BadDataError where too many failed."""
+        """Records an unreadable video. Raises: BadDataError if there are too many."""
         self._drop(event.number)
         self.unreadable += 1
         self._bar.update()
         self._bad.update(pack_failures([(event.name, event.reason)])[None])
 
     def take(self, numbers: np.ndarray, values: np.ndarray) -> None:
-        """numbers: int64 [b], the records that values [b, ...] are of, -1 none."""
+        """Writes features `values` [b, ...] of the records `numbers`, int64 [b], -1 for padding."""
         for number in dict.fromkeys(numbers.tolist()):
-            if number in self._videos:  # neither filling nor of a video that failed since
+            if number in self._videos:  # neither padding nor a video that has failed since
                 self._append(number, values[numbers == number])
 
     def _append(self, number, values):
         video, name = self._videos[number], self._names[number]
-        if video.file is None:  # not before: single windows would keep a batch of files open
+        if video.file is None:  # opened late: with one window per video, a batch of files would be open at once
             video.file = self._files.begin(name, (len(video.windows), *values.shape[1:]), self._dtype)
         video.file.append(self._cast(name, values))
         video.rows += len(values)
@@ -183,12 +183,12 @@ class _Writing:
             self._bar.update()
 
     def counts_of_all(self) -> dict[str, int]:
-        """What all processes did; their lists of bad files become one. Raises: BadDataError where too many are on it."""
+        """Sums the counts of all processes and merges their lists of bad files. Raises: BadDataError if there are too many."""
         names = ("written", "unreadable", "windows")
-        every = processes.allgather_json([*(getattr(self, name) for name in names), self._bad.pairs])
-        for *_, pairs in every:
+        gathered = processes.allgather_json([*(getattr(self, name) for name in names), self._bad.pairs])
+        for *_, pairs in gathered:
             self._bad.add([tuple(pair) for pair in pairs])
-        return dict(zip(names, map(sum, list(zip(*every))[: len(names)])))
+        return dict(zip(names, map(sum, list(zip(*gathered))[: len(names)])))
 
     def _cast(self, name, values):
         with np.errstate(over="ignore"):

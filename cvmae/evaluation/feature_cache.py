@@ -1,4 +1,4 @@
-"""Features kept on disk: made once, gone on with after an interruption, and never mixed up with those of something else."""
+"""On-disk cache of features: resumed after an interruption, and checked against the encoder and the data it was computed from."""
 
 import contextlib
 import dataclasses
@@ -22,21 +22,21 @@ from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 
 IDENTITY = "identity.json"
-SHARD_ROWS = 2048  # of 768 values: 6 MiB; what an interruption costs
+SHARD_ROWS = 2048  # 6 MiB of 768 values a row; an interruption loses at most one shard
 _ENCODER = ("variant", "tubelet", "positions", "cls_token", "qkv_bias", "eps", "final_norm")
 
 
 def fingerprint(params) -> str:
-    """A text that is another one where any parameter is another."""
-    found = hashlib.blake2b(digest_size=16)
+    """Returns a hash of all parameters with their names, dtypes and shapes."""
+    digest = hashlib.blake2b(digest_size=16)
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        found.update(np.asarray(leaf).tobytes())
-    return found.hexdigest()
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def encoder_identity(config, params, spec: FeatureSpec) -> dict:
-    """What features depend on, but for the videos: encoder, how clips are cut and cropped, what is taken of the encoder."""
+    """Returns the settings that features depend on, except the videos: parameters, encoder, clip sampling, crops, layer."""
     clips = dataclasses.asdict(clip_spec(config).deterministic())
     return {
         "parameters": fingerprint(params),
@@ -48,10 +48,18 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
 
 
 def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
-    """Makes `folder`, or checks that what is in it has this identity. Returns the layout that it was begun with.
+    """Creates a cache, or checks that an existing one has this identity.
+
+    Args:
+      folder: the folder of the cache.
+      identity: the settings that its contents depend on, for JSON.
+      layout: properties of a new cache that may differ between runs.
+
+    Returns:
+      The layout that the cache was created with.
 
     Raises:
-      ConfigError: it holds something else; the message says in what.
+      ConfigError: the cache has another identity; the message lists the differences.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,16 +71,16 @@ def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
         raise ConfigError(
             f"{path}, which another process wrote, is not here: --workdir must be a folder that all processes share"
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["identity"] != wanted:
-        there, here = (flatten(value) for value in (found["identity"], wanted))
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    if existing["identity"] != wanted:
+        there, here = (flatten(value) for value in (existing["identity"], wanted))
         differs = [
             f"{name} {there.get(name)} and not {here.get(name)}" for name in here | there if there.get(name) != here.get(name)
         ]
         raise ConfigError(
             f"{folder} holds features of something else: {'; '.join(differs[:4])}. Give another --workdir, or delete that folder"
         )
-    return found["layout"]
+    return existing["layout"]
 
 
 def cached_features(
@@ -87,26 +95,26 @@ def cached_features(
     bad_files: BadFiles | None = None,
     encode: Callable | None = None,
 ) -> Features:
-    """The features of every readable clip of a source, from `folder` as far as they are there.
+    """Returns the features of every readable clip of a source, computing only those that are not in the cache `folder`.
 
-    Of several processes each makes a part of the shards that are missing; all return all.
+    Each process computes a part of the missing shards; all processes return all features.
 
     Args:
-      folder: of these features alone.
-      config: says the encoder, the clips and the batch size (in crops); the batch size may change between runs.
-      params: of the video encoder.
+      folder: the cache, which must contain nothing but these features.
+      config: the config, with the encoder, the clips and the batch size (in crops); the batch size may change between runs.
+      params: parameters of the video encoder.
       source: see `data.sources`.
-      views: clips and crops of every record; crops are averaged, clips are rows of their own (see `features.mean_over_clips`).
-      spec: what of the encoder.
-      placement: of batches on the devices.
-      bad_files: the list of videos that cannot be read; None keeps none.
-      encode: from `features.make_encode` of the same config and spec, where several sources share one.
+      views: clips and crops per record; crops are averaged, clips have rows of their own (see `features.mean_over_clips`).
+      spec: the features to extract.
+      placement: the placement of batches on devices.
+      bad_files: collects unreadable videos; None for no list.
+      encode: from `features.make_encode` of the same config and spec, to share one compiled function between sources.
 
     Raises:
-      ConfigError: the folder holds features of something else, or the source has no record.
+      ConfigError: the cache holds features of other settings, or the source has no record.
     """
     if not len(source):
-        raise ConfigError("there is no video to make features of")
+        raise ConfigError("there is no video to extract features from")
     encode = encode or make_encode(config, spec, placement)
     identity = encoder_identity(config, params, spec) | {"views": dataclasses.asdict(views), "source": source.identity}
     size = whole_batch(max(1, config.batch_size // views.crops // jax.process_count()))
@@ -123,28 +131,29 @@ def cached_features(
             start_row=row,
         )
 
-    # Whole batches make a shard, so that a run which goes on at a shard cuts the very batches of one which was not interrupted.
+    # A shard is a multiple of the batch, so that a run that resumes at a shard has the same batches as an uninterrupted one.
     return cached_rows(folder, identity, len(source) * views.clips, read, -(-SHARD_ROWS // size) * size)
 
 
 def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Generator[dict]], shard_rows: int) -> Features:
-    """Rows kept in shards of `shard_rows`, each a file that is there whole or not at all; one that is damaged is made again.
+    """Returns rows cached in shards of `shard_rows`, each a file that is written atomically; damaged shards are recomputed.
 
     Args:
-      folder: where.
-      identity: what the rows are of, for JSON.
-      rows: how many, those that are not valid included.
-      read: from a row on, batches of `COLUMNS` and `valid`, as `features.feature_rows`. Rows behind the last are left out.
-      shard_rows: of a new folder; one that was begun keeps its own.
+      folder: the cache.
+      identity: the settings that the rows depend on, for JSON.
+      rows: the number of rows, including those that are not valid.
+      read: a function from the first row to batches of `COLUMNS` and `valid`, see `features.feature_rows`; rows beyond `rows`
+        are dropped.
+      shard_rows: rows per shard of a new cache; an existing cache keeps its own.
 
     Raises:
-      ConfigError: the folder holds something else.
+      ConfigError: the cache has another identity.
     """
     folder = pathlib.Path(folder)
     shard_rows = open_cache(folder, identity | {"rows": rows}, {"shard_rows": shard_rows})["shard_rows"]
     starts = range(0, rows, shard_rows)
     shards = [_load(folder, number) for number in range(len(starts))]
-    processes.barrier(f"looked at {folder}")  # before any writes, so that all see the same ones missing
+    processes.barrier(f"looked at {folder}")  # before any write, so that all processes see the same missing shards
     for first, last in _stretches(process_slice([number for number, shard in enumerate(shards) if shard is None])):
         sizes = [min(shard_rows, rows - start) for start in starts[first:last]]
         with contextlib.closing(read(starts[first])) as batches:
@@ -162,22 +171,22 @@ def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Generat
 
 
 def process_slice(todo: list) -> list:
-    """What this process has to do of a list that every process has: a stretch of it."""
+    """Returns this process's part of a list of work that all processes have: consecutive entries."""
     process, count = jax.process_index(), jax.process_count()
     return todo[len(todo) * process // count : len(todo) * (process + 1) // count]
 
 
 def _stretches(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Stretches [first, last) of rising numbers that follow one another."""
+    """Yields maximal ranges [first, last) of consecutive integers in an ascending list."""
     start = 0
-    for place, number in enumerate(numbers, 1):
-        if place == len(numbers) or numbers[place] != number + 1:
+    for position, number in enumerate(numbers, 1):
+        if position == len(numbers) or numbers[position] != number + 1:
             yield numbers[start], number + 1
-            start = place
+            start = position
 
 
 def _cut(batches: Iterator[dict], sizes: Iterable[int]) -> Iterator[dict[str, np.ndarray]]:
-    """The valid rows of stretches of so many rows."""
+    """Splits batches into pieces of `sizes` rows, and yields the valid rows of each."""
     waiting, count = [], 0
     for size in sizes:
         while count < size:
@@ -189,7 +198,7 @@ def _cut(batches: Iterator[dict], sizes: Iterable[int]) -> Iterator[dict[str, np
 
 
 def _save(folder: pathlib.Path, number: int, columns: dict[str, np.ndarray]) -> None:
-    """Writes a shard as NUMBER-CHECKSUM.npz; the checksum is that of the file."""
+    """Writes a shard as NUMBER-CHECKSUM.npz, with the checksum of the file."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **columns)
     with replacing(folder / f"{number:05d}-{_checksum(content.getvalue())}.npz") as temporary:
@@ -197,7 +206,7 @@ def _save(folder: pathlib.Path, number: int, columns: dict[str, np.ndarray]) -> 
 
 
 def _load(folder: pathlib.Path, number: int) -> dict[str, np.ndarray] | None:
-    """A shard; None where it is missing. One whose bytes are not those that were written is deleted."""
+    """Loads a shard; returns None if it is missing. A shard whose checksum does not match is deleted."""
     for path in folder.glob(f"{number:05d}-*.npz"):
         content = path.read_bytes()
         if path.stem.partition("-")[2] == _checksum(content):

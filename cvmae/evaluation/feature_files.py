@@ -1,15 +1,15 @@
-"""Files with the features of whole videos: npz files, or the same npz files as records of array_record shards. No pickle.
+"""Files of extracted features: npz files, or the same npz files as records of array_record shards. No pickle.
 
 The features of one video are an .npz with
 
     features  float32 or float16 [windows, ...]
-    start_s, end_s  float64 [windows]  when the first and the last frame of a window is shown, seconds since the first frame
+    start_s, end_s  float64 [windows]  times of the first and the last frame of a window, seconds since the first frame of the video
     label     int32 [], -1 unlabeled
     path      str [], the name of the video
 
-`npz`: FOLDER/NAME.npz, NAME being the video's path below the manifest's folder, extension included. `array_record`: each record
-of FOLDER/features-00000.array_record holds the bytes of such an .npz, and line r of FOLDER/features-00000.csv, after a header, names
-record r (name,label,windows). `FeatureFolder` reads both.
+`npz`: FOLDER/NAME.npz, where NAME is the video's path relative to the manifest's folder, including the extension. `array_record`:
+each record of FOLDER/features-00000.array_record holds the bytes of such an .npz, and line r of FOLDER/features-00000.csv, after
+a header, describes record r (name,label,windows). `FeatureFolder` reads both.
 """
 
 import csv
@@ -31,7 +31,7 @@ _SHARD, _WAITING = ".array_record", "waiting"
 
 
 class GrowingFile:
-    """An .npz at `path` whose `features`, of a known shape, are written as they come; the rest at the end."""
+    """An .npz file whose array `features`, of known shape, is written row by row; the other arrays are written at the end."""
 
     def __init__(self, path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class GrowingFile:
         self._member.write(np.ascontiguousarray(values, self._dtype).tobytes())
 
     def finish(self, **arrays: np.ndarray) -> None:
-        """Writes the other arrays, and closes the file."""
+        """Writes the other arrays and closes the file."""
         self._member.close()
         for name, array in arrays.items():
             with self._archive.open(f"{name}.npy", "w") as member:
@@ -54,47 +54,48 @@ class GrowingFile:
         self._archive.close()
 
     def abandon(self) -> None:
-        """Deletes what was written."""
+        """Closes and deletes the unfinished file."""
         self._member.close()
         self._archive.close()
         self.path.unlink(missing_ok=True)
 
 
 class NpzFiles:
-    """FOLDER/NAME.npz; a file is there whole or not at all."""
+    """Writer of FOLDER/NAME.npz; a file appears only when it is complete."""
 
     def __init__(self, folder: pathlib.Path, suffix: str = ".npz"):
         self._folder, self._suffix = folder, suffix
 
     def __contains__(self, name: str) -> bool:
-        """Whether the features of this video are there."""
+        """Returns True if there is a file for this video."""
         return self.path(name).exists()
 
     def names(self) -> list[str]:
-        """The videos whose features are there, sorted."""
-        found = self._folder.rglob(f"*{self._suffix}")
-        return sorted(path.relative_to(self._folder).as_posix().removesuffix(self._suffix) for path in found)
+        """Returns the names of the videos that have a file, sorted."""
+        paths = self._folder.rglob(f"*{self._suffix}")
+        return sorted(path.relative_to(self._folder).as_posix().removesuffix(self._suffix) for path in paths)
 
     def path(self, name: str) -> pathlib.Path:
+        """Returns the path of a video's file."""
         return self._folder / (name + self._suffix)
 
     def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingFile:
-        """A file to write the features of a video into; `add` puts it in its place."""
+        """Opens a temporary file for the features of a video; `add` renames it once it is finished."""
         path = self.path(name)
         return GrowingFile(path.with_name(f"{path.name}.tmp"), shape, dtype)
 
     def add(self, name: str, file: GrowingFile) -> None:
-        """Takes in a finished file."""
+        """Renames a finished file to its final path."""
         os.replace(file.path, self.path(name))
 
     def finish(self) -> None:
-        """Says that no other will be added in this run."""
+        """Ends the run; there is nothing left to write."""
 
 
 class RecordFiles:
-    """Shards of array_record. Until `shard_videos` are there, or the run ends, videos wait as files in FOLDER/waiting.
+    """Writer of array_record shards of `shard_videos` videos each; videos of an incomplete shard are files in FOLDER/waiting.
 
-    A video's features are in memory as a whole while its record is written.
+    The features of one video are in memory while its record is written.
     """
 
     def __init__(self, folder: pathlib.Path, shard_videos: int = SHARD_VIDEOS):
@@ -104,7 +105,7 @@ class RecordFiles:
         self._packed = {name for shard in self._shards for name in names_of(shard)}
         self._waiting = []
         for name in self._files.names():
-            if name in self._packed:  # the last run ended between writing the shard and deleting these
+            if name in self._packed:  # an earlier run was interrupted between writing the shard and deleting its files
                 self._files.path(name).unlink()
             else:
                 self._waiting.append(name)
@@ -127,13 +128,13 @@ class RecordFiles:
         shutil.rmtree(self._folder / _WAITING, ignore_errors=True)
 
     def _pack(self):
-        """Writes the names, then the shard that makes them count, and deletes the files in it."""
-        from array_record.python.array_record_module import ArrayRecordWriter  # not there on Windows
+        """Writes the waiting videos as a shard and deletes their files. The CSV comes first: a shard without one is never seen."""
+        from array_record.python.array_record_module import ArrayRecordWriter  # does not exist on Windows
 
         shard = self._folder / f"features-{len(self._shards):05d}{_SHARD}"
         lines = []
         with replacing(shard) as temporary:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # one record a group: they are read one by one
+            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # for random access to single records
             for name in self._waiting:
                 content = self._files.path(name).read_bytes()
                 writer.write(content)
@@ -149,12 +150,12 @@ class RecordFiles:
 
 
 def shards_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The shards of a folder, in order."""
+    """Returns the shards of a folder, in order."""
     return sorted(folder.glob(f"features-*{_SHARD}"))
 
 
 def names_of(shard: pathlib.Path) -> list[str]:
-    """The names of a shard's records, in order."""
+    """Returns the names of a shard's records, in order."""
     with open(shard.with_suffix(".csv"), encoding="utf-8", newline="") as file:
         return [row["name"] for row in csv.DictReader(file)]
 
@@ -167,32 +168,32 @@ def _write_names(shard, lines):
 
 
 def make_files(folder, format: str) -> NpzFiles | RecordFiles:
-    """Where features are written to. Raises: ValueError for an unknown format."""
+    """Makes the writer of a format. Raises: ValueError for an unknown format."""
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
     return {"npz": NpzFiles, "array_record": RecordFiles}[format](pathlib.Path(folder))
 
 
 class FeatureFolder(Mapping):
-    """{name of a video: its arrays} of a folder of either format; a video is read when it is asked for."""
+    """Mapping {name of a video: its arrays} of a folder of either format; the arrays of a video are read on access."""
 
     def __init__(self, folder):
-        """Raises: FileNotFoundError where the folder holds no features."""
+        """Opens a folder. Raises: FileNotFoundError if it contains no features."""
         self._files, shards = NpzFiles(pathlib.Path(folder)), shards_of(pathlib.Path(folder))
         names = [name for shard in shards for name in names_of(shard)] if shards else self._files.names()
         if not names:
             raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {_SHARD} shards")
-        self._places = {name: place for place, name in enumerate(names)}
+        self._positions = {name: position for position, name in enumerate(names)}
         self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
-        place = self._places[name]
-        file = self._files.path(name) if self._records is None else io.BytesIO(self._records[place])
+        position = self._positions[name]
+        file = self._files.path(name) if self._records is None else io.BytesIO(self._records[position])
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._positions)
 
     def __len__(self):
-        return len(self._places)
+        return len(self._positions)

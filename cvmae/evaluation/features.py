@@ -1,4 +1,4 @@
-"""Features of clips from a frozen video encoder, nothing masked."""
+"""Features of unmasked clips from a frozen video encoder."""
 
 import contextlib
 import dataclasses
@@ -25,12 +25,12 @@ COLUMNS = ("values", "labels", "index", "clip")
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSpec:
-    """What of an encoder is a feature.
+    """The choice of features of an encoder.
 
     Attributes:
-      layer: -1, the encoder's output; or the number of a block, from 0, for that block's output (the cls token left out).
-      tokens: `pooled`, the mean over tokens, [D]; `slots`, the mean over the positions of each slot, [T', D]; `all`, [N, D].
-      norm: whether the output passes the encoder's last layer norm, where it has one; blocks' outputs never do.
+      layer: -1, the encoder's output; or the index of a block, from 0, for that block's output without the cls token.
+      tokens: `pooled`, the mean over tokens, [D]; `slots`, the mean over space at each temporal position, [T', D]; `all`, [N, D].
+      norm: True to apply the encoder's final layer norm, if it has one, to its output; outputs of blocks are never normalized.
     """
 
     layer: int = -1
@@ -42,7 +42,7 @@ class FeatureSpec:
             raise ValueError(f"tokens is {self.tokens!r}; expected one of {', '.join(TOKENS)}")
 
     def block(self, depth: int) -> int | None:
-        """The block whose output this is, of `depth`; None: the encoder's output. Raises: ValueError if there is no such block."""
+        """Returns the index of the block, of `depth`; None for the encoder's output. Raises: ValueError if there is no such block."""
         if not -1 <= self.layer < depth:
             raise ValueError(f"layer={self.layer}: the encoder has {depth} blocks; give -1 (its output) or 0 to {depth - 1}")
         if self.layer == -1:
@@ -55,10 +55,10 @@ class Features:
     """Features of n clips.
 
     Attributes:
-      values: float32 [n, ...], the rest as `FeatureSpec` says.
+      values: float32 [n, ...]; see `FeatureSpec.tokens` for the shape of a row.
       labels: int32 [n], -1 unlabeled.
-      index: int64 [n], numbers of the records.
-      clip: int32 [n], which clip of its record; None where every record has one.
+      index: int64 [n], indices of the records.
+      clip: int32 [n], index of the clip within its record; None if every record has one clip.
     """
 
     values: np.ndarray
@@ -68,19 +68,19 @@ class Features:
 
 
 def encode_tokens(encoder: Backbone, params, clips, spec: FeatureSpec):
-    """Features float32 [B, ...] of normalized clips [B, T, H, W, 3]."""
+    """Computes features float32 [B, ...] of normalized clips [B, T, H, W, 3]."""
     block = spec.block(encoder.depth)
     if block is None:
         tokens = encoder.apply({"params": params}, clips).tokens
     else:
-        _, kept = encoder.apply({"params": params}, clips, mutable=["intermediates"])
-        tokens = kept["intermediates"]["blocks"]["hidden"][block]
+        _, captured = encoder.apply({"params": params}, clips, mutable=["intermediates"])
+        tokens = captured["intermediates"]["blocks"]["hidden"][block]
         tokens = tokens[:, 1:] if encoder.cls_token else tokens
     return reduce_tokens(tokens, encoder.grid, spec.tokens)
 
 
 def reduce_tokens(tokens, grid: Grid, kind: str):
-    """Tokens [B, N, D] of a whole clip as float32 [B, D], [B, T', D] or [B, N, D]; see `FeatureSpec`."""
+    """Reduces tokens [B, N, D] of unmasked clips to float32 [B, D], [B, T', D] or [B, N, D]; see `FeatureSpec.tokens`."""
     if kind == "pooled":
         return pool(tokens)
     tokens = tokens.astype(np.float32)
@@ -88,12 +88,14 @@ def reduce_tokens(tokens, grid: Grid, kind: str):
 
 
 def encode_pixels(config, encoder, params, clips, spec: FeatureSpec = FeatureSpec()):
-    """Features float32 [B, ...] of clips [B, T, H, W, 3] in 0..1."""
+    """Computes features float32 [B, ...] of clips [B, T, H, W, 3] in 0..1."""
     return encode_tokens(encoder, params, augment.normalize(clips, config.augment.mean, config.augment.std), spec)
 
 
 def make_encode(config, spec: FeatureSpec = FeatureSpec(), placement: Placement = HOST) -> Callable:
-    """A jitted (video encoder's parameters, uint8 [b, crops, T, H0, W0, 3]) -> float32 [b, ...], the mean over crops.
+    """Makes a jitted function (encoder parameters, video uint8 [b, crops, T, H0, W0, 3]) -> features float32 [b, ...].
+
+    Features are averaged over crops.
 
     Raises:
       ValueError: the encoder has no such layer.
@@ -109,14 +111,14 @@ def make_encode(config, spec: FeatureSpec = FeatureSpec(), placement: Placement 
 
 
 def encoded_batches(encode: Callable, batches: Iterable[dict], placement: Placement = HOST) -> Iterator[tuple[np.ndarray, dict]]:
-    """Yields for every batch the features of its videos, float32 [b, ...] on the host, and the batch without its videos.
+    """Yields, for every batch, the features of its videos, float32 [b, ...] on the host, and the batch without its videos.
 
-    The next batch is read while the devices work on this one. Clips are only ever held for the two of them.
+    The next batch is read while the devices compute the current one; at most these two are in memory.
 
     Args:
-      encode: video on the devices -> features.
+      encode: function from video on the devices to features.
       batches: dicts with `video`.
-      placement: of batches on the devices.
+      placement: the placement of batches on devices.
     """
     ahead = None
     for batch in batches:
@@ -143,14 +145,14 @@ def feature_rows(
     """Yields batches of `COLUMNS` and `valid`, one row for every row of `data.clip_views.make_view_loader`, from `start_row` on.
 
     Args:
-      config: says how clips are cut.
-      encode: video on the devices -> features.
+      config: the config, with the sampling of clips.
+      encode: function from video on the devices to features.
       source: see `data.sources`.
-      batch_size: rows a pass; over a mesh, a multiple of the number of devices.
-      views: clips and crops of every record.
+      batch_size: rows per batch; over a mesh, a multiple of the number of devices.
+      views: clips and crops per record.
       placement: see `encoded_batches`.
-      bad_files: the list of videos that cannot be read; None keeps none.
-      start_row: where to begin.
+      bad_files: collects unreadable videos; None for no list.
+      start_row: the first row.
     """
     with make_view_loader(config, source, batch_size, views, start_row) as loader:
         for values, batch in encoded_batches(encode, loader, placement):
@@ -160,31 +162,31 @@ def feature_rows(
 
 
 def extract(config, params, source, limit: int = 0, batch_size: int = 0, encode: Callable | None = None) -> Features:
-    """Pooled features of the first `limit` records of a source (0: all); records that cannot be read are left out.
+    """Extracts pooled features of the first `limit` records of a source; unreadable records are left out.
 
     Args:
-      config: says the encoder and the clips.
-      params: of the video encoder.
+      config: the config, with the encoder and the clips.
+      params: parameters of the video encoder.
       source: see `data.sources`.
-      limit: how many records.
-      batch_size: clips a pass; 0 takes the config's.
-      encode: from `make_encode` of the same config, where several sources share one.
+      limit: the number of records; 0 takes all.
+      batch_size: clips per batch; 0 takes the config's.
+      encode: from `make_encode` of the same config, to share one compiled function between sources.
     """
-    encode, limit, found = encode or make_encode(config), limit or len(source), []
+    encode, limit, columns = encode or make_encode(config), limit or len(source), []
     batches = feature_rows(config, lambda video: encode(params, video), source, batch_size or config.batch_size, TestViews())
     with contextlib.closing(batches):
         for batch in batches:
             keep = batch["valid"] & (batch["index"] < limit)
-            found.append([batch[name][keep] for name in COLUMNS])
+            columns.append([batch[name][keep] for name in COLUMNS])
             if batch["index"][-1] + 1 >= limit:
                 break
-    return Features(*(np.concatenate(column) for column in zip(*found)))
+    return Features(*(np.concatenate(column) for column in zip(*columns)))
 
 
 def mean_over_clips(features: Features) -> Features:
-    """One row a record, the mean over its clips, in the order of the records' numbers; `clip` is None."""
-    index, first, place = np.unique(features.index, return_index=True, return_inverse=True)
+    """Averages features over the clips of each record: one row per record, ordered by its index, without `clip`."""
+    index, first, row = np.unique(features.index, return_index=True, return_inverse=True)
     total = np.zeros((len(index), *features.values.shape[1:]), np.float64)
-    np.add.at(total, place, features.values)
-    count = np.bincount(place, minlength=len(index)).reshape(-1, *[1] * (total.ndim - 1))
+    np.add.at(total, row, features.values)
+    count = np.bincount(row, minlength=len(index)).reshape(-1, *[1] * (total.ndim - 1))
     return Features((total / count).astype(np.float32), features.labels[first], index)

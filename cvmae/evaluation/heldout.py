@@ -1,4 +1,4 @@
-"""The training objective on clips not trained on, and reconstruction beside what needs no training."""
+"""Evaluation of pre-training on held-out clips: the objective, reconstruction against simple baselines, retrieval, linear probe."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ from cvmae.objective.views_and_masks import sample_keys, view_spec
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 
-CLIPS = ("video", "frame_index")  # of a batch, what the objective takes
-HELD_OUT_SEED = 20250211  # of views and masks; apart from any training seed, and the same for every evaluation
+CLIPS = ("video", "frame_index")  # the columns of a batch that the objective takes
+HELD_OUT_SEED = 20250211  # of views and masks; independent of the training seed, and the same for every evaluation
 
 
 def full_batches(loader, size: int):
-    """Batches of exactly `size` clips out of a loader's readable ones; what does not fill the last one is left out."""
+    """Yields batches of exactly `size` readable clips of a loader; an incomplete last batch is dropped."""
     waiting: dict[str, list] = {}
     for batch in loader:
         keep = batch["valid"]
@@ -36,34 +36,35 @@ def full_batches(loader, size: int):
 
 
 def reconstruction_errors(objective, params, inputs) -> dict:
-    """Errors on the hidden patches of v, in the space of the targets, float32 scalars.
+    """Computes the errors on the masked patches of the view v, in the space of the targets, float32 scalars.
 
-    `model`; `mean_patch`, which says the mean of the clip's visible patches everywhere; `nearest_patch`, which copies the visible
-    patch that is nearest in (slot, row, column).
+    Returns:
+      `model`, of the predictions; `mean_patch`, of the mean of the clip's visible patches; `nearest_patch`, of the visible patch
+      nearest in (time, row, column).
     """
     config, views = objective.config, objective.terms.views
     branch, grid = config.video_branch, video_grid(config)
     mask = first_of_mask(inputs.video_mask, views, 1)
     pixels = objective.target_pixels(first_views(inputs.video, views, 1), branch)
-    every = make_targets(pixels, None, decoder_spec(config, branch), grid, branch.target_norm).values
-    hidden, visible = masking.take_masked(every, mask), masking.take_visible(every, mask)
+    targets = make_targets(pixels, None, decoder_spec(config, branch), grid, branch.target_norm).values
+    masked, visible = masking.take_masked(targets, mask), masking.take_visible(targets, mask)
     output = objective.forward(params, inputs)
     predictions = first_views(output.video_predictions, min(views, 2), 1)
     nearest = jnp.take_along_axis(visible, nearest_visible(mask, grid)[..., None], axis=1)
     guesses = {"model": predictions, "mean_patch": visible.mean(1, keepdims=True), "nearest_patch": nearest}
-    return {name: losses.masked_mse(guess, hidden).mean() for name, guess in guesses.items()}
+    return {name: losses.masked_mse(guess, masked).mean() for name, guess in guesses.items()}
 
 
 def nearest_visible(mask: masking.Mask, grid: Grid):
-    """For each hidden patch the place among the visible ones of the nearest, int32 [B, N - K]; the first of equals."""
+    """Returns, for each masked patch, the index of the nearest visible one among these, int32 [B, N - K]; ties take the first."""
     axes = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
-    places = jnp.asarray(np.stack([axis.reshape(-1) for axis in axes], axis=1), jnp.float32)
-    apart = places[mask.masked][:, :, None] - places[mask.ids_keep][:, None]
-    return jnp.square(apart).sum(-1).argmin(-1)
+    positions = jnp.asarray(np.stack([axis.reshape(-1) for axis in axes], axis=1), jnp.float32)
+    offsets = positions[mask.masked][:, :, None] - positions[mask.ids_keep][:, None]
+    return jnp.square(offsets).sum(-1).argmin(-1)
 
 
 class HeldOut:
-    """Evaluates an objective on the clips of a source, always with the same views and masks."""
+    """Evaluator of an objective on the clips of a source, always with the same views and masks."""
 
     def __init__(self, objective, source, placement: Placement = HOST):
         """Takes the clips of `source`, placed on the devices by `placement`.
@@ -80,21 +81,21 @@ class HeldOut:
         self._errors = jax.jit(lambda params, samples: reconstruction_errors(objective, params, objective.make_inputs(samples)))
 
     def terms(self, params) -> dict[str, float]:
-        """Every metric of the objective, averaged over whole batches; contrastive negatives are the batch."""
+        """Returns every metric of the objective, averaged over complete batches; contrastive negatives are those of the batch."""
         return self._average(self._terms, params)
 
     def reconstruction(self, params) -> dict[str, float]:
-        """See `reconstruction_errors`."""
+        """Returns the errors of `reconstruction_errors`, averaged over complete batches."""
         return self._average(self._errors, params)
 
     def samples(self):
-        """Whole batches with the keys of their samples, on the devices."""
+        """Yields complete batches with the keys of their samples, on the devices."""
         key = jax.random.key(HELD_OUT_SEED)
         for number, batch in enumerate(self.batches()):
             yield self.placement.put(batch) | sample_keys(key, number, self.size)
 
     def batches(self):
-        """This process's rows of whole batches of readable clips; the batches are those of a lone process."""
+        """Yields this process's rows of complete batches of readable clips; the batches are those of a single process."""
         done = 0
         if self.placement.shard.count > 1:
             for batch in self._shared_batches():
@@ -102,13 +103,13 @@ class HeldOut:
                 done += 1
             if done == len(self.source) // self.size:
                 return
-        # An unreadable clip moves all rows behind it, so from there on every process reads everything.
+        # An unreadable clip shifts all rows after it, so from there on every process reads everything.
         with make_eval_loader(self.objective.config, self.source, self.size, done * self.size) as loader:
             for batch in full_batches(loader, self.size):
                 yield {name: self.placement.shard.of(rows) for name, rows in batch.items()}
 
     def _shared_batches(self):
-        """This process's rows of the whole batches before the first unreadable clip."""
+        """Yields this process's rows of the complete batches before the first unreadable clip."""
         part = {"process_index": self.placement.shard.index, "process_count": self.placement.shard.count}
         with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
             for batch in loader:
@@ -119,12 +120,12 @@ class HeldOut:
     def _average(self, function, params) -> dict[str, float]:
         rows = [processes.to_host(function(params, samples)) for samples in self.samples()]
         if not rows:
-            raise ConfigError("no whole batch of held-out clips could be read: see the files of config.data.eval_split")
+            raise ConfigError("no complete batch of held-out clips could be read: see the files of config.data.eval_split")
         return {name: float(np.mean([row[name] for row in rows])) for name in sorted(rows[0])}
 
 
 def view_features(held_out: HeldOut, params):
-    """Features of two views, v and v⁺, of every held-out clip, nothing masked: two float32 [n, D]."""
+    """Computes features of two unmasked views, v and v⁺, of every held-out clip: two float32 [n, D]."""
     config = held_out.objective.config
     encoder = build_encoder(config, config.video_branch, video_grid(config), rules=held_out.objective.rules)
     spec = view_spec(config, 2)
@@ -141,43 +142,43 @@ def view_features(held_out: HeldOut, params):
 
 
 def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, clips: int) -> dict[str, float]:
-    """Every number of the report for one set of parameters.
+    """Computes every number of the report of pre-training for one set of parameters.
 
     Args:
-      held_out: clips not trained on.
-      params: of the whole model.
-      train_source: where the probe's labels come from.
-      labeled: how many clips of it the probe is fitted on.
-      clips: how many held-out clips the probe is scored on.
+      held_out: the held-out clips.
+      params: parameters of the full model.
+      train_source: labeled training clips for the linear probe.
+      labeled: the number of them to fit the probe on.
+      clips: the number of held-out clips to score the probe on; 0 takes all.
 
     Returns:
       {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms, `retrieval/*`, and `probe/accuracy`;
-      shares in 0..1.
+      fractions in 0..1.
     """
     objective = held_out.objective
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if "video_predictions" in objective.terms.outputs:
-        found |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
-    found |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}
+        metrics |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
+    metrics |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}
     encoder = params["video"]["encoder"]
     one, two = view_features(held_out, encoder)
     ranks = partner_ranks(one, two)
-    found |= {"retrieval/same_clip_r1": recall(ranks, 1), "retrieval/same_clip_r5": recall(ranks, 5)}
-    found["retrieval/median_rank"] = float(np.median(ranks))
+    metrics |= {"retrieval/same_clip_r1": recall(ranks, 1), "retrieval/same_clip_r5": recall(ranks, 5)}
+    metrics["retrieval/median_rank"] = float(np.median(ranks))
     test = extract(objective.config, encoder, held_out.source, clips)
     if len(np.unique(test.labels[test.labels >= 0])) > 1:
-        found["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
-        found["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labeled), test)
-    return found
+        metrics["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
+        metrics["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labeled), test)
+    return metrics
 
 
 def report_table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
-    """The numbers of `evaluate_pretraining` side by side, as text."""
+    """Formats the numbers of `evaluate_pretraining` as a table: untrained and trained side by side."""
     columns = {"untrained": untrained or {}, "trained": trained}
-    lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, found in columns.items() if found)]
-    for name, title, share in report_rows():
+    lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, numbers in columns.items() if numbers)]
+    for name, title, is_fraction in report_rows():
         if name in trained:
-            cells = (f"{100 * v[name]:.1f} %" if share else f"{v[name]:.3f}" for v in columns.values() if v)
+            cells = (f"{100 * v[name]:.1f} %" if is_fraction else f"{v[name]:.3f}" for v in columns.values() if v)
             lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
         if name == "reconstruction/model" and name in trained:
             for baseline in ("mean_patch", "nearest_patch"):
@@ -187,7 +188,7 @@ def report_table(trained: dict[str, float], untrained: dict[str, float] | None =
 
 
 def linear_probe(train: Features, test: Features, strength: float = 0.1) -> float:
-    """Test accuracy (0..1) of logistic regression on normalized features (scikit-learn).
+    """Returns the test accuracy (0..1) of logistic regression on standardized features (scikit-learn).
 
     Args:
       train: labeled features to fit.
@@ -195,9 +196,9 @@ def linear_probe(train: Features, test: Features, strength: float = 0.1) -> floa
       strength: scikit-learn's C, the inverse of the l2 penalty.
 
     Raises:
-      ValueError: fewer than two classes have labels.
+      ValueError: fewer than two classes are labeled.
     """
-    # Takes a second to import, which no start of a run should wait for.
+    # Imported here because it takes a second, which no start of a run should wait for.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -216,9 +217,9 @@ def _labeled(features: Features):
 
 
 def report_rows() -> list[tuple[str, str, bool]]:
-    """(name, title, True for a fraction in 0..1) of the numbers that a report shows, in its order.
+    """Returns (name, title, True for a fraction in 0..1) of the numbers that a report shows, in order.
 
-    A registered loss term with a title has a row for its accuracy, so this is no constant.
+    A registered loss term with a title has a row for its accuracy, so this is not a constant.
     """
     accuracies = [(f"accuracy/{term.name}", term.title, True) for term in registered_terms() if term.title]
     return [

@@ -1,7 +1,7 @@
-"""Classification by the labels of the nearest training clips.
+"""k-nearest-neighbor classification of clips by the labels of training clips.
 
-The vote is that of instance discrimination (Wu et al. 2018) and DINO: each of the k nearest by cosine similarity votes for its
-label with weight exp(similarity / temperature).
+The vote is that of instance discrimination (Wu et al. 2018) and DINO: each of the k nearest clips by cosine similarity votes for
+its label with weight exp(similarity / temperature).
 """
 
 import math
@@ -14,42 +14,42 @@ from cvmae.evaluation.nearest import nearest
 KS, TEMPERATURE = (10, 20, 100, 200), 0.07  # DINO's
 
 
-def knn_probabilities(train, train_labels, test, classes: int, k: int, temperature: float = TEMPERATURE) -> np.ndarray:
-    """Each class's share of the vote, float32 [n, classes]; rows sum to 1.
+def knn_report(train, train_labels, test, test_labels, classes: int, ks=KS, temperature: float = TEMPERATURE) -> dict[str, float]:
+    """Computes the top-1 and top-5 accuracy (0..1) of the vote on labeled test clips for every k, from one search.
+
+    Ties among classes go to the lower number (see `classification`): if fewer than 5 classes have votes, top-5 is filled with
+    the first of the classes without votes.
 
     Args:
       train: features [m, D].
       train_labels: int [m]; clips with -1 do not vote.
       test: features [n, D].
-      classes: how many there are.
-      k: how many vote; cut to the number of labeled training clips.
-      temperature: above 0; `inf` gives every neighbor the same weight. Towards 0 the nearest decides alone.
+      test_labels: int [n], -1 unlabeled.
+      classes: the number of classes.
+      ks: numbers of neighbors; more than the labeled training clips means all of them.
+      temperature: above 0; `inf` gives every neighbor the same weight, near 0 the nearest one decides.
+
+    Returns:
+      {`top1/k=10`: accuracy, `top5/k=10`: accuracy, ...}.
 
     Raises:
       ValueError: no labeled training clip, a label not below `classes`, a temperature or k that is not above 0, or
         features that cannot be compared.
     """
-    similarity, votes = _neighbors(train, train_labels, test, classes, [k])
-    return _vote(similarity, votes, classes, temperature)
-
-
-def knn_report(train, train_labels, test, test_labels, classes: int, ks=KS, temperature: float = TEMPERATURE) -> dict[str, float]:
-    """`top1/k=10`, `top5/k=10` and so on for every k, shares (0..1) of the labeled test clips, from one search.
-
-    A k larger than the labeled gallery is cut to it and keeps its name. Ties among classes go to the lower number (see
-    `classification`): with fewer voted classes than places, top-5 takes the first of those without a vote.
-    """
-    similarity, votes = _neighbors(train, train_labels, test, classes, ks)
-    found = {}
+    similarity, labels = nearest_labels(train, train_labels, test, classes, ks)
+    accuracies = {}
     for k in ks:
-        probabilities = _vote(similarity[:, :k], votes[:, :k], classes, temperature)
+        probabilities = vote(similarity[:, :k], labels[:, :k], classes, temperature)
         for top in (1, TOP):
-            found[f"top{top}/k={k}"] = top_k_accuracy(probabilities, test_labels, top)
-    return found
+            accuracies[f"top{top}/k={k}"] = top_k_accuracy(probabilities, test_labels, top)
+    return accuracies
 
 
-def _neighbors(train, labels, test, classes, ks):
-    """Similarity and labels of the nearest labeled clips, each [n, at most the largest of ks]."""
+def nearest_labels(train, labels, test, classes, ks):
+    """Returns similarity and labels of the nearest labeled training clips, each [n, at most max(ks)], nearest first.
+
+    Arguments and errors as in `knn_report`.
+    """
     train, labels = np.asarray(train), np.asarray(labels)
     if labels.shape != train.shape[:1]:
         raise ValueError(f"expected train [m, D] and train_labels [m], not {train.shape} and {labels.shape}")
@@ -63,12 +63,23 @@ def _neighbors(train, labels, test, classes, ks):
     return similarity, labels[index]
 
 
-def _vote(similarity, votes, classes, temperature):
+def vote(similarity, labels, classes, temperature):
+    """Returns the fraction of the weighted votes of k neighbors [n, k] for each class, float32 [n, classes]; rows sum to 1.
+
+    Args:
+      similarity: cosine similarity of the neighbors, nearest first.
+      labels: labels of the neighbors.
+      classes: the number of classes.
+      temperature: see `knn_report`.
+
+    Raises:
+      ValueError: the temperature is not above 0.
+    """
     if not temperature > 0:
         raise ValueError(f"the temperature of the vote must be above 0 (inf: equal weights), not {temperature}")
     weights = np.ones_like(similarity)
     if not math.isinf(temperature):
-        weights = np.exp((similarity - similarity[:, :1]) / np.float32(temperature))  # the nearest has 1: no overflow
-    places = np.arange(len(votes))[:, None] * classes + votes
-    total = np.bincount(places.ravel(), weights.ravel(), len(votes) * classes).reshape(len(votes), classes)
+        weights = np.exp((similarity - similarity[:, :1]) / np.float32(temperature))  # at most 1: no overflow
+    bins = np.arange(len(labels))[:, None] * classes + labels
+    total = np.bincount(bins.ravel(), weights.ravel(), len(labels) * classes).reshape(len(labels), classes)
     return (total / total.sum(1, keepdims=True)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The multi-view test: every video's probabilities, averaged over clips and crops, each video exactly once."""
+"""Multi-view test: class probabilities of every video, averaged over clips and crops; each video counts exactly once."""
 
 import dataclasses
 import math
@@ -19,10 +19,12 @@ from cvmae.parallel.mesh import HOST, Placement
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Of every video of a source, in its order.
+    """Predictions for all n videos of a source, in order.
 
-    probabilities: float32 [n, ...], the mean over its readable clips and its crops; zeros where it has none.
-    labels: int32 [n], -1 unlabeled or unreadable. readable: bool [n].
+    Attributes:
+      probabilities: float32 [n, ...], the mean over a video's crops and readable clips; zeros without a readable clip.
+      labels: int32 [n], -1 unlabeled or unreadable.
+      readable: bool [n], True with at least one readable clip.
     """
 
     probabilities: np.ndarray
@@ -31,23 +33,23 @@ class Predictions:
 
 
 def cropped(video, config):
-    """uint8 [b, crops, T, H0, W0, 3] -> float32 [b·crops, T, H, W, 3] in 0..1, of the center of each crop."""
+    """Center-crops each crop to config.augment.size: uint8 [b, crops, T, H0, W0, 3] -> float32 [b·crops, T, H, W, 3] in 0..1."""
     clips = einops.rearrange(video, "b k ... -> (b k) ...")
     return jax.vmap(lambda clip: augment.center_crop(clip.astype(jnp.float32) / 255, config.augment.size))(clips)
 
 
 def flat_crops(video, config):
-    """As `cropped`, normalized."""
+    """Crops as `cropped` does, and normalizes."""
     return augment.normalize(cropped(video, config), config.augment.mean, config.augment.std)
 
 
 def mean_over_crops(probabilities, crops: int):
-    """[b·crops, ...] -> [b, ...]."""
+    """Averages over crops: [b·crops, ...] -> [b, ...]."""
     return einops.reduce(probabilities, "(b k) ... -> b ...", "mean", k=crops)
 
 
 def whole_batch(size: int) -> int:
-    """The smallest multiple of the number of devices that is not below `size`."""
+    """Rounds a batch size up to a multiple of the number of devices."""
     return math.ceil(size / jax.device_count()) * jax.device_count()
 
 
@@ -62,12 +64,12 @@ def predict_views(
     """Runs the multi-view test. Each process reads its part of every batch; all return the predictions of every video.
 
     Args:
-      predict: {"video": arrays on the devices, uint8 [b, crops, T, H0, W0, 3]} -> float32 [b, ...], averaged over crops.
-      config: says how clips are cut and the batch size, which changes nothing else.
+      predict: function {"video": uint8 [b, crops, T, H0, W0, 3] on the devices} -> float32 [b, ...], averaged over crops.
+      config: the config, with the sampling of clips and the batch size, which does not change the result.
       source: the videos.
-      views: clips and crops of each.
-      placement: of batches on the devices, and what of each this process reads.
-      bad_files: the list of videos that cannot be read; None keeps none.
+      views: clips and crops per video.
+      placement: the placement of batches on devices, and the part of each batch that this process reads.
+      bad_files: collects unreadable videos; None for no list.
 
     Raises:
       ConfigError: the source has no record.

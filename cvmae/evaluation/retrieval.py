@@ -1,4 +1,4 @@
-"""Retrieval of clips by cosine similarity of their features: of the same clip or video, and of the same class."""
+"""Retrieval metrics of clips by cosine similarity of their features: of the same clip or video, and of the same class."""
 
 import numpy as np
 
@@ -8,19 +8,19 @@ RECALLS = (1, 5, 10)
 
 
 def partner_ranks(queries, gallery) -> np.ndarray:
-    """The rank of row i of `gallery` among all rows for query i, int64 [n]; 1 is nearest, and ties count against it."""
+    """Computes the rank of row i of `gallery` among all rows for query i, int64 [n]; 1 is nearest, ties count against it."""
     if len(queries) != len(gallery):
         raise ValueError(f"row i belongs to row i: {len(queries)} queries need as many gallery rows, not {len(gallery)}")
     return nearest.partner_ranks(queries, gallery)
 
 
 def recall(ranks, k: int) -> float:
-    """The share (0..1) of queries whose partner is among the nearest `k`."""
+    """Returns the fraction (0..1) of queries whose partner is among the nearest `k`."""
     return float((ranks <= k).mean())
 
 
 def nearest_label_agreement(features, labels) -> float:
-    """The share (0..1) of labeled clips whose nearest other labeled clip has the same label (1-NN, leave one out)."""
+    """Returns the leave-one-out 1-NN accuracy: the fraction (0..1) of labeled clips whose nearest other one has the same label."""
     labels = np.asarray(labels)
     features, labels = np.asarray(features)[labels >= 0], labels[labels >= 0]
     index, _ = nearest.nearest(features, features, 1, exclude_self=True)
@@ -28,38 +28,38 @@ def nearest_label_agreement(features, labels) -> float:
 
 
 def same_video(queries, gallery) -> dict[str, float]:
-    """How well query i finds row i of the gallery (another clip or view of the same video).
+    """Computes retrieval metrics for query i and its partner, row i of the gallery: another clip or view of the same video.
 
     Args:
       queries: [n, D].
       gallery: [n, D].
 
     Returns:
-      `r1`, `r5`, `r10` (shares, 0..1), `median_rank` (1 is best), `map` (mean average precision, here the mean of 1 / rank)
-      and `queries` (how many). Ties count against the partner.
+      `r1`, `r5`, `r10` (recall, 0..1), `median_rank` (1 is best), `map` (mean average precision, here the mean of 1 / rank)
+      and `queries` (their number). Ties count against the partner.
     """
     ranks = partner_ranks(queries, gallery)
     return _report(ranks, 1 / ranks)
 
 
 def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = False) -> dict[str, float]:
-    """How well queries find clips of their class.
+    """Computes retrieval metrics of clips of the query's class.
 
     Args:
       queries: [q, D].
-      labels: int [q]; clips with -1 ask nothing.
+      labels: int [q]; clips with -1 are left out.
       gallery: [g, D].
-      gallery_labels: int [g]; clips with -1 cannot be found.
-      exclude_self: the gallery is the queries again, and no clip finds itself.
+      gallery_labels: int [g]; clips with -1 are left out.
+      exclude_self: True if the gallery is the queries again; no clip then retrieves itself.
 
     Returns:
-      As `same_video`, of the first hit: a query's rank is 1 + the number of clips of other classes at least as similar as
-      the nearest of its own class. `map` ranks the whole gallery, with clips of equal similarity taken together, as
-      scikit-learn's `average_precision_score` does. Queries whose class the gallery has not are left out of all and counted
-      in `left_out`; `queries` counts the others.
+      The metrics of `same_video`, for the first hit: a query's rank is 1 + the number of clips of other classes at least as
+      similar as the nearest clip of its own class. `map` is over the full ranking, with ties treated as in scikit-learn's
+      `average_precision_score`. Queries whose class is not in the gallery are excluded and counted in `left_out`; `queries`
+      counts the others.
 
     Raises:
-      ValueError: features and labels that do not fit, or no query whose class is in the gallery.
+      ValueError: features and labels do not match, or no query has its class in the gallery.
     """
     queries, labels = _labeled(queries, labels, "queries")
     gallery, gallery_labels = _labeled(gallery, gallery_labels, "gallery")
@@ -69,28 +69,28 @@ def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = Fa
     has = np.array([len(members.get(label, ())) > exclude_self for label in labels], bool)
     if not has.any():
         raise ValueError(f"of {len(labels)} labeled queries none has a clip of its class in a gallery of {len(gallery_labels)}")
-    numbers, found = np.flatnonzero(has), []
+    numbers, ranks_and_precisions = np.flatnonzero(has), []
     for number, row in zip(numbers, nearest.similarity_rows(queries[has], gallery)):
         hits = members[labels[number]]
         if exclude_self:
-            found.append(_rank_and_precision(row[hits[hits != number]], np.delete(row, number)))
+            ranks_and_precisions.append(_rank_and_precision(row[hits[hits != number]], np.delete(row, number)))
         else:
-            found.append(_rank_and_precision(row[hits], row))
-    ranks, precisions = np.array(found).T
+            ranks_and_precisions.append(_rank_and_precision(row[hits], row))
+    ranks, precisions = np.array(ranks_and_precisions).T
     return _report(ranks, precisions) | {"left_out": float(len(labels) - len(numbers))}
 
 
 def _rank_and_precision(hits, every):
-    """The first hit's rank and the average precision of one query, from its similarity to the hits [h] and to all clips [g]."""
+    """Returns the rank of the first hit and the average precision of a query, from its similarity to hits [h] and all clips [g]."""
     hits, every = np.sort(hits), np.sort(every)
-    hits_above = len(hits) - np.searchsorted(hits, hits)  # how many are at least as similar as each hit
+    hits_above = len(hits) - np.searchsorted(hits, hits)  # the number of hits at least as similar as each hit
     above = len(every) - np.searchsorted(every, hits)
     return 1 + above[-1] - hits_above[-1], (hits_above / above).mean()
 
 
 def _report(ranks, precisions):
-    found = {f"r{k}": recall(ranks, k) for k in RECALLS}
-    return found | {"median_rank": float(np.median(ranks)), "map": float(precisions.mean()), "queries": float(len(ranks))}
+    recalls = {f"r{k}": recall(ranks, k) for k in RECALLS}
+    return recalls | {"median_rank": float(np.median(ranks)), "map": float(precisions.mean()), "queries": float(len(ranks))}
 
 
 def _labeled(features, labels, name):

@@ -1,9 +1,10 @@
-"""The command: one page about one run, or about several side by side.
+"""Command: an HTML report of one run, or of several side by side.
 
     python -m cvmae.report WORKDIR [WORKDIR ...] [--out=FILE.html]
 
-It reads what runs leave in their workdirs, finished or not, and writes one HTML file that opens from disk, without a network.
-Exit codes: 0 done, with the file's path on stdout; 1 the disk failed; 2 the command is wrong or a folder is no workdir.
+It reads the workdirs of finished or unfinished runs and writes one HTML file that needs no network.
+Exit codes: 0 success, with the path of the file on stdout; 1 a file could not be written; 2 a wrong command line, or a folder
+that is not a workdir.
 """
 
 from absl import app, flags
@@ -12,12 +13,12 @@ from cvmae.cli import fail, parse_own
 from cvmae.report.gather import NoWorkdirError
 from cvmae.report.page import write_page
 
-FLAGS = flags.FlagValues()  # of this command alone, so that other commands' may have the same names in one process
+FLAGS = flags.FlagValues()  # its own, so that other commands in the same process may have flags of the same names
 flags.DEFINE_string("out", "", "File to write; empty: report.html in the first workdir.", flag_values=FLAGS)
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it is said in one line."""
+    """Parses the command line; an error ends the process with one line."""
     try:
         rest = parse_own(argv, FLAGS, __doc__)
         if len(rest) < 2:
@@ -28,7 +29,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Reads the workdirs, writes the page, prints where it is."""
+    """Reads the workdirs, writes the page and prints its path."""
     try:
         out = write_page(argv[1:], FLAGS.out)
     except NoWorkdirError as error:

@@ -1,6 +1,6 @@
-"""What a report shows of a workdir, read from the files that a run leaves there.
+"""Reader of workdirs for the report.
 
-Files may be missing (a run that has not ended, another task) or damaged (a crash): what cannot be read becomes a note.
+Files may be missing (an unfinished run, another task) or damaged (a crash); each such problem becomes a note in the report.
 """
 
 import csv
@@ -13,26 +13,29 @@ from cvmae.config import flatten
 from cvmae.report.pictures import Picture, read_pictures
 from cvmae.workdir import CONFIG, FIGURE_LIST, METRICS, PER_CLASS, PROVENANCE, REPORT, STUDY_TABLE, Report
 
-MARKS = (CONFIG, METRICS, REPORT, FIGURE_LIST)  # a workdir has one of them or more
+MARKS = (CONFIG, METRICS, REPORT, FIGURE_LIST)  # a workdir has at least one of them
 
 
 class NoWorkdirError(ValueError):
-    """A folder that no run wrote; the message names it and says what to give."""
+    """Error for a folder that is not a workdir; the message names it and a fix."""
 
 
 @dataclasses.dataclass
 class Run:
-    """A run as its workdir tells of it.
+    """The contents of a workdir.
 
-    label: short, no two alike in a report.
-    config: fields by dotted name.
-    series: of every metric its values by step; a value may be NaN.
-    report: report.json.
-    classes: rows of per_class.csv.
-    study: rows of table.csv, which a study of ablations leaves.
-    bad: (path, reason) of files that could not be read.
-    starts: of environment.json, the oldest first.
-    notes: what is missing or damaged, for people.
+    Attributes:
+      label: a short name, unique within a report.
+      path: the absolute path of the workdir.
+      config: {dotted field: value}.
+      series: {metric: {step: value}}; values may be NaN or infinite.
+      report: the contents of report.json; None without one.
+      classes: rows of per_class.csv.
+      study: rows of table.csv of an ablation study.
+      bad: (path, reason) of unreadable files.
+      pictures: the figures.
+      starts: entries of environment.json, oldest first.
+      notes: missing and damaged files, for people.
     """
 
     label: str
@@ -47,12 +50,18 @@ class Run:
     starts: list[dict] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def task(self) -> str:
+        """The value of config.task; empty if unknown."""
+        # Configs of the first versions had no field `task`; they were all of pre-training.
+        return str(self.config.get("task", "pretrain" if "loss.mse_video" in self.config else ""))
+
 
 def gather(paths) -> list[Run]:
     """Reads workdirs, each once, in the order given.
 
     Raises:
-      NoWorkdirError: a folder that is not there, or that no run wrote.
+      NoWorkdirError: a folder does not exist or is not a workdir.
     """
     folders = list(dict.fromkeys(pathlib.Path(os.path.abspath(path)) for path in paths))
     for folder in folders:
@@ -61,17 +70,21 @@ def gather(paths) -> list[Run]:
 
 
 def check_workdir(folder: pathlib.Path) -> None:
-    """Raises NoWorkdirError where no run wrote a folder; names the runs below it, if there are."""
+    """Raises NoWorkdirError if a folder is not a workdir; the message names the workdirs in it."""
     if not folder.is_dir():
-        raise NoWorkdirError(f"{folder} is {'no folder' if folder.exists() else 'not there'}: give the --workdir of a run")
+        raise NoWorkdirError(
+            f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: give the --workdir of a run"
+        )
     if not any((folder / mark).is_file() for mark in MARKS):
         below = sorted({path.parent.name for path in folder.glob("*/config.json")})
-        hint = f"; it holds runs, give those: {' '.join(below[:8])}{' ...' if below[8:] else ''}" if below else ""
-        raise NoWorkdirError(f"{folder} is no workdir, it holds none of {', '.join(MARKS)}: give the --workdir of a run{hint}")
+        hint = f"; it contains workdirs, give those: {' '.join(below[:8])}{' ...' if below[8:] else ''}" if below else ""
+        raise NoWorkdirError(
+            f"{folder} is not a workdir, it has none of the files {', '.join(MARKS)}: give the --workdir of a run{hint}"
+        )
 
 
 def label_of(folder: pathlib.Path, folders: list[pathlib.Path]) -> str:
-    """As few of the last parts of a path as no other of the folders ends in."""
+    """Returns the shortest end of a path that no other of the folders shares."""
     for count in range(1, len(folder.parts)):
         last = folder.parts[-count:]
         if not any(other.parts[-count:] == last for other in folders if other != folder):
@@ -80,12 +93,12 @@ def label_of(folder: pathlib.Path, folders: list[pathlib.Path]) -> str:
 
 
 def read_workdir(folder: pathlib.Path, label: str) -> Run:
-    """Reads everything of a workdir that a report shows."""
+    """Reads a workdir."""
     run = Run(label, str(folder))
     run.config = flatten(_json(run, folder / CONFIG))
     run.pictures = read_pictures(folder, run.notes)
     run.study = _csv(run, folder / STUDY_TABLE, ("variant", "measure", "runs", "mean", "deviation"))
-    if run.config.get("task") == "ablate":  # a study trains in the folders of its runs, which have all else
+    if run.config.get("task") == "ablate":  # the runs of a study have workdirs of their own, with the other files
         return run
     run.series = read_series(run, folder / METRICS)
     run.report = read_report(run, folder / REPORT)
@@ -97,8 +110,8 @@ def read_workdir(folder: pathlib.Path, label: str) -> Run:
 
 
 def read_report(run: Run, path: pathlib.Path) -> Report | None:
-    """Returns the numbers of a finished run; None and a note where there are none, or the file is damaged."""
-    value = _json(run, path, "the run has not ended, or makes none")
+    """Reads the numbers of a finished run; adds a note and returns None if the file is missing or damaged."""
+    value = _json(run, path, "the run has not finished, or its task writes none")
     if not value:
         return None
     try:
@@ -109,11 +122,15 @@ def read_report(run: Run, path: pathlib.Path) -> Report | None:
 
 
 def read_series(run: Run, path: pathlib.Path) -> dict[str, dict[int, float]]:
-    """Every number of metrics.jsonl by name and step; of a step that is there twice the later. Broken lines become a note."""
-    found, broken = {}, 0
+    """Reads metrics.jsonl as {metric: {step: value}}.
+
+    A step that was logged twice, before and after an interruption, has its later values. Broken lines become a note.
+    """
+    series: dict[str, dict[int, float]] = {}
+    broken = 0
     if not path.is_file():
         run.notes.append(f"no {path.name}: nothing was logged")
-        return found
+        return series
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)
@@ -123,34 +140,34 @@ def read_series(run: Run, path: pathlib.Path) -> dict[str, dict[int, float]]:
             continue
         for name, value in values.items():
             if isinstance(value, int | float) and isinstance(step, int):
-                found.setdefault(name, {})[step] = float(value)
+                series.setdefault(name, {})[step] = float(value)
     if broken:
         run.notes.append(f"{path.name}: {broken} broken {'line is' if broken == 1 else 'lines are'} left out")
-    return {name: dict(sorted(values.items())) for name, values in found.items()}
+    return {name: dict(sorted(values.items())) for name, values in series.items()}
 
 
 def read_bad_files(run: Run, folder: pathlib.Path) -> list[tuple[str, str]]:
-    """(path, reason) out of every list of unreadable files in a workdir."""
+    """Reads (path, reason) from every list of unreadable files in a workdir."""
     lists = [*folder.glob("bad*_files.csv"), *folder.glob("features/bad_files.csv"), *folder.glob("features/*/bad_files.csv")]
     return [(row["path"], row["reason"]) for path in sorted(lists) for row in _csv(run, path, ("path", "reason"))]
 
 
 def _json(run: Run, path: pathlib.Path, without: str = "") -> dict:
-    """The object in a JSON file; {} and a note where there is none. `without`: what it means that the file is not there."""
+    """Reads an object from a JSON file; adds a note and returns {} on failure. `without` explains a missing file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return found
-        run.notes.append(f"{path.name}: expected an object, not {type(found).__name__}")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value, dict):
+            return value
+        run.notes.append(f"{path.name}: expected an object, not {type(value).__name__}")
     except FileNotFoundError:
         run.notes.append(f"no {path.name}" + (f": {without}" if without else ""))
-    except ValueError as error:  # UnicodeDecodeError too
+    except ValueError as error:  # includes UnicodeDecodeError
         run.notes.append(f"{path.name} cannot be read: {error}")
     return {}
 
 
 def _csv(run: Run, path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a CSV file that has these columns; none where there is no file, and a note where it is another."""
+    """Reads these columns of a CSV file; returns [] without a file, and adds a note if a column is missing."""
     if not path.is_file():
         return []
     try:

@@ -1,4 +1,4 @@
-"""The page of a report: one file that needs no other and no network, and runs no script."""
+"""The HTML page of a report: one file without scripts and external resources."""
 
 import datetime
 import importlib.resources
@@ -16,37 +16,37 @@ from cvmae.report import charts, sections
 from cvmae.report.gather import Run, gather
 from cvmae.workdir import PAGE
 
-COLORS = 8  # of style.css; runs beyond them have the same again, with dashes
-TITLES = {  # of kinds of pictures, in the order of the page; others come behind them, by their own names
+COLORS = 8  # colors in style.css; further runs repeat them with dashed lines
+TITLES = {  # titles of the kinds of figures, in the order of the page; other kinds follow under their own names
     "reconstruction": "Reconstructions",
     "clip": "Reconstructions and attention",
     "attention": "Attention",
     "tokens": "Tokens",
-    "embedding": "Clips in a plane",
+    "embedding": "Embedding of clips",
     "retrieval": "Retrieval",
-    "confusion": "Confusions",
+    "confusion": "Confusion matrices",
     "study": "Ablations",
-    "": "Pictures",
+    "": "Figures",
 }
 
 
 def render(runs: list[Run], made: datetime.datetime | None = None) -> str:
-    """The page of some runs.
+    """Renders the page of one or more runs.
 
-    Every text of a workdir is escaped, and the page's own policy forbids a browser to run scripts or to load anything.
+    All text from workdirs is escaped, and the page's content security policy forbids scripts and external resources.
 
     Args:
-      runs: at least one.
-      made: what to say of when it was made; None: now.
+      runs: at least one run.
+      made: the date shown on the page; None takes the present.
     """
     loader = jinja2.PackageLoader("cvmae.report", "templates")
-    known = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    known.globals |= {"color": color, "chart": charts}
-    known.filters["breakable"] = breakable
+    templates.globals |= {"color": color, "chart": charts}
+    templates.filters["breakable"] = breakable
     style = importlib.resources.files("cvmae.report").joinpath("templates", "style.css").read_text(encoding="utf-8")
-    return known.get_template("page.html").render(
+    return templates.get_template("page.html").render(
         runs=runs,
         cards=[sections.card(run) for run in runs],
         differences=sections.differences(runs),
@@ -67,39 +67,41 @@ def render(runs: list[Run], made: datetime.datetime | None = None) -> str:
 
 
 def write_page(workdirs, out: str | os.PathLike = "") -> pathlib.Path:
-    """Writes one page about one workdir or several, and returns its path.
+    """Writes a page about one or more workdirs, and returns its path.
 
     Args:
-      workdirs: folders of runs, finished or not.
-      out: the file; empty for `report.html` in the first workdir.
+      workdirs: workdirs of finished or unfinished runs.
+      out: the output file; empty takes `report.html` in the first workdir.
 
     Raises:
-      NoWorkdirError: a folder is no workdir. OSError: the file cannot be written.
+      NoWorkdirError: a folder is not a workdir.
+      OSError: the file cannot be written.
     """
     path = pathlib.Path(out or pathlib.Path(workdirs[0]) / PAGE)
     text = render(gather(workdirs))
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")  # names of files may hold bytes that are no text
+        temporary.write_text(text, encoding="utf-8", errors="replace")  # file names may contain bytes that are not text
     return path
 
 
 def color(run: int) -> str:
-    """The classes of what belongs to a run, the same everywhere on the page."""
+    """Returns the CSS classes that give a run the same color everywhere on the page."""
     return f"run c{run % COLORS} d{run // COLORS % 3}"
 
 
 def breakable(text: str) -> Markup:
-    """A name, escaped, that a line may break in where its parts end."""
+    """Escapes a name and allows line breaks after its dots, slashes and underscores."""
     return Markup("<wbr/>").join(re.split(r"(?<=[./_])", text))
 
 
 def pictures_by_kind(runs: list[Run]) -> list[tuple[str, list]]:
-    """[(title, [(run, picture)])], one kind of picture after the other, the same picture of several runs side by side."""
+    """Groups figures by kind: [(title, [(index of a run, picture)])], with the same figure of several runs side by side."""
     kinds = defaultdict(list)
     for number, run in enumerate(runs):
         for picture in run.pictures:
             kinds[picture.kind].append((number, picture))
-    order = {file: place for place, file in enumerate(dict.fromkeys(p.file for found in kinds.values() for _, p in found))}
+    files = dict.fromkeys(picture.file for entries in kinds.values() for _, picture in entries)
+    order = {file: position for position, file in enumerate(files)}
     known = [*(kind for kind in TITLES if kind in kinds), *(kind for kind in kinds if kind not in TITLES)]
     titles = [TITLES.get(kind, kind.replace("_", " ").capitalize()) for kind in known]
     return [(title, sorted(kinds[kind], key=lambda entry: order[entry[1].file])) for title, kind in zip(titles, known)]

@@ -1,4 +1,4 @@
-"""What a report says in tables: a column for each run, a row for each thing, of several runs or of one."""
+"""Tables and cards of the report: a column for each run, a row for each metric, class or config field."""
 
 import dataclasses
 import math
@@ -10,31 +10,20 @@ import numpy as np
 from cvmae.evaluation.heldout import report_rows
 from cvmae.report import summary
 from cvmae.report.gather import Run
-from cvmae.report.words import anything, duration, field, is_share, moment, number
+from cvmae.report.words import TASK_TITLES, anything, duration, field, is_fraction, moment, number
 from cvmae.workdir import Report
 
-TASK_TITLES = {
-    "pretrain": "Pre-training",
-    "finetune": "Fine-tuning",
-    "linear": "Linear probe",
-    "attentive": "Attentive probe",
-    "knn": "Nearest neighbors",
-    "retrieval": "Retrieval",
-    "extract": "Features",
-    "visualize": "Pictures",
-    "ablate": "Ablations",
-}
 PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
 TITLES = {"reconstruction/model": ""} | PATCHES | {name: title for name, title, _ in report_rows()}  # in the order of the rows
 TITLES |= {"retrieval/median_rank": "median rank of the same clip", "accuracy/top1": "top-1", "accuracy/top5": "top-5"}
-TITLES |= {"accuracy/mean_class_accuracy": "mean over classes"}
+TITLES |= {"accuracy/mean_class_accuracy": "mean class accuracy"}
 
 
 class Cell(NamedTuple):
-    """text; share: 0 to 1, drawn as a bar behind it, or None; note: what is said beside it, smaller."""
+    """A cell: its text; a fraction in 0..1, drawn as a bar, or None; and a note in small print."""
 
     text: str
-    share: float | None = None
+    fraction: float | None = None
     note: str = ""
 
 
@@ -43,7 +32,7 @@ EMPTY = Cell("–")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """rows: (name, a cell for each of `runs`, which are numbers of runs)."""
+    """A table: its title, the indices of its runs, and rows of (name, a cell for each run)."""
 
     title: str
     runs: list[int]
@@ -52,7 +41,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """A run in short. headline: (what, value), or None; facts: (what, value)."""
+    """The summary of a run: its task, a headline (name, value) or None, and facts (name, value)."""
 
     task: str
     headline: tuple[str, str] | None
@@ -60,8 +49,7 @@ class Card:
 
 
 def card(run: Run) -> Card:
-    """What a run is, how far it came and what it reached."""
-    task = str(run.config.get("task", "pretrain" if "loss.mse_video" in run.config else ""))
+    """Summarizes a run: task, encoder, data, progress, and its main result."""
     facts = [("encoder", run.config.get("video_branch.variant")), ("data", run.config.get("data.source"))]
     steps = max((step for values in run.series.values() for step in values), default=None)
     if steps is not None:
@@ -69,15 +57,17 @@ def card(run: Run) -> Card:
         facts.append(("steps", f"{number(steps)}" + (f" of {total}" if total else "")))
     seconds, speed = (list(_finite(run.series.get(f"time/{name}", {}))) for name in ("seconds", "clips_per_second"))
     facts += [("time", duration(seconds[-1]))] if seconds else []
-    facts += [("speed", f"{np.median(speed):.4g} clips/s")] if speed else []
+    facts += [("speed", f"{number(float(np.median(speed)))} clips/s")] if speed else []
     facts += [("starts", number(len(run.starts)))] if len(run.starts) > 1 else []
     return Card(
-        TASK_TITLES.get(task, task), headline(run.report), [(name, anything(value)) for name, value in facts if value is not None]
+        TASK_TITLES.get(run.task, run.task),
+        headline(run.report),
+        [(name, anything(value)) for name, value in facts if value is not None],
     )
 
 
 def headline(report: Report | None) -> tuple[str, str] | None:
-    """Returns (name, value) of the one number of a report that says most, or None."""
+    """Returns (name, value) of the main result of a report, or None."""
     if report is None:
         return None
     metrics = report.metrics
@@ -92,19 +82,22 @@ def headline(report: Report | None) -> tuple[str, str] | None:
 
 
 def differences(runs: list[Run]) -> tuple[Table, Table] | None:
-    """The config fields in which runs that have them differ, and those that only some have; None where only one has any."""
+    """Compares configs: a table of fields whose values differ, and one of fields that only some runs have.
+
+    Returns None for fewer than two runs with a config.
+    """
     configs = [run.config for run in runs if run.config]
     if len(configs) < 2:
         return None
     names = dict.fromkeys(name for config in configs for name in config)
     values = {name: [config[name] for config in configs if name in config] for name in names}
-    differ = [name for name, found in values.items() if any(value != found[0] for value in found)]
-    some = [name for name, found in values.items() if len(found) < len(configs) and name not in differ]
+    differ = [name for name, known in values.items() if any(value != known[0] for value in known)]
+    some = [name for name, known in values.items() if len(known) < len(configs) and name not in differ]
     return fields(runs, differ), fields(runs, some)
 
 
 def fields(runs: list[Run], names: Iterable[str] | None = None) -> Table:
-    """These config fields, or all, of every run that has a config."""
+    """Makes a table of config fields (None: all) of every run that has a config."""
     known = [number for number, run in enumerate(runs) if run.config]
     names = dict.fromkeys(name for number in known for name in runs[number].config) if names is None else names
 
@@ -115,32 +108,33 @@ def fields(runs: list[Run], names: Iterable[str] | None = None) -> Table:
 
 
 def results(runs: list[Run]) -> list[Table]:
-    """Returns the reports of all runs, those of the same kind side by side."""
+    """Makes a table for each kind of report, with the runs that have one side by side."""
     groups: dict[str, dict[int, dict[str, Cell]]] = {}
-    for number_, run in enumerate(runs):
+    for run_number, run in enumerate(runs):
         if run.report is not None and run.report.metrics:
-            groups.setdefault(report_title(run.report), {})[number_] = report_cells(run.report)
+            groups.setdefault(report_title(run.report), {})[run_number] = report_cells(run.report)
     return [_table(title, columns) for title, columns in groups.items()]
 
 
 def report_title(report: Report) -> str:
-    """Returns the title of the table that a report stands in."""
+    """Returns the title of the table of a report."""
     if report.task == "pretrain":
-        return "What pre-training taught, on clips not trained on"
+        return "Pre-training, evaluated on held-out clips"
     return "Test" if "views" in report.details else TASK_TITLES.get(report.task, report.task)
 
 
 def report_cells(report: Report) -> dict[str, Cell]:
-    """Returns the numbers of a report as cells by name, with the untrained encoder's beside them as notes."""
+    """Returns {metric: cell} of a report; the notes are the values of the untrained encoder."""
     best = _dict(report.details, "best")
-    details = {f"best head: {name}": best[name] for name in ("rate", "weight_decay") if best.get(name) is not None}
+    titles = {"rate": "best head: learning rate", "weight_decay": "best head: weight decay"}
+    details = {title: best[name] for name, title in titles.items() if best.get(name) is not None}
     details |= {name: report.details[name] for name in ("clips", "unreadable", "views") if name in report.details}
     cells = {name: _cell(name, value, report.baseline.get(name)) for name, value in (report.metrics | details).items()}
-    return {name: cells[name] for name in sorted(cells, key=_place)} if report.task == "pretrain" else cells
+    return {name: cells[name] for name in sorted(cells, key=_position)} if report.task == "pretrain" else cells
 
 
 def classes(runs: list[Run]) -> Table | None:
-    """Top-1 of every class, and what it is most often taken for; None where no run tells."""
+    """Makes a table of the top-1 accuracy and the most frequent confusion of every class; None without per_class.csv."""
     known = [number for number, run in enumerate(runs) if run.classes]
     if not known:
         return None
@@ -149,7 +143,7 @@ def classes(runs: list[Run]) -> Table | None:
 
 
 class Study(NamedTuple):
-    """Variants of a study: a row for each, a column for each measure, with the deviation over seeds as its note."""
+    """An ablation study: a row for each variant, a column for each measure, with the standard deviation over seeds as a note."""
 
     run: int
     measures: list[str]
@@ -157,18 +151,18 @@ class Study(NamedTuple):
 
 
 def studies(runs: list[Run]) -> list[Study]:
-    """The table of every study that has a finished run."""
-    found = []
-    for number_, run in enumerate(runs):
+    """Makes the table of every study that has a finished run."""
+    tables = []
+    for run_number, run in enumerate(runs):
         names, measures = (list(dict.fromkeys(row[key] for row in run.study)) for key in ("variant", "measure"))
         cells = {(row["variant"], row["measure"]): _study_cell(row) for row in run.study}
         rows = [(name, [cells.get((name, measure), EMPTY) for measure in measures]) for name in names]
-        found += [Study(number_, [TITLES.get(measure, measure) for measure in measures], rows)] if rows else []
-    return found
+        tables += [Study(run_number, [TITLES.get(measure, measure) for measure in measures], rows)] if rows else []
+    return tables
 
 
 class Grid(NamedTuple):
-    """The heads of a probe: a row for each rate, a column for each weight decay; (text, share, whether it is the best)."""
+    """The heads of a probe: a row per learning rate, a column per weight decay; cells (text, fraction, True for the best head)."""
 
     run: int
     decays: list[str]
@@ -176,8 +170,8 @@ class Grid(NamedTuple):
 
 
 def heads(runs: list[Run]) -> list[Grid]:
-    """Top-1 of every head of every probe, on the clips that the best was chosen by."""
-    found = []
+    """Makes a grid of the top-1 accuracy of every head of every probe, on the clips that the best head was chosen by."""
+    grids = []
     for run, workdir in enumerate(runs):
         details = workdir.report.details if workdir.report else {}
         listed = details.get("heads")
@@ -185,60 +179,60 @@ def heads(runs: list[Run]) -> list[Grid]:
         values = {(head.get("rate"), head.get("weight_decay")): head.get("accuracy/top1") for head in entries}
         values = {pair: value for pair, value in values.items() if isinstance(value, float)}
         best = _dict(details, "best")
-        rates, decays = (list(dict.fromkeys(pair[place] for pair in values)) for place in (0, 1))
+        rates, decays = (list(dict.fromkeys(pair[axis] for pair in values)) for axis in (0, 1))
         rows = [
             (anything(rate), [_head(values.get((rate, decay)), (rate, decay) == (best.get("rate"), best.get("weight_decay")))
                               for decay in decays])
             for rate in rates
         ]  # fmt: skip
-        found += [Grid(run, [anything(decay) for decay in decays], rows)] if rows else []
-    return found
+        grids += [Grid(run, [anything(decay) for decay in decays], rows)] if rows else []
+    return grids
 
 
 def environment(runs: list[Run]) -> Table | None:
-    """What the newest start of every run was made on; None where no run tells."""
+    """Makes a table of the environment of the newest start of every run; None without environment.json."""
     columns = {}
-    for number_, run in enumerate(runs):
+    for run_number, run in enumerate(runs):
         if run.starts:
             start = run.starts[-1]
-            told = {name: start.get(name) for name in ("time", "step", "commit", "python", "system", "devices", "processes")}
-            told["time"] = moment(told["time"]) if told["time"] else None
-            told |= _dict(start, "versions")
-            columns[number_] = {name: Cell(anything(value)) for name, value in told.items() if value not in (None, "")}
+            values = {name: start.get(name) for name in ("time", "step", "commit", "python", "system", "devices", "processes")}
+            values["time"] = moment(values["time"]) if values["time"] else None
+            values |= _dict(start, "versions")
+            columns[run_number] = {name: Cell(anything(value)) for name, value in values.items() if value not in (None, "")}
     return _table("", columns) if columns else None
 
 
 def replaced(run: Run) -> str:
-    """How many clips others took the place of, being unreadable; '' where none was."""
+    """Returns the number of unreadable clips that were replaced by others, as text; '' for zero."""
     most = max(_finite(run.series.get("data/replaced_clips", {})), default=0)
     return number(most) if most else ""
 
 
 def _table(title: str, columns: dict[int, dict[str, Cell]]) -> Table:
-    """A table out of cells by name of every run."""
+    """Makes a table of {index of a run: {name: cell}}."""
     names = dict.fromkeys(name for cells in columns.values() for name in cells)
     rows = [(TITLES.get(name, name), [cells.get(name, EMPTY) for cells in columns.values()]) for name in names]
     return Table(title, list(columns), rows)
 
 
 def _cell(name: str, value, before=None) -> Cell:
-    share = float(value) if is_share(name) and isinstance(value, int | float) and 0 <= value <= 1 else None
-    return Cell(anything(value, name), share, "" if before in (None, value) else f"untrained {anything(before, name)}")
+    fraction = float(value) if is_fraction(name) and isinstance(value, int | float) and 0 <= value <= 1 else None
+    return Cell(anything(value, name), fraction, "" if before in (None, value) else f"untrained {anything(before, name)}")
 
 
 def _class_cell(row: dict[str, str]) -> Cell:
     try:
-        share = float(row["top1"])
+        top1 = float(row["top1"])
     except ValueError:  # a class without a clip
         return Cell("–", None, f"{row['clips']} clips")
-    taken = f", most often taken for {row['most_confused_with']}" if row["most_confused_with"] else ""
-    return Cell(number(share, "top1"), share if 0 <= share <= 1 else None, f"{row['clips']} clips{taken}")
+    confused = f", most often confused with {row['most_confused_with']}" if row["most_confused_with"] else ""
+    return Cell(number(top1, "top1"), top1 if 0 <= top1 <= 1 else None, f"{row['clips']} clips{confused}")
 
 
 def _study_cell(row: dict[str, str]) -> Cell:
     try:
         mean, deviation = float(row["mean"]), float(row["deviation"] or "nan")
-    except ValueError:  # no run of it is finished
+    except ValueError:  # the variant has no finished run
         return EMPTY
     cell = _cell(row["measure"], mean)
     spread = f"± {number(deviation, row['measure'])}, " if math.isfinite(deviation) else ""
@@ -249,7 +243,7 @@ def _head(value, best: bool) -> tuple[str, float, bool]:
     return ("–", 0.0, False) if value is None else (number(value, "accuracy/top1"), min(max(value, 0.0), 1.0), best)
 
 
-def _place(name: str) -> int:
+def _position(name: str) -> int:
     return list(TITLES).index(name) if name in TITLES else len(TITLES)
 
 
@@ -258,5 +252,5 @@ def _finite(values: dict[int, float]):
 
 
 def _dict(tree: dict, name: str) -> dict:
-    """The object of that name; {} where there is none."""
+    """Returns the object `name` of a parsed JSON object; {} without one."""
     return tree[name] if isinstance(tree.get(name), dict) else {}

@@ -1,34 +1,58 @@
-"""Numbers and values as people read them."""
+"""Numbers, config values, durations and task names as text for people."""
 
 import datetime
 import json
 import math
 import re
 
-SHARE = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)map$|_1nn$|_(share|right)$")
+TASK_TITLES = {
+    "pretrain": "Pre-training",
+    "finetune": "Fine-tuning",
+    "linear": "Linear probe",
+    "attentive": "Attentive probe",
+    "knn": "Nearest neighbors",
+    "retrieval": "Retrieval",
+    "extract": "Feature extraction",
+    "visualize": "Figures",
+    "ablate": "Ablations",
+}
+FRACTION = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)map$|_1nn$|_(share|right)$")
+COUNT = re.compile(r"(^|/)(clips|files|queries|left_out|videos|written|skipped|unreadable|windows|replaced_clips)$")
 
 
-def is_share(name: str) -> bool:
-    """Whether a number of this name is one of 0 to 1 that people read in %."""
-    return bool(SHARE.search(name))
+def is_fraction(name: str) -> bool:
+    """Returns True if a metric of this name is a fraction in 0..1, which is shown in percent."""
+    return bool(FRACTION.search(name))
+
+
+def is_count(name: str) -> bool:
+    """Returns True if a metric of this name is a count, which is shown without decimals."""
+    return bool(COUNT.search(name))
 
 
 def number(value: float, name: str = "") -> str:
-    """`86.4 %` for a share (the space is none to break a line at), else four digits: `0.6435`, `1200`, `7.6e-09`."""
-    if is_share(name) and math.isfinite(value):
+    """Formats a number: `86.4 %` for a fraction, no decimals for counts and other whole numbers, else four significant digits.
+
+    Args:
+      value: the number.
+      name: the metric.
+    """
+    if is_fraction(name) and math.isfinite(value):
         return f"{100 * value:.1f}\u00a0%"
-    return f"{value:,.0f}".replace(",", "\u2009") if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+    if math.isfinite(value) and abs(value) < 1e15 and (is_count(name) or abs(value) >= 1000 or float(value).is_integer()):
+        return f"{value:,.0f}".replace(",", "\u2009")  # a thin space that does not break at the end of a line
+    return f"{value:.4g}"
 
 
 def anything(value, name: str = "") -> str:
-    """Any value that JSON knows, on one line."""
+    """Formats any value of a JSON file on one line."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number(value, name)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def field(value) -> str:
-    """A value of a config, much as the command line takes it; long fractions are cut."""
+    """Formats a config value much as the command line takes it; long fractions are rounded to six digits."""
     if isinstance(value, list):
         return f"({', '.join(map(field, value))})"
     if isinstance(value, float):
@@ -37,7 +61,7 @@ def field(value) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`6 min 8 s`, `2 h 10 min`, `12.5 s`."""
+    """Formats a duration: `6 min 8 s`, `2 h 10 min`, `12.5 s`."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -45,9 +69,9 @@ def duration(seconds: float) -> str:
 
 
 def moment(text) -> str:
-    """`2026-11-23 10:02 UTC` of a time in ISO 8601; what is none stays as it is."""
+    """Formats a time in ISO 8601 as `2026-11-23 10:02 UTC`; other text is returned as it is."""
     try:
-        found = datetime.datetime.fromisoformat(str(text))
-        return f"{found.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+        time = datetime.datetime.fromisoformat(str(text))
+        return f"{time.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     except ValueError:
         return str(text)

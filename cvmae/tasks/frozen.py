@@ -16,6 +16,7 @@ from cvmae.evaluation.features import Features, FeatureSpec, make_encode
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, local_mesh, make_mesh, replicated
+from cvmae.report.words import is_count
 from cvmae.tasks.init_from import load_video_encoder
 from cvmae.tasks.notes import frozen_notes
 from cvmae.tasks.results import Results, write
@@ -137,5 +138,5 @@ def first_two_clips(features: Features) -> tuple[np.ndarray, np.ndarray]:
 def text_of(metrics: dict[str, float]) -> str:
     """Formats numbers as lines to print, counts without decimals."""
     return "\n".join(
-        f"{name:<28}{value:.4f}" if isinstance(value, float) else f"{name:<28}{value}" for name, value in metrics.items()
+        f"{name:<28}{value:.{0 if isinstance(value, int) or is_count(name) else 4}f}" for name, value in metrics.items()
     )

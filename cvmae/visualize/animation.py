@@ -1,4 +1,4 @@
-"""Pictures as files: PNG, and what moves as GIF and MP4."""
+"""Writers of images (PNG) and animations (GIF, MP4)."""
 
 import fractions
 
@@ -12,25 +12,25 @@ FORMATS = ("png", "gif", "mp4")
 
 
 def write_png(path, picture) -> None:
-    """Writes a picture uint8 [H, W, 3]."""
+    """Writes an image uint8 [H, W, 3] as PNG."""
     with replacing(path) as temporary:
         Image.fromarray(np.asarray(picture, np.uint8)).save(temporary, format="PNG")
 
 
 def write_gif(path, frames, fps: float) -> None:
-    """Writes frames uint8 [T, H, W, 3] as a GIF that repeats for ever; colors are the 256 that suit all frames best.
+    """Writes frames uint8 [T, H, W, 3] as a GIF that loops forever; all frames share one palette of 256 colors.
 
-    A frame that is the same as the one before it is only shown longer, as GIFs do.
+    A frame equal to the one before it is stored as a longer duration of that frame.
     """
     frames = np.asarray(frames, np.uint8)
-    # One palette, from all frames side by side: with one a frame, still parts flicker. It covers every color there is, also rare
-    # ones: a median cut leaves rings in the maps.
-    some = frames[:, ::3, ::3]  # which take a tenth of the time and lie as well
-    palette = Image.fromarray(np.ascontiguousarray(some.reshape(-1, *some.shape[2:]))).quantize(
+    # With a palette per frame, parts that do not move flicker. The palette covers rare colors too: a median cut leaves rings in
+    # the heat maps.
+    sample = frames[:, ::3, ::3]  # takes a tenth of the time and gives an equally good palette
+    palette = Image.fromarray(np.ascontiguousarray(sample.reshape(-1, *sample.shape[2:]))).quantize(
         256, method=Image.Quantize.MAXCOVERAGE, kmeans=1
     )
     colors = np.array(palette.getpalette()).reshape(-1, 3)
-    colors[colors.sum(1).argmax()] = 255  # paper stays white
+    colors[colors.sum(1).argmax()] = 255  # the background stays white
     palette.putpalette(colors.ravel().tolist())
     pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     with replacing(path) as temporary:
@@ -40,14 +40,14 @@ def write_gif(path, frames, fps: float) -> None:
 
 
 def write_mp4(path, frames, fps: float) -> None:
-    """Writes frames uint8 [T, H, W, 3] as H.264 that browsers play; a side of odd length loses its last line of pixels.
+    """Writes frames uint8 [T, H, W, 3] as H.264 that browsers play; a side of odd length is cropped by one pixel.
 
     Raises:
-      av.FFmpegError: the encoder refused, or the file could not be written.
+      av.FFmpegError: the encoder rejected its settings, or the file could not be written.
     """
     frames = np.asarray(frames, np.uint8)
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-    options = {"crf": "18", "preset": "fast", "x264-params": "threads=1"}  # one thread: the same bytes every time
+    options = {"crf": "18", "preset": "fast", "x264-params": "threads=1"}  # one thread: the output is deterministic
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as file:
         stream = file.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"

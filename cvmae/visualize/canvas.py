@@ -1,4 +1,4 @@
-"""Sheets of pictures: rows of equal cells with names, captions and color bars, put together pixel by pixel."""
+"""Sheets of images: rows of equal cells with row names, captions and color bars, composed pixel by pixel."""
 
 import dataclasses
 import functools
@@ -10,18 +10,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cvmae.visualize.heatmap import color
 
-INK, PALE, PAPER = (25, 25, 30), (105, 105, 115), (255, 255, 255)
+INK, PALE, BACKGROUND = (25, 25, 30), (105, 105, 115), (255, 255, 255)
 MARGIN, GAP, BORDER = 14, 4, 4  # pixels
-SIDE = 128  # about the side of a cell, pixels
-NAME, TITLE, SMALL = 15, 19, 13  # heights of the letters, pixels
-LINE = SMALL + 4  # from one line of small text to the next
-NAME_WIDTH = 190  # of the names of rows, at the most
+SIDE = 128  # approximate side of a cell, pixels
+NAME, TITLE, SMALL = 15, 19, 13  # font sizes, pixels
+LINE = SMALL + 4  # line height of small text
+NAME_WIDTH = 190  # maximum width of row names
 BAR = 10  # width of a color bar, pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A picture uint8 [h, w, 3], what stands above it in one line or two, and the color of a frame around it."""
+    """An image uint8 [h, w, 3], a caption of one or two lines above it, and the color of its border."""
 
     image: np.ndarray
     caption: str = ""
@@ -30,7 +30,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """Which values the colors of a row stand for: a color map of matplotlib, and its ends."""
+    """A color bar: the name of a matplotlib colormap, and the values at its ends."""
 
     colors: str
     low: float
@@ -39,7 +39,7 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Cells of one size, the name that stands left of them, and the bar that stands right of them."""
+    """Cells of one size, the name to the left of them, and the color bar to the right."""
 
     cells: list[Cell]
     name: str = ""
@@ -47,7 +47,7 @@ class Row:
 
 
 def fitted_size(height: int, width: int, side: int = SIDE) -> tuple[int, int]:
-    """The (height, width) to show a picture at: about side² pixels; small pictures become whole multiples of theirs."""
+    """Returns the (height, width) at which to show an image: about side² pixels; small images grow by an integer factor."""
     scale = side / (height * width) ** 0.5
     if scale >= 1.5:
         return height * round(scale), width * round(scale)
@@ -55,30 +55,30 @@ def fitted_size(height: int, width: int, side: int = SIDE) -> tuple[int, int]:
 
 
 def resized(frames, size: tuple[int, int]) -> np.ndarray:
-    """Frames uint8 [..., H, W, 3] at `size` = (height, width): with sharp pixels where they grow, smoothed where they shrink."""
+    """Resizes frames uint8 [..., H, W, 3] to `size` = (height, width): nearest neighbor to enlarge, Lanczos to shrink."""
     frames = np.asarray(frames, np.uint8)
-    how = Image.Resampling.NEAREST if size[0] >= 1.5 * frames.shape[-3] else Image.Resampling.LANCZOS
+    resampling = Image.Resampling.NEAREST if size[0] >= 1.5 * frames.shape[-3] else Image.Resampling.LANCZOS
     flat = frames.reshape(-1, *frames.shape[-3:])
-    whole = [np.asarray(Image.fromarray(frame).resize(size[::-1], how)) for frame in flat]
-    return np.stack(whole).reshape(*frames.shape[:-3], *size, 3)
+    images = [np.asarray(Image.fromarray(frame).resize((size[1], size[0]), resampling)) for frame in flat]
+    return np.stack(images).reshape(*frames.shape[:-3], *size, 3)
 
 
 def as_bytes(pixels) -> np.ndarray:
-    """Pixels in 0..1 as uint8."""
+    """Converts pixels in 0..1 to uint8."""
     return np.round(np.clip(np.asarray(pixels, np.float32), 0, 1) * 255).astype(np.uint8)
 
 
 def compose(rows: list[Row], title: str = "", heads: tuple[str, ...] = (), note: str = "") -> np.ndarray:
-    """One picture of rows of cells, uint8 [H, W, 3], H and W even.
+    """Composes rows of cells into one image, uint8 [H, W, 3]; H and W are even.
 
     Args:
-      rows: their cells are all of one size; a row may be shorter than the others.
-      title: a line above everything, cut where it is too long.
-      heads: a word above each column.
-      note: small text below everything, in as many lines as it needs.
+      rows: rows of cells, all of one size; a row may have fewer cells than the others.
+      title: a line at the top, truncated if it is too long.
+      heads: a column head for each column.
+      note: small text at the bottom, wrapped.
     """
     layout = _Layout(rows, title, heads, note)
-    sheet = Image.new("RGB", (layout.width + layout.width % 2, layout.height + layout.height % 2), PAPER)
+    sheet = Image.new("RGB", (layout.width + layout.width % 2, layout.height + layout.height % 2), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     if title:
         draw.text((MARGIN, MARGIN), shortened(title, layout.inner, TITLE), INK, font(TITLE))
@@ -93,7 +93,7 @@ def compose(rows: list[Row], title: str = "", heads: tuple[str, ...] = (), note:
 
 
 class _Layout:
-    """Where everything of a sheet lies, in pixels."""
+    """Positions and sizes of the parts of a sheet, in pixels."""
 
     def __init__(self, rows, title, heads, note):
         self.cell = rows[0].cells[0].image.shape[:2]
@@ -124,9 +124,9 @@ def _draw_row(sheet, draw, row: Row, layout: _Layout, top: int) -> None:
     for number, cell in enumerate(row.cells):
         x, y = layout.left + number * (width + GAP), top + layout.caption
         sheet.paste(Image.fromarray(np.asarray(cell.image, np.uint8)), (x, y))
-        for place, line in enumerate(cell.caption.split("\n")):
-            ink = PALE if place else INK
-            draw.text((x, top + 3 + place * LINE), shortened(line, width, SMALL), ink, font(SMALL), anchor="la")
+        for line_number, line in enumerate(cell.caption.split("\n")):
+            ink = PALE if line_number else INK
+            draw.text((x, top + 3 + line_number * LINE), shortened(line, width, SMALL), ink, font(SMALL), anchor="la")
         if cell.border:
             draw.rectangle((x, y, x + width - 1, y + height - 1), outline=cell.border, width=BORDER)
     if row.bar:
@@ -139,17 +139,17 @@ def _draw_row(sheet, draw, row: Row, layout: _Layout, top: int) -> None:
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The letters that matplotlib ships, so that a picture is the same on every machine."""
+    """Loads the font that matplotlib ships, so that images are the same on every machine."""
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def width_of(text: str, size: int) -> float:
-    """Of a line of text, pixels."""
+    """Returns the width of a line of text, in pixels."""
     return font(size).getlength(text)
 
 
 def shortened(text: str, width: float, size: int) -> str:
-    """A line of at most `width` pixels; what is too long loses its end."""
+    """Truncates a line, with an ellipsis, to at most `width` pixels."""
     if width_of(text, size) <= width:
         return text
     while text and width_of(f"{text}…", size) > width:
@@ -158,7 +158,7 @@ def shortened(text: str, width: float, size: int) -> str:
 
 
 def wrapped(text: str, width: float, size: int) -> list[str]:
-    """Lines of at most `width` pixels, cut between words; a word that is too long is shortened."""
+    """Wraps text at spaces into lines of at most `width` pixels; a word that is too long is truncated."""
     lines = []
     for part in filter(None, text.split("\n")):
         line = ""

@@ -1,4 +1,4 @@
-"""What two branches make of one clip, before anything is drawn: attention, tokens, the image branch's attention, reconstructions."""
+"""Arrays to draw of one clip: attention and tokens of the video branch, attention of the image branch, reconstructions."""
 
 import dataclasses
 import functools
@@ -19,12 +19,12 @@ from cvmae.visualize.weights import Branch, Branches
 
 @dataclasses.dataclass(frozen=True)
 class ClipAnalysis:
-    """What encoders make of a whole clip.
+    """Attention and tokens of an unmasked clip.
 
     Attributes:
-      attention: float32 [T', h, w], of the video branch, in multiples of an even share.
+      attention: float32 [T', h, w], of the video branch, relative to uniform.
       tokens: float32 [N, D], of the video branch.
-      image: float32 [T, h, w], the image branch's attention on each frame by itself; None without one.
+      image: float32 [T, h, w], the image branch's attention on each frame separately; None without an image branch.
     """
 
     attention: np.ndarray
@@ -33,52 +33,57 @@ class ClipAnalysis:
 
 
 class ClipAnalyzer:
-    """Looks at clips float32 [T, H, W, 3] in 0..1, one at a time.
+    """Analyzes clips float32 [T, H, W, 3] in 0..1, one at a time.
 
     Attributes:
-      spec: of the video branch's attention.
-      image_spec: of the image branch's, at the same place where a patch looks, else from its cls token where it has one.
+      spec: the attention map of the video branch.
+      image_spec: that of the image branch: for query=patch the patch at the same position, else the cls token if there is one,
+        else the mean; None without an image branch.
     """
 
     def __init__(self, branches: Branches, config):
-        """Raises: ValueError where an encoder has not got what config.visualize asks for."""
+        """Takes the maps to draw from config.visualize.
+
+        Raises:
+          ValueError: an encoder lacks the layer, head or query.
+        """
         c = config.visualize
         self.branches, self.mask, self.key = branches, c.mask, jax.random.key(config.seed)
         self.pixels = tuple(config.augment.mean), tuple(config.augment.std)
         self.spec = AttentionSpec(c.map, c.layer, c.head, c.query, tuple(c.position))
         self.spec.check(branches.video.encoder)
-        self.image_spec = None
+        self.image_spec: AttentionSpec | None = None
         if branches.image is not None:
             query = "patch" if c.query == "patch" else "cls" if branches.image.encoder.cls_token else "mean"
             self.image_spec = AttentionSpec(c.map, query=query, position=tuple(c.position))
 
     def __call__(self, clip) -> ClipAnalysis:
-        """Looks at a whole clip."""
+        """Computes attention and tokens of the unmasked clip."""
         video, image = self.branches.video, self.branches.image
         clip = normalize(clip, *self.pixels)
         given = video.params["encoder"], clip[None], video.encoder
         attention, tokens = _attend(*given, self.spec), _encode(*given, FeatureSpec(self.spec.layer, "all"))
-        found = None
+        image_attention = None
         if image is not None:
-            found = np.asarray(_attend(image.params["encoder"], clip[:, None], image.encoder, self.image_spec)[:, 0])
-        return ClipAnalysis(np.asarray(attention[0]), np.asarray(tokens[0]), found)
+            image_attention = np.asarray(_attend(image.params["encoder"], clip[:, None], image.encoder, self.image_spec)[:, 0])
+        return ClipAnalysis(np.asarray(attention[0]), np.asarray(tokens[0]), image_attention)
 
     def rebuild(self, clip, number: int, ratio: float) -> Reconstruction:
-        """Hides `ratio` of a clip's tokens and predicts them, numpy [t, H, W, 3]; the mask depends on the seed and `number` alone."""
+        """Masks a clip at `ratio` and reconstructs it, numpy [t, H, W, 3]; the mask depends only on the seed and `number`."""
         keys = rng.stream(self.key, "mask_video", number)[None]
         mask = masking.draw(keys, self.branches.video.encoder.grid, self.mask, ratio)
-        found = _rebuild(self.branches.video, jnp.asarray(clip)[None], mask, self.pixels)
-        return jax.tree.map(lambda a: np.asarray(a[0]), found)
+        reconstruction = _rebuild(self.branches.video, jnp.asarray(clip)[None], mask, self.pixels)
+        return jax.tree.map(lambda a: np.asarray(a[0]), reconstruction)
 
     @property
     def frames(self) -> np.ndarray:
-        """The frames of a clip that the decoder predicts, and so those that are drawn, int [t]."""
+        """The frames of a clip that the decoder predicts, which are the ones drawn, int [t]."""
         decoder = self.branches.video.decoder
         return target_frames(self.branches.video.encoder.grid.num_frames, decoder.target_frames if decoder else 0)
 
 
-# Programs are those of a module and a spec, whichever ClipAnalyzer runs them; tokens are apart, so that which attention is drawn does not
-# change them in the last bit.
+# All ClipAnalyzers share these compiled programs. Tokens are computed by a program of their own, so that the choice of the
+# attention map does not change them in the last bit.
 _attend = jax.jit(lambda params, clips, encoder, spec: attention_map(encoder, params, clips, spec), static_argnums=(2, 3))
 _encode = jax.jit(lambda params, clips, encoder, spec: encode_tokens(encoder, params, clips, spec), static_argnums=(2, 3))
 

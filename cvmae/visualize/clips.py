@@ -1,4 +1,4 @@
-"""A few records of a split, spread over it: their clips, and a source of them alone."""
+"""Clips and features of a few records, evenly spread over a split."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,10 +21,10 @@ class Clips:
     """The middle clips of n records.
 
     Attributes:
-      pixels: float32 [n, T, H, W, 3] in 0..1, the center of each frame.
+      pixels: float32 [n, T, H, W, 3] in 0..1, center crops.
       labels: int32 [n], -1 unlabeled.
-      records: int64 [n], numbers in their source.
-      names: n, see `sources.Source.key`.
+      records: int64 [n], their indices in the source.
+      names: n keys, see `sources.Source.key`.
     """
 
     pixels: np.ndarray
@@ -37,33 +37,33 @@ class Clips:
 
 
 def open_split(config, field: str) -> Source:
-    """The source of the split that config.data.FIELD names."""
+    """Opens the split that config.data.FIELD names."""
     return make_source(config.data, config.data[field])
 
 
 def spread(total: int, count: int) -> np.ndarray:
-    """`count` numbers below `total`, evenly spread from the first to the last, int64, ascending; all where there are fewer."""
+    """Returns `count` indices below `total`, evenly spaced from first to last, int64, ascending; all of them if there are fewer."""
     if count >= total:
         return np.arange(total)
     return np.round(np.linspace(0, total - 1, count)).astype(np.int64) if count > 1 else np.zeros(count, np.int64)
 
 
 def read_clips(config, source: Source, records) -> Clips:
-    """The middle clip of each of these records, as the encoder sees it but for the normalization.
+    """Reads the middle clip of each record, as the encoder sees it before normalization.
 
-    Records that cannot be read are left out, and a line on stderr names them.
+    Records that cannot be read are left out and named on stderr.
 
     Raises:
-      ConfigError: there is no such record, or none could be read.
+      ConfigError: a record does not exist, or none could be read.
     """
     records = np.asarray(records, np.int64)
     if not len(records) or records.min() < 0 or records.max() >= len(source):
-        raise ConfigError(f"records {records.tolist()} of {len(source)} videos: give numbers from 0 to {len(source) - 1}")
+        raise ConfigError(f"records {records.tolist()} of {len(source)} videos: give indices from 0 to {len(source) - 1}")
     pixels, labels, kept = [], [], []
     with make_view_loader(config, Subset(source, records), 1, TestViews()) as loader:
         for batch in loader:
             for name, reason in unpack_failures(batch["failures"]):
-                processes.log_once(f"left out of the pictures: {name}, {reason}")
+                processes.log_once(f"left out of the figures: {name}, {reason}")
             if batch["valid"][0]:
                 pixels.append(np.asarray(cropped(jnp.asarray(batch["video"]), config)[0]))
                 labels.append(batch["label"][0])
@@ -73,23 +73,23 @@ def read_clips(config, source: Source, records) -> Clips:
     return Clips(np.stack(pixels), np.array(labels, np.int32), np.array(kept), tuple(source.key(int(i)) for i in kept))
 
 
-def features_of(config, params, source: Source, records, encode: Callable) -> Features:
-    """Pooled features of the middle clips of these records, those that cannot be read left out; `index` are the records' numbers.
+def clip_features(config, params, source: Source, records, encode: Callable) -> Features:
+    """Extracts pooled features of the middle clips of records; unreadable ones are left out, `index` holds the records' indices.
 
     Args:
-      config: says the encoder and the clips.
-      params: of the video encoder.
+      config: the config, with the encoder and the clips.
+      params: parameters of the video encoder.
       source: see `data.sources`.
       records: int [n], ascending.
       encode: from `features.make_encode`.
 
     Raises:
-      ConfigError: there is no record, or none could be read.
+      ConfigError: `records` is empty, or none could be read.
     """
     records = np.asarray(records)
     if not len(records):
-        raise ConfigError("there is no video to make features of")
-    found = extract(config, params, Subset(source, records), encode=encode)
-    if not len(found.index):
+        raise ConfigError("there is no video to extract features from")
+    features = extract(config, params, Subset(source, records), encode=encode)
+    if not len(features.index):
         raise ConfigError(f"none of {len(records)} chosen videos can be read: see data.timeout_s, or choose others")
-    return dataclasses.replace(found, index=records[found.index])
+    return dataclasses.replace(features, index=records[features.index])

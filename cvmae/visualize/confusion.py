@@ -1,4 +1,4 @@
-"""The picture of a confusion matrix: shares of each class in color, and the most frequent confusions by name."""
+"""Plot of a confusion matrix: row-normalized counts in color, and a list of the most frequent confusions."""
 
 import pathlib
 
@@ -8,25 +8,25 @@ import numpy as np
 
 from cvmae.files import replacing
 
-NAMED, SHARES = 30, 12  # up to how many classes the axes name them all, and the cells say their share
+NAMED, FRACTIONS = 30, 12  # maximum numbers of classes for class names on the axes, and for fractions in the cells
 NAME_CHARS = 40
 
 
 def draw_confusion(path, matrix, class_names, top: int = 20) -> None:
-    """Writes a picture of how often clips of a class (row) are taken for a class (column).
+    """Plots how often clips of the true class (row) are predicted as another class (column).
 
-    Color is the share of the row, on a scale that lifts small shares; rows without a clip stay empty. Up to 30 classes are
-    named along the rows; with more, the axes count classes and the listed confusions are circled. The `top` most frequent
-    confusions are listed beside the matrix.
+    Color is the fraction of the row, on a square-root scale that makes small fractions visible; rows without clips stay empty.
+    Up to 30 classes are named along the rows; with more, the axes show class numbers and the listed confusions are circled. The
+    `top` most frequent confusions are listed beside the matrix.
 
     Args:
-      path: of the picture; its suffix says the format.
+      path: the output file; its suffix determines the format.
       matrix: counts, int [C, C], rows true, columns predicted.
       class_names: C names.
-      top: how many confusions to list.
+      top: the number of confusions to list.
 
     Raises:
-      ValueError: a matrix that is not square, or another number of names.
+      ValueError: the matrix is not square, or the number of names differs.
     """
     matrix, path = np.asarray(matrix), pathlib.Path(path)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(class_names) != len(matrix):
@@ -35,7 +35,7 @@ def draw_confusion(path, matrix, class_names, top: int = 20) -> None:
     figure = matplotlib.figure.Figure(figsize=(15, 8), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(8, 7))
     picture = _draw_matrix(left, matrix, class_names, worst)
-    figure.colorbar(picture, ax=left, label="share of the class", fraction=0.04)
+    figure.colorbar(picture, ax=left, label="fraction of the true class", fraction=0.04)
     right.set_axis_off()
     lines = _listing(matrix, class_names, worst)
     style = {"va": "top", "family": "monospace", "fontsize": min(9, 400 / len(lines)), "parse_math": False}
@@ -45,7 +45,7 @@ def draw_confusion(path, matrix, class_names, top: int = 20) -> None:
 
 
 def most_confused(matrix, top: int) -> list[tuple[int, int]]:
-    """The (true, predicted) pairs of the `top` largest counts off the diagonal, largest first; equals by class numbers."""
+    """Returns (true, predicted) of the `top` largest off-diagonal counts, largest first; ties by class number."""
     wrong = np.array(matrix)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:top]
@@ -55,10 +55,10 @@ def most_confused(matrix, top: int) -> list[tuple[int, int]]:
 
 def _draw_matrix(axis, matrix, class_names, worst):
     clips = matrix.sum(1, keepdims=True)
-    shares = np.where(clips > 0, matrix / np.maximum(clips, 1), np.nan)
+    fractions = np.where(clips > 0, matrix / np.maximum(clips, 1), np.nan)
     scale = matplotlib.colors.PowerNorm(0.5, vmin=0, vmax=1)
-    picture = axis.imshow(shares, norm=scale, cmap="viridis", interpolation="nearest")
-    axis.set(title=f"{np.trace(matrix)} of {matrix.sum()} clips recognized", xlabel="predicted class", ylabel="true class")
+    picture = axis.imshow(fractions, norm=scale, cmap="viridis", interpolation="nearest")
+    axis.set(title=f"{np.trace(matrix)} of {matrix.sum()} clips correct", xlabel="predicted class", ylabel="true class")
     if len(matrix) <= NAMED:
         numbers = range(len(matrix))
         axis.set_xticks(numbers, numbers, fontsize="small")
@@ -67,20 +67,20 @@ def _draw_matrix(axis, matrix, class_names, worst):
     else:
         rows, columns = zip(*worst) if worst else ((), ())
         axis.plot(columns, rows, "o", fillstyle="none", color="tab:red", markersize=9, clip_on=False)
-    if len(matrix) <= SHARES:
-        for (i, j), share in np.ndenumerate(shares):
-            if np.isfinite(share):
-                axis.text(j, i, f"{share:.0%}", ha="center", va="center", color="black" if share > 0.4 else "white")
+    if len(matrix) <= FRACTIONS:
+        for (i, j), fraction in np.ndenumerate(fractions):
+            if np.isfinite(fraction):
+                axis.text(j, i, f"{fraction:.0%}", ha="center", va="center", color="black" if fraction > 0.4 else "white")
     return picture
 
 
 def _listing(matrix, class_names, worst):
-    """The confusions as text, two lines each."""
+    """Formats the confusions as text, two lines each."""
     lines = ["most frequent confusions" if worst else "no confusions", ""]
     for true, predicted in worst:
         count, clips = matrix[true, predicted], matrix[true].sum()
         lines.append(f"{count:5d} of {clips} ({count / clips:.0%})  {true} {_short(class_names[true])}")
-        lines.append(f"{'taken for':>20}  {predicted} {_short(class_names[predicted])}")
+        lines.append(f"{'predicted as':>20}  {predicted} {_short(class_names[predicted])}")
     return lines
 
 

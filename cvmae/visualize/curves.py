@@ -1,16 +1,21 @@
-"""The plot of a run's metrics over its steps."""
+"""Plot of a run's metrics over its steps."""
 
+from collections.abc import Mapping, Sequence
+
+import matplotlib.axes
 import matplotlib.figure
+import matplotlib.lines
 
-PANELS = (("loss/", "loss"), ("accuracy/", "accuracy of the contrastive terms"), ("feature_std/", "feature deviation"))
+PANELS = (("loss/", "loss"), ("accuracy/", "accuracy of the contrastive terms"), ("feature_std/", "feature standard deviation"))
+HELD_OUT = "dashed: held-out clips"
 
 
-def draw_curves(path, lines: list[dict]) -> None:
-    """Writes a picture with one panel for each kind of metric; evaluations are dashed. Where nothing was logged there is none.
+def draw_curves(path, lines: Sequence[Mapping[str, float]]) -> None:
+    """Writes a plot with one panel per group of metrics; evaluations on held-out clips are dashed. Writes nothing without metrics.
 
     Args:
-      path: of the picture.
-      lines: of metrics.jsonl.
+      path: the output file.
+      lines: parsed lines of metrics.jsonl.
     """
     names = sorted({name for line in lines for name in line})
     panels = [(prefix, title) for prefix, title in PANELS if any(name.startswith(prefix) for name in names)]
@@ -18,11 +23,20 @@ def draw_curves(path, lines: list[dict]) -> None:
         return
     figure = matplotlib.figure.Figure(figsize=(6 * len(panels), 4), layout="constrained")
     for axis, (prefix, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        for number, name in enumerate(n for n in names if n.startswith(prefix)):
-            for key, style in ((name, "-"), (f"eval/{name}", "--")):
-                points = [(line["step"], line[key]) for line in lines if key in line]
-                label = name.removeprefix(prefix) if style == "-" else None
-                axis.plot(*zip(*points, strict=True) if points else ([], []), style, color=f"C{number}", label=label)
+        _draw_panel(axis, lines, [name for name in names if name.startswith(prefix)], prefix)
         axis.set(title=title, xlabel="step")
-        axis.legend(fontsize="small")
     figure.savefig(path, dpi=110)
+
+
+def _draw_panel(axis: matplotlib.axes.Axes, lines: Sequence[Mapping[str, float]], names: list[str], prefix: str) -> None:
+    """Draws the metrics `names` in one color each, solid, with `eval/NAME` dashed in the same color."""
+    evaluated = False
+    for number, name in enumerate(names):
+        for key, style, label in ((name, "-", name.removeprefix(prefix)), (f"eval/{name}", "--", None)):
+            points = [(line["step"], line[key]) for line in lines if key in line]
+            evaluated |= key != name and bool(points)
+            axis.plot([step for step, _ in points], [value for _, value in points], style, color=f"C{number}", label=label)
+    handles, _ = axis.get_legend_handles_labels()
+    if evaluated:
+        handles.append(matplotlib.lines.Line2D([], [], color="0.4", linestyle="--", label=HELD_OUT))
+    axis.legend(handles=handles, fontsize="small")

@@ -1,4 +1,4 @@
-"""Clip embeddings on a plane, colored by label."""
+"""Two-dimensional embeddings of clip features, colored by label."""
 
 import pathlib
 
@@ -7,22 +7,25 @@ import matplotlib.figure
 import numpy as np
 
 from cvmae.files import replacing
-from cvmae.visualize.pca import principal
+from cvmae.visualize.pca import principal_components
 
 KINDS = ("tsne", "pca")
-NAMED = 20  # classes that have a color and a name; the others are gray
+NAMED = 20  # classes with a color and a name; the others are gray
 NAME_CHARS = 28
 
 
 def embed(features, kind: str, *, perplexity: float = 30.0, seed: int = 0) -> tuple[np.ndarray, str]:
-    """Places float32 [n, 2] of features [n, D], and how they were found, in words.
+    """Embeds features [n, D] in two dimensions.
 
     Args:
-      features: of at least 2 clips.
-      kind: `pca`, the first two principal components; `tsne`, scikit-learn's t-SNE on cosine distances, which needs 5 clips and
-        gives way to `pca` where there are fewer.
-      perplexity: of t-SNE; about how many neighbors a clip has. At most a third of the clips is used.
-      seed: of t-SNE.
+      features: features of at least 2 clips.
+      kind: `pca`, the first two principal components; `tsne`, scikit-learn's t-SNE on cosine distances. With fewer than 5 clips
+        `tsne` is replaced by `pca`.
+      perplexity: perplexity of t-SNE, about the number of neighbors of a clip; reduced to a third of the clips.
+      seed: random seed of t-SNE.
+
+    Returns:
+      Coordinates float32 [n, 2], and a description of the method.
 
     Raises:
       ValueError: the kind is unknown, or there are fewer than 2 clips.
@@ -31,33 +34,33 @@ def embed(features, kind: str, *, perplexity: float = 30.0, seed: int = 0) -> tu
     if kind not in KINDS:
         raise ValueError(f"embedding={kind!r} is unknown: take one of {', '.join(KINDS)}")
     if len(features) < 2:
-        raise ValueError(f"{len(features)} clips cannot be laid out: give at least 2")
+        raise ValueError(f"{len(features)} clips cannot be embedded: give at least 2")
+    components, variance = principal_components(features, 2)
     if kind == "pca" or len(features) < 5:
-        found = principal(features, 2)
-        shares = " and ".join(f"{share:.0%}" for share in found.shares)
-        return found.project(features).astype(np.float32), f"first two principal components, {shares} of the variance"
+        percent = " and ".join(f"{fraction:.0%}" for fraction in variance)
+        return components.astype(np.float32), f"first two principal components, {percent} of the variance"
     from sklearn.manifold import TSNE  # takes a second to import, which no other task should wait for
 
-    used = min(perplexity, (len(features) - 1) / 3)
-    start = principal(features, 2).project(features)
-    start *= 1e-4 / max(start[:, 0].std(), 1e-12)  # as scikit-learn's init="pca", whose solver draws random numbers
-    how = {"perplexity": used, "metric": "cosine", "init": start.astype(np.float32), "random_state": seed}
-    # The approximation of distant clips pays off for many alone, and its threads are slow to share cores.
-    places = TSNE(method="exact" if len(features) < 100 else "barnes_hut", **how).fit_transform(features)
-    return places.astype(np.float32), f"t-SNE of cosine distances, perplexity {used:.3g}"
+    perplexity = min(perplexity, (len(features) - 1) / 3)
+    # The same scale as scikit-learn's init="pca", whose solver is randomized.
+    init = (components * (1e-4 / max(components[:, 0].std(), 1e-12))).astype(np.float32)
+    # Barnes-Hut pays off only for many clips, and its threads are slow when they share cores.
+    method = "exact" if len(features) < 100 else "barnes_hut"
+    tsne = TSNE(perplexity=perplexity, metric="cosine", init=init, random_state=seed, method=method)
+    return tsne.fit_transform(features).astype(np.float32), f"t-SNE of cosine distances, perplexity {perplexity:.3g}"
 
 
-def draw_embedding(path, places, labels, names: tuple[str, ...], title: str) -> None:
-    """Writes a scatter plot.
+def draw_embedding(path, coordinates, labels, names: tuple[str, ...], title: str) -> None:
+    """Writes a scatter plot as PNG.
 
     Args:
-      path: of the PNG.
-      places: [n, 2].
-      labels: int [n], -1 unlabeled: small and gray.
-      names: of the classes; () where they have only numbers.
-      title: above it.
+      path: the output file.
+      coordinates: [n, 2].
+      labels: int [n], -1 unlabeled, drawn small and gray.
+      names: class names; () if classes have only numbers.
+      title: the title of the plot.
     """
-    labels, path = np.asarray(labels), pathlib.Path(path)
+    coordinates, labels, path = np.asarray(coordinates), np.asarray(labels), pathlib.Path(path)
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[:NAMED]])
     figure = matplotlib.figure.Figure(figsize=(8.4 if len(shown) else 6.4, 6), layout="constrained")
@@ -67,18 +70,19 @@ def draw_embedding(path, places, labels, names: tuple[str, ...], title: str) -> 
     if rest.any():
         unlabeled = bool((labels[rest] < 0).any())
         name = "other classes" if not unlabeled else "unlabeled" if (labels[rest] < 0).all() else "others, unlabeled"
-        axis.scatter(*places[rest].T, s=14, color="0.75", linewidths=0, label=name)
-    palette = matplotlib.colormaps["tab10" if len(shown) <= 10 else "tab20"].colors
+        x, y = coordinates[rest].T
+        axis.scatter(x, y, s=14, color="0.75", linewidths=0, label=name)
+    palette = matplotlib.colormaps["tab10" if len(shown) <= 10 else "tab20"]
     for number, label in enumerate(shown):
         name = str(names[label]) if label < len(names) else f"class {label}"
         name = name if len(name) <= NAME_CHARS else f"{name[: NAME_CHARS - 1]}…"
-        axis.scatter(
-            *places[labels == label].T, s=22, color=palette[number], linewidths=0, alpha=0.85, label=name.replace("$", r"\$")
-        )
+        x, y = coordinates[labels == label].T
+        # An integer selects an entry of a qualitative colormap; a list of one color is not mistaken for values.
+        axis.scatter(x, y, s=22, color=[palette(number)], linewidths=0, alpha=0.85, label=name.replace("$", r"\$"))
     axis.set(xticks=[], yticks=[])
     axis.set_aspect("equal", adjustable="datalim")
-    for side in axis.spines.values():
-        side.set_color("0.8")
+    for spine in axis.spines.values():
+        spine.set_color("0.8")
     if len(shown):
         figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=9, frameon=False)
     with replacing(path) as temporary:

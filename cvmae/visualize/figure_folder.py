@@ -1,4 +1,4 @@
-"""The folder that pictures go to, and the list of them that a report reads."""
+"""The folder of a run's figures, and the list of them that a report reads."""
 
 import json
 import pathlib
@@ -12,9 +12,9 @@ LIST = "figures.json"
 
 
 class FigureFolder:
-    """WORKDIR/figures: pictures, and `figures.json`, a list of {"file", "kind", "caption"}, files relative to that folder.
+    """WORKDIR/figures: images, and `figures.json`, a list of {"file", "kind", "caption"} with paths relative to that folder.
 
-    What an earlier run listed there is removed first: pictures of other settings would stand among those of these.
+    Files that an earlier run listed there are deleted first, so that figures of different settings do not mix.
     """
 
     def __init__(self, workdir, fps: float = 4.0):
@@ -26,21 +26,21 @@ class FigureFolder:
                 (self.folder / pathlib.PurePath(entry["file"]).name).unlink(missing_ok=True)
             (self.folder / LIST).unlink()
 
-    def place(self, file: str, kind: str, caption: str) -> pathlib.Path:
-        """Where a picture with this name is to be written; it is listed from now on."""
+    def add(self, file: str, kind: str, caption: str) -> pathlib.Path:
+        """Adds a file to the list and returns the path to write it to."""
         self.entries.append({"file": file, "kind": kind, "caption": caption})
         return self.folder / file
 
     def still(self, file: str, kind: str, caption: str, picture: np.ndarray) -> None:
-        """Writes a PNG of uint8 [H, W, 3]."""
-        write_png(self.place(file, kind, caption), picture)
+        """Writes an image uint8 [H, W, 3] as PNG."""
+        write_png(self.add(file, kind, caption), picture)
 
     def moving(self, stem: str, kind: str, caption: str, frames: np.ndarray, formats) -> None:
-        """Writes frames uint8 [T, H, W, 3] as those of `gif` and `mp4` that are in `formats`."""
+        """Writes frames uint8 [T, H, W, 3] as GIF or MP4, for those of `gif` and `mp4` that are in `formats`."""
         for suffix, write in (("gif", write_gif), ("mp4", write_mp4)):
             if suffix in formats:
-                write(self.place(f"{stem}.{suffix}", kind, caption), frames, self.fps)
+                write(self.add(f"{stem}.{suffix}", kind, caption), frames, self.fps)
 
     def close(self) -> None:
-        """Writes the list, once everything that it names is there."""
+        """Writes the list; call it after all files are written."""
         write_json(self.folder / LIST, self.entries)

@@ -1,4 +1,4 @@
-"""From a number a patch to colors a pixel."""
+"""Heat maps: values of patches as colors of pixels."""
 
 import matplotlib
 import numpy as np
@@ -8,30 +8,30 @@ ATTENTION_COLORS, SEMANTIC_COLORS = "inferno", "viridis"
 
 
 def upsample(maps, size: tuple[int, int]) -> np.ndarray:
-    """Maps [..., h, w] at `size` = (H, W) pixels, float32; row 0 stays at the top.
+    """Upsamples maps [..., h, w] to `size` = (H, W) pixels, float32; row 0 stays at the top.
 
-    Bicubic between the centers of patches, and nowhere beyond the least and greatest value there is.
+    Bicubic interpolation between the centers of patches, clipped to the range of the input.
     """
     maps = np.asarray(maps, np.float32)
     flat = maps.reshape(-1, *maps.shape[-2:])
-    whole = [np.asarray(Image.fromarray(one).resize(size[::-1], Image.Resampling.BICUBIC)) for one in flat]
-    return np.clip(np.stack(whole).reshape(*maps.shape[:-2], *size), maps.min(), maps.max())
+    images = [np.asarray(Image.fromarray(values).resize((size[1], size[0]), Image.Resampling.BICUBIC)) for values in flat]
+    return np.clip(np.stack(images).reshape(*maps.shape[:-2], *size), maps.min(), maps.max())
 
 
 def scaled(maps) -> np.ndarray:
-    """Maps at 0..1 from their least to their greatest value; zeros where these are the same."""
+    """Scales maps linearly from their minimum and maximum to 0..1; zeros if the two are equal."""
     maps = np.asarray(maps, np.float32)
     low, high = maps.min(), maps.max()
     return (maps - low) / (high - low) if high > low else np.zeros_like(maps)
 
 
 def color(values, colors: str) -> np.ndarray:
-    """Values [...] in 0..1 as uint8 [..., 3] in a color map of matplotlib."""
+    """Colors values [...] in 0..1 by a matplotlib colormap: uint8 [..., 3]."""
     return matplotlib.colormaps[colors](np.asarray(values), bytes=True)[..., :3]
 
 
 def overlay(frames, values, colors: str, most: float = 0.8) -> np.ndarray:
-    """Frames uint8 [..., H, W, 3] under the colors of values [..., H, W] in 0..1, which hide the more the higher they are."""
-    share = most * np.asarray(values, np.float32)[..., None]
-    mixed = (1 - share) * np.asarray(frames, np.float32) + share * color(values, colors)
+    """Blends frames uint8 [..., H, W, 3] with the colors of values [..., H, W] in 0..1; the opacity is `most` times the value."""
+    opacity = most * np.asarray(values, np.float32)[..., None]
+    mixed = (1 - opacity) * np.asarray(frames, np.float32) + opacity * color(values, colors)
     return np.round(mixed).astype(np.uint8)

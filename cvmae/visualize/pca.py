@@ -1,49 +1,38 @@
-"""Principal components of tokens and of features: as colors, and as places on a plane."""
-
-import dataclasses
+"""Principal components of tokens and features, as coordinates and as colors."""
 
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
-class Components:
-    """The directions in which rows differ most.
+def principal_components(rows, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Projects rows [n, D] onto their first `count` principal components (scikit-learn's PCA).
 
-    Attributes:
-      mean: float64 [D].
-      axes: float64 [k, D], orthonormal, the one of the greatest variance first, each with its largest entry above 0.
-      shares: float64 [k], of the variance.
+    The same rows always give the same signs: every axis has its entry of largest magnitude above 0.
+
+    Returns:
+      float64 [n, count], centered, and the fraction of the variance that each component explains, [count]. Components beyond
+      min(n, D), and the fractions of rows that are all equal, are 0.
     """
+    from sklearn.decomposition import PCA  # takes a second to import, which no other task should wait for
 
-    mean: np.ndarray
-    axes: np.ndarray
-    shares: np.ndarray
-
-    def project(self, rows) -> np.ndarray:
-        """Rows [..., D] along the axes, float64 [..., k]."""
-        return (np.asarray(rows, np.float64) - self.mean) @ self.axes.T
-
-
-def principal(rows, count: int) -> Components:
-    """The first `count` principal components of rows [n, D]; where there are fewer, the others are zeros."""
     rows = np.asarray(rows, np.float64)
-    mean = rows.mean(0)
-    _, deviations, axes = np.linalg.svd(rows - mean, full_matrices=False)
-    # A direction has no sign of its own: the same rows must always give the same picture.
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], axis=1)
-    axes, total = axes * np.where(largest < 0, -1, 1), max(float((deviations**2).sum()), 1e-12)
-    short = max(0, count - len(axes))
-    shares = np.pad(deviations[:count] ** 2 / total, (0, short))
-    return Components(mean, np.pad(axes[:count], ((0, short), (0, 0))), shares)
+    pca = PCA(min(count, *rows.shape), svd_solver="full")  # the exact solver; others are randomized or less accurate
+    with np.errstate(invalid="ignore", divide="ignore"):  # 0/0 if the rows are equal or only one
+        coordinates = pca.fit_transform(rows)
+    axes = pca.components_
+    # scikit-learn's own choice of signs has changed between versions.
+    signs = np.where(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], axis=1) < 0, -1, 1)[:, 0]
+    missing = count - len(axes)
+    fractions = np.nan_to_num(pca.explained_variance_ratio_, nan=0.0)
+    return np.pad(coordinates * signs, ((0, 0), (0, missing))), np.pad(fractions, (0, missing))
 
 
 def as_colors(rows) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [n, D] as red, green and blue: their first three principal components.
+    """Maps rows [n, D] to RGB colors: their first three principal components.
 
     Returns:
-      float32 [n, 3] in 0..1, the 1st and the 99th percentile of each component; and the components' shares of the variance, [3].
+      float32 [n, 3] in 0..1, scaled from the 1st to the 99th percentile of each component; and the fraction of the variance
+      that each explains, [3].
     """
-    components = principal(rows, 3)
-    found = components.project(rows)
-    low, high = np.percentile(found, (1, 99), axis=0)
-    return np.clip((found - low) / np.maximum(high - low, 1e-12), 0, 1).astype(np.float32), components.shares
+    components, fractions = principal_components(rows, 3)
+    low, high = np.percentile(components, (1, 99), axis=0)
+    return np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1).astype(np.float32), fractions

@@ -1,4 +1,4 @@
-"""Pictures of reconstructions: the clip, what the encoder saw of it, and what the decoder made of that."""
+"""Reconstructions as images: the clip, the masked clip, and the decoder's prediction."""
 
 import dataclasses
 
@@ -18,13 +18,21 @@ from cvmae.visualize.animation import write_png
 from cvmae.visualize.canvas import Cell, Row, as_bytes, compose, fitted_size, resized
 
 GRAY = 0.5
-PIXELS = "pixels"  # what is predicted are pixels in 0..1: transformers' VideoMAE with norm_pix_loss=False
+PIXELS = "pixels"  # targets are pixels in 0..1: transformers' VideoMAE with norm_pix_loss=False
 NORMS = (*TARGET_NORMS, PIXELS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What a decoder's predictions are: its spec, the grid of clips, one of NORMS, and how target pixels were normalized."""
+    """The space of a decoder's predictions.
+
+    Attributes:
+      spec: the decoder.
+      grid: the grid of its clips.
+      norm: the normalization of its targets, one of NORMS.
+      mean: the mean that pixels were normalized by.
+      std: the standard deviation that pixels were normalized by.
+    """
 
     spec: DecoderSpec
     grid: Grid
@@ -35,7 +43,7 @@ class Predicted:
 
 @flax.struct.dataclass
 class Reconstruction:
-    """Clips, what was seen of them, and what was made of that, each float32 [B, t, H, W, 3] in 0..1; t frames are predicted."""
+    """Clips, masked clips, and reconstructions, each float32 [B, t, H, W, 3] in 0..1, where t frames are predicted."""
 
     clip: jax.Array
     masked: jax.Array
@@ -43,46 +51,46 @@ class Reconstruction:
 
 
 def rebuild(pixels, mask: masking.Mask, predictions, about: Predicted) -> Reconstruction:
-    """Predictions as pixels among the visible patches.
+    """Converts predictions to pixels and puts them among the visible patches.
 
-    Predictions leave the space of the targets by the true mean and deviation of each patch, so what is shown is the texture that
-    was predicted at the brightness that was there. Visible patches are pasted as they are. Where the decoder predicts fewer
-    frames than the clip has (mae_st), all three show those frames.
+    Predictions of normalized targets are denormalized by the true mean and standard deviation of each patch: the texture is
+    predicted, the brightness is the clip's. Visible patches are copied. If the decoder predicts fewer frames than the clip has
+    (mae_st), all three arrays hold those frames.
 
     Args:
       pixels: float32 [B, T, H, W, 3] in 0..1.
-      mask: what was seen.
-      predictions: of the decoder, float32 [B, N - K, P] in the order of `mask.masked`.
-      about: what they are.
+      mask: the mask of the encoder.
+      predictions: output of the decoder, float32 [B, N - K, P] in the order of `mask.masked`.
+      about: the space of the predictions.
     """
     spec, grid = about.spec, about.grid
     norm = "none" if about.norm == PIXELS else about.norm
     raw = about.norm in (PIXELS, "patch_channel")
-    said = pixels if about.norm == PIXELS else target_pixels(pixels, norm, about.mean, about.std)
-    targets = make_targets(said, mask, spec, grid, norm)
-    hidden = predictions * targets.std + targets.mean
+    target_clip = pixels if about.norm == PIXELS else target_pixels(pixels, norm, about.mean, about.std)
+    targets = make_targets(target_clip, mask, spec, grid, norm)
+    predicted = predictions * targets.std + targets.mean
     clip = pixels[:, target_frames(grid.num_frames, spec.target_frames)]
-    hidden = hidden if raw else denormalize(hidden, about.mean, about.std)
+    predicted = predicted if raw else denormalize(predicted, about.mean, about.std)
     tubelet = spec.target_tubelet(grid)
-    masked, rebuilt = (paste(clip, h, mask, grid, tubelet) for h in (jnp.full_like(hidden, GRAY), hidden))
+    masked, rebuilt = (paste(clip, p, mask, grid, tubelet) for p in (jnp.full_like(predicted, GRAY), predicted))
     return Reconstruction(jnp.clip(clip, 0, 1), masked, rebuilt)
 
 
-def paste(clip, hidden, mask: masking.Mask, grid: Grid, tubelet: int):
-    """Visible patches of clip [B, t, H, W, 3] among `hidden` ones [B, N - K, P]; `tubelet` frames a patch. Pixels in 0..1."""
+def paste(clip, masked_patches, mask: masking.Mask, grid: Grid, tubelet: int):
+    """Puts `masked_patches` [B, N - K, P] in 0..1 among the visible ones of clip [B, t, H, W, 3]; a patch has `tubelet` frames."""
     visible = masking.take_visible(patchify(clip, tubelet, grid.patch), mask)
-    return jnp.clip(unpatchify(masking.restore(jnp.concatenate([visible, hidden], axis=1), mask), grid), 0, 1)
+    return jnp.clip(unpatchify(masking.restore(jnp.concatenate([visible, masked_patches], axis=1), mask), grid), 0, 1)
 
 
 def hide(pixels, mask: masking.Mask, grid: Grid) -> Reconstruction:
-    """What an encoder sees, where no decoder says anything of the rest: `rebuilt` is `masked`."""
+    """Masks clips without reconstructing them, for encoders without a decoder: `rebuilt` is `masked`."""
     gray = jnp.full((*mask.masked.shape, grid.patch_dim()), GRAY)
     masked = paste(pixels, gray, mask, grid, grid.tubelet)
     return Reconstruction(jnp.clip(pixels, 0, 1), masked, masked)
 
 
 def reconstruct(objective, params, inputs) -> Reconstruction:
-    """Of the views v of a batch; see `rebuild`."""
+    """Reconstructs the first view, v, of every clip of a batch; see `rebuild`."""
     config, views = objective.config, objective.terms.views
     branch = config.video_branch
     about = Predicted(
@@ -94,14 +102,15 @@ def reconstruct(objective, params, inputs) -> Reconstruction:
 
 
 def denormalize(patches, mean, std):
-    """Normalized patches [..., P] back to pixels in 0..1; P runs over channels fastest."""
+    """Converts normalized patches [..., P] to pixels in 0..1; the channel is the fastest axis of P."""
     count = patches.shape[-1] // 3
     return patches * jnp.tile(jnp.asarray(std), count) + jnp.tile(jnp.asarray(mean), count)
 
 
 def draw_reconstruction(path, reconstruction: Reconstruction) -> None:
-    """Writes a picture with three rows a clip and a column a frame."""
-    size, rows = fitted_size(*reconstruction.clip.shape[2:4], side=96), []
+    """Writes an image with three rows per clip and a column per frame."""
+    height, width = reconstruction.clip.shape[2:4]
+    size, rows = fitted_size(height, width, side=96), []
     for parts in zip(*map(as_bytes, (reconstruction.clip, reconstruction.masked, reconstruction.rebuilt))):
         for name, frames in zip(("clip", "masked", "reconstruction"), parts):
             rows.append(Row([Cell(frame) for frame in resized(frames, size)], name))
@@ -109,7 +118,7 @@ def draw_reconstruction(path, reconstruction: Reconstruction) -> None:
 
 
 def reconstruct_samples(objective, params, samples, count: int) -> Reconstruction:
-    """Reconstructs the first `count` clips of a batch of samples; numpy arrays, the same in every process."""
+    """Reconstructs the first `count` clips of a batch of samples; returns numpy arrays, the same in every process."""
     samples = jax.tree.map(lambda a: a[:count], processes.to_host(samples))
     run = jax.jit(lambda params, samples: reconstruct(objective, params, objective.make_inputs(samples)))
     return jax.tree.map(np.asarray, processes.to_host(run(params, samples)))

@@ -1,4 +1,4 @@
-"""Retrieval on one page: a query a row, and the clips nearest to it, each right or wrong."""
+"""Sheet of retrieval results: a row for each query with its nearest clips, marked as correct or wrong."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ RIGHT, WRONG, QUERY = (32, 140, 80), (204, 60, 50), (70, 80, 200)
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """One query and its neighbors, the nearest first.
+    """A query and its neighbors, nearest first.
 
     Attributes:
-      query: the middle frame, uint8 [H, W, 3].
-      neighbors: theirs, uint8 [k, H, W, 3].
-      similarity: float [k].
-      label: of the query, -1 unlabeled.
-      labels: int [k], of the neighbors.
+      query: the middle frame of the query, uint8 [H, W, 3].
+      neighbors: the middle frames of the neighbors, uint8 [k, H, W, 3].
+      similarity: cosine similarity of each neighbor, float [k].
+      label: label of the query, -1 unlabeled.
+      labels: labels of the neighbors, int [k].
     """
 
     query: np.ndarray
@@ -29,29 +29,34 @@ class Retrieval:
 
     @property
     def right(self) -> list[bool | None]:
-        """Whether each neighbor is of the query's class; None where one of the two has no label."""
+        """For each neighbor, True if it is of the query's class; None if one of the two has no label."""
         return [None if min(self.label, label) < 0 else bool(label == self.label) for label in self.labels]
 
 
 def middle_frames(pixels) -> np.ndarray:
-    """The middle frame of clips [n, T, H, W, 3] in 0..1, as uint8 [n, H, W, 3]."""
+    """Takes the middle frames of clips [n, T, H, W, 3] in 0..1, as uint8 [n, H, W, 3]."""
     return as_bytes(pixels[:, pixels.shape[1] // 2])
 
 
-def share_right(found: list[Retrieval]) -> float | None:
-    """Of all neighbors whose class can be compared the share of the query's class; None where there are none."""
-    marks = [mark for one in found for mark in one.right if mark is not None]
+def fraction_right(retrievals: list[Retrieval]) -> float | None:
+    """Returns the fraction of labeled neighbors of labeled queries that are of the query's class; None without such pairs."""
+    marks = [mark for retrieval in retrievals for mark in retrieval.right if mark is not None]
     return sum(marks) / len(marks) if marks else None
 
 
-def draw_sheet(found: list[Retrieval], names: tuple[str, ...], title: str, note: str = "") -> np.ndarray:
-    """The sheet, uint8 [H, W, 3]: neighbors of the query's class have a green frame and a tick, others a red one and a cross;
-    above it its similarity and class."""
-    size = fitted_size(*found[0].query.shape[:2])
+def draw_sheet(retrievals: list[Retrieval], names: tuple[str, ...], title: str, note: str = "") -> np.ndarray:
+    """Draws the sheet, uint8 [H, W, 3].
+
+    Neighbors of the query's class have a green border and a tick, others a red border and a cross; the captions are the
+    similarity and the class.
+    """
+    height, width = retrievals[0].query.shape[:2]
+    size = fitted_size(height, width)
     rows = []
-    for one in found:
-        cells = [Cell(resized(one.query, size), f"query\n{class_name(one.label, names)}".strip(), QUERY)]
-        for picture, similarity, label, right in zip(one.neighbors, one.similarity, one.labels, one.right):
+    for retrieval in retrievals:
+        cells = [Cell(resized(retrieval.query, size), f"query\n{class_name(retrieval.label, names)}".strip(), QUERY)]
+        neighbors = zip(retrieval.neighbors, retrieval.similarity, retrieval.labels, retrieval.right)
+        for picture, similarity, label, right in neighbors:
             sign, border = {True: ("✓ ", RIGHT), False: ("✗ ", WRONG), None: ("", PALE)}[right]
             caption = f"{sign}{similarity:.3f}\n{class_name(int(label), names)}".strip()
             cells.append(Cell(resized(picture, size), caption, border))
@@ -60,7 +65,7 @@ def draw_sheet(found: list[Retrieval], names: tuple[str, ...], title: str, note:
 
 
 def class_name(label: int, names: tuple[str, ...]) -> str:
-    """What a class is called; empty for none."""
+    """Returns the name of a class, or `class N` if it has none; empty for a label of -1."""
     if label < 0:
         return ""
     return str(names[label]) if label < len(names) else f"class {label}"

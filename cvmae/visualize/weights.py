@@ -1,4 +1,4 @@
-"""The weights that pictures are drawn from."""
+"""Loading of the weights that figures are drawn from."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,15 +23,16 @@ from cvmae.visualize.reconstruction import Predicted
 
 @flax.struct.dataclass
 class Branch:
-    """One branch of the method.
+    """A branch of the model.
 
     Attributes:
-      params: `encoder`, and `decoder` where there is one.
-      encoder: the module, for the clips (or frames: one frame a clip) that are drawn.
-      decoder: what the decoder is; None without one.
-      norm: what it says, one of `reconstruction.NORMS`.
-      mean, std: what pixels were normalized with where it learned that.
-      missing: why there is no decoder, for captions.
+      params: `encoder`, and `decoder` if there is one.
+      encoder: the module, for the grid of the clips that are drawn; those of the image branch have one frame.
+      decoder: the spec of the decoder; None without one.
+      norm: the normalization of the decoder's targets, one of `reconstruction.NORMS`.
+      mean: the mean that pixels were normalized by when the decoder was trained.
+      std: the standard deviation that pixels were normalized by when the decoder was trained.
+      missing: the reason why there is no decoder, for captions.
     """
 
     params: dict
@@ -44,36 +45,47 @@ class Branch:
 
     @property
     def predicted(self) -> Predicted:
-        """What the decoder's predictions are."""
-        return Predicted(self.decoder, self.encoder.grid, self.norm, self.mean, self.std)
+        """The space of the decoder's predictions. Raises: ValueError without a decoder."""
+        return Predicted(self._decoder, self.encoder.grid, self.norm, self.mean, self.std)
 
     def predict(self, params, clips, mask: masking.Mask) -> jax.Array:
-        """The decoder's predictions for normalized clips, float32 [B, N - K, P]; `params` as the attribute."""
-        module = Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
-        return module.apply({"params": params}, clips, mask)[1]
+        """Predicts the masked patches of normalized clips, float32 [B, N - K, P]; `params` as the attribute.
+
+        Raises:
+          ValueError: there is no decoder.
+        """
+        module = Autoencoder(self.encoder, Decoder(self._decoder, self.encoder.grid))
+        _, predictions = module.bind({"params": params})(clips, mask)
+        return predictions
+
+    @property
+    def _decoder(self) -> DecoderSpec:
+        if self.decoder is None:
+            raise ValueError(f"the branch has no decoder: {self.missing}")
+        return self.decoder
 
 
 @flax.struct.dataclass
 class Branches:
-    """Both branches, the image's only where the weights have one."""
+    """Both branches; `image` is None if the weights have no image branch."""
 
     video: Branch
     image: Branch | None = None
 
 
-def load_whole(start: InitFrom, encoder: Encoder, config) -> tuple[Pretrained, list[str]]:
-    """A video encoder, and the decoder that the weights have, whatever its size, for the grid of `encoder`.
+def load_video_branch(start: InitFrom, encoder: Encoder, config) -> tuple[Pretrained, list[str]]:
+    """Loads a video encoder for the grid of `encoder`, with the weights' decoder if there is one, of any size.
 
     Args:
-      start: where from.
-      encoder: the module that a config describes; weights of another are refused, with the flags to give.
-      config: of the run; see `fit.load_encoder`.
+      start: the weights.
+      encoder: the encoder that the config describes; other encoders are refused, with the flags to set.
+      config: config of the run; see `adapt.load_encoder`.
 
     Returns:
-      Weights whose grid is that of `encoder`, and what a user should know, one a line.
+      Weights for the grid of `encoder`, and notes for the user, one a line.
 
     Raises:
-      ValueError, FileNotFoundError: see `fit.load_encoder`.
+      ValueError, FileNotFoundError: see `adapt.load_encoder`.
     """
     source = read(start.path, branch=start.branch, hints=ModelHints(encoder.trunk.size.heads))
     if start.inflate != "none":
@@ -83,26 +95,29 @@ def load_whole(start: InitFrom, encoder: Encoder, config) -> tuple[Pretrained, l
 
 
 def load_image_branch(path: str, config, like: TransformerConfig) -> tuple[Pretrained, list[str]]:
-    """An image encoder as the weights describe it, for frames of config.augment.size, computing as the blocks of `like` do.
+    """Loads an image encoder for frames of config.augment.size, with the kernels and dtypes of `like`.
 
     Raises:
-      ValueError: it takes no single frames, or the frames are no whole patches; else see `fit.load_encoder`.
+      ValueError: the encoder takes more than one frame, or the frame size is not a multiple of its patch size; see also
+        `adapt.load_encoder`.
     """
     source = read(path, branch="image", hints=ModelHints(like.size.heads, decoder=False))
     if source.encoder.grid.num_frames > 1:
         raise ValueError(
             f"{source.name} is an encoder of {source.encoder.grid.num_frames} frames: give an image encoder's weights"
         )
-    grid = Grid(1, *config.augment.size, 1, source.encoder.grid.patch)
+    height, width = config.augment.size
+    grid = Grid(1, height, width, 1, source.encoder.grid.patch)
     source = dataclasses.replace(source, decoder=None, head=None)
     encoder = source.vit.clone(grid=grid, trunk=_computing_like(source.vit.trunk, like))
     return _fitted(source, encoder, config, "image")
 
 
 def _fitted(source: Pretrained, encoder: Encoder, config, branch: str) -> tuple[Pretrained, list[str]]:
-    found, notes = adapt_encoder(source, encoder, config)
-    params, decoder = {"encoder": found}, source.decoder
-    lines = [f"{branch} encoder from {source.name}: {amount(found)}", *source.notes, *notes]
+    """Adapts the encoder and the decoder of `source` to `encoder`; returns them with notes for the user, one a line."""
+    encoder_params, notes = adapt_encoder(source, encoder, config)
+    params, decoder = {"encoder": encoder_params}, source.decoder
+    lines = [f"{branch} encoder from {source.name}: {amount(encoder_params)}", *source.notes, *notes]
     if decoder is not None:
         frames = decoder.target_tubelet(source.encoder.grid) * encoder.grid.time_patches
         decoder = dataclasses.replace(
@@ -116,50 +131,51 @@ def _fitted(source: Pretrained, encoder: Encoder, config, branch: str) -> tuple[
 
 
 def _computing_like(trunk: TransformerConfig, like: TransformerConfig) -> TransformerConfig:
-    """A trunk with another's way to compute, which changes no parameter's meaning."""
+    """Copies from `like` the fields of `trunk` that change how it computes, but not its parameters."""
     return dataclasses.replace(trunk, **{name: getattr(like, name) for name in ("attention", "dtype", "remat", "scan", "rules")})
 
 
 def load_branches(config, encoder: Encoder, untrained: Callable[[], dict]) -> Branches:
-    """All that pictures are drawn from: the video branch of config.init_from with the decoder that it has, and the image branch.
+    """Loads the video branch of config.init_from, with its decoder if there is one, and the image branch.
 
-    The image branch is that of config.visualize.image_from, or else of config.init_from where that is a workdir with one.
+    The image branch is that of config.visualize.image_from, or else of config.init_from if that is a workdir with an image branch.
 
     Args:
-      config: of task=visualize.
+      config: config of task=visualize.
       encoder: the video encoder that it describes.
-      untrained: makes that encoder's parameters, where config.init_from is `untrained`.
+      untrained: initializes the parameters of that encoder, if config.init_from is `untrained`.
 
     Raises:
-      ConfigError: what is there does not fit; the message lists the flags or arrays.
+      ConfigError: the weights do not fit; the message lists the flags or arrays.
     """
     if config.init_from == UNTRAINED:
-        log_once("pictures of an untrained encoder")
+        log_once("figures of an untrained encoder")
         video = Branch({"encoder": untrained()}, encoder, missing="an untrained encoder has no decoder")
     else:
         with config_errors("init_from"):
-            found, notes = load_whole(InitFrom(config.init_from, inflate=config.video_branch.inflate), encoder, config)
+            start = InitFrom(config.init_from, inflate=config.video_branch.inflate)
+            weights, notes = load_video_branch(start, encoder, config)
         log_once(*notes)
-        video = _video_branch(found, config)
+        video = _video_branch(weights, config)
     if video.missing:
         log_once(f"no reconstruction is drawn: {video.missing}")
     return Branches(video, _image_branch(config, encoder))
 
 
-def _video_branch(found: Pretrained, config) -> Branch:
-    """The decoder is left behind where nobody says what it predicts."""
-    norm = found.target_norm if config.visualize.target_norm == "auto" else config.visualize.target_norm
-    if found.decoder is None or not norm:
+def _video_branch(weights: Pretrained, config) -> Branch:
+    """Makes a branch of weights; the decoder is dropped if the normalization of its targets is unknown."""
+    norm = weights.target_norm if config.visualize.target_norm == "auto" else config.visualize.target_norm
+    if weights.decoder is None or not norm:
         missing = "these weights have no decoder"
-        if found.decoder is not None:
-            missing = "the weights do not say what their decoder predicts; config.visualize.target_norm may"
-        return Branch({"encoder": found.params["encoder"]}, found.vit, missing=missing)
-    pixels = {name: tuple(found.normalization.get(name, config.augment[name])) for name in ("mean", "std")}
-    return Branch(found.params, found.vit, found.decoder, norm, **pixels)
+        if weights.decoder is not None:
+            missing = "the weights do not record the target normalization of their decoder: set config.visualize.target_norm"
+        return Branch({"encoder": weights.params["encoder"]}, weights.vit, missing=missing)
+    mean, std = (tuple(weights.normalization.get(name, config.augment[name])) for name in ("mean", "std"))
+    return Branch(weights.params, weights.vit, weights.decoder, norm, mean, std)
 
 
 def _image_branch(config, encoder: Encoder) -> Branch | None:
-    """None where there is none, or the semantic row does not want it."""
+    """Loads the image branch; None for weights without one, or if config.visualize.semantic is `pca`."""
     path, field, wanted = config.visualize.image_from, "visualize.image_from", config.visualize.semantic
     if wanted == "pca":
         return None
@@ -168,10 +184,11 @@ def _image_branch(config, encoder: Encoder) -> Branch | None:
             path, field = (config.init_from if has_branch(config.init_from, "image") else ""), "init_from"
     if not path:
         require(
-            wanted != "image", f"config.visualize.semantic='image', but {config.init_from} has no image branch: take auto or pca"
+            wanted != "image",
+            f"config.visualize.semantic='image', but {config.init_from} has no image branch: set image_from, or take auto or pca",
         )
         return None
     with config_errors(field):
-        found, notes = load_image_branch(path, config, encoder.trunk)
+        weights, notes = load_image_branch(path, config, encoder.trunk)
     log_once(*notes)
-    return Branch(found.params, found.vit)
+    return Branch(weights.params, weights.vit)

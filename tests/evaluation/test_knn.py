@@ -19,6 +19,11 @@ def made(n, seed, classes=CLASSES):
     return (centers[labels] + 1.5 * draw.normal(size=(n, 12))).astype(np.float32), labels
 
 
+def probabilities(train, labels, test, classes, k, temperature=knn.TEMPERATURE):
+    """The vote of the k nearest training clips, [n, classes], as `knn_report` takes it."""
+    return knn.vote(*knn.nearest_labels(train, labels, test, classes, [k]), classes, temperature)
+
+
 def plain_vote(train, labels, test, k, temperature):
     """exp(cosine / temperature) of the k nearest, summed by label, over the sum; in float64."""
     train, test = (x.astype(float) / np.linalg.norm(x.astype(float), axis=1, keepdims=True) for x in (train, test))
@@ -35,7 +40,7 @@ def plain_vote(train, labels, test, k, temperature):
 def test_the_vote_is_the_softmax_of_cosine_over_the_nearest(k, temperature):
     train, labels = made(80, 0)
     test, _ = made(40, 1)
-    found = knn.knn_probabilities(train, labels, test, CLASSES, k, temperature)
+    found = probabilities(train, labels, test, CLASSES, k, temperature)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, plain_vote(train, labels, test, k, temperature), rtol=2e-5, atol=1e-7)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
@@ -46,7 +51,7 @@ def test_equal_weights_are_scikit_learns_neighbors(k):
     train, labels = made(80, 0)
     test, _ = made(40, 1)
     model = KNeighborsClassifier(k, metric="cosine").fit(train, labels)
-    found = knn.knn_probabilities(train, labels, test, CLASSES, k, math.inf)
+    found = probabilities(train, labels, test, CLASSES, k, math.inf)
     np.testing.assert_allclose(found, model.predict_proba(test), rtol=1e-6)
     np.testing.assert_array_equal(found.argmax(1), model.predict(test))
 
@@ -56,15 +61,15 @@ def test_weights_are_those_given_to_scikit_learn(temperature):
     train, labels = made(80, 0)
     test, _ = made(40, 1)
     model = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / temperature))
-    found = knn.knn_probabilities(train, labels, test, CLASSES, 20, temperature)
+    found = probabilities(train, labels, test, CLASSES, 20, temperature)
     np.testing.assert_allclose(found, model.fit(train, labels).predict_proba(test), rtol=1e-4, atol=1e-7)
 
 
 def test_a_small_temperature_does_not_overflow_and_the_nearest_decides():
     train, labels = made(80, 0)
     test, _ = made(40, 1)
-    found = knn.knn_probabilities(train, labels, test, CLASSES, 20, 1e-4)
-    alone = knn.knn_probabilities(train, labels, test, CLASSES, 1)
+    found = probabilities(train, labels, test, CLASSES, 20, 1e-4)
+    alone = probabilities(train, labels, test, CLASSES, 1)
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found.argmax(1), alone.argmax(1))
 
@@ -73,14 +78,14 @@ def test_unlabeled_clips_do_not_vote():
     train, labels = made(80, 0)
     test, _ = made(40, 1)
     hidden = np.where(np.arange(80) % 2, labels, -1)
-    found = knn.knn_probabilities(train, hidden, test, CLASSES, 5)
-    np.testing.assert_array_equal(found, knn.knn_probabilities(train[1::2], labels[1::2], test, CLASSES, 5))
+    found = probabilities(train, hidden, test, CLASSES, 5)
+    np.testing.assert_array_equal(found, probabilities(train[1::2], labels[1::2], test, CLASSES, 5))
 
 
 def test_k_is_cut_with_the_gallery():
     train, labels = made(80, 0)
     test, _ = made(40, 1)
-    found = knn.knn_probabilities(train, labels, test, CLASSES, 200)
+    found = probabilities(train, labels, test, CLASSES, 200)
     np.testing.assert_allclose(found, plain_vote(train, labels, test, 80, 0.07), rtol=2e-5, atol=1e-7)
 
 
@@ -111,12 +116,12 @@ def test_the_report_passes_the_temperature_on():
 def test_what_cannot_vote_is_said():
     train, labels = made(20, 0)
     with pytest.raises(ValueError, match="no training clip has a label"):
-        knn.knn_probabilities(train, np.full(20, -1), train, CLASSES, 3)
+        probabilities(train, np.full(20, -1), train, CLASSES, 3)
     with pytest.raises(ValueError, match="has the label 6, but there are 6 classes"):
-        knn.knn_probabilities(train, np.full(20, 6), train, 6, 3)
+        probabilities(train, np.full(20, 6), train, 6, 3)
     with pytest.raises(ValueError, match="temperature of the vote must be above 0"):
-        knn.knn_probabilities(train, labels, train, CLASSES, 3, 0.0)
+        probabilities(train, labels, train, CLASSES, 3, 0.0)
     with pytest.raises(ValueError, match="k of 1 or more, not 0"):
         knn.knn_report(train, labels, train, labels, CLASSES, ks=(0, 5))
     with pytest.raises(ValueError, match=r"train_labels \[m\], not \(20, 12\) and \(19,\)"):
-        knn.knn_probabilities(train, labels[1:], train, CLASSES, 3)
+        probabilities(train, labels[1:], train, CLASSES, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cvmae.interop import read
-from cvmae.visualize.attention import attention_of
+from cvmae.visualize.attention import attention_weights
 from tests.interop import hf_models
 from tests.interop.parity import torch, transformers
 
@@ -56,7 +56,7 @@ def test_every_head_of_every_block(name, tmp_path):
         reference = getattr(model, name)(
             *inputs, output_attentions=True, **({} if name == "videomae" else {"noise": rising})
         ).attentions
-    actual = jax.jit(lambda params: attention_of(loaded.encoder, params, clips))(loaded.params["encoder"])
+    actual = jax.jit(lambda params: attention_weights(loaded.encoder, params, clips))(loaded.params["encoder"])
     assert len(actual) == len(reference) == 3
     for weights, expected in zip(actual, reference):
         assert weights.dtype == np.float32 and weights.shape == expected.shape and np.ptp(expected.numpy()) > 0.2

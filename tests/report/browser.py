@@ -1,4 +1,4 @@
-"""The Chromium of this machine, without a window and without a profile of its own."""
+"""Headless Chromium for tests of the report."""
 
 import contextlib
 import json
@@ -13,14 +13,16 @@ OPTIONS = (
 
 
 def programs() -> tuple[str, str]:
-    """The paths of the browser and of its driver; skips the test where one is missing."""
-    found = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    return found if all(found) else missing("browser", "install chromium and chromium-driver")
+    """Returns the paths of the browser and of its driver; skips the test if one is missing."""
+    browser, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if browser is None or driver is None:
+        missing("browser", "install chromium and chromium-driver")
+    return browser, driver
 
 
 @contextlib.contextmanager
 def open_browser(profile):
-    """A driver of a new browser, which ends with the block; `profile` is an empty folder for it to write to."""
+    """Opens a new browser and yields its driver; `profile` is an empty folder for its files."""
     from selenium import webdriver
 
     browser, driver = programs()
@@ -37,7 +39,7 @@ def open_browser(profile):
 
 
 def requests(driver) -> list[str]:
-    """The addresses that the page which is shown asked for since the last call, its own first."""
+    """Returns the URLs that the current page requested since the last call, its own first."""
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
     return [request["request"]["url"] for request in asked if request["documentURL"] == driver.current_url]

@@ -14,7 +14,7 @@ def run(label="run", **series) -> Run:
 
 
 def points(path: str) -> np.ndarray:
-    """The places of a path, [n, 2]."""
+    """The coordinates of a path, [n, 2]."""
     return np.array([list(map(float, pair.split())) for pair in re.split("[ML]", path)[1:]])
 
 
@@ -36,10 +36,22 @@ def test_a_line_lies_where_its_values_are():
     )
 
 
-def test_all_charts_have_the_same_steps():
+def test_all_charts_of_a_task_have_the_same_steps():
     found = charts.panels([run(loss={10: 1.0, 20: 1.0}), run(accuracy__top1={10: 0.1, 200: 0.2})])
     assert [title for title, _ in found] == ["Loss terms", "Accuracies"]
     assert found[0][1][0].x_ticks == found[1][1][0].x_ticks
+
+
+def test_different_tasks_have_charts_and_step_axes_of_their_own():
+    runs = [run("a", loss={1: 1.0, 8000: 2.0}), run("b", loss={1: 3.0, 50: 1.0}), run("c", loss={4000: 1.0}), run("d")]
+    for one, task in zip(runs, ("pretrain", "finetune", "pretrain", "linear")):
+        one.config["task"] = task
+    found = charts.panels(runs)
+    assert [panel.title for panel in found] == ["Pre-training: loss terms", "Fine-tuning: loss terms"]
+    pretrain, finetune = (panel.charts[0] for panel in found)
+    assert [line.run for line in pretrain.lines] == [0, 2] and [line.run for line in finetune.lines] == [1]
+    assert pretrain.x_ticks[-1][1] == "8k" and finetune.x_ticks[-1][1] == "40"
+    assert "b 3 at step 1, 1 at step 50" in finetune.summary and "b " not in pretrain.summary
 
 
 def test_every_run_has_its_line_and_held_out_values_are_dots():
@@ -73,7 +85,7 @@ def test_any_range_of_values_has_ticks_and_lies_within(name, values):
     assert len(found.y_ticks) >= 2 and len({text for _, text in found.y_ticks}) == len(found.y_ticks)
 
 
-def test_shares_are_in_percent_from_zero():
+def test_fractions_are_in_percent_from_zero():
     found = chart("accuracy/top1", run(accuracy__top1={1: 0.5, 2: 0.75}))
     assert found.last == [(0, "75.0\u00a0%")] and found.y_ticks[0] == (charts.HEIGHT - charts.BOTTOM, "0 %")
 

@@ -76,15 +76,15 @@ def test_labels_tell_runs_apart(tmp_path):
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
-    with pytest.raises(NoWorkdirError, match="absent is not there"):
+    with pytest.raises(NoWorkdirError, match="absent does not exist"):
         gather([tmp_path / "absent"])
-    with pytest.raises(NoWorkdirError, match="is no workdir, it holds none of config.json"):
+    with pytest.raises(NoWorkdirError, match="is not a workdir, it has none of the files config.json"):
         gather([tmp_path])
     (tmp_path / "file").touch()
-    with pytest.raises(NoWorkdirError, match="file is no folder"):
+    with pytest.raises(NoWorkdirError, match="file is not a folder"):
         gather([tmp_path / "file"])
     pretrained(tmp_path / "seed0"), pretrained(tmp_path / "seed1")
-    with pytest.raises(NoWorkdirError, match="it holds runs, give those: seed0 seed1$"):
+    with pytest.raises(NoWorkdirError, match="it contains workdirs, give those: seed0 seed1$"):
         gather([tmp_path])
 
 
@@ -103,11 +103,11 @@ def test_pictures_are_embedded_in_the_order_of_their_list(tmp_path):
     assert found[2].source.startswith("data:image/jpeg;base64,")
 
 
-def test_films_are_shown_as_films(tmp_path):
+def test_videos_are_shown_as_videos(tmp_path):
     write(tmp_path / "figures" / "figures.json", [{"file": "a.mp4", "kind": "attention", "caption": ""}])
     (tmp_path / "figures" / "a.mp4").write_bytes(b"film")
-    [film] = gather([tmp_path])[0].pictures
-    assert film.moves and film.source == "data:video/mp4;base64,ZmlsbQ=="
+    [video] = gather([tmp_path])[0].pictures
+    assert video.is_video and video.source == "data:video/mp4;base64,ZmlsbQ=="
 
 
 def test_pictures_that_cannot_be_shown_are_named(tmp_path, monkeypatch):
@@ -118,12 +118,12 @@ def test_pictures_that_cannot_be_shown_are_named(tmp_path, monkeypatch):
     os.symlink(tmp_path / "secret.png", folder / "figures" / "link.png")
     files = ("../../secret.png", str(tmp_path / "secret.png"), "link.png", "a.html", "gone.png", "large.png")
     write(folder / "figures" / "figures.json", [{"file": file} for file in files])
-    monkeypatch.setattr(pictures, "MOST_BYTES", 1000)
+    monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
     [run] = gather([folder])
     assert run.pictures == []
     said = [note for note in run.notes if "is not shown" in note]
     assert [note.count("outside of the workdir") for note in said] == [1, 1, 1, 0, 0, 0]
-    assert "expected one of .png" in said[3] and "no such file" in said[4] and "more than" in said[5]
+    assert "expected one of .png" in said[3] and "no such file" in said[4] and "exceed" in said[5]
 
 
 @pytest.mark.parametrize("value", [{"file": "a.png"}, ["a.png"], [{"kind": "x"}], 3, [{"file": 3}]])

@@ -11,6 +11,7 @@ from cvmae.report import __main__
 from cvmae.report.gather import Run, gather
 from cvmae.report.page import render
 from cvmae.report.sections import card, differences
+from cvmae.report.words import number
 from cvmae.workdir import Report
 from tests.commands import run_own
 from tests.report.workdirs import EVIL, figures, pretrained, probed, studied, write, write_lines
@@ -73,13 +74,17 @@ def test_probes_classes_and_pictures(tmp_path):
     figures(tmp_path, ("six.png", "attention", "Six rows."), ("near.png", "retrieval", "Nearest clips."))
     tree = page(*gather([tmp_path]))
     test, heads, classes = part(tree, "results").iter("table")
-    assert ["top-1", "70.0 %"] in table(test) and ["best head: rate", "0.01"] in table(test)
-    assert table(heads) == [["", "decay 0", "decay 0.1"], ["rate 0.01", "50.0 %", "75.0 %"], ["rate 0.001", "25.0 %", "30.0 %"]]
+    assert ["top-1", "70.0 %"] in table(test) and ["best head: learning rate", "0.01"] in table(test)
+    assert table(heads) == [
+        ["", "weight decay 0", "weight decay 0.1"],
+        ["learning rate 0.01", "50.0 %", "75.0 %"],
+        ["learning rate 0.001", "25.0 %", "30.0 %"],
+    ]
     assert [words(cell) for cell in heads.iter("td") if cell.get("class") == "best"] == ["75.0 %"]
-    assert table(classes)[2] == ["down", "80.0 % 20 clips, most often taken for up"]
+    assert table(classes)[2] == ["down", "80.0 % 20 clips, most often confused with up"]
     assert part(tree, "differences") is None
     titles = [words(part(tree, f"pictures-{number}").find("h2")) for number in (1, 2, 3)]
-    assert titles == ["Attention", "Retrieval", "Confusions"]
+    assert titles == ["Attention", "Retrieval", "Confusion matrices"]
     assert [image.get("alt") for image in tree.iter("img")][:2] == ["Six rows.", "Nearest clips."]
 
 
@@ -150,8 +155,12 @@ def test_fields_that_only_some_have_are_apart():
         (Report("pretrain", {"retrieval/same_clip_r1": 0.5}), ("same clip, R@1", "50.0\u00a0%")),
         (Report("retrieval", {"same_video/r1": 0.5}), ("same video, R@1", "50.0\u00a0%")),
         (Report("finetune", {}), None),
-        (Report("linear", {"accuracy/top1": "high"}, details={"heads": 4, "best": None}), None),
-        (Report("pretrain", {"a": None, "b": [1]}, details={"heads": [1, {"rate": 1}]}), None),
+        # Of a damaged file or another version: values that are no numbers.
+        (
+            Report.of_json({"task": "linear", "metrics": {"accuracy/top1": "high"}, "details": {"heads": 4, "best": None}}),
+            None,
+        ),
+        (Report.of_json({"task": "pretrain", "metrics": {"a": None, "b": [1]}, "details": {"heads": [1, {"rate": 1}]}}), None),
         (None, None),
     ],
 )
@@ -194,7 +203,7 @@ def test_names_that_are_no_text_do_not_stop_it(tmp_path):
 
 @pytest.mark.parametrize(
     "argv, said",
-    [([], "no workdir is given"), (["nowhere"], "nowhere is not there: give the --workdir"), (["--color=red", "a"], "color")],
+    [([], "no workdir is given"), (["nowhere"], "nowhere does not exist: give the --workdir"), (["--color=red", "a"], "color")],
 )
 def test_a_wrong_command_is_refused_in_one_line(tmp_path, capsys, monkeypatch, argv, said):
     monkeypatch.chdir(tmp_path)
@@ -206,3 +215,22 @@ def test_a_wrong_command_is_refused_in_one_line(tmp_path, capsys, monkeypatch, a
 def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys):
     assert run_command(pretrained(tmp_path / "run"), f"--out={tmp_path / 'absent' / 'r.html'}") == 1
     assert "absent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "text"),
+    [
+        (0.8641, "accuracy/top1", "86.4\u00a0%"),
+        (800.0, "same_class/queries", "800"),
+        (12.5, "clips", "12"),
+        (7.5, "retrieval/median_rank", "7.5"),
+        (1600, "clips", "1\u2009600"),
+        (12345.6, "time/clips_per_second", "12\u2009346"),
+        (0.64352, "loss", "0.6435"),
+        (7.6e-9, "optimizer/learning_rate", "7.6e-09"),
+        (float("nan"), "clips", "nan"),
+        (1e30, "", "1e+30"),
+    ],
+)
+def test_fractions_are_in_percent_and_counts_have_no_decimals(value, name, text):
+    assert number(value, name) == text

@@ -9,9 +9,9 @@ import pytest
 
 from cvmae.models.patches import Grid
 from cvmae.models.vit import WEIGHTS, Encoder, TransformerConfig, ViTSize
-from cvmae.visualize.attention import AttentionSpec, attention_map, attention_of, read_out, rollout
+from cvmae.visualize.attention import AttentionSpec, attention_map, attention_weights, map_of_query, rollout
 
-GRID = Grid(4, 16, 24, 2, 8)  # 2 slots of 2 rows and 3 columns
+GRID = Grid(4, 16, 24, 2, 8)  # 2 temporal positions of 2 rows and 3 columns
 TRUNK = TransformerConfig(ViTSize(8, 2, 2))
 
 
@@ -30,7 +30,7 @@ def test_weights_are_those_that_mix_the_values(world):
     encoder, params, clips = world
     _, kept = encoder.apply({"params": params}, clips, mutable=["intermediates"])
     first, second = (np.asarray(a, np.float64) for a in kept["intermediates"]["blocks"]["hidden"])
-    weights = np.asarray(attention_of(encoder, params, clips)[1], np.float64)
+    weights = np.asarray(attention_weights(encoder, params, clips)[1], np.float64)
     assert weights.dtype == np.float64 and weights.shape == (2, 2, 13, 13)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["blocks"]["block1"])
@@ -50,7 +50,7 @@ def test_weights_are_those_that_mix_the_values(world):
 def test_blocks_as_a_loop_recomputed_or_of_another_kernel_show_the_same(world, change):
     encoder, params, clips = world
     other = encoder.clone(trunk=dataclasses.replace(TRUNK, **change))
-    for found, expected in zip(attention_of(other, params, clips), attention_of(encoder, params, clips), strict=True):
+    for found, expected in zip(attention_weights(other, params, clips), attention_weights(encoder, params, clips), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -72,8 +72,8 @@ def watching(place: tuple[int, int, int], heads: int = 2):
     """
     width, encoder = 4 * heads, Encoder(TransformerConfig(ViTSize(4 * heads, 1, heads)), GRID, "learned", final_norm=False)
     clip = np.zeros((1, 4, 16, 24, 3), np.float32)
-    slot, row, column = place
-    clip[:, 2 * slot : 2 * slot + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
+    time, row, column = place
+    clip[:, 2 * time : 2 * time + 2, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = 1
     params = jax.tree.map(np.zeros_like, jax.jit(encoder.init)(jax.random.key(0), clip)["params"])
     params["embed"]["kernel"][:, 0], params["embed"]["kernel"][:, 1] = 1, -1
     block = params["blocks"]["block0"]
@@ -98,9 +98,9 @@ def test_the_row_of_the_query_is_read():
     matrix = np.random.default_rng(1).uniform(size=(1, 13, 13)).astype(np.float32)
     cases = {"cls": matrix[0, 0], "mean": matrix[0, 1:].mean(0), "patch": matrix[0, 1 + 6 + 3 + 2]}
     for query, row in cases.items():
-        found = read_out(matrix, GRID, True, AttentionSpec(query=query, position=(1.0, 0.5, 0.7)))
+        found = map_of_query(matrix, GRID, True, AttentionSpec(query=query, position=(1.0, 0.5, 0.7)))
         np.testing.assert_allclose(np.asarray(found).reshape(12), 13 * row[1:], rtol=1e-6)
-    found = read_out(matrix[:, 1:, 1:], GRID, False, AttentionSpec(query="patch", position=(0.0, 0.0, 0.34)))
+    found = map_of_query(matrix[:, 1:, 1:], GRID, False, AttentionSpec(query="patch", position=(0.0, 0.0, 0.34)))
     np.testing.assert_allclose(np.asarray(found).reshape(12), 12 * matrix[0, 2, 1:], rtol=1e-6)
 
 
@@ -123,7 +123,7 @@ def test_rollout_is_the_published_one(world):
     np.testing.assert_allclose(rollout([jnp.eye(4)[None]] * 2)[0], np.eye(4))
     # And of a model: only blocks up to `layer` count, with heads averaged before.
     encoder, params, clips = world
-    weights = [np.asarray(w).mean(1) for w in attention_of(encoder, params, clips)]
+    weights = [np.asarray(w).mean(1) for w in attention_weights(encoder, params, clips)]
     for layer, used in ((0, weights[:1]), (-1, weights)):
         found = attention_map(encoder, params, clips, AttentionSpec("rollout", layer, query="cls"))
         expected = np.stack([13 * published_rollout([w[b] for w in used])[0, 1:] for b in range(2)])
@@ -132,7 +132,7 @@ def test_rollout_is_the_published_one(world):
 
 def test_layers_and_heads_are_chosen(world):
     encoder, params, clips = world
-    weights = attention_of(encoder, params, clips)
+    weights = attention_weights(encoder, params, clips)
     for layer, head in ((0, -1), (1, 0), (-1, 1)):
         found = attention_map(encoder, params, clips, AttentionSpec(layer=layer, head=head))
         matrix = weights[layer].mean(1) if head == -1 else weights[layer][:, head]
@@ -144,8 +144,8 @@ def test_layers_and_heads_are_chosen(world):
     [
         (AttentionSpec("attentoin"), "map='attentoin' is unknown: take one of attention, rollout"),
         (AttentionSpec(query="dog"), "query='dog' is unknown"),
-        (AttentionSpec(layer=2), "layer=2 is not there: the encoder has 2, 0 to 1"),
-        (AttentionSpec(head=2), "head=2 is not there"),
+        (AttentionSpec(layer=2), "layer=2 does not exist: expected -1, or 0 to 1 of 2"),
+        (AttentionSpec(head=2), "head=2 does not exist"),
         (AttentionSpec(query="cls"), "query='cls' needs an encoder with a cls token"),
     ],
 )
@@ -158,5 +158,6 @@ def test_captions_say_what_is_drawn():
     encoder = Encoder(TRUNK, GRID, "separable", cls_token=True)
     assert AttentionSpec().describe(encoder) == "attention of block 2 of 2, mean of 2 heads, mean over all queries"
     text = AttentionSpec("rollout", 0, 1, "patch", (1.0, 0.0, 0.5)).describe(encoder)
-    assert text == "attention rolled out to block 1 of 2, head 2 of 2, from the marked patch (slot 2, row 1, column 2)"
+    assert text.startswith("attention rolled out to block 1 of 2, head 2 of 2, from the marked patch")
+    assert text.endswith(" (temporal position 2, row 1, column 2)")
     assert "from the cls token" in AttentionSpec(query="cls").describe(encoder)

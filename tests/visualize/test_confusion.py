@@ -44,8 +44,8 @@ def test_few_classes_are_named_and_their_cells_say_the_share(tmp_path, drawn):
     assert cells == {(0, 0): "80%", (0, 1): "20%", (0, 2): "0%", (2, 0): "25%", (2, 1): "0%", (2, 2): "75%"}
     assert [label.split("  ") for label in drawn["labels"]] == [["$\\frac$", "0"], ["turn right", "1"], ["$x", "2"]]
     listing = [" ".join(line.split()) for line in drawn["texts"][-1][2].splitlines()]
-    assert listing[2:4] == ["5 of 20 (25%) 2 $x", "taken for 0 $\\frac$"]
-    assert listing[4:] == ["2 of 10 (20%) 0 $\\frac$", "taken for 1 turn right"]
+    assert listing[2:4] == ["5 of 20 (25%) 2 $x", "predicted as 0 $\\frac$"]
+    assert listing[4:] == ["2 of 10 (20%) 0 $\\frac$", "predicted as 1 turn right"]
 
 
 @pytest.mark.parametrize("classes", [4, 25, 174])

@@ -4,13 +4,12 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from cvmae.visualize import canvas
 from cvmae.visualize.animation import write_gif, write_mp4, write_png
 from cvmae.visualize.canvas import Bar, Cell, Row, compose, fitted_size, resized
 from cvmae.visualize.heatmap import color, overlay, scaled, upsample
-from cvmae.visualize.pca import as_colors, principal
+from cvmae.visualize.pca import as_colors, principal_components
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 0), (1, 1)])
@@ -41,22 +40,47 @@ def test_scales_and_colors():
     assert found[0, :, :, 0].tolist() == [[100, 178], [107, 178]]
 
 
-def test_components_are_those_of_scikit_learn():
+def components_by_svd(rows, count):
+    """The first principal components and their fractions of the variance, from numpy's singular value decomposition."""
+    centered = rows - rows.mean(0)
+    _, singular_values, axes = np.linalg.svd(centered, full_matrices=False)
+    return (centered @ axes.T)[:, :count], (singular_values**2 / (singular_values**2).sum())[:count]
+
+
+@pytest.mark.parametrize("shape", [(50, 6), (4, 30), (400, 3)])
+def test_components_are_those_of_a_singular_value_decomposition(shape):
     draw = np.random.default_rng(0)
-    rows = draw.normal(size=(50, 6)) @ draw.normal(size=(6, 6))
-    found, theirs = principal(rows, 3), PCA(3).fit(rows)
-    np.testing.assert_allclose(found.shares, theirs.explained_variance_ratio_, rtol=1e-6)
-    np.testing.assert_allclose(np.abs(found.project(rows)), np.abs(theirs.transform(rows)), atol=1e-8)
-    np.testing.assert_array_equal(principal(rows[:2], 3).axes[2], 0)
-    largest = found.axes[np.arange(3), np.abs(found.axes).argmax(1)]
-    assert (largest > 0).all()
+    rows = draw.normal(size=shape) @ draw.normal(size=(shape[1], shape[1])) + 7
+    components, fractions = principal_components(rows, 3)
+    expected, expected_fractions = components_by_svd(rows, 3)
+    np.testing.assert_allclose(fractions, expected_fractions, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(components), np.abs(expected), atol=1e-8)
+
+
+def test_signs_of_components_are_the_same_for_reflected_rows():
+    rows = np.random.default_rng(0).normal(size=(50, 6)) * [6, 5, 4, 3, 2, 1]
+    components, _ = principal_components(rows, 3)
+    np.testing.assert_allclose(principal_components(-rows, 3)[0], -components, atol=1e-8)  # the axes keep their signs
+    for number in range(3):  # axis i is nearly coordinate i, whose entry is above 0
+        assert np.corrcoef(components[:, number], rows[:, number])[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("rows", [np.ones((1, 4)), np.ones((5, 4))])
+def test_equal_rows_have_components_of_zero(rows):
+    components, fractions = principal_components(rows, 3)
+    assert components.shape == (len(rows), 3) and not components.any() and fractions.tolist() == [0, 0, 0]
+
+
+def test_missing_components_are_zero():
+    components, fractions = principal_components(np.random.default_rng(0).normal(size=(2, 6)), 3)
+    assert components.shape == (2, 3) and not components[:, 2].any() and fractions[2] == 0 and abs(fractions[0] - 1) < 1e-12
 
 
 def test_colors_are_the_components():
     draw = np.random.default_rng(1)
     rows = draw.normal(size=(200, 3)) * [9, 3, 1]
-    found, shares = as_colors(rows)
-    assert found.dtype == np.float32 and found.min() == 0 and found.max() == 1 and shares.sum() > 0.999
+    found, fractions = as_colors(rows)
+    assert found.dtype == np.float32 and found.min() == 0 and found.max() == 1 and fractions.sum() > 0.999
     for channel in range(3):
         assert abs(np.corrcoef(found[:, channel], rows[:, channel])[0, 1]) > 0.98
 

@@ -11,7 +11,7 @@ from cvmae.visualize.embedding import draw_embedding, embed
 from cvmae.visualize.figure import MARK, Semantic, moving, still, strips
 from cvmae.visualize.heatmap import ATTENTION_COLORS, SEMANTIC_COLORS, color
 from cvmae.visualize.reconstruction import Reconstruction
-from cvmae.visualize.retrieval_sheet import QUERY, RIGHT, WRONG, Retrieval, draw_sheet, share_right
+from cvmae.visualize.retrieval_sheet import QUERY, RIGHT, WRONG, Retrieval, draw_sheet, fraction_right
 from tests.visualize.test_drawing import places_of
 
 GRID = Grid(4, 16, 24, 2, 8)
@@ -34,9 +34,9 @@ def test_six_rows_in_the_order_of_the_paper():
     names = ["frames", "masked", "reconstruction", "space-time attention", "overlay", "semantic map"]
     assert [row.name for row in rows] == names
     assert [row.detail for row in rows][1:] == [
-        "90 % hidden",
+        "90 % masked",
         "",
-        "× an even share",
+        "relative to uniform",
         "attention over the reconstruction",
         "somewhere",
     ]
@@ -46,7 +46,7 @@ def test_six_rows_in_the_order_of_the_paper():
         np.testing.assert_array_equal(row.frames[:, ::scale, ::scale], np.round(pixels * 255))
     attention, overlaid, semantic = rows[3:]
     assert (attention.bar.low, attention.bar.high, semantic.bar.low, semantic.bar.high) == (0, 11, 0, 23)
-    # The greatest is in the last slot, at the bottom right; on one scale for all frames.
+    # The greatest is at the last temporal position, at the bottom right; on one scale for all frames.
     assert (attention.frames[3, -1, -1] == color([1.0], ATTENTION_COLORS)).all()
     assert (attention.frames[0, 0, 0] == color([0.0], ATTENTION_COLORS)).all()
     np.testing.assert_array_equal(attention.frames[0], attention.frames[1])
@@ -81,7 +81,7 @@ def test_colors_of_tokens_are_a_semantic_row():
     assert np.abs(center - (255, 128, 0)).max() < 5 and not row.frames[2, height // 4, : width // 3].any()
 
 
-def test_the_patch_that_looks_is_marked_in_the_frames_of_its_slot():
+def test_the_query_patch_is_marked_in_its_frames():
     marked, plain = rows_of(mark=(1, 0, 2)), rows_of()
     height, width = marked[0].frames.shape[1:3]
     for number in (0, 3):
@@ -143,11 +143,11 @@ def test_points_have_the_color_and_name_of_their_class(tmp_path, monkeypatch):
 def test_neighbors_are_framed_by_whether_they_are_right():
     pictures = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), np.uint8)
     one = Retrieval(pictures[0], pictures[1:], np.array([0.9, 0.8, 0.7]), 1, np.array([1, 0, -1]))
-    assert one.right == [True, False, None] and share_right([one]) == 0.5
+    assert one.right == [True, False, None] and fraction_right([one]) == 0.5
     sheet = draw_sheet([one], ("a", "b"), "title", "note")
     inner = [places_of(sheet, picture[4:-4, 4:-4]) for picture in pictures]
     assert all(len(places) == 1 for places in inner)
     assert [x for [(_, x)] in inner] == sorted(x for [(_, x)] in inner)
     borders = [tuple(sheet[places[0][0] - 1, places[0][1] - 1]) for places in inner]
     assert borders[:3] == [QUERY, RIGHT, WRONG] and len(set(borders)) == 4
-    assert share_right([Retrieval(pictures[0], pictures[1:], np.zeros(3), -1, np.zeros(3, int))]) is None
+    assert fraction_right([Retrieval(pictures[0], pictures[1:], np.zeros(3), -1, np.zeros(3, int))]) is None

@@ -14,7 +14,7 @@ from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.build import build_encoder, video_grid
-from cvmae.models.vit import TransformerConfig, ViTSize
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.parallel.mesh import HOST
 from cvmae.tasks import run
 from cvmae.tasks.validate import validate
@@ -32,7 +32,7 @@ def load_branches(config):
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-PIXELS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+PIXELS: dict[str, tuple[float, ...]] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ONE = {"clips": 1, "ratios": (0.5,), "formats": ("png",), "embedded": 0, "queries": 0}  # one figure alone
 WIDE = {"augment__size": (32, 48), "data__frame_size": (40, 56)}
 
@@ -43,12 +43,13 @@ def pictures(**fields):
     return downstream("visualize", **WIDE, **fields)
 
 
-def autoencoder(c, **changes) -> Pretrained:
+def autoencoder(c, target_norm="patch") -> Pretrained:
     """Random weights of a video autoencoder for a config."""
     encoder = build_encoder(c, c.video_branch, video_grid(c))
+    assert isinstance(encoder, Encoder)
     spec = DecoderSpec(TransformerConfig(ViTSize(32, 1, 2)), "unshuffle", "separable", "own")
     params = random_params(Autoencoder(encoder, Decoder(spec, encoder.grid)))
-    return Pretrained("test", encoder, params, spec, **{"target_norm": "patch", "pixels": PIXELS} | changes)
+    return Pretrained("test", encoder, params, spec, target_norm=target_norm, normalization=PIXELS)
 
 
 @pytest.fixture(scope="module")
@@ -105,18 +106,19 @@ def test_the_figure_is_the_same_every_time_and_says_what_it_shows(weights, usual
     assert drawn(tmp_path, weights | ONE) == usual
     said = captions(usual)
     assert set(said) == {FIGURE, TOKENS}
-    for part in ("class 0, synthetic/val/0: 50 % of patches hidden (random)", "attention of block 2 of 2, mean of 2 heads",
-                 "Semantic map: image branch's attention", "from the cls token; each frame by itself", "Reconstruction: visible"):  # fmt: skip
+    for part in ("class 0, synthetic/val/0: 50 % of patches masked (random)", "attention of block 2 of 2, mean of 2 heads",
+                 "Semantic map: image branch's attention", "from the cls token; each frame separately", "Reconstruction: visible"):  # fmt: skip
         assert part in said[FIGURE]
     pca = captions(drawn(tmp_path, weights | ONE | {"semantic": "pca"}))[FIGURE]
     assert "Semantic map: PCA of the video's tokens." in pca
 
 
-def test_a_patch_that_looks_has_a_place(weights, usual, tmp_path):
+def test_a_query_patch_has_a_position(weights, usual, tmp_path):
     first = drawn(tmp_path, weights | ONE | {"query": "patch"})
     other = drawn(tmp_path, weights | ONE | {"query": "patch", "position": (0.0, 0.9, 0.9)})
     assert len({files[FIGURE] for files in (usual, first, other)}) == 3
-    assert "(slot 2, row 2, column 2)" in captions(first)[FIGURE] and "(slot 1, row 2, column 3)" in captions(other)[FIGURE]
+    assert "(temporal position 2, row 2, column 2)" in captions(first)[FIGURE]
+    assert "(temporal position 1, row 2, column 3)" in captions(other)[FIGURE]
 
 
 def test_ratios_formats_and_speed(weights, tmp_path):
@@ -133,14 +135,14 @@ def test_ratios_formats_and_speed(weights, tmp_path):
 
 
 def test_without_a_decoder_no_reconstruction_is_drawn_and_it_is_said_why(weights, usual, tmp_path, capsys):
-    found = autoencoder(pictures())
-    write_archive(found.only("encoder"), tmp_path / "encoder")
+    write_archive(autoencoder(pictures()).only("encoder"), tmp_path / "encoder")
     write_archive(autoencoder(pictures(), target_norm=""), tmp_path / "unknown")
     sizes = {"whole": Image.open(_written(tmp_path, usual)).size[1]}
-    for name, why in (("encoder", "these weights have no decoder"), ("unknown", "do not say what their decoder predicts")):
+    unknown = "the weights do not record the target normalization of their decoder: set config.visualize.target_norm"
+    for name, why in (("encoder", "these weights have no decoder"), ("unknown", unknown)):
         files = drawn(tmp_path / name, weights | ONE | {"init_from": str(tmp_path / name)})
-        assert f"no reconstruction is drawn: {why}" in capsys.readouterr().err.replace("the weights do", "do")
-        assert why in captions(files)[FIGURE].replace("the weights do", "do")
+        assert f"no reconstruction is drawn: {why}" in capsys.readouterr().err
+        assert f"No reconstruction: {why}." in captions(files)[FIGURE]
         sizes[name] = Image.open(_written(tmp_path, files)).size[1]
     assert all(sizes["whole"] - sizes[name] > 60 for name in ("encoder", "unknown"))  # a row less
     files = drawn(tmp_path / "told", weights | ONE | {"init_from": str(tmp_path / "unknown"), "target_norm": "patch"})
@@ -208,10 +210,10 @@ def test_pictures_of_a_folder_of_videos(sheets, tmp_path, capsys):
     assert set(files) == {"figures.json", TOKENS, "embedding.png", "retrieval.png"} | {
         f"clip{i:02d}_masked50.png" for i in range(3)
     }
-    assert "left out of the pictures:" in (said := capsys.readouterr().err) and "1b.mp4" in said
+    assert "left out of the figures:" in (said := capsys.readouterr().err) and "1b.mp4" in said
     said = captions(files)
     assert "none of them labeled" in said["embedding.png"] and said["clip02_masked50.png"].startswith("2.mp4: 50 % of patches")
-    assert "the 2 nearest of 3 clips" in said["retrieval.png"] and "no label to compare" in said["retrieval.png"]
+    assert "the 2 nearest of 3 clips" in said["retrieval.png"] and "no labels to compare" in said["retrieval.png"]
 
 
 def test_numbers_are_spread_from_end_to_end():
@@ -221,10 +223,11 @@ def test_numbers_are_spread_from_end_to_end():
 
 def test_weights_for_other_clips_and_with_one_frame_targets(weights, tmp_path):
     """mae_st predicts a frame of two; frames of clips that are longer than in training are predicted likewise."""
-    found = autoencoder(pictures())
-    spec = DecoderSpec(found.decoder.trunk, "unshuffle", "separable", "own", target_frames=2)
-    params = random_params(Autoencoder(found.encoder, Decoder(spec, found.encoder.grid)))
-    write_archive(Pretrained("test", found.encoder, params, spec, target_norm="patch", normalization=PIXELS), tmp_path / "w")
+    source = autoencoder(pictures())
+    assert source.decoder is not None
+    spec = DecoderSpec(source.decoder.trunk, "unshuffle", "separable", "own", target_frames=2)
+    params = random_params(Autoencoder(source.encoder, Decoder(spec, source.encoder.grid)))
+    write_archive(Pretrained("test", source.encoder, params, spec, target_norm="patch", normalization=PIXELS), tmp_path / "w")
     config = pictures(**weights | ONE | {"init_from": str(tmp_path / "w"), "data__num_frames": 8})
     loaded = load_branches(config)
     assert loaded.video.decoder.target_frames == 4 and loaded.video.encoder.grid.num_frames == 8
@@ -237,7 +240,7 @@ def test_weights_for_other_clips_and_with_one_frame_targets(weights, tmp_path):
     "fields, message",
     [
         ({"layer": 2}, "layer=2 is not there"),
-        ({"head": 2}, "config.visualize: head=2 is not there: the encoder has 2, 0 to 1"),
+        ({"head": 2}, "config.visualize: head=2 does not exist: expected -1, or 0 to 1 of 2"),
         ({"query": "cls", "video_branch__cls_token": False}, "config.visualize: query='cls' needs an encoder with a cls token"),
         ({"query": "dog"}, "config.visualize.query='dog' cannot be used: it must be one of mean, cls, patch"),
         ({"map": "x"}, "config.visualize.map='x'"),
@@ -265,9 +268,9 @@ def test_what_cannot_be_drawn_is_refused_with_the_field(fields, message, tmp_pat
 def test_what_the_weights_have_not_got_is_refused(weights, tmp_path):
     with pytest.raises(ConfigError, match="visualize.image_from: .* is an encoder of 4 frames: give an image encoder's"):
         load_branches(pictures(**weights | {"image_from": weights["init_from"]}))
-    with pytest.raises(ConfigError, match="has no image branch: take auto or pca"):
+    with pytest.raises(ConfigError, match="has no image branch: set image_from, or take auto or pca"):
         load_branches(pictures(init_from=weights["init_from"], semantic="image"))
-    with pytest.raises(ConfigError, match=r"records \[64\] of 64 videos: give numbers from 0 to 63"):
+    with pytest.raises(ConfigError, match=r"records \[64\] of 64 videos: give indices from 0 to 63"):
         visualize(pictures(**ONE, records=(64,)), load_branches(pictures()), tmp_path)
     with pytest.raises(ConfigError, match="video_branch.variant=test/16"):
         load_branches(pictures(**weights | {"video_branch__variant": "test/8"}))
