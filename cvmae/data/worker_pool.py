@@ -118,7 +118,8 @@ def run(function: str, jobs: Iterable[dict], workers: int, limit_s: float = 0) -
         for worker in crew:
             worker.close()
         for thread in threads:
-            thread.join()
+            with contextlib.suppress(RuntimeError):  # an interrupt came before the thread had started
+                thread.join()
 
 
 # What the threads of `run` report: a job with its answer, an error that ends the run, or None, the thread's end.
