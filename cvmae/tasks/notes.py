@@ -4,6 +4,10 @@ from collections.abc import Mapping
 
 from cvmae.config import require, steps
 from cvmae.data.sources import Source
+from cvmae.interop.huggingface import refusals
+from cvmae.interop.pretrained import Pretrained
+from cvmae.models.backbone import Backbone
+from cvmae.models.vit import Encoder
 from cvmae.tasks.validate import is_contrastive
 from cvmae.training.loop import Schedule
 from cvmae.workdir import (
@@ -62,6 +66,16 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
             "reaches its peak"
         )
     return notes
+
+
+def export_notes(encoder: Backbone) -> list[str]:
+    """Returns a note if the class VideoMAE of transformers, the export hf-videomae, cannot express a video encoder."""
+    if not isinstance(encoder, Encoder):
+        return ["note: only a ViT can be exported as hf-videomae"]
+    reasons = refusals(Pretrained("", encoder, {}), "encoder")
+    if not reasons:
+        return []
+    return [f"note: this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats"]
 
 
 def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:

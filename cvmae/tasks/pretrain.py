@@ -7,6 +7,7 @@ from cvmae.objective.objective import Objective
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.tasks.base import Task
 from cvmae.tasks.init_from import load_pretraining_branch
+from cvmae.tasks.notes import export_notes
 from cvmae.tasks.results import Results
 from cvmae.training import optimizer as optim
 from cvmae.training.loop import Schedule
@@ -65,7 +66,7 @@ class Pretrain(Task):
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}
 
     def describe(self) -> list[str]:
-        """Returns the learning rate's formula, and what gradient accumulation does to the negatives."""
+        """Returns the learning rate's formula, what gradient accumulation does to the negatives, and a limit of exports."""
         batch, count = self.config.batch_size, self.config.accumulate
         lines = [optim.describe(self.config.optimizer, batch)]
         if count > 1:
@@ -73,7 +74,8 @@ class Pretrain(Task):
                 f"gradients accumulate over {count} micro-batches: contrastive negatives are the {batch // count} clips of a "
                 "micro-batch, not the batch"
             )
-        return lines
+        video = self.objective.model.video
+        return lines + (export_notes(video.encoder) if video is not None else [])
 
     def check_data(self) -> None:
         """Opens the evaluation split where something will read it."""

@@ -6,7 +6,7 @@ from cvmae.config import ConfigError
 from cvmae.tasks import run
 from cvmae.tasks.notes import check_clips, ending, frozen_notes, training_notes, with_task
 from cvmae.training.loop import Schedule
-from tests.tiny_configs import config, downstream
+from tests.tiny_configs import config, downstream, make_task
 
 
 def test_a_batch_that_would_hold_a_clip_twice_is_refused_where_clips_are_negatives(tmp_path):
@@ -28,6 +28,14 @@ def test_settings_that_work_and_are_rarely_meant_are_noted():
     assert not any("bfloat16" in note for note in training_notes(loud, Schedule(9), "tpu"))
     [votes] = frozen_notes(downstream("knn", knn__neighbours=(3, 20)), {"split": range(8)}, "cpu")
     assert "neighbours=20: the gallery has 8 clips" in votes
+
+
+def test_an_encoder_that_transformers_cannot_express_is_noted():
+    [note] = make_task(config()).describe()[1:]
+    assert "hf-videomae" in note and "video_branch.cls_token=False" in note and "video_branch.positions=sincos1d" in note
+    videomae = {"video_branch__cls_token": False, "video_branch__positions": "sincos1d", "video_branch__decoder__cls": "none"}
+    assert len(make_task(config(("mse_video",), **videomae)).describe()) == 1
+    assert len(make_task(config(("mse_image",))).describe()) == 1
 
 
 def test_the_end_names_the_files_and_the_next_command(tmp_path):
