@@ -18,7 +18,10 @@ export PATH=$dir/env/bin:$PATH JAX_PLATFORMS=cpu
 cvmae --config=ssv2:runlocal --workdir=run
 test -s run/report.html
 cvmae-report run >/dev/null
-for command in cvmae-prepare cvmae-weights cvmae-plan cvmae-bench; do "$command" --help >/dev/null; done
+for command in "cvmae workdir" "cvmae-prepare videos" "cvmae-weights to" "cvmae-plan topology" "cvmae-bench steps" "cvmae-report out"; do
+  ${command% *} --help >help.txt
+  grep --quiet -e "--.*${command#* }" help.txt
+done
 # The example of the front page, with the workdir and a video that are here.
 python - <<'PYTHON'
 import av, numpy as np

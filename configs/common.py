@@ -9,6 +9,7 @@ import ml_collections
 from cvmae.config import UNTRAINED, ConfigError, nearest, parse_arg
 from cvmae.objective import TERMS
 from cvmae.tasks import TASKS
+from cvmae.tasks.model_fields import UNTRAINED_ENCODER
 
 PARENTS = ("videomae", "mae_st", "mae")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -16,10 +17,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def arguments(arg, **defaults):
     """Parses the argument of a config; `task`, `variant`, `parent` and `runlocal` are common to all configs."""
-    args = parse_arg(arg, **({"task": "pretrain", "variant": "B/16", "parent": "", "runlocal": False} | defaults))
+    args = parse_arg(arg, **({"task": "pretrain", "variant": "", "parent": "", "runlocal": False} | defaults))
     for name, known in (("task", [task for task in TASKS if task != "ablate"]), ("parent", ("", *PARENTS))):
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
+    if args.task == "pretrain" and not args.variant:
+        args.variant = "B/16"
     return args
 
 
@@ -115,6 +118,16 @@ def encoder(variant, positions, cls_token, tubelet):
     c.qkv_bias = "qkv"  # qkv | qv | none
     c.eps = 1e-6
     c.final_norm = True
+    return c
+
+
+def encoder_of_weights(variant):
+    """Returns the fields of an encoder that are taken from the weights of config.init_from; what a config or flag sets is compared."""
+    c = ml_collections.ConfigDict({"backbone": "vit"})
+    for name, default in UNTRAINED_ENCODER.items():
+        c[name] = ml_collections.config_dict.placeholder(type(default))
+    if variant:
+        c.variant = variant
     return c
 
 
@@ -251,6 +264,7 @@ def runlocal(c):
     c.data.frame_size, c.augment.size = (40, 40), (32, 32)
     c.data.workers = 0
     c.video_branch.variant = "test/16"
+    c.video_branch.update({name: value for name, value in UNTRAINED_ENCODER.items() if c.video_branch[name] is None})
     if "heads" in c.get("probe", {}):
         c.probe.heads = 2
     if "visualize" in c:

@@ -26,7 +26,7 @@ def base(args, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
     c.batch_size = 256
     c.data = common.data()
     c.data.test_split = "val"  # published results on SSv2 and Kinetics are on their validation videos
-    c.video_branch = common.encoder(args.variant, "separable", True, 2)  # as in pre-training; differences are refused by name
+    c.video_branch = common.encoder_of_weights(args.variant)
     c.video_branch.inflate = "none"  # as in pre-training, for init_from of an image encoder
     c.augment = ml_collections.ConfigDict({"size": (224, 224), "mean": common.IMAGENET_MEAN, "std": common.IMAGENET_STD})
     if task in ("finetune", "linear", "attentive"):

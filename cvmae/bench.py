@@ -28,16 +28,17 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from cvmae import cli
-from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
+import cvmae.cli
+from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json
 from cvmae.performance import bench_report, measurements
+from cvmae.tasks.model_fields import fill_model_fields
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
-flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(cvmae.cli)
 define_json()
 flags.DEFINE_integer("steps", 20, "Number of steps to time.", lower_bound=2)
 flags.DEFINE_integer("warmup", 2, "Number of steps before them, which are not timed.", lower_bound=1)
@@ -54,7 +55,8 @@ flags.DEFINE_bool("profile", False, "Also print the time of the step by kind of 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; --help explains the command."""
-    return parse_config(argv, EXAMPLE, __doc__)
+    print_help(argv, __doc__, __name__)
+    return parse_config(argv, EXAMPLE)
 
 
 def measure() -> tuple[list[str], dict]:
@@ -68,11 +70,12 @@ def measure() -> tuple[list[str], dict]:
         compile_peer=FLAGS.compile_peer,
         profile=FLAGS.profile,
     )
+    config, _ = fill_model_fields(FLAGS.config)
     if FLAGS.peer:
-        return measurements.compare_with_huggingface(FLAGS.config, options)
+        return measurements.compare_with_huggingface(config, options)
     if FLAGS.loader_only:
-        return measurements.measure_loader_only(FLAGS.config, options)
-    return measurements.measure_training(FLAGS.config, options)
+        return measurements.measure_loader_only(config, options)
+    return measurements.measure_training(config, options)
 
 
 def main(argv: list[str]) -> None:

@@ -8,6 +8,7 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import config_flags
@@ -27,7 +28,20 @@ def define_json() -> None:
         flags.DEFINE_string("json", "", "File to write the numbers to.")
 
 
-def parse(argv: list[str], example: str = EXAMPLE, about: str = "") -> list[str]:
+def print_help(argv: list[str], about: str, module: str) -> None:
+    """Prints `about` and the flags of a command, and exits with code 0, if the arguments ask for help.
+
+    Args:
+      argv: the program, then its arguments.
+      about: text before the flags.
+      module: the command's `__name__`, which is `__main__` under `python -m` and its own as a console script.
+    """
+    if {"--help", "-h"} & set(argv):
+        print(about, FLAGS.module_help(sys.argv[0] if module == "__main__" else module), sep="\n")
+        sys.exit(0)
+
+
+def parse(argv: list[str], example: str = EXAMPLE) -> list[str]:
     """Parses the command line of a command that runs a config, and returns the program and its positional arguments.
 
     Prints one line and exits with code 2 where an argument is wrong.
@@ -35,11 +49,7 @@ def parse(argv: list[str], example: str = EXAMPLE, about: str = "") -> list[str]
     Args:
       argv: the program, then its arguments.
       example: a command that would do, for the message that --config is missing.
-      about: what --help prints before the flags; empty leaves --help to absl.
     """
-    if about and {"--help", "-h"} & set(argv):
-        print(about, FLAGS.main_module_help(), sep="\n")
-        sys.exit(0)
     try:
         argv = find_configs(argv)
         check_overrides(argv)
@@ -91,7 +101,7 @@ def _remember(typed: str) -> str:
 
 def config_path() -> str:
     """Returns the value of --config as it was typed, `ssv2:variant=B/16` or `configs/ssv2.py:variant=B/16`."""
-    path = FLAGS["config"].config_filename
+    path = config_flags.get_config_filename(FLAGS["config"])
     return _TYPED.get(path, path)
 
 
@@ -99,13 +109,13 @@ def print_config(config) -> None:
     """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
     comments = field_comments()
     for name, value in sorted(flatten(config).items()):
-        comment = comments.get(name.rpartition(".")[2], "")
+        comment = "that of the weights of config.init_from" if value is None else comments.get(name.rpartition(".")[2], "")
         print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
 
 
 def field_comments() -> dict[str, str]:
     """Returns the comments at the ends of the lines of this package's config files that set a field, by the field's last name."""
-    comments = {}
+    comments: dict[str, str] = {}
     for path in sorted(config_folder().glob("*.py"), key=lambda path: path.stem != "common"):
         for line in path.read_text(encoding="utf-8").splitlines():
             code, mark, comment = line.partition("  # ")
@@ -135,7 +145,7 @@ def parse_own(argv: list[str], command_flags: flags.FlagValues, about: str) -> l
     return command_flags(argv)
 
 
-def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], None] = sys.exit) -> None:
+def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
     """Ends the program with one line on stderr.
 
     Args:

@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -117,6 +118,8 @@ def load(path: str, overrides: Mapping | None = None) -> ml_collections.ConfigDi
     if neighbors not in sys.path:
         sys.path.append(neighbors)  # in a checkout a config file may say `from configs import common`, wherever it is run from
     spec = importlib.util.spec_from_file_location("cvmae_config", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"config file {file!r} is no Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     with _import_errors(file):
         spec.loader.exec_module(module)
@@ -145,7 +148,8 @@ def _import_errors(file: str):
 
 def check_key(config, key: str) -> None:
     """Raises ConfigError, naming the nearest known field, where the dotted `key` is no field of `config`."""
-    node, walked = config, []
+    node = config
+    walked: list[str] = []
     for part in key.split("."):
         if not isinstance(node, ml_collections.ConfigDict) or part not in node:
             where = ".".join(["config", *walked])
@@ -178,7 +182,7 @@ def config_errors(field: str = ""):
 
 def flatten(tree: Mapping | ml_collections.ConfigDict, prefix: str = "") -> dict:
     """The leaves of nested mappings by dotted name, `{"data.workers": 2}`; empty mappings have none."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping | ml_collections.ConfigDict)
         leaves |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}

@@ -15,13 +15,13 @@ import traceback
 
 from absl import app, flags, logging
 
-from cvmae import cli
-from cvmae.cli import FLAGS, config_path, fail, print_config, refuse_arguments
+import cvmae.cli
+from cvmae.cli import FLAGS, config_path, fail, print_config, print_help, refuse_arguments
 from cvmae.cli import parse as cli_parse
 from cvmae.config import ConfigError
 from cvmae.tasks import TASKS
 
-flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(cvmae.cli)
 flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures; a rerun resumes from it. Default: workdir/NAME-OF-THE-CONFIG."
 )
@@ -44,7 +44,8 @@ Fields of a config: --print_config prints them with their comments; --config.FIE
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line."""
-    return cli_parse(argv, about=ABOUT)
+    print_help(argv, ABOUT, __name__)
+    return cli_parse(argv)
 
 
 def default_workdir(config: str) -> str:

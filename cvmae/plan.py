@@ -15,8 +15,8 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from cvmae import cli
-from cvmae.cli import FLAGS, config_path, define_json, fail, refuse_arguments
+import cvmae.cli
+from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError, check_key
 from cvmae.files import write_json
@@ -26,10 +26,11 @@ from cvmae.performance.compile import ProgramCost, compile_step
 from cvmae.performance.oom import TooLarge
 from cvmae.performance.search import Search, cheapest, fits_in_memory, with_batch
 from cvmae.performance.traced_step import TracedStep, check_task, model_flops, training_clips
+from cvmae.tasks.model_fields import fill_model_fields
 from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
-flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(cvmae.cli)
 define_json()
 flags.DEFINE_string("topology", None, f"Chips to compile for: {EXAMPLES}.")
 flags.DEFINE_integer("slices", 1, "Number of slices of that topology, connected by the data center network.", lower_bound=1)
@@ -46,7 +47,8 @@ flags.DEFINE_bool(
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; --help explains the command."""
-    rest = parse_config(argv, EXAMPLE, __doc__)
+    print_help(argv, __doc__, __name__)
+    rest = parse_config(argv, EXAMPLE)
     if not FLAGS.topology:
         fail(ConfigError(f"--topology is missing: {EXAMPLE}"), 2)
     return rest
@@ -63,7 +65,7 @@ def topology_from_flags() -> Topology:
 def config_from_flags():
     """Returns the config with --batch, --mesh and --slices. Raises: ConfigError."""
     check_task(FLAGS.config)
-    config = with_batch(FLAGS.config, FLAGS.batch or FLAGS.config.batch_size)
+    config = with_batch(fill_model_fields(FLAGS.config)[0], FLAGS.batch or FLAGS.config.batch_size)
     config.mesh.dcn = FLAGS.slices
     for part in filter(None, FLAGS.mesh.split(",")):
         axis, _, size = part.partition(":")
@@ -149,8 +151,10 @@ def make_plan() -> int:
     run = planned_run(step, clips, source)
     print(*plan_report.header(run, topology), sep="\n", flush=True)
     cost = compile_step(step, topology)
-    fits = isinstance(cost, ProgramCost) and fits_in_memory(cost, topology)
-    lines = plan_report.fits_lines(cost, run, topology) if fits else too_large_lines(cost, step, topology)
+    if isinstance(cost, ProgramCost) and fits_in_memory(cost, topology):
+        fits, lines = True, plan_report.fits_lines(cost, run, topology)
+    else:
+        fits, lines = False, too_large_lines(cost, step, topology)
     data = plan_report.as_data(cost, run, topology) | {"fits": fits}
     print(*lines, sep="\n", flush=True)
     if search:

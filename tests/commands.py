@@ -52,6 +52,7 @@ def run_here(program, argv, monkeypatch) -> int:
         flag.value = flag.default
     with pytest.raises(SystemExit) as stopped:
         program.main(program.parse(sys.argv))
+    assert isinstance(stopped.value.code, int)
     return stopped.value.code
 
 
@@ -74,6 +75,7 @@ def run_own(program, *words) -> int:
     try:
         program.main(program.parse([program.__name__, *map(str, words)]))
     except SystemExit as end:
+        assert isinstance(end.code, int)
         return end.code
     return 0
 

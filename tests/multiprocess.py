@@ -45,7 +45,7 @@ def share_programs() -> None:
 
     jax.config.update("jax_share_binary_between_hosts", True)
     # The key of a compiled program contains a fingerprint of the devices, which on CPU differs between processes.
-    cache_key._hash_accelerator_config = lambda hasher, devices: hasher.update(str(devices.shape).encode())
+    cache_key._hash_accelerator_config = lambda hash_obj, accelerators: hash_obj.update(str(accelerators.shape).encode())
 
 
 def run_all(commands: list[list[str]], env=None, waited: int | None = None) -> list[Ended]:
@@ -57,8 +57,8 @@ def run_all(commands: list[list[str]], env=None, waited: int | None = None) -> l
         try:
             for command, (out, err) in zip(commands, outputs):
                 with open(out, "w") as stdout, open(err, "w") as stderr:
-                    streams = {"stdout": stdout, "stderr": stderr, "cwd": ROOT, "env": environment}
-                    processes.append(subprocess.Popen([sys.executable, *command], **streams))
+                    program = [sys.executable, *command]
+                    processes.append(subprocess.Popen(program, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment))
             ends = wait(processes[:waited]) + [float("inf")] * (0 if waited is None else len(processes) - waited)
         finally:
             for process in processes:

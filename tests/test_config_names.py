@@ -33,6 +33,12 @@ def test_a_name_that_no_config_has_names_the_nearest(name, message):
         find_config(name)
 
 
+def test_a_file_without_the_suffix_of_python_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"mine.txt' is no Python file: its name must end in .py"):
+        load(str(tmp_path / "mine.txt"))
+
+
 MINE = """
 from cvmae.configs import common, ssv2
 

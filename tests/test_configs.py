@@ -10,6 +10,7 @@ from cvmae.config import ConfigError, load
 from cvmae.tasks import TASKS as ALL_TASKS
 from cvmae.tasks import run as run_config
 from cvmae.tasks import run as train
+from cvmae.tasks.model_fields import fill_model_fields
 from cvmae.tasks.validate import validate
 from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run
 from tests.tiny_configs import CONFIGS
@@ -31,7 +32,8 @@ def test_the_promised_configs_are_there():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_valid_as_it_stands(name, task):
     for argument in (f"task={task}", f"task={task},parent=videomae", f"task={task},runlocal"):
-        config = load(path(name, argument))
+        start = {} if task == "pretrain" else {"init_from": "untrained"}
+        config, _ = fill_model_fields(load(path(name, argument), start))
         assert config.task == task
         validate(config)
 
@@ -163,14 +165,14 @@ def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path, quick_compilat
     report = json.loads((tmp_path / "report.json").read_text())
     if task in ("finetune", "linear", "attentive"):
         assert set(report["metrics"]) == {"accuracy/top1", "accuracy/top5", "accuracy/mean_class_accuracy"}
-        assert report["clips"] == 64 and checkpoint_steps(tmp_path) == [6, 8]
+        assert report["details"]["clips"] == 64 and checkpoint_steps(tmp_path) == [6, 8]
         for picture in ("curves.png", "confusion.png"):
             assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
         assert len((tmp_path / "per_class.csv").read_text().splitlines()) == 1 + config.data.synthetic.classes
         with np.load(tmp_path / "predictions.npz") as predictions:
             np.testing.assert_allclose(predictions["probabilities"].sum(-1), 1, rtol=1e-5)
     else:
-        assert {f"{task}/{name}": value for name, value in report[task].items()} == numbers
+        assert {f"{task}/{name}": value for name, value in report["metrics"].items()} == numbers
     if task == "visualize":
         listed = json.loads((tmp_path / "figures" / "figures.json").read_text())
         assert {entry["kind"] for entry in listed} == {"clip", "tokens", "embedding", "retrieval"} and numbers[

@@ -74,7 +74,7 @@ def odd_code(text: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             name = node.attr
         if name in NAMES:
-            yield node.lineno, f"variable {name!r}: name the thing"
+            yield getattr(node, "lineno", 1), f"variable {name!r}: name the thing"
 
 
 def odd_places(path: pathlib.Path) -> list[str]:

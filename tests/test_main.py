@@ -1,5 +1,7 @@
 """The command line: whatever is wrong is one line on stderr with the fix, exit code 2, and an untouched workdir."""
 
+from typing import Any
+
 import pytest
 
 from cvmae import main
@@ -27,7 +29,7 @@ def complaint(tmp_path, capsys, monkeypatch):
     return call
 
 
-REFUSED = [
+REFUSED: list[tuple[dict[str, Any], str]] = [
     # The first five of the issue.
     ({"data__wrokers": 2}, "config.data has no field 'wrokers'; did you mean 'workers'"),
     ({"data__source": "files"}, "data.manifest"),

@@ -96,5 +96,5 @@ def labeled_views(
     if spec.rand_augment is not None:
         video = rand_augment_clips(pairs[:, 0], video, spec.rand_augment)
     rows = (pairs[:, 1], video, labels)
-    views, labels = jax.lax.map(lambda row: _cut(*row, spec), rows, batch_size=CHUNK)
+    views, labels = jax.lax.map(lambda row: _cut(row[0], row[1], row[2], spec), rows, batch_size=CHUNK)
     return views, labels, split[:, 1]

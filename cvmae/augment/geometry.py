@@ -51,7 +51,8 @@ def resample(video: Float[Array, "T H0 W0 C"], box: Float[Array, "4"], size: tup
 def random_crop(key: Key[Array, ""], video: Float[Array, "T H0 W0 C"], crop: Crop) -> Float[Array, "T H W C"]:
     """Crops, resizes and flips one clip at random: [T, H0, W0, C] -> [T, H, W, C]."""
     box_key, flip_key = jax.random.split(key)
-    video = resample(video, draw_box(box_key, *video.shape[1:3], crop), crop.size)
+    height, width = video.shape[1:3]
+    video = resample(video, draw_box(box_key, height, width, crop), crop.size)
     if crop.flip:
         video = jnp.where(jax.random.uniform(flip_key) < crop.flip, video[:, :, ::-1], video)
     return video

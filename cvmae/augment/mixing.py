@@ -107,7 +107,8 @@ def mix(
     """
     if not spec.active:
         return clips, targets
-    pixel_weights, target_weights = jax.vmap(lambda key: draw_weights(key, *clips.shape[2:4], spec))(keys)
+    height, width = clips.shape[2:4]
+    pixel_weights, target_weights = jax.vmap(lambda key: draw_weights(key, height, width, spec))(keys)
     pixel_weights, target_weights = pixel_weights[:, None, :, :, None], target_weights[:, None]
     mixed_clips = pixel_weights * clips + (1 - pixel_weights) * clips[::-1]
     return mixed_clips, target_weights * targets + (1 - target_weights) * targets[::-1]

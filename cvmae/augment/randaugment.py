@@ -139,4 +139,4 @@ def rand_augment_clips(keys: Key[Array, " B"], videos: UInt8[Array, "B T H W 3"]
     The loop costs little, because one clip keeps a device busy. If the rows are sharded over devices, wrap this in
     `jax.shard_map`: otherwise every device computes all rows.
     """
-    return jax.lax.map(lambda row: rand_augment(*row, spec), (keys, videos))
+    return jax.lax.map(lambda row: rand_augment(row[0], row[1], spec), (keys, videos))

@@ -123,16 +123,18 @@ class _Video:
     """Open video file. Not thread-safe."""
 
     def __init__(self, source: str | bytes, name: str):
-        self._source, self._name, self._container = source, name, None
+        self._source, self._name = source, name
         self._open()
 
     def close(self):
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        self._container.close()
+
+    def _reopen(self):
+        """Goes back to the beginning of the file."""
+        self.close()
+        self._open()
 
     def _open(self):
-        self.close()
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
         self._container = av.open(file, **_TOLERANT)
         self._stream = self._container.streams.best("video")  # the first stream may be a cover picture
@@ -148,7 +150,7 @@ class _Video:
         """Returns the frame table; decodes the whole file only if its packets do not give the display order."""
         table = table_from_packets(self._container, self._stream)
         if table is None:
-            self._open()
+            self._reopen()
             table = table_from_count(self._stream, sum(1 for _ in self._decode_all()))
         if not len(table):
             raise DecodeError(self._name, "no frames")
@@ -191,7 +193,7 @@ class _Video:
         some frames come twice.
         """
         if not table.reliable:
-            self._open()
+            self._reopen()
             yield from self._select(enumerate(self._decode_all()), wanted)
             return
         keys = table.pts[table.keyframe & (table.pts <= min(wanted))]
@@ -204,14 +206,14 @@ class _Video:
                 return
         except (DecodeError, av.error.FFmpegError):
             pass
-        self._open()
+        self._reopen()
         yield from self._select(self._decode_wanted(wanted), wanted)
 
     def _decode_all(self) -> Iterator[av.VideoFrame]:
         for packet in packets_of(self._container, self._stream):
             yield from packet.decode()
 
-    def _decode_wanted(self, wanted, until=None) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode_wanted(self, wanted, until=None) -> Iterator[tuple[int | None, av.VideoFrame]]:
         """Yields (pts, frame) in decoding order from the current position, which must not lie after the pts `until`."""
         context = self._stream.codec_context
         skipping = context.name in _SKIPPING
@@ -233,6 +235,8 @@ class _Video:
         holds_previous = self._stream.codec_context.name in _HOLDING
         for pts, frame in frames:
             ready = []
+            if holds_previous and pts is None:  # it may be the wanted one, for which the previous frame would be taken
+                raise DecodeError(self._name, "a decoded frame has no pts")
             if holds_previous and previous is not None:
                 ready = [(skipped, previous) for skipped in sorted(remaining) if skipped < pts]
             if pts in remaining:
@@ -258,7 +262,7 @@ def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     if matrix is None:
         return image
     # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); only quarter turns and mirrorings occur.
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()  # type: ignore[call-overload]  # PyAV declares it an object
     if abs(a) + abs(d) < abs(b) + abs(c):
         image, a, d = image.swapaxes(0, 1), c, b
     return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

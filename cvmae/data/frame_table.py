@@ -52,8 +52,7 @@ def table_from_packets(container, stream) -> FrameTable | None:
     if container.format.name == "avi" and stream.codec_context.name == "h264" and stream.codec_context.has_b_frames:
         return None
     packets = [(p.pts, p.is_keyframe) for p in packets_of(container, stream) if p.size and not p.is_discard]
-    pts = [p for p, _ in packets]
-    if not pts or None in pts or len(set(pts)) < len(pts):
+    if not packets or len({p for p, _ in packets if p is not None}) < len(packets):
         return None
     packets.sort()
     pts = np.array([p for p, _ in packets], np.int64)

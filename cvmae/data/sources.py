@@ -42,9 +42,14 @@ class Source(Protocol):
       identity: a text that differs if records or labels differ; it does not depend on the folder of the files.
     """
 
-    class_names: tuple[str, ...]
-    labels: np.ndarray
-    identity: str
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def identity(self) -> str: ...
 
     def __len__(self) -> int: ...
 

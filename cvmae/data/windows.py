@@ -88,12 +88,13 @@ def open_windows(record: Record, spec: clips.ClipSpec, window_stride: int) -> tu
       ClipError: the record's part of the video holds no frame.
       DecodeError: the file cannot be read; the iterator may raise it too.
     """
-    planned = []
+    planned: list[Windows] = []
 
     def choose(times):
         planned.append(plan_windows(spec, times, window_stride, record.start, record.end))
         return np.unique(planned[0].frames)
 
+    frames: Iterator[tuple[int, np.ndarray]]
     if isinstance(record.payload, np.ndarray):
         video = record.payload
         frames = ((int(number), video[number]) for number in choose(np.arange(len(video)) / ARRAY_FPS))
@@ -105,7 +106,7 @@ def open_windows(record: Record, spec: clips.ClipSpec, window_stride: int) -> tu
 
 def _assemble(windows: Windows, frames: Iterator[tuple[int, np.ndarray]], spec: clips.ClipSpec) -> Iterator[np.ndarray]:
     """Yields the windows, from (index, frame) pairs in ascending order."""
-    buffer = {}
+    buffer: dict[int, np.ndarray] = {}
     for indices in windows.frames:
         buffer = {index: frame for index, frame in buffer.items() if index >= indices[0]}
         while indices[-1] not in buffer:
@@ -159,7 +160,7 @@ class WindowLoader:
         data = config.data
         self._source, self._spec, self._window_stride = source, clip_spec(config), window_stride
         self._numbers, self._lock, self._timeout_s = iter(numbers), threading.Lock(), data.timeout_s
-        self._events = queue.Queue(batch_size * max(1, data.prefetch))
+        self._events: queue.Queue[Opened | Window | Failed | Exception | None] = queue.Queue(batch_size * max(1, data.prefetch))
         self._stopping = threading.Event()
         self._running = max(1, data.workers) * max(1, data.threads)
         self._threads = [threading.Thread(target=self._work, daemon=True, name="cvmae-windows") for _ in range(self._running)]

@@ -40,7 +40,8 @@ class Worker:
 
     def __init__(self, function: str, limit_s: float = 0):
         self._function, self.limit_s = function, limit_s
-        self._process, self._closed, self._lock = None, False, threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._closed, self._lock = False, threading.Lock()
 
     def call(self, job: dict) -> dict | Failure:
         """Returns the function's answer to a job. Raises: StopRun if the function did."""
@@ -85,7 +86,8 @@ def run(function: str, jobs: Iterable[dict], workers: int, limit_s: float = 0) -
     Raises:
       StopRun: the function raised it.
     """
-    jobs, lock, results = iter(jobs), threading.Lock(), queue.SimpleQueue()
+    jobs, lock = iter(jobs), threading.Lock()
+    results: _Results = queue.SimpleQueue()
     crew = [Worker(function, limit_s) for _ in range(workers or available_cores())]
     stopping = threading.Event()
 
@@ -98,7 +100,7 @@ def run(function: str, jobs: Iterable[dict], workers: int, limit_s: float = 0) -
                     break
                 results.put((job, worker.call(job)))
         except BaseException as error:  # passed on to the caller of `run`, where it is raised
-            results.put((None, error))
+            results.put(error)
         finally:
             worker.close()
             results.put(None)
@@ -107,19 +109,24 @@ def run(function: str, jobs: Iterable[dict], workers: int, limit_s: float = 0) -
     try:
         for thread in threads:
             thread.start()
-        for job, answer in _until_all_ended(results, len(crew)):
-            if job is None:
-                raise answer
-            yield job, answer
+        for result in _until_all_ended(results, len(crew)):
+            if isinstance(result, BaseException):
+                raise result
+            yield result
     finally:
         stopping.set()
         for worker in crew:
             worker.close()
         for thread in threads:
-            thread.join()
+            with contextlib.suppress(RuntimeError):  # an interrupt came before the thread had started
+                thread.join()
 
 
-def _until_all_ended(results, num_threads):
+# What the threads of `run` report: a job with its answer, an error that ends the run, or None, the thread's end.
+_Results = queue.SimpleQueue[tuple[dict, dict | Failure] | BaseException | None]
+
+
+def _until_all_ended(results: _Results, num_threads: int) -> Iterator[tuple[dict, dict | Failure] | BaseException]:
     while num_threads:
         try:
             item = results.get(timeout=1)  # a wait without an end may miss a signal that comes just before it
@@ -131,7 +138,7 @@ def _until_all_ended(results, num_threads):
             yield item
 
 
-def _start_process(function: str) -> subprocess.Popen:
+def _start_process(function: str) -> subprocess.Popen[str]:
     """Starts `serve` in a Python process with this one's import path; jobs and answers pass through its pipes.
 
     Not by multiprocessing, nor by a pool on top of it: fork is unsafe once there are threads (JAX and Grain have some), spawn
@@ -204,7 +211,7 @@ def serve(function: str) -> None:
     os.dup2(2, 1)
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
-    jobs = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[dict] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     while True:
         job = jobs.get()

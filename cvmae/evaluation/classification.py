@@ -90,8 +90,8 @@ def per_class_rows(probabilities, labels, class_names) -> list[ClassRow]:
         wrong[number] = 0
         other = str(class_names[wrong.argmax()]) if wrong.any() else ""
         own = ranks[labels == number]
-        shares = [float((own < k).mean()) if clips else None for k in (1, TOP)]
-        rows.append(ClassRow(number, str(name), clips, *shares, other))
+        top1, top5 = (float((own < k).mean()) if clips else None for k in (1, TOP))
+        rows.append(ClassRow(number, str(name), clips, top1, top5, other))
     return rows
 
 

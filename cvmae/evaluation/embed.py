@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -98,26 +99,38 @@ def embed(
       DecodeError: the file cannot be read. ValueError: frames of another shape or dtype, or see `Preprocessing`.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else load_encoder(encoder)
-    frames = video if isinstance(video, np.ndarray) else None
-    if frames is not None and (frames.ndim != 4 or frames.dtype != np.uint8 or not len(frames)):
-        raise ValueError(f"frames are {frames.dtype} {list(frames.shape)}; expected uint8 [n, H, W, 3]")
-    source = video if frames is not None or isinstance(video, bytes) else os.fspath(video)
-    table = None if frames is not None else read_table(source)
-    times = np.arange(len(frames), dtype=np.float64) if frames is not None else table.times
-    windows = plan_windows(_clip_spec(encoder, timed=frames is None), times, window_stride)
-    vectors = []
+    times, read = _open_video(video)
+    windows = plan_windows(_clip_spec(encoder, timed=not isinstance(video, np.ndarray)), times, window_stride)
+    batches = []
     for start in range(0, len(windows), batch_size):
         numbers = windows.frames[start : start + batch_size]
         unique, positions = np.unique(numbers, return_inverse=True)
-        decoded = frames[unique] if frames is not None else read_frames(source, unique, table=table)
-        vectors.append(encoder(decoded[positions.reshape(numbers.shape)]))
-    vectors = np.concatenate(vectors)
+        batches.append(encoder(read(unique)[positions.reshape(numbers.shape)]))
+    vectors = np.concatenate(batches)
     return vectors if per_window else vectors.mean(0)
+
+
+def _open_video(video: str | os.PathLike | bytes | np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Returns the times of a video's frames, and a function that reads frames by their numbers. Raises: see `embed`."""
+    if isinstance(video, np.ndarray):
+        if video.ndim != 4 or video.dtype != np.uint8 or not len(video):
+            raise ValueError(f"frames are {video.dtype} {list(video.shape)}; expected uint8 [n, H, W, 3]")
+        return np.arange(len(video), dtype=np.float64), lambda numbers: video[numbers]
+    source = video if isinstance(video, bytes) else os.fspath(video)
+    table = read_table(source)
+    return table.times, lambda numbers: read_frames(source, numbers, table=table)
 
 
 def _clip_spec(encoder: VideoEncoder, timed: bool) -> ClipSpec:
     """Returns the spec of the encoder's clips; for frames without times (`timed` False) its fps is ignored."""
-    size = {"height": encoder.preprocessing.height, "width": encoder.preprocessing.width, "fit": "crop"}
-    sampling = {"sampling": "middle", "num_sampled": 0, "frame_sampling": "middle"}
-    fps = encoder.fps if timed else 0.0
-    return ClipSpec(num_frames=encoder.num_frames, stride=encoder.stride, fps=fps, **size, **sampling)
+    return ClipSpec(
+        num_frames=encoder.num_frames,
+        stride=encoder.stride,
+        fps=encoder.fps if timed else 0.0,
+        height=encoder.preprocessing.height,
+        width=encoder.preprocessing.width,
+        fit="crop",
+        sampling="middle",
+        num_sampled=0,
+        frame_sampling="middle",
+    )

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -135,7 +135,7 @@ def cached_features(
     return cached_rows(folder, identity, len(source) * views.clips, read, -(-SHARD_ROWS // size) * size)
 
 
-def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Iterator[dict]], shard_rows: int) -> Features:
+def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Generator[dict]], shard_rows: int) -> Features:
     """Returns rows cached in shards of `shard_rows`, each a file that is written atomically; damaged shards are recomputed.
 
     Args:
@@ -161,12 +161,13 @@ def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Iterato
                 _save(folder, number, columns)
                 shards[number] = columns
     processes.barrier(f"filled {folder}")
-    shards = [_load(folder, number) if shard is None else shard for number, shard in enumerate(shards)]
-    if None in shards:
+    filled = [_load(folder, number) if shard is None else shard for number, shard in enumerate(shards)]
+    present = [shard for shard in filled if shard is not None]
+    if len(present) < len(filled):
         raise ConfigError(
             f"{folder} lacks features that another process made: --workdir must be a folder that all processes share"
         )
-    return Features(*(np.concatenate([shard[name] for shard in shards]) for name in COLUMNS))
+    return Features(*(np.concatenate([shard[name] for shard in present]) for name in COLUMNS))
 
 
 def process_slice(todo: list) -> list:
@@ -199,7 +200,7 @@ def _cut(batches: Iterator[dict], sizes: Iterable[int]) -> Iterator[dict[str, np
 def _save(folder: pathlib.Path, number: int, columns: dict[str, np.ndarray]) -> None:
     """Writes a shard as NUMBER-CHECKSUM.npz, with the checksum of the file."""
     content = io.BytesIO()
-    np.savez(content, **columns)
+    np.savez(content, allow_pickle=False, **columns)
     with replacing(folder / f"{number:05d}-{_checksum(content.getvalue())}.npz") as temporary:
         temporary.write_bytes(content.getvalue())
 

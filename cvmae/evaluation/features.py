@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import einops
 import jax
@@ -141,7 +141,7 @@ def feature_rows(
     placement: Placement = HOST,
     bad_files: BadFiles | None = None,
     start_row: int = 0,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """Yields batches of `COLUMNS` and `valid`, one row for every row of `data.clip_views.make_view_loader`, from `start_row` on.
 
     Args:

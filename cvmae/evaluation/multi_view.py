@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae import augment
+from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.parallel import processes
@@ -69,8 +70,12 @@ def predict_views(
       views: clips and crops per video.
       placement: the placement of batches on devices, and the part of each batch that this process reads.
       bad_files: collects unreadable videos; None for no list.
+
+    Raises:
+      ConfigError: the source has no record.
     """
-    sums, counts = None, np.zeros(len(source), np.int64)
+    sums: np.ndarray | None = None
+    counts = np.zeros(len(source), np.int64)
     labels = np.full(len(source), -1, np.int32)
     batch_size = whole_batch(max(1, config.batch_size // views.crops))
     part = {"process_index": placement.shard.index, "process_count": placement.shard.count}
@@ -87,5 +92,7 @@ def predict_views(
             np.add.at(sums, index[keep], values[keep])
             np.add.at(counts, index[keep], 1)
             labels[index[keep]] = batch["label"][keep]
+    if sums is None:
+        raise ConfigError("there is no video to test")
     mean = sums / np.maximum(counts, 1).reshape(-1, *[1] * (sums.ndim - 1))
     return Predictions(mean.astype(np.float32), labels, counts > 0)

@@ -11,6 +11,7 @@ of any config and `cvmae.load`. `export` takes a workdir, or anything that `impo
 import dataclasses
 import pathlib
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -73,7 +74,7 @@ def parse(argv: list[str]) -> list[str]:
         fail(error, 2)
 
 
-def fail(error: Exception, code: int) -> None:
+def fail(error: Exception, code: int) -> NoReturn:
     """Ends the program with the error on stderr, a problem a line."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
@@ -108,7 +109,8 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         if argv[1] == "import":
-            pretrained, notes = read_weights(FLAGS.weights, FLAGS["from"].value), []
+            kind = FLAGS.flag_values_dict()["from"]  # `from` is a word of Python, so it is no attribute
+            pretrained, notes = read_weights(FLAGS.weights, kind), []
             origin = f"made from {pretrained.name}"
             write_archive(dataclasses.replace(pretrained, notes=(origin, *pretrained.notes)), FLAGS.out, FLAGS.format)
         else:

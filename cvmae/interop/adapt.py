@@ -9,11 +9,12 @@ from flax import traverse_util
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
-from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError, amount, differences
+from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError, amount, differences, vit_of
 from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
 from cvmae.models.positions import Positions, interpolate_params
-from cvmae.models.vit import VIT_SIZES, Encoder
+from cvmae.models.vit import VIT_SIZES, Encoder, ViTSize, decode_variant
 
 # Fields of a branch that must agree for parameters to mean the same. The number and size of frames may differ.
 ENCODER_FIELDS = {
@@ -53,7 +54,7 @@ class InitFrom:
     inflate: str = "none"
 
 
-def load_encoder(start: InitFrom, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
+def load_encoder(start: InitFrom, encoder: Backbone, config=None) -> tuple[dict, list[str]]:
     """Loads the parameters of a video or image encoder, adapted to the grid of `encoder`.
 
     Learned positions of another grid are interpolated; fixed ones are computed for the new grid, and `positions='learned'`
@@ -69,33 +70,55 @@ def load_encoder(start: InitFrom, encoder: Encoder, config=None) -> tuple[dict, 
       float32 numpy arrays in nested dicts, and notes for the user, one a line.
 
     Raises:
-      ValueError: the weights are of another kind of encoder; the message lists the fields as flags to copy. WorkdirError or
-        WeightsError: the weights are damaged or do not fit.
+      ValueError: the weights are of another kind of encoder, and the message lists the fields as flags to copy; or `encoder` is
+        no ViT. WorkdirError or WeightsError: the weights are damaged or do not fit.
       FileNotFoundError: there are no such weights.
     """
     params, notes = load_branch(start, encoder, None, config)
     return params["encoder"], notes
 
 
-def load_branch(start: InitFrom, encoder: Encoder, decoder: DecoderSpec | None, config=None) -> tuple[dict, list[str]]:
+def encoder_fields(start: InitFrom, variant: str = "") -> dict:
+    """Returns the fields of a branch that describe the encoder of some weights, as a config has them.
+
+    Args:
+      start: the weights; with `inflate`, the encoder is the video encoder that they become, of the default tubelet.
+      variant: the size if it is known: some files do not record their number of attention heads.
+
+    Raises:
+      ValueError: no variant has the size of the encoder; else see `load_encoder`.
+    """
+    heads = decode_variant(variant)[0].heads if variant else 0
+    source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False))
+    fields = {field: get(source.vit) for field, get in ENCODER_FIELDS.items()}
+    fields |= {"variant": _variant(*fields["variant"]), "final_norm": source.vit.final_norm}
+    if "<" in fields["variant"]:
+        raise ValueError(f"the encoder in {source.name} is of {fields['variant']}")
+    if start.inflate != "none":
+        del fields["tubelet"], fields["positions"]
+    return fields
+
+
+def load_branch(start: InitFrom, encoder: Backbone, decoder: DecoderSpec | None, config=None) -> tuple[dict, list[str]]:
     """Loads the parameters of a masked autoencoder: `encoder`, and `decoder` if the weights have one and it is wanted.
 
     Args, Returns, Raises: see `load_encoder`; `decoder`: the decoder to fill, None for none.
     """
     if not start.decoder:
         decoder = None
-    hints = ModelHints(encoder.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
+    vit = vit_of(encoder, f"{start.branch}_branch")
+    hints = ModelHints(vit.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
     source = read(start.path, branch=start.branch, hints=hints)
     if start.inflate != "none":
-        source = inflate(source, encoder.grid, start.inflate)
+        source = inflate(source, vit.grid, start.inflate)
     decoder = decoder if source.decoder else None
-    check_compatible(source, encoder, decoder, start.branch)
-    params, notes = adapt_encoder(source, encoder, config)
+    check_compatible(source, vit, decoder, start.branch)
+    params, notes = adapt_encoder(source, vit, config)
     lines = [f"{start.branch}_branch encoder from {source.name}: {amount(params)}", *source.notes, *notes]
     lines += [f"left out: {key}, {reason}" for key, reason in source.ignored.items()]
     if decoder is None:
         return {"encoder": params}, lines
-    decoder_params, notes = adapt_decoder(source, encoder, decoder)
+    decoder_params, notes = adapt_decoder(source, vit, decoder)
     lines += [f"{start.branch}_branch decoder from the same: {amount(decoder_params)}", *notes]
     return {"encoder": params, "decoder": decoder_params}, lines
 
@@ -111,7 +134,8 @@ def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, .
 
     Returns, Raises: see `load_encoder`; also ValueError if the weights have no head, or one of other classes.
     """
-    source = read(start.path, hints=ModelHints(classifier.encoder.trunk.size.heads, decoder=False))
+    encoder = vit_of(classifier.encoder, f"{start.branch}_branch")
+    source = read(start.path, hints=ModelHints(encoder.trunk.size.heads, decoder=False))
     head = source.head
     if head is None:
         raise ValueError(f"{source.name} has no head: give a classifier's weights, or config.head.init=new")
@@ -126,8 +150,8 @@ def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, .
     other = [f"{i}: {a!r} there, {b!r} here" for i, (a, b) in enumerate(zip(head.names, names)) if a != b]
     if head.names and names and other and not _are_placeholders(head.names) and not _are_placeholders(names):
         raise ValueError(f"the classes of {source.name} are not the data's, first {', '.join(other[:3])}: number them alike")
-    check_compatible(source, classifier.encoder, None, start.branch)
-    params, notes = adapt_encoder(source, classifier.encoder, config)
+    check_compatible(source, encoder, None, start.branch)
+    params, notes = adapt_encoder(source, encoder, config)
     lines = [f"classifier of {head.classes} classes from {source.name}: {amount(source.params)}", *source.notes, *notes]
     return {"encoder": params} | {part: source.params[part] for part in ("norm", "head") if part in source.params}, lines
 
@@ -139,7 +163,7 @@ def _are_placeholders(names: tuple[str, ...]) -> bool:
 
 def check_compatible(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, branch: str) -> None:
     """Raises ValueError, with the flags to copy, if weights belong to other modules than those to fill."""
-    flags = _differing(ENCODER_FIELDS, source.encoder, encoder)
+    flags = _differing(ENCODER_FIELDS, source.vit, encoder)
     if encoder.positions == "learned":
         flags.pop("positions", None)
     # A fine-tuned classifier that pools the mean has no last norm, whatever its config says.
@@ -150,6 +174,7 @@ def check_compatible(source: Pretrained, encoder: Encoder, decoder: DecoderSpec 
             f"{source.name} is an encoder of images: give config.{branch}_branch.inflate (mean or center) to start a video encoder from it"
         )
     if decoder is not None:
+        assert source.decoder is not None  # the caller asks for none where the weights have none
         flags |= _differing(DECODER_FIELDS, source.decoder, decoder)
         tubelet = source.decoder.target_tubelet(source.encoder.grid)
         if tubelet != decoder.target_tubelet(encoder.grid):
@@ -176,9 +201,10 @@ def _differing(fields: dict, source_module, module) -> dict:
 
 def _flag_value(field: str, value) -> str:
     """Writes a setting as the command line takes it."""
-    if not field.endswith("_branch.variant"):
-        return str(value)
-    size, patch = value
+    return _variant(*value) if field.endswith("_branch.variant") else str(value)
+
+
+def _variant(size: ViTSize, patch: int) -> str:
     names = [name for name, known in VIT_SIZES.items() if known == size]
     return f"{names[0] if names else f'<{size}, which no variant has>'}/{patch}"
 
@@ -186,7 +212,7 @@ def _flag_value(field: str, value) -> str:
 def adapt_encoder(source: Pretrained, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
     """Adapts the encoder's arrays to another grid and to a config's normalization; returns them, and notes on what changed."""
     params, notes = dict(source.params["encoder"]), []
-    positions, position_notes = adapt_positions(params.pop("positions", {}), source.encoder, encoder)
+    positions, position_notes = adapt_positions(params.pop("positions", {}), source.vit, encoder)
     if positions:
         params["positions"] = positions
     if not encoder.final_norm and params.pop("norm", None) is not None:
@@ -203,6 +229,7 @@ def adapt_encoder(source: Pretrained, encoder: Encoder, config=None) -> tuple[di
 
 def adapt_decoder(source: Pretrained, encoder: Encoder, decoder: DecoderSpec) -> tuple[dict, list[str]]:
     """Adapts the decoder's arrays to another grid; returns them, and notes on what changed."""
+    assert source.decoder is not None  # the caller asks for none where the weights have none
     params = dict(source.params["decoder"])
     old, new = (
         Encoder(spec.trunk, grid, spec.positions, spec.cls != "none")
@@ -224,8 +251,8 @@ def adapt_positions(params: dict, source: Encoder, target: Encoder) -> tuple[dic
     if old.shape == new.shape:
         return params, notes
     if not params:
-        changed = f"positions {source.positions} {shapes[0]} -> {shapes[1]} computed for the new grid, not interpolated"
-        return params, [*notes, f"{changed} (--config.video_branch.positions=learned starts from the old ones, interpolated)"]
+        computed = f"positions {source.positions} {shapes[0]} -> {shapes[1]} computed for the new grid, not interpolated"
+        return params, [*notes, f"{computed} (--config.video_branch.positions=learned starts from the old ones, interpolated)"]
     spans = {
         "time": (f"{old.time_patches} -> {new.time_patches} time patches", old.time_patches != new.time_patches),
         "space": (f"{old.rows}x{old.columns} -> {new.rows}x{new.columns}", old.shape[1:] != new.shape[1:]),

@@ -171,7 +171,8 @@ def _leads_away(name: str) -> bool:
 
 
 def _read_shards(file: str) -> dict[str, np.ndarray]:
-    arrays, problems = {}, []
+    arrays: dict[str, np.ndarray] = {}
+    problems: list[str] = []
     shards = _weight_map(file)
     for name in sorted(set(shards.values())):
         shard = os.path.join(os.path.dirname(file), name)

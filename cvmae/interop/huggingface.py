@@ -10,7 +10,7 @@ from cvmae.files import new_folder, write_json
 from cvmae.interop.convert import export_arrays
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
-from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError
+from cvmae.interop.pretrained import Head, Normalization, Pretrained, WeightsError
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.vit import Encoder, TransformerConfig
 
@@ -46,17 +46,17 @@ def read_config(folder: pathlib.Path, kind: str) -> dict:
     if config is None:
         return {}
     model, activation = config.get("model_type"), config.get("hidden_act", "gelu")
-    if _KINDS.get(model) != kind or activation != "gelu":
-        wanted = next(name for name, known in _KINDS.items() if known == kind)
+    wanted = next(name for name, known in _KINDS.items() if known == kind)
+    if model != wanted or activation != "gelu":
         raise WeightsError(str(file), [f"model_type is {model!r} and hidden_act {activation!r}, not {wanted!r} and 'gelu'"])
     fields = {name: config.get(field, default) for name, field, default in _STACKS}
     fields |= {
         f"decoder_{name}": config.get(f"decoder_{field}", default)
-        for (name, field, _), default in zip(_STACKS, _DECODERS[model], strict=True)
+        for (name, field, _), default in zip(_STACKS, _DECODERS[wanted], strict=True)
     }
     side, eps = config.get("image_size", 224), config.get("layer_norm_eps", 1e-12)
     fields |= {"size": (side, side) if isinstance(side, int) else tuple(side), "patch": config.get("patch_size", 16), "eps": eps}
-    return fields | (_read_videomae if model == "videomae" else _read_vit_mae)(config, eps)
+    return fields | (_read_videomae if wanted == "videomae" else _read_vit_mae)(config, eps)
 
 
 def _read_videomae(config: dict, eps: float) -> dict:
@@ -154,24 +154,30 @@ def _choose(pretrained: Pretrained, part: str) -> tuple[str, list[str]]:
 
 def refusals(pretrained: Pretrained, part: str) -> list[str]:
     """Lists why the class of a part cannot express these weights, each reason with the config's field to choose in training."""
-    encoder = pretrained.encoder
+    encoder = pretrained.vit
+    decoder, head = _parts(pretrained, part)
     problems = []
     if encoder.cls_token:
         problems.append("the encoder has a cls token: train with video_branch.cls_token=False")
     if encoder.positions != "sincos1d":
         problems.append(f"the encoder's positions are {encoder.positions}: train with video_branch.positions=sincos1d")
-    if part == "autoencoder":
-        problems += _decoder_refusals(pretrained)
-    if part == "classifier" and (pretrained.head.pool == "first") != encoder.final_norm:
-        pool, norm = pretrained.head.pool, "has a" if encoder.final_norm else "has no"
+    if decoder is not None:
+        problems += _decoder_refusals(pretrained, decoder)
+    if head is not None and (head.pool == "first") != encoder.final_norm:
+        pool, norm = head.pool, "has a" if encoder.final_norm else "has no"
         fix = "head.pool=first with video_branch.final_norm=True, or with head.pool=mean"
         problems.append(f"the head pools {pool!r} and the encoder {norm} last norm: train with {fix}")
     return problems
 
 
-def _decoder_refusals(pretrained: Pretrained) -> list[str]:
+def _parts(pretrained: Pretrained, part: str) -> tuple[DecoderSpec | None, Head | None]:
+    """Returns the decoder and the head, each None if the class of the part has none."""
+    return pretrained.decoder if part == "autoencoder" else None, pretrained.head if part == "classifier" else None
+
+
+def _decoder_refusals(pretrained: Pretrained, spec: DecoderSpec) -> list[str]:
     """Lists the settings of the decoder and its targets that VideoMAEForPreTraining has no field for."""
-    spec, encoder = pretrained.decoder, pretrained.encoder
+    encoder = pretrained.vit
     problems = []
     if spec.cls != "none":
         problems.append(f"the decoder's cls is {spec.cls!r}: train with video_branch.decoder.cls=none")
@@ -201,7 +207,8 @@ def _arrays(pretrained: Pretrained, part: str) -> tuple[dict[str, np.ndarray], l
     _, params = pretrained.take(part)
     params = {"encoder": params} if part == "encoder" else dict(params)
     notes = []
-    trunks = {"encoder": pretrained.encoder.trunk} | ({"decoder": pretrained.decoder.trunk} if part == "autoencoder" else {})
+    decoder, _ = _parts(pretrained, part)
+    trunks = {"encoder": pretrained.vit.trunk} | ({} if decoder is None else {"decoder": decoder.trunk})
     for branch, trunk in trunks.items():
         if trunk.qkv_bias == "qkv":
             params[branch] = params[branch] | {"blocks": _without_key_biases(params[branch]["blocks"])}
@@ -220,11 +227,12 @@ def _without_key_biases(blocks: dict) -> dict:
 
 def _notes(pretrained: Pretrained, part: str) -> list[str]:
     """Lists where the class computes, or assumes, something else than this package's modules."""
-    notes, head = [], pretrained.head
+    notes = []
+    decoder, head = _parts(pretrained, part)
     slightly = f"in transformers {FIXED_EPS} whatever its config says: outputs differ slightly"
-    if part == "autoencoder" and pretrained.decoder.norm_eps != FIXED_EPS:
-        notes.append(f"video_branch.decoder.norm_eps is {pretrained.decoder.norm_eps}, {slightly}")
-    if part == "classifier" and head.pool == "mean" and head.eps != FIXED_EPS:
+    if decoder is not None and decoder.norm_eps != FIXED_EPS:
+        notes.append(f"video_branch.decoder.norm_eps is {decoder.norm_eps}, {slightly}")
+    if head is not None and head.pool == "mean" and head.eps != FIXED_EPS:
         notes.append(f"head.eps is {head.eps}, {slightly}")
     if part == "autoencoder" and not (pretrained.target_norm and pretrained.normalization):
         notes.append("the weights do not record VideoMAE's training: ImageNet's normalization, targets by patch and channel")
@@ -237,6 +245,7 @@ def _notes(pretrained: Pretrained, part: str) -> list[str]:
 
 def hf_config(pretrained: Pretrained, part: str) -> dict:
     """Returns config.json: a VideoMAEConfig of transformers 4 and 5."""
+    decoder, head = _parts(pretrained, part)
     config = {
         "architectures": [CLASSES[part]],
         "model_type": "videomae",
@@ -244,12 +253,11 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        **config_fields(pretrained.encoder, pretrained.decoder if part == "autoencoder" else None),
+        **config_fields(pretrained.vit, decoder),
     }
     if part == "autoencoder":
         config["norm_pix_loss"] = True
-    if part == "classifier":
-        head = pretrained.head
+    if head is not None:
         names = head.names or [f"LABEL_{i}" for i in range(head.classes)]  # transformers' own names
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}

@@ -12,6 +12,7 @@ from cvmae.interop.keymap import KeyMap
 from cvmae.interop.pretrained import Head, WeightsError
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
+from cvmae.models.positions import PositionEmbedding
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
 PUBLISHED_FRAMES, PUBLISHED_SIDE = 16, 224
@@ -72,8 +73,8 @@ def infer_modules(
         key_map.encoder.get("cls_token", "encoder/cls" in converted.arrays),
         config.get("final_norm", reader.has("encoder/norm/")),
     )
-    decoder = reader.decoder(grid) if reader.has("decoder/") and key_map.decoder is not None else None
-    head = reader.head() if key_map.head is not None and reader.has("head/") else None
+    decoder = reader.decoder(grid, key_map.decoder) if key_map.decoder is not None and reader.has("decoder/") else None
+    head = reader.head(key_map.head) if key_map.head is not None and reader.has("head/") else None
     return InferredModules(encoder, decoder, head, tuple(reader.notes))
 
 
@@ -125,7 +126,7 @@ class _Reader:
             raise WeightsError(self.key_map.kind, [f"{prefix}width {width} is not a multiple of {heads} heads"])
         return heads
 
-    def positions(self, branch: str, fixed: str | None) -> str:
+    def positions(self, branch: str, fixed: PositionEmbedding | None) -> PositionEmbedding:
         if f"{branch}/positions/space" in self.converted.arrays:
             return "separable"
         if f"{branch}/positions/table" in self.converted.arrays:
@@ -138,9 +139,9 @@ class _Reader:
         tubelet = self.config.get("tubelet", shape[2] if len(shape) == 5 else 1)
         patch = self.config.get("patch", shape[-1])
         frames = self.config.get("num_frames") or self._frames(tubelet, image=len(shape) == 4)
-        size = self.config.get("size") or self._size(patch, frames // tubelet)
+        height, width = self.config.get("size") or self._size(patch, frames // tubelet)
         try:
-            return Grid(frames, *size, tubelet, patch)
+            return Grid(frames, height, width, tubelet, patch)
         except ValueError as error:
             raise WeightsError(self.key_map.kind, [f"{error}; give others by --num_frames and --image_size"]) from error
 
@@ -171,8 +172,7 @@ class _Reader:
             raise WeightsError(self.key_map.kind, [f"{count} positions are no square: give the frames' size by --image_size"])
         return side, side
 
-    def decoder(self, grid: Grid) -> DecoderSpec:
-        fields = dict(self.key_map.decoder)
+    def decoder(self, grid: Grid, fields: Mapping) -> DecoderSpec:
         cls = "own" if "decoder/cls" in self.converted.arrays else "none"
         values = self.shape("decoder/predict/kernel", (0, grid.patch_dim()))[-1]
         frames = values // (grid.patch**2 * 3) * grid.time_patches
@@ -186,7 +186,7 @@ class _Reader:
             0 if frames == grid.num_frames else frames,
         )
 
-    def head(self) -> Head:
+    def head(self, fields: Mapping) -> Head:
         classes = self.config.get("classes", self.shape("head/kernel", (0, 0))[-1])
         pool = self.config.get("pool", "mean" if self.has("norm/") else "first")
-        return Head(classes, pool, self.key_map.head["eps"], self.config.get("names", ()))
+        return Head(classes, pool, fields["eps"], self.config.get("names", ()))

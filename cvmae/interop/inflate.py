@@ -29,7 +29,7 @@ def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
     """
     if kind not in KINDS[1:]:
         raise ValueError(f"inflate is {kind!r}; expected one of {', '.join(KINDS)}")
-    old = source.encoder
+    old = source.vit
     if old.grid.num_frames > 1:
         raise ValueError(f"{source.name} is a video encoder of {old.grid.num_frames} frames already: leave inflate at 'none'")
     new_grid = dataclasses.replace(old.grid, num_frames=grid.num_frames, tubelet=grid.tubelet)

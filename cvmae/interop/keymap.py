@@ -6,6 +6,7 @@ with the computed ones) or `ignored` (with the reason). `convert.py` is the only
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 import einops
 import numpy as np
@@ -222,7 +223,7 @@ class KeyMap:
     head: dict | None = None
     heads: dict[int, int] = dataclasses.field(default_factory=dict)
     decoder_heads: dict[int, int] = dataclasses.field(default_factory=dict)
-    normalization: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    normalization: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     target_norm: str = ""
 
     def fits(self, keys) -> bool:

@@ -16,7 +16,7 @@ from cvmae.interop.keymap import KeyMap
 from cvmae.interop.native import is_archive, read_archive
 from cvmae.interop.own_checkpoint import is_workdir, load_workdir
 from cvmae.interop.preprocessing import preprocessing_of
-from cvmae.interop.pretrained import Pretrained, WeightsError, differences
+from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError, differences
 
 
 def load(
@@ -123,7 +123,7 @@ def _drop_decoder(converted: Converted) -> tuple[str, ...]:
     return ("the file's decoder is left out",) if paths else ()
 
 
-def _read_beside(folder: pathlib.Path, key_map: KeyMap) -> tuple[dict, dict, tuple[str, ...]]:
+def _read_beside(folder: pathlib.Path, key_map: KeyMap) -> tuple[dict, Normalization, tuple[str, ...]]:
     """Reads the files beside the weights of a transformers folder: the config's fields, the normalization, and notes."""
     if not key_map.kind.startswith("hf-"):
         return {}, key_map.normalization, ()

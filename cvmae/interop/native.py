@@ -71,7 +71,7 @@ def write_arrays(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes arrays by key into a file whose name ends with .npz or .safetensors."""
     arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
     if file.suffix == ".npz":
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     else:
         safetensors.numpy.save_file(arrays, file)
 
@@ -129,12 +129,13 @@ def _misfits(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> list[str]
 
 
 def to_json(pretrained: Pretrained, arrays: str) -> dict:
-    """Describes weights as JSON; `arrays` is the name of the file that holds them."""
+    """Describes weights as JSON; `arrays` is the name of the file that holds them. Raises: ValueError, the encoder is no ViT."""
+    modules = {"encoder": pretrained.vit, "decoder": pretrained.decoder, "head": pretrained.head}
     return {
         "format": FORMAT,
         "version": __version__,
         "arrays": arrays,
-        **{name: _plain(getattr(pretrained, name)) for name in MODULES},
+        **{name: _plain(module) for name, module in modules.items()},
         "target_norm": pretrained.target_norm,
         "pixels": {name: list(map(float, values)) for name, values in pretrained.normalization.items()},
         "notes": list(pretrained.notes),
@@ -169,7 +170,7 @@ def from_json(file: pathlib.Path, arrays: tuple[str, ...]) -> dict:
     if isinstance(number, bool) or number != FORMAT:
         why = f"format is {number!r}; cvmae {__version__} reads {FORMAT}: take the version that wrote it, or export it again"
         raise WeightsError(str(file), [why])
-    problems = []
+    problems: list[str] = []
     _check_names("", description, FIELDS, problems)
     fields = {name: description.get(name) for name in FIELDS if name not in ("format", "version")}
     for name, module_class in MODULES.items():

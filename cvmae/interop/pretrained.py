@@ -1,6 +1,7 @@
 """Weights in memory: the modules they belong to, their parameters, and the normalization they were trained with."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,13 @@ from flax import traverse_util
 
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
-from cvmae.models.classifier import Classifier
+from cvmae.models.backbone import Backbone
+from cvmae.models.classifier import Classifier, Pool
 from cvmae.models.vit import Encoder
 
 PARTS = ("encoder", "autoencoder", "classifier")
 
-Normalization = dict[str, tuple[float, ...]]  # `mean` and `std` by channel (R, G, B), of pixels in 0..1; empty if unknown
+Normalization = Mapping[str, tuple[float, ...]]  # `mean` and `std` by channel (R, G, B), of pixels in 0..1; empty if unknown
 
 
 class WeightsError(ValueError):
@@ -36,7 +38,7 @@ class Head:
     """
 
     classes: int
-    pool: str = "mean"
+    pool: Pool = "mean"
     eps: float = 1e-6
     names: tuple[str, ...] = ()
 
@@ -60,7 +62,7 @@ class Pretrained:
     """
 
     name: str
-    encoder: Encoder
+    encoder: Backbone
     params: dict
     decoder: DecoderSpec | None = None
     head: Head | None = None
@@ -76,7 +78,12 @@ class Pretrained:
         present = {"encoder": True, "autoencoder": self.decoder is not None, "classifier": self.head is not None}
         return tuple(part for part in PARTS if present[part])
 
-    def take(self, part: str = "") -> tuple[Encoder | Autoencoder | Classifier, dict]:
+    @property
+    def vit(self) -> Encoder:
+        """The encoder, for what only a ViT has. Raises: ValueError, see `vit_of`."""
+        return vit_of(self.encoder, self.name)
+
+    def take(self, part: str = "") -> tuple[Backbone | Autoencoder | Classifier, dict]:
         """Returns a module and its parameters.
 
         Args:
@@ -85,26 +92,28 @@ class Pretrained:
         Raises:
           ValueError: there is no such part; the message names the existing ones.
         """
-        module = self.module(part or ("classifier" if self.head else "encoder"))
-        if isinstance(module, Encoder):
+        part = part or ("classifier" if self.head else "encoder")
+        module = self.module(part)
+        if part == "encoder":
             return module, self.params["encoder"]
         return module, {key: self.params[key] for key in shapes(module)}
 
-    def module(self, part: str) -> Encoder | Autoencoder | Classifier:
+    def module(self, part: str) -> Backbone | Autoencoder | Classifier:
         """Returns the module of one of `parts`. Raises: ValueError, see `take`."""
-        if part not in self.parts:
-            raise ValueError(f"{self.name} has no part {part!r}, only {', '.join(self.parts)}")
         if part == "encoder":
             return self.encoder
-        if part == "autoencoder":
+        if part == "autoencoder" and self.decoder is not None:
             return Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
-        return Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
+        if part == "classifier" and self.head is not None:
+            return Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
+        raise ValueError(f"{self.name} has no part {part!r}, only {', '.join(self.parts)}")
 
     def only(self, part: str) -> "Pretrained":
         """Returns the weights of one of `parts` alone. Raises: ValueError, see `take`."""
         _, params = self.take(part)
         params = {"encoder": params} if part == "encoder" else params
-        decoder, head = (value if part == wanted else None for value, wanted in ((self.decoder, PARTS[1]), (self.head, PARTS[2])))
+        decoder = self.decoder if part == "autoencoder" else None
+        head = self.head if part == "classifier" else None
         norm = self.target_norm if decoder else ""
         sources = {path: key for path, key in self.sources.items() if path.split("/")[0] in params}
         return dataclasses.replace(self, params=params, decoder=decoder, head=head, target_norm=norm, sources=sources)
@@ -119,10 +128,22 @@ class Pretrained:
         """Returns the shapes and dtypes that `params` should have."""
         if self.parts == ("encoder",):
             return {"encoder": shapes(self.encoder)}
-        wanted = {}
+        wanted: dict = {}
         for part in self.parts[1:]:
             wanted |= shapes(self.module(part))
         return wanted
+
+
+def vit_of(encoder: Backbone, name: str) -> Encoder:
+    """Returns an encoder that is a ViT.
+
+    Raises:
+      ValueError: it is another backbone, whose weights no other project has; the message begins with `name`.
+    """
+    if not isinstance(encoder, Encoder):
+        kind = type(encoder).__name__
+        raise ValueError(f"{name} has the encoder {kind}: weights are adapted, drawn and exported for the backbone vit alone")
+    return encoder
 
 
 def amount(params: dict) -> str:
@@ -131,9 +152,9 @@ def amount(params: dict) -> str:
     return f"{len(arrays)} arrays, {sum(a.size for a in arrays) / 1e6:.2f} M values"
 
 
-def shapes(module: Encoder | Autoencoder | Classifier) -> dict:
+def shapes(module: Backbone | Autoencoder | Classifier) -> dict:
     """Returns the shapes and dtypes of a module's parameters, without making them."""
-    grid = module.grid if isinstance(module, Encoder) else module.encoder.grid
+    grid = module.encoder.grid if isinstance(module, Autoencoder | Classifier) else module.grid
     inputs = [jax.ShapeDtypeStruct((1, grid.num_frames, grid.height, grid.width, 3), jnp.float32)]
     if isinstance(module, Autoencoder):
         inputs.append(jax.eval_shape(lambda: masking.from_noise(jnp.zeros((1, grid.tokens)), max(1, grid.tokens // 2))))

@@ -11,7 +11,9 @@ from jax import export
 from cvmae.files import new_folder
 from cvmae.interop.native import write_arrays
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
-from cvmae.interop.pretrained import Pretrained
+from cvmae.interop.pretrained import Pretrained, vit_of
+from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
 from cvmae.models.heads import pool
 from cvmae.models.vit import Encoder
@@ -54,6 +56,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     if part == "autoencoder":
         raise ValueError("part is 'autoencoder', whose program would need masks: expected 'encoder' or 'classifier'")
     module, params = pretrained.take(part)
+    assert not isinstance(module, Autoencoder)
     preprocessing = preprocessing_of(pretrained)
     if preprocessing.mean is None:
         why = "does not record its normalization, which the program applies"
@@ -66,7 +69,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
         (new / USAGE).write_text(usage(module, preprocessing), encoding="utf-8")
 
 
-def export_program(module: Encoder | Classifier, params: dict, preprocessing: Preprocessing) -> export.Exported:
+def export_program(module: Backbone | Classifier, params: dict, preprocessing: Preprocessing) -> export.Exported:
     """Exports the program of a module: (parameters by path, uint8 [b, T, H, W, 3]) -> see `export_stablehlo`."""
     module = _portable(module)
 
@@ -83,16 +86,20 @@ def export_program(module: Encoder | Classifier, params: dict, preprocessing: Pr
     return export.export(jax.jit(run), platforms=PLATFORMS)(*arguments)
 
 
-def _portable(module: Encoder | Classifier) -> Encoder | Classifier:
+def _vit(module: Backbone | Classifier) -> Encoder:
+    return vit_of(module.encoder if isinstance(module, Classifier) else module, "the module to export")
+
+
+def _portable(module: Backbone | Classifier) -> Encoder | Classifier:
     """Returns the module with operations that every platform has; `auto` would choose attention for the machine that exports."""
-    encoder = module if isinstance(module, Encoder) else module.encoder
+    encoder = _vit(module)
     encoder = encoder.clone(trunk=dataclasses.replace(encoder.trunk, attention="einsum", dtype=jnp.float32))
-    return encoder if isinstance(module, Encoder) else module.clone(encoder=encoder)
+    return module.clone(encoder=encoder) if isinstance(module, Classifier) else encoder
 
 
-def usage(module: Encoder | Classifier, preprocessing: Preprocessing) -> str:
+def usage(module: Backbone | Classifier, preprocessing: Preprocessing) -> str:
     """Returns README.txt: five lines that run the program with jax and numpy alone, and its inputs and outputs."""
-    encoder = module if isinstance(module, Encoder) else module.encoder
+    encoder = _vit(module)
     shape = (2, preprocessing.num_frames, preprocessing.height, preprocessing.width, 3)
     if isinstance(module, Classifier):
         what, result = f"A video classifier: logits, float32 [clips, {module.classes}].", "logits"

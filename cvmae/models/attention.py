@@ -154,7 +154,15 @@ def _splash_local(query, key, value, keys: int, block: int, interpret: bool):
     return rearrange(jax.vmap(attention)(*by_head), "b h n d -> b n h d")
 
 
-def _block_sizes(block: int):
+def _block_sizes(block: int) -> splash_kernel.BlockSizes:
     """Tiles of one size in the forward and the backward pass."""
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    return splash_kernel.BlockSizes(**{f"block_{name}": block for name in names})
+    return splash_kernel.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )

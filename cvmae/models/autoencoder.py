@@ -160,7 +160,9 @@ class Autoencoder(nn.Module):
         return self.encoder(video, mask)
 
     def decode(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Float[Array, "B M P"]:
-        """Predicts patches; see `Decoder`."""
+        """Predicts patches; see `Decoder`. Raises: ValueError, there is no decoder."""
+        if self.decoder is None:
+            raise ValueError("this autoencoder has no decoder: build it with one")
         return self.decoder(encoded, mask, predict_all)
 
 

@@ -4,7 +4,7 @@ Another encoder is a file of its own in this folder with the module and a functi
 `build.BACKBONES`, and a config that sets `backbone` to its name.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
@@ -34,6 +34,12 @@ class Backbone(Protocol):
     def depth(self) -> int:
         """Number of blocks."""
 
+    def apply(self, variables, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module on its variables; of `flax.linen.Module`."""
+
+    def clone(self, **updates: Any) -> Self:
+        """Returns a copy with other attributes; of `flax.linen.Module`."""
+
     def __call__(
         self, video: Float[AnyArray, "B T H W C"], mask: Mask | None = None, drop_keys: Key[Array, " B"] | None = None
     ) -> EncoderOutput:
@@ -47,3 +53,6 @@ class Backbone(Protocol):
         Returns:
           tokens [B, K, D] in the order of `mask.ids_keep` (without a mask, of the grid), and cls [B, D] or None.
         """
+
+    def init(self, rngs, *args: Any, **kwargs: Any) -> Any:
+        """Makes the module's variables; of `flax.linen.Module`."""

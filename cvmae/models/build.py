@@ -1,6 +1,5 @@
 """Builds modules from a config: the only file that maps config fields to module attributes."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -22,7 +21,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 def grid_of(branch, num_frames: int, size: Sequence[int]) -> Grid:
     """The grid of a branch over clips of `num_frames` frames of `size` = (H, W)."""
-    return Grid(num_frames, *size, branch.tubelet, decode_variant(branch.variant)[1])
+    height, width = size
+    return Grid(num_frames, height, width, branch.tubelet, decode_variant(branch.variant)[1])
 
 
 def video_grid(config) -> Grid:
@@ -128,7 +128,8 @@ def build_model(config, terms: ActiveTerms, rules: Rules | None = None) -> Cross
         except ValueError as error:
             raise ValueError(f"config.{name}_branch: {error}") from error
     c = config.contrast
-    return CrossVideo(terms, width=c.width, hidden=c.hidden, freeze_image=config.image_branch.train == "frozen", **branches)
+    frozen = config.image_branch.train == "frozen"
+    return CrossVideo(terms, branches["video"], branches["image"], width=c.width, hidden=c.hidden, freeze_image=frozen)
 
 
 def build_classifier(config, classes: int, rules: Rules | None = None) -> Classifier:
@@ -136,7 +137,7 @@ def build_classifier(config, classes: int, rules: Rules | None = None) -> Classi
     head = config.head
     encoder = build_encoder(config, config.video_branch, video_grid(config), head.drop_path, rules)
     if head.pool == "mean":
-        encoder = dataclasses.replace(encoder, final_norm=False)
+        encoder = encoder.clone(final_norm=False)
     return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, head.eps)
 
 

@@ -119,7 +119,7 @@ class CrossVideo(nn.Module):
           image_mask: of the same rows.
           time_patches: the time patch of each view that holds each sampled frame.
         """
-        outputs = {}
+        outputs: dict[str, jax.Array] = {}
         if self.terms.video_branch:
             outputs |= self._video(video, video_mask, time_patches)
         if self.terms.image_branch:
@@ -129,8 +129,9 @@ class CrossVideo(nn.Module):
     def _head(self, name: str, encoder_width: int):
         return ProjectionHead(self.hidden or encoder_width, self.width, name=name)
 
-    def _video(self, video, mask, time_patches):
+    def _video(self, video, mask, time_patches) -> dict[str, jax.Array]:
         needed, views = self.terms.outputs, self.terms.views
+        assert self.video is not None  # an active term needs this branch
         encoded = self.video.encode(video, mask)
         pooled, width = pool(encoded.tokens), encoded.tokens.shape[-1]
         outputs = {"video_features": first_views(pooled, views, 1)}
@@ -150,8 +151,9 @@ class CrossVideo(nn.Module):
             outputs["f_valid"] = split_views(valid, views).all(axis=1)
         return outputs
 
-    def _image(self, image, mask, frames: int):
+    def _image(self, image, mask, frames: int) -> dict[str, jax.Array]:
         needed = self.terms.outputs
+        assert self.image is not None  # an active term needs this branch
         encoded = self.image.encode(image, mask)
         if self.freeze_image:
             encoded = jax.lax.stop_gradient(encoded)

@@ -23,8 +23,7 @@ Subsampling = Literal["random", "cell"]
 SUBSAMPLES = get_args(Subsampling)
 
 
-@flax.struct.dataclass
-class Mask:
+class Mask(flax.struct.PyTreeNode):
     """A permutation of tokens per sample.
 
     Attributes:

@@ -70,7 +70,8 @@ class Objective:
         """
         inputs = self.make_inputs.subsample(self.make_inputs(samples), samples)
         output = self.forward(params, inputs)
-        losses, extra = {}, {}
+        losses: dict[str, Array] = {}
+        extra: dict[str, Array] = {}
         for term in self.loss_terms:
             losses[term.name], metrics = term(output, inputs, self.config)
             extra |= {f"{metric}/{term.name}": value for metric, value in metrics.items()}
@@ -84,16 +85,16 @@ class Objective:
 
     def forward(self, params, inputs: ModelInputs) -> CrossVideoOutput:
         """Runs the model."""
-        return self.model.apply({"params": params}, *self._model_arguments(inputs))
+        output = self.model.apply({"params": params}, *self._model_arguments(inputs))
+        assert isinstance(output, CrossVideoOutput)  # no collection is mutable, which would come with it
+        return output
 
     def weights(self, step=None) -> dict[str, Float[Array, ""]]:
         """Weight of every active term at a step, float32 scalars; without a step the weights after their warm-up."""
         weights = {}
         for term in self.loss_terms:
-            warmup, fraction = self.warmup_steps.get(term.name), 1.0
-            if warmup and step is not None:
-                fraction = jnp.minimum(1.0, step / warmup)
-            weights[term.name] = jnp.float32(self.config.loss[term.name]) * fraction
+            weight, warmup = jnp.float32(self.config.loss[term.name]), self.warmup_steps.get(term.name)
+            weights[term.name] = weight * jnp.minimum(1.0, step / warmup) if warmup and step is not None else weight
         return weights
 
     def video_targets(self, inputs: ModelInputs) -> Targets:

@@ -96,31 +96,35 @@ class LossTerm:
 
 def mse_video(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of v and v⁺."""
+    assert output.video_predictions is not None  # the term needs it
     return masked_mse(output.video_predictions, video_targets(config, inputs).values).mean(), {}
 
 
 def mse_image(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of the sampled frames."""
+    assert output.image_predictions is not None
     return masked_mse(output.image_predictions, image_targets(config, inputs).values).mean(), {}
 
 
 def intra_video(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the embeddings of v and v⁺."""
     z = output.z
+    assert z is not None
     pairs = nt_xent(z[:, 0], z[:, 1], temperature=config.contrast.temperature, negatives=_reversed_view(z))
     return _with_accuracy(*pairs.mean())
 
 
 def intra_frame(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the embeddings of v and v⁺ at the temporal positions of the sampled frames."""
-    f = output.f
-    return _with_accuracy(
-        *nt_xent_per_frame(f[:, 0], f[:, 1], config.contrast.temperature, output.f_valid, negatives=_reversed_view(f))
-    )
+    f, valid = output.f, output.f_valid
+    assert f is not None and valid is not None
+    pairs = nt_xent_per_frame(f[:, 0], f[:, 1], config.contrast.temperature, valid, negatives=_reversed_view(f))
+    return _with_accuracy(*pairs)
 
 
 def cross_video(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the mean embedding of v and v⁺ and the mean embedding of the sampled frames."""
+    assert output.z is not None and output.h is not None
     # The mean is taken before normalizing, as CrossPoint does.
     z = (output.z[:, 0] + output.z[:, 1]) / 2
     return _with_accuracy(*nt_xent(z, output.h.mean(1), temperature=config.contrast.temperature).mean())
@@ -128,6 +132,7 @@ def cross_video(output: CrossVideoOutput, inputs, config):
 
 def cross_frame(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the mean embedding of v and v⁺ at the temporal position of each sampled frame and that frame's embedding."""
+    assert output.f is not None and output.f_valid is not None and output.h is not None
     f = (output.f[:, 0] + output.f[:, 1]) / 2
     return _with_accuracy(*nt_xent_per_frame(f, output.h, config.contrast.temperature, output.f_valid))
 

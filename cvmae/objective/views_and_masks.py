@@ -18,8 +18,7 @@ from cvmae.models.patches import Grid
 STREAMS = ("views", "mask_video", "mask_image")  # of random numbers, see cvmae.rng
 
 
-@flax.struct.dataclass
-class ModelInputs:
+class ModelInputs(flax.struct.PyTreeNode):
     """Inputs of one forward pass; the V views and the F sampled frames of a clip are adjacent on the first axis.
 
     Attributes:
@@ -103,7 +102,7 @@ class InputBuilder:
             video=video.reshape(-1, *video.shape[2:]),
             video_mask=self.video_mask.draw(samples["mask_video"], self.views.views),
             image=None if frames is None else frames.reshape(-1, 1, *frames.shape[2:]),
-            image_mask=self.image_mask.draw(samples["mask_image"], count) if self.image else None,
+            image_mask=None if self.image_mask is None else self.image_mask.draw(samples["mask_image"], count),
             slots=self.slots(samples["frame_index"]),
         )
 
@@ -112,7 +111,7 @@ class InputBuilder:
         masks = {}
         for name, spec in (("video", self.video_mask), ("image", self.image_mask)):
             decoder, mask = self.decoders[name], getattr(inputs, f"{name}_mask")
-            if mask is not None and decoder.share < 1:
+            if spec is not None and mask is not None and decoder.share < 1:
                 masks[f"{name}_mask"] = spec.subsample(mask, samples[f"mask_{name}"], decoder.subsample, decoder.share)
         return inputs.replace(**masks)
 

@@ -4,6 +4,7 @@ The service runs in process 0, and every process sends it heartbeats. If those o
 0 ends, all others are ended with the reason on stderr and an exit code other than 0.
 """
 
+import functools
 import importlib.util
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from typing import NoReturn
 
 import jax
 
@@ -51,26 +53,27 @@ def initialize(
       ConfigError: only some of the three flags are given, or they contradict each other.
       ConnectError: JAX cannot connect to the processes that the environment names.
     """
-    flags = (coordinator, processes, process)
-    check_flags(*flags)
+    check_flags(coordinator, processes, process)
     started_by = "flags" if coordinator else launcher(os.environ)
     if started_by is None or processes == 1:
         return
-    addresses = dict(zip(("coordinator_address", "num_processes", "process_id"), flags)) if coordinator else {}
+    describe = functools.partial(_connect_message, coordinator, processes, process, started_by)
     # At its own timeout JAX aborts the process without a Python exception; the timer is earlier, and prints what to check.
-    watch = threading.Timer(connect_s, _give_up, [_connect_message(*flags, started_by, connect_s)])
+    watch = threading.Timer(connect_s, _give_up, [describe(connect_s)])
     watch.daemon = True
     watch.start()
     try:
         jax.distributed.initialize(
-            **addresses,
+            coordinator,
+            processes,
+            process,
             cluster_detection_method="deactivate" if coordinator else None,
             initialization_timeout=int(connect_s) + 60,
             heartbeat_timeout_seconds=max(1, round(heartbeat_s)),
             shutdown_timeout_seconds=int(SHUTDOWN_S),
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise ConnectError(f"{_connect_message(*flags, started_by)}: {error}") from error
+        raise ConnectError(f"{describe()}: {error}") from error
     finally:
         watch.cancel()
 
@@ -78,10 +81,13 @@ def initialize(
 def check_flags(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Raises ConfigError where only some of the flags are given, or a value is impossible."""
     flags = {"coordinator": coordinator, "processes": processes, "process": process}
-    missing = [f"--{name}" for name, value in flags.items() if value is None]
-    if len(missing) == len(flags):
+    if coordinator is None or processes is None or process is None:
+        missing = [f"--{name}" for name, value in flags.items() if value is None]
+        require(
+            len(missing) == len(flags),
+            f"{', '.join(missing)} missing: --coordinator=HOST:PORT --processes=N --process=I go together",
+        )
         return
-    require(not missing, f"{', '.join(missing)} missing: --coordinator=HOST:PORT --processes=N --process=I go together")
     require(
         re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", coordinator) is not None,
         f"--coordinator={coordinator!r} is not HOST:PORT: give a name or address of process 0 that all reach, such as 10.0.0.1:8476",
@@ -98,7 +104,7 @@ def launcher(environment: Mapping[str, str]) -> str | None:
     Stricter than JAX, which also takes a single process in a Slurm shell, or in any Kubernetes pod, for one of several.
     """
     get = environment.get
-    if all(name in environment for name in _SLURM) and int(get("SLURM_STEP_NUM_TASKS") or get("SLURM_NTASKS")) > 1:
+    if all(name in environment for name in _SLURM) and int(get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"]) > 1:
         return "Slurm"
     if "OMPI_MCA_orte_hnp_uri" in environment and int(get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
         return "Open MPI"
@@ -131,7 +137,7 @@ def _connect_message(coordinator, processes, process, started_by: str, connect_s
     return text if connect_s is None else f"{text} within {connect_s:g} s (--connect_s): {hint}"
 
 
-def _give_up(message: str) -> None:
+def _give_up(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
 
@@ -146,7 +152,7 @@ def process_name() -> str:
     return f"process {jax.process_index()} of {jax.process_count()}: " if is_multi_process() else ""
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """Ends this process after an error, without waiting for the others, which may be unable to continue."""
     if not is_multi_process():
         sys.exit(code)
@@ -155,7 +161,7 @@ def leave(code: int) -> None:
     leave_now(code)
 
 
-def leave_now(code: int) -> None:
+def leave_now(code: int) -> NoReturn:
     """Ends this process without the interpreter's shutdown, which crashes where a thread of JAX still compiles."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -47,7 +47,9 @@ class Rules:
         An axis that does not divide by the devices that would hold it, and one whose devices hold another axis already, is replicated.
         """
         names = (None,) * (len(shape) - len(names)) + tuple(names)
-        table, used, partition = dict(self.table), set(), []
+        table: dict[str | None, tuple[str, ...]] = dict(self.table)
+        used: set[str] = set()
+        partition: list[tuple[str, ...] | None] = []
         for name, length in zip(names, shape, strict=True):
             axes = tuple(axis for axis in table.get(name, ()) if self.mesh.shape[axis] > 1 and axis not in used)
             if not axes or length % math.prod(self.mesh.shape[axis] for axis in axes):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -121,7 +121,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Returns global arrays, made of each process's own rows of the batch."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
@@ -152,7 +152,7 @@ class Placement:
         """The rules of config.sharding over the mesh; None without a mesh. Raises: ValueError, see `make_rules`."""
         return None if self.mesh is None else make_rules(self.mesh, config.sharding)
 
-    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array | np.ndarray]:
+    def put(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array | np.ndarray]:
         """Returns global arrays of a dict of this process's rows; without a mesh the rows themselves."""
         return batch if self.mesh is None else put_batch(batch, self.mesh)
 

@@ -3,9 +3,9 @@
 Functions that communicate must be called by all processes, in the same order. With one process nothing is communicated.
 """
 
+import dataclasses
 import json
 import sys
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
 
-class ProcessShard(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ProcessShard:
     """The rows of every batch that a process reads: part `index` of `count` equal parts, in the order of the batch."""
 
     index: int = 0
@@ -55,7 +56,8 @@ def shard_of_process(layout: NamedSharding, process: int | None = None) -> Proce
     """
     process = jax.process_index() if process is None else process
     slices = layout.devices_indices_map((layout.num_devices,))
-    rows = [rows.indices(layout.num_devices) for device, (rows,) in slices.items() if device.process_index == process]
+    own = [device for device in layout.mesh.devices.flat if device.process_index == process]
+    rows = [slices[device][0].indices(layout.num_devices) for device in own]
     return shard_of_ranges([(start, stop) for start, stop, _ in rows], layout.num_devices)
 
 

@@ -81,7 +81,8 @@ def bare_loop(source: Source, spec: clips.ClipSpec, numbers: Iterable[int], thre
     Raises:
       DecodeError: a video cannot be read.
     """
-    remaining, lock, errors = iter(numbers), threading.Lock(), []
+    remaining, lock = iter(numbers), threading.Lock()
+    errors: list[Exception] = []
 
     def work():
         while not errors:

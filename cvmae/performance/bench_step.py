@@ -5,6 +5,7 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ class CompiledStep:
     """
 
     traced: TracedStep
-    program: object
+    program: jax.stages.Compiled
     seconds: dict[str, float]
     text: str
 
@@ -57,7 +58,7 @@ class CompiledStep:
         module, cost = hlo.parse(self.text), self.program.cost_analysis() or {}
         return sum(op.flops * op.times for op in hlo_cost.ops(module)), cost.get("flops", 0.0)
 
-    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def put(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array | np.ndarray]:
         """Moves the entries of a loader's batch that the step takes to the devices."""
         task = self.traced.task
         return task.placement.put({name: batch[name] for name in task.BATCH_KEYS})

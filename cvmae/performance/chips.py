@@ -124,7 +124,7 @@ def devices_of(topology: Topology) -> list:
     for name, value in _WITHOUT_TPU.items():
         os.environ.setdefault(name, value)
     host = [min(2, side) for side in topology.shape[:2]]
-    options = dict(topology.chip.options) | {"chips_per_host_bounds": (*host, 1)}
+    options: dict[str, str | int | tuple[int, ...]] = {**dict(topology.chip.options), "chips_per_host_bounds": (*host, 1)}
     if topology.slices > 1:
         options["num_slices"] = topology.slices
     try:

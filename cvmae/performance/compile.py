@@ -85,7 +85,7 @@ def _program_cost(step: TracedStep, topology: Topology, program, seconds: float)
     text = program.as_text()
     module = hlo.parse(text)
     ops, collectives = hlo_cost.ops(module), hlo_cost.collectives(module, topology.count)
-    kinds = collections.defaultdict(lambda: (0, 0, 0.0))
+    kinds: dict[str, tuple[int, int, float]] = collections.defaultdict(lambda: (0, 0, 0.0))
     for c in collectives:
         count, size, sent = kinds[c.kind]
         kinds[c.kind] = count + c.times, size + c.bytes * c.times, sent + c.sent * c.times

@@ -101,7 +101,8 @@ class Module:
 
 def parse(text: str) -> Module:
     """Parses `compiled.as_text()`. Raises: ValueError, the text is not a compiled program."""
-    computations, entry, current = {}, None, None
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = None, None
     for line in text.splitlines():
         head = _HEAD.match(line)
         if head:
@@ -148,8 +149,10 @@ def _closing(text: str, start: int) -> int:
     return len(text)
 
 
-def _count_runs(computations, entry) -> Module:
-    times, fused, loops = collections.Counter({entry: 1}), set(), {}
+def _count_runs(computations: dict[str, dict[str, Instruction]], entry: str) -> Module:
+    times = collections.Counter({entry: 1})
+    fused: set[str] = set()
+    loops: dict[str, int | None] = {}
     for name in reversed(computations):  # callers stand behind their callees
         for instruction in computations[name].values():
             for role, callee in instruction.called:
@@ -157,8 +160,8 @@ def _count_runs(computations, entry) -> Module:
                     continue  # of a reduction, a sort or a scatter: runs once per element, and costs next to nothing
                 iterations = 1
                 if role in ("body", "condition"):
-                    iterations = loops[instruction.name] = _iterations(instruction, computations)
-                    iterations = 1 if iterations is None else iterations
+                    known = loops[instruction.name] = _iterations(instruction, computations)
+                    iterations = 1 if known is None else known
                 times[callee] += times[name] * iterations
                 if instruction.opcode == "fusion" or name in fused:
                     fused.add(callee)
@@ -170,7 +173,7 @@ def _iterations(loop: Instruction, computations) -> int | None:
     annotated = re.search(r"known_trip_count[^\d]*(\d+)", loop.rest)
     if annotated:
         return int(annotated[1])
-    condition = dict(loop.called).get("condition")
+    condition = dict(loop.called).get("condition", "")
     bounds = _integer_constants(condition, computations)
     return bounds[0] if len(bounds) == 1 and _has_less_than(condition, computations) else None
 

@@ -76,7 +76,8 @@ class Collective:
 
 def ops(module: Module) -> list[Op]:
     """Returns every operation of the program that a device starts by itself."""
-    operations, memo = [], {}
+    operations = []
+    memo: dict[str, int] = {}
     for computation, instruction, times in module.running():
         if computation in module.fused:
             continue
@@ -89,7 +90,7 @@ def ops(module: Module) -> list[Op]:
 
 def uncounted(module: Module) -> dict[str, int]:
     """Returns {target: runs} of calls to code outside the program, such as Pallas kernels, whose operations are not counted."""
-    calls = collections.Counter()
+    calls: collections.Counter[str] = collections.Counter()
     for _, instruction, times in module.running():
         if instruction.opcode == "custom-call":
             target = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
@@ -131,6 +132,7 @@ def _convolution_flops(instruction: Instruction, left: Array, right: Array) -> i
     On TPU, batched matrix products are convolutions too: their batches are spatial dimensions, with a window as large as the input.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    assert labels is not None  # every convolution has them
     out = instruction.arrays[0]
     spatial = sorted(c for c in labels[3] if c.isdigit())
     pairs = 1
@@ -176,7 +178,7 @@ def bytes_of(module: Module, computation: str, instruction: Instruction) -> int:
     if opcode != "fusion" or callee not in module.computations:
         return _main_memory(instruction.arrays) + sum(map(_main_memory, operands))
     read = sum(min(_fusion_read(module, callee, n), _main_memory(arrays)) for n, arrays in enumerate(operands))
-    return read + _fusion_written(module, callee, instruction)
+    return int(read) + _fusion_written(module, callee, instruction)
 
 
 def _main_memory(arrays: tuple[Array, ...]) -> int:
@@ -228,7 +230,7 @@ def collectives(module: Module, devices: int) -> list[Collective]:
 
     A TPU splits one collective over several fusions that compute at the same time: they have one channel, and count once.
     """
-    largest = {}
+    largest: dict[tuple[str, ...], Collective] = {}
     for computation, instruction, times in module.running():
         kind = instruction.opcode.removesuffix("-start")
         if kind not in COLLECTIVES:

@@ -41,9 +41,11 @@ class TooLarge:
 
 
 def size_of(text: str) -> int:
-    """Parses `13.79G`, `176.0K`, `512B` or `0` into bytes."""
-    number, unit = re.fullmatch(r"([\d.]+)([KMGTB]?)B?", text).groups()
-    return round(float(number) * _UNITS[unit])
+    """Parses `13.79G`, `176.0K`, `512B` or `0` into bytes. Raises: ValueError, the text is no size."""
+    match = re.fullmatch(r"([\d.]+)([KMGTB]?)B?", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no size: expected a number and K, M, G, T or B")
+    return round(float(match[1]) * _UNITS[match[2]])
 
 
 def read_refusal(message: str) -> TooLarge | None:

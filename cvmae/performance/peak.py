@@ -49,7 +49,9 @@ class _Liveness:
         if opcode == "tuple":
             return used
         if opcode == "get-tuple-element":
-            element = int(re.search(r"index=(\d+)", instruction.rest)[1])
+            number = re.search(r"index=(\d+)", instruction.rest)
+            assert number is not None  # every one has it
+            element = int(number[1])
             return [used[element]] if element < len(used) else []
         if opcode in _ALIASES and len(used) >= len(instruction.arrays):
             return used[: len(instruction.arrays)]
@@ -62,7 +64,10 @@ class _Liveness:
         return buffer
 
 
-def peak(module: Module, computation: str) -> tuple[int, list[tuple[int, Instruction]]]:
+_Held = tuple[int, list[tuple[int, Instruction]]]  # bytes, and (bytes, instruction) of each array
+
+
+def peak(module: Module, computation: str) -> _Held:
     """Finds the moment when a computation holds most memory beside its arguments and results.
 
     Returns:
@@ -74,12 +79,14 @@ def peak(module: Module, computation: str) -> tuple[int, list[tuple[int, Instruc
         ends[liveness.last_use.get(buffer, index)].append(buffer)
         if size and buffer not in liveness.results:
             starts[index].append(buffer)
-    alive, total, best = {}, 0, (0, [])
+    alive: dict[int, int] = {}
+    total = 0
+    best: _Held = (0, [])
     for index, instruction in enumerate(liveness.order):
         for buffer in starts[index]:
             alive[buffer] = liveness.allocated[buffer][2]
             total += alive[buffer]
-        inner = (0, [])
+        inner: _Held = (0, [])
         if instruction.opcode == "while":
             inner = peak(module, dict(instruction.called)["body"])
         if total + inner[0] > best[0]:

@@ -95,16 +95,17 @@ def profile(run, text: str, runs: int = 2) -> Profile:
     """
     module = hlo.parse(text)
     known = {i.name: (computation, i) for computation, instructions in module.computations.items() for i in instructions.values()}
-    kinds, sources = collections.Counter(), collections.Counter()
+    kinds: dict[str, float] = collections.defaultdict(float)
+    sources: dict[str, float] = collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(runs):
                 run()
         [file] = pathlib.Path(folder).rglob("*.xplane.pb")
         for name, seconds in _events(jax.profiler.ProfileData.from_file(str(file))):
-            computation, instruction = known.get(name, (None, None))
-            if instruction is None or instruction.opcode in _CALLERS:
+            if name not in known or known[name][1].opcode in _CALLERS:
                 continue
+            computation, instruction = known[name]
             kinds[kind_of(module, computation, instruction)] += seconds / runs
             sources[part_of(instruction.source)] += seconds / runs
     return Profile(dict(kinds), dict(sources))

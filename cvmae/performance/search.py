@@ -93,12 +93,12 @@ class Search:
             low = fitting.batch // self.unit if fitting else 0
             if too_large is not None and too_large - low <= max(1, low // PRECISION):
                 return fitting
-            if fitting is None:
-                if too_large == self.min_units:
-                    return None
-                units = max(self.min_units, too_large // 2)
-                continue
-            units = self._next(fitting, too_large)
+            if fitting is not None:
+                units = self._next(fitting, too_large)
+            elif units == self.min_units:
+                return None
+            else:
+                units = max(self.min_units, units // 2)
 
     def compile(self, units: int, remat: str) -> Trial:
         """Compiles the step with `units` times the smallest batch that divides over the mesh."""

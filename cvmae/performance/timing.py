@@ -43,7 +43,7 @@ def timed(call: Callable[[], object]) -> tuple[float, float]:
 
 def alternate(calls: dict[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, Times]:
     """Times calls over `rounds` rounds, each of which runs every call once, after `warmup` rounds that are not timed."""
-    seconds = {name: [] for name in calls}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for number in range(warmup + rounds):
         for name, call in calls.items():
             pair = timed(call)

@@ -44,9 +44,13 @@ def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dic
       NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
       StudyError: runs of a study failed.
     """
+    from cvmae.parallel import processes
+    from cvmae.tasks.model_fields import fill_model_fields
     from cvmae.training import compilation_cache
 
     compilation_cache.enable(config.get("compilation_cache", "auto"))
+    config, notes = fill_model_fields(config)
+    processes.log_once(*notes)
     numbers = find_task(config.task).run(config, os.fspath(workdir))
     if numbers and report_page:
         _write_page(workdir)

@@ -63,14 +63,16 @@ class ClassificationTask(Task):
     def _view_spec(self) -> augment.LabeledSpec:
         c = self.config.augment
         crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
-        extra = {}
-        if c.get("rand_augment") and c.rand_augment.layers:
-            extra["rand_augment"] = augment.RandAugment(**c.rand_augment)
-        if c.get("erasing") and c.erasing.probability:
-            extra["erasing"] = augment.Erasing(**c.erasing)
-        if c.mirror_labels:
-            extra["mirror"] = mirror_table(self.class_names)
-        return augment.LabeledSpec(crop, mean=c.mean, std=c.std, **extra)
+        rand_augment = c.get("rand_augment")
+        erasing = c.get("erasing")
+        return augment.LabeledSpec(
+            crop,
+            c.mean,
+            c.std,
+            augment.RandAugment(**rand_augment) if rand_augment and rand_augment.layers else None,
+            augment.Erasing(**erasing) if erasing and erasing.probability else None,
+            mirror_table(self.class_names) if c.mirror_labels else None,
+        )
 
     def samples(self, batch, step):
         """Returns the batch with one PRNG key a sample."""

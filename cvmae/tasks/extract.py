@@ -12,7 +12,7 @@ class Extract(FrozenTask):
     def compute(self, weights, workdir) -> dict[str, float]:
         """Returns the numbers of videos and windows that were written, skipped or unreadable."""
         c = self.config.extract
-        return extract_features(
+        counts = extract_features(
             self.config,
             weights,
             self.sources["split"],
@@ -23,3 +23,4 @@ class Extract(FrozenTask):
             dtype=c.dtype,
             placement=self.placement,
         )
+        return dict(counts)

@@ -92,18 +92,29 @@ class FrozenTask(abc.ABC):
           params: of the video encoder.
           workdir: where they are kept.
         """
+        encode = make_encode(self.config, FeatureSpec(self.config.features.layer), self.placement)
+        gallery, queries = (self._features_of(field, params, workdir, encode) for field in ("split", "test_split"))
+        return gallery, queries
+
+    def _features_of(self, field: str, params, workdir: Workdir, encode) -> Features:
+        """Returns the features of the split of config.data.`field`; `encode` is the compiled encoder of `make_encode`."""
         config, c = self.config, self.config.features
-        spec, views = FeatureSpec(c.layer), TestViews(c.clips, c.crops)
-        encode, features = make_encode(config, spec, self.placement), []
-        for field in ("split", "test_split"):
-            source, folder = self.sources[field], workdir / FEATURES / field
-            writes = processes.is_main_process()
-            bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=writes)
-            options = {"placement": self.placement, "bad_files": bad_files, "encode": encode}
-            features.append(cached_features(folder, config, params, source, views, spec, **options))
-            for pairs in processes.allgather_json(bad_files.pairs):
-                bad_files.add([tuple(pair) for pair in pairs])
-        return tuple(features)
+        source, folder = self.sources[field], workdir / FEATURES / field
+        bad_files = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
+        features = cached_features(
+            folder,
+            config,
+            params,
+            source,
+            TestViews(c.clips, c.crops),
+            FeatureSpec(c.layer),
+            placement=self.placement,
+            bad_files=bad_files,
+            encode=encode,
+        )
+        for pairs in processes.allgather_json(bad_files.pairs):
+            bad_files.add([tuple(pair) for pair in pairs])
+        return features
 
 
 def video_encoder(config):

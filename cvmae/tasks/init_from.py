@@ -3,12 +3,12 @@
 from cvmae.config import UNTRAINED, config_errors
 from cvmae.interop.adapt import InitFrom, load_branch, load_classifier, load_encoder, match_template
 from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
-from cvmae.models.vit import Encoder
 from cvmae.parallel.processes import log_once
 
 
-def load_video_encoder(config, template, encoder: Encoder) -> dict | None:
+def load_video_encoder(config, template, encoder: Backbone) -> dict | None:
     """Returns the encoder of config.init_from, for tasks that have no decoder; None where that is `untrained`.
 
     Args:
@@ -66,7 +66,8 @@ def load_pretraining_branch(config, name: str, template, module: Autoencoder) ->
         return None
     with config_errors(f"{name}_branch.init_from"):
         start = InitFrom(branch.init_from, name, branch.init_decoder, branch.get("inflate", "none"))
-        params, notes = load_branch(start, module.encoder, module.decoder and module.decoder.spec, config)
+        decoder = None if module.decoder is None else module.decoder.spec
+        params, notes = load_branch(start, module.encoder, decoder, config)
         params = match_template(params, {part: template[part] for part in params}, branch.init_from)
     fresh = [part for part in template if part not in params]
     log_once(*notes, *(f"{name}_branch {part} starts untrained" for part in fresh))

@@ -15,8 +15,13 @@ from cvmae.workdir import Report, Workdir
 
 
 class Pretrain(Task):
-    """Pre-training by the objective of METHOD sections 3 to 5; which branches and terms there are, config.loss says."""
+    """Pre-training by the objective of METHOD sections 3 to 5; config.loss sets the branches and terms.
 
+    Attributes:
+      held_out: the evaluation split, opened by `check_data` if anything reads it.
+    """
+
+    held_out: HeldOut
     BATCH_KEYS = ("video", "frame_index")
     PREFIX = "report"
 
@@ -27,7 +32,6 @@ class Pretrain(Task):
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
         self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self._frozen)
-        self.held_out: HeldOut | None = None
 
     def _frozen(self, path: str) -> bool:
         return self.config.image_branch.train == "frozen" and path.startswith("/image/encoder/")

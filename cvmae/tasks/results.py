@@ -1,6 +1,7 @@
 """The results of a finished run: the report and arrays that a task computed, and the files and pictures made of them."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from cvmae.files import replacing
 from cvmae.parallel import processes
 from cvmae.training.metric_writer import read_metrics
 from cvmae.workdir import CONFUSION, CURVES, PER_CLASS, PREDICTIONS, RECONSTRUCTION, Report, Workdir
+
+if TYPE_CHECKING:  # matplotlib takes a second to import
+    from cvmae.visualize.reconstruction import Reconstruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Results:
       predictions: of every test video, for tasks with classes.
       class_names: of `predictions`.
       paths: of the videos of `predictions`, relative to the manifest's folder.
-      reconstruction: of a few held-out clips, a `visualize.reconstruction.Reconstruction` of numpy arrays; for pre-training.
+      reconstruction: of a few held-out clips, numpy arrays; for pre-training.
       curves: True where metrics were logged over steps.
     """
 
@@ -31,7 +35,7 @@ class Results:
     predictions: Predictions | None = None
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
-    reconstruction: object | None = None
+    reconstruction: "Reconstruction | None" = None
     curves: bool = True
 
 

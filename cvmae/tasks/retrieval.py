@@ -13,7 +13,7 @@ class Retrieval(FrozenTask):
         """Returns `same_class/NAME` where both splits have labels, and `same_video/NAME` with two clips a video or more."""
         every = self.both_splits(weights, workdir)
         gallery, queries = map(mean_over_clips, every)
-        metrics = {}
+        metrics: dict[str, float] = {}
         if self.config.features.clips > 1:
             metrics |= {f"same_video/{name}": value for name, value in same_video(*first_two_clips(every[1])).items()}
         if (gallery.labels >= 0).any() and (queries.labels >= 0).any():

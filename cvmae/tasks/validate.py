@@ -10,6 +10,7 @@ import os
 from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten, require, steps
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
+from cvmae.interop.pretrained import vit_of
 from cvmae.models import build, masking, positions, vit
 from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
@@ -88,8 +89,8 @@ def check_downstream(config) -> None:
 def check_pictures(config) -> None:
     """Checks that the encoder has the attention to draw, and that the mask ratios leave patches on both sides."""
     c, grid = config.visualize, build.video_grid(config)
-    encoder = build.build_encoder(config, config.video_branch, grid)
     with config_errors("visualize"):
+        encoder = vit_of(build.build_encoder(config, config.video_branch, grid), "config.video_branch")
         AttentionSpec(c.map, c.layer, c.head, c.query, tuple(c.position)).check(encoder)
     for ratio in c.ratios:
         with config_errors("visualize.ratios"):
@@ -181,7 +182,7 @@ def check_start(path: str, field: str) -> None:
 def check_inflate(branch, path: str) -> None:
     """Checks that there is something to inflate."""
     require(
-        branch.inflate == "none" or path,
+        branch.inflate == "none" or bool(path),
         f"config.video_branch.inflate={branch.inflate!r} without init_from has nothing to inflate: give an image encoder's weights",
     )
 

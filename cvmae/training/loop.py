@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from cvmae.config import UNTRAINED, ConfigError, flatten, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
-from cvmae.data.pipeline import make_loader
+from cvmae.data.pipeline import Loader, make_loader
 from cvmae.data.sources import Source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement
 from cvmae.training import provenance
 from cvmae.training.checkpoint import Checkpoints
-from cvmae.training.metric_writer import NonFiniteError, check_finite, open_writer, to_floats
+from cvmae.training.metric_writer import MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
 from cvmae.training.preemption import stop_requested
 from cvmae.training.train_state import TrainState
 from cvmae.workdir import Workdir
@@ -160,6 +160,10 @@ class PendingMetrics(NamedTuple):
 class TrainLoop:
     """The state of a run in one process, and everything that has to be closed. Made by `open`."""
 
+    writer: MetricsWriter | Silent
+    loader: Loader
+    progress: tqdm
+
     def __init__(self, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, checkpoints: Checkpoints):
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
         config = self.config = task.config
@@ -244,10 +248,10 @@ class TrainLoop:
         """Waits for the newest step, checks its clips and that its numbers are finite, and logs them where that is due."""
         if self._pending is None:
             return
-        step, metrics, failures = self._pending
+        step, pending, failures = self._pending
         self._pending = None
         self.replaced += self.bad_files.update(failures())
-        metrics = to_floats(metrics)
+        metrics = to_floats(pending)
         check_finite(step, metrics, self.checkpoints.latest)
         self.clock.tick()
         self.progress.update()

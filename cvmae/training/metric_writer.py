@@ -57,7 +57,7 @@ class MetricsWriter:
     A line holds `step` and flat keys. On a restart, lines after the resumed step are dropped before anything is written.
     """
 
-    def __init__(self, workdir: str, resumed_step: int):
+    def __init__(self, workdir: str | os.PathLike, resumed_step: int):
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         self._drop_after(resumed_step)
         self._lines = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
@@ -104,12 +104,12 @@ class Silent:
         pass
 
 
-def open_writer(workdir: str, resumed_step: int) -> MetricsWriter | Silent:
+def open_writer(workdir: str | os.PathLike, resumed_step: int) -> MetricsWriter | Silent:
     """The writer of this process: of several, one writes."""
     return MetricsWriter(workdir, resumed_step) if processes.is_main_process() else Silent()
 
 
-def read_metrics(workdir: str) -> list[dict]:
+def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     """The lines of `workdir`/metrics.jsonl."""
     text = (pathlib.Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]

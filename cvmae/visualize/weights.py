@@ -109,7 +109,7 @@ def load_image_branch(path: str, config, like: TransformerConfig) -> tuple[Pretr
     height, width = config.augment.size
     grid = Grid(1, height, width, 1, source.encoder.grid.patch)
     source = dataclasses.replace(source, decoder=None, head=None)
-    encoder = source.encoder.clone(grid=grid, trunk=_computing_like(source.encoder.trunk, like))
+    encoder = source.vit.clone(grid=grid, trunk=_computing_like(source.vit.trunk, like))
     return _fitted(source, encoder, config, "image")
 
 
@@ -169,9 +169,9 @@ def _video_branch(weights: Pretrained, config) -> Branch:
         missing = "these weights have no decoder"
         if weights.decoder is not None:
             missing = "the weights do not record the target normalization of their decoder: set config.visualize.target_norm"
-        return Branch({"encoder": weights.params["encoder"]}, weights.encoder, missing=missing)
+        return Branch({"encoder": weights.params["encoder"]}, weights.vit, missing=missing)
     mean, std = (tuple(weights.normalization.get(name, config.augment[name])) for name in ("mean", "std"))
-    return Branch(weights.params, weights.encoder, weights.decoder, norm, mean, std)
+    return Branch(weights.params, weights.vit, weights.decoder, norm, mean, std)
 
 
 def _image_branch(config, encoder: Encoder) -> Branch | None:
@@ -191,4 +191,4 @@ def _image_branch(config, encoder: Encoder) -> Branch | None:
     with config_errors(field):
         weights, notes = load_image_branch(path, config, encoder.trunk)
     log_once(*notes)
-    return Branch(weights.params, weights.encoder)
+    return Branch(weights.params, weights.vit)

@@ -10,7 +10,7 @@ from tests.augment.pil import each_frame, unlike_frames
 
 VIDEO = unlike_frames()
 LARGE = unlike_frames(64, 64, seed=1)  # where PIL equalizes in steps of more than one pixel
-FACTORS = [float(f) for f in np.float32([0.1, 0.37, 0.55, 1.0, 1.21, 1.63, 1.9])]
+FACTORS = [float(np.float32(f)) for f in (0.1, 0.37, 0.55, 1.0, 1.21, 1.63, 1.9)]
 
 
 def ours(operation, *strength, video=VIDEO):

@@ -120,7 +120,7 @@ def ucf101(folder: pathlib.Path, flat: bool = False) -> dict:
 
 def hmdb51(folder: pathlib.Path) -> dict:
     """Writes HMDB51: every split leaves out a video of each class, and names have the special characters of the real ones."""
-    expected = {f"split{n}": [] for n in (1, 2, 3)}
+    expected: dict[str, list] = {f"split{n}": [] for n in (1, 2, 3)}
     for k, label in enumerate(HMDB_CLASSES):
         names = [f"#20_Rhythm_{label}_u_nm_np1_fr_goo_0.avi", f"April_09(1)_{label}_f&x_{k}.avi", f"veoh_{label}_h_cm_1.avi"]
         for i, name in enumerate(names):

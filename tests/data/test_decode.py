@@ -105,6 +105,33 @@ def test_a_stream_is_refused_where_frames_come_out_of_order(h264, monkeypatch):
         list(decode.stream_chosen(h264, lambda table: np.arange(22, 35)))
 
 
+class UndatedPacket:
+    """A packet whose decoder leaves the frame at one pts without a pts."""
+
+    def __init__(self, packet, pts: int):
+        self._packet, self._pts = packet, pts
+
+    def __getattr__(self, name):
+        return getattr(self._packet, name)
+
+    def decode(self):
+        for frame in self._packet.decode():
+            if frame.pts == self._pts:
+                frame.pts = None
+            yield frame
+
+
+@pytest.mark.parametrize("kind, problem", [("h264.mp4", "ends early: 1 of 1"), ("mpeg4.avi", "a decoded frame has no pts")])
+def test_a_wanted_frame_that_is_decoded_without_pts_is_an_error(tmp_path, monkeypatch, kind, problem):
+    path = videos.write_video(tmp_path / kind, 8, **KINDS[kind])
+    table = decode.read_table(path)
+    packets_of = decode.packets_of
+    monkeypatch.setattr(decode, "packets_of", lambda *args: (UndatedPacket(p, int(table.pts[3])) for p in packets_of(*args)))
+    with pytest.raises(decode.DecodeError, match=problem):
+        decode.read_frames(path, [3], table=table)
+    assert videos.numbers_of(decode.read_frames(path, [1, 2], table=table)) == [1, 2]
+
+
 def test_bytes_read_like_a_path(h264):
     with open(h264, "rb") as file:
         data = file.read()

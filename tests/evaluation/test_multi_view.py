@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.data.sources import make_source
@@ -34,7 +35,7 @@ def plain(clips: int, crops: int):
     """The same by a loop over single views, none of them batched."""
     c = downstream("finetune", data__synthetic__clips=10)
     source = make_source(c.data, "val")
-    views = {}
+    views: dict[int, list[np.ndarray]] = {}
     with make_view_loader(c, source, 1, TestViews(clips, crops)) as loader:
         for batch in loader:
             for crop in range(crops):
@@ -84,6 +85,20 @@ def test_a_video_that_cannot_be_read_is_told_apart_and_spoils_no_other(tmp_path)
     assert found.labels[3] == -1 and not found.probabilities[3].any()
     np.testing.assert_array_equal(np.delete(found.probabilities, 3, 0), np.delete(whole.probabilities, 3, 0))
     assert [name for name, _ in bad_files.pairs] == ["gone.mp4"]
+
+
+def test_a_source_without_videos_is_refused():
+    c = downstream("finetune")
+    source = make_source(c.data, "val")
+
+    class Empty:
+        class_names, labels = source.class_names, source.labels[:0]
+
+        def __len__(self):
+            return 0
+
+    with pytest.raises(ConfigError, match="there is no video to test"):
+        predict_views(colors, c, Empty(), TestViews())
 
 
 def test_crops_are_averaged_within_their_clip():

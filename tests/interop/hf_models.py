@@ -12,8 +12,8 @@ from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE
 from cvmae.interop.pretrained import differences
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
-from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
+from cvmae.models.patches import AnyArray, Grid
+from cvmae.models.vit import Encoder, QKVBias, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
 from tests.interop.comparison import assert_close, relative, tree_errors
 from tests.interop.parity import torch, transformers
@@ -38,9 +38,9 @@ class Run:
     """
 
     hidden: list
-    encoded: np.ndarray
-    predictions: np.ndarray
-    everywhere: np.ndarray | None
+    encoded: AnyArray
+    predictions: AnyArray
+    everywhere: AnyArray | None
     loss: float
     gradients: dict | None
 
@@ -76,7 +76,7 @@ def gradients_by_file_key(model) -> dict[str, np.ndarray]:
     return {name: p.grad.numpy() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def trunk(config, prefix: str, qkv_bias: str) -> TransformerConfig:
+def trunk(config, prefix: str, qkv_bias: QKVBias) -> TransformerConfig:
     """The trunk for the encoder (prefix '') or decoder (prefix 'decoder_') of a transformers config."""
     width = getattr(config, f"{prefix}hidden_size")
     ratio = getattr(config, f"{prefix}intermediate_size") / width
@@ -87,7 +87,7 @@ def trunk(config, prefix: str, qkv_bias: str) -> TransformerConfig:
 def videomae_module(config) -> Autoencoder:
     """The module for a VideoMAEConfig."""
     grid = Grid(config.num_frames, config.image_size, config.image_size, config.tubelet_size, config.patch_size)
-    bias = "qv" if config.qv_bias else "none"
+    bias: QKVBias = "qv" if config.qv_bias else "none"
     encoder = Encoder(trunk(config, "", bias), grid, "sincos1d", final_norm=not config.use_mean_pooling)
     spec = DecoderSpec(trunk(config, "decoder_", bias), "concat", "sincos1d", embed_bias=False, norm_eps=1e-5)
     return Autoencoder(encoder, Decoder(spec, grid))
@@ -96,7 +96,7 @@ def videomae_module(config) -> Autoencoder:
 def vit_mae_module(config) -> Autoencoder:
     """The module for a ViTMAEConfig."""
     grid = Grid(1, config.image_size, config.image_size, 1, config.patch_size)
-    bias = "qkv" if config.qkv_bias else "none"
+    bias: QKVBias = "qkv" if config.qkv_bias else "none"
     encoder = Encoder(trunk(config, "", bias), grid, "sincos2d", cls_token=True)
     spec = DecoderSpec(trunk(config, "decoder_", bias), "unshuffle", "sincos2d", "encoder", norm_eps=config.layer_norm_eps)
     return Autoencoder(encoder, Decoder(spec, grid))
@@ -133,7 +133,7 @@ def compare(actual: Run, reference: Run, name: str):
     if reference.gradients is None:
         return
     errors = tree_errors(actual.gradients, reference.gradients)
-    worst = max(errors, key=errors.get)
+    worst = max(errors, key=lambda name: errors[name])
     assert_close(f"{name} gradients (worst: {worst} of {len(errors)})", errors[worst])
 
 

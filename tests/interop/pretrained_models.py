@@ -1,6 +1,7 @@
 """Weights of tiny models with random parameters, for tests of exports."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,5 +31,5 @@ def videomae(size=ViTSize(48, 2, 4, 2.0), grid=Grid(4, 32, 32, 2, 8), bias="qv",
 
 def videomae_decoder(size=ViTSize(24, 1, 3, 3.0), bias="qv", eps=1e-6, **changes) -> DecoderSpec:  # noqa: B008
     """A decoder that transformers' VideoMAE can express."""
-    fields = {"layout": "concat", "positions": "sincos1d", "embed_bias": False, "norm_eps": 1e-5}
+    fields: dict[str, Any] = {"layout": "concat", "positions": "sincos1d", "embed_bias": False, "norm_eps": 1e-5}
     return DecoderSpec(TransformerConfig(size, bias, eps), **fields | changes)

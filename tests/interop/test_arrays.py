@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from cvmae.interop.arrays import INDEX, find_file, known_suffix, non_finite, read_arrays
 from cvmae.interop.pretrained import WeightsError
 
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "norm.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "half": np.array([1.5, -2], np.float16),
     "double": np.array(0.1, np.float64),

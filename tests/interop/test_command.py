@@ -17,7 +17,7 @@ from cvmae.interop.key_maps.mae import HF_VIT_MAE, MAE, MAE_CLASSIFIER
 from cvmae.interop.key_maps.mae_st import MAE_ST
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_ENCODER, VIDEOMAE, VIDEOMAE_CLASSIFIER
 from cvmae.interop.native import write_archive
-from cvmae.interop.pretrained import Pretrained
+from cvmae.interop.pretrained import Pretrained, vit_of
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.classifier import Classifier
 from cvmae.models.patches import Grid
@@ -41,8 +41,10 @@ def mae_st() -> Autoencoder:
 
 def with_eps(module: Autoencoder) -> Autoencoder:
     """The same module with the eps of `.pth` files."""
-    encoder = module.encoder.clone(trunk=dataclasses.replace(module.encoder.trunk, eps=1e-6))
-    spec = dataclasses.replace(module.decoder.spec, trunk=dataclasses.replace(module.decoder.spec.trunk, eps=1e-6), norm_eps=1e-6)
+    encoder, decoder = vit_of(module.encoder, "test"), module.decoder
+    assert decoder is not None
+    encoder = encoder.clone(trunk=dataclasses.replace(encoder.trunk, eps=1e-6))
+    spec = dataclasses.replace(decoder.spec, trunk=dataclasses.replace(decoder.spec.trunk, eps=1e-6), norm_eps=1e-6)
     return Autoencoder(encoder, Decoder(spec, encoder.grid))
 
 

@@ -18,6 +18,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 def source(**changes) -> Pretrained:
     module = image_mae(**changes)
+    assert module.decoder is not None
     return Pretrained("an image MAE", module.encoder, random_params(module), module.decoder.spec, normalization=IMAGENET)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,9 @@ NORMALIZATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def encoder(frames=4, side=32, patch=16, **changes) -> Encoder:
-    grid = Grid(frames, *(side if isinstance(side, tuple) else (side, side)), 2, patch)
-    return Encoder(
-        grid=grid, **{"trunk": TransformerConfig(VIT_SIZES["test"]), "positions": "separable", "cls_token": True} | changes
-    )
+    height, width = side if isinstance(side, tuple) else (side, side)
+    fields: dict[str, Any] = {"trunk": TransformerConfig(VIT_SIZES["test"]), "positions": "separable", "cls_token": True}
+    return Encoder(grid=Grid(frames, height, width, 2, patch), **fields | changes)
 
 
 def state(params, **parts) -> TrainState:

@@ -1,5 +1,7 @@
 """Attention weights against transformers' `output_attentions=True` with the same weights: videos without, images with a cls token."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -9,8 +11,14 @@ from cvmae.visualize.attention import attention_weights
 from tests.interop import hf_models
 from tests.interop.parity import torch, transformers
 
-SMALL = {"patch_size": 8, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-DECODER = {
+SMALL: dict[str, Any] = {
+    "patch_size": 8,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+DECODER: dict[str, Any] = {
     "decoder_hidden_size": 16,
     "decoder_num_hidden_layers": 1,
     "decoder_num_attention_heads": 2,

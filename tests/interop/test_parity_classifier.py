@@ -7,7 +7,7 @@ import pytest
 
 from cvmae.interop import read
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE_CLASSIFIER
-from cvmae.models.classifier import Classifier
+from cvmae.models.classifier import Classifier, Pool
 from tests.interop import hf_models
 from tests.interop.comparison import assert_close, relative, tree_errors
 from tests.interop.parity import CLIPS, TINY, torch, transformers
@@ -38,7 +38,7 @@ def save(folder, model_class=transformers.VideoMAEForVideoClassification, **chan
 
 def module_of(config) -> Classifier:
     """The classifier for a VideoMAEConfig."""
-    pool = "mean" if config.use_mean_pooling else "first"
+    pool: Pool = "mean" if config.use_mean_pooling else "first"
     return Classifier(hf_models.videomae_module(config).encoder, config.num_labels, pool, eps=1e-5)
 
 

@@ -61,7 +61,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, width: int, *kernel: int):
         super().__init__()
-        conv = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
+        conv: type[nn.Module] = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
         self.proj = conv(3, width, kernel, kernel)
 
     def forward(self, pixels):

@@ -51,7 +51,7 @@ def test_nothing_is_stored_but_the_notebook(name):
 
 def asked_for(cell: str, monkeypatch, tmp_path, colab: bool) -> list[str]:
     """What the shell and the magics of a cell would be asked for, in an empty folder."""
-    said = []
+    said: list[str] = []
     shell = types.SimpleNamespace(system=said.append, run_line_magic=lambda name, line: said.append(f"%{name} {line}"))
     monkeypatch.chdir(tmp_path)
     modules = {name: module for name, module in sys.modules.items() if not name.startswith("google.colab")}

@@ -7,6 +7,9 @@ deviation, and it is written again, by the code's own `Checkpoints`; what a run 
 command. Pictures are shrunk; TensorBoard's files, whose names hold a host's, and the checkpoints of a study's runs are left out.
 """
 
+# The types are those of the code of that commit.
+# mypy: ignore-errors
+
 import io
 import json
 import os

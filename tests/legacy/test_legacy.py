@@ -68,7 +68,7 @@ def flat(tree, prefix="") -> dict:
     """{'a.b': value} of nested dicts and lists."""
     if not isinstance(tree, dict | list):
         return {prefix: tree}
-    found = {}
+    found: dict = {}
     for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         found |= flat(value, f"{prefix}.{name}" if prefix else str(name))
     return found
@@ -174,7 +174,9 @@ def headlines():
     yield read("retrieval/report.json")["retrieval"]["same_video/map"]
 
 
-LOADED = {name: {} for name in ("pretrain", "stopped", "finetune", "linear", "attentive", "archive", "image", "classifier")}
+LOADED: dict[str, dict] = {
+    name: {} for name in ("pretrain", "stopped", "finetune", "linear", "attentive", "archive", "image", "classifier")
+}
 
 
 @pytest.mark.parametrize("name, options", [*LOADED.items(), ("pretrain:image", {"branch": "image"})])

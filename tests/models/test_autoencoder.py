@@ -185,6 +185,8 @@ def test_no_decoder_no_parameters():
     clip, mask = inputs()
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, mask, method="encode"))["params"]
     assert set(params) == {"encoder"}
+    with pytest.raises(ValueError, match="has no decoder"):
+        model.init(jax.random.key(0), clip, mask)
 
 
 @pytest.mark.parametrize("norm", ["patch", "patch_channel", "none"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvmae.models import masking
-from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, make_targets
+from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec, Layout, make_targets
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.objective.losses import masked_mse
@@ -62,7 +62,7 @@ def test_a_running_cell_asks_for_every_position_in_turn():
         masking.subsample(mask, keys(3), GRID, "cells", 0.5)
 
 
-def autoencoder(layout: str, depth: int) -> Autoencoder:
+def autoencoder(layout: Layout, depth: int) -> Autoencoder:
     encoder = Encoder(TransformerConfig(ViTSize(16, 1, 2)), GRID, "separable", cls_token=True)
     return Autoencoder(encoder, Decoder(DecoderSpec(TransformerConfig(ViTSize(8, depth, 2)), layout, cls="own"), GRID))
 

@@ -142,3 +142,5 @@ def test_an_error_before_allocation_is_parsed():
 
 def test_other_errors_are_not_about_memory():
     assert oom.read_refusal("INVALID_ARGUMENT: No such compile option: 'xla_x'") is None
+    with pytest.raises(ValueError, match="'12 apples' is no size"):
+        oom.size_of("12 apples")

@@ -1,4 +1,4 @@
-"""The command, ended by a signal at a chosen moment: `python interrupted.py MOMENT STEP ARGUMENTS...`. See `MOMENTS`.
+"""The command, ended by a signal at a chosen moment: `python interrupted_run.py MOMENT STEP ARGUMENTS...`. See `MOMENTS`.
 
 A process that sends the signal to itself is at the moment exactly; SIGKILL cannot be caught, whoever sends it.
 """
@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+from unittest import mock
 
 from absl import app
 
@@ -28,7 +29,7 @@ def after_step(number: int):
         if step == STEP:
             end(number)
 
-    MetricsWriter.write = written
+    mock.patch.object(MetricsWriter, "write", written).start()
 
 
 def in_metrics_line():
@@ -41,7 +42,7 @@ def in_metrics_line():
             end(signal.SIGKILL)
         write(self, step, values)
 
-    MetricsWriter.write = written
+    mock.patch.object(MetricsWriter, "write", written).start()
 
 
 def in_checkpoint():

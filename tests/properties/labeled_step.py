@@ -30,4 +30,4 @@ def moments(opt_state):
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **arrays())
+    np.savez(sys.argv[1], allow_pickle=False, **arrays())

@@ -27,7 +27,8 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
     c = config(("mse_video",), optimizer__clip_norm=0.0, optimizer__ema_decay=0.9, **fields)
     mesh = make_mesh(c.mesh, jax.devices()[: np.prod(shape)])
     task = make_task(c, STEPS, mesh)
-    state, found = task.initial_state(), {}
+    state = task.initial_state()
+    found: dict[str, np.ndarray] = {}
     shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in named(state.params)}
     found |= {f"shard{path}": np.array(shape) for path, shape in shards.items()}
     for step in range(STEPS):
@@ -69,4 +70,8 @@ def named(tree):
 
 if __name__ == "__main__":
     every = {name: run(*about) for name, about in MESHES.items()}
-    np.savez(sys.argv[1], **{f"{mesh}|{name}": array for mesh, found in every.items() for name, array in found.items()})
+    np.savez(
+        sys.argv[1],
+        allow_pickle=False,
+        **{f"{mesh}|{name}": array for mesh, found in every.items() for name, array in found.items()},
+    )

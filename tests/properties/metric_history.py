@@ -31,7 +31,7 @@ class History:
 
     def clips(self) -> dict[int, dict[int, list]]:
         """{step: {devices: clips of the global batch}}; a step that was done again with fewer devices has several."""
-        found = {}
+        found: dict[int, dict[int, list]] = {}
         for step, count, process, clips in sorted(map(json.loads, self.notes.read_text().splitlines())):  # noqa: B007
             found.setdefault(step, {}).setdefault(count, []).extend(clips)
         return found

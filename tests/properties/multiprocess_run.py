@@ -14,7 +14,7 @@ import numpy as np
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
 from cvmae.data.pipeline import make_loader
-from cvmae.data.sources import Record, make_source
+from cvmae.data.sources import Record, Source, make_source
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.multi_view import predict_views
 from cvmae.parallel import launch, processes
@@ -29,26 +29,41 @@ HEARTBEAT_S = 6
 class Holed:
     """A source with a record that is no video."""
 
-    def __init__(self, source):
-        self.source, self.labels = source, source.labels
+    def __init__(self, source: Source):
+        self.source = source
+        self.class_names, self.labels, self.identity = source.class_names, source.labels, source.identity
 
     def __len__(self):
         return len(self.source)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Record:
         found = self.source[index]
         return found if index != BAD else Record("broken.mp4", found.label, None, None, b"no video")
+
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+
+class Reports(BadFiles):
+    """A list of bad files that keeps the reports of every batch as they come."""
+
+    def __init__(self, total: int):
+        super().__init__(OUT + ".list", total, 1.0, writes=False)
+        self.batches: list[np.ndarray] = []
+
+    def update(self, reports: np.ndarray) -> int:
+        self.batches.append(reports)
+        return super().update(reports)
 
 
 def read_together(c, placement) -> dict[str, np.ndarray]:
     """Predictions, held-out batches and bad files of a source that this process reads a part of."""
     holed = Holed(make_source(c.data, "train"))
     predict = jax.jit(lambda batch: batch["video"].astype(np.float32).mean((1, 2, 3, 4)))
-    failures = []
-    recorder = types.SimpleNamespace(update=failures.append)
-    found = predict_views(predict, c, holed, TestViews(2, 1), placement, recorder)
+    reports = Reports(len(holed))
+    found = predict_views(predict, c, holed, TestViews(2, 1), placement, reports)
     arrays = {f"views/{name}": getattr(found, name) for name in ("probabilities", "labels", "readable")}
-    arrays["views/failed"] = np.array([(reports[:, 0] != 0).sum() for reports in failures])
+    arrays["views/failed"] = np.array([(failures[:, 0] != 0).sum() for failures in reports.batches])
     held_out = HeldOut(types.SimpleNamespace(config=c), holed, placement)
     batches = [processes.to_host(placement.put(batch)) for batch in held_out.batches()]
     arrays["heldout/video"] = np.stack([batch["video"][:, 0, 0, 0, 0] for batch in batches])
@@ -77,9 +92,11 @@ if __name__ == "__main__":
     os.makedirs(OUT + ".list", exist_ok=True)
     c = config(data__synthetic__clips=44, batch_size=8)
     placement = Placement(make_mesh(c.mesh))
-    assert placement.shard == (int(process), int(count))
+    assert placement.shard == processes.ProcessShard(int(process), int(count))
     arrays = read_together(c, placement)
     said = processes.allgather_json({"process": jax.process_index(), "name": "é" * jax.process_index()})
-    np.savez(f"{OUT}.{process}.npz", said=np.array([f"{one['process']}{one['name']}" for one in said]), **arrays)
+    np.savez(
+        f"{OUT}.{process}.npz", allow_pickle=False, said=np.array([f"{one['process']}{one['name']}" for one in said]), **arrays
+    )
     if several:
         fall_silent()

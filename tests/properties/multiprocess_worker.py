@@ -10,18 +10,20 @@ import json
 import os
 import sys
 import time
+from unittest import mock
 
 import jax
 from absl import app
 
 from cvmae import main
+from cvmae.data.pipeline import Loader
 from cvmae.training import loop
 from tests.multiprocess import share_programs
 
 make_loader, advance = loop.make_loader, loop.TrainLoop.advance
 
 
-class Noted:
+class Noted(Loader):
     """A loader that notes what it gives."""
 
     def __init__(self, loader, step):
@@ -51,5 +53,5 @@ if __name__ == "__main__":
     del sys.argv[1:5]
     share_programs()
     loop.make_loader = lambda *args, start_step, **kwargs: Noted(make_loader(*args, start_step=start_step, **kwargs), start_step)
-    loop.TrainLoop.advance = advance_and_end
-    app.run(main.main, flags_parser=main.parse)
+    with mock.patch.object(loop.TrainLoop, "advance", advance_and_end):
+        app.run(main.main, flags_parser=main.parse)

@@ -48,4 +48,4 @@ def losses_alone(task, batch) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    np.savez(sys.argv[1], **arrays())
+    np.savez(sys.argv[1], allow_pickle=False, **arrays())

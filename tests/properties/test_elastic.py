@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from tests.properties.metric_history import TOTAL, History
 
 # What is compared here is a layout; the contrast on every layout is compared in test_meshes.
 FEWER = {"loss__intra_video": 0.0, "eval_every": "0_steps"}
-STOPS = ((1, {}, 2), (8, {"mesh__data": 8}, 5), (8, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__model": 2, "scan": True}, 0))
+STOPS: tuple[tuple[int, dict[str, Any], int], ...] = (
+    (1, {}, 2),
+    (8, {"mesh__data": 8}, 5),
+    (8, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__model": 2, "scan": True}, 0),
+)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ FEWER = {
     "loss__intra_video": 0.0,
     "loss__cross_frame": 0.0,
 }
-INTERRUPTED = str(pathlib.Path(__file__).parent / "interrupted.py")
+INTERRUPTED = str(pathlib.Path(__file__).parent / "interrupted_run.py")
 
 
 def run(*args, **kwargs):

@@ -76,7 +76,7 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
         clips, labels, _ = t.views(t.samples(t.placement.put(batch), number))
         features = torch.tensor(np.array(t._features(state.frozen, clips)))
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * float(t.schedule(number))
+            group["lr"] = 1e-2 * float(t.rate_factor(number))
         loss = torch.nn.functional.cross_entropy(linear(norm(features)), torch.tensor(np.array(labels)).long())
         optimizer.zero_grad()
         loss.backward()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import fractions
 import hashlib
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -79,12 +80,18 @@ def optical_flow(clips: np.ndarray, cells: int = 4) -> np.ndarray:
     features = []
     for clip in clips:
         gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
-        flow = np.stack([cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 9, 3, 5, 1.1, 0) for a, b in itertools.pairwise(gray)])
+        flow = np.stack([_farneback(first, second) for first, second in itertools.pairwise(gray)])
         fields = [_cells(part.mean(0), cells) for part in (flow, *np.array_split(flow, 2))]
         divergence = (fields[0] * _grid(cells)).sum(-1)
         curl = (fields[0] * _grid(cells)[..., ::-1] * (1, -1)).sum(-1)
         features.append(np.concatenate([f.ravel() for f in (*fields, divergence, curl)]))
     return np.array(features)
+
+
+def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the flow from one gray frame, uint8 [H, W], to the next: float32 [H, W, 2], in pixels."""
+    flow = np.empty((*first.shape, 2), np.float32)  # OpenCV takes None too, but its types do not
+    return cv2.calcOpticalFlowFarneback(first, second, flow, 0.5, 3, 9, 3, 5, 1.1, 0)
 
 
 FEATURES = {
@@ -121,7 +128,7 @@ def draws(labels: np.ndarray, clips: int, seeds: int) -> list[np.ndarray]:
     if not clips or clips >= len(labels):
         return [np.arange(len(labels))]
     shuffles = [np.random.default_rng(seed).permutation(len(labels)) for seed in range(seeds)]
-    _, part = subset.parse_split(f"train[:{clips}]")
+    part = subset.Slice("train", fractions.Fraction(0), fractions.Fraction(clips), percent=False)
     return [shuffle[subset.choose(numbers[shuffle], part)] for shuffle in shuffles]
 
 
@@ -192,9 +199,9 @@ def _rows(manifest: str | os.PathLike[str]) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _features(folder: pathlib.Path, rows: list[Mapping[str, str]], names: Iterable[str]) -> dict[str, np.ndarray]:
+def _features(folder: pathlib.Path, rows: Sequence[Mapping[str, str]], names: Iterable[str]) -> dict[str, np.ndarray]:
     """Reads the clips of the rows and computes their features, [N, D] for each name."""
-    chunks = {name: [] for name in names}
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for start in range(0, len(rows), _READ_AT_ONCE):
         clips = np.stack([video.read(folder / row["path"]) for row in rows[start : start + _READ_AT_ONCE]])
         for name in chunks:

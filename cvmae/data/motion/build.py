@@ -7,6 +7,7 @@ import dataclasses
 import pathlib
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import cv2
 
@@ -76,7 +77,8 @@ def _render_in_pool(folder, size, seed, workers) -> Iterator[dict[str, str]]:
 def render_job(job: dict) -> dict:
     """Renders the clips of one job of the worker pool; returns {"rows": the manifest's rows}."""
     cv2.setNumThreads(1)  # there is a process for every core
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in job["size"].items()}
+    # JSON has lists for tuples.
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["size"].items()}
     size = dataclasses.replace(get_size(fields["name"]), **fields)
     try:
         return {"rows": list(_render(pathlib.Path(job["folder"]), size, job["seed"], range(job["first"], job["end"])))}

@@ -36,7 +36,7 @@ def clip(size: Size, split: str, index: int, label: str, seed: int) -> tuple[np.
     frames, facts = frames_of(rng, scene, size.side), dict(scene.facts)
     if backwards:
         frames = frames[::-1]
-        facts |= {key: -facts[key] for key in scenes.TIME_ODD}
+        facts |= {key: -float(facts[key]) for key in scenes.TIME_ODD}
     return np.ascontiguousarray(frames), facts
 
 

@@ -92,13 +92,18 @@ def get_size(size: str, *, side: int = 0, train_clips: int = 0, test_clips: int 
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r} of motion; known: {', '.join(SIZES)}")
-    changes = {"side": side, "train_clips": train_clips, "test_clips": test_clips}
-    for key, value in changes.items():
+    for key, value in (("side", side), ("train_clips", train_clips), ("test_clips", test_clips)):
         if value < 0:
             raise ValueError(f"motion: {key}={value} is negative (0 means the default of {size!r})")
     if side and (side < 16 or side % 2):
         raise ValueError(f"motion: side={side} must be even (4:2:0 video) and at least 16")
-    return dataclasses.replace(SIZES[size], **{k: v for k, v in changes.items() if v})
+    default = SIZES[size]
+    return dataclasses.replace(
+        default,
+        side=side or default.side,
+        train_clips=train_clips or default.train_clips,
+        test_clips=test_clips or default.test_clips,
+    )
 
 
 def pair_of(label: str) -> tuple[str, bool]:

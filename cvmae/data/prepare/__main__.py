@@ -11,7 +11,7 @@ import sys
 
 from absl import app, flags
 
-from cvmae.cli import fail
+from cvmae.cli import fail, print_help
 from cvmae.data.prepare import Options, PrepareError, StopRun, prepare
 from cvmae.data.prepare.run import DATASETS, RUNNERS
 from cvmae.data.prepare.work import CHECKS
@@ -43,6 +43,7 @@ flags.DEFINE_integer("seed", 0, "For folder without split folders: seed of the d
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error in it ends the program with one line on stderr and exit code 2."""
+    print_help(argv, __doc__, __name__)
     try:
         rest = FLAGS(argv)
         for name in ("dataset", "videos", "out"):
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise PrepareError(f"unexpected argument {argv[1]!r}: options start with --")
-        prepare(Options(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(Options)}))
+        values = FLAGS.flag_values_dict()
+        prepare(Options(**{field.name: values[field.name] for field in dataclasses.fields(Options)}))
     except PrepareError as error:
         fail(error, 2)
     except (StopRun, OSError) as error:

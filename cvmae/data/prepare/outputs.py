@@ -64,12 +64,13 @@ def write_report(out: str, problems: list[tuple[str, str, str]]) -> str:
 
 
 def counts(dataset: str, listing: Listing, usable: dict[str, Row]) -> str:
-    """Returns a table of the numbers of videos that are usable, listed, and published, for each manifest and split."""
-    lines = [f"{'':24}{'here':>10}{'listed':>10}{'published (quoted)':>22}"]
+    """Returns a table of the numbers of videos that are usable, listed, and published if any are, for each manifest and split."""
+    has_published = bool(published.COUNTS[dataset])
+    lines = [f"{'':24}{'here':>10}{'listed':>10}" + (f"{'published (quoted)':>22}" if has_published else "")]
 
     def add_line(name, num_usable, num_listed, num_published):
-        quoted = f"{num_published:,}" if num_published else "-"
-        lines.append(f"{name:24}{num_usable:>10,}{num_listed:>10,}{quoted:>22}")
+        quoted = f"{f'{num_published:,}' if num_published else '-':>22}" if has_published else ""
+        lines.append(f"{name:24}{num_usable:>10,}{num_listed:>10,}{quoted}")
 
     for manifest, pairs in listing.manifests.items():
         quoted = published.COUNTS[dataset].get(manifest, {})
@@ -90,7 +91,7 @@ def class_counts(listing: Listing, usable: dict[str, Row]) -> str:
     With more than 20 classes, only the minimum, median and maximum of each split and the 5 smallest classes.
     """
     splits = {name: split for pairs in listing.manifests.values() for name, split in pairs}
-    by_class = {label: collections.Counter() for label in listing.classes}
+    by_class: dict[str, collections.Counter[str]] = {label: collections.Counter() for label in listing.classes}
     for name, row in usable.items():
         if row.label:
             by_class[row.label][splits[name]] += 1

@@ -127,12 +127,12 @@ def _check_videos(options, listing, located, problems, state) -> dict[str, Row]:
     answers = _answers(options, jobs, state)
     usable = {}
     for name, path in located.items():
-        problem, detail, part = _judge(answers[path], listing.videos[name].span if name in uncut else None)
+        problem, detail, (start, end) = _judge(answers[path], listing.videos[name].span if name in uncut else None)
         if problem:
             problems.append((path, problem, detail))
         else:
             size = os.path.getsize(os.path.join(options.out, paths[path]))
-            usable[name] = Row(name, paths[path], listing.videos[name].label, *part, size)
+            usable[name] = Row(name, paths[path], listing.videos[name].label, start, end, size)
     return usable
 
 

@@ -24,7 +24,7 @@ class State:
     def __init__(self, out: str):
         self._out, self._folder = out, os.path.join(out, FOLDER)
         self.temporary = os.path.join(self._folder, "temporary")
-        self._answers, self._lock, self._journal = {}, None, None
+        self._answers: dict[str, dict] = {}
         self._journal_path = os.path.join(self._folder, "answers.jsonl")
         self._splits_path = os.path.join(self._folder, "splits.json")
 

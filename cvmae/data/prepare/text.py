@@ -49,15 +49,14 @@ def read_table(path: str, needed: Iterable[str], expected: str) -> Iterator[tupl
     """
     reader = csv.DictReader(io.StringIO(read_text(path, expected)), skipinitialspace=True)
     try:
-        absent = [name for name in needed if name not in (reader.fieldnames or ())]
+        columns = reader.fieldnames or ()
+        absent = [name for name in needed if name not in columns]
         if absent:
             raise PrepareError(f"{path}:1: the header lacks {', '.join(absent)}; expected the columns {expected}")
         for row in reader:
             where = f"{path}:{reader.line_num}"
             if None in row or None in row.values():
-                raise PrepareError(
-                    f"{where}: the header has {len(reader.fieldnames)} columns, this line has not; expected {expected}"
-                )
+                raise PrepareError(f"{where}: the header has {len(columns)} columns, this line has not; expected {expected}")
             yield where, {name: text.strip() for name, text in row.items()}
     except csv.Error as error:
         raise PrepareError(f"{path}:{reader.line_num}: not a CSV file ({error}); expected {expected}") from error

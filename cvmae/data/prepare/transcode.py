@@ -19,6 +19,7 @@ _X264 = {"g": str(GOP), "crf": "20", "preset": "fast", "threads": "1"}
 
 # Errors of the disk or the folder, which the next file would meet as well.
 _OF_THE_DISK = ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "ENOENT", "ENOTDIR", "EEXIST", "EIO")
+_DISK_NUMBERS = frozenset(number for number, name in errno.errorcode.items() if name in _OF_THE_DISK)
 
 
 def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable:
@@ -52,7 +53,7 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
         os.replace(temporary, target)
     except (av.error.FFmpegError, OSError) as error:
         reason = f"{target} cannot be written: {error.strerror or error}"
-        raise (StopRun if errno.errorcode.get(error.errno) in _OF_THE_DISK else RuntimeError)(reason) from error
+        raise (StopRun if error.errno in _DISK_NUMBERS else RuntimeError)(reason) from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -62,7 +63,11 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
 def fitted(width: int, height: int, side: int) -> tuple[int, int]:
     """Returns (width, height) scaled to `side` as the shorter one, both even, never larger than before."""
     scale = side / min(width, height)
-    return tuple(max(2, min(round(length * scale / 2), length // 2) * 2) for length in (width, height))
+
+    def shrink(length: int) -> int:
+        return max(2, min(round(length * scale / 2), length // 2) * 2)
+
+    return shrink(width), shrink(height)
 
 
 def _verified(path, count):

@@ -33,7 +33,7 @@ def draw(labels: Mapping[str, str], val_share: float, seed: int, earlier: Mappin
     for key, label in labels.items():
         members[label].append(key)
     quotas = _quotas({label: len(keys) for label, keys in members.items()}, val_share, seed)
-    splits = {}
+    splits: dict[str, str] = {}
     for label, keys in members.items():
         kept = {key: earlier[key] for key in keys if key in earlier}
         drawn = sorted((key for key in keys if key not in earlier), key=lambda key: _hash(seed, key))

@@ -11,6 +11,8 @@ import pathlib
 import re
 from collections.abc import Mapping
 
+import ml_collections
+
 from cvmae.config import ConfigError, check_key, flatten, nearest, require
 from cvmae.evaluation.heldout import report_rows
 from cvmae.tasks.validate import validate
@@ -29,7 +31,7 @@ class StudyRun:
 
     variant: str
     seed: int
-    config: object  # ml_collections.ConfigDict, locked
+    config: ml_collections.ConfigDict  # locked
     folder: pathlib.Path
 
     @property

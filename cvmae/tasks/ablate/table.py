@@ -33,7 +33,9 @@ class Results:
 def collect(config, runs: list[StudyRun]) -> Results:
     """Reads what there is of `runs`, all those of the study of `config`."""
     measures, first = config.study.measures, runs[0].variant
-    values = {name: {measure: [] for measure in measures} for name in (UNTRAINED, *dict.fromkeys(run.variant for run in runs))}
+    values: dict[str, dict[str, list[float]]] = {
+        name: {measure: [] for measure in measures} for name in (UNTRAINED, *dict.fromkeys(run.variant for run in runs))
+    }
     missing = {}
     for run in runs:
         report = run.report

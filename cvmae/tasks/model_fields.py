@@ -1,0 +1,55 @@
+"""The encoder's fields of a downstream task: those of the weights that it starts from, where the config leaves them open."""
+
+from cvmae.config import UNTRAINED, config_errors
+
+# An encoder of random weights, and the type of each field: the defaults of pre-training's video branch in configs/common.py.
+UNTRAINED_ENCODER = {
+    "variant": "B/16",
+    "tubelet": 2,
+    "positions": "separable",
+    "cls_token": True,
+    "qkv_bias": "qkv",
+    "eps": 1e-6,
+    "final_norm": True,
+}
+
+
+def fill_model_fields(config):
+    """Sets the fields of config.video_branch that are None to those of the weights of config.init_from.
+
+    Fields with a value stay: where they differ from the weights', loading refuses them.
+
+    Args:
+      config: of any task, locked or not.
+
+    Returns:
+      (a locked copy of the config with every field set, or the config itself if nothing was open; notes for the user). Without
+      weights to look at, the fields are those of `UNTRAINED_ENCODER`.
+
+    Raises:
+      ConfigError: the weights are missing or damaged, or no config describes their encoder.
+    """
+    branch = config.get("video_branch", {})
+    unset = [name for name in UNTRAINED_ENCODER if name in branch and branch[name] is None]
+    if not unset:
+        return config, []
+    values = UNTRAINED_ENCODER
+    if config.init_from not in ("", UNTRAINED):
+        from cvmae.interop.adapt import InitFrom, encoder_fields  # slow to import, and every config file imports this module
+
+        with config_errors("init_from"):
+            values = values | encoder_fields(InitFrom(config.init_from, inflate=branch.inflate), branch.variant or "")
+    filled = config.copy_and_resolve_references()
+    filled.video_branch.update({name: values[name] for name in unset})
+    return filled.lock(), _recipe_notes(filled, unset)
+
+
+def _recipe_notes(config, filled: list[str]) -> list[str]:
+    variant = config.video_branch.variant
+    size = variant.partition("/")[0]
+    if config.task != "finetune" or "variant" not in filled or size == "B":
+        return []
+    return [
+        f"note: the weights are of {variant}, and batch size, rates and epochs of this config are those of B: if it has a recipe "
+        f"for {size}, variant={variant} behind the config's name takes it"
+    ]
