@@ -1,7 +1,7 @@
-"""The fields every config has, with their defaults: the paper's where it speaks, its parents' elsewhere, else our choice.
+"""The fields of all configs, with defaults of the paper where it gives them, else of the methods it builds on, else our own.
 
-Marks: [paper] arXiv 2502.07811; [mae_st], [VideoMAE], [MAE] its parents' published code or text; [CrossPoint]; [choice] ours.
-A config imports `base`, changes what its data set needs, and ends in `finish`.
+Sources: [paper] arXiv 2502.07811; [mae_st], [VideoMAE], [MAE] published code or text of these methods; [CrossPoint]; [choice]
+our own. A config imports `base`, changes the fields that depend on its data set, and ends with `finish`.
 """
 
 import ml_collections
@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def arguments(arg, **defaults):
-    """The arg string of a config; every config knows `task`, `variant`, `parent` and `runlocal`."""
+    """Parses the argument of a config; `task`, `variant`, `parent` and `runlocal` are common to all configs."""
     args = parse_arg(arg, **({"task": "pretrain", "variant": "", "parent": "", "runlocal": False} | defaults))
     for name, known in (("task", [task for task in TASKS if task != "ablate"]), ("parent", ("", *PARENTS))):
         if args[name] not in known:
@@ -27,7 +27,7 @@ def arguments(arg, **defaults):
 
 
 def finish(c, args):
-    """What every config does last: becomes a parent of the method, or small enough for any machine, where its argument says so."""
+    """Applies the arguments `parent` and `runlocal` to a config; every config ends with it."""
     if args.parent:
         parent_encoder(c, args.parent)
     if args.parent and c.task == "pretrain":
@@ -36,7 +36,7 @@ def finish(c, args):
 
 
 def parent_encoder(c, name):
-    """Turns the video encoder, and the pixels it takes, to those of one of the works that the method is built on."""
+    """Sets the video encoder and the normalization of pixels to those of one of PARENTS."""
     if name == "videomae":
         c.video_branch.positions, c.video_branch.cls_token, c.video_branch.qkv_bias = "sincos1d", False, "qv"
     if name == "mae_st":
@@ -44,9 +44,9 @@ def parent_encoder(c, name):
 
 
 def parent(c, name):
-    """Turns the rest of a pre-training config to that work, the data set's own fields left as they are.
+    """Sets the rest of a pre-training config to one of PARENTS, except the fields of the data set.
 
-    `videomae` and `mae_st` train the video branch alone, `mae` the image branch alone on sampled frames.
+    `videomae` and `mae_st` train only the video branch, `mae` only the image branch, on sampled frames.
     """
     for term in c.loss:
         c.loss[term] = float(term == ("mse_image" if name == "mae" else "mse_video"))
@@ -65,29 +65,29 @@ def parent(c, name):
 
 
 def data():
-    """Where clips come from and how they are cut."""
+    """Returns the fields of the data: source, splits, sampling of clips, and loading."""
     c = ml_collections.ConfigDict()
-    # The published data set, such as ssv2 or k400: plan and bench take its numbers of clips and classes where the data is not here.
-    # '' is any other.
+    # The published data set, such as ssv2 or k400, from which plan and bench take the numbers of clips and classes if the data is
+    # not available; '' for any other.
     c.name = ""
     c.source = "files"  # files | tfds | motion | synthetic
     c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
-    c.root = ""  # where the manifest's relative paths start; '' is the manifest's folder
-    # A slice of a split, the same share of every class: train[:1%], train[90%:], train[:400] (clips).
+    c.root = ""  # folder of the manifest's relative paths; '' is the manifest's folder
+    # Splits may be sliced, with the same fraction of every class: train[:1%], train[90%:], train[:400] (clips).
     c.split, c.eval_split = "train", "val"
     c.num_frames, c.stride = 16, 4  # [mae_st], [VideoMAE]
-    c.fps = 0.0  # above 0: the stride counts frames at this rate, whatever the file's
-    c.frame_size = (256, 256)  # height and width that reach the accelerator, before the crop
-    c.fit = "crop"  # crop | stretch | pad: how a frame of another aspect becomes frame_size
+    c.fps = 0.0  # if above 0, the stride counts frames at this rate, independent of the file's
+    c.frame_size = (256, 256)  # height and width of frames sent to the accelerator, before the crop
+    c.fit = "crop"  # crop | stretch | pad: how a frame of another aspect ratio is fitted to frame_size
     c.clip_sampling = "random"  # random | middle | uniform
     c.workers = 8  # processes that decode, on each host; 0 decodes in the training process
     c.threads = 1  # threads in each of them
     c.prefetch = 2  # batches decoded ahead, in each of them
-    c.timeout_s = 30.0  # a decoder that takes longer counts as a bad file
-    c.max_bad_fraction = 0.01  # the run stops when more of the split's files than this cannot be read
+    c.timeout_s = 30.0  # a file that takes longer to decode counts as unreadable
+    c.max_bad_fraction = 0.01  # the run stops if a larger fraction of the split's files cannot be read
     c.tfds = ml_collections.ConfigDict({"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"})
     c.motion = ml_collections.ConfigDict(
-        # 0 clips, 0 pixels: the size's own number
+        # 0 for side, train_clips and test_clips: the default of the size
         {"size": "easy", "side": 0, "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}
     )
     c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
@@ -96,10 +96,10 @@ def data():
 
 def _augment():
     c = ml_collections.ConfigDict()
-    c.size = (224, 224)  # [paper's parents] height and width of every view
+    c.size = (224, 224)  # [mae_st], [VideoMAE], [MAE] height and width of every view
     c.scale, c.ratio = (0.5, 1.0), (0.75, 4 / 3)  # [mae_st] crop of v
     c.plus_scale, c.plus_ratio = (0.5, 1.0), (0.75, 4 / 3)  # crop of v⁺; [paper] random crop and scale, values [choice]
-    c.flip = 0.5  # [mae_st]; 0 where labels name left and right
+    c.flip = 0.5  # [mae_st]; 0 if class names contain left and right
     c.brightness, c.contrast, c.saturation = 0.4, 0.4, 0.4  # [paper] color jitter; values [CrossPoint]
     c.hue = 0.0
     c.color_probability = 0.8  # [choice]
@@ -108,9 +108,9 @@ def _augment():
 
 
 def encoder(variant, positions, cls_token, tubelet):
-    """One encoder."""
+    """Returns the fields of an encoder."""
     c = ml_collections.ConfigDict()
-    c.backbone = "vit"  # vit; others are added as cvmae/models/backbone.py says
+    c.backbone = "vit"  # vit; see cvmae/models/backbone.py to add others
     c.variant = variant
     c.tubelet = tubelet
     c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d
@@ -134,7 +134,7 @@ def encoder_of_weights(variant):
 def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
     c = encoder(variant, positions, cls_token, tubelet)
     c.mask = ml_collections.ConfigDict(
-        # kind: random | tube | frame; rounding of the kept count: up (VideoMAE) | down (MAE, mae_st)
+        # kind: random | tube | frame; rounding of the number of visible patches: up (VideoMAE) | down (MAE, mae_st)
         {"kind": "random", "ratio": mask_ratio, "rounding": "up"}
     )
     c.target_norm = "patch"  # patch (MAE, mae_st) | patch_channel (VideoMAE) | none
@@ -149,7 +149,7 @@ def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
             "embed_bias": True,
             "norm_eps": 1e-6,
             "target_frames": 0,  # 0 predicts all frames; 8 of 16 is mae_st's
-            # The share of hidden tokens that a step predicts; VideoMAEv2 takes half. subsample: random | cell (its running cell)
+            # Fraction of the masked patches that a step predicts; half in VideoMAEv2. subsample: random | cell (its running cell)
             "share": 1.0,
             "subsample": "random",
         }
@@ -164,25 +164,27 @@ def _optimizer():
     c.warmup = "5_percent"  # [mae_st] 5 of 100 epochs
     c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # [MAE], [mae_st], [VideoMAE]
     c.weight_decay = 0.05  # [MAE], [mae_st], [VideoMAE]; not on biases, norms, positions and tokens
-    c.clip_norm = 0.02  # [mae_st]; 0 turns it off
-    c.ema_decay = 0.0  # above 0: evaluation uses the moving average of the parameters
+    c.clip_norm = 0.02  # [mae_st]; 0 for no gradient clipping
+    c.ema_decay = 0.0  # if above 0, evaluation uses an exponential moving average of the parameters
     return c
 
 
 def machine(task: str) -> ml_collections.ConfigDict:
-    """What every task has: which one it is, its seed, and how it computes."""
+    """Returns the fields of all tasks: the task, the seed, dtype and kernels, and the mesh."""
     c = ml_collections.ConfigDict()
     c.task = task
     c.seed = 0
-    c.dtype = "bfloat16"  # of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
+    c.dtype = "bfloat16"  # dtype of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
     c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | splash (TPU); see cvmae/models/attention.py
-    c.remat = "none"  # none | dots | all_dots | full: what of a block is computed again in the backward pass, to save memory
-    c.compilation_cache = "auto"  # keeps compiled programs for restarts: auto (the user's cache folder) | a folder | '' for none
-    c.scan = False  # blocks as a loop: the time to compile does not grow with depth, and the numbers stay the same
-    # Devices: clips are spread over data x fsdp, parameters over fsdp and model. -1 takes what the others leave. dcn: slices of
-    # a pod, or machines, that only a network connects; each has data x fsdp x model devices.
+    c.remat = "none"  # none | dots | all_dots | full: the parts of a block to recompute in the backward pass, to save memory
+    c.compilation_cache = (
+        "auto"  # cache of compiled programs for restarts: auto (the user's cache folder) | a folder | '' for none
+    )
+    c.scan = False  # True runs the blocks by lax.scan: compile time does not grow with depth, the numbers stay the same
+    # Devices: clips are sharded over data x fsdp, parameters over fsdp and model. -1 takes all remaining devices. dcn: the number
+    # of pod slices, or machines, connected only by a network; each has data x fsdp x model devices.
     c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "model": 1, "dcn": 1})
-    # Which axes of the mesh hold which axis of parameters and activations, joined by +; '' holds it whole.
+    # The mesh axes, joined by +, that each axis of parameters and activations is sharded over; '' replicates it.
     c.sharding = ml_collections.ConfigDict(
         {"batch": "data+fsdp", "embed": "fsdp", "heads": "model", "mlp": "model", "tokens": "", "patch": ""}
     )
@@ -190,10 +192,10 @@ def machine(task: str) -> ml_collections.ConfigDict:
 
 
 def base(variant: str = "B/16") -> ml_collections.ConfigDict:
-    """The default config of pre-training, for `variant` in both branches."""
+    """Returns the default config of pre-training, with `variant` in both branches."""
     c = machine("pretrain")
-    c.batch_size = 512  # global; the negatives of the contrast are this batch
-    c.accumulate = 1  # parts a batch is computed in; the negatives are then those of a part
+    c.batch_size = 512  # global; negatives are taken from this batch
+    c.accumulate = 1  # number of micro-batches; negatives are taken from the micro-batch
     c.total = "400_epochs"
     c.log_every = "50_steps"
     c.eval_every = "20_epochs"
@@ -203,32 +205,33 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.augment = _augment()
     c.video_branch = _branch(variant, "separable", True, 2, 0.95, 4)  # [mae_st]; ratio [paper]
     c.image_branch = _branch(variant, "sincos2d", True, 1, 0.90, 8)  # [MAE]; ratio [paper]
-    c.image_branch.frames = 1  # F, frames sampled of a clip [choice]
+    c.image_branch.frames = 1  # F, the number of frames sampled from a clip [choice]
     c.image_branch.frame_sampling = "random"  # random | middle | first | uniform
     c.image_branch.crop = "shared"  # shared (with v) | independent
     c.image_branch.train = "full"  # full | frozen
     for branch in (c.video_branch, c.image_branch):
         # Weights to start from: a file (.pth of MAE, mae_st, VideoMAE; .safetensors), a folder of transformers, a hub id, a
-        # workdir of ours, or what `python -m cvmae.interop` wrote.
+        # workdir of this package, or an export of `python -m cvmae.interop`.
         branch.init_from = ""
-        branch.init_decoder = True  # take the decoder too, where the weights have one
-    c.video_branch.inflate = "none"  # none | mean (I3D) | center (ViViT): how weights of an image encoder become the video's
+        branch.init_decoder = True  # also load the decoder, if the weights have one
+    c.video_branch.inflate = "none"  # none | mean (I3D) | center (ViViT): inflation of an image encoder's weights to video
     c.contrast = ml_collections.ConfigDict(
-        # [CrossPoint] temperature and width; hidden 0 is the encoder's width; reversed negatives are ours, not the paper's
+        # [CrossPoint] temperature and width; hidden 0 is the encoder's width; time-reversed negatives are not in the paper
         {"temperature": 0.1, "width": 256, "hidden": 0, "time_reversed_negatives": False}
     )
     # The terms are the table in cvmae/objective/terms.py; a config file can register its own and set c.loss.NAME.
     c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in TERMS})  # weights; 0 removes a term. [CrossPoint] 1 : 1
     c.loss_warmup = ml_collections.ConfigDict({term.name: "0_steps" for term in TERMS})  # a weight may rise linearly from 0
     c.optimizer = _optimizer()
-    # At the end: clips drawn as reconstructions; and, where `labelled` is above 0, the trained encoder, and the `untrained` one beside
-    # it: a linear probe fitted on that many training clips, scored on `clips` held-out ones (0: all).
+    # Evaluation at the end. `pictures`: number of reconstructions to draw. `labelled`: number of training clips to fit a linear
+    # probe on; 0 for no evaluation. `clips`: number of held-out clips to score it on (0: all). `untrained`: also evaluate the
+    # untrained encoder.
     c.report = ml_collections.ConfigDict({"pictures": 4, "labelled": 0, "clips": 0, "untrained": True})
     return c
 
 
 def motion(c, size, frames, side):
-    """Turns a config to `motion`: clips of `frames` frames of `side`×`side`, used whole."""
+    """Sets the data of a config to `motion`: clips of `frames` frames of `side`×`side` pixels, each used in full."""
     c.dtype = "float32"
     c.data.name, c.data.source, c.data.motion.size = "motion", "motion", size
     for split in ("eval_split", "test_split"):
@@ -238,18 +241,18 @@ def motion(c, size, frames, side):
     c.data.frame_size, c.augment.size = (side, side), (side, side)
     c.data.workers, c.data.threads, c.data.prefetch = 0, 1, 2
     if "flip" in c.augment:
-        c.augment.flip = 0.0  # classes name left and right
+        c.augment.flip = 0.0  # class names contain left and right
     for branch in branches(c):
         branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 64, 1, 2
 
 
 def branches(c):
-    """The branches that have a decoder: both in pre-training, none later."""
+    """Returns the branches with a decoder: both in pre-training, none in downstream tasks."""
     return [c[name] for name in ("video_branch", "image_branch") if name in c and "decoder" in c[name]]
 
 
 def runlocal(c):
-    """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: any CPU, under a minute, no data."""
+    """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: under a minute on any CPU, without data."""
     c.batch_size, c.dtype = 8, "float32"
     if "init_from" in c:
         c.init_from = UNTRAINED

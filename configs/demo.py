@@ -1,11 +1,11 @@
-"""The demo: CrossVideoMAE on `motion` easy, 4 classes of 8x32x32 clips, on two CPU cores.
+"""The demo: CrossVideoMAE on `motion` easy, 4 classes of 8x32x32 clips, for two CPU cores.
 
     python -m cvmae.main --config=configs/demo.py --workdir=workdir/demo
     python -m cvmae.main --config=configs/demo.py:task=finetune --config.init_from=workdir/demo --workdir=workdir/demo-finetune
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize.
-All six terms of the paper, plus time-reversed negatives, which are ours and not the paper's: a clip played backwards is one more
-negative. The classes of `motion` come in time-reversed pairs, so this set flatters that option.
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. All six loss terms of the paper, plus
+time-reversed negatives, which the paper does not have: the time-reversed clip is one more negative. The classes of `motion` are
+time-reversed pairs, so this data set favors that option.
 """
 
 from cvmae.configs import common, motion
@@ -15,17 +15,17 @@ def get_config(arg=None):
     args = common.arguments(arg, variant="mini/8")
     c = common.base(args.variant) if args.task == "pretrain" else motion.small_clips(args)
     common.motion(c, "easy", 8, 32)
-    c.video_branch.positions = "sincos3d"  # learned tables need more than 600 steps
+    c.video_branch.positions = "sincos3d"  # learned positions need more than 600 steps
     if args.task == "pretrain":
         pretrain(c)
     return common.finish(c, args)
 
 
 def pretrain(c):
-    """600 steps that teach something."""
+    """Sets pre-training to 600 steps, with values for small clips and a short run."""
     c.batch_size = 64
     c.total, c.log_every, c.eval_every, c.checkpoint_every = "600_steps", "10_steps", "200_steps", "100_steps"
-    # [choice] Everything from here on suits clips this small and a run this short; none of it is the paper's.
+    # [choice] All values below are for small clips and a short run, and are not the paper's.
     c.augment.scale, c.augment.plus_scale, c.augment.hue = (0.6, 1.0), (0.6, 1.0), 0.1
     c.video_branch.decoder.positions = "sincos3d"
     for branch in (c.video_branch, c.image_branch):

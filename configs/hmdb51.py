@@ -3,10 +3,10 @@
     python -m cvmae.main --config=configs/hmdb51.py:variant=B/16 --config.data.manifest=hmdb51/split1.csv --workdir=DIR
     python -m cvmae.main --config=configs/hmdb51.py:task=finetune --config.init_from=DIR --config.data.manifest=hmdb51/split1.csv
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. No recipe for HMDB51 has been published for this size: pre-training
-and fine-tuning are UCF101's, another small set of short clips, with the stride of 2 of VideoMAEv2's fine-tuning on HMDB51, and half of
-UCF101's epochs of fine-tuning (VideoMAEv2's giant model takes 15 of HMDB51's and 50 of UCF101's). Not run by us; no accuracy is known.
-`:runlocal` runs anywhere in under a minute.
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. No recipe for HMDB51 has been published
+for this model size: pre-training and fine-tuning are those of UCF101, another small data set of short clips, with the stride of
+2 of VideoMAEv2's fine-tuning on HMDB51, and half of UCF101's fine-tuning epochs (VideoMAEv2's giant model takes 15 epochs on
+HMDB51 and 50 on UCF101). We have not run it; its accuracy is unknown. `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, ucf101

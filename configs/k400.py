@@ -1,10 +1,10 @@
-"""Kinetics-400; k600 and k700 by their own manifests.
+"""Kinetics-400; Kinetics-600 and -700 with their own manifests.
 
     python -m cvmae.main --config=configs/k400.py:variant=B/16 --config.data.manifest=k400/manifest.csv --workdir=DIR
     python -m cvmae.main --config=configs/k400.py:task=finetune --config.init_from=DIR --config.data.manifest=k400/manifest.csv
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Not run by us; no accuracy is known (quoted: VideoMAE's own
-ViT-B fine-tunes to 81.5 % after 1600 epochs). `:runlocal` runs anywhere in under a minute.
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it; its accuracy is
+unknown (quoted: VideoMAE's own ViT-B fine-tunes to 81.5 % after 1600 epochs). `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream

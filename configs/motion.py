@@ -1,11 +1,11 @@
-"""`motion`, the procedural labeled set that this package renders (`python -m cvmae.data.motion`).
+"""`motion`, the procedural labeled data set that this package renders (`python -m cvmae.data.motion`).
 
     python -m cvmae.main --config=configs/motion.py:size=easy --workdir=DIR     # 4 classes, 8x32x32
     python -m cvmae.main --config=configs/motion.py:size=full --workdir=DIR     # 12 classes, 16x64x64; side=96 renders larger
     python -m cvmae.main --config=configs/motion.py:size=easy,task=linear --config.init_from=DIR --workdir=OTHER
 
-Pre-training is the paper's objective, without the time-reversed negatives that configs/demo.py turns on: the set to compare objectives
-on. Not run to its end by us; no accuracy of it is known. Downstream tasks serve the demo's encoders too; see configs/demo.py.
+Pre-training has the paper's objective, without the time-reversed negatives of configs/demo.py: use it to compare objectives. We
+have not run it to its end; its accuracy is unknown. Downstream tasks also work with the demo's encoders; see configs/demo.py.
 """
 
 from cvmae.configs import common, downstream
@@ -32,12 +32,12 @@ def get_config(arg=None):
 
 
 def small_clips(args):
-    """A downstream task on clips as small as these: an object that a crop, an erased box or a mixed clip hides is gone."""
+    """Returns a downstream task for small clips: with little cropping, no erasing and no mixing, which could hide the object."""
     c = downstream.base(args, RECIPES)
     downstream.test_only(c)
     if "scale" in c.augment:
         c.augment.scale = (0.6, 1.0)
-        c.test.clips, c.test.crops = 1, 1  # a clip is the whole video, and square
+        c.test.clips, c.test.crops = 1, 1  # a clip is the entire video, and square
     if args.task == "finetune":
         c.augment.rand_augment.layers, c.augment.erasing.probability = 0, 0.0
         c.augment.mix.mixup = c.augment.mix.cutmix = 0.0

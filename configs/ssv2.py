@@ -3,8 +3,9 @@
     python -m cvmae.main --config=configs/ssv2.py:variant=B/16 --config.data.manifest=ssv2/manifest.csv --workdir=DIR
     python -m cvmae.main --config=configs/ssv2.py:task=finetune --config.init_from=DIR --config.data.manifest=ssv2/manifest.csv
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Not run to its end by us; no accuracy is known (quoted:
-VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). `:runlocal` runs anywhere in under a minute.
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it to its end; its
+accuracy is unknown (quoted: VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). `:runlocal`
+takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream
@@ -26,14 +27,14 @@ def get_config(arg=None):
     else:
         c = downstream.base(args, RECIPES)
         if args.task == "visualize":
-            c.data.clip_sampling = "middle"  # frames as near to each other as in pre-training
+            c.data.clip_sampling = "middle"  # consecutive frames with the stride of pre-training
         else:
             c.data.clip_sampling = "uniform"  # [VideoMAE] a frame of each of 16 segments
         if args.task in ("extract", "visualize"):
             c.data.stride = 2
     c.data.name = "ssv2"
     if "flip" in c.augment:
-        c.augment.flip = 0.0  # classes name left and right
+        c.augment.flip = 0.0  # class names contain left and right
     if "test" in c:
         c.test.clips = 2  # [VideoMAE] 2 x 3
     return common.finish(c, args)

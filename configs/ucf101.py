@@ -3,8 +3,9 @@
     python -m cvmae.main --config=configs/ucf101.py:variant=B/16 --config.data.manifest=ucf101/split1.csv --workdir=DIR
     python -m cvmae.main --config=configs/ucf101.py:task=finetune --config.init_from=DIR --config.data.manifest=ucf101/split1.csv
 
-`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Not run by us; no accuracy is known (quoted: VideoMAE's own
-ViT-B, pre-trained on UCF101 alone, fine-tunes to 91.3 %). `:runlocal` runs anywhere in under a minute.
+`task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it; its accuracy is
+unknown (quoted: VideoMAE's own ViT-B, pre-trained on UCF101 alone, fine-tunes to 91.3 %). `:runlocal` takes under a minute on
+any machine.
 """
 
 from cvmae.configs import common, downstream
@@ -22,7 +23,7 @@ def get_config(arg=None):
 
 
 def small_set(args, recipes, stride: int, name: str = ""):
-    """A small set with train and test alone: VideoMAE's pre-training for UCF101, or a downstream task tested on `test`."""
+    """Returns the config of a small data set with only `train` and `test`: VideoMAE's for UCF101, or a downstream task."""
     if args.task == "pretrain":
         c = common.base(args.variant)
         c.data.eval_split = "test"
