@@ -23,7 +23,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def cache_folder() -> pathlib.Path:
-    """Returns the folder for what can be made again: $CVMAE_CACHE, else $XDG_CACHE_HOME/cvmae, else ~/.cache/cvmae."""
+    """Returns the folder for files that can be recomputed: $CVMAE_CACHE, else $XDG_CACHE_HOME/cvmae, else ~/.cache/cvmae."""
     if os.environ.get("CVMAE_CACHE"):
         return pathlib.Path(os.environ["CVMAE_CACHE"]).expanduser()
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cvmae"

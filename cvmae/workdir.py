@@ -87,7 +87,7 @@ class Workdir:
 
     @classmethod
     def create(cls, path: str | os.PathLike) -> "Workdir":
-        """Makes the folder where there is none. Raises: ConfigError."""
+        """Creates the folder if it is missing. Raises: ConfigError, it cannot be created."""
         workdir = cls(path)
         try:
             workdir.path.mkdir(parents=True, exist_ok=True)

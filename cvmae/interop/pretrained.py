@@ -119,9 +119,9 @@ class Pretrained:
         return dataclasses.replace(self, params=params, decoder=decoder, head=head, target_norm=norm, sources=sources)
 
     def summary(self) -> list[str]:
-        """Lists the source, the parts and their sizes, what was left out, and the notes, one a line."""
-        parts = [part for part in ("encoder", "decoder", "norm", "head") if part in self.params]
-        lines = [self.name, *(f"  {part}: {amount(self.params[part])}" for part in parts)]
+        """Lists the source, its parts with their sizes, what was left out, and the notes, one a line."""
+        present = [part for part in ("encoder", "decoder", "norm", "head") if part in self.params]
+        lines = [self.name, *(f"  {part}: {amount(self.params[part])}" for part in present)]
         return lines + [f"left out: {key}, {reason}" for key, reason in self.ignored.items()] + list(self.notes)
 
     def template(self) -> dict:

@@ -20,7 +20,7 @@ IMAGE_OUTPUTS = frozenset({"image_features", "image_predictions", "h"})
 
 @dataclasses.dataclass(frozen=True)
 class ActiveTerms:
-    """What the active loss terms need; everything else is left out of the parameters and of the program.
+    """The outputs that the active loss terms need; everything else is left out of the parameters and of the program.
 
     `cvmae.objective.terms.active_terms` computes it from a config.
 

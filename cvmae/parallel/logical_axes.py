@@ -92,7 +92,7 @@ def constrain(x, rules: Rules | None, *names: str | None):
     """Returns x, sharded by the names of its last axes; without rules x itself.
 
     Raises:
-      ValueError: a name is none of NAMES.
+      ValueError: a name is not in NAMES.
     """
     for name in names:
         if name is not None and name not in NAMES:

@@ -21,7 +21,7 @@ class Estimate:
     Attributes:
       roofline: the sum over operations of the larger of FLOP over peak and bytes over bandwidth. A lower bound: vector units,
         latencies and layouts are left out.
-      cycles: XLA's own cycle counts over the clock; 0 where there are none. They include vector units and no collective.
+      cycles: XLA's own cycle counts over the clock, or 0 if it has no counts. They include vector units and no collective.
       collectives: bytes sent over the links, as if nothing were computed at the same time.
       kernels: FLOP of Pallas kernels over peak, a lower bound too; XLA counts nothing of them.
     """

@@ -31,7 +31,7 @@ def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dic
 
     Args:
       config: locked or not, of one of TASKS.
-      workdir: the folder of the run, made where there is none.
+      workdir: the folder of the run, created if missing.
       report_page: True also writes `report.html` there once the run has ended, in the main process.
 
     Returns:

@@ -47,7 +47,9 @@ class ClassificationTask(Task):
         """Opens the splits of evaluation and of the test at the end, and checks that their labels are classes."""
         for field, source in (("eval_split", self.eval_source), ("test_split", self.test_source)):
             most = int(np.max(source.labels, initial=-1))
-            require(most < self.classes, f"config.data.{field}: label {most} is none of the {self.classes} classes of data.split")
+            require(
+                most < self.classes, f"config.data.{field}: label {most} is not one of the {self.classes} classes of data.split"
+            )
 
     @functools.cached_property
     def eval_source(self):

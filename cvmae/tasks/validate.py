@@ -138,7 +138,7 @@ def check_batch(config, mesh) -> None:
 
 
 def is_contrastive(config) -> bool:
-    """Whether a term of the loss needs negatives."""
+    """Returns True if a term of the loss needs negatives."""
     return any(find_term(name).contrastive for name, weight in config.get("loss", {}).items() if weight)
 
 
@@ -171,7 +171,7 @@ def check_positions(config, name: str, decoder: bool) -> None:
 
 
 def check_start(path: str, field: str) -> None:
-    """Whether weights to start from are there; of a hub id only that it is one."""
+    """Raises ConfigError if there are no weights at `path`; a hub id is only checked for its form."""
     local = os.path.expanduser(path)
     require(
         not path or os.path.exists(local) or hub.is_hub_id(path),

@@ -2,7 +2,7 @@
 
     python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR [--transcode=256] [--pack]
 
-writes into --out, and nowhere else,
+writes only into --out:
 
     manifest.csv    path,label,split[,start,end] of the videos that can be read; for UCF101 and HMDB51 split1.csv to split3.csv
     classes.csv     number,name of every class, in the official order, from 0: one numbering for all manifests

@@ -49,7 +49,7 @@ class Options:
     def __post_init__(self):
         for field, choices in (("dataset", DATASETS), ("check", work.CHECKS), ("runner", RUNNERS)):
             if getattr(self, field) not in choices:
-                raise PrepareError(f"--{field}={getattr(self, field)} is none of {', '.join(choices)}")
+                raise PrepareError(f"--{field}={getattr(self, field)} is unknown: give one of {', '.join(choices)}")
         for field, is_valid, expected in (
             ("videos", self.videos, "the folder with the videos"),
             ("out", self.out, "a folder for the manifests"),
@@ -105,7 +105,7 @@ def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, st
     for name, video in listing.videos.items():
         paths = files.find(video)
         if not paths:
-            problems.append((name, "missing", f"below --videos is none of {', '.join(f'{stem}.*' for stem in video.stems)}"))
+            problems.append((name, "missing", f"--videos lacks all of {', '.join(f'{stem}.*' for stem in video.stems)}"))
             continue
         located[name] = paths[0]
         if len(paths) > 1:

@@ -58,7 +58,12 @@ def build(folder, dataset):
             f"train.csv:1: the header lacks time_start, time_end; {COLUMNS[:8]}",
         ),
         ("kinetics", "train.csv", HEADER + "a,b,1,2,train\na,b,1\n", f"train.csv:3: the header has 5 columns.*{COLUMNS}"),
-        ("kinetics", "train.csv", HEADER + "a,b,1,2,training\n", f"train.csv:2: split 'training' is none of train, .*{COLUMNS}"),
+        (
+            "kinetics",
+            "train.csv",
+            HEADER + "a,b,1,2,training\n",
+            f"train.csv:2: split 'training' is unknown, not one of train, .*{COLUMNS}",
+        ),
         ("kinetics", "train.csv", HEADER + "a,b,ten,20,train\n", f"train.csv:2: time_start 'ten' and time_end '20' .*{COLUMNS}"),
         ("kinetics", "train.csv", HEADER + "a,b,20,10,train\n", "train.csv:2: time_start '20' and time_end '10' are no seconds"),
         ("kinetics", "train.csv", HEADER + ",b,1,2,train\n", f"train.csv:2: no label, and this is no test video; {COLUMNS}"),

@@ -30,7 +30,7 @@ def test_broken_files_are_named_and_left_out(tmp_path, capsys, how):
     report = {path: problem for path, problem, _ in table(tmp_path / "out" / "report.csv")[1:]}
     assert report == broken
     details = " ".join(detail for *_, detail in table(tmp_path / "out" / "report.csv")[1:])
-    assert "0 bytes" in details and "is none of" in details and "Invalid data" in details
+    assert "0 bytes" in details and "lacks all of" in details and "Invalid data" in details
     top = "videos16" if how.get("transcode") else "videos"
     usable = {path.split("/", 1)[1].rpartition(".")[0] for file in manifests.values() for path, *_ in table(file)[1:]}
     assert len(usable) == 4 and not usable & {path.rpartition(".")[0] for path in broken}
@@ -130,12 +130,12 @@ def test_the_wrong_folder_of_videos(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"dataset": "kinetics"}, "--dataset=kinetics is none of k400, "),
+        ({"dataset": "kinetics"}, "--dataset=kinetics is unknown: give one of k400, "),
         ({"videos": ""}, "--videos= must be the folder with the videos"),
         ({"labels": ""}, "--labels= must be the folder or file with the label files"),
         ({"transcode": 255}, "--transcode=255 must be even"),
         ({"transcode": 2}, "--transcode=2 must be even, 16 or more, or 0"),
-        ({"check": "some"}, "--check=some is none of full, quick, none"),
+        ({"check": "some"}, "--check=some is unknown: give one of full, quick, none"),
         ({"val_share": 1.0}, "--val_share=1.0 must be a share"),
         ({"workers": -1}, "--workers=-1 must be a number of processes"),
     ],

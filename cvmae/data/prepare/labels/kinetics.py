@@ -52,7 +52,9 @@ def _rows(path):
     for where, row in read_table(path, ("youtube_id", "time_start", "time_end"), COLUMNS):
         split = SPLITS.get((row.get("split") or by_name).lower())
         if not split:
-            raise PrepareError(f"{where}: split {row.get('split', '')!r} is none of {', '.join(SPLITS)}; expected {COLUMNS}")
+            raise PrepareError(
+                f"{where}: split {row.get('split', '')!r} is unknown, not one of {', '.join(SPLITS)}; expected {COLUMNS}"
+            )
         label = row.get("label", "")
         if not label and split != "test":
             raise PrepareError(f"{where}: no label, and this is no test video; expected {COLUMNS}")
