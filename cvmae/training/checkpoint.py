@@ -4,16 +4,22 @@ The position in the data is the step alone: the pipeline gives batch `step` of t
 workers and processes, so a checkpoint holds no iterator and restores on other counts of both.
 """
 
+import functools
 import logging
 import os
+import pathlib
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from cvmae.config import ConfigError
+from cvmae.parallel import processes
+from cvmae.training import checksums
 from cvmae.training.optimizer import path_of
 from cvmae.workdir import CHECKPOINTS
+from cvmae.workdir.saved_steps import DAMAGE_ERRORS, STATE, find_damage, read_position, saved_steps, set_aside, shorten
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.ERROR)
 
@@ -21,6 +27,14 @@ logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathnam
 def shapes(params) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every array of a tree by its path."""
     return {path_of(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+class DamagedError(Exception):
+    """A checkpoint that cannot be read; the message says why."""
+
+
+class MisfitError(Exception):
+    """A checkpoint that holds other arrays than the config describes; the message names one."""
 
 
 class Checkpoints:
@@ -32,10 +46,18 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike, keep: int):
         """Opens `workdir`/checkpoints, where the newest `keep` are kept."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self.folder = epath.Path(workdir).absolute() / CHECKPOINTS
-        handlers = {"state": ocp.StandardCheckpointHandler(), "position": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self.folder, self._keep = epath.Path(workdir).absolute() / CHECKPOINTS, keep
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        # Made after damaged checkpoints are set aside: it lists the steps once.
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True, lightweight_initialize=True)
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "position": ocp.JsonCheckpointHandler(),
+            "checksums": ocp.JsonCheckpointHandler(),
+        }
+        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     @property
     def latest(self) -> int | None:
@@ -50,44 +72,83 @@ class Checkpoints:
           state: a tree of arrays.
           position: numbers and texts, the position in the data and the training time.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position))
-        self._manager.save(step, args=args, force=True)
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "position": ocp.args.JsonSave(position),
+            "checksums": ocp.args.JsonSave(checksums.describe(state, position)),
+        }
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, abstract_state, expected: dict | None = None):
-        """Returns the newest (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
+        """Returns the newest whole (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
+
+        Newer checkpoints that are damaged are set aside, as `STEP.damaged`, and named; nothing is deleted.
 
         Raises:
           ConfigError: the checkpoint holds parameters of other shapes than the config describes, or its position is not one of
-            the run that `expected` describes (see `check_position`).
+            the run that `expected` describes (see `check_position`); or all checkpoints are damaged.
         """
-        if self.latest is None:
-            return None
-        position = self._read(position=ocp.args.JsonRestore())
-        check_position(position, expected or {})
-        self._check_shapes(abstract_state)
+        damaged: dict[int, str] = {}
+        misfits: dict[int, str] = {}
+        for step in reversed(processes.allgather_json(saved_steps(self._path))[0]):
+            try:
+                restored = self._restore_step(step, abstract_state, expected or {})
+            except DamagedError as error:
+                damaged[step] = str(error)
+            except MisfitError as error:
+                misfits[step] = str(error)
+            else:
+                # All checkpoints of a run hold the same arrays: where an older one fits, a newer one that does not is damaged.
+                self._set_aside(damaged | misfits, step)
+                return restored
+        for step, why in misfits.items():
+            raise ConfigError(
+                f"checkpoint {self.folder / str(step)} does not fit this config ({why}): "
+                "give another --workdir, or the config that the checkpoint was made with"
+            )
+        if damaged:
+            reasons = "; ".join(f"{step} ({why})" for step, why in damaged.items())
+            raise ConfigError(
+                f"{self.folder} holds no whole checkpoint: {reasons}. Bring back what is missing; or move that folder away to "
+                "begin again; or give another --workdir"
+            )
+        return None
+
+    @property
+    def _path(self) -> pathlib.Path:
+        return pathlib.Path(self.folder)
+
+    def _restore_step(self, step: int, abstract_state, expected: dict) -> tuple[Any, dict]:
+        """Reads a checkpoint. Raises: DamagedError, MisfitError, ConfigError, each in all processes alike."""
+        path = self._path / str(step)
+        # One process looks, and all hear of it.
+        _agree(find_damage(path) if processes.is_main_process() else "")
+        position = read_position(path)
+        sums, why = checksums.read(path, position)
+        _agree(why)
+        check_position(position, expected)
+        there, why = _read_shapes(path)
+        _agree(why)
+        _check_shapes(there, abstract_state)
         try:
-            return self._read(state=ocp.args.StandardRestore(abstract_state)), position
-        except (ValueError, KeyError) as error:
-            raise self._misfit(str(error).splitlines()[0]) from error
+            state, why = (
+                ocp.StandardCheckpointHandler().restore(epath.Path(path) / STATE, args=ocp.args.StandardRestore(abstract_state)),
+                "",
+            )
+        except DAMAGE_ERRORS as error:
+            state, why = None, shorten(error, path)
+        _agree(why)
+        _agree(checksums.find_difference(state, sums))
+        return state, position
 
-    def _read(self, **item):
-        """Reads an item of the newest checkpoint."""
-        (name,) = item
-        return self._manager.restore(self.latest, args=ocp.args.Composite(**item))[name]
-
-    def _check_shapes(self, abstract_state) -> None:
-        # Before Orbax reads anything: where it fails half-way it leaves a page of warnings behind the message.
-        there = shapes(self._manager.item_metadata(self.latest)["state"].tree["params"])
-        wanted = shapes(abstract_state.params)
-        for name in sorted(there.keys() | wanted.keys()):
-            if there.get(name) != wanted.get(name):
-                raise self._misfit(f"{name} is {there.get(name, 'absent')} there and {wanted.get(name, 'absent')} here")
-
-    def _misfit(self, why: str) -> ConfigError:
-        return ConfigError(
-            f"checkpoint {self.folder / str(self.latest)} does not fit this config ({why}): "
-            "give another --workdir, or the config that the checkpoint was made with"
-        )
+    def _set_aside(self, damaged: dict[int, str], step: int) -> None:
+        """Renames damaged checkpoints, and says so; `step` is that of the one to go on from."""
+        for number, why in damaged.items():
+            new = set_aside(self._path / str(number)) if processes.is_main_process() else None
+            processes.log_once(
+                f"checkpoint {self.folder / str(number)} is damaged ({why}): set aside as {new and new.name}, step {step} goes on"
+            )
+        processes.barrier("damaged checkpoints are set aside")
 
     def wait(self) -> None:
         """Blocks until the checkpoint that was started is complete."""
@@ -95,8 +156,43 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the checkpoint that is being written, and frees the writer's threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+
+def _agree(why: str) -> None:
+    """Raises DamagedError in all processes where one of them has a reason."""
+    reasons = [reason for reason in processes.allgather_json(why) if reason]
+    if reasons:
+        raise DamagedError(reasons[0])
+
+
+def _read_shapes(path: pathlib.Path) -> tuple[Any, str]:
+    """Returns the tree of the shapes of a checkpoint's arrays, and why it cannot be read, one of them empty."""
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        return handler.metadata(epath.Path(path) / STATE).tree, ""
+    except DAMAGE_ERRORS as error:
+        return None, shorten(error, path)
+    finally:
+        handler.close()
+
+
+def _check_shapes(there, abstract_state) -> None:
+    """Raises MisfitError where the arrays are not those of the state, before Orbax reads values and fails half-way."""
+    try:
+        parameters = shapes(there["params"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedError("it holds no parameters") from error
+    wanted = shapes(abstract_state.params)
+    for name in sorted(parameters.keys() | wanted.keys()):
+        if parameters.get(name) != wanted.get(name):
+            raise MisfitError(f"{name} is {parameters.get(name, 'absent')} there and {wanted.get(name, 'absent')} here")
+    # Names of the other arrays differ between what Orbax says and what optax has: their shapes tell.
+    others, expected = (sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (there, abstract_state))
+    if others != expected:
+        raise MisfitError(f"{len(others)} arrays there and {len(expected)} here, or of other shapes: optimizer or moving average")
 
 
 def check_position(position: dict, expected: dict) -> None:
