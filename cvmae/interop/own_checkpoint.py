@@ -12,7 +12,8 @@ from etils import epath
 
 from cvmae.interop.pretrained import Head, Pretrained, WeightsError, differences
 from cvmae.models.build import build_encoder, decoder_spec, image_grid, video_grid
-from cvmae.workdir import CHECKPOINTS, CONFIG, PREDICTIONS
+from cvmae.workdir import CHECKPOINTS, CONFIG, PREDICTIONS, checksums
+from cvmae.workdir.saved_steps import DAMAGE_ERRORS, find_damage, is_step, read_position, saved_steps, shorten
 
 # The places of a branch in a state: a probe's frozen encoder, pre-training, fine-tuning; the moving average first.
 HOLDERS = {
@@ -26,6 +27,10 @@ class WorkdirError(ValueError):
     """A workdir that cannot be read; the message is one line that names the folder and what to give."""
 
 
+class DamagedError(WorkdirError):
+    """A checkpoint whose files are damaged; the message names it and what to give."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
     """A complete checkpoint and the config of its run.
@@ -34,11 +39,15 @@ class SavedRun:
       folder: the workdir.
       config: its config.json.
       step: the checkpoint's.
+      older: complete steps before it, the newest first, to take where its values are damaged; none where a step was named.
+      notes: newer checkpoints that are damaged, one a line.
     """
 
     folder: pathlib.Path
     config: dict
     step: int
+    older: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def checkpoint(self) -> pathlib.Path:
@@ -48,7 +57,7 @@ class SavedRun:
 def _split(path) -> tuple[pathlib.Path, int | None]:
     """Returns the workdir of WORKDIR, WORKDIR/checkpoints or WORKDIR/checkpoints/STEP, and the step."""
     path = pathlib.Path(path).absolute()
-    if path.name.isdigit() and path.parent.name == CHECKPOINTS:
+    if is_step(path.name) and path.parent.name == CHECKPOINTS:
         return path.parent.parent, int(path.name)
     return (path.parent if path.name == CHECKPOINTS else path), None
 
@@ -58,19 +67,12 @@ def is_workdir(path) -> bool:
     return (_split(path)[0] / CHECKPOINTS).is_dir()
 
 
-def complete_steps(folder: pathlib.Path) -> list[int]:
-    """Returns the steps of the complete checkpoints of a workdir, in order; those that a kill left half-written do not count."""
-    checkpoints = (folder / CHECKPOINTS).glob("*")
-    # Orbax renames a checkpoint to its number once everything in it is written, this file last.
-    return sorted(int(p.name) for p in checkpoints if p.name.isdigit() and (p / "_CHECKPOINT_METADATA").is_file())
-
-
 def read_workdir(path, step: int | None = None) -> SavedRun:
     """Reads the config of a workdir, and finds the checkpoint to read.
 
     Args:
       path: WORKDIR, or WORKDIR/checkpoints/STEP.
-      step: None takes the path's, or the newest complete one.
+      step: None takes the path's, or the newest complete one, as a run that resumes does.
 
     Raises:
       WorkdirError: there is no config, no complete checkpoint, or none of that step.
@@ -85,12 +87,24 @@ def read_workdir(path, step: int | None = None) -> SavedRun:
         raise WorkdirError(f"{why}: give a folder that was the --workdir of a run") from error
     except ValueError as error:
         raise WorkdirError(f"{file} is not JSON ({error}): give a folder that was the --workdir of a run") from error
-    steps = complete_steps(folder)
+    checkpoints = folder / CHECKPOINTS
+    damage = {number: find_damage(checkpoints / str(number)) for number in reversed(saved_steps(checkpoints))}
+    steps = [number for number, why in damage.items() if not why]
+    why = f" ({'; '.join(f'{number}: {text}' for number, text in damage.items())})" if damage else ""
     if not steps:
-        raise WorkdirError(f"{folder}/checkpoints holds no complete checkpoint: let the run save one, or give another workdir")
-    if step is not None and step not in steps:
-        raise WorkdirError(f"{folder} has no complete checkpoint of step {step}: take one of {', '.join(map(str, steps))}")
-    return SavedRun(folder, config, steps[-1] if step is None else step)
+        raise WorkdirError(f"{checkpoints} holds no complete checkpoint{why}: let the run save one, or give another workdir")
+    if step is None:
+        notes = tuple(_damage_note(folder, number, text) for number, text in damage.items() if text and number > steps[0])
+        return SavedRun(folder, config, steps[0], tuple(steps[1:]), notes)
+    if step not in steps:
+        why = f" ({damage[step]})" if damage.get(step) else ""
+        known = ", ".join(map(str, sorted(steps)))
+        raise WorkdirError(f"{folder} has no complete checkpoint of step {step}{why}: take one of {known}")
+    return SavedRun(folder, config, step)
+
+
+def _damage_note(folder: pathlib.Path, step: int, why: str) -> str:
+    return f"checkpoint {folder / CHECKPOINTS / str(step)} is damaged ({why}): an older step is taken"
 
 
 def has_branch(path, branch: str) -> bool:
@@ -100,15 +114,15 @@ def has_branch(path, branch: str) -> bool:
         _find(run, handler.metadata(epath.Path(run.checkpoint / "state")).tree, branch)
     except WorkdirError:
         return False
-    except (OSError, ValueError, KeyError) as error:
-        raise _damaged(run, error) from error
+    except DAMAGE_ERRORS as error:
+        raise _damaged(run, shorten(error, run.checkpoint)) from error
     finally:
         handler.close()
     return True
 
 
-def _damaged(run: SavedRun, error: Exception) -> WorkdirError:
-    return WorkdirError(f"checkpoint {run.checkpoint} is damaged ({str(error).partition(chr(10))[0]:.200}): give another step")
+def _damaged(run: SavedRun, why: str) -> DamagedError:
+    return DamagedError(f"checkpoint {run.checkpoint} is damaged ({why}): give another step")
 
 
 def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretrained:
@@ -125,8 +139,7 @@ def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretra
       WorkdirError: see `read_workdir`; or the checkpoint is damaged or holds no such branch.
       WeightsError: the checkpoint does not hold the model that the workdir's config describes; all differences are listed.
     """
-    run = read_workdir(path, step)
-    holder, params = read_branch(run, branch)
+    run, holder, params = _read_newest(read_workdir(path, step), branch)
     try:
         model = _describe(run, branch, holder, params)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -155,6 +168,7 @@ def _describe(run: SavedRun, branch: str, holder: tuple[str, ...], params: dict)
         head,
         fields.target_norm if "decoder" in params else "",
         {name: tuple(config.augment[name]) for name in ("mean", "std")},
+        run.notes,
     )
 
 
@@ -165,6 +179,19 @@ def _class_names(run: SavedRun) -> tuple[str, ...]:
         return ()
     with np.load(file, allow_pickle=False) as arrays:
         return tuple(map(str, arrays["class_names"]))
+
+
+def _read_newest(run: SavedRun, branch: str) -> tuple[SavedRun, tuple[str, ...], dict]:
+    """Reads a branch by `read_branch`, of an older step where the values of the newest are damaged and no step was named."""
+    try:
+        return run, *read_branch(run, branch)
+    except DamagedError as error:
+        if not run.older:
+            raise
+        why = str(error).partition(" is damaged (")[2].rpartition("): ")[0]
+        notes = (*run.notes, _damage_note(run.folder, run.step, why))
+        older = dataclasses.replace(run, step=run.older[0], older=run.older[1:], notes=notes)
+        return _read_newest(older, branch)
 
 
 def read_branch(run: SavedRun, branch: str) -> tuple[tuple[str, ...], dict]:
@@ -189,12 +216,16 @@ def read_branch(run: SavedRun, branch: str) -> tuple[tuple[str, ...], dict]:
             nested = {key: nested}
         restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), nested)
         args = ocp.args.PyTreeRestore(item=nested, restore_args=restore, partial_restore=True)
-        arrays = _at(handler.restore(state, args=args), holder)
+        tree = handler.restore(state, args=args)
+        sums, why = checksums.read(run.checkpoint, read_position(run.checkpoint))
+        if why := why or checksums.find_difference(tree, sums):
+            raise _damaged(run, why)
+        arrays = _at(tree, holder)
         return holder, {"encoder": arrays} if holder == ("frozen",) else arrays
     except WorkdirError:
         raise
-    except (OSError, ValueError, KeyError) as error:
-        raise _damaged(run, error) from error
+    except DAMAGE_ERRORS as error:
+        raise _damaged(run, shorten(error, run.checkpoint)) from error
     finally:
         handler.close()
 

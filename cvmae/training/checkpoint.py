@@ -16,9 +16,8 @@ from etils import epath
 
 from cvmae.config import ConfigError
 from cvmae.parallel import processes
-from cvmae.training import checksums
 from cvmae.training.optimizer import path_of
-from cvmae.workdir import CHECKPOINTS
+from cvmae.workdir import CHECKPOINTS, checksums
 from cvmae.workdir.saved_steps import DAMAGE_ERRORS, STATE, find_damage, read_position, saved_steps, set_aside, shorten
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.ERROR)
