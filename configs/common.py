@@ -85,6 +85,7 @@ def data():
     c.prefetch = 2  # batches decoded ahead, in each of them
     c.timeout_s = 30.0  # a file that takes longer to decode counts as unreadable
     c.max_bad_fraction = 0.01  # the run stops if a larger fraction of the split's files cannot be read
+    c.allow_change = False  # True resumes although the training data (files, labels) changed since the checkpoint, and says so
     c.tfds = ml_collections.ConfigDict({"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"})
     c.motion = ml_collections.ConfigDict(
         # 0 for side, train_clips and test_clips: the default of the size

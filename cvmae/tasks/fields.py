@@ -70,6 +70,7 @@ CHECKS = {
     "data.stride": at_least(1),
     "data.timeout_s": ABOVE_0,
     "data.max_bad_fraction": between(0, 1),
+    "data.allow_change": FREE,
     "data.synthetic.*": at_least(1),
     "data.motion.size": FREE,  # motion's own messages name the sizes and numbers
     "data.motion.cache_dir": FREE,

@@ -16,6 +16,7 @@ from etils import epath
 
 from cvmae.config import ConfigError
 from cvmae.parallel import processes
+from cvmae.training import identity
 from cvmae.training.optimizer import path_of
 from cvmae.workdir import CHECKPOINTS, checksums
 from cvmae.workdir.saved_steps import DAMAGE_ERRORS, STATE, find_damage, read_position, saved_steps, set_aside, shorten
@@ -78,20 +79,25 @@ class Checkpoints:
         }
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def restore(self, abstract_state, expected: dict | None = None):
+    def restore(self, abstract_state, expected: dict | None = None, *, allow_data_change: bool = False):
         """Returns the newest whole (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
 
         Newer checkpoints that are damaged are set aside, as `STEP.damaged`, and named; nothing is deleted.
 
+        Args:
+          abstract_state: shapes, dtypes and shardings.
+          expected: the run's identity, which its position must have, see `identity.check`.
+          allow_data_change: True accepts the position of a run on other data.
+
         Raises:
-          ConfigError: the checkpoint holds parameters of other shapes than the config describes, or its position is not one of
-            the run that `expected` describes (see `check_position`); or all checkpoints are damaged.
+          ConfigError: the checkpoint holds parameters of other shapes than the config describes, or is of another run; or all
+            checkpoints are damaged.
         """
         damaged: dict[int, str] = {}
         misfits: dict[int, str] = {}
         for step in reversed(processes.allgather_json(saved_steps(self._path))[0]):
             try:
-                restored = self._restore_step(step, abstract_state, expected or {})
+                restored = self._restore_step(step, abstract_state, expected or {}, allow_data_change)
             except DamagedError as error:
                 damaged[step] = str(error)
             except MisfitError as error:
@@ -117,7 +123,7 @@ class Checkpoints:
     def _path(self) -> pathlib.Path:
         return pathlib.Path(self.folder)
 
-    def _restore_step(self, step: int, abstract_state, expected: dict) -> tuple[Any, dict]:
+    def _restore_step(self, step: int, abstract_state, expected: dict, allow_data_change: bool) -> tuple[Any, dict]:
         """Reads a checkpoint. Raises: DamagedError, MisfitError, ConfigError, each in all processes alike."""
         path = self._path / str(step)
         # One process looks, and all hear of it.
@@ -125,7 +131,7 @@ class Checkpoints:
         position = read_position(path)
         sums, why = checksums.read(path, position)
         _agree(why)
-        check_position(position, expected)
+        identity.check(position, expected, allow_data_change)
         there, why = _read_shapes(path)
         _agree(why)
         _check_shapes(there, abstract_state)
@@ -192,13 +198,3 @@ def _check_shapes(there, abstract_state) -> None:
     others, expected = (sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (there, abstract_state))
     if others != expected:
         raise MisfitError(f"{len(others)} arrays there and {len(expected)} here, or of other shapes: optimizer or moving average")
-
-
-def check_position(position: dict, expected: dict) -> None:
-    """Raises ConfigError where a run would not continue the one of the checkpoint: another task, batch, seed, data set or start."""
-    for name, value in expected.items():
-        if position.get(name, value) != value:
-            raise ConfigError(
-                f"the checkpoint was made with {name}={position[name]}, this run has {value}, so it cannot "
-                f"resume: set {name} back, or give another --workdir"
-            )

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cvmae.config import UNTRAINED, ConfigError, flatten, require, steps
+from cvmae.config import ConfigError, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import Loader, make_loader
 from cvmae.data.sources import Source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement
-from cvmae.training import provenance
+from cvmae.training import identity, provenance
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.metric_writer import MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
 from cvmae.training.preemption import stop_requested
@@ -167,12 +167,9 @@ class TrainLoop:
     def __init__(self, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, checkpoints: Checkpoints):
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
         config = self.config = task.config
-        self.identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed, "clips": len(source)}
-        starts = {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
-        # Before version 0.2 an empty field asked for an untrained encoder.
-        self.identity |= {field: "" if value == UNTRAINED else value for field, value in starts.items()}
+        self.identity = identity.describe(config, source)
         self.state, position = self._restore()
-        self.step, self.replaced, self.clock = position["step"], position["replaced"], Clock(position["seconds"])
+        self.step, self.replaced, self.clock = position["step"], position.get("replaced", 0), Clock(position.get("seconds", 0.0))
         writes = processes.is_main_process()
         self.bad_files = BadFiles(workdir, len(source), config.data.max_bad_fraction, writes=writes)
         self.metrics: dict[str, float] = {}
@@ -181,7 +178,8 @@ class TrainLoop:
 
     def _restore(self) -> tuple[TrainState, dict]:
         """The newest checkpoint and its position, or a new state at step 0. Raises: ConfigError."""
-        restored = self.checkpoints.restore(self.task.abstract_state(), self.identity)
+        allow = bool(self.config.data.get("allow_change", False))  # configs of earlier versions lack it
+        restored = self.checkpoints.restore(self.task.abstract_state(), self.identity, allow_data_change=allow)
         if restored is None:
             return self.task.initial_state(), {"step": 0, "seconds": 0.0, "replaced": 0}
         step, total = restored[1]["step"], self.schedule.total

@@ -1,0 +1,81 @@
+"""A run resumes on the data that it began with: labels, files, their order, names of classes and slices are compared."""
+
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.data.manifest import Entry, Manifest
+from cvmae.data.sources import FileSource, make_source
+from cvmae.training.identity import check, describe
+from tests.tiny_configs import config
+
+ROWS = (("a.mp4", 0), ("b.mp4", 1), ("c.mp4", 0))
+
+
+def identity(rows=ROWS, names=("jump", "run"), folder="/data", **parts):
+    entries = tuple(Entry(f"{folder}/{name}", label, **parts) for name, label in rows)
+    return describe(config(), FileSource(Manifest(entries, names, folder)))
+
+
+def check_saved(expected, saved=None, **allow):
+    check({"step": 3} | (identity() if saved is None else saved), expected, **allow)
+
+
+def test_the_same_data_resumes_from_another_folder_too():
+    check_saved(identity())
+    check_saved(identity(folder="/elsewhere"))
+
+
+CHANGES = {
+    "the labels": identity(rows=(("a.mp4", 1), ("b.mp4", 0), ("c.mp4", 0))),
+    "the files or their order": identity(rows=(("a.mp4", 0), ("d.mp4", 1), ("c.mp4", 0))),
+    "the names of the classes": identity(names=("run", "jump")),
+    "the files or their order, the labels": identity(rows=(("b.mp4", 1), ("a.mp4", 0), ("c.mp4", 0))),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_refused_with_what_changed(what, capsys):
+    with pytest.raises(ConfigError, match=f"training data changed since step 3: {what}, so it cannot resume: set") as refused:
+        check_saved(CHANGES[what])
+    message = str(refused.value)
+    assert "--config.data.allow_change=True" in message and "--workdir" in message and "\n" not in message
+    check_saved(CHANGES[what], allow_data_change=True)
+    assert f"note: the training data changed since step 3: {what}; config.data.allow_change=True" in capsys.readouterr().err
+
+
+def test_another_part_of_a_video_is_another_file():
+    with pytest.raises(ConfigError, match="the files or their order, so it"):
+        check_saved(identity(start=1.0))
+
+
+def test_another_number_of_clips_is_named():
+    fewer = identity(rows=ROWS[:2])
+    with pytest.raises(
+        ConfigError, match="made with clips=3, this run has 2; the training data changed since step 3: their number"
+    ):
+        check_saved(fewer)
+    check_saved(fewer, allow_data_change=True)
+
+
+def test_what_is_no_data_is_refused_whatever_is_allowed():
+    for name, value in (("seed", 1), ("batch_size", 2), ("task", "finetune"), ("video_branch.init_from", "W")):
+        other = identity() | {name: value}
+        with pytest.raises(ConfigError, match=f"made with {name}=.*, this run has {value}, so it cannot resume: set {name} back"):
+            check_saved(other, allow_data_change=True)
+
+
+def test_checkpoints_of_earlier_versions_go_on():
+    saved = {name: value for name, value in identity().items() if not name.startswith("source")}
+    for expected in (identity(), *CHANGES.values()):
+        check_saved(expected, saved)
+    with pytest.raises(ConfigError, match="made with clips=3, this run has 2"):
+        check_saved(identity(rows=ROWS[:2]), saved)
+
+
+@pytest.mark.parametrize("split", ["train[:50%]", "train[:32]", "val"])
+def test_other_sources_are_compared_too(split):
+    c = config()
+    saved = describe(c, make_source(c.data, "train"))
+    check_saved(describe(c, make_source(c.data, "train")), saved)
+    with pytest.raises(ConfigError, match="the training data changed since step 3"):
+        check_saved(describe(c, make_source(c.data, split)), saved)
