@@ -13,7 +13,7 @@ from etils import epath
 from cvmae.interop.pretrained import Head, Pretrained, WeightsError, differences
 from cvmae.models.build import build_encoder, decoder_spec, image_grid, video_grid
 from cvmae.workdir import CHECKPOINTS, CONFIG, PREDICTIONS, checksums
-from cvmae.workdir.saved_steps import DAMAGE_ERRORS, find_damage, is_step, read_position, saved_steps, shorten
+from cvmae.workdir.saved_steps import find_damage, is_step, read_position, saved_steps, try_reading
 
 # The places of a branch in a state: a probe's frozen encoder, pre-training, fine-tuning; the moving average first.
 HOLDERS = {
@@ -109,16 +109,23 @@ def _damage_note(folder: pathlib.Path, step: int, why: str) -> str:
 
 def has_branch(path, branch: str) -> bool:
     """Returns True if the checkpoint of a workdir holds a branch. Raises: WorkdirError, see `read_workdir`; or it is damaged."""
-    run, handler = read_workdir(path), ocp.PyTreeCheckpointHandler()
+    run = read_workdir(path)
+    tree = _read_tree(run)
     try:
-        _find(run, handler.metadata(epath.Path(run.checkpoint / "state")).tree, branch)
+        _find(run, tree, branch)
     except WorkdirError:
         return False
-    except DAMAGE_ERRORS as error:
-        raise _damaged(run, shorten(error, run.checkpoint)) from error
-    finally:
-        handler.close()
     return True
+
+
+def _read_tree(run: SavedRun):
+    """Returns the tree of the shapes of a checkpoint. Raises: DamagedError."""
+    handler = ocp.PyTreeCheckpointHandler()
+    tree, why = try_reading(lambda: handler.metadata(epath.Path(run.checkpoint / "state")).tree, run.checkpoint)
+    handler.close()
+    if why or not isinstance(tree, dict):
+        raise _damaged(run, why or "it holds no tree of arrays")
+    return tree
 
 
 def _damaged(run: SavedRun, why: str) -> DamagedError:
@@ -202,32 +209,26 @@ def read_branch(run: SavedRun, branch: str) -> tuple[tuple[str, ...], dict]:
     Raises:
       WorkdirError: the checkpoint is damaged or holds no such branch.
     """
-    state = epath.Path(run.checkpoint / "state")
+    tree = _read_tree(run)
+    holder = _find(run, tree, branch)
+    item = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _at(tree, holder))
+    if holder == ("frozen",):
+        item = {"encoder": item}
+    item = {part: item[part] for part in PARTS if part in item}
+    nested = item["encoder"] if holder == ("frozen",) else item
+    for key in reversed(holder):
+        nested = {key: nested}
+    restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), nested)
+    args = ocp.args.PyTreeRestore(item=nested, restore_args=restore, partial_restore=True)
     handler = ocp.PyTreeCheckpointHandler()
-    try:
-        tree = handler.metadata(state).tree
-        holder = _find(run, tree, branch)
-        item = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _at(tree, holder))
-        if holder == ("frozen",):
-            item = {"encoder": item}
-        item = {part: item[part] for part in PARTS if part in item}
-        nested = item["encoder"] if holder == ("frozen",) else item
-        for key in reversed(holder):
-            nested = {key: nested}
-        restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), nested)
-        args = ocp.args.PyTreeRestore(item=nested, restore_args=restore, partial_restore=True)
-        tree = handler.restore(state, args=args)
+    read, why = try_reading(lambda: handler.restore(epath.Path(run.checkpoint / "state"), args=args), run.checkpoint)
+    handler.close()
+    if not why:
         sums, why = checksums.read(run.checkpoint, read_position(run.checkpoint))
-        if why := why or checksums.find_difference(tree, sums):
-            raise _damaged(run, why)
-        arrays = _at(tree, holder)
-        return holder, {"encoder": arrays} if holder == ("frozen",) else arrays
-    except WorkdirError:
-        raise
-    except DAMAGE_ERRORS as error:
-        raise _damaged(run, shorten(error, run.checkpoint)) from error
-    finally:
-        handler.close()
+    if why := why or checksums.find_difference(read, sums):
+        raise _damaged(run, why)
+    arrays = _at(read, holder)
+    return holder, {"encoder": arrays} if holder == ("frozen",) else arrays
 
 
 def _at(tree, keys):

@@ -19,7 +19,7 @@ from cvmae.parallel import processes
 from cvmae.training import identity
 from cvmae.training.optimizer import path_of
 from cvmae.workdir import CHECKPOINTS, checksums
-from cvmae.workdir.saved_steps import DAMAGE_ERRORS, STATE, find_damage, read_position, saved_steps, set_aside, shorten
+from cvmae.workdir.saved_steps import STATE, find_damage, read_position, saved_steps, set_aside, try_reading
 
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.ERROR)
 
@@ -132,16 +132,11 @@ class Checkpoints:
         sums, why = checksums.read(path, position)
         _agree(why)
         identity.check(position, expected, allow_data_change)
-        there, why = _read_shapes(path)
+        there, why = try_reading(lambda: ocp.StandardCheckpointHandler().metadata(epath.Path(path) / STATE).tree, path)
         _agree(why)
         _check_shapes(there, abstract_state)
-        try:
-            state, why = (
-                ocp.StandardCheckpointHandler().restore(epath.Path(path) / STATE, args=ocp.args.StandardRestore(abstract_state)),
-                "",
-            )
-        except DAMAGE_ERRORS as error:
-            state, why = None, shorten(error, path)
+        restore = ocp.args.StandardRestore(abstract_state)
+        state, why = try_reading(lambda: ocp.StandardCheckpointHandler().restore(epath.Path(path) / STATE, args=restore), path)
         _agree(why)
         _agree(checksums.find_difference(state, sums))
         return state, position
@@ -171,17 +166,6 @@ def _agree(why: str) -> None:
     reasons = [reason for reason in processes.allgather_json(why) if reason]
     if reasons:
         raise DamagedError(reasons[0])
-
-
-def _read_shapes(path: pathlib.Path) -> tuple[Any, str]:
-    """Returns the tree of the shapes of a checkpoint's arrays, and why it cannot be read, one of them empty."""
-    handler = ocp.StandardCheckpointHandler()
-    try:
-        return handler.metadata(epath.Path(path) / STATE).tree, ""
-    except DAMAGE_ERRORS as error:
-        return None, shorten(error, path)
-    finally:
-        handler.close()
 
 
 def _check_shapes(there, abstract_state) -> None:

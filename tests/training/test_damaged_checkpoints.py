@@ -64,6 +64,12 @@ def change_values(step: pathlib.Path):
     file.write_bytes(data)
 
 
+def garble_values(step: pathlib.Path):
+    """Replaces all values by what no decompressor takes."""
+    for file in step.glob("state/ocdbt.process_0/d/*"):
+        file.write_bytes(b"\x55" * file.stat().st_size)
+
+
 def edit_position(**changes):
     return rewrite("position/metadata", lambda text: json.dumps(json.loads(text) | changes).encode())
 
@@ -95,6 +101,7 @@ DAMAGES = {
     "index changed": rewrite("state/manifest.ocdbt", lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:]),
     "values cut": cut_values,
     "values changed": change_values,
+    "values garbled": garble_values,
     "checksums cut": rewrite("checksums/metadata", lambda data: data[:15]),
 }
 
