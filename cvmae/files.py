@@ -1,12 +1,78 @@
 """Files and folders that are written all or nothing, under the process's umask."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import stat
 from collections.abc import Iterator
+
+
+class StorageError(RuntimeError):
+    """Something cannot be written; the message is one line with what, where, why, and the remedy."""
+
+
+_FULL = "free some room there"
+_LOST = "check that the disk or mount is there"
+_CLOSED = "make the folder writable, or give another"
+# What to do, by the number of an OSError. The first four come of writing only.
+REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "free some room there, or raise the quota",
+    errno.EFBIG: "raise the limit of the size of files",
+    errno.EROFS: _CLOSED,
+    errno.EACCES: _CLOSED,
+    errno.EPERM: _CLOSED,
+    errno.EIO: _LOST,
+    errno.ESTALE: _LOST,
+    errno.ENOTCONN: _LOST,
+    errno.ENODEV: _LOST,
+    errno.ENXIO: _LOST,
+    errno.ETIMEDOUT: _LOST,
+    errno.EHOSTDOWN: _LOST,
+    errno.ENOENT: _LOST,
+    errno.ENOTDIR: _LOST,
+}
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+def storage_error_number(error: BaseException) -> int | None:
+    """Returns the number, one of `REMEDIES`, of an error that the storage caused, whichever library reports it; else None."""
+    if isinstance(error, OSError):
+        if error.errno is None and re.search(r"\d+ requested and \d+ written", str(error)):  # numpy, where a disk is full
+            return errno.ENOSPC
+        return error.errno if error.errno in REMEDIES else None
+    # TensorStore and safetensors put the number into their text.
+    match = re.search(r"os[ _]error(?:_code)?\W{0,3}(\d+)", str(error), re.IGNORECASE)
+    return int(match[1]) if match and int(match[1]) in REMEDIES else None
+
+
+@contextlib.contextmanager
+def storage_errors(what: str, folder: str | os.PathLike, stays: str = "what is written stays"):
+    """Turns errors of the storage in the block into a StorageError.
+
+    Args:
+      what: could not be written, such as "the checkpoint of step 4".
+      folder: where it is written. An error of a file elsewhere is one of these only if nothing but writing raises it.
+      stays: what is left, for the message.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        number = storage_error_number(error)
+        file = getattr(error, "filename", None)
+        is_here = file is None or os.path.abspath(os.fsdecode(file)).startswith(os.path.abspath(folder))
+        if number is None or not (number in _WRITING or (is_here and isinstance(error, OSError) and file is not None)):
+            raise
+        place = folder if file is None else os.fsdecode(file)
+        raise StorageError(
+            f"{what} cannot be written: {place} ({os.strerror(number)}): {REMEDIES[number]}; {stays}, and the same command goes on"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -76,6 +76,7 @@ def main(argv: list[str]) -> None:
 def run_task() -> None:
     """Runs the task and ends the process with one line if it fails; with several processes, the others then end too."""
     from cvmae.data.bad_files import BadDataError
+    from cvmae.files import StorageError
     from cvmae.parallel import launch
     from cvmae.parallel.processes import log_once
     from cvmae.tasks import run
@@ -92,7 +93,7 @@ def run_task() -> None:
         launch.shutdown()
     except ConfigError as error:
         fail(error, 2, launch.process_name(), launch.leave)
-    except (BadDataError, NonFiniteError, StudyError) as error:
+    except (BadDataError, NonFiniteError, StorageError, StudyError) as error:
         fail(error, 1, launch.process_name(), launch.leave)
     except KeyboardInterrupt:
         fail(

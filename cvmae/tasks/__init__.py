@@ -43,17 +43,22 @@ def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dic
       BadDataError: too many files cannot be read.
       NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
       StudyError: runs of a study failed.
+      StorageError: something cannot be written into `workdir`; the last good checkpoint stays.
     """
+    from cvmae.files import storage_errors
     from cvmae.parallel import processes
     from cvmae.tasks.model_fields import fill_model_fields
     from cvmae.training import compilation_cache
+    from cvmae.workdir import check_path
 
+    check_path(workdir)
     compilation_cache.enable(config.get("compilation_cache", "auto"))
     config, notes = fill_model_fields(config)
     processes.log_once(*notes)
-    numbers = find_task(config.task).run(config, os.fspath(workdir))
-    if numbers and report_page:
-        _write_page(workdir)
+    with storage_errors("a file of the run", workdir):
+        numbers = find_task(config.task).run(config, os.fspath(workdir))
+        if numbers and report_page:
+            _write_page(workdir)
     return numbers
 
 

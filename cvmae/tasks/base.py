@@ -19,6 +19,7 @@ from cvmae.training import loop
 from cvmae.training.loop import Schedule
 from cvmae.training.optimizer import path_of
 from cvmae.training.train_state import TrainState
+from cvmae.training.workdir_lock import locked
 from cvmae.workdir import Workdir
 
 
@@ -73,20 +74,26 @@ class Task(abc.ABC):
         task = cls(config, make_mesh(config.mesh), schedule, source)
         task.check_data()
         workdir = Workdir.create(path)
+        with locked(workdir):
+            return task._run(workdir)
+
+    def _run(self, workdir: Workdir) -> dict[str, float]:
+        """Trains, writes and draws, see `run`."""
+        config, schedule = self.config, self.schedule
         processes.log_once(
             f"workdir {workdir}",
-            loop.describe(config, schedule, len(source)),
-            *task.describe(),
+            loop.describe(config, schedule, len(self.source)),
+            *self.describe(),
             *training_notes(config, schedule, jax.default_backend()),
         )
-        state, metrics, finished = loop.run(task, source, schedule, workdir)
+        state, metrics, finished = loop.run(self, self.source, schedule, workdir)
         if not finished:
             return {}
-        results = task.results(state, workdir)
+        results = self.results(state, workdir)
         write(results, workdir)
         draw(results, workdir)
         numbers = {} if results.report is None else results.report.metrics
-        return metrics | {f"{cls.PREFIX}/{name}": value for name, value in numbers.items()}
+        return metrics | {f"{self.PREFIX}/{name}": value for name, value in numbers.items()}
 
     @abc.abstractmethod
     def init_state(self, key) -> TrainState:

@@ -23,6 +23,7 @@ from cvmae.tasks.results import Results, write
 from cvmae.tasks.validate import validate
 from cvmae.training import provenance
 from cvmae.training.preemption import default_termination
+from cvmae.training.workdir_lock import locked
 from cvmae.workdir import FEATURES, Report, Workdir
 
 
@@ -58,9 +59,15 @@ class FrozenTask(abc.ABC):
         task = cls(config, sources, Placement(mesh))
         weights = jax.device_put(task.load(), replicated(mesh))
         workdir = Workdir.create(path)
+        with locked(workdir):
+            return task._run(weights, workdir)
+
+    def _run(self, weights, workdir: Workdir) -> dict[str, float]:
+        """Computes and writes, see `run`."""
+        config = self.config
         among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
-        processes.log_once(f"workdir {workdir}{among}", *frozen_notes(config, sources, jax.default_backend()))
-        metrics = task.compute(weights, workdir)
+        processes.log_once(f"workdir {workdir}{among}", *frozen_notes(config, self.sources, jax.default_backend()))
+        metrics = self.compute(weights, workdir)
         provenance.record(workdir)
         workdir.write_config(config)
         write(Results(Report(config.task, metrics), text_of(metrics)), workdir)

@@ -15,13 +15,23 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from cvmae.config import ConfigError
+from cvmae.files import storage_error_number, storage_errors
 from cvmae.parallel import processes
 from cvmae.training import identity
 from cvmae.training.optimizer import path_of
 from cvmae.workdir import CHECKPOINTS, checksums
 from cvmae.workdir.saved_steps import STATE, find_damage, read_position, saved_steps, set_aside, try_reading
 
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.ERROR)
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Returns False for what Orbax logs on the way, and for errors of the storage, which it also raises here."""
+    if "orbax" not in record.pathname:
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    return record.levelno >= logging.ERROR and (error is None or storage_error_number(error) is None)
+
+
+logging.getLogger("absl").addFilter(_is_worth_a_line)
 
 
 def shapes(params) -> dict[str, tuple[int, ...]]:
@@ -57,7 +67,8 @@ class Checkpoints:
             "position": ocp.JsonCheckpointHandler(),
             "checksums": ocp.JsonCheckpointHandler(),
         }
-        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        with storage_errors("the folder of the checkpoints", self.folder):
+            return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     @property
     def latest(self) -> int | None:
@@ -77,7 +88,10 @@ class Checkpoints:
             "position": ocp.args.JsonSave(position),
             "checksums": ocp.args.JsonSave(checksums.describe(state, position)),
         }
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        manager = self._manager
+        with self._storage_errors():
+            # An error of writing the one before comes out here.
+            manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, abstract_state, expected: dict | None = None, *, allow_data_change: bool = False):
         """Returns the newest whole (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
@@ -144,21 +158,33 @@ class Checkpoints:
     def _set_aside(self, damaged: dict[int, str], step: int) -> None:
         """Renames damaged checkpoints, and says so; `step` is that of the one to go on from."""
         for number, why in damaged.items():
-            new = set_aside(self._path / str(number)) if processes.is_main_process() else None
+            with storage_errors("the name of a damaged checkpoint", self.folder):
+                new = set_aside(self._path / str(number)) if processes.is_main_process() else None
             processes.log_once(
                 f"checkpoint {self.folder / str(number)} is damaged ({why}): set aside as {new and new.name}, step {step} goes on"
             )
         processes.barrier("damaged checkpoints are set aside")
 
     def wait(self) -> None:
-        """Blocks until the checkpoint that was started is complete."""
-        self._manager.wait_until_finished()
+        """Blocks until the checkpoint that was started is complete. Raises: StorageError, it cannot be written."""
+        with self._storage_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for the checkpoint that is being written, and frees the writer's threads."""
-        if "_manager" in vars(self):
-            self._manager.wait_until_finished()
-            self._manager.close()
+        """Waits for the checkpoint that is being written, and frees the writer's threads. Raises: StorageError."""
+        if "_manager" not in vars(self):
+            return
+        with self._storage_errors():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    def _storage_errors(self):
+        """Turns errors of the storage in the block into StorageErrors that name the last good checkpoint."""
+        steps = saved_steps(self._path)
+        stays = f"the checkpoint of step {steps[-1]} stays" if steps else "no checkpoint was written yet"
+        return storage_errors("a checkpoint", self.folder, stays)
 
 
 def _agree(why: str) -> None:

@@ -4,28 +4,59 @@ import json
 import os
 import pathlib
 import sys
+import time
 
 import jax
 import numpy as np
 
 from cvmae.parallel import processes
+from cvmae.workdir import METRICS, TENSORBOARD
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; the message names the terms and the step."""
 
 
-def _summary_writer():
-    """tensorboardX's SummaryWriter. It imports torch where there is one, for what is not written here: a second and a half of every start."""
+def _tensorboard():
+    """Imports tensorboardX without torch, which it would import for what is not written here: a second and a half of every start."""
     loaded = sys.modules.get("torch")
     if loaded is None:
         sys.modules["torch"] = None  # as if it were not installed
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
     finally:
         if loaded is None:
             del sys.modules["torch"]
-    return SummaryWriter
+    return event_file_writer, summary, event_pb2
+
+
+class EventsFile:
+    """A file of TensorBoard's scalars.
+
+    tensorboardX's SummaryWriter writes in a thread, whose end (the disk is full) it does not notice: the run would then wait for
+    it forever.
+    """
+
+    def __init__(self, folder: pathlib.Path, purge_step: int, suffix: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        writer, self._summary, self._events = _tensorboard()
+        self._writer = writer.EventsWriter(str(folder / "events"), suffix)
+        start = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._write(purge_step, file_version="brain.Event:2")
+        self._write(purge_step, session_log=start)
+
+    def _write(self, step: int, **content) -> None:
+        self._writer.write_event(self._events.Event(step=step, wall_time=time.time(), **content))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Writes the scalars of a step, on disk when this returns."""
+        for name, value in values.items():
+            self._write(step, summary=self._summary.scalar(name, value))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def to_floats(metrics: dict) -> dict[str, float]:
@@ -58,15 +89,14 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: str | os.PathLike, resumed_step: int):
-        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+        self.path = pathlib.Path(workdir) / METRICS
         self._drop_after(resumed_step)
         self._lines = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         # TensorBoard leaves out what an earlier process wrote from this step on, also where that process saved nothing.
         purge = resumed_step + 1
         # tensorboardX names files by the second, and would write over the file of a run that ended within it.
         suffix = f".{resumed_step}.{os.getpid()}"
-        folder = str(pathlib.Path(workdir) / "tensorboard")
-        self._events = _summary_writer()(folder, purge_step=purge, filename_suffix=suffix)
+        self._events = EventsFile(pathlib.Path(workdir) / TENSORBOARD, purge, suffix)
 
     def _drop_after(self, step: int) -> None:
         if not self.path.exists():
@@ -86,12 +116,13 @@ class MetricsWriter:
         """Writes one line, on disk when this returns."""
         self._lines.write(json.dumps({"step": step} | values) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._events.write(step, values)
 
     def close(self) -> None:
-        self._lines.close()
-        self._events.close()
+        try:
+            self._lines.close()
+        finally:
+            self._events.close()
 
 
 class Silent:
@@ -111,5 +142,5 @@ def open_writer(workdir: str | os.PathLike, resumed_step: int) -> MetricsWriter 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     """The lines of `workdir`/metrics.jsonl."""
-    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8")
+    text = (pathlib.Path(workdir) / METRICS).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]

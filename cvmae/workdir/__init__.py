@@ -4,9 +4,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
-from cvmae.config import ConfigError
+from cvmae.config import ConfigError, require
 from cvmae.files import write_json
 from cvmae.parallel import processes
 
@@ -79,6 +80,16 @@ class Report:
         return report
 
 
+def check_path(path: str | os.PathLike) -> None:
+    """Raises ConfigError where a path has a scheme, such as gs://, which would become a folder of that name here."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", os.fspath(path))
+    require(
+        match is None,
+        f"--workdir={path} is no folder of this machine, and {match and match[1]}: is not supported: give a folder; a bucket can be "
+        "mounted as one",
+    )
+
+
 class Workdir:
     """The folder of one run. Of several processes the main one writes; all may read."""
 
@@ -88,6 +99,7 @@ class Workdir:
     @classmethod
     def create(cls, path: str | os.PathLike) -> "Workdir":
         """Creates the folder if it is missing. Raises: ConfigError, it cannot be created."""
+        check_path(path)
         workdir = cls(path)
         try:
             workdir.path.mkdir(parents=True, exist_ok=True)

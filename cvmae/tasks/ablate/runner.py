@@ -18,6 +18,7 @@ import jax
 from cvmae import tasks
 from cvmae.config import config_errors
 from cvmae.data.sources import make_source
+from cvmae.files import StorageError
 from cvmae.parallel import processes
 from cvmae.report.summary import mean_deviation
 from cvmae.tasks.ablate import table
@@ -54,6 +55,7 @@ def run_study(config, workdir: str) -> dict[str, float]:
     Raises:
       ConfigError: the study cannot run, or `workdir` is of other configs; nothing is written then.
       StudyError: runs failed.
+      StorageError: something cannot be written.
     """
     runs = runs_of(config, workdir)
     own = chosen(runs, config.study.index, os.environ)
@@ -109,6 +111,8 @@ def make(run: StudyRun, failed: dict[str, str]) -> bool:
         note.unlink(missing_ok=True)
     try:
         return bool(tasks.run(run.config, run.folder))
+    except StorageError:
+        raise  # the next run cannot be written either
     except Exception as error:
         known = isinstance(error, SHARED_ERRORS)
         if not known:

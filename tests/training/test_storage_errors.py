@@ -1,0 +1,127 @@
+"""A disk that is full, closed or gone: one line with what, where, why and the remedy; the last good checkpoint stays."""
+
+import errno
+import os
+import pathlib
+
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.files import REMEDIES, StorageError, storage_error_number, storage_errors, write_json
+from cvmae.training.metric_writer import MetricsWriter, read_metrics
+from cvmae.workdir import Workdir
+from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run
+
+
+@pytest.mark.parametrize("number", REMEDIES)
+def test_every_cause_is_one_line(number, tmp_path):
+    with pytest.raises(StorageError) as raised, storage_errors("the report", tmp_path, "nothing was lost"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "report.json"))
+    message = str(raised.value)
+    assert message.startswith(f"the report cannot be written: {tmp_path / 'report.json'} ({os.strerror(number)}): ")
+    assert message.endswith("; nothing was lost, and the same command goes on") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("RESOURCE_EXHAUSTED: Failed to write 9 bytes to file 8: No space left on device [os_error_code='28']"),
+        ValueError("Error writing local file: [OS error 28: No space left on device]"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError("4096 requested and 100 written"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_every_library_is_understood(error, tmp_path):
+    assert storage_error_number(error) == errno.ENOSPC
+    with pytest.raises(StorageError, match=r"No space left on device\): free some room there"), storage_errors("x", tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a wrong value"),
+        ValueError("os error 9999"),
+        OSError(errno.EINTR, "Interrupted"),
+        FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/weights.npz"),
+        PermissionError(errno.EACCES, "Permission denied", "/elsewhere/weights.npz"),
+        KeyError("x"),
+    ],
+)
+def test_other_errors_come_out_as_they_are(error, tmp_path):
+    with pytest.raises(type(error)) as raised, storage_errors("x", tmp_path):
+        raise error
+    assert raised.value is error
+
+
+def test_a_full_disk_elsewhere_is_named(tmp_path):
+    with pytest.raises(StorageError, match="/elsewhere/cache"), storage_errors("x", tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/cache")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_metrics_on_a_full_disk_raise_where_they_are_written(tmp_path):
+    """Not in a thread, whose end nobody notices."""
+    writer = MetricsWriter(tmp_path, 0)
+    writer.write(1, {"loss": 1.0})
+    [events] = (tmp_path / "tensorboard").iterdir()
+    writer.close()
+    assert len(read_metrics(tmp_path)) == 1 and events.stat().st_size
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    writer = MetricsWriter.__new__(MetricsWriter)
+    writer._lines = open("/dev/full", "w")  # noqa: SIM115
+    with pytest.raises(StorageError, match="No space left"), storage_errors("metrics", tmp_path):
+        writer.write(2, {"loss": 1.0})
+    with pytest.raises(OSError, match="No space left"):
+        writer._lines.close()
+
+
+LIMITED = """
+import resource, sys
+from cvmae import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+sys.argv[0] = "main"
+main.cli()
+"""
+
+
+def limited(limit: int, *args: str):
+    """Runs the command where no file may become larger than `limit` bytes."""
+    return run(*args, program=("-c", LIMITED.format(limit=limit)), env=QUICK)
+
+
+def test_a_run_ends_with_one_line_and_goes_on_with_room(tmp_path):
+    short = {"total": "4_steps", "checkpoint_every": "2_steps", "log_every": "1_steps", "eval_every": "0_steps"}
+    words = [*arguments(tmp_path / "w", **short), "--noreport"]
+    done = limited(100_000, *words)  # the arrays are larger
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: a checkpoint cannot be written: ") and "File too large" in message
+    assert "no checkpoint was written yet, and the same command goes on" in message
+    assert run(*words, env=QUICK).returncode == 0
+    assert checkpoint_steps(tmp_path / "w") == [2, 4] and [line["step"] for line in metric_lines(tmp_path / "w")] == [1, 2, 3, 4]
+    more = [word.replace("total=4", "total=8") for word in words]
+    done = limited(100_000, *more)
+    assert done.returncode == 1 and "the checkpoint of step 4 stays" in done.stderr.splitlines()[-1]
+    assert checkpoint_steps(tmp_path / "w") == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "path", ["gs://bucket/run", "s3://b/r", "hdfs://n/x", "file:///tmp/x", "gs:/bucket/run", "az+https://x/y"]
+)
+def test_a_workdir_with_a_scheme_is_refused(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"^--workdir={path.replace('+', '.')} is no folder of this machine, and .*give a folder"
+    ):
+        Workdir.create(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["a", "a:b", "./gs:/x", "C:/x", "ssv2-variant=L_16", "dir/with space:/x"])
+def test_other_paths_are_folders(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json(Workdir.create(path) / "x.json", 1)
+    assert pathlib.Path(path, "x.json").exists()

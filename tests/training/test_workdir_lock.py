@@ -1,0 +1,155 @@
+"""One run at a time in a workdir: living runs are respected, dead ones are not waited for."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.training import workdir_lock
+from cvmae.training.workdir_lock import LOCK, describe_process, is_alive, locked
+from tests.commands import QUICK, ROOT, arguments, run
+
+HOLD = "import sys, time; from cvmae.training.workdir_lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    monkeypatch.setattr(workdir_lock, "BEAT_S", 0.05)
+    monkeypatch.setattr(workdir_lock, "WAIT_S", 0.6)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def edit(folder, **changes):
+    path = folder / LOCK
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_lock_is_there_during_the_block_only(tmp_path):
+    for _ in range(2):  # again in the same process
+        with locked(tmp_path):
+            there = json.loads((tmp_path / LOCK).read_text())
+            assert there["pid"] == os.getpid()
+            with locked(tmp_path):  # and inside
+                pass
+            assert (tmp_path / LOCK).exists()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_given_back_after_an_error(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError
+    with locked(tmp_path):
+        pass
+
+
+def test_a_living_process_is_named_and_a_killed_one_is_replaced(tmp_path, holder, capsys):
+    there = json.loads((tmp_path / LOCK).read_text())
+    message = f"is in use by process {holder.pid} on {there['host']}, started {there['started']}: wait for its end or stop it"
+    with pytest.raises(ConfigError, match=re.escape(message)), locked(tmp_path):
+        pass
+    holder.kill()  # and not collected: it stays in the list of processes
+    time.sleep(0.5)
+    with locked(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert "took over" in capsys.readouterr().err
+
+
+def test_a_number_that_is_another_process_by_now(tmp_path, holder):
+    edit(tmp_path, birth="1")
+    with locked(tmp_path):
+        pass
+
+
+def test_another_thread_of_the_process_is_refused(tmp_path):
+    refused = []
+
+    def enter():
+        try:
+            with locked(tmp_path):
+                pass
+        except ConfigError as error:
+            refused.append(str(error))
+
+    with locked(tmp_path):
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1 and "is in use by process" in refused[0]
+
+
+def test_on_another_host_the_beat_tells(tmp_path, capsys):
+    """Whatever the clocks say."""
+    path = tmp_path / LOCK
+    owner = describe_process() | {"host": "far", "machine": "far", "pid": 1, "started": "2099-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(owner))
+    os.utime(path, (4e9, 4e9))
+    stop = threading.Event()
+
+    def beat():
+        number = 0
+        while not stop.wait(0.1):
+            number += 1
+            path.write_text(json.dumps(owner | {"beat": number}))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with pytest.raises(ConfigError, match="process 1 on far, started 2099"), locked(tmp_path):
+        pass
+    stop.set()
+    thread.join()
+    with locked(tmp_path):  # no beat any more
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert "waiting up to 0.6 s" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_while_another_waits(tmp_path):
+    path = tmp_path / LOCK
+    there = describe_process() | {"machine": "far"}
+    path.write_text(json.dumps(there))
+    threading.Timer(0.1, path.unlink).start()
+    assert not is_alive(path, there, wait_s=20)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": "x"}', '{"pid": -1}', "\x00\x01"])
+def test_a_damaged_lock_is_replaced(text, tmp_path):
+    (tmp_path / LOCK).write_text(text)
+    with locked(tmp_path):
+        pass
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_the_beat_goes_on_and_a_lost_lock_is_left_alone(tmp_path):
+    path = tmp_path / LOCK
+    with locked(tmp_path):
+        time.sleep(0.5)
+        assert json.loads(path.read_text())["beat"] > 2
+        other = describe_process()
+        path.write_text(json.dumps(other))
+        time.sleep(0.3)
+        assert json.loads(path.read_text()) == other
+    assert path.exists()
+
+
+@pytest.mark.parametrize("task", ["pretrain", "knn"])
+def test_a_second_run_is_refused_and_writes_nothing(task, tmp_path, holder):
+    config = str(ROOT / "configs" / "ssv2.py") + f":task={task},runlocal"
+    fields = {"data__source": "synthetic"} | ({} if task == "pretrain" else {"init_from": "untrained"})
+    done = run(*arguments(tmp_path, config, **fields), env=QUICK)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: --workdir={tmp_path} is in use by process {holder.pid} on ")
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
