@@ -69,9 +69,9 @@ def storage_errors(what: str, folder: str | os.PathLike, stays: str = "what is w
         is_here = file is None or os.path.abspath(os.fsdecode(file)).startswith(os.path.abspath(folder))
         if number is None or not (number in _WRITING or (is_here and isinstance(error, OSError) and file is not None)):
             raise
-        place = folder if file is None else os.fsdecode(file)
+        path = folder if file is None else os.fsdecode(file)
         raise StorageError(
-            f"{what} cannot be written: {place} ({os.strerror(number)}): {REMEDIES[number]}; {stays}, and the same command goes on"
+            f"{what} cannot be written: {path} ({os.strerror(number)}): {REMEDIES[number]}; {stays}, and the same command resumes"
         ) from error
 
 

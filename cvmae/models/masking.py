@@ -5,6 +5,7 @@ gradient of a gather by a permutation is a gather by its inverse, so no scatter 
 are slow on TPU and sequential on CPU).
 """
 
+import math
 from typing import Literal, get_args
 
 import flax.struct
@@ -125,6 +126,21 @@ def draw(noise_key: Key[Array, " B"], grid: Grid, mask_kind: str, ratio: float, 
     noise = jax.vmap(lambda k: jax.random.uniform(k, (grid.time_patches,)))(noise_key)
     hidden = jnp.repeat(from_noise(noise, kept).hidden, grid.spatial_patches, axis=1)
     return from_hidden(hidden, kept * grid.spatial_patches)
+
+
+def visible_time_patch_probability(grid: Grid, mask_kind: str, ratio: float, rounding: str = "up") -> float:
+    """Returns the probability, 0..1, that a mask of `draw` leaves a token of a given time patch visible.
+
+    Raises: ValueError, see `draw`.
+    """
+    check_choice("mask kind", mask_kind, MaskKind)
+    if mask_kind == "tube":  # every time patch has the same visible tokens
+        visible_count(grid.spatial_patches, ratio, rounding)
+        return 1.0
+    if mask_kind == "frame":
+        return visible_count(grid.time_patches, ratio, rounding) / grid.time_patches
+    kept = visible_count(grid.tokens, ratio, rounding)
+    return 1 - math.comb(grid.tokens - grid.spatial_patches, kept) / math.comb(grid.tokens, kept)
 
 
 def subsample(mask: Mask, noise_key: Key[Array, " B"], grid: Grid, subsampling: str, fraction: float) -> Mask:

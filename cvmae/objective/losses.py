@@ -33,9 +33,14 @@ class NTXentOutput:
     correct: Bool[Array, "B 2"]
     valid: Bool[Array, " B"]
 
+    @property
+    def counts(self) -> Bool[Array, ""]:
+        """True with two valid pairs or more; a pair alone has no other clip to be told from, and would look like success."""
+        return self.valid.sum() >= 2
+
     def mean(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Mean loss and accuracy (0..1) over the anchors of valid pairs, float32 scalars; 0 if no pair is valid."""
-        weight = jnp.broadcast_to(self.valid[:, None], self.loss.shape).astype(jnp.float32)
+        """Mean loss and accuracy (0..1) over the anchors of valid pairs, float32 scalars; 0 where fewer than two pairs are valid."""
+        weight = jnp.broadcast_to((self.valid & self.counts)[:, None], self.loss.shape).astype(jnp.float32)
         count = jnp.maximum(weight.sum(), 1.0)
         return (self.loss * weight).sum() / count, (self.correct * weight).sum() / count
 
@@ -133,7 +138,7 @@ def nt_xent_per_frame(
     valid: Bool[Array, "B F"],
     negatives: Float[Array, "B F E"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`nt_xent` for each of the F sampled frames on its own, averaged over the frames.
+    """`nt_xent` for each of the F sampled frames on its own, averaged over the frames that have two valid pairs or more.
 
     Args:
       a: [B, F, E].
@@ -143,15 +148,18 @@ def nt_xent_per_frame(
       negatives: [B, F, E] or None, see `nt_xent`.
 
     Returns:
-      (loss, accuracy), float32 scalars, as `NTXentOutput.mean`.
+      (loss, accuracy), float32 scalars, as `NTXentOutput.mean`; 0 where no frame counts.
     """
 
     def one_frame(a, b, valid, negatives):
-        return nt_xent(a, b, temperature=temperature, valid=valid, negatives=negatives).mean()
+        pairs = nt_xent(a, b, temperature=temperature, valid=valid, negatives=negatives)
+        return *pairs.mean(), pairs.counts
 
     axes = (1, 1, 1, None if negatives is None else 1)
-    losses, accuracies = jax.vmap(one_frame, in_axes=axes)(a, b, valid, negatives)
-    return losses.mean(), accuracies.mean()
+    losses, accuracies, counts = jax.vmap(one_frame, in_axes=axes)(a, b, valid, negatives)
+    # Frames that do not count are zeros.
+    frames = jnp.maximum(counts.sum(dtype=jnp.float32), 1.0)
+    return losses.sum() / frames, accuracies.sum() / frames
 
 
 def weighted_sum(losses: Mapping[str, Float[Array, ""]], weights: Mapping[str, Float[Array, ""]]) -> Float[Array, ""]:

@@ -8,6 +8,7 @@ from cvmae.augment import normalize
 from cvmae.models import build
 from cvmae.models.autoencoder import Targets
 from cvmae.models.crossvideo import CrossVideo, CrossVideoOutput
+from cvmae.models.masking import visible_time_patch_probability
 from cvmae.objective.losses import feature_std, weighted_sum
 from cvmae.objective.targets import target_pixels, video_targets
 from cvmae.objective.terms import active_terms, weighted_terms
@@ -52,6 +53,17 @@ class Objective:
         self.terms, self.loss_terms = self.model.terms, weighted_terms(config)
         self.make_inputs = InputBuilder(config, self.terms)
 
+    @property
+    def expected_valid(self) -> float | None:
+        """The expected fraction, 0..1, of valid pairs of the frame-level terms: `valid/TERM`. None if there is no such term.
+
+        A pair is valid if every view has a visible token at the frame's time patch, and views are masked independently.
+        """
+        if "f_valid" not in self.terms.outputs:
+            return None
+        mask = self.make_inputs.video_mask
+        return visible_time_patch_probability(mask.grid, mask.mask_kind, mask.ratio, mask.rounding) ** self.terms.views
+
     def init(self, key: Key[Array, ""], samples):
         """Returns initial parameters of the model; only the shapes of `samples` matter."""
         return self.model.init(key, *self._model_arguments(self.make_inputs(samples)))["params"]
@@ -66,7 +78,7 @@ class Objective:
 
         Returns:
           (loss, metrics), all float32 scalars. Metrics are `loss`, `loss/TERM`, the metrics of the terms such as `accuracy/TERM`
-          (0..1), and `feature_std/BRANCH`.
+          (0..1) and `valid/TERM` (the fraction of pairs that count), and `feature_std/BRANCH`.
         """
         inputs = self.make_inputs.subsample(self.make_inputs(samples), samples)
         output = self.forward(params, inputs)

@@ -119,7 +119,7 @@ def intra_frame(output: CrossVideoOutput, inputs, config):
     f, valid = output.f, output.f_valid
     assert f is not None and valid is not None
     pairs = nt_xent_per_frame(f[:, 0], f[:, 1], config.contrast.temperature, valid, negatives=_reversed_view(f))
-    return _with_accuracy(*pairs)
+    return _with_accuracy(*pairs, valid)
 
 
 def cross_video(output: CrossVideoOutput, inputs, config):
@@ -134,15 +134,18 @@ def cross_frame(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the mean embedding of v and v⁺ at the temporal position of each sampled frame and that frame's embedding."""
     assert output.f is not None and output.f_valid is not None and output.h is not None
     f = (output.f[:, 0] + output.f[:, 1]) / 2
-    return _with_accuracy(*nt_xent_per_frame(f, output.h, config.contrast.temperature, output.f_valid))
+    return _with_accuracy(*nt_xent_per_frame(f, output.h, config.contrast.temperature, output.f_valid), output.f_valid)
 
 
 def _reversed_view(embeddings):
     return embeddings[:, 2] if embeddings.shape[1] > 2 else None
 
 
-def _with_accuracy(loss, accuracy):
-    return loss, {"accuracy": accuracy}
+def _with_accuracy(loss, accuracy, valid=None):
+    metrics = {"accuracy": accuracy}
+    if valid is not None:
+        metrics["valid"] = valid.mean(dtype=jnp.float32)
+    return loss, metrics
 
 
 def _contrastive(function, level: str, needs: tuple[str, ...]) -> LossTerm:

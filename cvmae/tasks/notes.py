@@ -8,6 +8,7 @@ from cvmae.interop.huggingface import refusals
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.backbone import Backbone
 from cvmae.models.vit import Encoder
+from cvmae.objective.objective import Objective
 from cvmae.tasks.validate import is_contrastive
 from cvmae.training.loop import Schedule
 from cvmae.workdir import (
@@ -24,6 +25,8 @@ from cvmae.workdir import (
     STUDY_TABLE,
     Workdir,
 )
+
+LOW_VALID = 0.5  # below this fraction of valid pairs a frame-level term is noted
 
 LEFT_BEHIND = (
     PAGE,
@@ -76,6 +79,21 @@ def export_notes(encoder: Backbone) -> list[str]:
     if not reasons:
         return []
     return [f"note: this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats"]
+
+
+def valid_notes(config, objective: Objective) -> list[str]:
+    """Returns a note if masks leave few pairs of the frame-level terms valid, as many as the masks' formula expects."""
+    expected = objective.expected_valid
+    clips = config.batch_size // config.accumulate
+    if expected is None or (expected >= LOW_VALID and expected * clips >= 2):
+        return []
+    names = ", ".join(term.name for term in objective.loss_terms if "f_valid" in term.needs)
+    mask = config.video_branch.mask
+    return [
+        f"note: config.video_branch.mask (kind={mask.kind}, ratio={mask.ratio:g}) leaves {100 * expected:.0f} % of the pairs of {names} "
+        f"valid, {expected * clips:.1f} of {clips} clips a frame: a time patch needs a visible token in each of {objective.terms.views} "
+        "views, and a frame two valid pairs; lower the ratio, or take kind=tube"
+    ]
 
 
 def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:

@@ -7,7 +7,7 @@ from cvmae.objective.objective import Objective
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.tasks.base import Task
 from cvmae.tasks.init_from import load_pretraining_branch
-from cvmae.tasks.notes import export_notes
+from cvmae.tasks.notes import export_notes, valid_notes
 from cvmae.tasks.results import Results
 from cvmae.training import optimizer as optim
 from cvmae.training.loop import Schedule
@@ -66,7 +66,7 @@ class Pretrain(Task):
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}
 
     def describe(self) -> list[str]:
-        """Returns the learning rate's formula, what gradient accumulation does to the negatives, and a limit of exports."""
+        """Returns the learning rate's formula, what gradient accumulation and masks do to the contrast, and a limit of exports."""
         batch, count = self.config.batch_size, self.config.accumulate
         lines = [optim.describe(self.config.optimizer, batch)]
         if count > 1:
@@ -75,6 +75,7 @@ class Pretrain(Task):
                 "micro-batch, not the batch"
             )
         video = self.objective.model.video
+        lines += valid_notes(self.config, self.objective)
         return lines + (export_notes(video.encoder) if video is not None else [])
 
     def check_data(self) -> None:

@@ -161,7 +161,7 @@ class Checkpoints:
             with storage_errors("the name of a damaged checkpoint", self.folder):
                 new = set_aside(self._path / str(number)) if processes.is_main_process() else None
             processes.log_once(
-                f"checkpoint {self.folder / str(number)} is damaged ({why}): set aside as {new and new.name}, step {step} goes on"
+                f"checkpoint {self.folder / str(number)} is damaged ({why}): set aside as {new and new.name}, resuming from step {step}"
             )
         processes.barrier("damaged checkpoints are set aside")
 

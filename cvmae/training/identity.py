@@ -33,16 +33,16 @@ def describe(config, source: Source) -> dict:
 
 def _describe_data(source: Source) -> dict:
     """Returns the entries of DATA. The parts of a source tell what changed; to know the labels of tfds, every record is read."""
-    whole = {"clips": len(source), "source": source.identity}
+    data = {"clips": len(source), "source": source.identity}
     if isinstance(source, TfdsSource):
-        return whole
+        return data
     keys = "\n".join(source.key(index) for index in range(len(source)))
-    parts = {
+    contents = {
         "files": keys.encode(),
         "labels": source.labels.astype("<i4").tobytes(),
         "classes": repr(source.class_names).encode(),
     }
-    return whole | {f"source_{name}": hashlib.blake2b(part, digest_size=16).hexdigest() for name, part in parts.items()}
+    return data | {f"source_{name}": hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in contents.items()}
 
 
 def check(position: dict, expected: dict, allow_data_change: bool = False) -> None:
@@ -68,7 +68,7 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
     parts = [DATA[name] for name in DATA if name in changed and (name != "source" or changed == ["source"])]
     what = f"the training data changed since step {position.get('step')}: {', '.join(parts)}"
     if allow_data_change:
-        processes.log_once(f"note: {what}; config.{ALLOW}=True, so the run goes on with the new data")
+        processes.log_once(f"note: {what}; config.{ALLOW}=True, so the run continues with the new data")
         return
     if "clips" in changed:
         what = f"the checkpoint was made with clips={position['clips']}, this run has {expected['clips']}; {what}"
@@ -76,5 +76,5 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
         what = f"{what} (it was {position['source']}, now {expected['source']})"
     raise ConfigError(
         f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split), give another --workdir, "
-        f"or --config.{ALLOW}=True to go on with the new data"
+        f"or --config.{ALLOW}=True to continue with the new data"
     )

@@ -1,9 +1,9 @@
-"""One run at a time in a workdir: a file with the host and process of the run, which others see and respect.
+"""Lock of a workdir for one run at a time: a file with the host and process of the run, which others see and respect.
 
 The file is created exclusively, which is atomic on local disks and NFS, and rewritten every few seconds with a higher number of
 its beat. On the same machine the process tells whether the run lives. Elsewhere the beat does: a waiting process that sees it
 advance is refused, and one that sees none for WAIT_S takes over. No clocks of two machines are compared, and files are read
-anew, so that caches of NFS and mounted buckets only delay what is seen.
+again, so that caches of NFS and mounted buckets only delay what is seen.
 """
 
 import contextlib
@@ -184,7 +184,7 @@ def _create(path: pathlib.Path, owner: dict) -> bool:
 
 
 def _read(path: pathlib.Path) -> dict | None:
-    """Returns what a lock holds, {} where it is damaged, None where there is none."""
+    """Returns what a lock holds, {} where it is damaged, None where the file is missing."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -84,7 +84,7 @@ def read(checkpoint: pathlib.Path, position: dict) -> tuple[dict[str, int], str]
 
 
 def find_difference(state, sums: dict[str, int]) -> str:
-    """Names an array whose checksum is not the one of `sums`; empty if there is none. Names in only one of both do not count."""
+    """Names an array whose checksum is not the one of `sums`; empty if all agree. Names in only one of both do not count."""
     if not sums:
         return ""
     here = of_arrays(state)

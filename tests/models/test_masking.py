@@ -161,3 +161,14 @@ def test_masks_are_the_same_under_jit():
     jitted = jax.jit(lambda k: masking.draw(k, GRID, "random", 0.75))(keys)
     np.testing.assert_array_equal(eager.ids_shuffle, jitted.ids_shuffle)
     assert jitted.num_visible == eager.num_visible
+
+
+@pytest.mark.parametrize(
+    "kind, ratio", [("random", 0.9), ("random", 0.75), ("random", 0.5), ("frame", 0.5), ("frame", 0.75), ("tube", 0.75)]
+)
+@pytest.mark.parametrize("grid", [Grid(8, 32, 32, 2, 16), Grid(16, 32, 64, 2, 16), Grid(8, 64, 64, 2, 16)])
+def test_the_probability_of_a_visible_time_patch_is_the_frequency(kind, ratio, grid):
+    mask = masking.draw(jax.random.split(jax.random.key(0), 4000), grid, kind, ratio)
+    visible = ~np.asarray(mask.hidden).reshape(4000, grid.time_patches, grid.spatial_patches)
+    expected = masking.visible_time_patch_probability(grid, kind, ratio)
+    np.testing.assert_allclose(visible.any(-1).mean(0), expected, atol=0.04)

@@ -144,3 +144,33 @@ def test_feature_std_is_zero_when_features_collapse():
 def test_weighted_sum():
     terms, weights = {"a": 2.0, "b": 3.0}, {"a": 10.0, "b": 0.5, "c": 7.0}
     assert losses.weighted_sum(*({name: jnp.float32(x) for name, x in d.items()} for d in (terms, weights))) == 21.5
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("with_negatives", [False, True])
+def test_fewer_than_two_valid_pairs_do_not_count(count, with_negatives):
+    """Neither as success, loss 0 and accuracy 1, nor with a gradient."""
+    negatives = rows(3, 4, 5) if with_negatives else None
+
+    def loss(a):
+        return losses.nt_xent(a, a + 0.1, valid=jnp.arange(4) < count, negatives=negatives).mean()
+
+    (value, accuracy), gradient = loss(rows(0, 4, 5)), jax.grad(lambda a: loss(a)[0])(rows(0, 4, 5))
+    assert value == accuracy == 0 and not np.asarray(gradient).any()
+
+
+def test_frames_with_fewer_than_two_valid_pairs_are_left_out_of_the_mean():
+    a, b = rows(0, 5, 4, 6), rows(1, 5, 4, 6)
+    valid = jnp.asarray(np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool).T)
+    loss, accuracy = losses.nt_xent_per_frame(a, b, 0.1, valid)
+    counted = [losses.nt_xent(a[:, k], b[:, k], valid=valid[:, k]).mean() for k in (0, 1)]
+    np.testing.assert_allclose((loss, accuracy), np.mean(counted, axis=0), rtol=1e-5)
+    assert losses.nt_xent_per_frame(a[:, 2:], b[:, 2:], 0.1, valid[:, 2:]) == (0, 0)
+
+
+def test_two_valid_pairs_are_those_of_optax():
+    a, b, valid = rows(0, 6, 4), rows(1, 6, 4), jnp.array([0, 1, 0, 0, 1, 0], bool)
+    kept = np.array([1, 4])
+    labels = jnp.tile(jnp.arange(2), 2)
+    expected = optax.losses.ntxent(jnp.concatenate([a[kept], b[kept]]), labels, temperature=0.1)
+    np.testing.assert_allclose(losses.nt_xent(a, b, valid=valid).mean()[0], expected, rtol=1e-5)

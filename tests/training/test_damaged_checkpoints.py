@@ -1,6 +1,6 @@
-"""Damaged checkpoints: named and set aside, never deleted; the newest whole step goes on, for a run as for interop.
+"""Damaged checkpoints: named and set aside, never deleted; the newest whole step is taken, by a run and by interop.
 
-Files are deleted, cut and bit-flipped at random. CVMAE_FUZZ_SECONDS sets how long that goes on.
+Files are deleted, cut and bit-flipped at random. CVMAE_FUZZ_SECONDS sets for how long.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ def test_the_whole_step_before_goes_on(folder, name, capsys):
     jax.tree.map(np.testing.assert_array_equal, restored, state(1000, 2))
     assert names(folder) == ["2", "4.damaged"]
     said = capsys.readouterr().err.strip()
-    assert "checkpoints/4 is damaged (" in said and "set aside as 4.damaged, step 2 goes on" in said and "\n" not in said
+    assert "checkpoints/4 is damaged (" in said and "set aside as 4.damaged, resuming from step 2" in said and "\n" not in said
     # What was set aside is no step, for the next step of this number and for the next damage.
     save(folder, 4)
     assert names(folder) == ["2", "4", "4.damaged"]

@@ -19,7 +19,7 @@ def test_every_cause_is_one_line(number, tmp_path):
         raise OSError(number, os.strerror(number), str(tmp_path / "report.json"))
     message = str(raised.value)
     assert message.startswith(f"the report cannot be written: {tmp_path / 'report.json'} ({os.strerror(number)}): ")
-    assert message.endswith("; nothing was lost, and the same command goes on") and "\n" not in message
+    assert message.endswith("; nothing was lost, and the same command resumes") and "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_run_ends_with_one_line_and_goes_on_with_room(tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: a checkpoint cannot be written: ") and "File too large" in message
-    assert "no checkpoint was written yet, and the same command goes on" in message
+    assert "no checkpoint was written yet, and the same command resumes" in message
     assert run(*words, env=QUICK).returncode == 0
     assert checkpoint_steps(tmp_path / "w") == [2, 4] and [line["step"] for line in metric_lines(tmp_path / "w")] == [1, 2, 3, 4]
     more = [word.replace("total=4", "total=8") for word in words]
