@@ -223,6 +223,11 @@ def test_cached_features_serve_a_rerun(name):
     assert_close(read(f"{name}/report.json"), report_of(report, name))
 
 
+def rows_of(table: str) -> list[str]:
+    """Returns the rows of a Markdown table."""
+    return [line for line in table.splitlines() if line.startswith("|")]
+
+
 def test_a_finished_study_is_left_alone_and_gives_its_table(capsys):
     tables, before = {}, contents("study")
     for name in ("table.md", "table.csv", "table.png"):
@@ -230,13 +235,14 @@ def test_a_finished_study_is_left_alone_and_gives_its_table(capsys):
         pathlib.Path("study", name).unlink()
     numbers = again("study")
     after = contents("study")
-    for name in ("table.md", "table.csv"):
-        assert after.pop(f"study/{name}") == tables[name]
+    assert after.pop("study/table.csv") == tables["table.csv"]
+    table = after.pop("study/table.md").decode()
+    assert rows_of(table) == rows_of(tables["table.md"].decode())  # the sentences around the rows may be reworded
     assert after.pop("study/table.png").startswith(b"\x89PNG")
     config = flat(json.loads(after.pop("study/config.json")))  # written again, and may have more fields
     assert_close(config, json.loads(before.pop("study/config.json")))
     assert after == before
-    assert tables["table.md"].decode() in capsys.readouterr().out
+    assert table in capsys.readouterr().out
     reports = [read(f"{folder}/report.json")["trained"]["reconstruction/model"] for folder in STUDIED[:2]]
     assert numbers["video-0.50-image-0.50/reconstruction/model"] == pytest.approx(np.mean(reports))
 
