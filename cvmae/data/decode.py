@@ -15,12 +15,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, table_from_packets
+from cvmae.data.probe import TOLERANT, video_stream
 
 # Codecs whose decoders can skip non-reference frames exactly, which saves a quarter of the time and more.
 _SKIPPING = frozenset({"h264", "hevc"})
-
-# A title in an old encoding must not make a video unreadable. PyAV 19 replaces such bytes by default and has no such option.
-_TOLERANT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 # Codecs whose packets may hold no picture (DivX and Xvid write such): the previous frame is shown again, as in a player.
 _HOLDING = frozenset({"mpeg4", "msmpeg4v2", "msmpeg4v3"})
@@ -136,10 +134,11 @@ class _Video:
 
     def _open(self):
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-        self._container = av.open(file, **_TOLERANT)
-        self._stream = self._container.streams.best("video")  # the first stream may be a cover picture
+        self._container = av.open(file, **TOLERANT)
+        self._stream = video_stream(self._container)
         if self._stream is None:
-            raise DecodeError(self._name, "no video stream")
+            only = ", only a picture, such as the cover of a song" if self._container.streams.video else ""
+            raise DecodeError(self._name, f"no video stream{only}")
         if self._stream.codec_context is None:
             raise DecodeError(self._name, "no decoder for its video codec")
         # One thread: the loader runs one decoder per core already, and threads add latency to short clips.

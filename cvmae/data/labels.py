@@ -9,12 +9,12 @@ UNLABELED = -1
 # In lower case. Data frames and spreadsheets write an empty cell as one of these; -1 is this package's own word for it.
 MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>", "-1", "-1.0"))
 
-# Numbers above this have to be dense: nobody has a thousand classes of which nine tenths never occur, but identifiers do that.
+# Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes.
 _SPARSE_FROM, _LEAST_USED = 1000, 0.1
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 _NUMBERS = r"[+-]?[0-9.]+(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+(?:(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+)*"
 _QUOTED = r"(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*,?"
-# Labels separated by ; or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. A comma within a name is none.
+# Labels separated by ; or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. Names may have commas.
 _SEVERAL = re.compile(rf"(?s:.*;.*)|\[[^\[\]]*\]|{_NUMBERS}|[({{]\s*(?:{_NUMBERS}|{_QUOTED})\s*[)}}]")
 
 

@@ -56,11 +56,13 @@ class Manifest:
       entries: the videos of the split.
       class_names: of all splits, by class number; () if labels are numbers without names.
       folder: base of relative paths.
+      notes: lines for the start of a run, about files that are left out.
     """
 
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
     folder: str
+    notes: tuple[str, ...] = ()
 
 
 def read_manifest(path: str, split: str, root: str = "") -> Manifest:
@@ -96,13 +98,18 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
 
 def _read_folder(folder: str) -> Manifest:
     try:
-        paths = VideoFiles(folder).paths
+        files = VideoFiles(folder)
     except FolderError as error:
         raise ManifestError(str(error)) from error
-    if not paths:
-        raise ManifestError(f"{folder}: no video file below this folder; give another one, or a file with {COLUMNS}")
-    entries = tuple(Entry(os.path.join(folder, path), UNLABELED) for path in paths)
-    return Manifest(entries, (), os.path.abspath(folder))
+    left_out = files.left_out_text()
+    if not files.paths:
+        aside = left_out and f" ({left_out})"
+        raise ManifestError(f"{folder}: no video file below this folder{aside}; give another one, or a file with {COLUMNS}")
+    notes = [f"{folder}: {len(files.paths):,} videos, {left_out}"] if left_out else []
+    if files.odd:
+        notes.append(f"{folder}: {len(files.odd):,} names are not UTF-8 and left out, such as {files.odd[0]}; rename them")
+    entries = tuple(Entry(os.path.join(folder, path), UNLABELED) for path in files.paths)
+    return Manifest(entries, (), os.path.abspath(folder), tuple(notes))
 
 
 def _read_rows(path):

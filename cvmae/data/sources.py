@@ -101,7 +101,7 @@ class FileSource:
 
     def __init__(self, manifest: Manifest):
         self._entries, self._folder = manifest.entries, manifest.folder
-        self.class_names = manifest.class_names
+        self.class_names, self.notes = manifest.class_names, manifest.notes
         self.labels = np.array([entry.label for entry in manifest.entries], np.int32)
 
     def __len__(self):

@@ -122,6 +122,7 @@ class Subset:
     def __init__(self, source, records: np.ndarray):
         self._source, self._records = source, records
         self.class_names, self.labels = source.class_names, source.labels[records]
+        self.notes = getattr(source, "notes", ())
 
     def __len__(self):
         return len(self._records)

@@ -12,7 +12,7 @@ from cvmae.config import config_errors, steps
 from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
-from cvmae.tasks.notes import check_clips, training_notes
+from cvmae.tasks.notes import check_clips, source_notes, training_notes
 from cvmae.tasks.results import Results, draw, write
 from cvmae.tasks.validate import validate
 from cvmae.training import loop
@@ -78,6 +78,7 @@ class Task(abc.ABC):
             loop.describe(config, schedule, len(source)),
             *task.describe(),
             *training_notes(config, schedule, jax.default_backend()),
+            *source_notes(source),
         )
         state, metrics, finished = loop.run(task, source, schedule, workdir)
         if not finished:

@@ -80,13 +80,19 @@ def export_notes(encoder: Backbone) -> list[str]:
 
 def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:
     """Returns notes for the start of a task that trains nothing; `sources` are the splits by their field of config.data."""
-    notes = _shared_notes(config, backend)
+    notes = _shared_notes(config, backend) + source_notes(*sources.values())
     gallery = len(sources["split"]) if "split" in sources else 0
     beyond = [k for k in config.get("knn", {}).get("neighbours", ()) if k > gallery]
     if beyond:
         numbers = ", ".join(map(str, beyond))
         notes.append(f"note: config.knn.neighbours={numbers}: the gallery has {gallery} clips, so all of them vote")
     return notes
+
+
+def source_notes(*sources: Source) -> list[str]:
+    """Returns notes about the files of sources, such as those of a folder that are left out, each once."""
+    lines = (note for source in sources for note in getattr(source, "notes", ()))
+    return [f"note: {line}" for line in dict.fromkeys(lines)]
 
 
 def _shared_notes(config, backend: str) -> list[str]:

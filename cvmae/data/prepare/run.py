@@ -102,6 +102,7 @@ def prepare(options: Options) -> dict[str, str]:
 def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     """Returns ({name of a video: path of its file below --videos}, [(path, problem, detail)])."""
     located, problems = {}, [(name, "not UTF-8", "its name cannot stand in a manifest; rename it") for name in files.odd]
+    problems += [(path, "left out", reason) for path, reason in files.left_out]
     for name, video in listing.videos.items():
         paths = files.find(video)
         if not paths:
