@@ -141,13 +141,14 @@ class _Video:
             raise DecodeError(self._name, f"no video stream{only}")
         if self._stream.codec_context is None:
             raise DecodeError(self._name, "no decoder for its video codec")
+        self._has_key = False
         # One thread: the loader runs one decoder per core already, and threads add latency to short clips.
         self._stream.thread_type = "NONE"
         self._stream.codec_context.thread_count = 1
 
     def table(self) -> FrameTable:
         """Returns the frame table; decodes the whole file only if its packets do not give the display order."""
-        table = table_from_packets(self._container, self._stream)
+        table = table_from_packets(self._container, self._stream, self._decode_again)
         if table is None:
             self._reopen()
             table = table_from_count(self._stream, sum(1 for _ in self._decode_all()))
@@ -208,9 +209,23 @@ class _Video:
         self._reopen()
         yield from self._select(self._decode_wanted(wanted), wanted)
 
+    def _decode_again(self) -> Iterator[av.VideoFrame]:
+        self._reopen()
+        yield from self._decode_all()
+
     def _decode_all(self) -> Iterator[av.VideoFrame]:
         for packet in packets_of(self._container, self._stream):
-            yield from packet.decode()
+            yield from self._decode(packet)
+
+    def _decode(self, packet) -> list[av.VideoFrame]:
+        """Decodes a packet. In a file that begins between keyframes, the packets before the first one may fail to decode."""
+        self._has_key = self._has_key or packet.is_keyframe
+        try:
+            return packet.decode()
+        except av.error.InvalidDataError:
+            if self._has_key or not packet.size:
+                raise
+            return []
 
     def _decode_wanted(self, wanted, until=None) -> Iterator[tuple[int | None, av.VideoFrame]]:
         """Yields (pts, frame) in decoding order from the current position, which must not lie after the pts `until`."""
@@ -225,7 +240,7 @@ class _Video:
                 raise DecodeError(self._name, f"damaged packet at pts {packet.pts}")
             if skipping:
                 context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in packet.decode():
+            for frame in self._decode(packet):
                 yield frame.pts, frame
 
     def _select(self, frames, wanted) -> Iterator[tuple[int, np.ndarray]]:
