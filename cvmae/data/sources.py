@@ -121,6 +121,10 @@ class FileSource:
         part = ["" if seconds is None else str(seconds) for seconds in (entry.start, entry.end)]
         return path.as_posix() + (f"@{'-'.join(part)}" if any(part) else "")
 
+    def parts(self) -> list[tuple[str, float | None, float | None]]:
+        """Returns (file, start, end) of every record; a file has one name, however it is written."""
+        return [(os.path.abspath(entry.path), entry.start, entry.end) for entry in self._entries]
+
     @functools.cached_property
     def identity(self) -> str:
         keys = "\n".join(self.key(index) for index in range(len(self)))

@@ -133,6 +133,11 @@ class Subset:
     def key(self, index):
         return self._source.key(int(self._records[index]))
 
+    def parts(self):
+        """Returns (file, start, end) of every record; empty where the other source has no files of its own."""
+        parts = getattr(self._source, "parts", list)()
+        return [parts[number] for number in self._records] if parts else []
+
     @property
     def identity(self) -> str:
         digest = hashlib.blake2b(self._records.astype("<i8").tobytes(), digest_size=16).hexdigest()

@@ -84,12 +84,16 @@ def prepare(options: Options) -> dict[str, str]:
         usable = _check_videos(options, listing, located, problems, state)
         if listing.is_undrawn:
             _draw_splits(options, listing, usable, state)
+        problems += outputs.row_problems(listing, usable)
         manifests = outputs.write_manifests(options.out, listing, usable)
         outputs.write_classes(options.out, listing.classes)
         report = outputs.write_report(options.out, problems)
         print(outputs.counts(options.dataset, listing, usable))
         if options.dataset == "folder" and listing.classes and usable:
             print(outputs.class_counts(listing, usable))
+        elif listing.classes and usable:
+            for line in outputs.untrained_classes(listing, usable):
+                print(line)
         print(outputs.summary(listing, usable, problems, report))
         if not usable:
             raise PrepareError(f"no video is usable; {report} says why")
