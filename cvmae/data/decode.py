@@ -2,13 +2,15 @@
 
 Frames are bit-equal to those of decoding the whole file and counting, in display order. The work is less: decoding starts at
 the keyframe before the first requested frame, skips frames that no requested one refers to, and stops at the last requested
-one. Pixels are taken to be square (a sample aspect ratio is not applied).
+one. They are as stored: where pixels are not square, the table's `pixel_aspect` says so, and `clips.fit_frames` takes it.
 """
 
 import contextlib
+import dataclasses
 import io
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -46,6 +48,12 @@ def read_table(source: str | bytes) -> FrameTable:
     """Returns the frame table of a video, given as a path or as the bytes of an encoded file. Raises: DecodeError."""
     with _reading(source) as video:
         return video.table()
+
+
+def stored_pixel_aspect(source: str | bytes) -> Fraction:
+    """Returns the width of a stored pixel over its height, 1 where the file says nothing. Raises: DecodeError."""
+    with _reading(source) as video:
+        return video.stored_pixel_aspect()
 
 
 def read_frames(source: str | bytes, indices, *, table: FrameTable | None = None) -> np.ndarray:
@@ -154,7 +162,19 @@ class _Video:
             table = table_from_count(self._stream, sum(1 for _ in self._decode_all()))
         if not len(table):
             raise DecodeError(self._name, "no frames")
-        return table
+        return dataclasses.replace(table, pixel_aspect=self._pixel_aspect())
+
+    def stored_pixel_aspect(self) -> Fraction:
+        """Returns the width of a stored pixel over its height, 1 where the file says nothing."""
+        return Fraction(self._stream.sample_aspect_ratio or 1)
+
+    def _pixel_aspect(self) -> float:
+        """Returns the width of a pixel over its height, of upright frames; decodes one where it is not 1."""
+        stored = float(self.stored_pixel_aspect())
+        if stored == 1:
+            return 1.0
+        frame = next(self._decode_again(), None)
+        return 1 / stored if frame is not None and is_transposed(frame) else stored
 
     def frames(self, table: FrameTable, indices: np.ndarray) -> np.ndarray:
         """Decodes the frames at `indices`, int [T], to uint8 [T, H, W, 3]."""
@@ -265,6 +285,19 @@ class _Video:
         raise DecodeError(self._name, f"ends early: {len(remaining)} of {len(wanted)} frames are missing")
 
 
+def is_transposed(frame: av.VideoFrame) -> bool:
+    """Returns True if the width of a stored frame is the height of the displayed one."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return matrix is not None and _axes(matrix)[0]
+
+
+def _axes(matrix) -> tuple[bool, int, int]:
+    """Returns if x and y of a display matrix are exchanged, and then the signs of the displayed x and y."""
+    # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); only quarter turns and mirrorings occur.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()
+    return (True, c, b) if abs(a) + abs(d) < abs(b) + abs(c) else (False, a, d)
+
+
 def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     """Converts a frame to RGB as displayed, uint8 [H, W, 3]."""
     # Creating a converter costs more than converting a small frame, so each thread keeps one. By default, a converter would
@@ -275,8 +308,6 @@ def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); only quarter turns and mirrorings occur.
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()  # type: ignore[call-overload]  # PyAV declares it an object
-    if abs(a) + abs(d) < abs(b) + abs(c):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    exchanged, x, y = _axes(matrix)
+    image = image.swapaxes(0, 1) if exchanged else image
+    return image[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]

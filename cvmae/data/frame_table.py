@@ -21,6 +21,7 @@ class FrameTable:
       fps: mean frames per second.
       reliable: True if a decoded frame can be identified by its pts; otherwise frames have to be counted, decoding from the
         beginning of the file.
+      pixel_aspect: width of a pixel over its height, of frames that are upright; 1 where the file says nothing.
     """
 
     pts: np.ndarray
@@ -28,6 +29,7 @@ class FrameTable:
     keyframe: np.ndarray
     fps: float
     reliable: bool
+    pixel_aspect: float = 1.0
 
     def __len__(self) -> int:
         return len(self.pts)
