@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from cvmae.config import require, steps
+from cvmae.config import config_errors, require, steps
+from cvmae.data.row_checks import check_rows
 from cvmae.data.sources import Source
 from cvmae.interop.huggingface import refusals
 from cvmae.interop.pretrained import Pretrained
@@ -80,13 +81,37 @@ def export_notes(encoder: Backbone) -> list[str]:
 
 def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:
     """Returns notes for the start of a task that trains nothing; `sources` are the splits by their field of config.data."""
-    notes = _shared_notes(config, backend)
+    notes = _shared_notes(config, backend) + source_notes(*sources.values())
     gallery = len(sources["split"]) if "split" in sources else 0
     beyond = [k for k in config.get("knn", {}).get("neighbours", ()) if k > gallery]
     if beyond:
         numbers = ", ".join(map(str, beyond))
         notes.append(f"note: config.knn.neighbours={numbers}: the gallery has {gallery} clips, so all of them vote")
     return notes
+
+
+def row_notes(config, sources: Mapping[str, Source], labeled: bool) -> list[str]:
+    """Returns notes about the rows of splits together: files that are in two of them, classes without training clips.
+
+    Args:
+      config: of the run.
+      sources: the splits that numbers are computed on and that of training, by their field of config.data.
+      labeled: True for a task that learns or compares labels.
+
+    Raises:
+      ConfigError: no number of the run would mean anything.
+    """
+    if "split" not in sources:
+        return []
+    with config_errors("data"):
+        lines = check_rows(sources, {field: config.data[field] for field in sources}, labeled)
+    return [f"note: {line}" for line in lines]
+
+
+def source_notes(*sources: Source) -> list[str]:
+    """Returns notes about the files of sources, such as those of a folder that are left out, each once."""
+    lines = (note for source in sources for note in getattr(source, "notes", ()))
+    return [f"note: {line}" for line in dict.fromkeys(lines)]
 
 
 def _shared_notes(config, backend: str) -> list[str]:
