@@ -65,7 +65,7 @@ def test_encoder(name, tmp_path):
     encoder, about = ENCODERS[name]
     source = pretrained(encoder)
     notes = write_hf_videomae(source, tmp_path / "out", "encoder")
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     assert len(notes) == len(about) and all(map(str.startswith, notes, about)), notes
     clip = clips(source)
     reference = run(load(transformers.VideoMAEModel, tmp_path / "out"), clip).last_hidden_state.numpy()
@@ -175,7 +175,7 @@ def test_notes_on_what_the_weights_do_not_record(tmp_path):
         "the weights do not record VideoMAE's training: ImageNet's normalization, targets by patch and channel",
         "no preprocessor_config.json: the weights do not record their normalization",
     ]
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_which_part_is_written(tmp_path):
