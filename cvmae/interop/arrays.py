@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import lzma
 import os
 import pathlib
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -24,8 +27,24 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", INDEX, ".npz", *TORCH_SUFFIXES, TORCH_INDEX)
 _SHARD = re.compile(r"(?P<name>.+)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
 
-# The errors of numpy and zipfile on damaged archives.
-_NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+# The errors of numpy, its reader of headers, and zipfile with its decompressors on damaged archives.
+_NPZ_ERRORS = (
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def known_suffix(path) -> str:

@@ -15,12 +15,12 @@ def leave_out_parts(converted: Converted) -> tuple[str, ...]:
 
     These are the norm of pooled features without the head behind it, and the ends of a decoder without its blocks.
     """
-    parts = {
+    ends = {
         "norm/": ("head/", "the norm of pooled features is left out: the head that it belongs to is not in the file"),
         "decoder/": ("decoder/blocks/", "the ends of the decoder are left out: its blocks are not in the file"),
     }
     notes = []
-    for part, (needed, note) in parts.items():
+    for part, (needed, note) in ends.items():
         paths = [path for path in converted.arrays if path.startswith(part)]
         if paths and not any(path.startswith(needed) for path in converted.arrays):
             for path in paths:

@@ -99,7 +99,7 @@ def _is_whole(value) -> bool:
 
 
 def is_number(value) -> bool:
-    """Returns True for a finite number of JSON; booleans are none."""
+    """Returns True for a finite number of JSON that is no boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -136,7 +136,7 @@ def _read_vit_mae(fields: _Fields, eps: float) -> dict:
 
 
 def class_names(id2label, classes: int, key: str) -> tuple[tuple[str, ...], list[str]]:
-    """Returns the names of a classifier's classes by id, and problems, one a line; no names if there are none or problems.
+    """Returns the names of a classifier's classes by id, and problems, one a line; no names where there are problems.
 
     A config.json that names other classes than the classifier has is of another model, so that its other fields, such as the
     number of heads, which no array shows, cannot be trusted either: it is a problem and not a note.

@@ -159,10 +159,9 @@ class _Reader:
         """Returns the grid: patches of the convolution's kernel, frames and sides of the positions, config.json or hints."""
         key = self.converted.sources["encoder/embed/kernel"]
         shape = self.arrays[key].shape
-        if 0 in shape:
-            raise WeightsError(
-                self.key_map.kind, [f"mis-shaped: {key} is {list(shape)}; expected a patch embedding that is not empty"]
-            )
+        if 0 in shape or shape[-1] != shape[-2]:
+            wanted = "expected square patches, the last two axes, and no axis of length 0"
+            raise WeightsError(self.key_map.kind, [f"mis-shaped: {key} is {list(shape)}, {wanted}"])
         tubelet = self.config.get("tubelet", shape[2] if len(shape) == 5 else 1)
         patch = self.config.get("patch", shape[-1])
         frames = self.config.get("num_frames") or self._frames(tubelet, image=len(shape) == 4)

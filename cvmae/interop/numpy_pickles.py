@@ -27,7 +27,7 @@ class DType:
         except (TypeError, ValueError):  # no dtype has this name
             dtype = None
         if dtype is None or dtype.kind not in _KINDS:
-            raise NotPlainError(f"numpy dtype {code!r:.40} is none of numbers or texts")
+            raise NotPlainError(f"numpy dtype {code!r:.40} is neither of numbers nor of texts")
         self.dtype = dtype
 
     def __setstate__(self, state):
@@ -63,7 +63,7 @@ class Path(str):
     __slots__ = ()
 
     def __new__(cls, *parts):
-        return super().__new__(cls, "/".join(part for part in parts if isinstance(part, str)))
+        return super().__new__(cls, "/".join(map(str, parts)))
 
 
 def scalar(dtype, data):

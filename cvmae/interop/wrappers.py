@@ -74,7 +74,7 @@ def unwrap(keys: Collection[str], source: str = "the file") -> Unwrapped:
 def _without(key: str, wrapper: str) -> str:
     """Returns a key without the parts that are `wrapper`."""
     name = wrapper.removesuffix(".")
-    return ".".join(part for part in key.split(".") if part != name)
+    return ".".join(part for part in key.split(".") if part != name) or key
 
 
 def _common_prefix(keys: Collection[str]) -> str:

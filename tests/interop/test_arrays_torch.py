@@ -143,9 +143,9 @@ def test_arrays_of_numpy_are_weights_too(tmp_path, save):
 @pytest.mark.parametrize(
     "value, problem",
     [
-        (np.array([{}], object), "dtype 'O8' is none of numbers or texts"),
-        (np.datetime64("2026-01-01"), "dtype 'M8' is none of numbers or texts"),
-        (np.zeros(2, [("x", "f4")])[0], "dtype 'V4' is none of numbers or texts"),
+        (np.array([{}], object), "dtype 'O8' is neither of numbers nor of texts"),
+        (np.datetime64("2026-01-01"), "dtype 'M8' is neither of numbers nor of texts"),
+        (np.zeros(2, [("x", "f4")])[0], "dtype 'V4' is neither of numbers nor of texts"),
     ],
 )
 def test_other_values_of_numpy_are_refused(tmp_path, save, value, problem):
