@@ -28,7 +28,25 @@ SECONDS = float(os.environ.get("CVMAE_FUZZ_SECONDS", "1"))
 # What a reader of weights may raise: see `load.read`.
 ALLOWED = (WeightsError, FileNotFoundError)
 HINTS = ModelHints(heads=4, num_frames=4, size=(32, 32))
-VALUES = [None, True, False, 0, 1, -1, 3, 7, 1 << 15, 1 << 31, 1 << 63, 1 << 70, 0.5, -2.5, 1e300, float("nan"), float("inf")]
+VALUES: list = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    3,
+    7,
+    1 << 15,
+    1 << 31,
+    1 << 63,
+    1 << 70,
+    0.5,
+    -2.5,
+    1e300,
+    float("nan"),
+    float("inf"),
+]
 VALUES += [
     "",
     "8",
@@ -58,7 +76,8 @@ def make_folder(folder: pathlib.Path) -> pathlib.Path:
 
 def make_npz(folder: pathlib.Path) -> pathlib.Path:
     """Writes the same as npz without a config.json."""
-    np.savez(folder / "a.npz", **load_file(make_folder(folder / "hf")))
+    arrays: dict = load_file(make_folder(folder / "hf"))
+    np.savez(folder / "a.npz", **arrays)
     return folder / "a.npz"
 
 
@@ -197,7 +216,8 @@ def test_arrays(tmp_path):
     arrays, outcomes = load_file(make_folder(tmp_path / "hf")), []
     dtypes = ["f2", "f8", "i4", "u1", "?", "c8", "U3", "S2", ">f4"]
     for seed in rounds():
-        rng, changed = np.random.default_rng(seed), dict(arrays)
+        rng = np.random.default_rng(seed)
+        changed = dict(arrays)
         for _ in range(int(rng.integers(1, 4))):
             key = list(changed)[rng.integers(len(changed))]
             array = changed.pop(key)
