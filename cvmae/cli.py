@@ -107,9 +107,16 @@ def config_path() -> str:
 
 def print_config(config) -> None:
     """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
-    comments = field_comments()
-    for name, value in sorted(flatten(config).items()):
-        comment = "that of the weights of config.init_from" if value is None else comments.get(name.rpartition(".")[2], "")
+    comments, fields = field_comments(), flatten(config)
+    sections: dict[str, set[str]] = {}
+    for name in fields:
+        section, _, last = name.replace("video_branch", "branch").replace("image_branch", "branch").rpartition(".")
+        sections.setdefault(last, set()).add(section)
+    for name, value in sorted(fields.items()):
+        last = name.rpartition(".")[2]
+        # Comments are found by the last name alone, which means something else in another section.
+        comment = comments.get(last, "") if len(sections[last]) == 1 else ""
+        comment = "that of the weights of config.init_from" if value is None else comment
         print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
 
 

@@ -11,6 +11,7 @@ second Ctrl-C; 134 JAX ended this process because another process of the run is 
 
 import pathlib
 import re
+import sys
 import traceback
 
 from absl import app, flags, logging
@@ -88,7 +89,8 @@ def run_task() -> None:
         workdir = FLAGS.workdir or default_workdir(config_path())
         numbers = run(FLAGS.config, workdir, report_page=FLAGS.report)
         if numbers:
-            log_once(*ending(FLAGS.config, config_path(), workdir))
+            data_flags = [argument for argument in sys.argv if argument.startswith("--config.data.")]
+            log_once(*ending(FLAGS.config, config_path(), workdir, data_flags))
         launch.shutdown()
     except ConfigError as error:
         fail(error, 2, launch.process_name(), launch.leave)
@@ -96,7 +98,7 @@ def run_task() -> None:
         fail(error, 1, launch.process_name(), launch.leave)
     except KeyboardInterrupt:
         fail(
-            "interrupted; the same command resumes from the newest checkpoint",
+            "interrupted; the same command resumes from the newest checkpoint, or starts anew if there is none",
             INTERRUPTED,
             launch.process_name(),
             launch.leave_now,

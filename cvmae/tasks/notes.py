@@ -1,6 +1,7 @@
 """Lines for the start and the end of a run: settings that work but are rarely meant, and what to do next."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 
 from cvmae.config import config_errors, require, steps
 from cvmae.data.row_checks import check_rows
@@ -76,7 +77,7 @@ def export_notes(encoder: Backbone) -> list[str]:
     reasons = refusals(Pretrained("", encoder, {}), "encoder")
     if not reasons:
         return []
-    return [f"note: this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats"]
+    return [f"note: the encoder of this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats"]
 
 
 def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:
@@ -124,13 +125,14 @@ def _shared_notes(config, backend: str) -> list[str]:
     return notes
 
 
-def ending(config, config_path: str, workdir: str) -> list[str]:
+def ending(config, config_path: str, workdir: str, data_flags: Sequence[str] = ()) -> list[str]:
     """Returns lines for the end of a run: the files that it left, and the command that usually comes next.
 
     Args:
       config: that was run.
       config_path: as it was given, `configs/ssv2.py:variant=B/16`.
       workdir: of the run.
+      data_flags: the flags of config.data that the run was given; the next command needs them too.
     """
     folder = Workdir(workdir)
     files = [name for name in LEFT_BEHIND if (folder / name).exists()]
@@ -141,6 +143,7 @@ def ending(config, config_path: str, workdir: str) -> list[str]:
     # A probe keeps the encoder that it started from, so that is what comes next starts from.
     start = config.init_from if config.task in ("linear", "attentive") else workdir
     command = f"python -m cvmae.main --config={with_task(config_path, following)} --config.init_from={start}"
+    command = " ".join([command, *map(shlex.quote, data_flags)])
     return [*lines, f"next, for example: {command}"]
 
 

@@ -111,7 +111,7 @@ def class_counts(listing: Listing, usable: dict[str, Row]) -> str:
         lines.append(f"  smallest: {', '.join(f'{label} ({by_class[label].total():,})' for label in smallest)}")
     for split, name in (("train", "training"), ("val", "validation")):
         lacking = [label for label, counts in by_class.items() if not counts[split]]
-        if lacking and split in columns:
+        if lacking and (split in columns or "test" not in columns):
             lines.append(f"no {name} videos: {', '.join(lacking)}")
     return "\n".join(lines)
 
