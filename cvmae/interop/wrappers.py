@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from cvmae.interop.key_maps import is_complete
+from cvmae.interop.key_maps import KEY_MAPS, is_complete
 from cvmae.interop.pretrained import WeightsError
 
 # By what puts them before every key, or, around a part of the model, into keys.
@@ -57,7 +57,8 @@ def unwrap(keys: Collection[str], source: str = "the file") -> Unwrapped:
             notes.append(f"{name!r} of {wrapper} is taken off the keys")
     while not is_complete(bare.values()):
         prefix = _common_prefix(bare.values())
-        if prefix:
+        # A damaged file of a layout whose keys begin so themselves stays as it is, so that its errors are about that layout.
+        if prefix and not any(key_map.fits(bare.values()) for key_map in KEY_MAPS):
             bare = {key: text.removeprefix(prefix) for key, text in bare.items()}
             notes.append(f"the prefix {prefix!r} is taken off the keys")
             continue
