@@ -98,7 +98,7 @@ def run_task() -> None:
         fail(error, 1, launch.process_name(), launch.leave)
     except KeyboardInterrupt:
         fail(
-            "interrupted; the same command resumes from the newest checkpoint, or starts anew if there is none",
+            "interrupted; the same command resumes from the newest checkpoint, or from the start",
             INTERRUPTED,
             launch.process_name(),
             launch.leave_now,
