@@ -83,24 +83,24 @@ def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled
         of classes without training clips, so that a number on them would mean nothing.
     """
     notes, seen = [], set()
+    parts = {field: parts_of(source) for field, source in sources.items()}
     for field, source in sources.items():
         if splits[field] not in seen:
             seen.add(splits[field])
-            notes += _repeats(f"data.{field}={splits[field]!r}", source, labeled)
+            notes += _repeats(f"data.{field}={splits[field]!r}", source, parts[field], labeled)
     train = sources["split"]
     seen = {splits["split"]}
     for field, source in sources.items():
         if splits[field] not in seen:
             seen.add(splits[field])
             names = f"data.{field}={splits[field]!r}", f"data.split={splits['split']!r}"
-            notes += _shared_clips(*names, train, source, labeled)
+            notes += _shared_clips(*names, parts["split"], source, parts[field], labeled)
             if labeled:
                 notes += _without_training(*names, train, source)
     return notes
 
 
-def _repeats(name, source, labeled):
-    parts = parts_of(source)
+def _repeats(name, source, parts, labeled):
     again, contrary = repeated(parts, source.labels.tolist() if labeled else [0] * len(parts))
     if labeled and contrary:
         text = f"{name}: {_count(len(contrary), 'video')} listed again with another label, {_examples(source, contrary)}"
@@ -109,8 +109,8 @@ def _repeats(name, source, labeled):
     return [f"{name}: {_count(len(again), 'video')} listed more than once, {_examples(source, again)}"] if again else []
 
 
-def _shared_clips(name, train_name, train, source, labeled):
-    numbers = shared(parts_of(train), parts_of(source))
+def _shared_clips(name, train_name, train_parts, source, parts, labeled):
+    numbers = shared(train_parts, parts)
     if not numbers:
         return []
     text = f"{name}: {len(numbers):,} of {_count(len(source), 'video')} also in {train_name}, {_examples(source, numbers)}"
