@@ -78,6 +78,7 @@ def data():
     c.num_frames, c.stride = 16, 4  # [mae_st], [VideoMAE]
     c.fps = 0.0  # if above 0, the stride counts frames at this rate, independent of the file's
     c.frame_size = (256, 256)  # height and width of frames sent to the accelerator, before the crop
+    c.square_pixels = True  # apply the aspect ratio of a file's pixels where its frames are resized; False takes them as square
     c.fit = "crop"  # crop | stretch | pad: how a frame of another aspect ratio is fitted to frame_size
     c.clip_sampling = "random"  # random | middle | uniform
     c.workers = 8  # processes that decode, on each host; 0 decodes in the training process

@@ -36,8 +36,12 @@ def print_help(argv: list[str], about: str, module: str) -> None:
       about: text before the flags.
       module: the command's `__name__`, which is `__main__` under `python -m` and its own as a console script.
     """
+    _print_help(argv, about, lambda: FLAGS.module_help(sys.argv[0] if module == "__main__" else module))
+
+
+def _print_help(argv: list[str], about: str, flags_help: Callable[[], str]) -> None:
     if {"--help", "-h"} & set(argv):
-        print(about, FLAGS.module_help(sys.argv[0] if module == "__main__" else module), sep="\n")
+        print(about, flags_help(), sep="\n")
         sys.exit(0)
 
 
@@ -107,9 +111,16 @@ def config_path() -> str:
 
 def print_config(config) -> None:
     """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
-    comments = field_comments()
-    for name, value in sorted(flatten(config).items()):
-        comment = "that of the weights of config.init_from" if value is None else comments.get(name.rpartition(".")[2], "")
+    comments, fields = field_comments(), flatten(config)
+    sections: dict[str, set[str]] = {}
+    for name in fields:
+        section, _, last = name.replace("video_branch", "branch").replace("image_branch", "branch").rpartition(".")
+        sections.setdefault(last, set()).add(section)
+    for name, value in sorted(fields.items()):
+        last = name.rpartition(".")[2]
+        # Comments are found by the last name alone, which means something else in another section.
+        comment = comments.get(last, "") if len(sections[last]) == 1 else ""
+        comment = "that of the weights of config.init_from" if value is None else comment
         print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
 
 
@@ -138,9 +149,7 @@ def parse_own(argv: list[str], command_flags: flags.FlagValues, about: str) -> l
     Raises:
       flags.Error: a flag that does not exist, or a value that it does not take.
     """
-    if "--help" in argv or "-h" in argv:
-        print(about, command_flags.get_help(), sep="\n")
-        sys.exit(0)
+    _print_help(argv, about, command_flags.get_help)
     FLAGS(argv[:1])  # app.run expects the global flags to be parsed
     return command_flags(argv)
 

@@ -11,6 +11,7 @@ second Ctrl-C; 134 JAX ended this process because another process of the run is 
 
 import pathlib
 import re
+import sys
 import traceback
 
 from absl import app, flags, logging
@@ -89,7 +90,8 @@ def run_task() -> None:
         workdir = FLAGS.workdir or default_workdir(config_path())
         numbers = run(FLAGS.config, workdir, report_page=FLAGS.report)
         if numbers:
-            log_once(*ending(FLAGS.config, config_path(), workdir))
+            data_flags = [argument for argument in sys.argv if argument.startswith("--config.data.")]
+            log_once(*ending(FLAGS.config, config_path(), workdir, data_flags))
         launch.shutdown()
     except ConfigError as error:
         fail(error, 2, launch.process_name(), launch.leave)
@@ -97,7 +99,7 @@ def run_task() -> None:
         fail(error, 1, launch.process_name(), launch.leave)
     except KeyboardInterrupt:
         fail(
-            "interrupted; the same command resumes from the newest checkpoint",
+            "interrupted; the same command resumes from the newest checkpoint, or from the start",
             INTERRUPTED,
             launch.process_name(),
             launch.leave_now,

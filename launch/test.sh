@@ -4,6 +4,7 @@
 #   EXTRAS=test,parity   also compares with transformers and pytorch-metric-learning (installs torch)
 #   CVMAE_TEST_VIDEOS=DIR  also reads real videos; launch/test_videos.sh DIR fetches them
 #   CVMAE_REQUIRE=parity,videos  makes these tests fail where they would be skipped
+#   CVMAE_FUZZ=20          damages 20 times as many manifests, label files and videos; CVMAE_FUZZ_SECONDS=600 weights for as long
 #   JOBS=4               parallel test processes; 2 by default, about 6 GB of memory each
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -32,3 +32,12 @@ def quick_compilation():
 
     with quickly_compiled():
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_module():
+    """Turns off most of XLA's optimizations for all tests and fixtures of a module, see `commands.quickly_compiled`."""
+    from tests.commands import quickly_compiled
+
+    with quickly_compiled():
+        yield

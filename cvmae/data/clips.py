@@ -38,6 +38,7 @@ class ClipSpec:
         video; ignores stride and fps).
       num_sampled: F, frames for the image branch.
       frame_sampling: a word of FRAME_SAMPLINGS, see `sample_frame_index`.
+      square_pixels: True applies the aspect ratio of a file's pixels where frames are resized.
 
     Raises:
       ValueError: a field is out of range; the message names it.
@@ -52,6 +53,7 @@ class ClipSpec:
     sampling: str
     num_sampled: int
     frame_sampling: str
+    square_pixels: bool = False
 
     def __post_init__(self):
         for field, choices in (("fit", FITS), ("sampling", SAMPLINGS), ("frame_sampling", FRAME_SAMPLINGS)):
@@ -193,7 +195,9 @@ def sample_frame_index(num_sampled: int, sampling: str, num_frames: int, rng: np
     return indices.astype(np.int32)
 
 
-def fit_frames(frames: np.ndarray, height: int, width: int, fit: str, crop: int = 0, crops: int = 1) -> np.ndarray:
+def fit_frames(
+    frames: np.ndarray, height: int, width: int, fit: str, crop: int = 0, crops: int = 1, pixel_aspect: float = 1.0
+) -> np.ndarray:
     """Resizes uint8 [T, h, w, 3] to uint8 [T, height, width, 3], contiguous; frames of that size are returned as they are.
 
     Args:
@@ -204,20 +208,21 @@ def fit_frames(frames: np.ndarray, height: int, width: int, fit: str, crop: int 
       crop: number of the crop, from 0; only with `fit="crop"`.
       crops: number of crops, evenly spaced from end to end along the side that is too long (0, 1, 2 of 3: left or top, center,
         right or bottom); 1: the center.
+      pixel_aspect: width of a pixel of `frames` over its height; those of the result are square.
     """
     source_height, source_width = frames.shape[1:3]
-    if (source_height, source_width) == (height, width):
+    if (source_height, source_width) == (height, width) and (pixel_aspect == 1 or fit == "stretch"):
         return np.ascontiguousarray(frames)
     inner_height, inner_width = height, width
     if fit == "crop":
-        h = max(1, min(source_height, round(source_width * height / width)))
-        w = max(1, min(source_width, round(source_height * width / height)))
+        h = max(1, min(source_height, round(source_width * pixel_aspect * height / width)))
+        w = max(1, min(source_width, round(source_height * width / height / pixel_aspect)))
         numerator, denominator = spacing(crop, crops)
         y, x = (source_height - h) * numerator // denominator, (source_width - w) * numerator // denominator
         frames = frames[:, y : y + h, x : x + w]
     elif fit == "pad":
-        inner_height = max(1, min(height, round(source_height * width / source_width)))
-        inner_width = max(1, min(width, round(source_width * height / source_height)))
+        inner_height = max(1, min(height, round(source_height * width / source_width / pixel_aspect)))
+        inner_width = max(1, min(width, round(source_width * pixel_aspect * height / source_height)))
     out = np.zeros((len(frames), height, width, 3), np.uint8)
     y, x = (height - inner_height) // 2, (width - inner_width) // 2
     # Bilinear interpolation aliases when it shrinks by more than half; area averaging does not.

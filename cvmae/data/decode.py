@@ -2,25 +2,25 @@
 
 Frames are bit-equal to those of decoding the whole file and counting, in display order. The work is less: decoding starts at
 the keyframe before the first requested frame, skips frames that no requested one refers to, and stops at the last requested
-one. Pixels are taken to be square (a sample aspect ratio is not applied).
+one. They are as stored: where pixels are not square, the table's `pixel_aspect` says so, and `clips.fit_frames` takes it.
 """
 
 import contextlib
+import dataclasses
 import io
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, table_from_packets
+from cvmae.data.probe import TOLERANT, video_stream
 
 # Codecs whose decoders can skip non-reference frames exactly, which saves a quarter of the time and more.
 _SKIPPING = frozenset({"h264", "hevc"})
-
-# A title in an old encoding must not make a video unreadable. PyAV 19 replaces such bytes by default and has no such option.
-_TOLERANT = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 # Codecs whose packets may hold no picture (DivX and Xvid write such): the previous frame is shown again, as in a player.
 _HOLDING = frozenset({"mpeg4", "msmpeg4v2", "msmpeg4v3"})
@@ -48,6 +48,12 @@ def read_table(source: str | bytes) -> FrameTable:
     """Returns the frame table of a video, given as a path or as the bytes of an encoded file. Raises: DecodeError."""
     with _reading(source) as video:
         return video.table()
+
+
+def stored_pixel_aspect(source: str | bytes) -> Fraction:
+    """Returns the width of a stored pixel over its height, 1 where the file says nothing. Raises: DecodeError."""
+    with _reading(source) as video:
+        return video.stored_pixel_aspect()
 
 
 def read_frames(source: str | bytes, indices, *, table: FrameTable | None = None) -> np.ndarray:
@@ -136,25 +142,39 @@ class _Video:
 
     def _open(self):
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-        self._container = av.open(file, **_TOLERANT)
-        self._stream = self._container.streams.best("video")  # the first stream may be a cover picture
+        self._container = av.open(file, **TOLERANT)
+        self._stream = video_stream(self._container)
         if self._stream is None:
-            raise DecodeError(self._name, "no video stream")
+            only = ", only a picture, such as the cover of a song" if self._container.streams.video else ""
+            raise DecodeError(self._name, f"no video stream{only}")
         if self._stream.codec_context is None:
             raise DecodeError(self._name, "no decoder for its video codec")
+        self._has_key = False
         # One thread: the loader runs one decoder per core already, and threads add latency to short clips.
         self._stream.thread_type = "NONE"
         self._stream.codec_context.thread_count = 1
 
     def table(self) -> FrameTable:
         """Returns the frame table; decodes the whole file only if its packets do not give the display order."""
-        table = table_from_packets(self._container, self._stream)
+        table = table_from_packets(self._container, self._stream, self._decode_again)
         if table is None:
             self._reopen()
             table = table_from_count(self._stream, sum(1 for _ in self._decode_all()))
         if not len(table):
             raise DecodeError(self._name, "no frames")
-        return table
+        return dataclasses.replace(table, pixel_aspect=self._pixel_aspect())
+
+    def stored_pixel_aspect(self) -> Fraction:
+        """Returns the width of a stored pixel over its height, 1 where the file says nothing."""
+        return Fraction(self._stream.sample_aspect_ratio or 1)
+
+    def _pixel_aspect(self) -> float:
+        """Returns the width of a pixel over its height, of upright frames; decodes one where it is not 1."""
+        stored = float(self.stored_pixel_aspect())
+        if stored == 1:
+            return 1.0
+        frame = next(self._decode_again(), None)
+        return 1 / stored if frame is not None and is_transposed(frame) else stored
 
     def frames(self, table: FrameTable, indices: np.ndarray) -> np.ndarray:
         """Decodes the frames at `indices`, int [T], to uint8 [T, H, W, 3]."""
@@ -209,9 +229,23 @@ class _Video:
         self._reopen()
         yield from self._select(self._decode_wanted(wanted), wanted)
 
+    def _decode_again(self) -> Iterator[av.VideoFrame]:
+        self._reopen()
+        yield from self._decode_all()
+
     def _decode_all(self) -> Iterator[av.VideoFrame]:
         for packet in packets_of(self._container, self._stream):
-            yield from packet.decode()
+            yield from self._decode(packet)
+
+    def _decode(self, packet) -> list[av.VideoFrame]:
+        """Decodes a packet. In a file that begins between keyframes, the packets before the first one may fail to decode."""
+        self._has_key = self._has_key or packet.is_keyframe
+        try:
+            return packet.decode()
+        except av.error.InvalidDataError:
+            if self._has_key or not packet.size:
+                raise
+            return []
 
     def _decode_wanted(self, wanted, until=None) -> Iterator[tuple[int | None, av.VideoFrame]]:
         """Yields (pts, frame) in decoding order from the current position, which must not lie after the pts `until`."""
@@ -226,7 +260,7 @@ class _Video:
                 raise DecodeError(self._name, f"damaged packet at pts {packet.pts}")
             if skipping:
                 context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in packet.decode():
+            for frame in self._decode(packet):
                 yield frame.pts, frame
 
     def _select(self, frames, wanted) -> Iterator[tuple[int, np.ndarray]]:
@@ -251,6 +285,19 @@ class _Video:
         raise DecodeError(self._name, f"ends early: {len(remaining)} of {len(wanted)} frames are missing")
 
 
+def is_transposed(frame: av.VideoFrame) -> bool:
+    """Returns True if the width of a stored frame is the height of the displayed one."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return matrix is not None and _axes(matrix)[0]
+
+
+def _axes(matrix) -> tuple[bool, int, int]:
+    """Returns if x and y of a display matrix are exchanged, and then the signs of the displayed x and y."""
+    # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); only quarter turns and mirrorings occur.
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()
+    return (True, c, b) if abs(a) + abs(d) < abs(b) + abs(c) else (False, a, d)
+
+
 def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     """Converts a frame to RGB as displayed, uint8 [H, W, 3]."""
     # Creating a converter costs more than converting a small frame, so each thread keeps one. By default, a converter would
@@ -261,8 +308,6 @@ def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); only quarter turns and mirrorings occur.
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()  # type: ignore[call-overload]  # PyAV declares it an object
-    if abs(a) + abs(d) < abs(b) + abs(c):
-        image, a, d = image.swapaxes(0, 1), c, b
-    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    exchanged, x, y = _axes(matrix)
+    image = image.swapaxes(0, 1) if exchanged else image
+    return image[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]

@@ -1,10 +1,13 @@
 """Frame tables: the frames of a video and their display times, read from its packets without decoding."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import av
 import numpy as np
+
+# Containers of streams that can be joined anywhere, as broadcast is: the first packets may refer to frames that are not there.
+_JOINABLE = frozenset(("mpegts", "mpeg", "mpegvideo", "h264", "hevc"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,7 @@ class FrameTable:
       fps: mean frames per second.
       reliable: True if a decoded frame can be identified by its pts; otherwise frames have to be counted, decoding from the
         beginning of the file.
+      pixel_aspect: width of a pixel over its height, of frames that are upright; 1 where the file says nothing.
     """
 
     pts: np.ndarray
@@ -25,6 +29,7 @@ class FrameTable:
     keyframe: np.ndarray
     fps: float
     reliable: bool
+    pixel_aspect: float = 1.0
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -42,23 +47,49 @@ def packets_of(container, stream) -> Iterator[av.Packet]:
             return
 
 
-def table_from_packets(container, stream) -> FrameTable | None:
+def table_from_packets(container, stream, decoded: Callable[[], Iterable[av.VideoFrame]]) -> FrameTable | None:
     """Builds the table by demuxing a PyAV video stream to its end; returns None where packets do not give the display order.
 
     Frame counts in headers are not used: they can be wrong, and WebM has none. Packets marked "discard" lie outside the edit
-    list of an MP4 and are never shown. Returns None if a pts is absent or repeated, and for H.264 with B-frames in AVI: that
+    list of an MP4 and are never shown. Where a file may begin between keyframes, its beginning is decoded, and the table has
+    only the frames that come out. Returns None if a pts is absent or repeated, and for H.264 with B-frames in AVI: that
     container has no pts, and the ones that the demuxer makes up do not follow the display order.
+
+    Args:
+      container, stream: at the beginning of the file.
+      decoded: opens the file again, and yields the frames of a full decode; `stream` is closed then.
     """
     if container.format.name == "avi" and stream.codec_context.name == "h264" and stream.codec_context.has_b_frames:
         return None
-    packets = [(p.pts, p.is_keyframe) for p in packets_of(container, stream) if p.size and not p.is_discard]
-    if not packets or len({p for p, _ in packets if p is not None}) < len(packets):
+    seconds, rate = float(stream.time_base), header_fps(stream)
+    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in packets_of(container, stream) if p.size]
+    shown = [(pts, is_key) for pts, is_key, is_discard in packets if not is_discard]
+    if not shown or len({pts for pts, _ in shown if pts is not None}) < len(shown):
         return None
-    packets.sort()
-    pts = np.array([p for p, _ in packets], np.int64)
-    times = (pts - pts[0]) * float(stream.time_base)
-    fps = (len(pts) - 1) / times[-1] if times[-1] > 0 else header_fps(stream)
-    return FrameTable(pts, times, np.array([k for _, k in packets], bool), fps, reliable=True)
+    shown.sort()
+    keys = [pts for pts, is_key, _ in packets if is_key and pts is not None]
+    begins_at_key = packets[0][1] and all(pts >= keys[0] for pts, _, _ in packets if pts is not None)
+    if container.format.name in _JOINABLE or not begins_at_key:
+        shown = _without_lost(shown, keys[0] if keys else shown[0][0], decoded())
+        if not shown:
+            return None
+    pts = np.array([p for p, _ in shown], np.int64)
+    times = (pts - pts[0]) * seconds
+    fps = (len(pts) - 1) / times[-1] if times[-1] > 0 else rate
+    return FrameTable(pts, times, np.array([k for _, k in shown], bool), fps, reliable=True)
+
+
+def _without_lost(packets, key_pts, frames):
+    """Returns the pairs (pts, is keyframe), ascending, without those at the beginning that no decoded frame belongs to.
+
+    Decodes until the first keyframe is displayed, since the frames that are displayed before it may miss their references.
+    """
+    displayed: set[int] = set()
+    for frame in frames:
+        displayed.add(frame.pts)
+        if frame.pts is not None and frame.pts >= key_pts:
+            return [pair for pair in packets if pair[0] >= frame.pts or pair[0] in displayed]
+    return [pair for pair in packets if pair[0] in displayed]
 
 
 def table_from_count(stream, count: int) -> FrameTable:

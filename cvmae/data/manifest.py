@@ -3,13 +3,14 @@
 A CSV file has a header line; each line of a JSON-lines file (.jsonl, .ndjson) is an object. The fields are
 
     path   of the video, absolute, or relative to `root` or else to the manifest's folder
-    label  a class number, a class name, or empty for an unlabeled video
+    label  a class number, a class name, or nothing for an unlabeled video
     split  train, val, ... any word
-    start, end   (optional) seconds, the part of the video to use; empty: from its beginning, to its end
+    start, end   (optional) seconds, the part of the video to use; nothing: from its beginning, to its end
 
-Other fields are ignored. If every label is an integer, labels are class numbers; otherwise they are names, numbered in sorted
-order over all splits of the manifest. A `classes.csv` beside the manifest, with the columns number,name, overrides this: names
-get its numbers, even if some do not occur, and numbers get its names.
+Nothing is an empty cell, or, in any case, nan, none, null, na, n/a or <na>; for a label also -1. Other fields are ignored. If
+most labels are numbers, all are class numbers, 0 to C - 1 (10.0 is 10); otherwise they are names, numbered in sorted order over
+all splits of the manifest. A `classes.csv` beside the manifest, with the columns number,name, overrides this: names get its
+numbers, even if some do not occur, and numbers get its names.
 
 A folder can be given in place of a manifest where no labels are needed: all videos below it, unlabeled, for any split.
 """
@@ -17,13 +18,14 @@ A folder can be given in place of a manifest where no labels are needed: all vid
 import csv
 import dataclasses
 import json
+import math
 import os
 
+from cvmae.data.labels import CLASSES, MISSING, UNLABELED, LabelError, number_labels
 from cvmae.data.video_files import FolderError, VideoFiles
 
 COLUMNS = "path,label,split[,start,end]"
-CLASSES = "classes.csv"
-UNLABELED = -1
+COLUMN_NAMES = ("path", "label", "split", "start", "end")
 
 
 class ManifestError(ValueError):
@@ -54,11 +56,13 @@ class Manifest:
       entries: the videos of the split.
       class_names: of all splits, by class number; () if labels are numbers without names.
       folder: base of relative paths.
+      notes: lines for the start of a run, about files that are left out.
     """
 
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
     folder: str
+    notes: tuple[str, ...] = ()
 
 
 def read_manifest(path: str, split: str, root: str = "") -> Manifest:
@@ -76,9 +80,14 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
     if os.path.isdir(path):
         return _read_folder(path)
     rows = list(_read_rows(path))
-    labels = {label for _, row in rows if (label := _text(row["label"]))}
+    labels: dict[str, str] = {}
+    for where, row in rows:
+        labels.setdefault(_label(where, row), where)
     manifest_folder = os.path.dirname(os.path.abspath(path))
-    names, number = _numbering(labels, os.path.join(manifest_folder, CLASSES))
+    try:
+        names, number = number_labels(labels, os.path.join(manifest_folder, CLASSES))
+    except LabelError as error:
+        raise ManifestError(str(error)) from error
     folder = os.path.expanduser(root) or manifest_folder
     entries = tuple(_entry(where, row, number, folder) for where, row in rows if _text(row["split"]) == split)
     if not entries:
@@ -89,44 +98,18 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
 
 def _read_folder(folder: str) -> Manifest:
     try:
-        paths = VideoFiles(folder).paths
+        files = VideoFiles(folder)
     except FolderError as error:
         raise ManifestError(str(error)) from error
-    if not paths:
-        raise ManifestError(f"{folder}: no video file below this folder; give another one, or a file with {COLUMNS}")
-    entries = tuple(Entry(os.path.join(folder, path), UNLABELED) for path in paths)
-    return Manifest(entries, (), os.path.abspath(folder))
-
-
-def _numbering(labels, classes):
-    """Returns the class names and {label: number}. classes: path of the classes.csv, which need not exist."""
-    names = _class_names(classes)
-    if labels and not labels <= set(names) and all(_is_number(label) for label in labels):
-        number = {label: int(label) for label in labels}
-        unknown = {label for label in labels if names and number[label] >= len(names)}
-    else:
-        names = names or tuple(sorted(labels))
-        number = {name: i for i, name in enumerate(names)}
-        unknown = labels - set(names)
-    if unknown:
-        raise ManifestError(f"{classes}: no class {min(unknown)!r}, which the manifest has; add it, or remove the file")
-    return names, number
-
-
-def _class_names(path):
-    """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose."""
-    if not os.path.exists(path):
-        return ()
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    if header != ["number", "name"]:
-        return ()
-    names = []
-    for number, row in enumerate(rows):
-        if len(row) != 2 or row[0] != str(number) or row[1] in names:
-            raise ManifestError(f"{path}:{number + 2}: {','.join(row)!r} is not class {number} and a name; expected number,name")
-        names.append(row[1])
-    return tuple(names)
+    left_out = files.left_out_text()
+    if not files.paths:
+        aside = left_out and f" ({left_out})"
+        raise ManifestError(f"{folder}: no video file below this folder{aside}; give another one, or a file with {COLUMNS}")
+    notes = [f"{folder}: {len(files.paths):,} videos, {left_out}"] if left_out else []
+    if files.odd:
+        notes.append(f"{folder}: {len(files.odd):,} names are not UTF-8 and left out, such as {files.odd[0]}; rename them")
+    entries = tuple(Entry(os.path.join(folder, path), UNLABELED) for path in files.paths)
+    return Manifest(entries, (), os.path.abspath(folder), tuple(notes))
 
 
 def _read_rows(path):
@@ -146,7 +129,11 @@ def _read_rows(path):
 
 def _csv_rows(path, file):
     reader = csv.DictReader(file)
-    _check_fields(f"{path}:1", reader.fieldnames or (), "the header line")
+    names = reader.fieldnames or ()
+    _check_fields(f"{path}:1", names, "the header line")
+    twice = sorted({name for name in names if names.count(name) > 1} & set(COLUMN_NAMES))
+    if twice:
+        raise ManifestError(f"{path}:1: the header line has {', '.join(twice)} twice; expected {COLUMNS}")
     for row in reader:
         where = f"{path}:{reader.line_num}"
         if None in row or None in row.values():
@@ -163,8 +150,11 @@ def _json_rows(path, file):
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise ManifestError(f"{where}: not JSON ({error.msg}); write one object per line") from error
+        except (ValueError, RecursionError) as error:  # half a surrogate pair, a number of thousands of digits, deep nesting
+            raise ManifestError(f"{where}: JSON that is no text or number ({str(error)[:60]}); repair the line") from error
         if not isinstance(row, dict):
             raise ManifestError(f"{where}: expected an object with {COLUMNS}, got {line.strip()[:40]!r}")
         _check_fields(where, row, "the object")
@@ -181,26 +171,37 @@ def _entry(where, row, number, folder):
     path = _text(row["path"])
     if not path:
         raise ManifestError(f"{where}: the path is empty; expected {COLUMNS}")
-    label = number.get(_text(row["label"]), UNLABELED)
-    if label < 0 and _text(row["label"]) not in ("", str(UNLABELED)):
-        raise ManifestError(f"{where}: label {label} is negative; number classes from 0, or leave it empty for no label")
+    if "\0" in path or isinstance(row["path"], (dict, list)):
+        raise ManifestError(f"{where}: path {path[:40]!r} is no path of a file; expected {COLUMNS}")
     start, end = _seconds(where, row, "start"), _seconds(where, row, "end")
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise ManifestError(f"{where}: start {start} and end {end} are not 0 <= start < end; give seconds or leave them empty")
-    return Entry(os.path.join(folder, os.path.expanduser(path)), label, start, end)
+    return Entry(os.path.join(folder, os.path.expanduser(path)), number.get(_label(where, row), UNLABELED), start, end)
 
 
 def _seconds(where, row, field):
+    """Returns a time in seconds; None if it is open."""
     text = _text(row.get(field))
+    if text.lower() in MISSING and not text.startswith("-"):
+        return None
     try:
-        return float(text) if text else None
-    except ValueError as error:
-        raise ManifestError(f"{where}: {field} is {text!r}; give seconds, such as 1.5, or leave it empty") from error
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or "_" in text:
+        raise ManifestError(f"{where}: {field} is {text[:40]!r}; give seconds, such as 1.5, or leave it empty")
+    return seconds
+
+
+def _label(where, row) -> str:
+    """Returns the text of a label."""
+    value = row["label"]
+    if isinstance(value, list):
+        raise ManifestError(f"{where}: label {str(value)[:40]} is several labels; give one class per video")
+    if isinstance(value, dict):
+        raise ManifestError(f"{where}: label {str(value)[:40]} is no class; give a class number or a name")
+    return _text(value)
 
 
 def _text(value) -> str:
     return "" if value is None else str(value).strip()
-
-
-def _is_number(label: str) -> bool:
-    return label.removeprefix("-").isdecimal() and label.isascii()

@@ -40,6 +40,7 @@ def clip_spec(config) -> clips.ClipSpec:
         sampling=data.clip_sampling,
         num_sampled=image.frames if image else 0,
         frame_sampling=image.frame_sampling if image else "middle",
+        square_pixels=data.get("square_pixels", False),  # configs before version 0.2 have no such field
     )
 
 
@@ -210,14 +211,22 @@ def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = c
       ClipError: the record's part of the video holds no frame.
     """
 
+    aspect = 1.0
+
     def choose(times):
         return clips.clip_indices(spec, times, rng, record.start, record.end, view)
+
+    def choose_from(table):
+        nonlocal aspect
+        aspect = table.pixel_aspect if spec.square_pixels else 1.0
+        return choose(table.times)
 
     if isinstance(record.payload, np.ndarray):
         frames = record.payload[choose(np.arange(len(record.payload)) / ARRAY_FPS)]
     else:
-        frames = decode.read_chosen(record.payload, lambda table: choose(table.times))
-    return [clips.fit_frames(frames, spec.height, spec.width, spec.fit, crop, view.crops) for crop in range(view.crops)]
+        frames = decode.read_chosen(record.payload, choose_from)
+    size = spec.height, spec.width
+    return [clips.fit_frames(frames, *size, spec.fit, crop, view.crops, aspect) for crop in range(view.crops)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,7 +101,7 @@ class FileSource:
 
     def __init__(self, manifest: Manifest):
         self._entries, self._folder = manifest.entries, manifest.folder
-        self.class_names = manifest.class_names
+        self.class_names, self.notes = manifest.class_names, manifest.notes
         self.labels = np.array([entry.label for entry in manifest.entries], np.int32)
 
     def __len__(self):
@@ -120,6 +120,10 @@ class FileSource:
             path = pathlib.Path("elsewhere", *path.parts[1:])
         part = ["" if seconds is None else str(seconds) for seconds in (entry.start, entry.end)]
         return path.as_posix() + (f"@{'-'.join(part)}" if any(part) else "")
+
+    def parts(self) -> list[tuple[str, float | None, float | None]]:
+        """Returns (file, start, end) of every record; a file has one name, however it is written."""
+        return [(os.path.abspath(entry.path), entry.start, entry.end) for entry in self._entries]
 
     @functools.cached_property
     def identity(self) -> str:

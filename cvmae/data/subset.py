@@ -122,6 +122,7 @@ class Subset:
     def __init__(self, source, records: np.ndarray):
         self._source, self._records = source, records
         self.class_names, self.labels = source.class_names, source.labels[records]
+        self.notes = getattr(source, "notes", ())
 
     def __len__(self):
         return len(self._records)
@@ -131,6 +132,11 @@ class Subset:
 
     def key(self, index):
         return self._source.key(int(self._records[index]))
+
+    def parts(self):
+        """Returns (file, start, end) of every record; empty where the other source has no files of its own."""
+        parts = getattr(self._source, "parts", list)()
+        return [parts[number] for number in self._records] if parts else []
 
     @property
     def identity(self) -> str:

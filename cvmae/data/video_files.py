@@ -4,13 +4,29 @@ import collections
 import os
 import typing
 
+from cvmae.data.probe import no_video
+
 if typing.TYPE_CHECKING:
     from cvmae.data.prepare.listing import Video
 
-# Containers that FFmpeg reads and that are in common use.
+# Suffixes are a hint. These are taken for videos without a look, and go first where a label file names no suffix;
 EXTENSIONS = frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".vob", ".webm", ".wmv")
 )
+# these are left out without a look, since folders of videos may have a great many of them. All other files are opened.
+_NO_VIDEOS = {
+    "a text or table": ".ass .csv .htm .html .ini .json .jsonl .log .md .md5 .ndjson .nfo .pdf .sha256 .srt .tsv .txt .vtt .xml .yaml .yml",
+    "a picture": ".bmp .heic .jpeg .jpg .png .svg .tif .tiff",
+    "sound": ".aac .flac .m4a .mp3 .opus .wav .wma",
+    "an archive or arrays": ".7z .arrow .bz2 .gz .h5 .hdf5 .npy .npz .parquet .pkl .pt .pth .rar .safetensors .tar .tgz .xz .zip",
+    "code": ".c .cpp .h .ipynb .py .sh",
+    "a playlist": ".ffconcat .m3u .m3u8 .pls .sdp",  # FFmpeg would follow it to other files
+    "an unfinished download": ".crdownload .part .tmp",
+}
+_REASONS = {suffix: f"{suffix} is {kind}" for kind, suffixes in _NO_VIDEOS.items() for suffix in suffixes.split()}
+
+
+_SHOWN = 5  # files left out that a message names
 
 
 class FolderError(Exception):
@@ -20,9 +36,12 @@ class FolderError(Exception):
 class VideoFiles:
     """Video files below a folder; links are followed, hidden files and folders are left out.
 
+    A file whose suffix is neither one of common videos nor one of other common files is opened: its content decides.
+
     Attributes:
       paths: sorted paths relative to the folder, with / as separator.
       odd: names that are not UTF-8, which no manifest can hold, with the bytes escaped.
+      left_out: sorted pairs (relative path, reason) of the files that are not taken for videos.
 
     Raises:
       FolderError: there is no such folder, or it cannot be read.
@@ -31,9 +50,12 @@ class VideoFiles:
     def __init__(self, root: str):
         if not os.path.isdir(root):
             raise FolderError(f"{root}: not a folder")
-        paths = list(_walk(root, "", frozenset()))
+        reasons = dict(_walk(root, "", frozenset()))
+        paths = [path for path, reason in reasons.items() if not reason]
         self.paths = sorted(path for path in paths if _is_text(path))
         self.odd = sorted(ascii(path) for path in paths if not _is_text(path))
+        left_out = [(path, reason) for path, reason in reasons.items() if reason]
+        self.left_out = sorted((path if _is_text(path) else ascii(path), reason) for path, reason in left_out)
         self._by_stem = collections.defaultdict(list)
         for path in self.paths:
             self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
@@ -43,15 +65,23 @@ class VideoFiles:
         if not video.stems:
             return [video.name]
         candidates = next((self._by_stem[stem] for stem in video.stems if stem in self._by_stem), [])
+        candidates = [path for path in candidates if _suffix(path) in EXTENSIONS] or candidates
         if len(candidates) < 2:
             return candidates
         hints = {_plain(hint) for hint in video.hints}
         scores = {path: len(hints & {_plain(folder) for folder in path.split("/")[:-1]}) for path in candidates}
         return [path for path in candidates if scores[path] == max(scores.values())]
 
+    def left_out_text(self) -> str:
+        """Returns the number of the files that are left out, and the first few with their reasons; "" without any."""
+        if not self.left_out:
+            return ""
+        shown = "; ".join(f"{path if path.isprintable() else ascii(path)} ({reason})" for path, reason in self.left_out[:_SHOWN])
+        return f"{len(self.left_out):,} left out: {shown}{'; ...' if len(self.left_out) > _SHOWN else ''}"
+
 
 def _walk(root, below, above):
-    """Yields relative paths of the videos in root/below. above: real paths of the parents; a link back to one is a loop."""
+    """Yields (relative path, "" or the reason why it is left out) of the files in root/below. above: real paths of the parents; a link back to one is a loop."""
     folder = os.path.join(root, below)
     identity = os.path.realpath(folder)
     if identity in above:
@@ -63,11 +93,21 @@ def _walk(root, below, above):
     for entry in entries:
         path = f"{below}/{entry.name}" if below else entry.name
         if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
+            # Not even named: folders and files of the system, of which there is one beside each file on some disks (._a.mp4).
+            if _suffix(path) in EXTENSIONS and not entry.name.startswith("._") and not entry.is_dir():
+                yield path, "hidden, its name begins with a dot"
+        elif entry.is_dir():
             yield from _walk(root, path, above | {identity})
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-            yield path
+        elif _suffix(path) in EXTENSIONS:
+            yield path, ""
+        elif entry.is_file():
+            yield path, _REASONS.get(_suffix(path)) or no_video(entry.path)
+        else:
+            yield path, "no file that can be opened, such as a broken link"
+
+
+def _suffix(path):
+    return os.path.splitext(path)[1].lower()
 
 
 def _is_text(path):

@@ -89,6 +89,12 @@ def open_windows(record: Record, spec: clips.ClipSpec, window_stride: int) -> tu
       DecodeError: the file cannot be read; the iterator may raise it too.
     """
     planned: list[Windows] = []
+    aspect = 1.0
+
+    def choose_from(table):
+        nonlocal aspect
+        aspect = table.pixel_aspect if spec.square_pixels else 1.0
+        return choose(table.times)
 
     def choose(times):
         planned.append(plan_windows(spec, times, window_stride, record.start, record.end))
@@ -99,19 +105,19 @@ def open_windows(record: Record, spec: clips.ClipSpec, window_stride: int) -> tu
         video = record.payload
         frames = ((int(number), video[number]) for number in choose(np.arange(len(video)) / ARRAY_FPS))
     else:
-        frames = decode.stream_chosen(record.payload, lambda table: choose(table.times))
+        frames = decode.stream_chosen(record.payload, choose_from)
         frames = itertools.chain([next(frames)], frames)  # the table is read with the first frame
-    return planned[0], _assemble(planned[0], frames, spec)
+    return planned[0], _assemble(planned[0], frames, spec, aspect)
 
 
-def _assemble(windows: Windows, frames: Iterator[tuple[int, np.ndarray]], spec: clips.ClipSpec) -> Iterator[np.ndarray]:
+def _assemble(windows: Windows, frames: Iterator[tuple[int, np.ndarray]], spec: clips.ClipSpec, aspect: float):
     """Yields the windows, from (index, frame) pairs in ascending order."""
     buffer: dict[int, np.ndarray] = {}
     for indices in windows.frames:
         buffer = {index: frame for index, frame in buffer.items() if index >= indices[0]}
         while indices[-1] not in buffer:
             index, frame = next(frames)
-            [buffer[index]] = clips.fit_frames(frame[None], spec.height, spec.width, spec.fit)
+            [buffer[index]] = clips.fit_frames(frame[None], spec.height, spec.width, spec.fit, pixel_aspect=aspect)
         yield np.stack([buffer[index] for index in indices.tolist()])
 
 

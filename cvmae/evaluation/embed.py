@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from cvmae.data.clips import ClipSpec
+from cvmae.data.clips import ClipSpec, fit_frames
 from cvmae.data.decode import read_frames, read_table
 from cvmae.data.windows import plan_windows
 from cvmae.interop.load import load
@@ -29,6 +29,7 @@ class VideoEncoder:
       preprocessing: frames uint8 [B, T, H0, W0, 3] to normalized clips float32 [B, T, H, W, 3].
       stride: frames from one frame of a clip to the next.
       fps: if above 0, the stride counts frames at this rate, independent of the file's frame rate.
+      square_pixels: True applies the aspect ratio of a file's pixels.
     """
 
     module: Encoder
@@ -36,6 +37,7 @@ class VideoEncoder:
     preprocessing: Preprocessing
     stride: int = STRIDE
     fps: float = 0.0
+    square_pixels: bool = True
 
     @property
     def num_frames(self) -> int:
@@ -72,6 +74,7 @@ def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | 
     if is_workdir(path):
         data = read_workdir(path, step).config.get("data", {})
         sampling = {name: data[name] for name in ("stride", "fps") if name in data}
+        sampling["square_pixels"] = data.get("square_pixels", False)  # earlier versions took pixels as square
     return VideoEncoder(module, params, preprocessing, **sampling)
 
 
@@ -99,7 +102,7 @@ def embed(
       DecodeError: the file cannot be read. ValueError: frames of another shape or dtype, or see `Preprocessing`.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else load_encoder(encoder)
-    times, read = _open_video(video)
+    times, read = _open_video(video, encoder.square_pixels)
     windows = plan_windows(_clip_spec(encoder, timed=not isinstance(video, np.ndarray)), times, window_stride)
     batches = []
     for start in range(0, len(windows), batch_size):
@@ -110,15 +113,27 @@ def embed(
     return vectors if per_window else vectors.mean(0)
 
 
-def _open_video(video: str | os.PathLike | bytes | np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Returns the times of a video's frames, and a function that reads frames by their numbers. Raises: see `embed`."""
+def _open_video(
+    video: str | os.PathLike | bytes | np.ndarray, square: bool
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Returns the times of a video's frames, and a function that reads frames by their numbers.
+
+    With `square`, frames have square pixels. Raises: see `embed`.
+    """
     if isinstance(video, np.ndarray):
         if video.ndim != 4 or video.dtype != np.uint8 or not len(video):
             raise ValueError(f"frames are {video.dtype} {list(video.shape)}; expected uint8 [n, H, W, 3]")
         return np.arange(len(video), dtype=np.float64), lambda numbers: video[numbers]
     source = video if isinstance(video, bytes) else os.fspath(video)
     table = read_table(source)
-    return table.times, lambda numbers: read_frames(source, numbers, table=table)
+    aspect = table.pixel_aspect if square else 1.0
+    return table.times, lambda numbers: _with_square_pixels(read_frames(source, numbers, table=table), aspect)
+
+
+def _with_square_pixels(frames: np.ndarray, aspect: float) -> np.ndarray:
+    """Enlarges the side that pixels are longer along; `aspect` is their width over their height."""
+    height, width = frames.shape[1:3]
+    return fit_frames(frames, round(height / min(1, aspect)), round(width * max(1, aspect)), "stretch")
 
 
 def _clip_spec(encoder: VideoEncoder, timed: bool) -> ClipSpec:

@@ -1,6 +1,7 @@
 """Extraction of the features of videos of any length, window by window, into one file per video."""
 
 import dataclasses
+import errno
 from collections.abc import Iterator
 
 import jax
@@ -18,6 +19,8 @@ from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 
 DTYPES = ("float32", "float16")
+# Errors that the name of a file causes; all others would be met by the next file as well.
+_OF_THE_NAME = frozenset((errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST))
 
 
 def extract_features(
@@ -36,8 +39,8 @@ def extract_features(
 
     Windows are those of `data.windows.plan_windows`, files those of `feature_files`. Windows of several videos share a batch, and
     the composition of batches depends on the timing of the decoding threads, so runs may differ in the last bit. Unreadable
-    videos are listed in bad_files.csv and have no file; the next run tries them again. Each process handles videos of its own,
-    and all processes return the total counts.
+    videos, and those whose names no file can have, are listed in bad_files.csv and have no file; the next run tries them again.
+    Each process handles videos of its own, and all processes return the total counts.
 
     Args:
       config: the config, with the encoder, the clips (windows use their frames, stride, fps and shape) and the batch size.
@@ -170,7 +173,9 @@ class _Writing:
     def _append(self, number, values):
         video, name = self._videos[number], self._names[number]
         if video.file is None:  # opened late: with one window per video, a batch of files would be open at once
-            video.file = self._files.begin(name, (len(video.windows), *values.shape[1:]), self._dtype)
+            video.file = self._begin(number, name, (len(video.windows), *values.shape[1:]))
+            if video.file is None:
+                return
         video.file.append(self._cast(name, values))
         video.rows += len(values)
         if video.rows == len(video.windows):
@@ -181,6 +186,16 @@ class _Writing:
             self.written += 1
             self.windows += video.rows
             self._bar.update()
+
+    def _begin(self, number, name, shape) -> GrowingFile | None:
+        """Opens the file of a video; None, and the video is listed, if no file can have its name."""
+        try:
+            return self._files.begin(name, shape, self._dtype)
+        except OSError as error:
+            if error.errno not in _OF_THE_NAME:
+                raise
+            self.fail(Failed(number, name, f"no file for its features can be written: {error.strerror}; rename the video"))
+            return None
 
     def counts_of_all(self) -> dict[str, int]:
         """Sums the counts of all processes and merges their lists of bad files. Raises: BadDataError if there are too many."""

@@ -38,6 +38,8 @@ def fingerprint(params) -> str:
 def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     """Returns the settings that features depend on, except the videos: parameters, encoder, clip sampling, crops, layer."""
     clips = dataclasses.asdict(clip_spec(config).deterministic())
+    if not clips["square_pixels"]:  # caches of earlier versions, which had no such setting, stay valid
+        del clips["square_pixels"]
     return {
         "parameters": fingerprint(params),
         "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype},

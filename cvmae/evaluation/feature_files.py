@@ -7,15 +7,18 @@ The features of one video are an .npz with
     label     int32 [], -1 unlabeled
     path      str [], the name of the video
 
-`npz`: FOLDER/NAME.npz, where NAME is the video's path relative to the manifest's folder, including the extension. `array_record`:
-each record of FOLDER/features-00000.array_record holds the bytes of such an .npz, and line r of FOLDER/features-00000.csv, after
+`npz`: FOLDER/NAME.npz, where NAME is the video's path relative to the manifest's folder, including the extension. A file name
+that is too long for a file system is cut and ends with a hash of the full one, which `path` holds. `array_record`: each record of FOLDER/features-00000.array_record holds the bytes of such an .npz, and line r of FOLDER/features-00000.csv, after
 a header, describes record r (name,label,windows). `FeatureFolder` reads both.
 """
 
 import csv
+import errno
+import hashlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -28,6 +31,19 @@ from cvmae.files import replacing
 FORMATS = ("npz", "array_record")
 SHARD_VIDEOS = 1024
 _SHARD, _WAITING = ".array_record", "waiting"
+_TEMPORARY = ".tmp"
+_NAME_BYTES = 255  # of a file or folder, on nearly every file system
+_HASH = re.compile(r"~[0-9a-f]{16}")
+
+
+def shortened(name: str, limit: int) -> str:
+    """Returns the name of a video with at most `limit` bytes after its last slash: cut, with a hash of what it was at the end."""
+    folder, slash, last = name.rpartition("/")
+    content = os.fsencode(last)
+    if len(content) <= limit:
+        return name
+    digest = f"~{hashlib.blake2b(content, digest_size=8).hexdigest()}"
+    return folder + slash + content[: limit - len(digest)].decode(errors="ignore") + digest
 
 
 class GrowingFile:
@@ -68,21 +84,34 @@ class NpzFiles:
 
     def __contains__(self, name: str) -> bool:
         """Returns True if there is a file for this video."""
-        return self.path(name).exists()
+        return os.path.isfile(self.path(name))  # False for a path that is too long
 
     def names(self) -> list[str]:
         """Returns the names of the videos that have a file, sorted."""
         paths = self._folder.rglob(f"*{self._suffix}")
-        return sorted(path.relative_to(self._folder).as_posix().removesuffix(self._suffix) for path in paths)
+        return sorted(self._name(path, path.relative_to(self._folder).as_posix().removesuffix(self._suffix)) for path in paths)
 
     def path(self, name: str) -> pathlib.Path:
         """Returns the path of a video's file."""
-        return self._folder / (name + self._suffix)
+        return self._folder / (shortened(name, _NAME_BYTES - len(self._suffix + _TEMPORARY)) + self._suffix)
+
+    def _name(self, path, name):
+        """Returns the name of the video of a file at `path`, whose own name is `name` and may be a shortened one."""
+        if not _HASH.search(name):
+            return name
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                full = str(arrays["path"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # written by something else
+            return name
+        return full if self.path(full) == path else name
 
     def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingFile:
-        """Opens a temporary file for the features of a video; `add` renames it once it is finished."""
+        """Opens a temporary file for the features of a video; `add` renames it once it is finished. Raises: OSError."""
         path = self.path(name)
-        return GrowingFile(path.with_name(f"{path.name}.tmp"), shape, dtype)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder has its name", str(path))
+        return GrowingFile(path.with_name(path.name + _TEMPORARY), shape, dtype)
 
     def add(self, name: str, file: GrowingFile) -> None:
         """Renames a finished file to its final path."""

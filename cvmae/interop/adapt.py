@@ -92,7 +92,7 @@ def encoder_fields(start: InitFrom, variant: str = "") -> dict:
     source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False))
     fields = {field: get(source.vit) for field, get in ENCODER_FIELDS.items()}
     fields |= {"variant": _variant(*fields["variant"]), "final_norm": source.vit.final_norm}
-    if "<" in fields["variant"]:
+    if source.vit.trunk.size not in VIT_SIZES.values():
         raise ValueError(f"the encoder in {source.name} is of {fields['variant']}")
     if start.inflate != "none":
         del fields["tubelet"], fields["positions"]

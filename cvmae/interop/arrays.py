@@ -2,8 +2,12 @@
 
 import contextlib
 import json
+import lzma
 import os
 import pathlib
+import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,18 +20,37 @@ from cvmae.interop import torch_file
 from cvmae.interop.pretrained import WeightsError
 
 INDEX = "model.safetensors.index.json"  # transformers' list of the files that hold a large model's arrays
-IN_FOLDER = ("model.safetensors", INDEX, "pytorch_model.bin")
+TORCH_INDEX = "pytorch_model.bin.index.json"  # the same of files of torch.save
+INDICES = {INDEX: ".safetensors", TORCH_INDEX: ".bin"}
+IN_FOLDER = ("model.safetensors", INDEX, "pytorch_model.bin", TORCH_INDEX)
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", INDEX, ".npz", *TORCH_SUFFIXES)
+SUFFIXES = (".safetensors", INDEX, ".npz", *TORCH_SUFFIXES, TORCH_INDEX)
+_SHARD = re.compile(r"(?P<name>.+)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
 
-# The errors of numpy and zipfile on damaged archives.
-_NPZ_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+# The errors of numpy, its reader of headers, and zipfile with its decompressors on damaged archives.
+_NPZ_ERRORS = (
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def known_suffix(path) -> str:
     """Returns the one of `SUFFIXES` that a path ends with; empty if none. An index has to have just its name."""
     name = os.path.basename(os.fspath(path))
-    return INDEX if name == INDEX else next((s for s in SUFFIXES if s != INDEX and name.lower().endswith(s)), "")
+    return name if name in INDICES else next((s for s in SUFFIXES if s not in INDICES and name.lower().endswith(s)), "")
 
 
 def find_file(path) -> str:
@@ -45,6 +68,9 @@ def find_file(path) -> str:
         for name in IN_FOLDER:
             if os.path.isfile(os.path.join(path, name)):
                 return os.path.join(path, name)
+        shards = sorted(name for name in os.listdir(path) if _SHARD.fullmatch(name))
+        if shards:
+            raise FileNotFoundError(f"{_alone(shards[0])} of the folder {path}: expected {_index_of(shards[0])} beside it")
         raise FileNotFoundError(
             f"no weights in the folder {path}: expected {', '.join(IN_FOLDER)}; give the file itself if its name is another"
         )
@@ -54,7 +80,21 @@ def find_file(path) -> str:
     if not known_suffix(path):
         suffix = os.path.splitext(path)[1]
         raise WeightsError(path, [f"its suffix is {suffix!r}; files that are read end with {', '.join(SUFFIXES)}"])
+    shard = _SHARD.fullmatch(os.path.basename(path))
+    if shard and int(shard["count"]) > 1:
+        raise WeightsError(
+            path, [f"{_alone(shard[0])}: give the folder or {_index_of(shard[0])}, with all of the files beside it"]
+        )
     return path
+
+
+def _alone(shard: str) -> str:
+    return f"{shard} is a shard, one of several files that hold the weights together"
+
+
+def _index_of(shard: str) -> str:
+    match = _SHARD.fullmatch(shard)
+    return f"{match['name']}{match['suffix']}.index.json" if match else INDEX
 
 
 def read_arrays(file) -> dict[str, np.ndarray]:
@@ -72,7 +112,7 @@ def read_arrays(file) -> dict[str, np.ndarray]:
     if suffix in TORCH_SUFFIXES:
         arrays = torch_file.read_state(file)
     else:
-        arrays = {".safetensors": _read_safetensors, ".npz": _read_npz, INDEX: _read_shards}[suffix](file)
+        arrays = _read_shards(file) if suffix in INDICES else {".safetensors": _read_safetensors, ".npz": _read_npz}[suffix](file)
     if not arrays:
         raise WeightsError(file, ["it holds no arrays"])
     return arrays
@@ -153,16 +193,17 @@ def _first_line(error: Exception) -> str:
 
 def _weight_map(file: str) -> dict[str, str]:
     """Reads an index: {key: the file beside it that holds it}."""
+    suffix = INDICES[os.path.basename(file)]
     try:
         shards = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise WeightsError(file, [f"it is no index of safetensors files with a weight_map: {error!r}"]) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(file, [f"it is no index of {suffix.removeprefix('.')} files with a weight_map: {error!r}"]) from error
     if not isinstance(shards, dict):
         raise WeightsError(file, [f"its weight_map is a {type(shards).__name__}; expected keys and the names of files"])
     # A name that leads out of the folder could make any file of this machine part of the weights.
-    bad = sorted({repr(s) for s in shards.values() if not isinstance(s, str) or not s.endswith(".safetensors") or _leads_away(s)})
+    bad = sorted({repr(s) for s in shards.values() if not isinstance(s, str) or not s.endswith(suffix) or _leads_away(s)})
     if bad:
-        raise WeightsError(file, [f"its weight_map names {name}; expected a .safetensors file beside it" for name in bad])
+        raise WeightsError(file, [f"its weight_map names {name}; expected a {suffix} file beside it" for name in bad])
     return shards
 
 
@@ -179,7 +220,7 @@ def _read_shards(file: str) -> dict[str, np.ndarray]:
         if not os.path.isfile(shard):
             problems.append(f"{name} is missing: every file that the index names must be beside it")
             continue
-        shard_arrays = _read_safetensors(shard)
+        shard_arrays = _read_safetensors(shard) if name.endswith(".safetensors") else torch_file.read_state(shard)
         wanted = {key for key, file_name in shards.items() if file_name == name}
         problems += [f"{name} does not hold {key}, which the index lists" for key in sorted(wanted - shard_arrays.keys())]
         problems += [f"{name} holds {key}, which the index does not list" for key in sorted(shard_arrays.keys() - wanted)]

@@ -22,6 +22,7 @@ class Converted:
       arrays: by path, joined by `/`.
       sources: {path: the key it came from}.
       ignored: {key: why it is left out}.
+      fixed: {`Table.source`: the key of the fixed position table that agrees with the computed one}.
       casts: names of the dtypes that were cast to float32.
       problems: keys that no table names, that are given twice, or whose arrays are mis-shaped; one a line.
     """
@@ -29,6 +30,7 @@ class Converted:
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    fixed: dict[str, str] = dataclasses.field(default_factory=dict)
     casts: set[str] = dataclasses.field(default_factory=set)
     problems: list[str] = dataclasses.field(default_factory=list)
 
@@ -37,18 +39,24 @@ class Converted:
         return traverse_util.unflatten_dict(self.arrays, sep="/")
 
 
-def import_arrays(arrays: Mapping[str, np.ndarray], key_map: KeyMap) -> Converted:
+def import_arrays(arrays: Mapping[str, np.ndarray], key_map: KeyMap, bare_keys: Mapping[str, str] | None = None) -> Converted:
     """Converts a file's arrays, or any others under the same keys (gradients, for one), to this package's layout.
 
     Floating-point arrays of another precision are cast to float32.
+
+    Args:
+      arrays: the arrays by the keys of the file.
+      key_map: the layout of the file.
+      bare_keys: {key of the file: the same without its wrappers}, see `wrappers.unwrap`; None for a file without any.
     """
     converted = Converted()
     tables = {table.source: table for table in key_map.tables}
     for key, array in arrays.items():
-        rule = key_map.find(key)
-        reason = key_map.reason_ignored(key)
-        if key in tables:
-            _check_table(tables[key], array, converted)
+        bare = key if bare_keys is None else bare_keys[key]
+        rule = key_map.find(bare)
+        reason = key_map.reason_ignored(bare)
+        if bare in tables:
+            _check_table(key, tables[bare], array, converted)
         elif reason:
             converted.ignored[key] = reason
         elif rule is None:
@@ -58,22 +66,29 @@ def import_arrays(arrays: Mapping[str, np.ndarray], key_map: KeyMap) -> Converte
     return converted
 
 
-def _check_table(table: Table, array: np.ndarray, converted: Converted) -> None:
+def _check_table(key: str, table: Table, array: np.ndarray, converted: Converted) -> None:
     """Records a fixed position table as ignored, or as a problem if it is not the computed one."""
+    if not _is_floating(array):
+        converted.problems.append(_other_numbers(key, array))
+        return
     try:
         difference = table.difference(array)
     except ValueError as error:
-        converted.problems.append(f"mis-shaped: {table.source}: {error}")
+        converted.problems.append(f"mis-shaped: {key}: {error}")
         return
     if difference <= TABLE_TOLERANCE:
-        converted.ignored[table.source] = f"the fixed {table.kind} table, which is computed (differs by {difference:.1e})"
+        converted.fixed[table.source] = key
+        converted.ignored[key] = f"the fixed {table.kind} table, which is computed (differs by {difference:.1e})"
     else:
         what = f"differs from the {table.kind} table by up to {difference:.3g}"
-        converted.problems.append(f"other positions: {table.source} {what}")
+        converted.problems.append(f"other positions: {key} {what}")
 
 
 def _add(key: str, array: np.ndarray, rule: Rule, paths: tuple[str, ...], converted: Converted) -> None:
     """Adds the parameters that an array of a file becomes."""
+    if not _is_floating(array):
+        converted.problems.append(_other_numbers(key, array))
+        return
     try:
         values = TRANSFORMS[rule.transform].read(np.asarray(array))
     except ValueError as error:
@@ -83,10 +98,27 @@ def _add(key: str, array: np.ndarray, rule: Rule, paths: tuple[str, ...], conver
         if path in converted.arrays:
             converted.problems.append(f"twice: {key} and {converted.sources[path]} both belong at {path}")
             continue
-        if value.dtype != np.float32 and jnp.issubdtype(value.dtype, np.floating):
+        if value.dtype != np.float32:
             converted.casts.add(value.dtype.name)
-            value = value.astype(np.float32)
+            value = _to_float32(key, value, converted)
         converted.arrays[path], converted.sources[path] = np.ascontiguousarray(value), key
+
+
+def _is_floating(array: np.ndarray) -> bool:
+    return bool(jnp.issubdtype(array.dtype, np.floating))  # numpy's own does not know bfloat16
+
+
+def _other_numbers(key: str, array: np.ndarray) -> str:
+    return f"other numbers: {key} {list(array.shape)} is {array.dtype}; expected floating-point weights: convert them before"
+
+
+def _to_float32(key: str, value: np.ndarray, converted: Converted) -> np.ndarray:
+    """Casts an array; a finite value beyond float32's range is a problem."""
+    with np.errstate(over="ignore", under="ignore"):
+        cast = value.astype(np.float32)
+    if not np.array_equal(np.isfinite(value), np.isfinite(cast)):
+        converted.problems.append(f"not finite: {key} has {value.dtype.name} values beyond the range of float32")
+    return cast
 
 
 def export_arrays(params: Mapping, key_map: KeyMap, grid: Grid) -> dict[str, np.ndarray]:

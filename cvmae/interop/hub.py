@@ -11,7 +11,7 @@ PREFIX = "hf:"
 EXPECTED = "give a workdir, a weights file or folder, or a hub id owner/name"
 _ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>\S+))?", re.ASCII)
 _FILES = ("*.safetensors", "model.safetensors.index.json", "config.json", "*preprocessor_config.json", "cvmae.json", "params.npz")
-_PICKLED = "pytorch_model.bin"
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
 
 class HubUnreachableError(FileNotFoundError):
@@ -75,17 +75,19 @@ def fetch(hub_id: str, cache_dir=None, endpoint: str | None = None) -> pathlib.P
     options = {"cache_dir": cache_dir, "endpoint": endpoint, "ignore_patterns": "*/*"}
     folder = _snapshot(match["name"], match["revision"], allow_patterns=list(_FILES), **options)
     if not _has_weights(folder):
-        folder = _snapshot(match["name"], match["revision"], allow_patterns=[*_FILES, _PICKLED], **options)
+        folder = _snapshot(match["name"], match["revision"], allow_patterns=[*_FILES, *_PICKLED], **options)
     if not _has_weights(folder):
         raise FileNotFoundError(
-            f"{hub_id}: no weights that are read, neither safetensors nor params.npz nor {_PICKLED}, are in that model or in its "
+            f"{hub_id}: no weights that are read, neither safetensors nor params.npz nor {_PICKLED[0]}, are in that model or in its "
             f"copy in {folder}: give another one, or connect once if that copy is incomplete"
         )
     return folder
 
 
 def _has_weights(folder: pathlib.Path) -> bool:
-    return any(file.is_file() for pattern in ("*.safetensors", "params.npz", _PICKLED) for file in folder.glob(pattern))
+    return any(
+        file.is_file() for pattern in ("*.safetensors", "params.npz", "pytorch_model*.bin") for file in folder.glob(pattern)
+    )
 
 
 def _snapshot(name: str, revision: str | None, cache_dir, **options) -> pathlib.Path:

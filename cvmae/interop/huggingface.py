@@ -1,115 +1,29 @@
-"""Folders of Hugging Face transformers: reads what stands beside weights, and writes VideoMAE's classes."""
-
-import json
-import pathlib
+"""Writes folders that transformers' VideoMAE classes load; `huggingface_config` reads such folders."""
 
 import numpy as np
 import safetensors.numpy
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.convert import export_arrays
+from cvmae.interop.huggingface_config import CONFIG, FIXED_EPS, PROCESSOR
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
-from cvmae.interop.pretrained import Head, Normalization, Pretrained, WeightsError
+from cvmae.interop.pretrained import Head, Pretrained
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.vit import Encoder, TransformerConfig
+from cvmae.version import __version__
 
-CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-# Files that hold the normalization of clips; the second name is that of transformers' newer processors.
-_PROCESSORS = (PROCESSOR, "video_preprocessor_config.json")
-_KINDS = {"videomae": "hf-videomae", "vit_mae": "hf-vit-mae"}  # by model_type
-
-# (name in `infer_modules`, field of config.json, default of transformers' config class) for an encoder and a decoder.
-_STACKS = (
-    ("width", "hidden_size", 768),
-    ("depth", "num_hidden_layers", 12),
-    ("heads", "num_attention_heads", 12),
-    ("hidden", "intermediate_size", 3072),
-)
-_DECODERS = {"videomae": (384, 4, 6, 1536), "vit_mae": (512, 8, 16, 2048)}
-FIXED_EPS = 1e-5  # of decoder.norm and fc_norm, which take no eps from the config
-
+WEIGHTS, README = "model.safetensors", "README.md"
+# Releases of transformers that load the biases of VideoMAE's queries and values as zeros and only report unexpected keys: they
+# renamed them in the model without a rule for published files, which came with https://github.com/huggingface/transformers/pull/48675.
+LOST_BIASES = ("5.5.1", "5.17.0")
+FIRST_WHOLE = "5.18.0"
 KEY_MAPS = {"encoder": HF_VIDEOMAE_ENCODER, "autoencoder": HF_VIDEOMAE, "classifier": HF_VIDEOMAE_CLASSIFIER}
 CLASSES = {part: key_map.layout for part, key_map in KEY_MAPS.items()}
 
 
-def read_config(folder: pathlib.Path, kind: str) -> dict:
-    """Reads config.json in the names that `infer_modules` takes; empty if there is no such file.
-
-    Fields that are absent have the defaults of VideoMAEConfig and ViTMAEConfig.
-
-    Raises:
-      WeightsError: it is not JSON, or not of a model of this kind.
-    """
-    file = folder / CONFIG
-    config = _read_json(file)
-    if config is None:
-        return {}
-    model, activation = config.get("model_type"), config.get("hidden_act", "gelu")
-    wanted = next(name for name, known in _KINDS.items() if known == kind)
-    if model != wanted or activation != "gelu":
-        raise WeightsError(str(file), [f"model_type is {model!r} and hidden_act {activation!r}, not {wanted!r} and 'gelu'"])
-    fields = {name: config.get(field, default) for name, field, default in _STACKS}
-    fields |= {
-        f"decoder_{name}": config.get(f"decoder_{field}", default)
-        for (name, field, _), default in zip(_STACKS, _DECODERS[wanted], strict=True)
-    }
-    side, eps = config.get("image_size", 224), config.get("layer_norm_eps", 1e-12)
-    fields |= {"size": (side, side) if isinstance(side, int) else tuple(side), "patch": config.get("patch_size", 16), "eps": eps}
-    return fields | (_read_videomae if wanted == "videomae" else _read_vit_mae)(config, eps)
-
-
-def _read_videomae(config: dict, eps: float) -> dict:
-    mean = config.get("use_mean_pooling", True)
-    names = config.get("id2label") or {}
-    return {
-        "num_frames": config.get("num_frames", 16),
-        "tubelet": config.get("tubelet_size", 2),
-        # transformers 4 calls it qkv_bias
-        "qkv_bias": "qv" if config.get("qv_bias", config.get("qkv_bias", True)) else "none",
-        "final_norm": not mean,
-        "decoder_norm_eps": FIXED_EPS,
-        "pool": "mean" if mean else "first",
-        "names": tuple(names[key] for key in sorted(names, key=int)),
-        # Without norm_pix_loss it predicts pixels in 0..1, which is not one of `patches.TARGET_NORMS`.
-        "target_norm": "patch_channel" if config.get("norm_pix_loss", True) else "",
-    }
-
-
-def _read_vit_mae(config: dict, eps: float) -> dict:
-    return {
-        "num_frames": 1,
-        "tubelet": 1,
-        "qkv_bias": "qkv" if config.get("qkv_bias", True) else "none",
-        "final_norm": True,
-        "decoder_norm_eps": eps,
-        "target_norm": "patch" if config.get("norm_pix_loss", False) else "none",
-    }
-
-
-def read_normalization(folder: pathlib.Path) -> Normalization:
-    """Reads `mean` and `std` of the image processor; empty if no file holds them. Raises: WeightsError."""
-    for name in _PROCESSORS:
-        processor = _read_json(folder / name) or {}
-        if "image_mean" in processor and "image_std" in processor:
-            return {"mean": tuple(processor["image_mean"]), "std": tuple(processor["image_std"])}
-    return {}
-
-
-def _read_json(file: pathlib.Path) -> dict | None:
-    if not file.is_file():
-        return None
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(str(file), [f"it is not JSON: {error}"]) from error
-    if not isinstance(value, dict):
-        raise WeightsError(str(file), ["it is not a JSON object"])
-    return value
-
-
 def write_hf_videomae(pretrained: Pretrained, folder, part: str = "") -> list[str]:
-    """Writes model.safetensors, config.json and, if the normalization is known, preprocessor_config.json, all or nothing.
+    """Writes model.safetensors, config.json, README.md and, if the normalization is known, preprocessor_config.json, all or nothing.
 
     Args:
       pretrained: the weights.
@@ -135,6 +49,7 @@ def write_hf_videomae(pretrained: Pretrained, folder, part: str = "") -> list[st
         # transformers requires this metadata to make torch tensors of the arrays.
         safetensors.numpy.save_file(arrays, new / WEIGHTS, {"format": "pt"})
         write_json(new / CONFIG, hf_config(pretrained, part))
+        (new / README).write_text(readme(pretrained, part), encoding="utf-8")
         if pretrained.normalization:
             write_json(new / PROCESSOR, processor_config(pretrained))
     return notes + array_notes + _notes(pretrained, part)
@@ -309,3 +224,29 @@ def processor_config(pretrained: Pretrained) -> dict:
         "image_mean": list(normalization["mean"]),
         "image_std": list(normalization["std"]),
     }
+
+
+def readme(pretrained: Pretrained, part: str) -> str:
+    """Returns README.md: how to load the folder, and with which versions of transformers, checked by their sources."""
+    first, last = LOST_BIASES
+    lines = [
+        f"# {CLASSES[part]}",
+        "",
+        f"Written by cvmae {__version__}.",
+        "",
+        "    import transformers",
+        "",
+        f"    model, info = transformers.{CLASSES[part]}.from_pretrained(FOLDER, output_loading_info=True)",
+        '    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info',
+        "",
+    ]
+    if pretrained.vit.trunk.qkv_bias == "none":
+        lines.append("This model has no biases of queries and values: any version of transformers with VideoMAE loads it.")
+    else:
+        lines += [
+            f"Versions of transformers that are safe: {FIRST_WHOLE} and later, and 5.5.0 and earlier.",
+            "",
+            f"Versions {first} to {last} load this model, as every published VideoMAE, with the biases of queries and values at zero:",
+            "they report `q_bias` and `v_bias` as unexpected keys, raise no error, and the outputs are wrong. The lines above find that.",
+        ]
+    return "\n".join(lines) + "\n"

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from cvmae.interop.convert import Converted
+from cvmae.interop.huggingface_config import CONFIG, FIELDS
 from cvmae.interop.keymap import KeyMap
-from cvmae.interop.pretrained import Head, WeightsError
+from cvmae.interop.pretrained import Head, WeightsError, too_large
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
 from cvmae.models.positions import PositionEmbedding
@@ -36,6 +37,13 @@ class ModelHints:
     decoder: bool = True
 
 
+def _other_size(name: str, recorded: int, size: int) -> str:
+    """Returns the problem of a size that config.json gives otherwise than the arrays."""
+    of = "the width of the arrays" if name.endswith("width") else "the number of blocks in the file"
+    remedy = "give the config.json and the whole file of one model"
+    return f"{CONFIG}: {FIELDS[name]} is {recorded}; expected {size}, {of}: {remedy}"
+
+
 @dataclasses.dataclass(frozen=True)
 class InferredModules:
     """The modules of a file, see `pretrained.Pretrained`."""
@@ -55,14 +63,16 @@ def infer_modules(
       key_map: the file's.
       arrays: the arrays as they are in the file.
       converted: the same, converted.
-      config: the fields of config.json, as `huggingface.read_config` names them; may be empty.
+      config: the fields of config.json, as `huggingface_config.read_config` names them; may be empty.
       hints: settings that neither arrays nor config give.
 
     Raises:
       WeightsError: an array or setting that is needed is missing.
     """
     if "encoder/embed/kernel" not in converted.arrays:
-        missing = "missing: the patch embedding, without which no size is known"
+        rule = key_map.rule_of("encoder/embed/kernel", arrays)
+        key = rule[1] if rule else "encoder/embed/kernel"
+        missing = f"missing: the patch embedding {key}, without which no size is known: give the file of the whole model"
         raise WeightsError(key_map.kind, [*converted.problems, missing])
     reader = _Reader(key_map, arrays, converted, config, hints)
     grid = reader.grid()
@@ -94,21 +104,33 @@ class _Reader:
 
     def trunk(self, branch: str) -> TransformerConfig:
         prefix = "decoder_" if branch == "decoder" else ""
-        width = self.config.get(f"{prefix}width") or self._width(branch)
+        width = self._width(branch)
         pattern = re.compile(rf"{branch}/blocks/block(\d+)/(.*)")
         matches = [match for match in map(pattern.fullmatch, self.converted.arrays) if match]
-        depth = self.config.get(f"{prefix}depth", 1 + max((int(match[1]) for match in matches), default=-1))
+        depth = self._depth(branch, {int(match[1]) for match in matches})
+        for name, inferred in (("width", width), ("depth", depth)):
+            recorded = self.config.get(f"{prefix}{name}", inferred)
+            if recorded != inferred:
+                raise WeightsError(self.key_map.kind, [_other_size(f"{prefix}{name}", recorded, inferred)])
         hidden = self.config.get(f"{prefix}hidden", self.shape(f"{branch}/blocks/block0/mlp_in/kernel", (0, 4 * width))[-1])
         names = {match[2] for match in matches}
         bias = "qkv" if "attention/key/bias" in names else "qv" if "attention/query/bias" in names else "none"
         size = ViTSize(width, depth, self.heads(prefix, width), hidden / width)
         return TransformerConfig(size, self.config.get("qkv_bias", bias), self.config.get("eps", self.key_map.encoder["eps"]))
 
+    def _depth(self, branch: str, blocks: set[int]) -> int:
+        """Returns the number of blocks; a few may be missing, which is reported array by array."""
+        depth = 1 + max(blocks, default=-1)
+        if depth > 2 * len(blocks) or not depth:
+            missing = f"missing: the {branch} has {len(blocks)} blocks in the file, and the last is number {depth - 1}"
+            raise WeightsError(self.key_map.kind, [f"{missing}: give the file of the whole model"])
+        return depth
+
     def _width(self, branch: str) -> int:
         """Returns the width that most arrays show, so that a mis-shaped one is reported as such."""
         ends = ("embed/kernel", "blocks/block0/norm1/scale", "blocks/block0/mlp_out/bias", "blocks/block0/attention/out/bias")
         widths = [self.shape(f"{branch}/{end}")[-1] for end in ends if self.shape(f"{branch}/{end}")]
-        if not widths:
+        if not widths or not statistics.mode(widths):
             raise WeightsError(self.key_map.kind, [f"missing: no array shows the width of the {branch}"])
         return statistics.mode(widths)
 
@@ -135,15 +157,22 @@ class _Reader:
 
     def grid(self) -> Grid:
         """Returns the grid: patches of the convolution's kernel, frames and sides of the positions, config.json or hints."""
-        shape = self.arrays[self.converted.sources["encoder/embed/kernel"]].shape
+        key = self.converted.sources["encoder/embed/kernel"]
+        shape = self.arrays[key].shape
+        if 0 in shape or shape[-1] != shape[-2]:
+            wanted = "expected square patches, the last two axes, and no axis of length 0"
+            raise WeightsError(self.key_map.kind, [f"mis-shaped: {key} is {list(shape)}, {wanted}"])
         tubelet = self.config.get("tubelet", shape[2] if len(shape) == 5 else 1)
         patch = self.config.get("patch", shape[-1])
         frames = self.config.get("num_frames") or self._frames(tubelet, image=len(shape) == 4)
         height, width = self.config.get("size") or self._size(patch, frames // tubelet)
         try:
-            return Grid(frames, height, width, tubelet, patch)
+            grid = Grid(frames, height, width, tubelet, patch)
         except ValueError as error:
             raise WeightsError(self.key_map.kind, [f"{error}; give others by --num_frames and --image_size"]) from error
+        if problem := too_large(grid, shape[0]):
+            raise WeightsError(self.key_map.kind, [f"{problem}; give others by --num_frames and --image_size"])
+        return grid
 
     def _frames(self, tubelet: int, image: bool) -> int:
         time_patches = self.shape("encoder/positions/time", (0,))[0]
@@ -157,9 +186,9 @@ class _Reader:
         """Returns the height and width of a frame, from the number of positions if there is a table."""
         count = self.shape("encoder/positions/space", (0,))[0]
         count = count or self.shape("encoder/positions/table", (0,))[0] // max(1, time_patches)
-        fixed = [t for t in self.key_map.tables if t.branch == "encoder" and t.source in self.converted.ignored]
+        fixed = [t for t in self.key_map.tables if t.branch == "encoder" and t.source in self.converted.fixed]
         if fixed:
-            count = fixed[0].side(np.asarray(self.arrays[fixed[0].source])) ** 2
+            count = fixed[0].side(np.asarray(self.arrays[self.converted.fixed[fixed[0].source]])) ** 2
         if not count:
             if not all(self.hints.size):
                 self.notes.append(f"the size of frames is not in the file: taken to be {PUBLISHED_SIDE}, as published")
@@ -187,6 +216,10 @@ class _Reader:
         )
 
     def head(self, fields: Mapping) -> Head:
-        classes = self.config.get("classes", self.shape("head/kernel", (0, 0))[-1])
+        if not self.has("head/kernel"):
+            raise WeightsError(
+                self.key_map.kind, ["missing: the weight of the head, whose bias is there: take both out, or none"]
+            )
+        classes = self.shape("head/kernel")[-1]
         pool = self.config.get("pool", "mean" if self.has("norm/") else "first")
-        return Head(classes, pool, fields["eps"], self.config.get("names", ()))
+        return Head(classes, pool, fields["eps"])

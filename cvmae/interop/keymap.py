@@ -5,6 +5,7 @@ with the computed ones) or `ignored` (with the reason). `convert.py` is the only
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 
@@ -76,7 +77,7 @@ class ClsToken(Transform):
     """A token: [1, 1, D] and [D]."""
 
     def read(self, array):
-        if array.size != array.shape[-1]:
+        if array.ndim < 1 or array.size != array.shape[-1]:
             raise ValueError("a token has one axis longer than 1, the last")
         return (array.reshape(-1),)
 
@@ -103,6 +104,8 @@ class ClsTokenAndPositionTable(PositionTable):
 
     def read(self, array):
         (rows,) = super().read(array)
+        if not len(rows):
+            raise ValueError("a position table has a row for cls and one for each position")
         return rows[0], rows[1:]
 
     def write(self, arrays, grid):
@@ -156,6 +159,11 @@ class Rule:
     @property
     def targets(self) -> tuple[str, ...]:
         return (self.target,) if isinstance(self.target, str) else self.target
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The keys that the rule names."""
+        return re.compile(re.escape(self.source).replace(r"\{i\}", r"(?P<i>0|[1-9][0-9]{0,4})"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,10 +245,36 @@ class KeyMap:
     def find(self, key: str) -> tuple[Rule, tuple[str, ...]] | None:
         """Returns the rule that names a key of the file, and the paths of its parameters; None if there is no such rule."""
         for rule in self.rules:
-            match = re.fullmatch(re.escape(rule.source).replace(r"\{i\}", r"(?P<i>\d+)"), key)
+            match = rule.pattern.fullmatch(key)
             if match:
                 return rule, tuple(path.format(**match.groupdict()) for path in rule.targets)
         return None
+
+    def names(self, key: str) -> bool:
+        """Returns True if a table of this map says what becomes of a key of the file."""
+        return (
+            self.find(key) is not None
+            or any(table.source == key for table in self.tables)
+            or self.reason_ignored(key) is not None
+        )
+
+    def rule_of(self, path: str, keys) -> tuple[Rule, str, tuple[str, ...]] | None:
+        """Returns the rule that makes a parameter, the key that a file with these `keys` has for it, and the rule's paths.
+
+        It is None if files of this layout do not store the parameter.
+
+        Where several spellings of an array are known, it is the one that most keys of the file share the beginning of.
+        """
+        rules = []
+        for rule in self.rules:
+            for target in rule.targets:
+                match = re.fullmatch(re.escape(target).replace(r"\{i\}", r"(?P<i>[0-9]+)"), path)
+                if match:
+                    names = match.groupdict()
+                    rules.append((rule, rule.source.format(**names), tuple(path.format(**names) for path in rule.targets)))
+        if not rules:
+            return None
+        return max(rules, key=lambda pair: sum(key.startswith(pair[0].source.partition("{i}")[0]) for key in keys))
 
     def reason_ignored(self, key: str) -> str | None:
         """Returns why a key of the file is left out, None if it is not."""

@@ -1,5 +1,6 @@
 """Reads weights from a file, a folder, a hub id, a workdir or an export of this package, as one `Pretrained`."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -8,15 +9,17 @@ import numpy as np
 
 from cvmae.interop import hub
 from cvmae.interop.arrays import find_file, non_finite, read_arrays
-from cvmae.interop.convert import Converted, import_arrays
-from cvmae.interop.huggingface import read_config, read_normalization
+from cvmae.interop.convert import TABLE_TOLERANCE, Converted, import_arrays
+from cvmae.interop.file_layout import file_differences, leave_out_parts
+from cvmae.interop.huggingface_config import class_names, read_config, read_normalization
 from cvmae.interop.infer_modules import InferredModules, ModelHints, infer_modules
-from cvmae.interop.key_maps import KINDS, OWN_KIND, find_key_map
+from cvmae.interop.key_maps import KINDS, OWN_KIND, find_key_map, with_trained_table
 from cvmae.interop.keymap import KeyMap
 from cvmae.interop.native import is_archive, read_archive
 from cvmae.interop.own_checkpoint import is_workdir, load_workdir
 from cvmae.interop.preprocessing import preprocessing_of
-from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError, differences
+from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError
+from cvmae.interop.wrappers import unwrap
 
 
 def load(
@@ -87,13 +90,21 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
     """
     file = find_file(path)
     arrays = read_arrays(file)
-    key_map = find_key_map(kind, arrays, file)
+    unwrapped = unwrap(arrays.keys(), file)
+    arrays = {key: arrays[key] for key in unwrapped.bare_keys}
+    bare = {short: arrays[key] for key, short in unwrapped.bare_keys.items()}
+    key_map = with_trained_table(find_key_map(kind, bare, file), bare, TABLE_TOLERANCE)
     name, folder = f"{os.fspath(file)} (as {key_map.kind}, {key_map.layout})", pathlib.Path(file).parent
-    converted = import_arrays(arrays, key_map)
+    converted = import_arrays(arrays, key_map, unwrapped.bare_keys)
+    converted.ignored |= unwrapped.ignored
     converted.problems += non_finite(arrays)
-    notes = () if hints.decoder else _drop_decoder(converted)
+    notes = unwrapped.notes + (() if hints.decoder else _drop_decoder(converted)) + leave_out_parts(converted)
     config, normalization, config_notes = _read_beside(folder, key_map)
     modules = _infer(name, key_map, arrays, converted, config, hints)
+    head = modules.head
+    if head is not None:
+        names, problems = class_names(config.get("id2label"), head.classes, converted.sources["head/kernel"])
+        head, converted.problems = dataclasses.replace(head, names=names), converted.problems + problems
     notes = modules.notes + notes + config_notes
     if converted.casts:
         notes += (f"weights of {', '.join(sorted(converted.casts))} are cast to float32",)
@@ -102,14 +113,15 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         modules.encoder,
         converted.tree,
         modules.decoder,
-        modules.head,
+        head,
         config.get("target_norm", key_map.target_norm),
         normalization,
         notes,
         converted.ignored,
         converted.sources,
     )
-    problems = converted.problems + differences(pretrained.params, pretrained.template(), converted.sources)
+    template, grid = pretrained.template(), modules.encoder.grid
+    problems = converted.problems + file_differences(converted, template, key_map, arrays, unwrapped.bare_keys, grid)
     if problems:
         raise WeightsError(name, problems)
     return pretrained

@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.arrays import non_finite, read_arrays
-from cvmae.interop.pretrained import Head, Normalization, Pretrained, WeightsError, differences
+from cvmae.interop.pretrained import Head, Normalization, Pretrained, WeightsError, differences, too_large
 from cvmae.models.autoencoder import CLS_KINDS, LAYOUTS, DecoderSpec
 from cvmae.models.classifier import POOLS
 from cvmae.models.patches import TARGET_NORMS, Grid
@@ -27,6 +27,7 @@ from cvmae.version import __version__
 DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
 ARRAYS = {"safetensors": "params.safetensors", "npz": "params.npz"}
 
+LARGEST = 1 << 16  # of any size; far above every model
 FORMAT = 1  # increased whenever a field is added, dropped or changes its meaning
 # Attributes that change the meaning of parameters; how they are computed (dtype, attention, drop path) is the reader's choice.
 STORED = {
@@ -52,17 +53,19 @@ def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> 
 
     Raises:
       ValueError: the kind is unknown.
-      WeightsError: the parameters are not those of the modules, so that they could not be read again.
+      WeightsError: the parameters are not those of the modules, or the description is not one that `read_archive` takes.
       FileExistsError: the folder holds files.
     """
     if kind not in ARRAYS:
         raise ValueError(f"kind is {kind!r}; expected one of {', '.join(ARRAYS)}")
     arrays = {path: np.asarray(array) for path, array in traverse_util.flatten_dict(pretrained.params, sep="/").items()}
-    if problems := _misfits(arrays, pretrained):
+    description = to_json(pretrained, ARRAYS[kind])
+    _, problems = _fields(description, tuple(ARRAYS.values()))
+    if problems := problems or _misfits(arrays, pretrained):
         raise WeightsError(pretrained.name, problems)
     with new_folder(folder) as new:
         write_arrays(new / ARRAYS[kind], arrays)
-        write_json(new / DESCRIPTION, to_json(pretrained, ARRAYS[kind]))
+        write_json(new / DESCRIPTION, description)
         if pretrained.sources or pretrained.ignored:
             _write_keys(new / KEYS, pretrained)
 
@@ -110,6 +113,8 @@ def read_archive(path) -> Pretrained:
     if not file.is_file():
         raise WeightsError(str(folder), [f"{file.name} is missing, which {DESCRIPTION} names"])
     arrays, blank = read_arrays(file), Pretrained(f"{folder} (exported by this package)", params={}, **fields)
+    if problems := _impossible(blank, arrays):
+        raise WeightsError(str(folder / DESCRIPTION), problems)
     try:
         problems = _misfits(arrays, blank)
     except ValueError as error:  # sizes that no module can have
@@ -117,6 +122,21 @@ def read_archive(path) -> Pretrained:
     if problems:
         raise WeightsError(str(file), problems)
     return dataclasses.replace(blank, params=traverse_util.unflatten_dict(arrays, sep="/"))
+
+
+def _impossible(pretrained: Pretrained, arrays: dict[str, np.ndarray]) -> list[str]:
+    """Lists sizes of the description that would take all memory or time to compare with the arrays, one a line."""
+    encoder = pretrained.vit
+    trunks = {"encoder": encoder.trunk} | ({} if pretrained.decoder is None else {"decoder": pretrained.decoder.trunk})
+    problems = []
+    for name, trunk in trunks.items():
+        if trunk.size.depth > len(arrays):
+            problems.append(
+                f"{name}.trunk.size.depth is {trunk.size.depth}; expected no more blocks than the {len(arrays)} arrays"
+            )
+        if problem := too_large(encoder.grid, trunk.size.width):
+            problems.append(f"{name}.trunk.size.width and encoder.grid: {problem}")
+    return problems
 
 
 def _misfits(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> list[str]:
@@ -164,12 +184,20 @@ def from_json(file: pathlib.Path, arrays: tuple[str, ...]) -> dict:
     """
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets in brackets
         raise WeightsError(str(file), [f"it is not readable JSON: {error}"]) from error
     number = description.get("format") if isinstance(description, dict) else None
     if isinstance(number, bool) or number != FORMAT:
         why = f"format is {number!r}; cvmae {__version__} reads {FORMAT}: take the version that wrote it, or export it again"
         raise WeightsError(str(file), [why])
+    fields, problems = _fields(description, arrays)
+    if problems:
+        raise WeightsError(str(file), problems)
+    return fields
+
+
+def _fields(description: dict, arrays: tuple[str, ...]) -> tuple[dict, list[str]]:
+    """Returns the fields of `from_json`, and the problems of a description, one a line."""
     problems: list[str] = []
     _check_names("", description, FIELDS, problems)
     fields = {name: description.get(name) for name in FIELDS if name not in ("format", "version")}
@@ -183,9 +211,7 @@ def from_json(file: pathlib.Path, arrays: tuple[str, ...]) -> dict:
     head = fields["head"]
     if head is not None and head.names and len(head.names) != head.classes:
         problems.append(f"head.names has {len(head.names)} names; head.classes is {head.classes}")
-    if problems:
-        raise WeightsError(str(file), problems)
-    return fields
+    return fields, problems
 
 
 def _module(module_class, value, field: str, problems: list[str]):
@@ -231,9 +257,13 @@ def _value(value_type, value, field: str, problems: list[str]):
         least = 0 if name == "target_frames" else 1
         if not is_number or not isinstance(value, int) or value < least:
             problems.append(f"{field} is {value!r}; expected a whole number of at least {least}")
+        elif value > LARGEST:
+            problems.append(f"{field} is {value!r}; expected a whole number of at most {LARGEST}")
     elif value_type is float:
         if not is_number or value <= 0:
             problems.append(f"{field} is {value!r}; expected a number above 0")
+        elif value > LARGEST:
+            problems.append(f"{field} is {value!r}; expected a number of at most {LARGEST}")
     elif not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         problems.append(f"{field} is {value!r}; expected a list of texts")
     else:

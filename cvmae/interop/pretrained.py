@@ -11,8 +11,10 @@ from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier, Pool
+from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder
 
+LARGEST_TABLE = 1 << 28  # values of a position table, 1 GiB: damaged sizes would take all of the memory
 PARTS = ("encoder", "autoencoder", "classifier")
 
 Normalization = Mapping[str, tuple[float, ...]]  # `mean` and `std` by channel (R, G, B), of pixels in 0..1; empty if unknown
@@ -150,6 +152,14 @@ def amount(params: dict) -> str:
     """Returns the number of arrays and values, in words."""
     arrays = traverse_util.flatten_dict(params).values()
     return f"{len(arrays)} arrays, {sum(a.size for a in arrays) / 1e6:.2f} M values"
+
+
+def too_large(grid: Grid, width: int) -> str:
+    """Returns why a position table of the tokens of a grid cannot be made; empty if it can."""
+    if grid.tokens * width <= LARGEST_TABLE:
+        return ""
+    clip = f"{grid.num_frames} frames of {grid.height}x{grid.width} in patches of {grid.patch}"
+    return f"{clip} make {grid.tokens} tokens of width {width}, more than fit in memory"
 
 
 def shapes(module: Backbone | Autoencoder | Classifier) -> dict:

@@ -9,11 +9,14 @@ from collections.abc import Mapping
 import numpy as np
 from ml_dtypes import bfloat16
 
+from cvmae.interop import numpy_pickles
 from cvmae.interop.pretrained import WeightsError
 
 # Keys of the state dict in published checkpoints: MAE and VideoMAE, mae_st, DeepSpeed's, Lightning's; the first one present.
 CONTAINERS = ("model", "model_state", "module", "state_dict")
-_DDP = "module."
+_REMEDY = (
+    "get these weights as safetensors or as a bare state dict, from torch.save(model.state_dict(), FILE) where they were made"
+)
 # The errors that torch.load was seen to raise on files cut short or with bytes changed.
 _LOAD_ERRORS = (
     pickle.UnpicklingError,
@@ -25,6 +28,7 @@ _LOAD_ERRORS = (
     MemoryError,
     OSError,
     OverflowError,
+    RecursionError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -35,7 +39,7 @@ def read_state(file: str) -> dict[str, np.ndarray]:
     """Reads the arrays of the state dict in a torch file.
 
     The state dict is under one of `CONTAINERS`, or is all of the file; what stands beside it (optimizer, epoch, arguments) is
-    ignored. The prefix that DistributedDataParallel puts before every key is removed.
+    ignored. Keys are those of the file: `wrappers.unwrap` takes off what DistributedDataParallel and others put before them.
 
     Returns:
       Arrays that own their memory, in the file's dtypes; bfloat16 is that of `ml_dtypes`.
@@ -53,8 +57,6 @@ def read_state(file: str) -> dict[str, np.ndarray]:
             problems.append(f"{key} cannot be read: {_first_line(error)}")
     if problems:
         raise WeightsError(file, problems)
-    if all(key.startswith(_DDP) for key in arrays):
-        return {key.removeprefix(_DDP): array for key, array in arrays.items()}
     return arrays
 
 
@@ -67,8 +69,9 @@ def _load(file: str):
     with open(file, "rb") as opened:
         is_zip = opened.read(4) == b"PK\x03\x04"
     # VideoMAE, MAE and mae_st save their command's arguments beside the model, under `args`: argparse's Namespace, a bag of
-    # attributes without code of its own. Its values are read under the same rule. No other class is let through.
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    # attributes without code of its own. Its values are read under the same rule. Numbers of numpy and paths are read by
+    # stand-ins of ours (numpy_pickles.py). No other class is let through.
+    with torch.serialization.safe_globals([argparse.Namespace, *numpy_pickles.allowed()]):
         try:
             # Mapped, an optimizer's state takes neither time nor memory; files from before torch 1.6 are no zip and cannot be mapped.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
@@ -79,12 +82,11 @@ def _load(file: str):
 def _why_not(error: Exception) -> str:
     """Returns why torch refused a file, in one line."""
     text = str(error)
+    if isinstance(error, numpy_pickles.NotPlainError):
+        return f"{text}; only numbers and texts of numpy are read: {_REMEDY}"
     match = re.search(r"GLOBAL (\S+)", text)
     if match:
-        return (
-            f"reading it would run code: it asks for {match[1]}, and only tensors and plain values are read; "
-            "get these weights as safetensors or as a bare state dict"
-        )
+        return f"reading it would run code: it asks for {match[1]}, and only tensors and plain values are read; {_REMEDY}"
     if "TorchScript" in text:
         return "it is a TorchScript program, which is not run; save the state_dict() of its module instead"
     if isinstance(error, pickle.UnpicklingError):  # torch's reason stands between advice on running it anyway
@@ -113,6 +115,8 @@ def _array(value) -> np.ndarray:
     """Returns a tensor's values. Raises: TypeError, ValueError, RuntimeError or MemoryError if numpy cannot hold them."""
     import torch
 
+    if isinstance(value, numpy_pickles.Array):
+        return value.value
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"it is of type {type(value).__name__}, not a tensor")
     tensor = value.detach()

@@ -54,12 +54,25 @@ def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dic
     check_path(workdir)
     compilation_cache.enable(config.get("compilation_cache", "auto"))
     config, notes = fill_model_fields(config)
-    processes.log_once(*notes)
+    config, more = _keep_pixels(config, workdir)
+    processes.log_once(*notes, *more)
     with storage_errors("a file of the run", workdir):
         numbers = find_task(config.task).run(config, os.fspath(workdir))
         if numbers and report_page:
             _write_page(workdir)
     return numbers
+
+
+def _keep_pixels(config, workdir: str | os.PathLike):
+    """Returns the config with the `data.square_pixels` that a workdir was begun with, and notes; before version 0.2 it was False."""
+    from cvmae.workdir import Workdir
+
+    data = (Workdir(workdir).read_config() or {}).get("data")
+    if not config.get("data", {}).get("square_pixels") or not isinstance(data, dict) or data.get("square_pixels"):
+        return config, []
+    config = config.copy_and_resolve_references()
+    config.data.square_pixels = False
+    return config.lock(), ["note: config.data.square_pixels=False, as this workdir was begun; a new --workdir takes True"]
 
 
 def _write_page(workdir: str | os.PathLike) -> None:

@@ -12,7 +12,7 @@ from cvmae.config import config_errors, steps
 from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
-from cvmae.tasks.notes import check_clips, training_notes
+from cvmae.tasks.notes import check_clips, row_notes, source_notes, training_notes
 from cvmae.tasks.results import Results, draw, write
 from cvmae.tasks.validate import validate
 from cvmae.training import loop
@@ -32,6 +32,7 @@ class Task(abc.ABC):
     Attributes:
       BATCH_KEYS: the entries of the loader's batch that reach the devices.
       PREFIX: of the numbers that `run` returns of the report.
+      LABELED: True where labels are learned.
       trains: True, beside `frozen.FrozenTask`.
 
     Raises:
@@ -41,6 +42,7 @@ class Task(abc.ABC):
     BATCH_KEYS: ClassVar[tuple[str, ...]]
     PREFIX: ClassVar[str]
     trains: ClassVar[bool] = True
+    LABELED: ClassVar[bool] = False
 
     def __init__(self, config, mesh, schedule: Schedule, source: Source):
         """Builds the model and the optimizer.
@@ -85,6 +87,8 @@ class Task(abc.ABC):
             loop.describe(config, schedule, len(self.source)),
             *self.describe(),
             *training_notes(config, schedule, jax.default_backend()),
+            *source_notes(source),
+            *row_notes(config, task.compared_sources(), task.LABELED),
         )
         state, metrics, finished = loop.run(self, self.source, schedule, workdir)
         if not finished:
@@ -118,6 +122,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def check_data(self) -> None:
         """Opens the splits that are read later, so that what is missing is known before the first step. Raises: ConfigError."""
+
+    def compared_sources(self) -> dict[str, Source]:
+        """Returns the splits whose rows are looked at together, by their field of config.data."""
+        return {"split": self.source}
 
     def load_pretrained(self) -> dict | None:
         """Returns parameters that replace initialized ones, a part of the tree; None for none. Raises: ConfigError."""

@@ -33,6 +33,7 @@ class ClassificationTask(Task):
 
     BATCH_KEYS = ("video", "label")
     PREFIX = "test"
+    LABELED = True
 
     def __init__(self, config, mesh, schedule: Schedule, source, num_classes: int):
         super().__init__(config, mesh, schedule, source)
@@ -50,6 +51,10 @@ class ClassificationTask(Task):
             require(
                 most < self.classes, f"config.data.{field}: label {most} is not one of the {self.classes} classes of data.split"
             )
+
+    def compared_sources(self):
+        """Returns the splits of training, of evaluation and of the test at the end."""
+        return super().compared_sources() | {"eval_split": self.eval_source, "test_split": self.test_source}
 
     @functools.cached_property
     def eval_source(self):

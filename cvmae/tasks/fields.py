@@ -63,6 +63,7 @@ CHECKS = {
     "sharding.*": FREE,  # make_rules names the axes
     "data.name": FREE,
     "data.source": one_of(*sources.KINDS),
+    "data.square_pixels": FREE,
     "data.fit": one_of(*clips.FITS),
     "data.clip_sampling": one_of(*clips.SAMPLINGS),
     "data.frame_size": SIZE,

@@ -18,7 +18,7 @@ from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, local_mesh, make_mesh, replicated
 from cvmae.report.words import is_count
 from cvmae.tasks.init_from import load_video_encoder
-from cvmae.tasks.notes import frozen_notes
+from cvmae.tasks.notes import frozen_notes, row_notes
 from cvmae.tasks.results import Results, write
 from cvmae.tasks.validate import validate
 from cvmae.training import provenance
@@ -56,18 +56,19 @@ class FrozenTask(abc.ABC):
         with config_errors("data"):
             splits = {field: config.data[field] for field in ("split", "test_split") if field in config.data}
             sources = {field: make_source(config.data, split) for field, split in splits.items()}
+        notes = frozen_notes(config, sources, jax.default_backend())
+        notes += row_notes(config, sources, labeled=config.task in ("knn", "retrieval"))
         task = cls(config, sources, Placement(mesh))
         weights = jax.device_put(task.load(), replicated(mesh))
         workdir = Workdir.create(path)
-        with locked(workdir):
-            return task._run(weights, workdir)
-
-    def _run(self, weights, workdir: Workdir) -> dict[str, float]:
-        """Computes and writes, see `run`."""
-        config = self.config
         among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
-        processes.log_once(f"workdir {workdir}{among}", *frozen_notes(config, self.sources, jax.default_backend()))
-        metrics = self.compute(weights, workdir)
+        with locked(workdir):
+            processes.log_once(f"workdir {workdir}{among}", *notes)
+            return task._record(task.compute(weights, workdir), workdir)
+
+    def _record(self, metrics: dict[str, float], workdir: Workdir) -> dict[str, float]:
+        """Writes the task's numbers and config into the workdir, and returns them as `TASK/NAME`."""
+        config = self.config
         provenance.record(workdir)
         workdir.write_config(config)
         write(Results(Report(config.task, metrics), text_of(metrics)), workdir)

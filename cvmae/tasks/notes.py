@@ -1,8 +1,10 @@
 """Lines for the start and the end of a run: settings that work but are rarely meant, and what to do next."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 
-from cvmae.config import require, steps
+from cvmae.config import config_errors, require, steps
+from cvmae.data.row_checks import check_rows
 from cvmae.data.sources import Source
 from cvmae.interop.huggingface import refusals
 from cvmae.interop.pretrained import Pretrained
@@ -78,7 +80,7 @@ def export_notes(encoder: Backbone) -> list[str]:
     reasons = refusals(Pretrained("", encoder, {}), "encoder")
     if not reasons:
         return []
-    return [f"note: this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats"]
+    return [f"note: the encoder of this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats"]
 
 
 def valid_notes(config, objective: Objective) -> list[str]:
@@ -98,13 +100,37 @@ def valid_notes(config, objective: Objective) -> list[str]:
 
 def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:
     """Returns notes for the start of a task that trains nothing; `sources` are the splits by their field of config.data."""
-    notes = _shared_notes(config, backend)
+    notes = _shared_notes(config, backend) + source_notes(*sources.values())
     gallery = len(sources["split"]) if "split" in sources else 0
     beyond = [k for k in config.get("knn", {}).get("neighbours", ()) if k > gallery]
     if beyond:
         numbers = ", ".join(map(str, beyond))
         notes.append(f"note: config.knn.neighbours={numbers}: the gallery has {gallery} clips, so all of them vote")
     return notes
+
+
+def row_notes(config, sources: Mapping[str, Source], labeled: bool) -> list[str]:
+    """Returns notes about the rows of splits together: files that are in two of them, classes without training clips.
+
+    Args:
+      config: of the run.
+      sources: the splits that numbers are computed on and that of training, by their field of config.data.
+      labeled: True for a task that learns or compares labels.
+
+    Raises:
+      ConfigError: no number of the run would mean anything.
+    """
+    if "split" not in sources:
+        return []
+    with config_errors("data"):
+        lines = check_rows(sources, {field: config.data[field] for field in sources}, labeled)
+    return [f"note: {line}" for line in lines]
+
+
+def source_notes(*sources: Source) -> list[str]:
+    """Returns notes about the files of sources, such as those of a folder that are left out, each once."""
+    lines = (note for source in sources for note in getattr(source, "notes", ()))
+    return [f"note: {line}" for line in dict.fromkeys(lines)]
 
 
 def _shared_notes(config, backend: str) -> list[str]:
@@ -117,13 +143,14 @@ def _shared_notes(config, backend: str) -> list[str]:
     return notes
 
 
-def ending(config, config_path: str, workdir: str) -> list[str]:
+def ending(config, config_path: str, workdir: str, data_flags: Sequence[str] = ()) -> list[str]:
     """Returns lines for the end of a run: the files that it left, and the command that usually comes next.
 
     Args:
       config: that was run.
       config_path: as it was given, `configs/ssv2.py:variant=B/16`.
       workdir: of the run.
+      data_flags: the flags of config.data that the run was given; the next command needs them too.
     """
     folder = Workdir(workdir)
     files = [name for name in LEFT_BEHIND if (folder / name).exists()]
@@ -134,6 +161,7 @@ def ending(config, config_path: str, workdir: str) -> list[str]:
     # A probe keeps the encoder that it started from, so that is what comes next starts from.
     start = config.init_from if config.task in ("linear", "attentive") else workdir
     command = f"python -m cvmae.main --config={with_task(config_path, following)} --config.init_from={start}"
+    command = " ".join([command, *map(shlex.quote, data_flags)])
     return [*lines, f"next, for example: {command}"]
 
 

@@ -30,6 +30,11 @@ def validate(config, devices=None) -> None:
         make_rules(mesh, config.sharding)
     check_batch(config, mesh)
     check_total(config)
+    require(
+        not config.data.manifest or config.data.source == "files",
+        f"config.data.manifest={config.data.manifest!r} is not read with config.data.source={config.data.source!r} (runlocal sets "
+        "synthetic): add --config.data.source=files, or leave the manifest out",
+    )
     folder = config.data.source == "files" and os.path.isdir(os.path.expanduser(config.data.manifest))
     require(
         not folder or "total" not in config,

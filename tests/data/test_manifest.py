@@ -1,6 +1,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from cvmae.data.manifest import UNLABELED, Entry, ManifestError, read_manifest
@@ -116,3 +117,151 @@ def test_a_manifest_that_is_not_text(tmp_path):
     (tmp_path / "l.csv").write_bytes(b"path,label,split\n\xff\xfe,0,train\n")
     with pytest.raises(ManifestError, match="not UTF-8"):
         read_manifest(str(tmp_path / "l.csv"), "train")
+
+
+def labeled(folder, *labels, name="labels.csv"):
+    """Writes a manifest of these labels, one per line after the header."""
+    rows = "".join(f'{number}.mp4,"{label}",train\n' for number, label in enumerate(labels))
+    return read_manifest(write(folder, "path,label,split\n" + rows, name), "train")
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        (("10.0", "2.0", "0.0"), [10, 2, 0]),
+        (("10", "2.", "0.00"), [10, 2, 0]),
+        (("1.0", "0", "nan"), [1, 0, UNLABELED]),
+        (("+1", "00", "007", "2"), [1, 0, 7, 2]),
+        (("0", "", "NaN", "None", "NULL", "na", "N/A", "<NA>", "-1", "-1.0", " "), [0] + [UNLABELED] * 10),
+        (("999", "0"), [999, 0]),  # of published classes, two
+    ],
+)
+def test_numbers_in_any_spelling_and_missing_labels(tmp_path, labels, expected):
+    manifest = labeled(tmp_path, *labels)
+    assert [entry.label for entry in manifest.entries] == expected and manifest.class_names == ()
+
+
+def test_numbers_as_a_data_frame_with_an_empty_cell_writes_them(tmp_path):
+    numbers = np.array([10, 2, np.nan, 0])
+    rows = [{"path": f"{i}.mp4", "label": float(x), "split": "train"} for i, x in enumerate(numbers)]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), "list.jsonl")
+    assert [entry.label for entry in read_manifest(path, "train").entries] == [10, 2, UNLABELED, 0]
+
+
+def test_missing_labels_among_names(tmp_path):
+    manifest = labeled(tmp_path, "run", "nan", "None", "jump", "-1")
+    assert manifest.class_names == ("jump", "run")
+    assert [entry.label for entry in manifest.entries] == [1, UNLABELED, UNLABELED, 0, UNLABELED]
+
+
+def test_a_listed_class_may_have_any_text(tmp_path):
+    write(tmp_path, "number,name\n0,none\n1,walk; then run\n2,[x]\n3,10.0\n", "classes.csv")
+    assert [entry.label for entry in labeled(tmp_path, "10.0", "[x]", "walk; then run", "none", "null").entries] == [
+        3,
+        2,
+        1,
+        0,
+        UNLABELED,
+    ]
+
+
+@pytest.mark.parametrize("label", ["a, b", "Lifting something (0 1)", "[Part] of [it]", "3 to 4", "walk/run", "I|O", "can't"])
+def test_names_with_commas_and_brackets_are_names(tmp_path, label):
+    assert labeled(tmp_path, label, "run").class_names == tuple(sorted((label, "run")))
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["0;2", "run;jump", "[0, 2]", "[]", "[3]", "['run', 'jump']", "(0, 2)", "{0,2}", "('a','b')", "0,2", "0|2", "0 2", "[0 2]"],
+)
+def test_several_labels_are_refused(tmp_path, label):
+    with pytest.raises(ManifestError, match=r"labels.csv:3: label .* is several labels; give one class per video"):
+        labeled(tmp_path, "0", label)
+
+
+@pytest.mark.parametrize("label", [[0, 2], [], ["run"], {"a": 1}])
+def test_labels_that_are_json_lists_are_refused(tmp_path, label):
+    path = write(tmp_path, json.dumps({"path": "a", "label": label, "split": "train"}), "list.jsonl")
+    with pytest.raises(ManifestError, match=r"list.jsonl:1: label .* is (several labels|no class); give"):
+        read_manifest(path, "train")
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (("0", "1.5"), "labels.csv:3: label '1.5' is no class number; give 0, 1, ... or a name"),
+        (("0", "inf"), "labels.csv:3: label 'inf' is no class number"),
+        (("0", "1e3"), "labels.csv:3: label '1e3' is no class number"),
+        (("0", "-3.0"), "labels.csv:3: label -3.0 is negative"),
+        (("0", "1", "run"), "labels.csv:4: label 'run' is a name, most others are numbers"),
+        (
+            ("0", "1", "1000000"),
+            "labels.csv:4: label '1000000' is no class number, there are only 3 different labels; number .* 0 to 2",
+        ),
+        (("2019", "2020", "2021"), "labels.csv:4: label '2021' is no class number"),
+        (("0", "9" * 30), "labels.csv:3: label '9999.* is no class number"),
+        (("0", "9" * 5000), "labels.csv:3: label '9999.* is no class number"),
+        (("1", "2", "3"), "labels.csv:2: labels run from 1 to 3, none is 0; subtract 1"),
+        (("2.0", "1.0"), "labels.csv:3: labels run from 1 to 2.0, none is 0; subtract 1"),
+        (("a", "b", "2", "2.0"), "labels '2' and '2.0' are one number"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, message):
+    with pytest.raises(ManifestError, match=message) as caught:
+        labeled(tmp_path, *labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_from_1_with_names_are_detected(tmp_path):
+    write(tmp_path, "number,name\n0,run\n1,fly\n", "classes.csv")
+    with pytest.raises(ManifestError, match="classes.csv: no class '2', which the manifest has; subtract 1"):
+        labeled(tmp_path, "1", "2")
+    assert [entry.label for entry in labeled(tmp_path, "1", "0.0", "run").entries] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_classes_file_that_cannot_be_read(tmp_path, content):
+    if content is None:
+        (tmp_path / "classes.csv").mkdir()
+    else:
+        (tmp_path / "classes.csv").write_bytes(content)
+    with pytest.raises(ManifestError, match="classes.csv: (not UTF-8|Is a directory)"):
+        labeled(tmp_path, "0")
+
+
+@pytest.mark.parametrize("text", ["nan", "", "NaN", "None", "null", "NA", " nan "])
+def test_open_times(tmp_path, text):
+    path = write(tmp_path, f"path,label,split,start,end\na,0,train,{text},2\nb,0,train,1,{text}\n")
+    assert [(entry.start, entry.end) for entry in read_manifest(path, "train").entries] == [(None, 2.0), (1.0, None)]
+    rows = [{"path": "a", "label": 0, "split": "train", "start": np.nan, "end": None}]
+    [entry] = read_manifest(write(tmp_path, json.dumps(rows[0]), "list.jsonl"), "train").entries
+    assert (entry.start, entry.end) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "Infinity", "1_0", "00:01:30", "1s", "true", "[1]", "1e999", "-1.0", "-1"])
+@pytest.mark.parametrize("field", ["start", "end"])
+def test_what_is_no_time_is_refused(tmp_path, text, field):
+    path = write(tmp_path, f"path,label,split,{field}\na,0,train,\nb,0,train,{text}\n")
+    with pytest.raises(ManifestError, match="list.csv:3: (start|end) .*give seconds"):
+        read_manifest(path, "train")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"path": "a\\u0000", "label": 0, "split": "train"}',
+        '{"path": "\\ud800", "label": 0, "split": "train"}',
+        '{"path": ["a"], "label": 0, "split": "train"}',
+        '{"path": "a", "label": ' + "9" * 5000 + ', "split": "train"}',
+        "[" * 100000,
+    ],
+)
+def test_json_that_is_no_row_is_refused(tmp_path, line):
+    with pytest.raises(ManifestError, match="list.jsonl:1: .*; (expected|repair|write)") as caught:
+        read_manifest(write(tmp_path, line, "list.jsonl"), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    with pytest.raises(ManifestError, match="list.csv:1: the header line has label twice"):
+        read_manifest(write(tmp_path, "path,label,label,split\na,0,1,train\n"), "train")

@@ -1,6 +1,9 @@
 """Extracted features: of the right windows, in the right file, whatever is interrupted, broken or named alike."""
 
 import csv
+import errno
+import os
+import pathlib
 
 import jax
 import numpy as np
@@ -264,3 +267,86 @@ class Keys:
 
 def test_names_never_collide():
     assert output_names(Keys("a", "b", "a", "a~2", "a", "b")) == ["a", "b", "a~2", "a~2~2", "a~3", "b~2"]
+
+
+LONG = ["\u6f22" * 82 + ".mp4", "x" * 251 + ".mp4", "y" * 243 + ".mp4", "\u00e9" * 125 + ".mp4", "z~0123456789abcdef.mp4"]
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_long_names_have_features_under_shortened_names(folder, params, tmp_path, format):
+    source = tmp_path / "videos"
+    source.mkdir()
+    for name in [*LONG, "x" * 250 + "y.mp4"]:  # the last differs from another only where names are cut
+        videos.write_video(source / name, 5)
+    c = file_config(folder)
+    c.data.manifest = str(source)
+    for written in (6, 0):
+        summary = extract_features(c, params, make_source(c.data, "val"), tmp_path / "out", POOLED, format=format)
+        assert (summary["written"], summary["skipped"], summary["unreadable"]) == (written, 6 - written, 0)
+    features = FeatureFolder(tmp_path / "out")
+    assert set(features) == {path.name for path in source.iterdir()} and not leftovers(tmp_path / "out")
+    assert all(arrays["path"] == name for name, arrays in features.items())
+    if format == "npz":  # what was written by earlier versions is where it was
+        assert (tmp_path / "out" / ("y" * 243 + ".mp4.npz")).exists()
+
+
+@pytest.mark.parametrize("form", ["npz", "array_record"])
+def test_a_name_that_no_file_can_have_is_listed(folder, params, tmp_path, form):
+    out = tmp_path / "out"
+    out.mkdir()
+    blocked = out / "up" if form == "npz" else out / "waiting" / "up"
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.write_bytes(b"")  # a file where a folder would have to be
+    (folder / "blocked.csv").write_text("\n".join([*LINES[:4], "a.mp4,0,val,0,0.5"]))
+    c = file_config(folder, "blocked.csv")
+    c.data.max_bad_fraction = 1.0
+    # The folder of shards that are not full is gone after a run, and with it what blocked the name.
+    for written, skipped in ((3, 0), (0, 3)) if form == "npz" else ((3, 0),):
+        summary = extract_features(c, params, make_source(c.data, "val"), out, POOLED, format=form)
+        assert (summary["written"], summary["skipped"], summary["unreadable"]) == (written, skipped, 1)
+    with open(out / "bad_files.csv", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["path"] == "up/a.mp4"
+    assert "no file for its features can be written: " in row["reason"] and "; rename the video" in row["reason"]
+    assert set(FeatureFolder(out)) == {"a.mp4", "a.mkv", "a.mp4@0.0-0.5"}
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_a_path_that_is_too_long_is_listed(folder, params, tmp_path, format):
+    """Names of 3000 bytes of folders, which are short enough for the videos, and not below the longer path of the features."""
+    source, deep = tmp_path / "v", pathlib.Path(*["d" * 200] * 15)
+    (source / deep).mkdir(parents=True)
+    videos.write_video(source / deep / "a.mp4", 5)
+    videos.write_video(source / "b.mp4", 5)
+    c = file_config(folder)
+    c.data.manifest, c.data.max_bad_fraction = str(source), 1.0
+    out = tmp_path / pathlib.Path(*["o" * 200] * 5)
+    summary = extract_features(c, params, make_source(c.data, "val"), out, POOLED, format=format)
+    assert (summary["written"], summary["unreadable"]) == (1, 1) and set(FeatureFolder(out)) == {"b.mp4"}
+    assert "File name too long; rename the video" in (out / "bad_files.csv").read_text()
+
+
+def test_a_folder_in_the_place_of_a_file(folder, params, tmp_path):
+    (tmp_path / "a.mp4.npz").mkdir()
+    c = file_config(folder, "one.csv")
+    c.data.max_bad_fraction = 1.0
+    summary = extract_features(c, params, make_source(c.data, "val"), tmp_path, POOLED)
+    assert summary["unreadable"] == 1 and "a folder has its name" in (tmp_path / "bad_files.csv").read_text()
+
+
+def test_a_full_disk_stops_the_run(folder, params, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(feature_files.NpzFiles, "begin", full)
+    with pytest.raises(OSError, match="No space"):
+        run(folder, params, tmp_path)
+    assert not (tmp_path / "bad_files.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "x" * 300, "f/" + "\u6f22" * 90, "d" * 254 + "/a", "\udcff" * 250])
+def test_shortened_names_fit_and_differ(name):
+    short = feature_files.shortened(name, 247)
+    assert len(os.fsencode(short.rpartition("/")[2])) <= 247 and short == feature_files.shortened(short, 247)
+    assert (short == name) == (len(os.fsencode(name.rpartition("/")[2])) <= 247)
+    assert feature_files.shortened(name + "y", 247) != short

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import os
 import pathlib
 import pickle
@@ -19,7 +20,8 @@ import safetensors.torch
 import torch
 from ml_dtypes import bfloat16
 
-from cvmae.interop.arrays import read_arrays
+from cvmae.interop import numpy_pickles, torch_file
+from cvmae.interop.arrays import TORCH_INDEX, read_arrays
 from cvmae.interop.pretrained import WeightsError
 
 FORMATS = {"zip": True, "legacy": False}
@@ -86,12 +88,70 @@ def test_a_module_s_own_state_dict(tmp_path, save):
     assert_read(tmp_path / "a.pth", module.state_dict())
 
 
-def test_the_prefix_of_ddp_is_taken_off_where_every_key_has_it(tmp_path, save):
-    save({"model": {f"module.{key}": value for key, value in state().items()}}, tmp_path / "a.pth")
+def test_keys_are_those_of_the_file(tmp_path, save):
+    """Wrappers come off later, with a note: `test_wrappers.py`."""
+    wrapped = {f"module.{key}": value for key, value in state().items()}
+    save({"model": wrapped}, tmp_path / "a.pth")
+    assert_read(tmp_path / "a.pth", wrapped)
+
+
+NUMPY = {
+    "float64": np.float64(0.71),
+    "float32": np.float32(0.71),
+    "float16": np.float16(0.71),
+    "big-endian": np.dtype(">f8").type(3.0),
+    "int64": np.int64(-7),
+    "uint8": np.uint8(200),
+    "bool": np.bool_(True),
+    "complex": np.complex64(1 + 2j),
+    "text": np.str_("accuracy"),
+    "bytes": np.bytes_(b"abc"),
+    "array": np.arange(6, dtype=np.int16).reshape(2, 3),
+    "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "big-endian array": np.arange(3, dtype=">i4"),
+    "random state": np.random.RandomState(0).get_state(),
+    "path": pathlib.PurePosixPath("out/run"),
+    "real path": pathlib.Path("out"),
+    "nested": {"best": [np.float64(1), {"top5": np.float32(2)}]},
+}
+
+
+@pytest.mark.parametrize("place", ["beside", "arguments"])
+@pytest.mark.parametrize("name", NUMPY)
+def test_numbers_of_numpy_and_paths_are_data(tmp_path, save, name, place):
+    value = NUMPY[name]
+    beside = {"extra": value} if place == "beside" else {"args": argparse.Namespace(extra=value)}
+    save({"model": state()} | beside, tmp_path / "a.pth")
     assert_read(tmp_path / "a.pth", state())
-    some = {"module.a": torch.ones(2), "head.b": torch.ones(2)}
-    save(some, tmp_path / "b.pth")
-    assert_read(tmp_path / "b.pth", some)
+
+
+@pytest.mark.parametrize("name", [name for name, value in NUMPY.items() if isinstance(value, np.generic | np.ndarray)])
+def test_stand_ins_give_numpy_s_values(tmp_path, save, name):
+    value = NUMPY[name]
+    save({"value": value}, tmp_path / "a.pth")
+    loaded = torch_file._load(str(tmp_path / "a.pth"))["value"]
+    loaded = loaded.value if isinstance(loaded, numpy_pickles.Array) else loaded
+    assert loaded.dtype == value.dtype and loaded.shape == value.shape
+    np.testing.assert_array_equal(loaded, value)
+
+
+def test_arrays_of_numpy_are_weights_too(tmp_path, save):
+    save({"model": {"a": torch.ones(2), "b": np.arange(3, dtype=np.float32)}}, tmp_path / "a.pth")
+    np.testing.assert_array_equal(read_arrays(tmp_path / "a.pth")["b"], np.arange(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "value, problem",
+    [
+        (np.array([{}], object), "dtype 'O8' is neither of numbers nor of texts"),
+        (np.datetime64("2026-01-01"), "dtype 'M8' is neither of numbers nor of texts"),
+        (np.zeros(2, [("x", "f4")])[0], "dtype 'V4' is neither of numbers nor of texts"),
+    ],
+)
+def test_other_values_of_numpy_are_refused(tmp_path, save, value, problem):
+    save({"model": state(), "extra": value}, tmp_path / "a.pth")
+    (message,) = problems(tmp_path / "a.pth")
+    assert problem in message and "bare state dict" in message
 
 
 def test_safetensors_of_torch(tmp_path):
@@ -166,8 +226,8 @@ def test_a_plain_pickle_is_refused_by_name(tmp_path):
 def test_whole_modules_and_programs_are_refused(tmp_path, save):
     save({"model": torch.nn.Linear(2, 2)}, tmp_path / "a.pth")
     assert "would run code: it asks for torch.nn.modules.linear.Linear," in problems(tmp_path / "a.pth")[0]
-    save({"model": {"w": torch.ones(2)}, "best": np.float64(1)}, tmp_path / "b.pth")
-    assert "would run code: it asks for numpy." in problems(tmp_path / "b.pth")[0]
+    save({"model": {"w": torch.ones(2)}, "best": np.random.default_rng(0)}, tmp_path / "b.pth")
+    assert "would run code: it asks for numpy.random." in problems(tmp_path / "b.pth")[0]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
@@ -242,3 +302,21 @@ def test_a_dtype_that_numpy_lacks_is_named(tmp_path):
     torch.save({"a": torch.ones(2).to(torch.float8_e4m3fn), "b": torch.ones(2)}, tmp_path / "a.pth")
     (problem,) = problems(tmp_path / "a.pth")
     assert problem.startswith("a cannot be read: ") and "Float8_e4m3fn" in problem
+
+
+def test_shards_of_torch(tmp_path, save):
+    """As transformers writes them with safe_serialization=False."""
+    tensors = state()
+    halves = {"pytorch_model-00001-of-00002.bin": list(tensors)[:4], "pytorch_model-00002-of-00002.bin": list(tensors)[4:]}
+    for name, keys in halves.items():
+        save({key: tensors[key] for key in keys}, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="is a shard, .* expected pytorch_model.bin.index.json beside it"):
+        read_arrays(tmp_path)
+    weight_map = {key: name for name, keys in halves.items() for key in keys}
+    (tmp_path / TORCH_INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert_read(tmp_path, tensors)
+    assert_read(tmp_path / TORCH_INDEX, tensors)
+    (problem,) = problems(tmp_path / next(iter(halves)))
+    assert "one of several files" in problem and TORCH_INDEX in problem
+    (tmp_path / next(iter(halves))).unlink()
+    assert problems(tmp_path)[0].startswith("pytorch_model-00001-of-00002.bin is missing")

@@ -105,8 +105,8 @@ def exports(tmp_path_factory):
 
 
 OUTGOING = {
-    ("videomae", "hf-videomae", ""): ["config.json", "model.safetensors", "preprocessor_config.json"],
-    ("classifier", "hf-videomae", ""): ["config.json", "model.safetensors", "preprocessor_config.json"],
+    ("videomae", "hf-videomae", ""): ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"],
+    ("classifier", "hf-videomae", ""): ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"],
     ("videomae", "safetensors", "encoder"): ["cvmae.json", "params.safetensors"],
     ("mae_st", "npz", ""): ["cvmae.json", "params.npz"],
     ("classifier", "stablehlo", ""): ["README.txt", "model.jax_export", "params.npz"],

@@ -19,6 +19,7 @@ from tests.commands import ROOT
 SHA = "0123456789abcdef0123456789abcdef01234567"
 WITH_SAFETENSORS = ("model.safetensors", "config.json", "preprocessor_config.json", "cvmae.json")
 NOT_NEEDED = ("README.md", "pytorch_model.bin", "tf_model.h5", "training_args.bin", "onnx/model.safetensors")
+SHARDS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json")
 PICKLED = ("config.json", "pytorch_model.bin", "README.md")
 
 
@@ -74,6 +75,7 @@ def server():
             "some/sharded": ("model-1.safetensors", "model.safetensors.index.json", "video_preprocessor_config.json"),
             "some/exported": ("params.npz", "cvmae.json", "pytorch_model.bin"),
             "some/pickled": PICKLED,
+            "some/pickled-shards": (*SHARDS, "training_args.bin"),
             "some/flax": ("flax_model.msgpack", "config.json"),
             "some/gated": [403, "GatedRepo"],
             "some/private": [401, "RepoNotFound"],
@@ -203,6 +205,7 @@ def test_only_what_is_needed_is_downloaded(server, tmp_path, hub_id):
         ("some/sharded", ["model-1.safetensors", "model.safetensors.index.json", "video_preprocessor_config.json"]),
         ("some/exported", ["cvmae.json", "params.npz"]),
         ("some/pickled", ["config.json", "pytorch_model.bin"]),
+        ("some/pickled-shards", sorted(SHARDS)),
     ],
 )
 def test_pickled_weights_are_fetched_only_where_there_are_no_others(server, tmp_path, name, files):

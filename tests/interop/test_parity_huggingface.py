@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import os
+import textwrap
 
 import jax
 import numpy as np
 import pytest
 
-from cvmae.interop.huggingface import write_hf_videomae
+from cvmae.interop.huggingface import CLASSES, FIRST_WHOLE, write_hf_videomae
 from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Head
 from cvmae.models import masking
@@ -65,7 +66,7 @@ def test_encoder(name, tmp_path):
     encoder, about = ENCODERS[name]
     source = pretrained(encoder)
     notes = write_hf_videomae(source, tmp_path / "out", "encoder")
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     assert len(notes) == len(about) and all(map(str.startswith, notes, about)), notes
     clip = clips(source)
     reference = run(load(transformers.VideoMAEModel, tmp_path / "out"), clip).last_hidden_state.numpy()
@@ -152,6 +153,39 @@ def test_eps_that_transformers_fixes(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("part", ["encoder", "autoencoder", "classifier"])
+@pytest.mark.parametrize("bias", ["qv", "qkv", "none"])
+def test_the_lines_of_the_readme_load_it(part, bias, tmp_path):
+    """Every bias of queries and values arrives: transformers 5.5.1 to 5.17.0 load zeros without an error."""
+    source = pretrained(videomae(bias=bias), videomae_decoder(bias=bias), Head(2, "first"), target_norm="patch_channel")
+    write_hf_videomae(source, tmp_path, part)
+    text = (tmp_path / "README.md").read_text()
+    code = textwrap.dedent("\n".join(line for line in text.splitlines() if line.startswith("    ")))
+    names = {"FOLDER": tmp_path}
+    exec(code, names)
+    model = names["model"]
+    assert type(model).__name__ == CLASSES[part]
+    queries = [
+        (layer.attention.attention.query.bias, layer.attention.attention.value.bias)
+        for name, layer in model.named_modules()
+        if type(layer).__name__ == "VideoMAELayer"
+    ]
+    assert len(queries) == (3 if part == "autoencoder" else 2)
+    if bias == "none":
+        assert all(query is None and value is None for query, value in queries) and "any version" in text
+        return
+    assert all(query.abs().min() > 0 and value.abs().min() > 0 for query, value in queries)
+    block = source.params["encoder"]["blocks"]["block0"]["attention"]
+    np.testing.assert_array_equal(queries[0][0].detach().numpy(), block["query"]["bias"])
+    np.testing.assert_array_equal(queries[0][1].detach().numpy(), block["value"]["bias"])
+    assert f"{FIRST_WHOLE} and later" in text and "Versions 5.5.1 to 5.17.0 load" in text
+
+
+def test_these_tests_run_with_a_version_that_is_safe():
+    version = tuple(map(int, transformers.__version__.split(".")[:2]))
+    assert version >= tuple(map(int, FIRST_WHOLE.split(".")[:2]))
+
+
 @pytest.mark.parametrize("frames, crop", [((40, 52), (32, 32)), ((32, 32), (32, 32)), ((70, 33), (32, 32)), ((24, 60), (16, 32))])
 def test_the_processor_makes_the_same_clips(frames, crop, tmp_path):
     normalization = {"mean": (0.45, 0.4, 0.5), "std": (0.225, 0.25, 0.2)}
@@ -175,7 +209,7 @@ def test_notes_on_what_the_weights_do_not_record(tmp_path):
         "the weights do not record VideoMAE's training: ImageNet's normalization, targets by patch and channel",
         "no preprocessor_config.json: the weights do not record their normalization",
     ]
-    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_which_part_is_written(tmp_path):

@@ -8,8 +8,10 @@ import statistics
 from cvmae.data import published
 from cvmae.data.prepare.listing import Listing
 from cvmae.data.prepare.text import write_table
+from cvmae.data.row_checks import Part, repeated, shared
 
 _MAX_TABLE = 20  # classes
+_SHOWN = 10  # names in a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +111,46 @@ def class_counts(listing: Listing, usable: dict[str, Row]) -> str:
         lines.append(f"  smallest: {', '.join(f'{label} ({by_class[label].total():,})' for label in smallest)}")
     for split, name in (("train", "training"), ("val", "validation")):
         lacking = [label for label, counts in by_class.items() if not counts[split]]
-        if lacking and split in columns:
+        if lacking and (split in columns or "test" not in columns):
             lines.append(f"no {name} videos: {', '.join(lacking)}")
     return "\n".join(lines)
+
+
+def untrained_classes(listing: Listing, usable: dict[str, Row]) -> list[str]:
+    """Returns a line for each manifest in which classes lack training videos."""
+    lines = []
+    for manifest, pairs in listing.manifests.items():
+        trained = {usable[name].label for name, split in pairs if split == "train" and name in usable}
+        lacking = [label for label in listing.classes if label not in trained]
+        if lacking:
+            shown = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
+            lines.append(f"{manifest}.csv: {len(lacking):,} of {len(listing.classes):,} classes have no training videos: {shown}")
+    return lines
+
+
+def row_problems(listing: Listing, usable: dict[str, Row]) -> list[tuple[str, str, str]]:
+    """Returns (path, problem, detail) of the files that a manifest has in two splits, or in a split twice or with two labels."""
+    problems = []
+    for manifest, pairs in listing.manifests.items():
+        rows: dict[str, list[Row]] = collections.defaultdict(list)
+        for name, split in pairs:
+            if name in usable:
+                rows[split].append(usable[name])
+        parts = {split: [Part.of(row.path, row.start, row.end) for row in of_split] for split, of_split in rows.items()}
+        for split, of_split in rows.items():
+            again, contrary = repeated(parts[split], [row.label for row in of_split])
+            problems += [
+                (
+                    of_split[n].path,
+                    "two labels" if n in contrary else "in a split twice",
+                    f"{manifest}.csv {split}: {of_split[n].name}",
+                )
+                for n in again
+            ]
+            if split != "train":
+                both = shared(parts.get("train", []), parts[split])
+                problems += [(of_split[n].path, "in two splits", f"{manifest}.csv: train and {split}") for n in both]
+    return problems
 
 
 def summary(listing: Listing, usable: dict[str, Row], problems: list[tuple[str, str, str]], report: str) -> str:

@@ -84,12 +84,16 @@ def prepare(options: Options) -> dict[str, str]:
         usable = _check_videos(options, listing, located, problems, state)
         if listing.is_undrawn:
             _draw_splits(options, listing, usable, state)
+        problems += outputs.row_problems(listing, usable)
         manifests = outputs.write_manifests(options.out, listing, usable)
         outputs.write_classes(options.out, listing.classes)
         report = outputs.write_report(options.out, problems)
         print(outputs.counts(options.dataset, listing, usable))
         if options.dataset == "folder" and listing.classes and usable:
             print(outputs.class_counts(listing, usable))
+        elif listing.classes and usable:
+            for line in outputs.untrained_classes(listing, usable):
+                print(line)
         print(outputs.summary(listing, usable, problems, report))
         if not usable:
             raise PrepareError(f"no video is usable; {report} says why")
@@ -102,6 +106,7 @@ def prepare(options: Options) -> dict[str, str]:
 def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     """Returns ({name of a video: path of its file below --videos}, [(path, problem, detail)])."""
     located, problems = {}, [(name, "not UTF-8", "its name cannot stand in a manifest; rename it") for name in files.odd]
+    problems += [(path, "left out", reason) for path, reason in files.left_out]
     for name, video in listing.videos.items():
         paths = files.find(video)
         if not paths:

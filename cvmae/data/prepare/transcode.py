@@ -8,7 +8,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from cvmae.data.decode import DecodeError, each_frame, read_table
+from cvmae.data.decode import DecodeError, each_frame, read_table, stored_pixel_aspect
 from cvmae.data.frame_table import FrameTable
 from cvmae.data.worker_pool import StopRun
 
@@ -25,7 +25,7 @@ _DISK_NUMBERS = frozenset(number for number, name in errno.errorcode.items() if 
 def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable:
     """Writes `source` as H.264 in MP4 to `target`, and returns the frame table of `target`.
 
-    All frames of the source are kept, at the same times, with the same rotation and colors; sound is left out. A target that
+    All frames of the source are kept, at the same times, with the same rotation, colors and shape of pixels; sound is left out. A target that
     was encoded from the same source with the same settings is kept.
 
     Args:
@@ -40,7 +40,9 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
       RuntimeError: the encoder failed.
     """
     status = os.stat(source)
-    mark = f"cvmae {side} {GOP} of {status.st_size} {status.st_mtime_ns}"
+    aspect = stored_pixel_aspect(source)
+    pixels = "" if aspect == 1 else f" pixels {aspect}"  # which earlier versions lost
+    mark = f"cvmae {side} {GOP} of {status.st_size} {status.st_mtime_ns}{pixels}"
     if _mark_of(target) == mark:
         return read_table(target)
     table = read_table(source)
@@ -48,7 +50,7 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container:
             container.metadata["comment"] = mark
-            _encode(container, _timed_frames(source, table), side)
+            _encode(container, _timed_frames(source, table), side, aspect)
         written = _verified(temporary, len(table))
         os.replace(temporary, target)
     except (av.error.FFmpegError, OSError) as error:
@@ -113,7 +115,7 @@ def _timed_frames(source, table):
         raise DecodeError(source, f"ends early: {len(table) - count} of {len(table)} frames are missing")
 
 
-def _encode(container, frames, side):
+def _encode(container, frames, side, aspect):
     convert, stream, size = VideoReformatter(), None, None
     for frame in frames:
         width, height = size or fitted(frame.width, frame.height, side)
@@ -121,6 +123,7 @@ def _encode(container, frames, side):
         if stream is None:
             size = width, height
             stream = _open_stream(container, frame, picture)
+            stream.sample_aspect_ratio = aspect
         picture.pts, picture.time_base = frame.pts, frame.time_base
         picture.pict_type = 0  # lets the encoder choose keyframes, instead of those of the source
         container.mux(stream.encode(picture))

@@ -1,5 +1,7 @@
 """Image MAE's files: facebookresearch's `.pth`, and transformers' ViTMAEForPreTraining as save_pretrained writes it."""
 
+import dataclasses
+
 from cvmae.interop.key_maps.common import FUSED, HEADS, IMAGENET, TIMM, TRANSFORMERS, linear, norm, patches
 from cvmae.interop.keymap import KeyMap, Rule, Table, in_blocks
 
@@ -50,6 +52,29 @@ MAE_CLASSIFIER = KeyMap(
     head={"eps": 1e-6},
     heads=HEADS,
     normalization=IMAGENET,
+)
+
+# The same without its head: with global pooling there is fc_norm to tell it by.
+MAE_HEADLESS = dataclasses.replace(
+    MAE_CLASSIFIER,
+    layout="fine-tuned, without its head",
+    signature=("cls_token", "patch_embed.proj.", "blocks.0.attn.qkv.", "fc_norm.", "!head.", "!decoder_"),
+)
+# Without fc_norm its keys are those of the pre-trained encoder, and its table alone tells it; see `key_maps.with_trained_table`.
+MAE_TRAINED_TABLE = dataclasses.replace(
+    MAE_CLASSIFIER,
+    layout="encoder with trained positions",
+    signature=(
+        "cls_token",
+        "pos_embed",
+        "patch_embed.proj.",
+        "blocks.0.attn.qkv.",
+        "!head.",
+        "!fc_norm.",
+        "!decoder_",
+        "!mask_token",
+    ),
+    head=None,
 )
 
 MAE_PROBE = KeyMap(
@@ -109,4 +134,20 @@ HF_VIT_MAE = KeyMap(
     decoder=_DECODER | {"norm_eps": 1e-12},
     heads=HEADS,
     decoder_heads={512: 16},
+)
+
+_HF_ENCODER = (
+    Rule("embeddings.cls_token", "encoder/cls", "token"),
+    *(Rule(*row) for row in patches("embeddings.patch_embeddings.projection", "conv2d")),
+    *in_blocks("encoder.layer.{i}", "encoder", _HF_BLOCK),
+    *in_blocks("layers.{i}", "encoder", (*_HF_BLOCK_IN_MEMORY, *_HF_NORMS)),
+    *(Rule(*row) for row in norm("layernorm", "encoder/norm")),
+)
+HF_VIT_MAE_ENCODER = dataclasses.replace(
+    HF_VIT_MAE,
+    layout="ViTMAEModel",
+    signature=("embeddings.cls_token", "embeddings.patch_embeddings."),
+    rules=_HF_ENCODER,
+    tables=(Table("embeddings.position_embeddings", "encoder"),),
+    decoder=None,
 )

@@ -1,5 +1,7 @@
 """VideoMAE's files: the authors' `.pth`, whose layout VideoMAEv2 kept, and transformers' as save_pretrained writes them."""
 
+import dataclasses
+
 from cvmae.interop.key_maps.common import FUSED, HEADS, IMAGENET, TIMM, TRANSFORMERS, linear, norm, patches
 from cvmae.interop.keymap import KeyMap, Rule, in_blocks
 
@@ -39,6 +41,18 @@ VIDEOMAE_CLASSIFIER = KeyMap(
     layout="fine-tuned",
     signature=("patch_embed.proj.", "blocks.0.attn.qkv.", "fc_norm.", "!cls_token"),
     rules=(*_encoder(""), *(Rule(*row) for row in (*norm("fc_norm", "norm"), *linear("head", "head")))),
+    encoder=_ENCODER,
+    head={"eps": 1e-6},
+    heads=HEADS,
+    normalization=IMAGENET,
+)
+
+# The encoder alone, or a classifier on its first token (the authors' use_mean_pooling=False), which keeps the encoder's last norm.
+VIDEOMAE_ENCODER = KeyMap(
+    kind="videomae",
+    layout="encoder",
+    signature=("patch_embed.proj.", "blocks.0.attn.qkv.", "!fc_norm.", "!cls_token"),
+    rules=(*_encoder(""), *(Rule(*row) for row in (*norm("norm", "encoder/norm"), *linear("head", "head")))),
     encoder=_ENCODER,
     head={"eps": 1e-6},
     heads=HEADS,
@@ -93,7 +107,7 @@ HF_VIDEOMAE = KeyMap(
 HF_VIDEOMAE_ENCODER = KeyMap(
     kind="hf-videomae",
     layout="VideoMAEModel",
-    signature=("embeddings.patch_embeddings.", "encoder.layer."),
+    signature=("embeddings.patch_embeddings.", "encoder.layer.", "!embeddings.cls_token"),
     rules=_hf_encoder(""),
     encoder=_HF_ENCODER,
     heads=HEADS,
@@ -111,4 +125,10 @@ HF_VIDEOMAE_CLASSIFIER = KeyMap(
     encoder=_HF_ENCODER,
     head={"eps": 1e-5},
     heads=HEADS,
+)
+
+HF_VIDEOMAE_HEADLESS = dataclasses.replace(
+    HF_VIDEOMAE_CLASSIFIER,
+    layout="VideoMAEForVideoClassification, without its head",
+    signature=("videomae.embeddings.", "fc_norm.", "!classifier."),
 )

@@ -42,7 +42,7 @@ def test_cells_are_mean_and_deviation_over_the_seeds_that_are_there(made):
     assert np.std([1.5, 2.5, 4.5], ddof=1) == pytest.approx(1.528, abs=5e-4)
     assert "- high-seed3: not finished" in lines
     assert re.search("2 steps of batch 8, mean ± standard deviation over seeds 0, 1, 3", lines[0])
-    assert lines[-1].startswith("Reconstruction errors are each under the variant's own masks")
+    assert lines[-1].startswith("Reconstruction errors are measured with each variant's own masks")
 
 
 def test_the_csv_has_every_value(made):

@@ -14,7 +14,8 @@ def read(files: VideoFiles) -> Listing:
     Videos directly in the folder, or in the folder of a split, have no class. Raises: PrepareError if there is no video.
     """
     if not files.paths:
-        raise PrepareError(f"--videos has no video file in it; expected {_LAYOUTS}")
+        left_out = files.left_out_text()
+        raise PrepareError(f"--videos has no video file in it; expected {_LAYOUTS}{left_out and f'; {left_out}'}")
     tops = {path.split("/")[0] for path in files.paths if "/" in path}
     has_splits = bool(tops) and tops <= set(SPLITS) and all("/" in path for path in files.paths)
     videos = []

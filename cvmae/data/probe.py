@@ -1,0 +1,45 @@
+"""A look into a file or an open container: whether it holds a video, and which of its streams is it."""
+
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+# A title in an old encoding must not make a video unreadable. PyAV 19 replaces such bytes by default and has no such option.
+TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+# Codecs that draw text files.
+_TEXT = frozenset(("ansi", "bintext", "idf", "xbin"))
+
+
+def video_stream(container):
+    """Returns the video stream of a PyAV container that a player would show, None without one; cover pictures do not count."""
+    best = container.streams.best("video")
+    streams = ([] if best is None else [best]) + list(container.streams.video)
+    return next((stream for stream in streams if not is_picture(stream)), None)
+
+
+def is_picture(stream) -> bool:
+    """Returns True for the picture that is attached to a file, the cover of a song or the preview of a video."""
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def no_video(path: str) -> str:
+    """Returns the reason why a file is not taken for a video by its content; "" if it is one."""
+    try:
+        with av.open(path, **TOLERANT) as container:
+            stream = video_stream(container)
+            if stream is None:
+                return "no video stream, only a picture" if container.streams.video else "no video stream"
+            name = container.format.name
+            if stream.codec_context is None:
+                return "no decoder for its video codec"
+            if stream.codec_context.name in _TEXT:
+                return "text"
+            if name.endswith("_pipe") or name == "image2":
+                return "a picture"
+            if name == "gif" and sum(1 for packet, _ in zip(container.demux(stream), range(2)) if packet.size) < 2:
+                return "a picture"
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        return f"no video: {getattr(error, 'strerror', None) or error}"
+    return ""

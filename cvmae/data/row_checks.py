@@ -1,0 +1,152 @@
+"""Checks of the rows of splits together: files in two splits or with two labels, and classes without training clips."""
+
+import bisect
+import collections
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from cvmae.data.manifest import ManifestError
+from cvmae.data.sources import Source
+
+_SHOWN = 3
+# Above this fraction of the clips that are compared, a number on them means something else than it says.
+_MOST = 0.5
+
+
+class Part(NamedTuple):
+    """The part of a file from `start` to `end`, in seconds."""
+
+    file: str
+    start: float = 0.0
+    end: float = math.inf
+
+    @classmethod
+    def of(cls, file: str, start: float | None, end: float | None) -> "Part":
+        """Makes a part of times that may be None: from the beginning, to the end."""
+        return cls(file, start or 0.0, math.inf if end is None else end)
+
+
+def shared(train: Iterable[Part], test: Sequence[Part]) -> list[int]:
+    """Returns the numbers of the parts of `test` that overlap one of `train` of the same file, ascending."""
+    by_file = collections.defaultdict(list)
+    for part in train:
+        by_file[part.file].append((part.start, part.end))
+    for file, spans in by_file.items():
+        by_file[file] = _merged(spans)
+    numbers = []
+    for number, (file, start, end) in enumerate(test):
+        spans = by_file.get(file, [])
+        after = bisect.bisect_left(spans, (end, -math.inf))
+        if after and spans[after - 1][1] > start:
+            numbers.append(number)
+    return numbers
+
+
+def _merged(spans):
+    """Returns sorted spans (start, end) that do not overlap and cover the same times."""
+    merged: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def repeated(parts: Sequence[Part], labels: Sequence) -> tuple[list[int], list[int]]:
+    """Returns the numbers of the parts that are there before already, and of those among them that have another label there."""
+    first: dict[Part, int] = {}
+    again, contrary = [], []
+    for number, part in enumerate(parts):
+        other = first.setdefault(part, number)
+        if other != number:
+            again.append(number)
+            if labels[other] != labels[number]:
+                contrary.append(number)
+    return again, contrary
+
+
+def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled: bool) -> list[str]:
+    """Compares the rows of the splits of a run.
+
+    Args:
+      sources: by the field of config.data, `split` with the training clips, and those that numbers are computed on.
+      splits: the values of these fields. A field with the value of `split` is meant to be the training clips.
+      labeled: True if the task learns or compares labels.
+
+    Returns:
+      Lines for the start of the run.
+
+    Raises:
+      ManifestError: with labels, more than half of the clips of a split have two labels, are training clips as well, or are
+        of classes without training clips, so that a number on them would mean nothing.
+    """
+    notes, seen = [], set()
+    parts = {field: parts_of(source) for field, source in sources.items()}
+    for field, source in sources.items():
+        if splits[field] not in seen:
+            seen.add(splits[field])
+            notes += _repeats(f"data.{field}={splits[field]!r}", source, parts[field], labeled)
+    train = sources["split"]
+    seen = {splits["split"]}
+    for field, source in sources.items():
+        if splits[field] not in seen:
+            seen.add(splits[field])
+            names = f"data.{field}={splits[field]!r}", f"data.split={splits['split']!r}"
+            notes += _shared_clips(*names, parts["split"], source, parts[field], labeled)
+            if labeled:
+                notes += _without_training(*names, train, source)
+    return notes
+
+
+def _repeats(name, source, parts, labeled):
+    again, contrary = repeated(parts, source.labels.tolist() if labeled else [0] * len(parts))
+    if labeled and contrary:
+        text = f"{name}: {_count(len(contrary), 'video')} listed again with another label, {_examples(source, contrary)}"
+        _refuse_above(2 * len(contrary), len(source), text, "give each video one label")
+        return [f"{text}; give each video one label"]
+    return [f"{name}: {_count(len(again), 'video')} listed more than once, {_examples(source, again)}"] if again else []
+
+
+def _shared_clips(name, train_name, train_parts, source, parts, labeled):
+    numbers = shared(train_parts, parts)
+    if not numbers:
+        return []
+    text = f"{name}: {len(numbers):,} of {_count(len(source), 'video')} also in {train_name}, {_examples(source, numbers)}"
+    if labeled:
+        _refuse_above(len(numbers), len(source), text, "remove them from one of the two, or name one split in both fields")
+    return [f"{text}; numbers on them say nothing about new videos"]
+
+
+def _without_training(name, train_name, train, source):
+    trained, tested = set(train.labels.tolist()) - {-1}, collections.Counter(source.labels.tolist())
+    del tested[-1]
+    count = max([len(train.class_names), *(label + 1 for label in (*trained, *tested))])
+    lacking = sorted(set(range(count)) - trained)
+    if not trained or not lacking:
+        return []
+    names = [train.class_names[label] if label < len(train.class_names) else str(label) for label in lacking]
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    clips = sum(tested[label] for label in lacking)
+    text = f"{train_name} has no video of {len(lacking)} of {count} classes ({shown}), {name} has {clips:,} of them"
+    _refuse_above(clips, tested.total(), text, "check that both splits number their classes alike")
+    return [text]
+
+
+def parts_of(source: Source) -> list[Part]:
+    """Returns the part of a file that each record is; empty for a source whose records are in no files of their own."""
+    return [Part.of(*part) for part in getattr(source, "parts", list)()]
+
+
+def _refuse_above(count, total, text, remedy):
+    if count > _MOST * total:
+        raise ManifestError(f"{text}; no number on them would mean anything: {remedy}")
+
+
+def _count(number, noun):
+    return f"{number:,} {noun} is" if number == 1 else f"{number:,} {noun}s are"
+
+
+def _examples(source, numbers):
+    return f"such as {', '.join(source.key(number) for number in numbers[:_SHOWN])}"

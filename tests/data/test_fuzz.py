@@ -1,0 +1,139 @@
+"""Damaged manifests, class lists, label files and videos: only errors of this package come out, each one line.
+
+Some seconds, with fixed seeds; CVMAE_FUZZ=N tries N times as many inputs.
+"""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from cvmae.data import decode
+from cvmae.data.manifest import ManifestError, read_manifest
+from cvmae.data.prepare.labels import hmdb51, kinetics, ssv2, ucf101
+from cvmae.data.prepare.text import PrepareError
+from tests.data import videos
+
+TIMES = max(1, int(os.environ.get("CVMAE_FUZZ", "1")))
+WORDS = [
+    *("0", "1", "7", "10.0", "-1", "-3", "1e9", "9" * 40, "nan", "None", "inf", "run", "jump", "a;b", "[0, 2]", "0,2", "(1,2)"),
+    *("", " ", '"', '""', "'", "\n", "\r\n", "\0", "\ufeff", "\ud83d\ude00", "{}", "[[", "]]", "null", "true", "../x", "~", "%s"),
+]
+CSV = "path,label,split,start,end\na.mp4,run,train,0,1\nb.mp4,jump,val,,\nc.mp4,0,train,nan,2.5\n"
+ROWS = [{"path": "a", "label": 0, "split": "train", "start": 1.5}, {"path": "b", "label": "run", "split": "train", "end": None}]
+JSON = "\n".join(map(json.dumps, ROWS))
+LABELS = {  # reader, and its files
+    "k400": (
+        kinetics.read,
+        {"train.csv": "label,youtube_id,time_start,time_end,split\nrun,abc,1,11,train\njump,def,2,12,train\n"},
+    ),
+    "ssv2": (
+        ssv2.read,
+        {
+            "labels.json": '{"Holding something": "0", "Moving something": "1"}',
+            "train.json": '[{"id": "1", "template": "Holding [something]"}, {"id": "2", "template": "Moving [something]"}]',
+            "validation.json": '[{"id": "3", "template": "Moving [something]"}]',
+        },
+    ),
+    "ucf101": (
+        ucf101.read,
+        {"classInd.txt": "1 Run\n2 Jump\n"}
+        | {f"trainlist0{n}.txt": "Run/v_1.avi 1\nJump/v_2.avi 2\n" for n in (1, 2, 3)}
+        | {f"testlist0{n}.txt": "Run/v_3.avi\n" for n in (1, 2, 3)},
+    ),
+    "hmdb51": (hmdb51.read, {f"run_test_split{n}.txt": "a.avi 1\nb.avi 2\n" for n in (1, 2, 3)}),
+}
+
+
+def damaged(rng, content: bytes) -> bytes:
+    """Cuts, flips bits, or puts words in random places."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(len(data) + 1))
+        action = rng.integers(5)
+        if action == 0 and data:
+            data[at % len(data)] ^= 1 << int(rng.integers(8))
+        elif action == 1:
+            del data[at:]
+        elif action == 2:
+            del data[at : at + int(rng.integers(1, 8))]
+        else:
+            word = WORDS[rng.integers(len(WORDS))].encode("utf-8", "surrogatepass")
+            data[at : at + (len(word) if action == 3 else 0)] = word
+    return bytes(data)
+
+
+def outcomes(count, attempt, error):
+    """Returns how many of `count` attempts pass and fail; a failure is one line."""
+    passed = failed = 0
+    for number in range(count):
+        try:
+            attempt(number)
+            passed += 1
+        except error as caught:
+            assert str(caught).strip() and "\n" not in str(caught).strip(), str(caught)
+            failed += 1
+    return passed, failed
+
+
+@pytest.mark.parametrize("name, content", [("list.csv", CSV), ("list.jsonl", JSON)])
+def test_manifests(tmp_path, name, content):
+    rng = np.random.default_rng(0)
+
+    def attempt(number):
+        (tmp_path / name).write_bytes(damaged(rng, content.encode()))
+        if number % 4 == 0:
+            (tmp_path / "classes.csv").write_bytes(damaged(rng, b"number,name\n0,run\n1,jump\n"))
+        else:
+            (tmp_path / "classes.csv").unlink(missing_ok=True)
+        manifest = read_manifest(str(tmp_path / name), "train")
+        for entry in manifest.entries:
+            assert entry.path.encode() and -1 <= entry.label < 10**6
+            assert 0 <= (entry.start or 0) < (np.inf if entry.end is None else entry.end)
+
+    passed, failed = outcomes(1500 * TIMES, attempt, ManifestError)
+    assert passed > 20 and failed > 20
+
+
+@pytest.mark.parametrize("dataset", LABELS)
+def test_label_files(tmp_path, dataset):
+    rng = np.random.default_rng(1)
+    read, files = LABELS[dataset]
+
+    def attempt(_):
+        chosen = list(files)[rng.integers(len(files))]
+        for name, text in files.items():
+            (tmp_path / name).write_bytes(damaged(rng, text.encode()) if name == chosen else text.encode())
+        read(str(tmp_path))
+
+    passed, failed = outcomes(300 * TIMES, attempt, PrepareError)
+    assert passed and failed
+
+
+@pytest.mark.parametrize("kind", ["a.mp4", "a.ts", "a.mkv", "a.avi", "a.gif"])
+def test_containers(tmp_path, kind):
+    """Cut at the beginning or the end, and with flipped bits."""
+    form = {"codec": "mpeg4", "options": {}} if kind == "a.avi" else {}
+    if kind == "a.gif":
+        pytest.importorskip("PIL.Image")
+        from PIL import Image
+
+        pictures = [Image.fromarray(videos.numbered_frame(n)) for n in range(8)]
+        pictures[0].save(tmp_path / kind, save_all=True, append_images=pictures[1:])
+    else:
+        videos.write_video(tmp_path / kind, 20, **form)
+    content = np.frombuffer((tmp_path / kind).read_bytes(), np.uint8)
+    rng = np.random.default_rng(2)
+
+    def attempt(number):
+        start = int(rng.integers(len(content) // 2)) if number % 3 == 0 else 0
+        end = int(rng.integers(start + 1, len(content) + 1)) if number % 3 == 1 else len(content)
+        data = content[start:end].copy()
+        places = rng.integers(0, len(data), int(rng.integers(0, 6)))
+        data[places] ^= (1 << rng.integers(0, 8, len(places))).astype(np.uint8)
+        frames = decode.read_chosen(data.tobytes(), lambda table: np.minimum(np.arange(4), len(table) - 1))
+        assert frames.shape[0] == 4 and frames.dtype == np.uint8
+
+    passed, failed = outcomes(60 * TIMES, attempt, decode.DecodeError)
+    assert passed and failed

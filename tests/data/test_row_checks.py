@@ -1,0 +1,143 @@
+"""Rows that are looked at together: files in two splits, twice or with two labels, and classes without training clips."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.data.manifest import ManifestError, read_manifest
+from cvmae.data.prepare import prepare
+from cvmae.data.row_checks import Part, check_rows, repeated, shared
+from cvmae.data.sources import FileSource, SyntheticSource
+from cvmae.data.subset import Subset
+from cvmae.tasks.notes import row_notes
+from tests.data import videos
+from tests.data.prepare.runs import options, table
+from tests.tiny_configs import config
+
+FIELDS = {"split": "train", "eval_split": "val", "test_split": "val"}
+
+
+def sources(folder, rows):
+    """The splits of a manifest by field; rows: lines path,label,split,start,end."""
+    (folder / "list.csv").write_text("path,label,split,start,end\n" + "\n".join(rows) + "\n")
+    opened = {split: FileSource(read_manifest(str(folder / "list.csv"), split)) for split in ("train", "val")}
+    return {field: opened[split] for field, split in FIELDS.items()}
+
+
+def clean(count):
+    return [f"t{i}.mp4,{i % 2},train,," for i in range(count)] + [f"v{i}.mp4,{i % 2},val,," for i in range(count)]
+
+
+def test_rows_without_a_problem_have_no_note(tmp_path):
+    parts = ["long.mp4,0,train,0,5", "long.mp4,1,train,5,9", "long.mp4,0,val,9,"]
+    assert check_rows(sources(tmp_path, clean(4) + parts), FIELDS, labeled=True) == []
+
+
+def test_files_in_two_splits_are_counted_and_named(tmp_path):
+    rows = [*clean(4), "t0.mp4,0,val,,", "./x/../t1.mp4,1,val,2,", f"{tmp_path}/t2.mp4,0,val,,3"]
+    for labeled in (True, False):
+        [note] = check_rows(sources(tmp_path, rows), FIELDS, labeled)
+        assert note.startswith(
+            "data.eval_split='val': 3 of 7 videos are also in data.split='train', such as t0.mp4, t1.mp4@2.0-, "
+        )
+
+
+def test_numbers_on_training_clips_are_refused_where_labels_are_compared(tmp_path):
+    rows = ["a.mp4,0,train,,", "b.mp4,1,train,,", "a.mp4,0,val,,", "b.mp4,1,val,,", "c.mp4,1,val,,"]
+    with pytest.raises(ManifestError, match="2 of 3 videos are also in .*no number on them would mean anything: remove them"):
+        check_rows(sources(tmp_path, rows), FIELDS, labeled=True)
+    assert len(check_rows(sources(tmp_path, rows), FIELDS, labeled=False)) == 1
+    same = dict.fromkeys(FIELDS, "train")  # which says so
+    assert check_rows(dict.fromkeys(FIELDS, sources(tmp_path, rows)["split"]), same, labeled=True) == []
+
+
+def test_videos_that_are_listed_twice(tmp_path):
+    [note] = check_rows(sources(tmp_path, [*clean(3), "t1.mp4,1,train,,"]), FIELDS, labeled=True)
+    assert note == "data.split='train': 1 video is listed more than once, such as t1.mp4"
+    rows = [*clean(5), "t1.mp4,0,train,,", "v0.mp4,1,val,,"]
+    notes = check_rows(sources(tmp_path, rows), FIELDS, labeled=True)
+    assert [note.partition(":")[0] for note in notes] == ["data.split='train'", "data.eval_split='val'"]
+    assert all("1 video is listed again with another label, such as" in note for note in notes)
+    assert all("listed more than once" in note for note in check_rows(sources(tmp_path, rows), FIELDS, labeled=False))
+    rows = [*clean(2), "t0.mp4,1,train,,", "t1.mp4,0,train,,"]
+    with pytest.raises(ManifestError, match="data.split='train': 2 videos are listed again with another label.*one label"):
+        check_rows(sources(tmp_path, rows), FIELDS, labeled=True)
+
+
+def test_classes_without_training_clips(tmp_path):
+    (tmp_path / "classes.csv").write_text("number,name\n0,run\n1,jump\n2,fly\n3,sit\n")
+    rows = [*clean(4), "v9.mp4,fly,val,,"]
+    [note] = check_rows(sources(tmp_path, rows), FIELDS, labeled=True)
+    assert note == "data.split='train' has no video of 2 of 4 classes (fly, sit), data.eval_split='val' has 1 of them"
+    assert check_rows(sources(tmp_path, rows), FIELDS, labeled=False) == []
+    rows = ["a.mp4,0,train,,", "b.mp4,1,train,,", "c.mp4,2,val,,", "d.mp4,3,val,,", "e.mp4,0,val,,"]
+    with pytest.raises(ManifestError, match="no number on them would mean anything: check that both splits number"):
+        check_rows(sources(tmp_path, rows), FIELDS, labeled=True)
+
+
+def test_slices_of_a_split_and_other_sources(tmp_path):
+    train = sources(tmp_path, [*clean(6), "t0.mp4,0,train,,"])["split"]
+    halves = {"split": Subset(train, np.arange(6)), "test_split": Subset(train, np.arange(4, 7))}
+    names = {"split": "train[:6]", "test_split": "train[6:]"}
+    with pytest.raises(ManifestError, match="3 of 3 videos are also in"):
+        check_rows(halves, names, labeled=True)
+    halves["test_split"] = Subset(train, np.array([6]))
+    with pytest.raises(ManifestError, match="1 of 1 video is also in"):
+        check_rows(halves, names, labeled=True)
+    made = {"split": SyntheticSource(8, 4, 4, 8, 8, "train"), "test_split": SyntheticSource(8, 4, 4, 8, 8, "val")}
+    assert check_rows(made, {"split": "train", "test_split": "val"}, labeled=True) == []
+
+
+def test_a_run_says_it(tmp_path):
+    opened = sources(tmp_path, [*clean(4), "t0.mp4,0,val,,"])
+    c = config()
+    c.data.split, c.data.eval_split = "train", "val"
+    chosen = {field: opened[field] for field in ("split", "eval_split")}
+    [note] = row_notes(c, chosen, labeled=True)
+    assert note.startswith("note: data.eval_split='val': 1 of 5 videos are also in") and row_notes(c, {}, labeled=True) == []
+    opened = sources(tmp_path, ["a,0,train,,", "a,0,val,,"])
+    with pytest.raises(ConfigError, match="config.data: data.eval_split='val': 1 of 1 video is also in"):
+        row_notes(c, {field: opened[field] for field in chosen}, labeled=True)
+
+
+def test_shared_parts_equal_a_comparison_of_all_pairs():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        train, test = (
+            [Part(f"{rng.integers(3)}", start := int(rng.integers(8)), start + int(rng.integers(1, 4))) for _ in range(6)]
+            for _ in range(2)
+        )
+        train += [Part("2", 6.0)] * bool(rng.integers(2))
+        expected = {
+            number
+            for (number, a), b in itertools.product(enumerate(test), train)
+            if a.file == b.file and max(a.start, b.start) < min(a.end, b.end)
+        }
+        assert shared(train, test) == sorted(expected)
+    assert Part.of("a", None, None) == Part("a", 0.0, math.inf)
+    assert repeated([Part("a"), Part("a", 1), Part("a"), Part("a")], [0, 0, 1, 0]) == ([2, 3], [2])
+
+
+def test_prepare_names_them(tmp_path, capsys):
+    labels, folder = tmp_path / "labels", tmp_path / "videos"
+    labels.mkdir()
+    folder.mkdir()
+    for name in ("a", "b", "c", "d"):
+        videos.write_video(folder / f"{name}.mp4", 12)
+    head = "label,youtube_id,time_start,time_end,split\n"
+    rows = ["run,a,0,1,train", "run,b,0,1,train", "jump,a,0,2,val", "jump,b,2,3,train", "fly,c,0,1,val", "run,d,0,1,val"]
+    (labels / "kinetics_train.csv").write_text(head + "\n".join(rows) + "\n")
+    prepare(options(tmp_path, "k400"))
+    problems = {
+        (path.rpartition("/")[2], problem, detail) for path, problem, detail in table(tmp_path / "out" / "report.csv")[1:]
+    }
+    assert problems == {
+        ("b.mp4", "two labels", "manifest.csv train: b_000002_000003.mp4"),
+        ("a.mp4", "in two splits", "manifest.csv: train and val"),
+    }
+    out = capsys.readouterr().out
+    assert "1 in two splits, 1 two labels" in out
+    assert "manifest.csv: 1 of 3 classes have no training videos: fly" in out
