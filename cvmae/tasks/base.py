@@ -87,8 +87,8 @@ class Task(abc.ABC):
             loop.describe(config, schedule, len(self.source)),
             *self.describe(),
             *training_notes(config, schedule, jax.default_backend()),
-            *source_notes(source),
-            *row_notes(config, task.compared_sources(), task.LABELED),
+            *source_notes(self.source),
+            *row_notes(config, self.compared_sources(), self.LABELED),
         )
         state, metrics, finished = loop.run(self, self.source, schedule, workdir)
         if not finished:

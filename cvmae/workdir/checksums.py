@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae.parallel import processes
-from cvmae.workdir.saved_steps import DAMAGE_ERRORS, shorten
+from cvmae.workdir.saved_steps import try_reading
 
 ITEM = "checksums"
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
@@ -73,14 +73,16 @@ def read(checkpoint: pathlib.Path, position: dict) -> tuple[dict[str, int], str]
     file = checkpoint / ITEM / "metadata"
     if not file.parent.is_dir():
         return {}, ""
-    try:
+
+    def read_sums():
         there = json.loads(file.read_text(encoding="utf-8"))
-        sums = {str(name): int(value) for name, value in there["arrays"].items()}
-        if there["position"] != of_position(position):
-            return {}, "the checksum of its position is another"
-    except DAMAGE_ERRORS as error:
-        return {}, f"{ITEM}/metadata: {shorten(error, checkpoint)}"
-    return sums, ""
+        return {str(name): int(value) for name, value in there["arrays"].items()}, there["position"]
+
+    content, why = try_reading(read_sums, checkpoint)
+    if why:
+        return {}, f"{ITEM}/metadata: {why}"
+    sums, of_saved_position = content
+    return (sums, "") if of_saved_position == of_position(position) else ({}, "the checksum of its position is another")
 
 
 def find_difference(state, sums: dict[str, int]) -> str:
