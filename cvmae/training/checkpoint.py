@@ -5,7 +5,6 @@ workers and processes, so a checkpoint holds no iterator and restores on other c
 """
 
 import functools
-import logging
 import os
 import pathlib
 from typing import Any
@@ -15,23 +14,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from cvmae.config import ConfigError
-from cvmae.files import storage_error_number, storage_errors
+from cvmae.files import storage_errors
 from cvmae.parallel import processes
 from cvmae.training import identity
 from cvmae.training.optimizer import path_of
-from cvmae.workdir import CHECKPOINTS, checksums
+from cvmae.workdir import CHECKPOINTS, checksums, orbax_output
 from cvmae.workdir.saved_steps import STATE, find_damage, read_position, saved_steps, set_aside, try_reading
-
-
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Returns False for what Orbax logs on the way, and for errors of the storage, which it also raises here."""
-    if "orbax" not in record.pathname:
-        return True
-    error = record.exc_info[1] if record.exc_info else None
-    return record.levelno >= logging.ERROR and (error is None or storage_error_number(error) is None)
-
-
-logging.getLogger("absl").addFilter(_is_worth_a_line)
 
 
 def shapes(params) -> dict[str, tuple[int, ...]]:
@@ -56,6 +44,7 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike, keep: int):
         """Opens `workdir`/checkpoints, where the newest `keep` are kept."""
+        orbax_output.mute()
         self.folder, self._keep = epath.Path(workdir).absolute() / CHECKPOINTS, keep
 
     @functools.cached_property

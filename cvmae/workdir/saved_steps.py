@@ -4,19 +4,18 @@ Runs that resume and `cvmae.interop` share these rules. Orbax writes a checkpoin
 step once it is complete, so a damaged one comes of the storage or of somebody's hand, not of a run that was killed.
 """
 
-import contextlib
 import errno
 import json
-import logging
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from cvmae.config import ConfigError
 from cvmae.files import storage_error_number
+from cvmae.workdir import orbax_output
 
 STATE, POSITION = "state", "position"
 _POSITION_FILE = f"{POSITION}/metadata"
@@ -79,31 +78,16 @@ def try_reading(function: Callable[[], Any], checkpoint: pathlib.Path) -> tuple[
       ConfigError: the files may not be read; they may be whole.
     """
     try:
-        with _quiet():
+        with orbax_output.quiet():
             return function(), ""
     except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):  # JAX's: a device has no room for the arrays
         raise
     except Exception as error:  # Orbax, TensorStore and JSON raise nearly every kind for files that are missing, cut or changed
         if (number := storage_error_number(error)) in (errno.EACCES, errno.EPERM):
-            raise ConfigError(f"checkpoint {checkpoint} cannot be read ({os.strerror(number)}): make its files readable") from error
+            raise ConfigError(
+                f"checkpoint {checkpoint} cannot be read ({os.strerror(number)}): make its files readable"
+            ) from error
         return None, shorten(error, checkpoint)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Mutes in the block what Orbax logs, and what asyncio logs of tasks that failed beside the first."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-
-    def mute(_record: logging.LogRecord) -> bool:
-        return False
-
-    for logger in loggers:
-        logger.addFilter(mute)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(mute)
 
 
 def shorten(error: BaseException, checkpoint: pathlib.Path) -> str:
