@@ -1,6 +1,5 @@
 """Runs of commands, in a process of their own or in this one, and the files that they write into a workdir."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -15,18 +14,6 @@ from absl import flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
-
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # a program of a few tiny steps takes longer to optimize than to run
-
-
-@contextlib.contextmanager
-def quickly_compiled():
-    """Turns off most of XLA's optimizations for programs compiled in the block, as QUICK does for other processes."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def arguments(workdir, config=RUNLOCAL, **overrides) -> list[str]:

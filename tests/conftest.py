@@ -15,6 +15,8 @@ def pytest_configure(config):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    # A program of a few tiny steps takes longer to optimize than to run.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if os.environ.get("CVMAE_CHECK_SHAPES"):
         check_shapes()
 
@@ -26,18 +28,11 @@ def check_shapes():
 
 
 @pytest.fixture
-def quick_compilation():
-    """Turns off most of XLA's optimizations during a test, see `commands.quickly_compiled`."""
-    from tests.commands import quickly_compiled
+def optimized():
+    """Compiles a test's programs as a user's are, with all of XLA's optimizations."""
+    import jax  # not before the environment is set
 
-    with quickly_compiled():
-        yield
-
-
-@pytest.fixture(scope="module")
-def quick_module():
-    """Turns off most of XLA's optimizations for all tests and fixtures of a module, see `commands.quickly_compiled`."""
-    from tests.commands import quickly_compiled
-
-    with quickly_compiled():
-        yield
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 
-from tests.commands import QUICK, ROOT
+from tests.commands import ROOT
 
 PATIENCE_S = 300  # after this a process is taken to hang and is killed; no test takes a tenth of it
 
@@ -50,7 +50,7 @@ def share_programs() -> None:
 
 def run_all(commands: list[list[str]], env=None, waited: int | None = None) -> list[Ended]:
     """Runs Python with each list of arguments in parallel until all, or the first `waited`, have ended; then kills the rest."""
-    environment = os.environ | QUICK | {"PYTHONPATH": str(ROOT)} | (env or {})
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     with tempfile.TemporaryDirectory() as folder:
         outputs = [[pathlib.Path(folder, f"{number}{kind}") for kind in ("out", "err")] for number in range(len(commands))]
         processes = []

@@ -12,7 +12,7 @@ from cvmae.tasks import run as run_config
 from cvmae.tasks import run as train
 from cvmae.tasks.model_fields import fill_model_fields
 from cvmae.tasks.validate import validate
-from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run
+from tests.commands import arguments, checkpoint_steps, metric_lines, run
 from tests.tiny_configs import CONFIGS
 
 TASKS = [task for task in ALL_TASKS if task != "ablate"]
@@ -138,7 +138,7 @@ def check_workdir(workdir, config):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "ssv2"])
-def test_runlocal_runs_to_its_end(name, tmp_path, quick_compilation):
+def test_runlocal_runs_to_its_end(name, tmp_path):
     config = load(path(name, "runlocal"))
     assert config.batch_size == 8 and config.data.source == "synthetic"
     train(config, str(tmp_path))
@@ -158,7 +158,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("task, name", PAIRS)
-def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path, quick_compilation):
+def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path):
     config = load(path(name, f"task={task},runlocal"), {"augment.rand_augment.layers": 1} if task == "finetune" else {})
     numbers = run_config(config, str(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json_best_effort())
@@ -182,7 +182,7 @@ def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path, quick_compilat
 
 
 def test_runlocal_is_a_command(tmp_path):
-    done = run(*arguments(tmp_path, path("ssv2", "runlocal")), env=QUICK)
+    done = run(*arguments(tmp_path, path("ssv2", "runlocal")))
     assert done.returncode == 0, done.stderr
     assert "learning rate 5e-05 = base_lr 0.0016 x batch 8 / 256" in done.stderr
     check_workdir(tmp_path, load(path("ssv2", "runlocal")))

@@ -103,6 +103,7 @@ class _Reader:
         return default if array is None else array.shape
 
     def trunk(self, branch: str) -> TransformerConfig:
+        """Returns depth, width, heads and the like of the blocks of an encoder or decoder. Raises: WeightsError, they disagree."""
         prefix = "decoder_" if branch == "decoder" else ""
         width = self._width(branch)
         pattern = re.compile(rf"{branch}/blocks/block(\d+)/(.*)")
@@ -202,6 +203,7 @@ class _Reader:
         return side, side
 
     def decoder(self, grid: Grid, fields: Mapping) -> DecoderSpec:
+        """Returns the decoder that the arrays and `fields`, those of the format, describe. Raises: WeightsError."""
         cls = "own" if "decoder/cls" in self.converted.arrays else "none"
         values = self.shape("decoder/predict/kernel", (0, grid.patch_dim()))[-1]
         frames = values // (grid.patch**2 * 3) * grid.time_patches

@@ -261,7 +261,7 @@ class KeyMap:
     def rule_of(self, path: str, keys) -> tuple[Rule, str, tuple[str, ...]] | None:
         """Returns the rule that makes a parameter, the key that a file with these `keys` has for it, and the rule's paths.
 
-        It is None if files of this layout do not store the parameter.
+        Returns None for a parameter that files of this layout do not store.
 
         Where several spellings of an array are known, it is the one that most keys of the file share the beginning of.
         """

@@ -38,7 +38,7 @@ class Preprocessing:
             just covers the crop, its aspect kept, and the center is cut out.
 
         Raises:
-          ValueError: it is not of that shape or dtype, has another number of frames, or `mean` or `std` is None.
+          ValueError: it is not of that shape or dtype, has another number of frames, or the weights record no `mean` and `std`.
         """
         if self.mean is None or self.std is None:
             raise ValueError(

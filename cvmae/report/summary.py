@@ -31,7 +31,7 @@ def collect(folder) -> dict[str, dict[str, list[float]]]:
 
 
 def mean_deviation(values: list[float]) -> tuple[float, float | None]:
-    """Returns the mean and the sample standard deviation; the latter is None for a single value."""
+    """Returns the mean and the sample standard deviation; for a single value the latter is undefined: None."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 

@@ -61,8 +61,8 @@ class ClipAnalyzer:
         """Computes attention and tokens of the unmasked clip."""
         video, image = self.branches.video, self.branches.image
         clip = normalize(clip, *self.pixels)
-        given = video.params["encoder"], clip[None], video.encoder
-        attention, tokens = _attend(*given, self.spec), _encode(*given, FeatureSpec(self.spec.layer, "all"))
+        arguments = video.params["encoder"], clip[None], video.encoder
+        attention, tokens = _attend(*arguments, self.spec), _encode(*arguments, FeatureSpec(self.spec.layer, "all"))
         image_attention = None
         if image is not None:
             image_attention = np.asarray(_attend(image.params["encoder"], clip[:, None], image.encoder, self.image_spec)[:, 0])

@@ -67,7 +67,7 @@ class Branch:
 
 @flax.struct.dataclass
 class Branches:
-    """Both branches; `image` is None if the weights have no image branch."""
+    """Both branches; without an image branch in the weights, `image` stays None."""
 
     video: Branch
     image: Branch | None = None

@@ -1,7 +1,4 @@
-"""What Orbax leaves on stderr where it cannot read or write, beside the error that it raises: pages that would hide one line.
-
-It also logs every step of its way at the level of a warning.
-"""
+"""Filters for what Orbax prints beside the errors that it raises: tracebacks of its tasks, and warnings at every step."""
 
 import contextlib
 import logging
@@ -14,7 +11,7 @@ _next_hook: list = []
 
 
 def mute() -> None:
-    """Leaves out, from now on, what Orbax logs and what asyncio reports of its tasks; errors of other causes are still logged."""
+    """Mutes, for the rest of the process, storage errors that Orbax both logs and raises, and its failed asyncio tasks."""
     for name, keeps in (("absl", _is_news), ("asyncio", _is_not_of_orbax)):
         logging.getLogger(name).addFilter(keeps)  # the same function is added once
     if not _next_hook:
@@ -24,7 +21,7 @@ def mute() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Mutes in the block all that Orbax logs, and what `mute` mutes from now on."""
+    """Mutes everything that Orbax logs in the block, and calls `mute`."""
     mute()
     logger = logging.getLogger("absl")
     logger.addFilter(_is_of_others)
@@ -47,7 +44,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns False for tasks of Orbax whose errors nobody fetched: they failed beside the first, which is raised."""
+    """Returns False for tasks of Orbax that failed beside the first: the error of the first is raised."""
     return "orbax" not in record.getMessage()
 
 

@@ -61,7 +61,7 @@ def test_noise_is_normal_and_independent(erased):
 def test_a_clip_does_not_depend_on_the_others(made):
     alone = jax.jit(lambda key: erase(key, PLAIN, SPEC))
     for row in range(12):
-        np.testing.assert_array_equal(alone(KEYS[row]), made[row])
+        np.testing.assert_allclose(alone(KEYS[row]), made[row], atol=1e-6)
 
 
 @pytest.mark.parametrize("field", [{"probability": 1.1}, {"area": (0.5, 0.2)}, {"area": (0.1, 1.5)}, {"ratio": (0.0, 1.0)}])

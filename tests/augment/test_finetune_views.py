@@ -12,8 +12,6 @@ from cvmae.augment import Crop, Erasing, LabeledSpec, RandAugment, labeled_view,
 from cvmae.augment.finetune_views import flip
 from tests.augment.random_clips import clip
 
-pytestmark = pytest.mark.usefixtures("quick_module")
-
 KEY = jax.random.key(23)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
 FULL_FRAME = LabeledSpec(Crop((8, 8), (1.0, 1.0), (1.0, 1.0)), MEAN, STD)

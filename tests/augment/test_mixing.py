@@ -11,8 +11,6 @@ from scipy.stats import beta, kstest
 from cvmae.augment import Mix, mix, soft_targets
 from cvmae.augment.mixing import outside_box, symmetric_beta
 
-pytestmark = pytest.mark.usefixtures("quick_module")
-
 KEY = jax.random.key(11)
 MIXUP, CUTMIX = Mix(cutmix=0.0), Mix(mixup=0.0)
 

@@ -13,8 +13,6 @@ from cvmae.augment import randaugment as ra
 from tests.augment.pil import each_frame, unlike_frames
 from tests.augment.random_clips import clip
 
-pytestmark = pytest.mark.usefixtures("quick_module")
-
 KEY = jax.random.key(3)
 VIDEO = unlike_frames(20, 30)
 SPEC = RandAugment(layers=2, probability=1.0, fill=(124, 116, 104))

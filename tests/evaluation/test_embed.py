@@ -16,8 +16,6 @@ from tests.data.videos import write_video
 from tests.interop.models import random_params
 from tests.interop.pretrained_models import pretrained, videomae
 
-pytestmark = pytest.mark.usefixtures("quick_module")
-
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 

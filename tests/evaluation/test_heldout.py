@@ -21,8 +21,6 @@ from cvmae.objective.objective import Objective
 from cvmae.parallel.mesh import Placement, local_mesh
 from tests.tiny_configs import config, samples
 
-pytestmark = pytest.mark.usefixtures("quick_module")
-
 
 def setup(**overrides):
     c = config(data__synthetic__clips=20, **overrides)

@@ -134,7 +134,7 @@ def large():
     return np.broadcast_to(np.zeros((1, WIDTH), np.int8), (LARGE, WIDTH))
 
 
-def test_200_000_against_200_000_fit(monkeypatch):
+def test_200_000_against_200_000_fit(monkeypatch, optimized):
     """The shapes that the search itself chooses, compiled and not run; int8 spares the test's own memory."""
     queries, own, gallery, _, _ = chunk_sizes(monkeypatch, "_nearest", lambda: nearest.nearest(large(), large(), 200))
     monkeypatch.undo()
@@ -145,7 +145,7 @@ def test_200_000_against_200_000_fit(monkeypatch):
     assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 0.25 * 2**30
 
 
-def test_ranks_among_200_000_fit(monkeypatch):
+def test_ranks_among_200_000_fit(monkeypatch, optimized):
     queries, gallery, partners = chunk_sizes(monkeypatch, "_ranks", lambda: nearest.partner_ranks(large(), large()))
     assert chunk_sizes(monkeypatch, "_similarity", lambda: next(nearest.similarity_rows(large(), large()))) == [
         queries,

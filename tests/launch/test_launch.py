@@ -15,7 +15,7 @@ import tomllib
 import pytest
 import yaml
 
-from tests.commands import QUICK, ROOT, arguments
+from tests.commands import ROOT, arguments
 from tests.requirements import missing
 
 LAUNCH = ROOT / "launch"
@@ -203,7 +203,7 @@ def slurm(tmp_path, tasks: int):
     path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     fields = [word for word in arguments("", data__synthetic__clips=8) if word.startswith("--config.")]
     done = subprocess.run(
-        [str(LAUNCH / "slurm.sh"), *fields], env=os.environ | QUICK | path | job, capture_output=True, text=True, check=False
+        [str(LAUNCH / "slurm.sh"), *fields], env=os.environ | path | job, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done, json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]

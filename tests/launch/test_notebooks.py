@@ -18,7 +18,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from safetensors.numpy import load_file
 from sklearn.neighbors import NearestNeighbors
 
-from tests.commands import QUICK, ROOT, metric_lines
+from tests.commands import ROOT, metric_lines
 
 FOLDER = ROOT / "launch" / "notebooks"
 NAMES = ("01_quickstart", "02_your_own_videos", "03_finetune_from_imported_weights", "04_tpu_vm")
@@ -106,7 +106,7 @@ def folder(tmp_path_factory):
     settings = {
         name: str(place / "jupyter") for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "CVMAE_CACHE")
     }
-    settings |= QUICK | {"PYTHONPATH": str(ROOT), "CVMAE_STEPS": str(STEPS), "CVMAE_CHIPS": "cpu:8"}
+    settings |= {"PYTHONPATH": str(ROOT), "CVMAE_STEPS": str(STEPS), "CVMAE_CHIPS": "cpu:8"}
     with pytest.MonkeyPatch.context() as environment:
         for name, value in settings.items():
             environment.setenv(name, value)

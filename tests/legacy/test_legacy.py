@@ -24,7 +24,6 @@ from tests.data.videos import number_of
 from tests.legacy.runs import RUNS
 from tests.tiny_configs import CONFIGS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 HERE = pathlib.Path(__file__).parent
 ENDED = json.loads((HERE / "expected.json").read_text())["ended"]
 EXPECTED = dict(np.load(HERE / "expected.npz"))

@@ -79,7 +79,7 @@ def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
         np.testing.assert_allclose(gradient.astype(jnp.float32), exact, atol=tolerance * float(jnp.abs(exact).max()))
 
 
-def test_blocks_hold_no_weights():
+def test_blocks_hold_no_weights(optimized):
     """The weights of 1,200 tokens would be 46 MB."""
     a = jax.ShapeDtypeStruct((2, 1200, 4, 8), jnp.float32)
 

@@ -70,7 +70,7 @@ def linear(monkeypatch):
     monkeypatch.setitem(build.BACKBONES, "linear", build_linear)
 
 
-def test_another_backbone_is_pretrained(linear, quick_compilation):
+def test_another_backbone_is_pretrained(linear):
     c = config(("mse_video", "cross_frame"))
     c.video_branch.backbone = "linear"
     task = make_task(c)
@@ -84,7 +84,7 @@ def test_another_backbone_is_pretrained(linear, quick_compilation):
     assert (np.asarray(state.params["video"]["encoder"]["embed"]["kernel"]) != before).any()
 
 
-def test_another_backbone_is_finetuned(linear, quick_compilation):
+def test_another_backbone_is_finetuned(linear):
     c = downstream("finetune")
     c.video_branch.backbone = "linear"
     task = make_task(c)
@@ -93,7 +93,7 @@ def test_another_backbone_is_finetuned(linear, quick_compilation):
     assert np.isfinite(metrics["loss"])
 
 
-def test_another_backbone_makes_features(linear, quick_compilation):
+def test_another_backbone_makes_features(linear):
     c = downstream("knn")
     c.video_branch.backbone = "linear"
     video = labeled_batch(c, 2)["video"][:, None]

@@ -116,7 +116,7 @@ def test_every_view_has_its_own_mask_and_no_sample_depends_on_the_others(run):
     one = {name: value[1:2] for name, value in batch.items()}
     alone = jax.jit(objective.make_inputs)(one)
     np.testing.assert_array_equal(alone.video_mask.ids_shuffle, shuffle[2:4])
-    np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-6)
+    np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-5)
 
 
 def test_temporal_positions_count_from_the_end_in_the_reversed_clip():
@@ -134,7 +134,7 @@ def test_a_frozen_image_encoder_gets_no_gradient():
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["decoder"]))
 
 
-def test_a_constant_clip_gives_finite_gradients(quick_compilation):
+def test_a_constant_clip_gives_finite_gradients():
     """The variance of its patches, by which target normalization divides, is 0."""
     c = config()
     objective, batch = Objective(c), samples(c)

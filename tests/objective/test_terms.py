@@ -17,7 +17,7 @@ from cvmae.objective.objective import Objective
 from cvmae.objective.terms import active_terms, weighted_terms
 from cvmae.tasks.validate import is_contrastive, validate
 from cvmae.training.metric_writer import read_metrics
-from tests.commands import QUICK, arguments, run
+from tests.commands import arguments, run
 from tests.tiny_configs import PLAIN, TERMS, config, samples
 
 README = pathlib.Path(objective.__file__).parent / "README.md"
@@ -98,7 +98,7 @@ def test_an_unknown_term_is_refused_with_the_nearest_known_one(section, name, me
 def test_a_config_file_outside_the_repository_trains_its_own_term(example, tmp_path):
     workdir = tmp_path / "run"
     overrides = PLAIN | {"total": "2_steps", "eval_every": "0_steps", "checkpoint_every": "0_steps", "loss__variance": 0.25}
-    done = run(*arguments(workdir, f"{example}:runlocal", **overrides), env=QUICK)
+    done = run(*arguments(workdir, f"{example}:runlocal", **overrides))
     assert done.returncode == 0, done.stderr
     metrics = read_metrics(workdir)
     assert len(metrics) == 2
@@ -125,7 +125,7 @@ def test_a_registered_term_without_weight_costs_nothing(example):
     assert active_terms(c) == active_terms(config(only=("mse_video",)))
 
 
-def test_a_term_gets_outputs_inputs_and_config_and_joins_the_sum(registry, quick_compilation):
+def test_a_term_gets_outputs_inputs_and_config_and_joins_the_sum(registry):
     seen = {}
 
     def function(output, inputs, config):

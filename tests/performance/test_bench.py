@@ -24,7 +24,7 @@ def command(monkeypatch, capsys):
     return caller(bench, monkeypatch, capsys)
 
 
-def test_everything_is_measured(command, tmp_path, quick_compilation):
+def test_everything_is_measured(command, tmp_path):
     file = tmp_path / "bench.json"
     args = ["--steps=3", "--peak_tflops=0.001", "--loader_batches=2", "--profile", f"--json={file}", *ALONE]
     code, out, _ = command(*args)

@@ -109,7 +109,7 @@ def test_the_largest_arrays_at_the_peak_are_named(program):
     assert first.operator.endswith("blocks/while/body/all_gather")
 
 
-def test_peak_memory_is_xlas_own():
+def test_peak_memory_is_xlas_own(optimized):
     """A program without loops, on CPU, where XLA pads nothing."""
 
     def chain(x, w):

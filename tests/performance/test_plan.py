@@ -19,7 +19,7 @@ from cvmae.performance.compile import ProgramCost, estimate
 from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
 from cvmae.performance.oom import TooLarge
-from tests.commands import QUICK, RUNLOCAL, caller, run
+from tests.commands import RUNLOCAL, caller, run
 from tests.requirements import missing
 from tests.tiny_configs import CONFIGS, TERMS, config
 
@@ -51,7 +51,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("args", "message"), REFUSED, ids=[message for _, message in REFUSED])
-def test_an_error_is_one_line(command, args, message, quick_compilation):
+def test_an_error_is_one_line(command, args, message):
     code, _, err = command(*args)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
 
@@ -77,7 +77,7 @@ def parameter_bytes(c) -> int:
     return sum(math.prod(a.shape) * 4 for a in jax.tree.leaves(built.task.abstract_state().params))
 
 
-def test_a_plan_has_memory_and_work(command, tmp_path, quick_compilation):
+def test_a_plan_has_memory_and_work(command, tmp_path):
     file = tmp_path / "plan.json"
     code, out, _ = command("--topology=cpu:1", f"--json={file}", "--config.optimizer.ema_decay=0.9", *ALONE)
     data = json.loads(file.read_text())
@@ -101,7 +101,7 @@ def test_a_plan_has_memory_and_work(command, tmp_path, quick_compilation):
         assert words in out
 
 
-def test_a_program_that_does_not_fit_names_its_largest_arrays_and_what_to_change(command, quick_compilation):
+def test_a_program_that_does_not_fit_names_its_largest_arrays_and_what_to_change(command):
     code, out, _ = command("--topology=cpu:1", "--hbm_gib=0.001", *ALONE)
     assert code == 3 and "does not fit in the memory of a chip: it needs" in out
     assert [f"    {n}. " in out for n in (1, 2, 3, 4)] == [True, True, True, False]
@@ -116,7 +116,7 @@ def test_a_program_that_does_not_fit_names_its_largest_arrays_and_what_to_change
         assert words in out
 
 
-def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monkeypatch, command, quick_compilation):
+def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monkeypatch, command):
     tried = []
 
     def compile_step(step, topology):
@@ -131,7 +131,7 @@ def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monke
 def test_on_two_devices_gradients_are_reduced(tmp_path):
     file = tmp_path / "plan.json"
     args = [f"--config={RUNLOCAL}", "--topology=cpu:2", "--mesh=data:-1", "--batch=16", f"--json={file}", *ALONE]
-    done = run(*args, program=("-m", "cvmae.plan"), env=QUICK | {"XLA_FLAGS": ""})
+    done = run(*args, program=("-m", "cvmae.plan"), env={"XLA_FLAGS": ""})
     assert done.returncode == 0, done.stderr
     data = json.loads(file.read_text())
     assert data["run"]["mesh"] == {"data": 2, "fsdp": 1, "model": 1} and data["run"]["batch"] == 16

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from tests.commands import QUICK, arguments, metric_lines, run
+from tests.commands import arguments, metric_lines, run
 from tests.data.videos import write_video
 from tests.tiny_configs import PLAIN
 
@@ -32,7 +32,7 @@ def listed(workdir):
 
 
 def test_a_few_are_replaced_counted_and_listed(manifest, tmp_path):
-    done = run(*arguments(tmp_path / "w", **fields(manifest, 0.5)), env=QUICK)
+    done = run(*arguments(tmp_path / "w", **fields(manifest, 0.5)))
     assert done.returncode == 0, done.stderr[-2000:]
     assert set(listed(tmp_path / "w")) == {"empty.mp4", "absent.mp4"} and all(listed(tmp_path / "w").values())
     counts = [line["data/replaced_clips"] for line in metric_lines(tmp_path / "w") if "loss" in line]
@@ -40,7 +40,7 @@ def test_a_few_are_replaced_counted_and_listed(manifest, tmp_path):
 
 
 def test_too_many_end_the_run_and_are_named(manifest, tmp_path):
-    done = run(*arguments(tmp_path / "w", **fields(manifest, 0.01)), env=QUICK)
+    done = run(*arguments(tmp_path / "w", **fields(manifest, 0.01)))
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "data.max_bad_fraction=0.01" in last and ".mp4" in last

@@ -5,18 +5,18 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.commands import QUICK, run
+from tests.commands import run
 
 HERE = pathlib.Path(__file__).parent
 
 
-def on_devices(program: str, folder: pathlib.Path, env: dict) -> dict[int, dict]:
+def on_devices(program: str, folder: pathlib.Path) -> dict[int, dict]:
     """What a program of this folder gave on 1 and on 8 devices, by name."""
     found = {}
     for devices in (1, 8):
         file = folder / f"{devices}.npz"
         count = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        done = run(str(file), program=(str(HERE / program),), env=env | count)
+        done = run(str(file), program=(str(HERE / program),), env=count)
         assert done.returncode == 0, done.stderr
         found[devices] = dict(np.load(file))
     return found
@@ -25,13 +25,13 @@ def on_devices(program: str, folder: pathlib.Path, env: dict) -> dict[int, dict]
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
     """A step of pre-training."""
-    return on_devices("one_step.py", tmp_path_factory.mktemp("steps"), {})
+    return on_devices("one_step.py", tmp_path_factory.mktemp("steps"))
 
 
 @pytest.fixture(scope="module")
 def labeled(tmp_path_factory):
     """A step of fine-tuning, and a test of 11 videos, which no number of devices divides."""
-    return on_devices("labeled_step.py", tmp_path_factory.mktemp("labeled"), QUICK)
+    return on_devices("labeled_step.py", tmp_path_factory.mktemp("labeled"))
 
 
 def named(step, prefix):
@@ -52,7 +52,7 @@ def test_masks_differ_between_samples_and_views(steps):
 
 def test_views_are_the_same(steps):
     for name, array in named(steps[1], "view/").items():
-        np.testing.assert_allclose(array, steps[8][name], rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(array, steps[8][name], rtol=0, atol=1e-5, err_msg=name)
 
 
 def test_the_loss_and_every_term_are_the_same(steps):

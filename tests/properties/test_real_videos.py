@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from tests.commands import QUICK, arguments, metric_lines, run
+from tests.commands import arguments, metric_lines, run
 from tests.requirements import missing
 from tests.tiny_configs import PLAIN
 
@@ -26,7 +26,7 @@ def test_every_file_is_read(videos, tmp_path):
     (tmp_path / "videos.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
     fields = PLAIN | {"data__source": "files", "data__manifest": tmp_path / "videos.csv", "data__stride": 2}
     fields |= {"total": "2_steps", "eval_every": "2_steps"}  # a batch is every file once
-    done = run(*arguments(tmp_path / "work", **fields), env=QUICK)
+    done = run(*arguments(tmp_path / "work", **fields))
     assert done.returncode == 0, done.stderr[-2000:]
     lines = metric_lines(tmp_path / "work")
     assert [line["step"] for line in lines if "loss" in line] == [1, 2]

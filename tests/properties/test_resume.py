@@ -23,7 +23,7 @@ INTERRUPTED = str(pathlib.Path(__file__).parent / "interrupted_run.py")
 
 
 def run(*args, **kwargs):
-    return commands.run(*args, **kwargs, env=commands.QUICK)
+    return commands.run(*args, **kwargs)
 
 
 def interrupt(workdir, moment: str, step: int, **overrides):

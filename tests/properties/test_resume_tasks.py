@@ -11,7 +11,6 @@ from cvmae.training.metric_writer import MetricsWriter
 from tests.commands import assert_same_state, checkpoint_steps, metric_lines, saved_state
 from tests.tiny_configs import downstream
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 FIELDS = {
     "finetune": {"augment__rand_augment__layers": 1, "optimizer__ema_decay": 0.5, "head__dropout": 0.2},
     "linear": {},

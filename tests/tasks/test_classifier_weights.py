@@ -15,8 +15,6 @@ from cvmae.tasks import run as train
 from tests.interop.models import random_params
 from tests.tiny_configs import downstream, make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def task(**overrides):
     c = downstream("finetune", **overrides)

@@ -13,8 +13,6 @@ from cvmae.tasks import run as train
 from cvmae.tasks.classification import count_classes
 from tests.tiny_configs import config, downstream, labeled_batch, make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Nothing random but the crop, and that of the whole frame.
 PLAIN = {
     "augment__scale": (1.0, 1.0), "augment__ratio": (1.0, 1.0), "augment__rand_augment__layers": 0, "augment__erasing__probability": 0.0,

@@ -15,8 +15,6 @@ from cvmae.tasks import frozen, run
 from cvmae.tasks.frozen import first_two_clips
 from tests.tiny_configs import downstream
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("task", ["knn", "retrieval"])
 def test_an_interrupted_run_ends_with_the_same_numbers(task, tmp_path, monkeypatch):

@@ -22,7 +22,6 @@ def load_branches(config):
     return Visualize(config, {}, HOST).load()
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 TERMS = ("mse_video", "mse_image", "cross_video")
 
 

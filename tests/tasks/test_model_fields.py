@@ -10,7 +10,6 @@ from cvmae.tasks.model_fields import UNTRAINED_ENCODER, fill_model_fields
 from cvmae.tasks.validate import validate
 from tests.tiny_configs import CONFIGS, PLAIN, config, downstream
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 OTHER = {
     "video_branch__positions": "learned",
     "video_branch__cls_token": False,

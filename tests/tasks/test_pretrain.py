@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests.commands import quickly_compiled
 from tests.tiny_configs import TERMS, config, make_task, samples
 
 
@@ -16,7 +15,7 @@ def task(only=TERMS, **overrides):
 
 
 @pytest.mark.parametrize("parts, only", [(1, TERMS), (2, ("mse_video", "intra_frame"))])
-def test_the_optimized_program_of_a_step_holds_no_scatter(parts, only):
+def test_the_optimized_program_of_a_step_holds_no_scatter(parts, only, optimized):
     text = task(only, accumulate=parts).lower().compile().as_text()
     assert "gather(" in text
     assert not re.findall(r"= \S+ scatter\(", text)
@@ -24,17 +23,12 @@ def test_the_optimized_program_of_a_step_holds_no_scatter(parts, only):
 
 @pytest.fixture(scope="module")
 def stepped():
-    with quickly_compiled():
-        yield from steps()
-
-
-def steps():
     t = task(optimizer__ema_decay=0.5)
     batch = samples(t.config, 8)
     batch = {name: np.asarray(batch[name]) for name in ("video", "frame_index")}
     first = jax.device_get(t.initial_state())
     state, metrics = t.step(t.initial_state(), batch)
-    yield t, first, *t.step(state, batch), metrics
+    return t, first, *t.step(state, batch), metrics
 
 
 def test_a_step_moves_every_parameter_and_counts(stepped):

@@ -13,8 +13,6 @@ from cvmae.tasks import run as train
 from tests.requirements import missing
 from tests.tiny_configs import downstream, labeled_batch, make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PLAIN = {"augment__scale": (1.0, 1.0), "augment__ratio": (1.0, 1.0), "augment__flip": 0.0}
 GRID = {"probe__rates": (1e-2, 1e-3), "probe__weight_decays": (0.0, 0.5)}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run, saved_state
+from tests.commands import arguments, checkpoint_steps, metric_lines, run, saved_state
 
 ALONE = {f"loss__{term}": 0.0 for term in ("mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")}
 
@@ -13,7 +13,7 @@ def diverged(tmp_path_factory):
     """A run whose second update sets parameters to about 1e15: finite, but not the loss that they give."""
     workdir = tmp_path_factory.mktemp("diverged")
     rate = {"optimizer__base_lr": 3.2e16, "optimizer__warmup": "1_steps", "optimizer__clip_norm": 0.0}
-    return workdir, run(*arguments(workdir, checkpoint_every="1_steps", eval_every="0_steps", **ALONE, **rate), env=QUICK)
+    return workdir, run(*arguments(workdir, checkpoint_every="1_steps", eval_every="0_steps", **ALONE, **rate))
 
 
 def test_the_command_fails_with_the_term_and_the_step(diverged):
@@ -38,5 +38,5 @@ def test_no_line_of_the_failed_step_is_written(diverged):
 
 def test_the_run_goes_on_from_the_last_good_checkpoint(diverged):
     workdir, _ = diverged
-    done = run(*arguments(workdir, total="2_steps", eval_every="0_steps", report__pictures=0, **ALONE), env=QUICK)
+    done = run(*arguments(workdir, total="2_steps", eval_every="0_steps", report__pictures=0, **ALONE))
     assert done.returncode == 0 and "resumed from the checkpoint of step 2" in done.stderr, done.stderr

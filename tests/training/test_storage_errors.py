@@ -10,7 +10,7 @@ from cvmae.config import ConfigError
 from cvmae.files import REMEDIES, StorageError, storage_error_number, storage_errors, write_json
 from cvmae.training.metric_writer import MetricsWriter, read_metrics
 from cvmae.workdir import Workdir
-from tests.commands import QUICK, arguments, checkpoint_steps, metric_lines, run
+from tests.commands import arguments, checkpoint_steps, metric_lines, run
 
 
 @pytest.mark.parametrize("number", REMEDIES)
@@ -89,7 +89,7 @@ main.cli()
 
 def limited(limit: int, *args: str):
     """Runs the command where no file may become larger than `limit` bytes."""
-    return run(*args, program=("-c", LIMITED.format(limit=limit)), env=QUICK)
+    return run(*args, program=("-c", LIMITED.format(limit=limit)))
 
 
 def test_a_run_ends_with_one_line_and_goes_on_with_room(tmp_path):
@@ -100,7 +100,7 @@ def test_a_run_ends_with_one_line_and_goes_on_with_room(tmp_path):
     message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: a checkpoint cannot be written: ") and "File too large" in message
     assert "no checkpoint was written yet, and the same command resumes" in message
-    assert run(*words, env=QUICK).returncode == 0
+    assert run(*words).returncode == 0
     assert checkpoint_steps(tmp_path / "w") == [2, 4] and [line["step"] for line in metric_lines(tmp_path / "w")] == [1, 2, 3, 4]
     more = [word.replace("total=4", "total=8") for word in words]
     done = limited(100_000, *more)

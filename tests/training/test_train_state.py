@@ -21,7 +21,7 @@ def gradients(c, parts: int):
     return jax.jit(lambda p, b: accumulate_gradients(loss, p, b, parts))(params, batch)
 
 
-def test_reconstruction_in_parts_is_reconstruction_of_the_batch(quick_compilation):
+def test_reconstruction_in_parts_is_reconstruction_of_the_batch():
     c = config(("mse_video",))
     (whole, metrics), (parts, metrics_in_parts) = gradients(c, 1), gradients(c, 2)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole))

@@ -13,7 +13,7 @@ import pytest
 from cvmae.config import ConfigError
 from cvmae.training import workdir_lock
 from cvmae.training.workdir_lock import LOCK, describe_process, is_alive, locked
-from tests.commands import QUICK, ROOT, arguments, run
+from tests.commands import ROOT, arguments, run
 
 HOLD = "import sys, time; from cvmae.training.workdir_lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
 
@@ -149,7 +149,7 @@ def test_the_beat_goes_on_and_a_lost_lock_is_left_alone(tmp_path):
 def test_a_second_run_is_refused_and_writes_nothing(task, tmp_path, holder):
     config = str(ROOT / "configs" / "ssv2.py") + f":task={task},runlocal"
     fields = {"data__source": "synthetic"} | ({} if task == "pretrain" else {"init_from": "untrained"})
-    done = run(*arguments(tmp_path, config, **fields), env=QUICK)
+    done = run(*arguments(tmp_path, config, **fields))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: --workdir={tmp_path} is in use by process {holder.pid} on ")
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]

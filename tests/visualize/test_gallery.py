@@ -30,8 +30,6 @@ def load_branches(config):
     return Visualize(config, {}, HOST).load()
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PIXELS: dict[str, tuple[float, ...]] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 ONE = {"clips": 1, "ratios": (0.5,), "formats": ("png",), "embedded": 0, "queries": 0}  # one figure alone
 WIDE = {"augment__size": (32, 48), "data__frame_size": (40, 56)}

@@ -39,7 +39,7 @@ class Oracle(Objective):
 
 @pytest.mark.parametrize("norm", ["patch", "patch_channel", "none"])
 @pytest.mark.parametrize("target_frames", [0, 2])
-def test_true_targets_rebuild_the_clip(norm, target_frames, quick_compilation):
+def test_true_targets_rebuild_the_clip(norm, target_frames):
     c = config(video_branch__target_norm=norm, video_branch__decoder__target_frames=target_frames)
     objective = Oracle(c)
     inputs = jax.jit(objective.make_inputs)(samples(c, 2))
@@ -54,7 +54,7 @@ def test_true_targets_rebuild_the_clip(norm, target_frames, quick_compilation):
 
 
 @pytest.mark.parametrize("layout", ["unshuffle", "concat"])
-def test_a_picture_is_written_for_a_real_model(layout, tmp_path, quick_compilation):
+def test_a_picture_is_written_for_a_real_model(layout, tmp_path):
     c = config(only=("mse_video",), video_branch__decoder__layout=layout)
     objective, batch = Objective(c), samples(c, 3)
     params = jax.jit(objective.init)(jax.random.key(0), batch)

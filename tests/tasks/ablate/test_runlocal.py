@@ -13,8 +13,6 @@ from cvmae.training.metric_writer import MetricsWriter
 from tests.commands import checkpoint_steps, metric_lines
 from tests.tasks.ablate.fake_study import folders, saved, study
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_masking_stopped_by_a_signal_goes_on_and_ends_in_a_table(tmp_path, monkeypatch, capsys):
     write, config = MetricsWriter.write, study(pretrain__total="3_steps")
