@@ -16,6 +16,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 RUNLOCAL = str(ROOT / "configs" / "ssv2.py") + ":runlocal"
 
 
+def host_devices(count: int) -> dict[str, str]:
+    """Returns the environment of a process with `count` CPU devices; XLA_FLAGS, in which `conftest.py` has its own, stays."""
+    return {"JAX_NUM_CPU_DEVICES": str(count)}
+
+
 def arguments(workdir, config=RUNLOCAL, **overrides) -> list[str]:
     """Returns arguments of `cvmae.main`; `a__b=v` becomes `--config.a.b=v`."""
     fields = [f"--config.{name.replace('__', '.')}={value}" for name, value in overrides.items()]

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from tests.commands import arguments
+from tests.commands import arguments, host_devices
 from tests.multiprocess import flags, free_address, run_all
 
 HERE = pathlib.Path(__file__).parent
@@ -27,7 +27,7 @@ class History:
         program = [str(HERE / "multiprocess_worker.py"), str(self.notes), *map(str, map(int, end))]
         address = free_address()
         ends = [[*program, *flags(address, count, one), *arguments(self.workdir, **(SIMPLE | overrides))] for one in range(count)]
-        return run_all(ends, {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"})
+        return run_all(ends, host_devices(devices))
 
     def clips(self) -> dict[int, dict[int, list]]:
         """{step: {devices: clips of the global batch}}; a step that was done again with fewer devices has several."""

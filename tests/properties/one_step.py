@@ -17,7 +17,6 @@ def arrays() -> dict[str, np.ndarray]:
     task = make_task(c)
     batch = {name: samples(c, BATCH)[name] for name in ("video", "frame_index")}
     found = jax.device_get(jax.jit(lambda b: views_and_masks(task, b))(put_batch(batch, task.mesh)))
-    jax.config.update("jax_disable_most_optimizations", True)  # views are compared to the last digits, the step is not
     if jax.device_count() == 1:
         found["losses_alone"] = losses_alone(task, batch)
     state, metrics = task.step(task.initial_state(), batch)

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.commands import run
+from tests.commands import host_devices, run
 
 HERE = pathlib.Path(__file__).parent
 
@@ -15,8 +15,7 @@ def on_devices(program: str, folder: pathlib.Path) -> dict[int, dict]:
     found = {}
     for devices in (1, 8):
         file = folder / f"{devices}.npz"
-        count = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        done = run(str(file), program=(str(HERE / program),), env=count)
+        done = run(str(file), program=(str(HERE / program),), env=host_devices(devices))
         assert done.returncode == 0, done.stderr
         found[devices] = dict(np.load(file))
     return found

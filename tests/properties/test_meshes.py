@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.commands import run
+from tests.commands import host_devices, run
 from tests.properties.mesh_steps import MESHES
 
 MANY = tuple(name for name in MESHES if name != "one")
@@ -15,8 +15,7 @@ MANY = tuple(name for name in MESHES if name != "one")
 def runs(tmp_path_factory):
     """What `mesh_steps` found, {mesh: {name: array}}."""
     file = tmp_path_factory.mktemp("meshes") / "found.npz"
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = run(str(file), program=(str(pathlib.Path(__file__).parent / "mesh_steps.py"),), env=env)
+    done = run(str(file), program=(str(pathlib.Path(__file__).parent / "mesh_steps.py"),), env=host_devices(8))
     assert done.returncode == 0, done.stderr
     found = {}
     with np.load(file) as arrays:

@@ -9,7 +9,7 @@ import pytest
 from cvmae.config import ConfigError
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.train_state import create_state
-from tests.commands import run
+from tests.commands import host_devices, run
 
 OPTIMIZER = optax.adamw(1e-3)
 
@@ -110,5 +110,5 @@ jax.tree.map(np.testing.assert_array_equal, restored, state(seed=4))
 
 def test_a_checkpoint_goes_to_another_number_of_devices(tmp_path):
     save(tmp_path, 4)
-    done = run(str(tmp_path), program=("-c", ON_EIGHT), env={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"})
+    done = run(str(tmp_path), program=("-c", ON_EIGHT), env=host_devices(8))
     assert done.returncode == 0, done.stderr
