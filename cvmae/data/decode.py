@@ -8,24 +8,21 @@ one. They are as stored: where pixels are not square, the table's `pixel_aspect`
 import contextlib
 import dataclasses
 import io
-import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, table_from_packets
 from cvmae.data.probe import TOLERANT, video_stream
+from cvmae.data.upright import is_transposed, upright_rgb
 
 # Codecs whose decoders can skip non-reference frames exactly, which saves a quarter of the time and more.
 _SKIPPING = frozenset({"h264", "hevc"})
 
 # Codecs whose packets may hold no picture (DivX and Xvid write such): the previous frame is shown again, as in a player.
 _HOLDING = frozenset({"mpeg4", "msmpeg4v2", "msmpeg4v3"})
-
-_local = threading.local()
 
 
 class DecodeError(Exception):
@@ -278,36 +275,8 @@ class _Video:
             for ready_pts, displayed in ready:
                 self._check(displayed)
                 remaining.remove(ready_pts)
-                yield ready_pts, _upright_rgb(displayed)
+                yield ready_pts, upright_rgb(displayed)
             if not remaining:
                 return
             previous = frame
         raise DecodeError(self._name, f"ends early: {len(remaining)} of {len(wanted)} frames are missing")
-
-
-def is_transposed(frame: av.VideoFrame) -> bool:
-    """Returns True if the width of a stored frame is the height of the displayed one."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    return matrix is not None and _axes(matrix)[0]
-
-
-def _axes(matrix) -> tuple[bool, int, int]:
-    """Returns if x and y of a display matrix are exchanged, and then the signs of the displayed x and y."""
-    # The matrix maps stored (x, y) to displayed (a x + c y, b x + d y); only quarter turns and mirrorings occur.
-    a, b, _, c, d = np.frombuffer(matrix, np.int32, count=5).tolist()
-    return (True, c, b) if abs(a) + abs(d) < abs(b) + abs(c) else (False, a, d)
-
-
-def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """Converts a frame to RGB as displayed, uint8 [H, W, 3]."""
-    # Creating a converter costs more than converting a small frame, so each thread keeps one. By default, a converter would
-    # also start one thread per core for every frame.
-    if not hasattr(_local, "reformatter"):
-        _local.reformatter = VideoReformatter()
-    image = _local.reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    exchanged, x, y = _axes(matrix)
-    image = image.swapaxes(0, 1) if exchanged else image
-    return image[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]

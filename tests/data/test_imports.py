@@ -10,7 +10,7 @@ LIST_SLOW_MODULES = """
 import importlib, sys
 for module in sys.argv[1:]:
     importlib.import_module(module)
-print(*sorted({name.partition(".")[0] for name in sys.modules} & {"jax", "grain", "matplotlib", "tensorflow"}))
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"jax", "grain", "matplotlib", "tensorflow", "tensorflow_datasets"}))
 """
 
 
@@ -28,3 +28,10 @@ def test_decoding_imports_no_jax():
 
 def test_the_loader_imports_no_plotting():
     assert "matplotlib" not in slow_modules(*(f"cvmae.data.{module}" for module in GRAIN))
+
+
+def test_training_imports_no_tensorflow():
+    """A data set of tensorflow-datasets does, and nothing else."""
+    tasks = [f"cvmae.tasks.{path.stem}" for path in (ROOT / "cvmae" / "tasks").glob("*.py") if path.stem != "__init__"]
+    imported = slow_modules("cvmae", "cvmae.main", *tasks, *(f"cvmae.data.{module}" for module in GRAIN))
+    assert "jax" in imported and not {"tensorflow", "tensorflow_datasets"} & set(imported)

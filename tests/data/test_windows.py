@@ -94,8 +94,8 @@ def record(folder, name, **changes):
 @pytest.mark.parametrize("stride", [0, 1, 3, 7])
 def test_windows_are_read_in_one_pass(folder, stride, monkeypatch):
     decoded, tables = [], []
-    upright, table = decode._upright_rgb, decode._Video.table
-    monkeypatch.setattr(decode, "_upright_rgb", lambda frame: decoded.append(0) or upright(frame))
+    upright, table = decode.upright_rgb, decode._Video.table
+    monkeypatch.setattr(decode, "upright_rgb", lambda frame: decoded.append(0) or upright(frame))
     monkeypatch.setattr(decode._Video, "table", lambda self: tables.append(0) or table(self))
     planned, read = windows.open_windows(record(folder, "a.mp4"), SPEC, stride)
     assert planned.frames.tolist() == plan(30, stride).frames.tolist()
