@@ -25,9 +25,7 @@ class LabelError(ValueError):
     """A label or a file of class names cannot be used; the message gives the line and a remedy."""
 
 
-def number_labels(
-    labels: dict[str, str], classes: str, multi_label: bool = False
-) -> tuple[tuple[str, ...], dict[str, int]]:
+def number_labels(labels: dict[str, str], classes: str, multi_label: bool = False) -> tuple[tuple[str, ...], dict[str, int]]:
     """Numbers the labels of a manifest.
 
     A label that `classes` lists is that class, whatever its text. Of the others, the texts in MISSING, in any case, are no
@@ -50,7 +48,9 @@ def number_labels(
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     for label, where in labels.items():
         if label not in listed and _SEVERAL.fullmatch(label):
-            remedy = f"separate them by ;, or list it in {CLASSES}" if multi_label else f"{_ONE}, or list it in {CLASSES}; {_MORE}"
+            remedy = (
+                f"separate them by ;, or list it in {CLASSES}" if multi_label else f"{_ONE}, or list it in {CLASSES}; {_MORE}"
+            )
             raise LabelError(f"{where}: label {label[:40]!r} is several labels; {remedy}")
     unlisted = [label for label in labels if label not in listed]
     numeric = [label for label in unlisted if _is_number(label)]

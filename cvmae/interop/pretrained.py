@@ -37,12 +37,14 @@ class Head:
       pool: `mean` or `first`.
       eps: of the norm between pooling and head.
       names: the classes' names; empty if unknown.
+      loss: `softmax`, one class a clip; or `sigmoid`, each class by itself.
     """
 
     classes: int
     pool: Pool = "mean"
     eps: float = 1e-6
     names: tuple[str, ...] = ()
+    loss: Loss = "softmax"
 
 
 @dataclasses.dataclass(frozen=True)

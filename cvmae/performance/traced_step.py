@@ -80,6 +80,8 @@ def without_data(config):
             classes = CLASSES.get(dataset_name(config)) or len(_motion_classes(config)) or 2
             c.data.synthetic.classes = c.data.synthetic.clips = max(classes, c.get("head", c.get("probe")).classes)
             c.data.source = "synthetic"
+            if c.data.get("multi_label"):
+                c.data.multi_label = False  # the loss decides the program, not the manifest
     return c
 
 
