@@ -39,8 +39,8 @@ class Source(Protocol):
     Attributes:
       class_names: () if classes have only numbers.
       labels: int32 [n], the label of every record, read without decoding a video.
-      label_sets: None if a video has one label, a class number. With several labels, bool [S, C]: row s has True for each class
-        of the set of labels s, and `labels` are rows of this table, the same in all splits.
+      label_sets: may be absent, or None, if a video has one label, a class number. With several labels, bool [S, C]: row s has
+        True for each class of the set of labels s, and `labels` are rows of this table, the same in all splits.
       identity: a text that differs if records or labels differ; it does not depend on the folder of the files.
     """
 
@@ -49,9 +49,6 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray: ...
-
-    @property
-    def label_sets(self) -> np.ndarray | None: ...
 
     @property
     def identity(self) -> str: ...

@@ -34,7 +34,7 @@ class Predictions:
     @property
     def labeled(self) -> np.ndarray:
         """True for the videos that have a label, bool [n]."""
-        return self.labels.any(1) if self.labels.ndim == 2 else self.labels >= 0
+        return np.asarray(self.labels.any(1) if self.labels.ndim == 2 else self.labels >= 0)
 
 
 def cropped(video, config):

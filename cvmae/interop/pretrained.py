@@ -10,7 +10,7 @@ from flax import traverse_util
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.backbone import Backbone
-from cvmae.models.classifier import Classifier, Pool
+from cvmae.models.classifier import Classifier, Loss, Pool
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder
 
