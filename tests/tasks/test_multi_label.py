@@ -1,6 +1,7 @@
 """Several labels a clip, from the manifest to the report: losses, targets, the fields that ask for it, and runs of every task."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from cvmae.config import ConfigError
 from cvmae.evaluation.feature_files import FeatureFolder
 from cvmae.evaluation.multi_label import mean_average_precision
 from cvmae.interop.own_checkpoint import load_workdir
+from cvmae.performance.traced_step import without_data
 from cvmae.report.summary import accuracy
 from cvmae.tasks import run
 from cvmae.tasks.model_fields import fill_model_fields
@@ -196,6 +198,13 @@ def test_configs_of_earlier_versions_lack_the_fields():
     assert make_task(c).label_sets is None
 
 
+def test_the_program_is_planned_without_the_manifest(manifest):
+    c = without_data(fill_model_fields(of(manifest, "finetune", **FINETUNE))[0])
+    validate(c)
+    t = make_task(c)
+    np.testing.assert_array_equal(t.label_sets, np.eye(t.classes, dtype=bool))
+
+
 def check_results(folder):
     """The files of a test by several labels, and its mAP."""
     report = Workdir(folder).read_report()
@@ -224,7 +233,7 @@ def test_finetuning_learns_every_label_and_resumes_on_the_same_ones(manifest, tm
     assert "test mAP" in page and "Average precision of 3 classes" in page and "cannot be read" not in page
     assert load_workdir(tmp_path).head.loss == "sigmoid"
     changed = tmp_path / "changed.csv"
-    changed.write_text(open(manifest).read().replace("train0.mp4,a,", "train0.mp4,b;c,"))
+    changed.write_text(pathlib.Path(manifest).read_text().replace("train0.mp4,a,", "train0.mp4,b;c,"))
     c.data.manifest, c.data.root, c.total = str(changed), manifest.rpartition("/")[0], "61_steps"
     with pytest.raises(ConfigError, match="the training data changed since step 60: .*the labels.*cannot resume"):
         run(c, str(tmp_path))
