@@ -69,7 +69,9 @@ def _finetune(c):
         # init: new | weights (the head of init_from, which must be a classifier; total=0_steps only tests it)
         # classes: 0 takes the number from the data. pool: mean (VideoMAE, mae_st) | first (the cls token, or else the first patch)
         # eps: of the layer norm after pooling, 1e-6 in VideoMAE and mae_st, 1e-5 in transformers
+        # loss: softmax (one label a video) | sigmoid (several, separated by ; in the manifest; tested by mAP)
         {"init": "new", "classes": 0, "pool": "mean", "eps": 1e-6, "dropout": 0.0, "init_scale": 0.001, "drop_path": 0.1}
+        | {"loss": "softmax"}
     )
     c.augment.repeats = 1  # augmented views per decoded clip; batch size and learning rate are in clips (VideoMAE)
     c.augment.smoothing = 0.1  # [VideoMAE]
@@ -106,7 +108,8 @@ def _probe(c):
     c.total = "20_epochs"  # [V-JEPA 2]
     c.probe = ml_collections.ConfigDict(
         # AdamW. Learning rates are not scaled by the batch size, and decay to 0 by half a cosine. Values [choice].
-        {"classes": 0, "rates": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4), "weight_decays": (1e-4, 1e-2, 1e-1)}
+        # loss: as head.loss of fine-tuning, softmax | sigmoid
+        {"classes": 0, "rates": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4), "weight_decays": (1e-4, 1e-2, 1e-1), "loss": "softmax"}
     )
     c.optimizer = ml_collections.ConfigDict({"warmup": "0_steps", "b1": 0.9, "b2": 0.999, "eps": 1e-8})
 

@@ -8,7 +8,7 @@ from cvmae.augment.color import Color, jitter_color, normalize
 from cvmae.augment.erasing import Erasing, erase
 from cvmae.augment.finetune_views import LabeledSpec, labeled_view, labeled_views
 from cvmae.augment.geometry import Crop, center_crop, draw_box, random_crop, resample
-from cvmae.augment.mixing import Mix, mix, soft_targets
+from cvmae.augment.mixing import Mix, mix, multi_hot_targets, soft_targets
 from cvmae.augment.pretrain_views import ViewSpec, make_views
 from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_clips
 
@@ -28,6 +28,7 @@ __all__ = [
     "labeled_views",
     "make_views",
     "mix",
+    "multi_hot_targets",
     "normalize",
     "rand_augment",
     "rand_augment_clips",

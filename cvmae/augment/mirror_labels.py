@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 _SIDE = re.compile(r"\b(left|right)\b")
 _OTHER = {"left": "right", "right": "left"}
 
@@ -27,3 +29,29 @@ def mirror_table(class_names: Sequence[str]) -> tuple[int, ...]:
         if first != label:
             raise ValueError(f"classes {first} and {label} have one name, {name!r}: give each class a name of its own")
     return tuple(index.get(mirrored_name(name), -1) for name in class_names)
+
+
+def mirror_label_sets(label_sets: np.ndarray, mirror: Sequence[int]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Returns label sets with those of their mirrored clips, and for each of them the row of its mirrored set.
+
+    Every class of a set is exchanged by itself. A set with a class that has no mirrored class gets -1: its clips must not be
+    flipped.
+
+    Args:
+      label_sets: bool [S, C]; row s has True for each class of the set s.
+      mirror: for each of the C classes that of its mirrored clips, or -1, see `mirror_table`.
+
+    Returns:
+      bool [S', C], the S sets and after them the mirrored sets that are not among these; and S' rows of it, or -1.
+    """
+    numbers = [tuple(np.flatnonzero(row).tolist()) for row in np.asarray(label_sets, bool)]
+    mirrored = [tuple(sorted({mirror[label] for label in labels})) for labels in numbers]
+    index = {labels: row for row, labels in enumerate(numbers)}
+    for labels in mirrored:
+        if -1 not in labels:
+            index.setdefault(labels, len(index))
+    table = np.zeros((len(index), np.shape(label_sets)[1]), bool)
+    for labels, row in index.items():
+        table[row, list(labels)] = True
+    rows = (tuple(sorted({mirror[label] for label in labels})) for labels in index)
+    return table, tuple(index.get(labels, -1) for labels in rows)

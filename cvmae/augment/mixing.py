@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,23 @@ def soft_targets(labels: Int[Array, " B"], classes: int, smoothing: float = 0.0)
     """
     own = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
     return jnp.where(labels[:, None] >= 0, own * (1 - smoothing) + smoothing / classes, 0.0)
+
+
+def multi_hot_targets(
+    rows: Int[Array, " B"], label_sets: Bool[Array, "S classes"], smoothing: float = 0.0
+) -> Float[Array, "B classes"]:
+    """Smoothed multi-hot targets, float32 [B, classes], for a loss of each class by itself; row -1 (no label) is zero.
+
+    Every class of a clip gets 1 - smoothing + smoothing / classes, every other one smoothing / classes, as in timm's binary
+    cross-entropy; for a clip with one label these are the targets of `soft_targets`.
+
+    Args:
+      rows: int32 [B], rows of `label_sets`, -1 for no label.
+      label_sets: bool [S, classes]; row s has True for each class of the set s.
+      smoothing: in 0..1, 0 for none.
+    """
+    own = label_sets[rows].astype(jnp.float32)
+    return jnp.where(rows[:, None] >= 0, own * (1 - smoothing) + smoothing / label_sets.shape[1], 0.0)
 
 
 def symmetric_beta(first: Float[Array, "*n"], second: Float[Array, "*n"], a) -> Float[Array, "*n"]:

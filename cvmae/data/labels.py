@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+from collections.abc import Sequence
 
 CLASSES = "classes.csv"
 UNLABELED = -1
@@ -17,21 +18,24 @@ _QUOTED = r"(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*,?"
 # Labels separated by ; or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. Names may have commas.
 _SEVERAL = re.compile(rf"(?s:.*;.*)|\[[^\[\]]*\]|{_NUMBERS}|[({{]\s*(?:{_NUMBERS}|{_QUOTED})\s*[)}}]")
 
+_ONE, _MORE = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
+
 
 class LabelError(ValueError):
     """A label or a file of class names cannot be used; the message gives the line and a remedy."""
 
 
-def number_labels(labels: dict[str, str], classes: str) -> tuple[tuple[str, ...], dict[str, int]]:
+def number_labels(labels: dict[str, str], classes: str, multi_label: bool = False) -> tuple[tuple[str, ...], dict[str, int]]:
     """Numbers the labels of a manifest.
 
     A label that `classes` lists is that class, whatever its text. Of the others, the texts in MISSING, in any case, are no
-    label, and several labels for a video are refused. If most of the rest are numbers, all have to be class numbers, 0 to C - 1;
+    label, and texts that are several labels are refused. If most of the rest are numbers, all have to be class numbers, 0 to C - 1;
     otherwise all are names.
 
     Args:
       labels: distinct texts of all splits, stripped, with the place of the first row that has it, "file:line".
       classes: path of the classes.csv, which need not exist.
+      multi_label: True if `labels` are the parts of lists separated by `;`, for the remedy of the message.
 
     Returns:
       The class names, () if classes have only numbers; and {label: class number}, without the labels that are missing.
@@ -44,9 +48,10 @@ def number_labels(labels: dict[str, str], classes: str) -> tuple[tuple[str, ...]
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     for label, where in labels.items():
         if label not in listed and _SEVERAL.fullmatch(label):
-            raise LabelError(
-                f"{where}: label {label[:40]!r} is several labels; give one class per video, or list it in {CLASSES}"
+            remedy = (
+                f"separate them by ;, or list it in {CLASSES}" if multi_label else f"{_ONE}, or list it in {CLASSES}; {_MORE}"
             )
+            raise LabelError(f"{where}: label {label[:40]!r} is several labels; {remedy}")
     unlisted = [label for label in labels if label not in listed]
     numeric = [label for label in unlisted if _is_number(label)]
     if unlisted and 2 * len(numeric) > len(unlisted):
@@ -57,6 +62,42 @@ def number_labels(labels: dict[str, str], classes: str) -> tuple[tuple[str, ...]
     names = names or tuple(sorted(labels))
     _check_twice(names, labels)
     return names, {name: number for number, name in enumerate(names)}
+
+
+def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
+    """Returns the texts of the labels of a row, stripped; those that are missing are among them.
+
+    Args:
+      where: the place of the row, "file:line".
+      value: the field `label`: a text, a number, None, or with JSON lines anything else.
+      multi_label: True splits a text at `;`, and takes a list as labels whose texts may contain `;`.
+
+    Raises:
+      LabelError: the value is an object, or a list without `multi_label`, or a list of lists or objects.
+    """
+    values = value if isinstance(value, list) and multi_label else [value]
+    if any(isinstance(part, dict) for part in values) or any(isinstance(part, list) for part in values if multi_label):
+        raise LabelError(f"{where}: label {str(value)[:40]} is no class; give a class number or a name")
+    if isinstance(value, list) and not multi_label:
+        raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {_MORE}")
+    if isinstance(value, str) and multi_label:
+        values = value.split(";")
+    return tuple("" if part is None else str(part).strip() for part in values)
+
+
+def number_label_sets(rows: Sequence[frozenset[int]]) -> tuple[tuple[tuple[int, ...], ...], list[int]]:
+    """Numbers sets of labels, so that a clip with several labels needs one number.
+
+    Args:
+      rows: the class numbers of every row of a manifest; empty for no label.
+
+    Returns:
+      The distinct sets, each as ascending class numbers, in sorted order, which does not depend on the order of the rows; and
+      for every row the index of its set among them, or UNLABELED.
+    """
+    sets = tuple(sorted({tuple(sorted(row)) for row in rows if row}))
+    index = {frozenset(numbers): row for row, numbers in enumerate(sets)}
+    return sets, [index.get(row, UNLABELED) for row in rows]
 
 
 def _numbers(labels, names, classes):

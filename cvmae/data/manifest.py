@@ -3,7 +3,8 @@
 A CSV file has a header line; each line of a JSON-lines file (.jsonl, .ndjson) is an object. The fields are
 
     path   of the video, absolute, or relative to `root` or else to the manifest's folder
-    label  a class number, a class name, or nothing for an unlabeled video
+    label  a class number, a class name, or nothing for an unlabeled video; with several labels for a video (multi_label), these
+           separated by `;`, or in JSON a list
     split  train, val, ... any word
     start, end   (optional) seconds, the part of the video to use; nothing: from its beginning, to its end
 
@@ -21,7 +22,7 @@ import json
 import math
 import os
 
-from cvmae.data.labels import CLASSES, MISSING, UNLABELED, LabelError, number_labels
+from cvmae.data.labels import CLASSES, MISSING, UNLABELED, LabelError, number_label_sets, number_labels, split_label
 from cvmae.data.video_files import FolderError, VideoFiles
 
 COLUMNS = "path,label,split[,start,end]"
@@ -38,7 +39,7 @@ class Entry:
 
     Attributes:
       path: the video file.
-      label: class number, or UNLABELED.
+      label: class number, or with several labels for a video the row of `Manifest.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
     """
 
@@ -57,21 +58,25 @@ class Manifest:
       class_names: of all splits, by class number; () if labels are numbers without names.
       folder: base of relative paths.
       notes: lines for the start of a run, about files that are left out.
+      label_sets: with several labels for a video, the distinct sets of class numbers of all splits, each ascending, in sorted
+        order; else None.
     """
 
     entries: tuple[Entry, ...]
     class_names: tuple[str, ...]
     folder: str
     notes: tuple[str, ...] = ()
+    label_sets: tuple[tuple[int, ...], ...] | None = None
 
 
-def read_manifest(path: str, split: str, root: str = "") -> Manifest:
+def read_manifest(path: str, split: str, root: str = "", multi_label: bool = False) -> Manifest:
     """Reads one split of a manifest.
 
     Args:
       path: a CSV or JSON-lines file, or a folder of videos.
       split: a word of the column split.
       root: base of relative paths; "": the folder of the manifest.
+      multi_label: True if a video may have several labels.
 
     Raises:
       ManifestError: the manifest cannot be read, or has no such split.
@@ -80,20 +85,32 @@ def read_manifest(path: str, split: str, root: str = "") -> Manifest:
     if os.path.isdir(path):
         return _read_folder(path)
     rows = list(_read_rows(path))
-    labels: dict[str, str] = {}
-    for where, row in rows:
-        labels.setdefault(_label(where, row), where)
     manifest_folder = os.path.dirname(os.path.abspath(path))
     try:
-        names, number = number_labels(labels, os.path.join(manifest_folder, CLASSES))
+        names, label_sets, numbers = _number_rows(rows, os.path.join(manifest_folder, CLASSES), multi_label)
     except LabelError as error:
         raise ManifestError(str(error)) from error
     folder = os.path.expanduser(root) or manifest_folder
-    entries = tuple(_entry(where, row, number, folder) for where, row in rows if _text(row["split"]) == split)
+    numbered = zip(rows, numbers, strict=True)
+    entries = tuple(_entry(where, row, label, folder) for (where, row), label in numbered if _text(row["split"]) == split)
     if not entries:
         known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise ManifestError(f"{path}: no video has split {split!r}; the splits there are: {known}")
-    return Manifest(entries, names, folder)
+    return Manifest(entries, names, folder, label_sets=label_sets)
+
+
+def _number_rows(rows, classes, multi_label):
+    """Returns the class names, `Manifest.label_sets`, and the label of every row. Raises: LabelError."""
+    texts = [split_label(where, row["label"], multi_label) for where, row in rows]
+    places: dict[str, str] = {}
+    for (where, _), row_texts in zip(rows, texts, strict=True):
+        for text in row_texts:
+            places.setdefault(text, where)
+    names, number = number_labels(places, classes, multi_label)
+    if not multi_label:
+        return names, None, [number.get(text, UNLABELED) for (text,) in texts]
+    sets, numbers = number_label_sets([frozenset(number[text] for text in row if text in number) for row in texts])
+    return names, sets, numbers
 
 
 def _read_folder(folder: str) -> Manifest:
@@ -167,7 +184,7 @@ def _check_fields(where, fields, holder):
         raise ManifestError(f"{where}: {holder} lacks {', '.join(absent)}; expected {COLUMNS}")
 
 
-def _entry(where, row, number, folder):
+def _entry(where, row, label, folder):
     path = _text(row["path"])
     if not path:
         raise ManifestError(f"{where}: the path is empty; expected {COLUMNS}")
@@ -176,7 +193,7 @@ def _entry(where, row, number, folder):
     start, end = _seconds(where, row, "start"), _seconds(where, row, "end")
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise ManifestError(f"{where}: start {start} and end {end} are not 0 <= start < end; give seconds or leave them empty")
-    return Entry(os.path.join(folder, os.path.expanduser(path)), number.get(_label(where, row), UNLABELED), start, end)
+    return Entry(os.path.join(folder, os.path.expanduser(path)), label, start, end)
 
 
 def _seconds(where, row, field):
@@ -191,16 +208,6 @@ def _seconds(where, row, field):
     if not math.isfinite(seconds) or "_" in text:
         raise ManifestError(f"{where}: {field} is {text[:40]!r}; give seconds, such as 1.5, or leave it empty")
     return seconds
-
-
-def _label(where, row) -> str:
-    """Returns the text of a label."""
-    value = row["label"]
-    if isinstance(value, list):
-        raise ManifestError(f"{where}: label {str(value)[:40]} is several labels; give one class per video")
-    if isinstance(value, dict):
-        raise ManifestError(f"{where}: label {str(value)[:40]} is no class; give a class number or a name")
-    return _text(value)
 
 
 def _text(value) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from cvmae.data.manifest import ManifestError
 from cvmae.data.sources import Source
 
@@ -120,18 +122,30 @@ def _shared_clips(name, train_name, train_parts, source, parts, labeled):
 
 
 def _without_training(name, train_name, train, source):
-    trained, tested = set(train.labels.tolist()) - {-1}, collections.Counter(source.labels.tolist())
-    del tested[-1]
-    count = max([len(train.class_names), *(label + 1 for label in (*trained, *tested))])
+    tested = _clips_of_sets(source)
+    trained = {label for labels in _clips_of_sets(train) for label in labels}
+    count = max([len(train.class_names), *(label + 1 for labels in (trained, *tested) for label in labels)])
     lacking = sorted(set(range(count)) - trained)
     if not trained or not lacking:
         return []
     names = [train.class_names[label] if label < len(train.class_names) else str(label) for label in lacking]
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    clips = sum(tested[label] for label in lacking)
+    clips = sum(number for labels, number in tested.items() if not trained.issuperset(labels))
     text = f"{train_name} has no video of {len(lacking)} of {count} classes ({shown}), {name} has {clips:,} of them"
-    _refuse_above(clips, tested.total(), text, "check that both splits number their classes alike")
+    # A clip with several labels says something as long as one of them is trained.
+    unknown = sum(number for labels, number in tested.items() if trained.isdisjoint(labels))
+    _refuse_above(unknown, tested.total(), text, "check that both splits number their classes alike")
     return [text]
+
+
+def _clips_of_sets(source) -> collections.Counter[tuple[int, ...]]:
+    """Returns the number of labeled clips of each set of labels, which is one class number where a video has one label."""
+    clips = collections.Counter(source.labels.tolist())
+    del clips[-1]
+    sets = getattr(source, "label_sets", None)
+    return collections.Counter(
+        {(label,) if sets is None else tuple(np.flatnonzero(sets[label]).tolist()): number for label, number in clips.items()}
+    )
 
 
 def parts_of(source: Source) -> list[Part]:

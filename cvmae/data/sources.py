@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from cvmae.data.manifest import UNLABELED, Manifest, read_manifest
-from cvmae.data.subset import Subset, choose, parse_split
+from cvmae.data.subset import Subset, choose, parse_split, strata
 
 KINDS = ("files", "tfds", "motion", "synthetic")
 
@@ -21,7 +21,7 @@ class Record:
 
     Attributes:
       name: for error messages and bad_files.csv.
-      label: class number or UNLABELED.
+      label: class number, or with several labels the row of `Source.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
       payload: a path, the bytes of an encoded file, or frames uint8 [n, H, W, 3].
     """
@@ -39,6 +39,8 @@ class Source(Protocol):
     Attributes:
       class_names: () if classes have only numbers.
       labels: int32 [n], the label of every record, read without decoding a video.
+      label_sets: may be absent, or None, if a video has one label, a class number. With several labels, bool [S, C]: row s has
+        True for each class of the set of labels s, and `labels` are rows of this table, the same in all splits.
       identity: a text that differs if records or labels differ; it does not depend on the folder of the files.
     """
 
@@ -71,18 +73,20 @@ def make_source(data, split: str) -> Source:
       ManifestError: the manifest cannot be read or has no such split.
       ValueError: a field is wrong; the message names it.
     """
+    if data.get("multi_label") and data.source != "files":
+        raise ValueError(f"data.multi_label=True needs data.source=files, labels separated by ; in a manifest, not {data.source}")
     if data.source == "tfds":
         return TfdsSource(split=split, **data.tfds.to_dict())
     name, part = parse_split(split)
     source = _full_split(data, name)
-    return source if part is None else Subset(source, choose(source.labels, part))
+    return source if part is None else Subset(source, choose(strata(source), part))
 
 
 def _full_split(data, split: str) -> Source:
     if data.source == "files":
         if not data.manifest:
             raise ValueError("data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split")
-        return FileSource(read_manifest(data.manifest, split, data.root))
+        return FileSource(read_manifest(data.manifest, split, data.root, data.get("multi_label", False)))
     if data.source == "motion":
         # Imported here: rendering needs the package with the photographs, reading does not.
         from cvmae.data import motion
@@ -103,6 +107,7 @@ class FileSource:
         self._entries, self._folder = manifest.entries, manifest.folder
         self.class_names, self.notes = manifest.class_names, manifest.notes
         self.labels = np.array([entry.label for entry in manifest.entries], np.int32)
+        self.label_sets = None if manifest.label_sets is None else _table(manifest.label_sets, len(manifest.class_names))
 
     def __len__(self):
         return len(self._entries)
@@ -128,7 +133,16 @@ class FileSource:
     @functools.cached_property
     def identity(self) -> str:
         keys = "\n".join(self.key(index) for index in range(len(self)))
-        return hashlib.blake2b(keys.encode() + self.labels.tobytes(), digest_size=16).hexdigest()
+        sets = b"" if self.label_sets is None else str(self.label_sets.shape).encode() + self.label_sets.tobytes()
+        return hashlib.blake2b(keys.encode() + self.labels.tobytes() + sets, digest_size=16).hexdigest()
+
+
+def _table(label_sets: tuple[tuple[int, ...], ...], classes: int) -> np.ndarray:
+    """Returns sets of class numbers as bool [S, C]; `classes` of 0 takes C from the highest number."""
+    table = np.zeros((len(label_sets), classes or max((1 + numbers[-1] for numbers in label_sets), default=0)), bool)
+    for row, numbers in enumerate(label_sets):
+        table[row, list(numbers)] = True
+    return table
 
 
 class TfdsSource:
@@ -147,6 +161,8 @@ class TfdsSource:
     Raises:
       ValueError: a field of config.data.tfds is wrong; the message names it.
     """
+
+    label_sets = None
 
     def __init__(self, name: str, data_dir: str, video_feature: str, label_feature: str, split: str):
         if not name:
@@ -239,6 +255,7 @@ class SyntheticSource:
     width: int
     split: str
     class_names: tuple[str, ...] = ()
+    label_sets = None  # without a type it is no field, which `identity` would show
 
     @property
     def labels(self) -> np.ndarray:

@@ -4,7 +4,8 @@
     train[:400]  train[400:]   train[100:200]   this number of clips, as evenly over the classes as possible
 
 Within a class the records have a pseudo-random order, a hash of their number in the split: the same on every machine and in
-every run, for any config.seed. Unlabeled records form a class of their own.
+every run, for any config.seed. Unlabeled records form a class of their own. A record with several labels counts for the one of them
+that is the rarest in the split.
 """
 
 import dataclasses
@@ -67,7 +68,7 @@ def choose(labels: np.ndarray, part: Slice) -> np.ndarray:
     that begins at 0 has at least one record of every class, while a later one may have none of a small class.
 
     Args:
-      labels: int [n], labels of the full split.
+      labels: int [n], labels of the full split, see `strata`.
       part: the slice.
 
     Raises:
@@ -91,6 +92,20 @@ def choose(labels: np.ndarray, part: Slice) -> np.ndarray:
     if not len(records):
         raise ValueError(f"the slice of {part.name!r} holds no clip; the split has {len(labels)}: widen the slice")
     return records
+
+
+def strata(source) -> np.ndarray:
+    """Returns the class that each record of a source counts for in a slice, int [n], -1 unlabeled.
+
+    It is the label; of several the rarest in the split, and of equally rare ones that of the lower number. Sets of labels
+    themselves are no classes to slice by: most may be those of one clip.
+    """
+    labels, sets = source.labels, getattr(source, "label_sets", None)
+    if sets is None or not len(sets):
+        return labels
+    clips = np.bincount(labels[labels >= 0], minlength=len(sets)) @ sets.astype(np.int64)
+    rarest = np.where(sets, clips, np.iinfo(np.int64).max).argmin(1)
+    return np.where(labels < 0, -1, rarest[labels])
 
 
 def _shuffled_classes(labels):
@@ -122,6 +137,7 @@ class Subset:
     def __init__(self, source, records: np.ndarray):
         self._source, self._records = source, records
         self.class_names, self.labels = source.class_names, source.labels[records]
+        self.label_sets = getattr(source, "label_sets", None)
         self.notes = getattr(source, "notes", ())
 
     def __len__(self):

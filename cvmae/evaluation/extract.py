@@ -75,7 +75,7 @@ def extract_features(
         WindowLoader(config, source, todo, size, window_stride) as loader,
         tqdm(total=len(todo), unit="video", disable=None if processes.is_main_process() else True) as bar,
     ):
-        with _Writing(files, names, bad, np.dtype(dtype), bar) as writing:
+        with _Writing(files, names, bad, np.dtype(dtype), bar, getattr(source, "label_sets", None)) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), placement):
                 writing.take(batch["number"], values)
         files.finish()
@@ -142,7 +142,16 @@ class _Video:
 class _Writing:
     """Writer of features, which arrive in the order of the windows of each video; incomplete files are deleted at the end."""
 
-    def __init__(self, files: NpzFiles | RecordFiles, names: list[str], bad: BadFiles, dtype: np.dtype, bar: tqdm):
+    def __init__(
+        self,
+        files: NpzFiles | RecordFiles,
+        names: list[str],
+        bad: BadFiles,
+        dtype: np.dtype,
+        bar: tqdm,
+        label_sets: np.ndarray | None = None,
+    ):
+        self._label_sets = label_sets
         self._files, self._names, self._bad, self._dtype, self._bar = files, names, bad, dtype, bar
         self._videos: dict[int, _Video] = {}
         self.written = self.unreadable = self.windows = 0
@@ -179,13 +188,19 @@ class _Writing:
         video.file.append(self._cast(name, values))
         video.rows += len(values)
         if video.rows == len(video.windows):
-            label = np.int32(video.label)
+            label = self._label(video.label)
             video.file.finish(start_s=video.windows.start_s, end_s=video.windows.end_s, label=label, path=name)
             self._files.add(name, video.file)
             del self._videos[number]
             self.written += 1
             self.windows += video.rows
             self._bar.update()
+
+    def _label(self, label: int) -> np.ndarray:
+        """Returns a label as it is written: int32 [], -1 unlabeled; of several the class numbers, int32 [k], ascending."""
+        if self._label_sets is None:
+            return np.array(label, np.int32)
+        return np.flatnonzero(self._label_sets[label] if label >= 0 else ()).astype(np.int32)
 
     def _begin(self, number, name, shape) -> GrowingFile | None:
         """Opens the file of a video; None, and the video is listed, if no file can have its name."""

@@ -4,12 +4,12 @@ The features of one video are an .npz with
 
     features  float32 or float16 [windows, ...]
     start_s, end_s  float64 [windows]  times of the first and the last frame of a window, seconds since the first frame of the video
-    label     int32 [], -1 unlabeled
+    label     int32 [], -1 unlabeled; of a source whose videos have several labels int32 [k], the class numbers, [0] if unlabeled
     path      str [], the name of the video
 
 `npz`: FOLDER/NAME.npz, where NAME is the video's path relative to the manifest's folder, including the extension. A file name
 that is too long for a file system is cut and ends with a hash of the full one, which `path` holds. `array_record`: each record of FOLDER/features-00000.array_record holds the bytes of such an .npz, and line r of FOLDER/features-00000.csv, after
-a header, describes record r (name,label,windows). `FeatureFolder` reads both.
+a header, describes record r (name,label,windows; several labels are separated by `;`). `FeatureFolder` reads both.
 """
 
 import csv
@@ -168,7 +168,8 @@ class RecordFiles:
                 content = self._files.path(name).read_bytes()
                 writer.write(content)
                 with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                    lines.append((name, int(arrays["label"]), len(arrays["start_s"])))
+                    label = ";".join(map(str, np.atleast_1d(arrays["label"]).tolist()))
+                    lines.append((name, label, len(arrays["start_s"])))
             writer.close()
             _write_names(shard, lines)
         self._shards.append(shard)

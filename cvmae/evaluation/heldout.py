@@ -153,7 +153,7 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
 
     Returns:
       {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms, `retrieval/*`, and `probe/accuracy`;
-      fractions in 0..1.
+      fractions in 0..1. Without labels, or with several labels a clip, the last and the nearest label are absent.
     """
     objective = held_out.objective
     metrics: dict[str, float] = {}
@@ -166,7 +166,8 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
     metrics |= {"retrieval/same_clip_r1": recall(ranks, 1), "retrieval/same_clip_r5": recall(ranks, 5)}
     metrics["retrieval/median_rank"] = float(np.median(ranks))
     test = extract(objective.config, encoder, held_out.source, clips)
-    if len(np.unique(test.labels[test.labels >= 0])) > 1:
+    # A linear probe and a nearest clip of one class each are no measure of clips with several labels: these count as unlabeled.
+    if getattr(held_out.source, "label_sets", None) is None and len(np.unique(test.labels[test.labels >= 0])) > 1:
         metrics["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
         metrics["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labeled), test)
     return metrics

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from cvmae.evaluation.classification import TOP, check_labels, top_k_accuracy
+from cvmae.evaluation.multi_label import MAP, mean_average_precision
 from cvmae.evaluation.nearest import nearest
 
 KS, TEMPERATURE = (10, 20, 100, 200), 0.07  # DINO's
@@ -45,6 +46,47 @@ def knn_report(train, train_labels, test, test_labels, classes: int, ks=KS, temp
     return accuracies
 
 
+def multi_label_knn_report(train, train_labels, test, test_labels, ks=KS, temperature: float = TEMPERATURE) -> dict[str, float]:
+    """Computes mAP (0..1) of the vote on labeled test clips for every k; each neighbor votes for each of its labels.
+
+    The score of a class is the sum of the weights of the neighbors that have it, over the sum of all weights; mAP is over classes
+    that a test clip has, see `multi_label`.
+
+    Args:
+      train: features [m, D].
+      train_labels: bool [m, C]; clips without a label do not vote.
+      test: features [n, D].
+      test_labels: bool [n, C]; clips without a label are left out.
+      ks: numbers of neighbors; more than the labeled training clips means all of them.
+      temperature: see `knn_report`.
+
+    Returns:
+      {`mAP/k=10`: mAP, ...}.
+
+    Raises:
+      ValueError: no labeled clip on one of the sides, a temperature or k that is not above 0, or features or labels that do not
+        fit.
+    """
+    train_labels = np.asarray(train_labels, bool)
+    rows = np.where(train_labels.any(1), np.arange(len(train_labels)), -1)
+    similarity, neighbors = nearest_labels(train, rows, test, len(rows), ks)
+    return {
+        f"{MAP}/k={k}": mean_average_precision(
+            _vote_for_each(similarity[:, :k], train_labels, neighbors[:, :k], temperature), test_labels
+        )
+        for k in ks
+    }
+
+
+def _vote_for_each(similarity, labels, neighbors, temperature):
+    """Returns the fraction of the votes for each label, float32 [n, C]; labels: bool [m, C], neighbors: its rows [n, k]."""
+    weights = _weights(similarity, temperature)
+    scores = np.zeros((len(similarity), labels.shape[1]), np.float64)
+    for weight, rows in zip(weights.T, neighbors.T):  # one neighbor of all clips at a time: [n, k, C] may be gigabytes
+        scores += weight[:, None] * labels[rows]
+    return (scores / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
 def nearest_labels(train, labels, test, classes, ks):
     """Returns similarity and labels of the nearest labeled training clips, each [n, at most max(ks)], nearest first.
 
@@ -75,11 +117,16 @@ def vote(similarity, labels, classes, temperature):
     Raises:
       ValueError: the temperature is not above 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"the temperature of the vote must be above 0 (inf: equal weights), not {temperature}")
-    weights = np.ones_like(similarity)
-    if not math.isinf(temperature):
-        weights = np.exp((similarity - similarity[:, :1]) / np.float32(temperature))  # at most 1: no overflow
+    weights = _weights(similarity, temperature)
     bins = np.arange(len(labels))[:, None] * classes + labels
     total = np.bincount(bins.ravel(), weights.ravel(), len(labels) * classes).reshape(len(labels), classes)
     return (total / total.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _weights(similarity, temperature):
+    """Returns the weights of the neighbors' votes, [n, k], 1 for the nearest. Raises: ValueError, see `vote`."""
+    if not temperature > 0:
+        raise ValueError(f"the temperature of the vote must be above 0 (inf: equal weights), not {temperature}")
+    if math.isinf(temperature):
+        return np.ones_like(similarity)
+    return np.exp((similarity - similarity[:, :1]) / np.float32(temperature))  # at most 1: no overflow

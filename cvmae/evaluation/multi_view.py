@@ -23,13 +23,18 @@ class Predictions:
 
     Attributes:
       probabilities: float32 [n, ...], the mean over a video's crops and readable clips; zeros without a readable clip.
-      labels: int32 [n], -1 unlabeled or unreadable.
+      labels: int32 [n], -1 unlabeled or unreadable; or of clips with several labels bool [n, C], all False for these.
       readable: bool [n], True with at least one readable clip.
     """
 
     probabilities: np.ndarray
     labels: np.ndarray
     readable: np.ndarray
+
+    @property
+    def labeled(self) -> np.ndarray:
+        """True for the videos that have a label, bool [n]."""
+        return np.asarray(self.labels.any(1) if self.labels.ndim == 2 else self.labels >= 0)
 
 
 def cropped(video, config):

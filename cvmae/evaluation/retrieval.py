@@ -43,13 +43,13 @@ def same_video(queries, gallery) -> dict[str, float]:
 
 
 def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = False) -> dict[str, float]:
-    """Computes retrieval metrics of clips of the query's class.
+    """Computes retrieval metrics of clips of the query's class, or where clips have several labels, that share at least one.
 
     Args:
       queries: [q, D].
-      labels: int [q]; clips with -1 are left out.
+      labels: int [q]; clips with -1 are left out. Or bool [q, C], True for each label; clips without any are left out.
       gallery: [g, D].
-      gallery_labels: int [g]; clips with -1 are left out.
+      gallery_labels: int [g] or bool [g, C], as `labels`.
       exclude_self: True if the gallery is the queries again; no clip then retrieves itself.
 
     Returns:
@@ -65,19 +65,31 @@ def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = Fa
     gallery, gallery_labels = _labeled(gallery, gallery_labels, "gallery")
     if exclude_self and not np.array_equal(labels, gallery_labels):
         raise ValueError("exclude_self needs the same clips as queries and as gallery: their labels differ")
-    members = {label: np.flatnonzero(gallery_labels == label) for label in np.unique(gallery_labels)}
-    has = np.array([len(members.get(label, ())) > exclude_self for label in labels], bool)
+    has, hits_of = (_sharing if labels.ndim == 2 else _members)(labels, gallery_labels, exclude_self)
     if not has.any():
         raise ValueError(f"of {len(labels)} labeled queries none has a clip of its class in a gallery of {len(gallery_labels)}")
     numbers, ranks_and_precisions = np.flatnonzero(has), []
     for number, row in zip(numbers, nearest.similarity_rows(queries[has], gallery)):
-        hits = members[labels[number]]
+        hits = hits_of(number)
         if exclude_self:
             ranks_and_precisions.append(_rank_and_precision(row[hits[hits != number]], np.delete(row, number)))
         else:
             ranks_and_precisions.append(_rank_and_precision(row[hits], row))
     ranks, precisions = np.array(ranks_and_precisions).T
     return _report(ranks, precisions) | {"left_out": float(len(labels) - len(numbers))}
+
+
+def _members(labels, gallery_labels, exclude_self):
+    """Returns, for int labels, the queries with a hit, bool [q], and a function from the number of one to its hits, int [h]."""
+    members = {label: np.flatnonzero(gallery_labels == label) for label in np.unique(gallery_labels)}
+    has = np.array([len(members.get(label, ())) > exclude_self for label in labels], bool)
+    return has, lambda number: members[labels[number]]
+
+
+def _sharing(labels, gallery_labels, exclude_self):
+    """Returns the same as `_members` for bool labels, where a hit shares at least one label with the query."""
+    has = (labels & (gallery_labels.sum(0) > exclude_self)).any(1)
+    return has, lambda number: np.flatnonzero(gallery_labels[:, labels[number]].any(1))
 
 
 def _rank_and_precision(hits, every):
@@ -95,6 +107,8 @@ def _report(ranks, precisions):
 
 def _labeled(features, labels, name):
     features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or labels.shape != features.shape[:1]:
+    shape = features.shape[:1] if labels.dtype != bool else (*features.shape[:1], *labels.shape[1:2])
+    if features.ndim != 2 or labels.shape != shape or labels.ndim != 1 + (labels.dtype == bool):
         raise ValueError(f"{name}: expected features [n, D] and labels [n], not {features.shape} and {labels.shape}")
-    return features[labels >= 0], labels[labels >= 0]
+    keep = labels.any(1) if labels.ndim == 2 else labels >= 0
+    return features[keep], labels[keep]

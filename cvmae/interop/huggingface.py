@@ -5,7 +5,7 @@ import safetensors.numpy
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.convert import export_arrays
-from cvmae.interop.huggingface_config import CONFIG, FIXED_EPS, PROCESSOR
+from cvmae.interop.huggingface_config import CONFIG, FIXED_EPS, MULTI_LABEL, PROCESSOR
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.interop.pretrained import Head, Pretrained
@@ -176,6 +176,8 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
         names = head.names or [f"LABEL_{i}" for i in range(head.classes)]  # transformers' own names
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
+        if head.loss == "sigmoid":
+            config["problem_type"] = MULTI_LABEL
     return config
 
 

@@ -19,6 +19,7 @@ _STACKS = (
     ("hidden", "intermediate_size", 3072),
 )
 _DECODERS = {"videomae": (384, 4, 6, 1536), "vit_mae": (512, 8, 16, 2048)}
+MULTI_LABEL = "multi_label_classification"  # problem_type of a classifier that learned each class by itself
 FIXED_EPS = 1e-5  # of decoder.norm and fc_norm, which take no eps from the config
 # Fields by their names in `infer_modules`, for messages.
 FIELDS = {f"{prefix}{name}": f"{prefix}{field}" for prefix in ("", "decoder_") for name, field, _ in _STACKS}
@@ -119,6 +120,7 @@ def _read_videomae(fields: _Fields, eps: float) -> dict:
         "decoder_norm_eps": FIXED_EPS,
         "pool": "mean" if mean else "first",
         "id2label": fields.config.get("id2label"),
+        "loss": "sigmoid" if fields.config.get("problem_type") == MULTI_LABEL else "softmax",
         # Without norm_pix_loss it predicts pixels in 0..1, which is not one of `patches.TARGET_NORMS`.
         "target_norm": "patch_channel" if fields.flag("norm_pix_loss", True) else "",
     }

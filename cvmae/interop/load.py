@@ -104,7 +104,8 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
     head = modules.head
     if head is not None:
         names, problems = class_names(config.get("id2label"), head.classes, converted.sources["head/kernel"])
-        head, converted.problems = dataclasses.replace(head, names=names), converted.problems + problems
+        head = dataclasses.replace(head, names=names, loss=config.get("loss", "softmax"))
+        converted.problems += problems
     notes = modules.notes + notes + config_notes
     if converted.casts:
         notes += (f"weights of {', '.join(sorted(converted.casts))} are cast to float32",)

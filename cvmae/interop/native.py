@@ -18,7 +18,7 @@ from cvmae.files import new_folder, write_json
 from cvmae.interop.arrays import non_finite, read_arrays
 from cvmae.interop.pretrained import Head, Normalization, Pretrained, WeightsError, differences, too_large
 from cvmae.models.autoencoder import CLS_KINDS, LAYOUTS, DecoderSpec
-from cvmae.models.classifier import POOLS
+from cvmae.models.classifier import LOSSES, POOLS
 from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
 from cvmae.models.vit import QKV_BIASES, Encoder, TransformerConfig, ViTSize
@@ -38,7 +38,9 @@ STORED = {
     DecoderSpec: ("trunk", "layout", "positions", "cls", "embed_bias", "norm_eps", "target_frames"),
     Head: ("classes", "pool", "eps", "names"),
 }
-CHOICES = {"qkv_bias": QKV_BIASES, "positions": KINDS, "layout": LAYOUTS, "cls": CLS_KINDS, "pool": POOLS}
+# Fields that are written where they differ from their default, so that other descriptions stay those of earlier versions.
+OPTIONAL: dict[type, tuple[str, ...]] = {Head: ("loss",)}
+CHOICES = {"qkv_bias": QKV_BIASES, "positions": KINDS, "layout": LAYOUTS, "cls": CLS_KINDS, "pool": POOLS, "loss": LOSSES}
 MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head}
 FIELDS = ("format", "version", "arrays", *MODULES, "target_norm", "pixels", "notes")  # `pixels`: the normalization
 
@@ -165,7 +167,9 @@ def to_json(pretrained: Pretrained, arrays: str) -> dict:
 def _plain(value):
     """Returns a module, or a field of one, as JSON."""
     if type(value) in STORED:
-        return {name: _plain(getattr(value, name)) for name in STORED[type(value)]}
+        defaults = {field.name: field.default for field in dataclasses.fields(value)}
+        names = [name for name in OPTIONAL.get(type(value), ()) if getattr(value, name) != defaults[name]]
+        return {name: _plain(getattr(value, name)) for name in (*STORED[type(value)], *names)}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -220,9 +224,10 @@ def _module(module_class, value, field: str, problems: list[str]):
         problems.append(f"{field} is {value!r}; expected {{{', '.join(STORED[module_class])}}}")
         return None
     before = len(problems)
-    _check_names(f"{field}.", value, STORED[module_class], problems)
+    optional = OPTIONAL.get(module_class, ())
+    _check_names(f"{field}.", value, STORED[module_class], problems, optional)
     types = {field.name: field.type for field in dataclasses.fields(module_class)}
-    values = {n: _value(types[n], value[n], f"{field}.{n}", problems) for n in STORED[module_class] if n in value}
+    values = {n: _value(types[n], value[n], f"{field}.{n}", problems) for n in (*STORED[module_class], *optional) if n in value}
     if len(problems) > before:
         return None
     try:
@@ -232,9 +237,9 @@ def _module(module_class, value, field: str, problems: list[str]):
         return None
 
 
-def _check_names(prefix: str, values: dict, wanted: tuple[str, ...], problems: list[str]) -> None:
+def _check_names(prefix: str, values: dict, wanted: tuple[str, ...], problems: list[str], optional: tuple[str, ...] = ()) -> None:
     problems += [f"{prefix}{name} is missing" for name in wanted if name not in values]
-    problems += [f"{prefix}{name} is not a field of format {FORMAT}" for name in values if name not in wanted]
+    problems += [f"{prefix}{name} is not a field of format {FORMAT}" for name in values if name not in wanted + optional]
 
 
 def _check_choice(field: str, value, known: tuple[str, ...], problems: list[str]) -> None:

@@ -166,7 +166,8 @@ def _describe(run: SavedRun, branch: str, holder: tuple[str, ...], params: dict)
     encoder = encoder.clone(final_norm=fields.final_norm and "norm" in params["encoder"])
     head = None
     if "head" in params:
-        head = Head(params["head"]["kernel"].shape[-1], config.head.pool, config.head.eps, _class_names(run))
+        fields_of_head = config.head.pool, config.head.eps, _class_names(run), config.head.get("loss", "softmax")
+        head = Head(params["head"]["kernel"].shape[-1], *fields_of_head)
     return Pretrained(
         f"{run.checkpoint}{' (moving average)' if holder[0] == 'ema' else ''}",
         encoder,

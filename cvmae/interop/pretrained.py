@@ -10,7 +10,7 @@ from flax import traverse_util
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.backbone import Backbone
-from cvmae.models.classifier import Classifier, Pool
+from cvmae.models.classifier import Classifier, Loss, Pool
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder
 
@@ -37,12 +37,14 @@ class Head:
       pool: `mean` or `first`.
       eps: of the norm between pooling and head.
       names: the classes' names; empty if unknown.
+      loss: `softmax`, one class a clip; or `sigmoid`, each class by itself.
     """
 
     classes: int
     pool: Pool = "mean"
     eps: float = 1e-6
     names: tuple[str, ...] = ()
+    loss: Loss = "softmax"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ from cvmae.models.vit import EncoderOutput, layer_norm
 
 Pool = Literal["mean", "first"]
 POOLS = get_args(Pool)
+Loss = Literal["softmax", "sigmoid"]  # cross-entropy of one class, or of every class by itself where clips have several labels
+LOSSES = get_args(Loss)
 
 
 def dropout(x: Float[Array, " B *D"], rate: float, keys: Key[Array, " B"] | None) -> Float[Array, " B *D"]:

@@ -79,7 +79,9 @@ def without_data(config):
         if c.task != "pretrain" and c.data.source != "synthetic":
             classes = CLASSES.get(dataset_name(config)) or len(_motion_classes(config)) or 2
             c.data.synthetic.classes = c.data.synthetic.clips = max(classes, c.get("head", c.get("probe")).classes)
-            c.data.source = "synthetic"
+            c.data.source, c.data.manifest = "synthetic", ""  # `validate` refuses a manifest that is not read
+            if c.data.get("multi_label"):
+                c.data.multi_label = False  # the loss decides the program, not the manifest
     return c
 
 

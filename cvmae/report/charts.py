@@ -18,6 +18,7 @@ from cvmae.report.words import TASK_TITLES, is_fraction, number
 PANELS = (
     ("Loss terms", "loss", False),
     ("Accuracies", "accuracy/", True),
+    ("Mean average precision", "mAP", True),
     ("Feature standard deviation", "feature_std/", True),
     ("Learning rate and norms", "optimizer/", True),
     ("Throughput", "time/", True),

@@ -102,7 +102,9 @@ def read_workdir(folder: pathlib.Path, label: str) -> Run:
         return run
     run.series = read_series(run, folder / METRICS)
     run.report = read_report(run, folder / REPORT)
-    run.classes = _csv(run, folder / PER_CLASS, ("name", "clips", "top1", "most_confused_with"))
+    run.classes = _csv(
+        run, folder / PER_CLASS, ("name", "clips", "top1", "most_confused_with"), ("name", "clips", "average_precision")
+    )
     run.bad = read_bad_files(run, folder)
     starts = _json(run, folder / PROVENANCE).get("starts", [])
     run.starts = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
@@ -166,8 +168,11 @@ def _json(run: Run, path: pathlib.Path, without: str = "") -> dict:
     return {}
 
 
-def _csv(run: Run, path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Reads these columns of a CSV file; returns [] without a file, and adds a note if a column is missing."""
+def _csv(run: Run, path: pathlib.Path, columns: tuple[str, ...], other: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """Reads these columns of a CSV file; returns [] without a file, and adds a note if a column is missing.
+
+    A file without them, but with all `other` columns, is read by those.
+    """
     if not path.is_file():
         return []
     try:
@@ -176,6 +181,8 @@ def _csv(run: Run, path: pathlib.Path, columns: tuple[str, ...]) -> list[dict[st
     except csv.Error as error:
         run.notes.append(f"{path.name} cannot be read: {error}")
         return []
+    if rows and other and set(other) <= rows[0].keys():
+        columns = other
     if rows and not set(columns) <= rows[0].keys():
         run.notes.append(f"{path.name}: expected the columns {', '.join(columns)}")
         return []

@@ -71,8 +71,11 @@ def headline(report: Report | None) -> tuple[str, str] | None:
     if report is None:
         return None
     metrics = report.metrics
+    test = "20 nearest neighbors" if report.task == "knn" else "test top-1"
+    if summary.accuracy_names(report)[1] in metrics:
+        test = "20 nearest neighbors, mAP" if report.task == "knn" else "test mAP"
     candidates = [
-        ("20 nearest neighbors" if report.task == "knn" else "test top-1", summary.accuracy(report)),
+        (test, summary.accuracy(report)),
         ("linear probe", metrics.get("probe/accuracy")),
         ("same clip, R@1", metrics.get("retrieval/same_clip_r1")),
         ("same class, R@1", metrics.get("same_class/r1")),
@@ -134,12 +137,17 @@ def report_cells(report: Report) -> dict[str, Cell]:
 
 
 def classes(runs: list[Run]) -> Table | None:
-    """Makes a table of the top-1 accuracy and the most frequent confusion of every class; None without per_class.csv."""
+    """Makes a table of every class; None without per_class.csv.
+
+    A cell is the top-1 accuracy and the most frequent confusion, or where clips have several labels the average precision.
+    """
     known = [number for number, run in enumerate(runs) if run.classes]
     if not known:
         return None
     columns = {number: {row["name"]: _class_cell(row) for row in runs[number].classes} for number in known}
-    return _table("Classes", columns)
+    scores = {"top1": "Top-1", "average_precision": "Average precision"}
+    shown = [title for name, title in scores.items() if any(name in runs[number].classes[0] for number in known)]
+    return _table(" or ".join(shown), columns)
 
 
 class Study(NamedTuple):
@@ -162,21 +170,26 @@ def studies(runs: list[Run]) -> list[Study]:
 
 
 class Grid(NamedTuple):
-    """The heads of a probe: a row per learning rate, a column per weight decay; cells (text, fraction, True for the best head)."""
+    """The heads of a probe: a row per learning rate, a column per weight decay; cells (text, fraction, True for the best head).
+
+    `score` is what the cells show, top-1 or mAP.
+    """
 
     run: int
     decays: list[str]
     rows: list[tuple[str, list[tuple[str, float, bool]]]]
+    score: str
 
 
 def heads(runs: list[Run]) -> list[Grid]:
-    """Makes a grid of the top-1 accuracy of every head of every probe, on the clips that the best head was chosen by."""
+    """Makes a grid of top-1 (or mAP) of every head of every probe, on the clips that the best head was chosen by."""
     grids = []
     for run, workdir in enumerate(runs):
         details = workdir.report.details if workdir.report else {}
         listed = details.get("heads")
         entries = [head for head in listed if isinstance(head, dict)] if isinstance(listed, list) else []
-        values = {(head.get("rate"), head.get("weight_decay")): head.get("accuracy/top1") for head in entries}
+        score = next((name for name in summary.ACCURACIES if any(name in head for head in entries)), "")
+        values = {(head.get("rate"), head.get("weight_decay")): head.get(score) for head in entries}
         values = {pair: value for pair, value in values.items() if isinstance(value, float)}
         best = _dict(details, "best")
         rates, decays = (list(dict.fromkeys(pair[axis] for pair in values)) for axis in (0, 1))
@@ -185,7 +198,7 @@ def heads(runs: list[Run]) -> list[Grid]:
                               for decay in decays])
             for rate in rates
         ]  # fmt: skip
-        grids += [Grid(run, [anything(decay) for decay in decays], rows)] if rows else []
+        grids += [Grid(run, [anything(decay) for decay in decays], rows, TITLES.get(score, score))] if rows else []
     return grids
 
 
@@ -221,12 +234,13 @@ def _cell(name: str, value, before=None) -> Cell:
 
 
 def _class_cell(row: dict[str, str]) -> Cell:
+    score, other = ("top1" if "top1" in row else "average_precision"), row.get("most_confused_with")
     try:
-        top1 = float(row["top1"])
+        value = float(row[score])
     except ValueError:  # a class without a clip
         return Cell("–", None, f"{row['clips']} clips")
-    confused = f", most often confused with {row['most_confused_with']}" if row["most_confused_with"] else ""
-    return Cell(number(top1, "top1"), top1 if 0 <= top1 <= 1 else None, f"{row['clips']} clips{confused}")
+    confused = f", most often confused with {other}" if other else ""
+    return Cell(number(value, "top1"), value if 0 <= value <= 1 else None, f"{row['clips']} clips{confused}")
 
 
 def _study_cell(row: dict[str, str]) -> Cell:

@@ -1,6 +1,7 @@
 """Command: a table of the accuracies of many runs, `python -m cvmae.report.summary OUT`, with runs in OUT/NAME/SEED/TASK.
 
-A row is a NAME, a column a TASK; a cell is the mean ± standard deviation over SEEDs of the run's accuracy, in %.
+A row is a NAME, a column a TASK; a cell is the mean ± standard deviation over SEEDs of the run's accuracy, in %: top-1, or mAP where
+clips have several labels.
 """
 
 import pathlib
@@ -10,12 +11,18 @@ import numpy as np
 
 from cvmae.workdir import REPORT, Report, Workdir
 
-NEIGHBORS = "top1/k=20"
+ACCURACIES = ("accuracy/top1", "mAP")  # of a test: with one label a clip, and with several
+NEIGHBORS = ("top1/k=20", "mAP/k=20")  # the same of kNN
 
 
 def accuracy(report: Report) -> float | None:
-    """Returns the accuracy (0..1) of a report: test top-1, or that of kNN with 20 neighbors; None without one."""
-    return report.metrics.get(NEIGHBORS if report.task == "knn" else "accuracy/top1")
+    """Returns the accuracy (0..1) of a report: test top-1 or mAP, or that of kNN with 20 neighbors; None without one."""
+    return next((report.metrics[name] for name in accuracy_names(report) if name in report.metrics), None)
+
+
+def accuracy_names(report: Report) -> tuple[str, ...]:
+    """Returns the names of the metric that `accuracy` takes, with one label a clip and with several."""
+    return NEIGHBORS if report.task == "knn" else ACCURACIES
 
 
 def collect(folder) -> dict[str, dict[str, list[float]]]:

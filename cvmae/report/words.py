@@ -16,7 +16,7 @@ TASK_TITLES = {
     "visualize": "Figures",
     "ablate": "Ablations",
 }
-FRACTION = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)map$|_1nn$|_(share|right)$")
+FRACTION = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)(map$|mAP($|/))|_1nn$|_(share|right)$")
 COUNT = re.compile(r"(^|/)(clips|files|queries|left_out|videos|written|skipped|unreadable|windows|replaced_clips)$")
 
 

@@ -1,21 +1,27 @@
 """The part that tasks with classes share: augmented views, evaluation, and the multi-view test at the end."""
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from cvmae import augment, rng
-from cvmae.augment.mirror_labels import mirror_table
+from cvmae.augment.mirror_labels import mirror_label_sets, mirror_table
 from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
 from cvmae.evaluation.classification import summarize
+from cvmae.evaluation.multi_label import MAP, labels_of, mean_average_precision
 from cvmae.evaluation.multi_view import Predictions, predict_views
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import shard_map_rows
 from cvmae.tasks.base import Task
+from cvmae.tasks.model_fields import is_sigmoid
 from cvmae.tasks.results import Results
 from cvmae.training.loop import Schedule
 from cvmae.training.train_state import TrainState
@@ -26,6 +32,13 @@ MIDDLE = TestViews(1, 1)  # the middle clip, center crop: evaluation during trai
 
 class ClassificationTask(Task):
     """A task that learns the classes of config.data.split. Subclasses also define `predict`.
+
+    Attributes:
+      classes: the number of classes C.
+      class_names: C names.
+      label_sets: with the sigmoid loss bool [S, C], see `cvmae.data.sources.Source`; a label of a batch is a row of it. None with
+        softmax, where a label is a class.
+      view_spec: the augmentation.
 
     Raises:
       ConfigError: the split has clips without a label, or more classes than the config says.
@@ -38,7 +51,13 @@ class ClassificationTask(Task):
     def __init__(self, config, mesh, schedule: Schedule, source, num_classes: int):
         super().__init__(config, mesh, schedule, source)
         self.classes, self.class_names = count_classes(source, num_classes, config.data.split)
-        self.view_spec = self._view_spec()
+        mirror = mirror_table(self.class_names) if config.augment.mirror_labels else None
+        self.label_sets: np.ndarray | None = None
+        if is_sigmoid(config):
+            self.label_sets = _fitted_sets(source, self.classes)
+            if mirror is not None:
+                self.label_sets, mirror = mirror_label_sets(self.label_sets, mirror)
+        self.view_spec = self._view_spec(mirror)
 
     @abc.abstractmethod
     def predict(self, state: TrainState) -> Callable:
@@ -47,7 +66,7 @@ class ClassificationTask(Task):
     def check_data(self) -> None:
         """Opens the splits of evaluation and of the test at the end, and checks that their labels are classes."""
         for field, source in (("eval_split", self.eval_source), ("test_split", self.test_source)):
-            most = int(np.max(source.labels, initial=-1))
+            most = highest_class(source)
             require(
                 most < self.classes, f"config.data.{field}: label {most} is not one of the {self.classes} classes of data.split"
             )
@@ -67,7 +86,7 @@ class ClassificationTask(Task):
         same = self.config.data.test_split == self.config.data.eval_split
         return self.eval_source if same else self.open_split("test_split")
 
-    def _view_spec(self) -> augment.LabeledSpec:
+    def _view_spec(self, mirror) -> augment.LabeledSpec:
         c = self.config.augment
         crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
         rand_augment = c.get("rand_augment")
@@ -78,7 +97,7 @@ class ClassificationTask(Task):
             c.std,
             augment.RandAugment(**rand_augment) if rand_augment and rand_augment.layers else None,
             augment.Erasing(**erasing) if erasing and erasing.probability else None,
-            mirror_table(self.class_names) if c.mirror_labels else None,
+            mirror,
         )
 
     def samples(self, batch, step):
@@ -93,18 +112,46 @@ class ClassificationTask(Task):
         # Every device works on its own rows, one after the other, so that of RandAugment only the op that was drawn is run.
         return shard_map_rows(make, self.mesh)(samples["key"], samples["video"], samples["label"])
 
+    def targets(self, labels, smoothing: float = 0.0):
+        """Returns what the loss compares with, float32 [B, C], of labels int32 [B]: one-hot, or multi-hot with the sigmoid loss."""
+        if self.label_sets is None:
+            return augment.soft_targets(labels, self.classes, smoothing)
+        return augment.multi_hot_targets(labels, jnp.asarray(self.label_sets), smoothing)
+
+    def class_loss(self, logits, targets):
+        """Returns the mean loss over samples, a float32 scalar: cross-entropy, or with the sigmoid loss binary cross-entropy.
+
+        The latter is also the mean over classes, as in torch's BCEWithLogitsLoss.
+
+        Args:
+          logits: float32 [B, C].
+          targets: float32 [B, C], see `targets`.
+        """
+        if self.label_sets is None:
+            return optax.losses.softmax_cross_entropy(logits, targets).mean()
+        return optax.losses.sigmoid_binary_cross_entropy(logits, targets).mean()
+
+    def probabilities(self, logits):
+        """Returns the probabilities of classes, float32 [..., C]: of one among all, or with the sigmoid loss of each by itself."""
+        return jax.nn.softmax(logits) if self.label_sets is None else jax.nn.sigmoid(logits)
+
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Returns accuracies of the middle clip's center crop of every clip of the evaluation split, as `eval/NAME`."""
+        """Returns the scores of the middle clip's center crop of every clip of the evaluation split, as `eval/NAME`."""
         return {f"eval/{name}": value for name, value in self.scores(self.test(state, self.eval_source, MIDDLE)).items()}
 
     def test(self, state: TrainState, source, views: TestViews, bad_files: BadFiles | None = None) -> Predictions:
         """Returns probabilities of every video of a source."""
-        return predict_views(self.predict(state), self.config, source, views, self.placement, bad_files)
+        predictions = predict_views(self.predict(state), self.config, source, views, self.placement, bad_files)
+        if self.label_sets is None:
+            return predictions
+        return dataclasses.replace(predictions, labels=labels_of(predictions.labels, self.label_sets))
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
-        """Returns `accuracy/top1` and so on, fractions in 0..1; empty where nothing has a label."""
-        if not (predictions.labels >= 0).any():
+        """Returns `accuracy/top1` and so on, or with the sigmoid loss `mAP`, fractions in 0..1; empty where nothing has a label."""
+        if not predictions.labeled.any():
             return {}
+        if self.label_sets is not None:
+            return {MAP: mean_average_precision(predictions.probabilities, predictions.labels)}
         accuracies = summarize(predictions.probabilities, predictions.labels, self.class_names)
         return {f"accuracy/{name}": value for name, value in accuracies.items() if name != "clips"}
 
@@ -140,16 +187,32 @@ def count_classes(source, classes: int, split: str) -> tuple[int, tuple[str, ...
     Raises:
       ConfigError: clips without a label, or a label that is no class.
     """
-    labels = np.asarray(source.labels)
+    labels, highest = np.asarray(source.labels), highest_class(source)
     if (labels < 0).any():
         raise ConfigError(
             f"config.data.split={split!r} has {(labels < 0).sum()} clips without a label: give every clip one, or another split"
         )
-    count = classes or len(source.class_names) or int(labels.max()) + 1
-    if labels.max() >= count:
-        raise ConfigError(f"the labels of config.data.split={split!r} go up to {labels.max()}, but there are {count} classes")
+    count = classes or len(source.class_names) or highest + 1
+    if highest >= count:
+        raise ConfigError(f"the labels of config.data.split={split!r} go up to {highest}, but there are {count} classes")
     names = source.class_names or tuple(str(number) for number in range(count))
     return count, names + tuple(str(number) for number in range(len(names), count))
+
+
+def highest_class(source) -> int:
+    """Returns the highest class number among the labels of a source, -1 without any."""
+    labels, sets = np.asarray(source.labels), getattr(source, "label_sets", None)
+    if sets is None:
+        return int(np.max(labels, initial=-1))
+    return int(np.max(np.flatnonzero(sets[np.unique(labels[labels >= 0])].any(0)), initial=-1))
+
+
+def _fitted_sets(source, classes: int) -> np.ndarray:
+    """Returns the label sets of a source for `classes` classes, bool [S, C]; of one label a clip, a set for each class."""
+    sets = getattr(source, "label_sets", None)
+    if sets is None:
+        return np.eye(classes, dtype=bool)
+    return np.pad(sets, [(0, 0), (0, max(classes - sets.shape[1], 0))])[:, :classes]
 
 
 def text_of(report: Report, split: str) -> str:

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cvmae import augment
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
@@ -62,20 +61,24 @@ class Finetune(ClassificationTask):
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}
 
     def loss(self, params, samples):
-        """(cross-entropy with soft targets, metrics) of a part of a batch; mixing partners come from the same part."""
+        """(loss with soft targets, metrics) of a part of a batch; mixing partners come from the same part."""
         clips, labels, keys = self.views(samples)
-        targets = augment.soft_targets(labels, self.classes, self.config.augment.smoothing)
+        targets = self.targets(labels, self.config.augment.smoothing)
         mix_keys, drop_keys = jax.vmap(lambda key: jax.random.split(key), out_axes=1)(keys)
         clips, targets = augment.mix(mix_keys, clips, targets, self.mix)
         logits = self.model.apply({"params": params}, clips, drop_keys)
-        loss = optax.losses.softmax_cross_entropy(logits, targets).mean()
-        # With mixed clips: how often the class with the largest share is the one predicted.
-        hits = (logits.argmax(-1) == targets.argmax(-1)).mean()
+        loss = self.class_loss(logits, targets)
+        # With mixed clips: how often the class with the largest share is the one predicted; of several labels, any of these.
+        best = logits.argmax(-1)
+        if self.label_sets is None:
+            hits = (best == targets.argmax(-1)).mean()
+        else:
+            hits = (jnp.take_along_axis(targets, best[:, None], axis=-1) == targets.max(-1, keepdims=True)).mean()
         return loss, {"loss": loss, "accuracy/top1": hits}
 
     def _pure_predict(self, params, video):
         logits = self.model.apply({"params": params}, flat_crops(video, self.config))
-        return mean_over_crops(jax.nn.softmax(logits), video.shape[1])
+        return mean_over_crops(self.probabilities(logits), video.shape[1])
 
     def predict(self, state: TrainState):
         """Probabilities [b, C] of a batch of crops."""

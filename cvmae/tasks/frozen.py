@@ -13,6 +13,7 @@ from cvmae.data.clip_views import TestViews
 from cvmae.data.sources import Source, make_source
 from cvmae.evaluation.feature_cache import cached_features
 from cvmae.evaluation.features import Features, FeatureSpec, make_encode
+from cvmae.evaluation.multi_label import labels_of
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, local_mesh, make_mesh, replicated
@@ -37,9 +38,11 @@ class FrozenTask(abc.ABC):
       config: of the task.
       sources: the opened splits of config.data by field, `split` and `test_split`.
       placement: of batches on this process's devices.
+      MULTI_LABEL_NOTE: what the task does with several labels a clip, printed below its numbers; empty for nothing.
     """
 
     trains: ClassVar[bool] = False
+    MULTI_LABEL_NOTE: ClassVar[str] = ""
 
     def __init__(self, config, sources: dict[str, Source], placement: Placement):
         self.config, self.sources, self.placement = config, sources, placement
@@ -71,8 +74,18 @@ class FrozenTask(abc.ABC):
         config = self.config
         provenance.record(workdir)
         workdir.write_config(config)
-        write(Results(Report(config.task, metrics), text_of(metrics)), workdir)
+        note = self.MULTI_LABEL_NOTE if self.label_sets is not None else ""
+        write(Results(Report(config.task, metrics), "\n".join(filter(None, (text_of(metrics), note)))), workdir)
         return {f"{config.task}/{name}": value for name, value in metrics.items()}
+
+    @property
+    def label_sets(self) -> np.ndarray | None:
+        """The table of label sets where clips have several labels, bool [S, C], see `Source`; None where they have one."""
+        return next((getattr(source, "label_sets", None) for source in self.sources.values()), None)
+
+    def labels_of(self, features: Features) -> np.ndarray:
+        """Returns the labels of features: class numbers int32 [n], -1 unlabeled; of clips with several labels bool [n, C]."""
+        return features.labels if self.label_sets is None else labels_of(features.labels, self.label_sets)
 
     def load(self) -> Any:
         """Returns the parameters of the video encoder: of config.init_from, or untrained ones where it says so.

@@ -1,4 +1,4 @@
-"""The encoder's fields of a downstream task: those of the weights that it starts from, where the config leaves them open."""
+"""Fields of a config that others decide: the encoder's, which are those of the weights, and data.multi_label, set by the loss."""
 
 from cvmae.config import UNTRAINED, config_errors
 
@@ -14,10 +14,24 @@ UNTRAINED_ENCODER = {
 }
 
 
-def fill_model_fields(config):
-    """Sets the fields of config.video_branch that are None to those of the weights of config.init_from.
+def loss_field(config) -> str:
+    """Returns the field with the loss of the classes, `head.loss` or `probe.loss`; empty for a task that learns none.
 
-    Fields with a value stay: where they differ from the weights', loading refuses them.
+    A config that an earlier version made lacks the field; its loss is softmax.
+    """
+    return next((f"{name}.loss" for name in ("head", "probe") if "loss" in config.get(name, {})), "")
+
+
+def is_sigmoid(config) -> bool:
+    """Returns True if the classes are learned each by itself, by binary cross-entropy, so that a clip can have several labels."""
+    field = loss_field(config)
+    return bool(field) and config[field.partition(".")[0]].loss == "sigmoid"
+
+
+def fill_model_fields(config):
+    """Sets the fields of config.video_branch that are None to those of the weights, and data.multi_label where the loss is sigmoid.
+
+    Fields of the branch with a value stay: where they differ from the weights', loading refuses them.
 
     Args:
       config: of any task, locked or not.
@@ -29,6 +43,10 @@ def fill_model_fields(config):
     Raises:
       ConfigError: the weights are missing or damaged, or no config describes their encoder.
     """
+    if is_sigmoid(config) and config.data.get("multi_label") is False:
+        config = config.copy_and_resolve_references()
+        config.data.multi_label = True
+        config.lock()
     branch = config.get("video_branch", {})
     unset = [name for name in UNTRAINED_ENCODER if name in branch and branch[name] is None]
     if not unset:

@@ -11,6 +11,7 @@ from cvmae.interop.pretrained import Pretrained
 from cvmae.models.backbone import Backbone
 from cvmae.models.vit import Encoder
 from cvmae.objective.objective import Objective
+from cvmae.tasks.model_fields import is_sigmoid
 from cvmae.tasks.validate import is_contrastive
 from cvmae.training.loop import Schedule
 from cvmae.workdir import (
@@ -161,8 +162,18 @@ def ending(config, config_path: str, workdir: str, data_flags: Sequence[str] = (
     # A probe keeps the encoder that it started from, so that is what comes next starts from.
     start = config.init_from if config.task in ("linear", "attentive") else workdir
     command = f"python -m cvmae.main --config={with_task(config_path, following)} --config.init_from={start}"
-    command = " ".join([command, *map(shlex.quote, data_flags)])
+    command = " ".join([command, *map(shlex.quote, data_flags), *_label_flags(config, following, data_flags)])
     return [*lines, f"next, for example: {command}"]
+
+
+def _label_flags(config, following: str, data_flags: Sequence[str]) -> list[str]:
+    """Returns the flag that the task `following` needs for clips with several labels, where those of the data do not say it."""
+    if not (config.data.get("multi_label") or is_sigmoid(config)):
+        return []
+    trained = {"linear": "probe", "finetune": "head"}.get(following)
+    if trained:
+        return [f"--config.{trained}.loss=sigmoid"]
+    return [] if any("data.multi_label" in flag for flag in data_flags) else ["--config.data.multi_label=True"]
 
 
 def with_task(config_path: str, task: str) -> str:

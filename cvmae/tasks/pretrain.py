@@ -76,6 +76,10 @@ class Pretrain(Task):
             )
         video = self.objective.model.video
         lines += valid_notes(self.config, self.objective)
+        if self.config.report.labelled and self.config.data.get("multi_label"):
+            lines.append(
+                "note: config.data.multi_label=True: the report counts clips as unlabeled, without a linear probe and the nearest label"
+            )
         return lines + (export_notes(video.encoder) if video is not None else [])
 
     def check_data(self) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cvmae.evaluation.multi_label import MAP
 from cvmae.evaluation.multi_view import Predictions, flat_crops, mean_over_crops
 from cvmae.models.build import DTYPES, build_encoder, build_probe, video_grid
 from cvmae.models.heads import pool
@@ -86,8 +87,12 @@ class Probe(ClassificationTask):
 
         def loss(params):
             logits = self.probe.apply({"params": params}, features)
-            hits = (logits.argmax(-1) == labels).mean()
-            return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), hits
+            if self.label_sets is None:
+                hits = (logits.argmax(-1) == labels).mean()
+                return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), hits
+            targets = self.targets(labels)
+            hits = jnp.take_along_axis(targets, logits.argmax(-1)[:, None], axis=-1).mean()  # any label of the clip
+            return self.class_loss(logits, targets), hits
 
         def advance(params, opt_state, rate, decay):
             (value, hits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -104,7 +109,7 @@ class Probe(ClassificationTask):
         if self.linear:
             features = FeatureNorm().apply({"batch_stats": state.stats}, features, False)
         logits = self._over_heads(lambda params: self.probe.apply({"params": params}, features), state.params)
-        return mean_over_crops(jnp.moveaxis(jax.nn.softmax(logits), 0, 1), video.shape[1])
+        return mean_over_crops(jnp.moveaxis(self.probabilities(logits), 0, 1), video.shape[1])
 
     def predict(self, state: TrainState):
         """Probabilities [b, heads, C] of a batch of crops."""
@@ -112,19 +117,22 @@ class Probe(ClassificationTask):
         return lambda batch: self._predict(inputs, batch["video"])
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Accuracies of the best head on the evaluation split, and which one that is."""
+        """Scores of the best head on the evaluation split, and which one that is."""
         report, _ = self.select_head(state)
-        named = {f"probe/{name}": report["best"][name] for name in ("rate", "weight_decay")}
-        return {f"eval/{name}": value for name, value in (report["best"] | named).items() if "/" in name}
+        fields = ("rate", "weight_decay")
+        scores = {name: value for name, value in report["best"].items() if name not in fields}
+        named = {f"probe/{name}": report["best"][name] for name in fields}
+        return {f"eval/{name}": value for name, value in (scores | named).items()}
 
     def select_head(self, state: TrainState):
-        """Every head with its accuracies on the evaluation split, and the one with the best top-1; of equals the first."""
+        """Every head with its scores on the evaluation split, and the one with the best top-1 or mAP; of equals the first."""
         predictions = self.test(state, self.eval_source, MIDDLE)
         heads = [
             {"rate": rate, "weight_decay": decay} | self.scores(one_head(predictions, head))
             for head, (rate, decay) in enumerate(self.grid)
         ]
-        best = int(np.argmax([head.get("accuracy/top1", 0.0) for head in heads]))
+        score = "accuracy/top1" if self.label_sets is None else MAP
+        best = int(np.argmax([head.get(score, 0.0) for head in heads]))
         return {"best": heads[best], "heads": heads}, lambda predictions: one_head(predictions, best)
 
 

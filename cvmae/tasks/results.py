@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cvmae.evaluation.classification import confusion_matrix, per_class_rows, write_per_class_csv
+from cvmae.evaluation.multi_label import label_rows, write_label_csv
 from cvmae.evaluation.multi_view import Predictions
 from cvmae.files import replacing
 from cvmae.parallel import processes
@@ -55,10 +56,14 @@ def _write_predictions(predictions: Predictions, class_names: tuple[str, ...], p
     arrays = {name: getattr(predictions, name) for name in ("probabilities", "labels", "readable")}
     with replacing(workdir / PREDICTIONS) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays, class_names=np.array(class_names), paths=np.array(paths))
-    labeled = predictions.labels >= 0
-    if labeled.any():
-        rows = per_class_rows(predictions.probabilities[labeled], predictions.labels[labeled], class_names)
-        write_per_class_csv(workdir / PER_CLASS, rows)
+    labeled = predictions.labeled
+    if not labeled.any():
+        return
+    scores, labels = predictions.probabilities[labeled], predictions.labels[labeled]
+    if labels.ndim == 2:
+        write_label_csv(workdir / PER_CLASS, label_rows(scores, labels, class_names))
+    else:
+        write_per_class_csv(workdir / PER_CLASS, per_class_rows(scores, labels, class_names))
 
 
 def draw(results: Results, workdir: Workdir) -> None:
@@ -75,7 +80,8 @@ def draw(results: Results, workdir: Workdir) -> None:
     if results.reconstruction is not None:
         draw_reconstruction(workdir / RECONSTRUCTION, results.reconstruction)
     predictions = results.predictions
-    if predictions is not None and (predictions.labels >= 0).any():
-        labeled = predictions.labels >= 0
+    # A clip with several labels has no one class that it could be confused with.
+    if predictions is not None and predictions.labels.ndim == 1 and predictions.labeled.any():
+        labeled = predictions.labeled
         matrix = confusion_matrix(predictions.probabilities[labeled], predictions.labels[labeled])
         draw_confusion(workdir / CONFUSION, matrix, results.class_names)

@@ -9,6 +9,8 @@ from cvmae.tasks.frozen import FrozenTask, check_labeled, first_two_clips
 class Retrieval(FrozenTask):
     """Retrieval by cosine similarity of pooled features."""
 
+    MULTI_LABEL_NOTE = "relevant: at least one label shared"
+
     def compute(self, weights, workdir) -> dict[str, float]:
         """Returns `same_class/NAME` where both splits have labels, and `same_video/NAME` with two clips a video or more."""
         every = self.both_splits(weights, workdir)
@@ -18,7 +20,8 @@ class Retrieval(FrozenTask):
             metrics |= {f"same_video/{name}": value for name, value in same_video(*first_two_clips(every[1])).items()}
         if (gallery.labels >= 0).any() and (queries.labels >= 0).any():
             try:
-                by_class = same_class(queries.values, queries.labels, gallery.values, gallery.labels)
+                labels, gallery_labels = map(self.labels_of, (queries, gallery))
+                by_class = same_class(queries.values, labels, gallery.values, gallery_labels)
             except ValueError as error:  # the two splits share no class
                 raise ConfigError(f"config.data.split and config.data.test_split: {error}") from error
             metrics |= {f"same_class/{name}": value for name, value in by_class.items()}

@@ -15,6 +15,7 @@ from cvmae.models import build, masking, positions, vit
 from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
 from cvmae.tasks.fields import check_field
+from cvmae.tasks.model_fields import is_sigmoid, loss_field
 from cvmae.visualize.attention import AttentionSpec
 
 
@@ -41,9 +42,27 @@ def validate(config, devices=None) -> None:
         f"config.data.manifest={config.data.manifest!r} is a folder, which has neither splits nor labels to learn from: make a "
         "manifest of it by python -m cvmae.data.prepare --dataset=folder",
     )
+    check_multi_label(config)
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
+
+
+def check_multi_label(config) -> None:
+    """Checks that clips with several labels come from a manifest, and that a task that learns them has the loss for it."""
+    if not config.data.get("multi_label"):
+        return
+    source, field = config.data.source, loss_field(config)
+    remedy = f", or {field}=softmax, which learns one label a video" if field and is_sigmoid(config) else ""
+    require(
+        source == "files",
+        f"config.data.multi_label=True does not go with config.data.source={source!r} (runlocal sets synthetic), whose videos have one "
+        f"label: take --config.data.source=files{remedy}",
+    )
+    require(
+        not field or is_sigmoid(config),
+        f"config.data.multi_label=True with config.{field}='softmax', which learns one label a video: set --config.{field}=sigmoid",
+    )
 
 
 def check_pretraining(config) -> None:

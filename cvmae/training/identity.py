@@ -39,10 +39,16 @@ def _describe_data(source: Source) -> dict:
     keys = "\n".join(source.key(index) for index in range(len(source)))
     contents = {
         "files": keys.encode(),
-        "labels": source.labels.astype("<i4").tobytes(),
+        "labels": source.labels.astype("<i4").tobytes() + _label_sets(source),
         "classes": repr(source.class_names).encode(),
     }
     return data | {f"source_{name}": hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in contents.items()}
+
+
+def _label_sets(source: Source) -> bytes:
+    """Returns the table of label sets as bytes; empty where a video has one label, as in checkpoints of earlier versions."""
+    sets = getattr(source, "label_sets", None)
+    return b"" if sets is None else str(sets.shape).encode() + sets.tobytes()
 
 
 def check(position: dict, expected: dict, allow_data_change: bool = False) -> None:

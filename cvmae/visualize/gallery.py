@@ -16,7 +16,7 @@ from cvmae.visualize.embedding import draw_embedding, embed
 from cvmae.visualize.figure import Semantic, color_maps, moving, still, strips
 from cvmae.visualize.figure_folder import FigureFolder
 from cvmae.visualize.pca import as_colors
-from cvmae.visualize.retrieval_sheet import Retrieval, class_name, draw_sheet, fraction_right, middle_frames
+from cvmae.visualize.retrieval_sheet import Retrieval, class_name, draw_sheet, fraction_right, label_names, middle_frames
 from cvmae.visualize.weights import Branches
 
 MOVING_SIDE = 224  # approximate side of a panel of an animation, pixels
@@ -32,7 +32,7 @@ def visualize(config, branches: Branches, folder) -> dict[str, float]:
 
     Returns:
       The number of `clips` drawn and `files` written, and, if there are labels, `neighbours_right`, the fraction of retrieved
-      clips that are of the query's class.
+      clips that are of the query's class, or that share a label with it where clips have several.
 
     Raises:
       ConfigError: no clip can be read, or an encoder lacks the layer, head or query.
@@ -68,6 +68,8 @@ class _Gallery:
     def __init__(self, config, branches: Branches, figures: FigureFolder):
         self.config, self.c, self.branches, self.figures = config, config.visualize, branches, figures
         self.source = open_split(config, "test_split")
+        self.label_sets = getattr(self.source, "label_sets", None)
+        self.names = label_names(self.source.class_names, self.label_sets)
         try:
             self.analyze = ClipAnalyzer(branches, config)
         except ValueError as error:
@@ -99,7 +101,7 @@ class _Gallery:
 
     def title(self, clips: Clips, number: int) -> str:
         """Returns the class and the name of a clip."""
-        return ", ".join(filter(None, (class_name(int(clips.labels[number]), self.source.class_names), clips.names[number])))
+        return ", ".join(filter(None, (class_name(int(clips.labels[number]), self.names), clips.names[number])))
 
     def semantic(self, analyzed: _AnalyzedClips, number: int) -> Semantic:
         """Returns the image branch's attention, or without an image branch the PCA colors of the video branch's tokens."""
@@ -178,7 +180,7 @@ class _Gallery:
         title = f"{len(coordinates)} clips, {method}"
         colors = "colored by label" if (features.labels >= 0).any() else "none of them labeled"
         path = self.figures.add("embedding.png", "embedding", f"Pooled features of {title}; {colors}.")
-        draw_embedding(path, coordinates, features.labels, self.source.class_names, title)
+        draw_embedding(path, coordinates, features.labels, self.names, title)
 
     def features(self, source: Source, count: int) -> Features:
         """Extracts pooled features of `count` clips, evenly spread over a source."""
@@ -202,14 +204,15 @@ class _Gallery:
         retrievals = []
         for picture, label, row, values in zip(query_frames, queries.labels, index, similarity, strict=True):
             neighbors = np.stack([frames[record] for record in gallery.index[row].tolist()])
-            retrievals.append(Retrieval(picture, neighbors, values, int(label), gallery.labels[row]))
+            retrievals.append(Retrieval(picture, neighbors, values, int(label), gallery.labels[row], self.label_sets))
         right = fraction_right(retrievals)
-        marks = "no labels to compare" if right is None else f"{right:.0%} are of the query's class"
+        relevant = "are of the query's class" if self.label_sets is None else "share at least one label with the query"
+        marks = "no labels to compare" if right is None else f"{right:.0%} {relevant}"
         caption = (
             f"Test clips and the {k} nearest of {len(gallery.index)} clips of {self.config.data.split!r} by the cosine similarity of "
             f"their pooled features; middle frames; {marks}."
         )
-        sheet = draw_sheet(retrievals, self.source.class_names, "Nearest clips", caption)
+        sheet = draw_sheet(retrievals, self.names, "Nearest clips", caption)
         self.figures.still("retrieval.png", "retrieval", caption, sheet)
         return {} if right is None else {"neighbours_right": right}
 

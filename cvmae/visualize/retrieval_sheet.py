@@ -19,6 +19,7 @@ class Retrieval:
       similarity: cosine similarity of each neighbor, float [k].
       label: label of the query, -1 unlabeled.
       labels: labels of the neighbors, int [k].
+      label_sets: with several labels a clip bool [S, C], of which `label` and `labels` are rows; else None.
     """
 
     query: np.ndarray
@@ -26,11 +27,17 @@ class Retrieval:
     similarity: np.ndarray
     label: int
     labels: np.ndarray
+    label_sets: np.ndarray | None = None
 
     @property
     def right(self) -> list[bool | None]:
-        """For each neighbor, True if it is of the query's class; None if one of the two has no label."""
-        return [None if min(self.label, label) < 0 else bool(label == self.label) for label in self.labels]
+        """For each neighbor, True if it is of the query's class, or shares a label; None if one of the two has no label."""
+        return [None if min(self.label, label) < 0 else self._is_right(label) for label in self.labels]
+
+    def _is_right(self, label) -> bool:
+        if self.label_sets is None:
+            return bool(label == self.label)
+        return bool((self.label_sets[label] & self.label_sets[self.label]).any())
 
 
 def middle_frames(pixels) -> np.ndarray:
@@ -39,7 +46,7 @@ def middle_frames(pixels) -> np.ndarray:
 
 
 def fraction_right(retrievals: list[Retrieval]) -> float | None:
-    """Returns the fraction of labeled neighbors of labeled queries that are of the query's class; None without such pairs."""
+    """Returns the fraction of labeled neighbors of labeled queries that are `Retrieval.right`; None without such pairs."""
     marks = [mark for retrieval in retrievals for mark in retrieval.right if mark is not None]
     return sum(marks) / len(marks) if marks else None
 
@@ -47,7 +54,7 @@ def fraction_right(retrievals: list[Retrieval]) -> float | None:
 def draw_sheet(retrievals: list[Retrieval], names: tuple[str, ...], title: str, note: str = "") -> np.ndarray:
     """Draws the sheet, uint8 [H, W, 3].
 
-    Neighbors of the query's class have a green border and a tick, others a red border and a cross; the captions are the
+    Neighbors of the query's class, or with one of its labels, have a green border and a tick, others a red border and a cross; the captions are the
     similarity and the class.
     """
     height, width = retrievals[0].query.shape[:2]
@@ -62,6 +69,18 @@ def draw_sheet(retrievals: list[Retrieval], names: tuple[str, ...], title: str, 
             cells.append(Cell(resized(picture, size), caption, border))
         rows.append(Row(cells))
     return compose(rows, title, note=note)
+
+
+def label_names(class_names: tuple[str, ...], label_sets: np.ndarray | None) -> tuple[str, ...]:
+    """Returns the names of labels: of the classes, or with several labels a clip of every set, its classes' joined by commas.
+
+    Args:
+      class_names: C names; () if classes have only numbers.
+      label_sets: None, or bool [S, C], see `cvmae.data.sources.Source`.
+    """
+    if label_sets is None:
+        return class_names
+    return tuple(", ".join(class_name(int(label), class_names) for label in np.flatnonzero(row)) for row in label_sets)
 
 
 def class_name(label: int, names: tuple[str, ...]) -> str:

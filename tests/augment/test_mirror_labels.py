@@ -1,8 +1,9 @@
 """Classes of mirrored clips, from class names."""
 
+import numpy as np
 import pytest
 
-from cvmae.augment.mirror_labels import mirror_table
+from cvmae.augment.mirror_labels import mirror_label_sets, mirror_table
 
 
 def test_names_of_something_something():
@@ -29,3 +30,17 @@ def test_mirroring_twice_gives_the_class_itself():
 def test_names_that_differ_in_case_only_are_refused():
     with pytest.raises(ValueError, match="classes 0 and 2 have one name, 'Turning Left'"):
         mirror_table(["turning left", "turning right", "Turning Left"])
+
+
+def test_sets_of_labels_are_mirrored_class_by_class():
+    mirror = (1, 0, 2, -1)  # left, right, neither, no mirrored class
+    sets = np.array([[1, 0, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0]], bool)
+    table, rows = mirror_label_sets(sets, mirror)
+    np.testing.assert_array_equal(table[:4], sets)
+    np.testing.assert_array_equal(table[4:], [[False, True, True, False]])
+    assert rows == (4, 1, -1, 3, 0)
+
+
+def test_no_sets_have_no_mirrors():
+    table, rows = mirror_label_sets(np.zeros((0, 3), bool), (0, 1, 2))
+    assert table.shape == (0, 3) and rows == ()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, kstest
 
-from cvmae.augment import Mix, mix, soft_targets
+from cvmae.augment import Mix, mix, multi_hot_targets, soft_targets
 from cvmae.augment.mixing import outside_box, symmetric_beta
 
 KEY = jax.random.key(11)
@@ -139,3 +139,14 @@ def test_soft_targets():
 def test_bad_fields(field):
     with pytest.raises(ValueError, match="expected mixup and cutmix"):
         Mix(**field)
+
+
+def test_targets_of_several_labels():
+    sets = np.array([[True, False, False, True], [False, True, False, False]])
+    found = multi_hot_targets(jnp.array([0, 1, -1]), jnp.asarray(sets), 0.2)
+    np.testing.assert_allclose(found, [[0.85, 0.05, 0.05, 0.85], [0.05, 0.85, 0.05, 0.05], [0, 0, 0, 0]], rtol=1e-6)
+    one = jnp.array([2, 0, -1])
+    for smoothing in (0.0, 0.1):
+        np.testing.assert_allclose(
+            multi_hot_targets(one, jnp.eye(4, dtype=bool), smoothing), soft_targets(one, 4, smoothing), rtol=1e-6
+        )

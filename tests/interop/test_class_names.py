@@ -173,3 +173,24 @@ def test_all_problems_at_once(folder):
     with pytest.raises(WeightsError) as caught:
         read_file(folder)
     assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_head_of_several_labels_a_clip_is_read_back(loss, tmp_path):
+    source = pretrained(videomae(final_norm=False), head=Head(CLASSES, names=tuple(RIGHT.values()), loss=loss))
+    write_hf_videomae(source, tmp_path / "hf")
+    written = json.loads((tmp_path / "hf" / "config.json").read_text()).get("problem_type")
+    assert written == ("multi_label_classification" if loss == "sigmoid" else None)
+    assert read(tmp_path / "hf").head.loss == loss
+    write_archive(source, tmp_path / "own")
+    assert read_archive(tmp_path / "own").head == source.head
+    # Archives of heads with one class a clip are those of earlier versions.
+    assert ("loss" in json.loads((tmp_path / "own" / "cvmae.json").read_text())["head"]) == (loss == "sigmoid")
+
+
+def test_an_unknown_loss_of_an_archive_is_refused(tmp_path):
+    write_archive(pretrained(videomae(final_norm=False), head=Head(CLASSES, loss="sigmoid")), tmp_path / "own")
+    file = tmp_path / "own" / "cvmae.json"
+    file.write_text(file.read_text().replace('"sigmoid"', '"hinge"'))
+    with pytest.raises(WeightsError, match="head.loss is 'hinge'; expected one of 'softmax', 'sigmoid'"):
+        read_archive(tmp_path / "own")

@@ -14,7 +14,7 @@ from cvmae.report.sections import card, differences
 from cvmae.report.words import number
 from cvmae.workdir import Report
 from tests.commands import run_own
-from tests.report.workdirs import EVIL, figures, pretrained, probed, studied, write, write_lines
+from tests.report.workdirs import EVIL, figures, pretrained, probed, probed_by_map, studied, write, write_lines
 
 MADE = datetime.datetime(2026, 1, 2, 3, 4)
 
@@ -88,6 +88,22 @@ def test_probes_classes_and_pictures(tmp_path):
     assert [image.get("alt") for image in tree.iter("img")][:2] == ["Six rows.", "Nearest clips."]
 
 
+def test_a_probe_of_several_labels_a_clip_is_shown_by_map(tmp_path):
+    tree = page(*gather([probed_by_map(tmp_path / "map"), probed(tmp_path / "top")]))
+    test, heads, _, classes = part(tree, "results").iter("table")
+    assert ["mAP", "42.5 %", "–"] in table(test) and table(heads)[1] == ["learning rate 0.01", "25.0 %", "37.5 %"]
+    titles = [words(node) for name in ("h3", "summary") for node in part(tree, "results").iter(name)]
+    assert "Probe heads: mAP or top-1 by learning rate and weight decay" in titles
+    assert "Top-1 or Average precision of 3 classes" in titles
+    assert table(classes)[1:] == [
+        ["up", "35.0 % 30 clips", "60.0 % 20 clips, most often confused with up"],
+        ["down", "50.0 % 20 clips", "80.0 % 20 clips, most often confused with up"],
+        ["left", "– 0 clips", "–"],
+    ]
+    assert "mean average precision" in words(part(tree, "training")).lower()
+    assert "expected the columns" not in words(tree)
+
+
 def test_a_study_is_shown_as_its_table_and_plot(tmp_path):
     tree = page(*gather([studied(tmp_path / "study")]))
     assert table(part(tree, "results")) == [
@@ -152,6 +168,8 @@ def test_fields_that_only_some_have_are_apart():
     [
         (Report("finetune", {"accuracy/top1": 0.5}), ("test top-1", "50.0\u00a0%")),
         (Report("knn", {"top1/k=20": 0.25}), ("20 nearest neighbors", "25.0\u00a0%")),
+        (Report("finetune", {"mAP": 0.5}), ("test mAP", "50.0\u00a0%")),
+        (Report("knn", {"mAP/k=10": 0.5, "mAP/k=20": 0.25}), ("20 nearest neighbors, mAP", "25.0\u00a0%")),
         (Report("pretrain", {"retrieval/same_clip_r1": 0.5}), ("same clip, R@1", "50.0\u00a0%")),
         (Report("retrieval", {"same_video/r1": 0.5}), ("same video, R@1", "50.0\u00a0%")),
         (Report("finetune", {}), None),

@@ -32,7 +32,13 @@ def test_a_cell_is_mean_and_deviation_over_seeds(tmp_path):
 
 @pytest.mark.parametrize(
     "report, value",
-    [(Report("finetune", {}), None), (Report("pretrain", {"a": 1.0}), None), (Report("linear", {"accuracy/top1": 0.5}), 0.5)],
+    [
+        (Report("finetune", {}), None),
+        (Report("pretrain", {"a": 1.0}), None),
+        (Report("linear", {"accuracy/top1": 0.5}), 0.5),
+        (Report("attentive", {"mAP": 0.25}), 0.25),
+        (Report("knn", {"mAP/k=10": 0.5, "mAP/k=20": 0.75}), 0.75),
+    ],
 )
 def test_the_number_of_a_report(report, value):
     assert accuracy(report) == value

@@ -79,6 +79,17 @@ def probed(folder: pathlib.Path, classes=("up", "down")) -> pathlib.Path:
     return folder
 
 
+def probed_by_map(folder: pathlib.Path) -> pathlib.Path:
+    """A finished probe of clips with several labels, with two heads."""
+    write(folder / "config.json", {"task": "linear", "total": "4_steps", "probe": {"rates": [0.01], "loss": "sigmoid"}})
+    write_lines(folder, [{"step": 4, "loss": 0.5, "accuracy/top1": 0.5}, {"step": 4, "eval/mAP": 0.375}])
+    heads = [{"rate": 0.01, "weight_decay": d, "mAP": a} for d, a in ((0.0, 0.25), (0.1, 0.375))]
+    details = {"best": heads[1], "heads": heads, "clips": 40, "views": "1 x 1"}
+    write(folder / "report.json", {"task": "linear", "metrics": {"mAP": 0.425}, "baseline": {}, "details": details})
+    (folder / "per_class.csv").write_text("class,name,clips,average_precision\n0,up,30,0.3500\n1,down,20,0.5000\n2,left,0,\n")
+    return folder
+
+
 def studied(folder: pathlib.Path, variant: str = "mae") -> pathlib.Path:
     """A study of two variants, one of which has no finished run."""
     write(folder / "config.json", {"task": "ablate", "study": {"name": "objectives"}})

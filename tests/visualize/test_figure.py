@@ -11,7 +11,7 @@ from cvmae.visualize.embedding import draw_embedding, embed
 from cvmae.visualize.figure import MARK, Semantic, moving, still, strips
 from cvmae.visualize.heatmap import ATTENTION_COLORS, SEMANTIC_COLORS, color
 from cvmae.visualize.reconstruction import Reconstruction
-from cvmae.visualize.retrieval_sheet import QUERY, RIGHT, WRONG, Retrieval, draw_sheet, fraction_right
+from cvmae.visualize.retrieval_sheet import QUERY, RIGHT, WRONG, Retrieval, draw_sheet, fraction_right, label_names
 from tests.visualize.test_drawing import places_of
 
 GRID = Grid(4, 16, 24, 2, 8)
@@ -151,3 +151,12 @@ def test_neighbors_are_framed_by_whether_they_are_right():
     borders = [tuple(sheet[places[0][0] - 1, places[0][1] - 1]) for places in inner]
     assert borders[:3] == [QUERY, RIGHT, WRONG] and len(set(borders)) == 4
     assert fraction_right([Retrieval(pictures[0], pictures[1:], np.zeros(3), -1, np.zeros(3, int))]) is None
+
+
+def test_a_neighbor_is_right_if_it_shares_a_label():
+    sets = np.array([[True, True, False], [False, True, True], [False, False, True]])
+    pictures = np.zeros((5, 8, 8, 3), np.uint8)
+    one = Retrieval(pictures[0], pictures[1:], np.ones(4), 0, np.array([0, 1, 2, -1]), sets)
+    assert one.right == [True, True, False, None] and fraction_right([one]) == pytest.approx(2 / 3)
+    assert label_names(("a", "b", "c"), sets) == ("a, b", "b, c", "c") and label_names((), sets)[0] == "class 0, class 1"
+    assert label_names(("a", "b"), None) == ("a", "b")

@@ -1,0 +1,111 @@
+"""Metrics of clips with several labels: average precision of every class, and their mean (mAP).
+
+Labels are bool [n, C], True for each class of a clip; a clip without any label is unlabeled and left out everywhere. The average
+precision of a class is scikit-learn's `average_precision_score`: the sum over the ranking of the clips, by the score of the class,
+of precision times the step of recall, with ties taken together. mAP is the mean over the classes that at least one clip has.
+"""
+
+import csv
+from typing import NamedTuple
+
+import numpy as np
+
+from cvmae.files import replacing
+
+MAP = "mAP"  # the name of the metric in reports
+
+
+class LabelRow(NamedTuple):
+    """Results of one class.
+
+    Attributes:
+      number: the class number.
+      name: the class name.
+      clips: the number of clips that have this label.
+      average_precision: 0..1; None without such a clip.
+    """
+
+    number: int
+    name: str
+    clips: int
+    average_precision: float | None
+
+
+def average_precisions(scores, labels) -> np.ndarray:
+    """Returns the average precision (0..1) of every class, float64 [C]; NaN for a class that no clip has.
+
+    Args:
+      scores: float [n, C], higher for a more probable class; any monotonic function of it, class by class, gives the same.
+      labels: bool [n, C].
+
+    Raises:
+      ValueError: shapes do not match, labels are not bool, scores of a labeled clip are not finite, or no clip is labeled.
+    """
+    scores, labels = _labeled(scores, labels)
+    from sklearn import metrics  # takes a second to import, which no start of a run should wait for
+
+    results = np.full(labels.shape[1], np.nan)
+    for number in np.flatnonzero(labels.any(0)):
+        results[number] = metrics.average_precision_score(labels[:, number].astype(int), scores[:, number])
+    return results
+
+
+def mean_average_precision(scores, labels) -> float:
+    """Returns mAP (0..1), the mean of `average_precisions` over the classes that a clip has. Arguments and errors are the same."""
+    return float(np.nanmean(average_precisions(scores, labels)))
+
+
+def label_rows(scores, labels, class_names) -> list[LabelRow]:
+    """Returns a row for every class, including classes without clips.
+
+    Args:
+      scores: float [n, C].
+      labels: bool [n, C].
+      class_names: C names.
+
+    Raises:
+      ValueError: see `average_precisions`; or the number of names differs.
+    """
+    precisions = average_precisions(scores, labels)
+    if len(class_names) != len(precisions):
+        raise ValueError(f"there are {len(precisions)} classes but {len(class_names)} class names: give one name a class")
+    clips = np.asarray(labels).sum(0)
+    return [
+        LabelRow(number, str(name), int(count), float(value) if count else None)
+        for number, (name, count, value) in enumerate(zip(class_names, clips, precisions, strict=True))
+    ]
+
+
+def write_label_csv(path, rows: list[LabelRow]) -> None:
+    """Writes the rows of `label_rows` as CSV, UTF-8 with a header, fractions with 4 digits; the file is written atomically."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("class", *LabelRow._fields[1:]))
+        writer.writerows([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+
+
+def labels_of(rows, label_sets) -> np.ndarray:
+    """Returns the labels of clips, bool [n, C], from rows of a table of label sets.
+
+    Args:
+      rows: int [n], -1 unlabeled, which gets no label.
+      label_sets: bool [S, C], see `cvmae.data.sources.Source`.
+    """
+    rows, label_sets = np.asarray(rows), np.asarray(label_sets, bool)
+    labels = np.zeros((len(rows), label_sets.shape[1]), bool)
+    labels[rows >= 0] = label_sets[rows[rows >= 0]]
+    return labels
+
+
+def _labeled(scores, labels):
+    """Checks the arguments and returns the rows that have a label."""
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape or labels.dtype != bool:
+        raise ValueError(f"expected scores [n, C] and labels bool [n, C], not {scores.shape} and {labels.dtype} {labels.shape}")
+    keep = labels.any(1)
+    if not keep.any():
+        raise ValueError(f"none of the {len(labels)} clips has a label: average precision needs labeled clips")
+    finite = np.isfinite(scores).all(1) | ~keep
+    if not finite.all():
+        raise ValueError(f"the scores of row {finite.argmin()} are not finite: {(~finite).sum()} such rows")
+    return scores[keep], labels[keep]

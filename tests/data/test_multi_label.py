@@ -1,0 +1,182 @@
+"""Several labels a video: what a manifest may write, the table of label sets, slices of it, and rows that are looked at together."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cvmae.data.manifest import UNLABELED, ManifestError, read_manifest
+from cvmae.data.row_checks import check_rows
+from cvmae.data.sources import FileSource, make_source
+from cvmae.data.subset import Subset, strata
+from cvmae.training.identity import describe
+from tests.data.configs import small_config
+from tests.tiny_configs import config
+
+
+def write(folder, *rows, name="list.csv"):
+    """Writes lines of a manifest and returns its path; rows are (label, split), or labels of `train`."""
+    pairs = [row if isinstance(row, tuple) else (row, "train") for row in rows]
+    lines = "".join(f'{number}.mp4,"{label}",{split}\n' for number, (label, split) in enumerate(pairs))
+    (folder / name).write_text("path,label,split\n" + lines, encoding="utf-8")
+    return str(folder / name)
+
+
+def opened(folder, *rows, split="train"):
+    return FileSource(read_manifest(write(folder, *rows), split, multi_label=True))
+
+
+def sets_of(source):
+    """The class numbers of every record."""
+    return [np.flatnonzero(source.label_sets[row]).tolist() if row >= 0 else None for row in source.labels]
+
+
+def test_labels_are_separated_by_semicolons(tmp_path):
+    source = opened(tmp_path, "run; jump", "jump", "", ("fly;run", "val"), "run;jump;run", "nan; None ;")
+    assert source.class_names == ("fly", "jump", "run") and source.label_sets.dtype == bool
+    assert sets_of(source) == [[1, 2], [1], None, [1, 2], None]
+    assert source.labels.dtype == np.int32 and source.labels[2] == UNLABELED
+
+
+def test_a_missing_part_is_dropped_and_a_number_has_one_spelling(tmp_path):
+    assert sets_of(opened(tmp_path, "0;nan;2", "2.0;2;-1", "1")) == [[0, 2], [2], [1]]
+    assert opened(tmp_path, "0;nan;2", "1").class_names == ()
+
+
+def test_json_may_give_a_list(tmp_path):
+    labels = [["run", "jump"], "fly;run", [None, "fly"], [], None, ["run"]]
+    (tmp_path / "list.jsonl").write_text(
+        "\n".join(json.dumps({"path": "a", "label": label, "split": "train"}) for label in labels)
+    )
+    source = FileSource(read_manifest(str(tmp_path / "list.jsonl"), "train", multi_label=True))
+    assert source.class_names == ("fly", "jump", "run") and sets_of(source) == [[1, 2], [0, 2], [0], None, None, [2]]
+
+
+def test_classes_beside_the_manifest_number_the_parts(tmp_path):
+    (tmp_path / "classes.csv").write_text("number,name\n0,run\n1,none\n2,fly\n")
+    source = opened(tmp_path, "fly;run", "none", "null")
+    assert sets_of(source) == [[0, 2], [1], None] and source.label_sets.shape == (2, 3)
+
+
+def test_the_table_does_not_depend_on_the_order_of_rows_or_the_split(tmp_path):
+    rows = [("b;a", "train"), ("c", "val"), ("a", "train"), ("c;a", "val"), ("a;b", "val")]
+    one, two = opened(tmp_path, *rows), opened(tmp_path, *rows[::-1])
+    np.testing.assert_array_equal(one.label_sets, two.label_sets)
+    np.testing.assert_array_equal(one.label_sets, opened(tmp_path, *rows, split="val").label_sets)
+    assert [np.flatnonzero(row).tolist() for row in one.label_sets] == [[0], [0, 1], [0, 2], [2]]
+    assert sets_of(one) == sets_of(two)[::-1]
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (("0;1", "1;1.5"), "list.csv:3: label '1.5' is no class number; give 0, 1, ... or a name"),
+        (("0;1", "2;run", "1"), "list.csv:3: label 'run' is a name, most others are numbers"),
+        (("0", "0,2"), "list.csv:3: label '0,2' is several labels; separate them by ;, or list it in classes.csv$"),
+        (("1;2", "3;2"), "list.csv:2: labels run from 1 to 3, none is 0; subtract 1"),
+    ],
+)
+def test_parts_that_are_no_classes_are_refused_with_the_line(tmp_path, labels, message):
+    with pytest.raises(ManifestError, match=message) as caught:
+        opened(tmp_path, *labels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", [[["a"]], [{"a": 1}], {"a": 1}])
+def test_a_list_of_what_is_no_label_is_refused(tmp_path, label):
+    (tmp_path / "list.jsonl").write_text(json.dumps({"path": "a", "label": label, "split": "train"}))
+    with pytest.raises(ManifestError, match=r"list.jsonl:1: label .* is no class; give a class number or a name"):
+        read_manifest(str(tmp_path / "list.jsonl"), "train", multi_label=True)
+
+
+def test_without_the_field_the_message_names_it(tmp_path):
+    with pytest.raises(ManifestError, match="list.csv:2: .*give one class per video.*--config.data.multi_label=True"):
+        read_manifest(write(tmp_path, "a;b"), "train")
+    (tmp_path / "list.jsonl").write_text('{"path": "a", "label": ["a"], "split": "train"}')
+    with pytest.raises(ManifestError, match="list.jsonl:1: .*give one class per video; .*--config.data.multi_label=True"):
+        read_manifest(str(tmp_path / "list.jsonl"), "train")
+
+
+def test_one_label_a_video_has_no_table(tmp_path):
+    source = FileSource(read_manifest(write(tmp_path, "a", "b"), "train"))
+    assert source.label_sets is None and source.labels.tolist() == [0, 1]
+    c = small_config()
+    assert make_source(c.data, "train").label_sets is None and make_source(c.data, "train[:4]").label_sets is None
+
+
+@pytest.mark.parametrize("name", ["tfds", "motion", "synthetic"])
+def test_other_sources_have_one_label_a_video(name):
+    c = small_config(data__source=name).copy_and_resolve_references()
+    with c.unlocked():
+        c.data.multi_label = True
+    with pytest.raises(ValueError, match=f"data.multi_label=True needs data.source=files.*not {name}"):
+        make_source(c.data, "train")
+
+
+def test_a_slice_counts_a_clip_for_its_rarest_label(tmp_path):
+    rows = ["a;b"] + ["a"] * 10 + ["a;c"] * 4 + ["c"] * 6 + [""]
+    source = opened(tmp_path, *rows)
+    assert strata(source).tolist() == [1] + [0] * 10 + [2] * 10 + [-1]
+    c = small_config(data__source="files", data__manifest=write(tmp_path, *rows)).copy_and_resolve_references()
+    with c.unlocked():
+        c.data.multi_label = True
+    half, rest = (make_source(c.data, part) for part in ("train[:50%]", "train[50%:]"))
+    assert isinstance(half, Subset) and len(half) == 1 + 5 + 5 + 1 and len(half) + len(rest) == len(source)
+    np.testing.assert_array_equal(half.label_sets, source.label_sets)
+
+
+def test_a_slice_of_many_different_sets_is_no_larger_than_asked(tmp_path):
+    rows = [f"{number % 7};{number % 11}" for number in range(200)]
+    c = small_config(data__source="files", data__manifest=write(tmp_path, *rows)).copy_and_resolve_references()
+    with c.unlocked():
+        c.data.multi_label = True
+    assert len(make_source(c.data, "train[:10%]")) < 32
+
+
+def test_another_set_is_other_data(tmp_path):
+    def identity(*rows):
+        return describe(config(), opened(tmp_path, *rows))
+
+    usual = identity("a;b", "b", "a;c")
+    assert identity("b ; a", "b;b", "c;a") == usual
+    for other in (("a;b", "b", "a;b;c"), ("a;b", "c", "a;c")):
+        changed = identity(*other)
+        assert {name for name in changed if changed[name] != usual[name]} == {"source", "source_labels"}
+
+
+def test_one_label_a_video_keeps_its_identity(tmp_path):
+    """The hash of a single-label source, as earlier versions wrote it into checkpoints."""
+    import hashlib
+
+    source = FileSource(read_manifest(write(tmp_path, "a", "b"), "train"))
+    expected = hashlib.blake2b(b"0.mp4\n1.mp4" + np.array([0, 1], "<i4").tobytes(), digest_size=16).hexdigest()
+    assert source.identity == expected
+    labels = hashlib.blake2b(np.array([0, 1], "<i4").tobytes(), digest_size=16).hexdigest()
+    assert describe(config(), source)["source_labels"] == labels
+
+
+FIELDS = {"split": "train", "eval_split": "val"}
+
+
+def checked(folder, *rows):
+    sources = {field: opened(folder, *rows, split=split) for field, split in FIELDS.items()}
+    return check_rows(sources, FIELDS, labeled=True)
+
+
+def test_classes_without_training_clips_are_counted_by_label(tmp_path):
+    rows = ["a;b", "a"]
+    assert checked(tmp_path, *rows, ("b", "val"), ("a", "val")) == []
+    [note] = checked(tmp_path, *rows, ("b;c", "val"), ("a;c", "val"), ("a", "val"))
+    assert note == "data.split='train' has no video of 1 of 3 classes (c), data.eval_split='val' has 2 of them"
+    with pytest.raises(ManifestError, match="has no video of 1 of 3 classes .c.*has 2 of them; no number"):
+        checked(tmp_path, *rows, ("c", "val"), ("c", "val"), ("a", "val"))
+
+
+def test_a_video_with_another_set_is_named(tmp_path):
+    text = "path,label,split\na.mp4,a;b,train\na.mp4,b;a,train\nb.mp4,a,train\nb.mp4,a;b,train\nc.mp4,a,train\nd.mp4,a,val\n"
+    (tmp_path / "list.csv").write_text(text)
+    sources = {
+        field: FileSource(read_manifest(str(tmp_path / "list.csv"), split, multi_label=True)) for field, split in FIELDS.items()
+    }
+    [note] = check_rows(sources, FIELDS, labeled=True)
+    assert note.startswith("data.split='train': 1 video is listed again with another label, such as b.mp4")
