@@ -263,8 +263,6 @@ def runlocal(c):
         c.accumulate = 1
     if "total" in c:
         c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
-        if c.optimizer.warmup != "0_steps":
-            c.optimizer.warmup = "2_steps"
     c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
     c.data.frame_size, c.augment.size = (40, 40), (32, 32)
     c.data.workers = 0
