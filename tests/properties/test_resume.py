@@ -69,7 +69,9 @@ def test_sigterm_saves_the_step_that_runs_and_says_so(pieces):
 def test_no_end_leaves_warnings(pieces):
     """Of Python's resource_tracker about the shared memory of the workers, or of anything that was still open."""
     for end in pieces[1][3:]:
-        assert not any(word in end.stderr for word in ("resource_tracker", "leaked", "Traceback", "Exception ignored")), end.stderr
+        assert not any(word in end.stderr for word in ("resource_tracker", "leaked", "Traceback", "Exception ignored")), (
+            end.stderr
+        )
 
 
 def test_killed_runs_end_in_the_same_bits(whole, pieces):

@@ -20,6 +20,7 @@ with preemption.stop_requested():
 IN_PYTHON = """
 import time
 from cvmae.training import preemption
+preemption.GRACE_S = 50  # a busy machine may not run this for some seconds
 with preemption.stop_requested() as stop:
     print("ready", flush=True)
     try:
