@@ -177,7 +177,7 @@ def machine(task: str) -> ml_collections.ConfigDict:
     c.task = task
     c.seed = 0
     c.dtype = "bfloat16"  # dtype of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
-    c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | splash (TPU); see cvmae/models/attention.py
+    c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | lanes | splash (TPU); see cvmae/models/attention.py
     c.remat = "none"  # none | dots | all_dots | full: the parts of a block to recompute in the backward pass, to save memory
     c.compilation_cache = (
         "auto"  # cache of compiled programs for restarts: auto (the user's cache folder) | a folder | '' for none

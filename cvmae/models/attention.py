@@ -4,26 +4,29 @@
     blocked the same by blocks of queries, one head after another: the weights stay in a CPU's caches. Any platform.
     xla     jax.nn.dot_product_attention as XLA compiles it; any platform, any dtype.
     cudnn   cuDNN's flash attention; GPUs of compute capability 8.0 and above, bfloat16 or float16, heads of 8 to 128 numbers.
-    splash  JAX's Pallas kernel for TPUs, on tiles of tokens; interpreted, and slow, on CPU.
+    lanes   this package's Pallas kernel for TPUs, on queries, keys and values as the projections give them; interpreted, and slow, on CPU.
+    splash  JAX's Pallas kernel for TPUs, on tiles of tokens by head; interpreted, and slow, on CPU.
 
 A flash kernel never stores the weights as an array: at the 1,569 tokens of a decoder they are most of what a training step holds.
 """
 
 import functools
+import math
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jaxtyping import Array, Float
 
-from cvmae.models import blocked_attention
-from cvmae.parallel.logical_axes import Rules, shard_map_local, target_device
+from cvmae.models import blocked_attention, lanes_attention
+from cvmae.parallel.logical_axes import Rules, constrain, shard_map_local, target_device
 
-AttentionKernel = Literal["auto", "einsum", "blocked", "xla", "cudnn", "splash"]
+AttentionKernel = Literal["auto", "einsum", "blocked", "xla", "cudnn", "lanes", "splash"]
 ATTENTIONS = get_args(AttentionKernel)
 HEADS = ("batch", None, "heads", None)  # the axes of query, key and value; every device has all tokens of its clips and heads
 AMPERE = 8.0  # the compute capability from which cuDNN has flash attention
@@ -32,16 +35,17 @@ LARGEST_BLOCK = 768  # with what its gradient keeps beside it this fits the on-c
 MANY = 512  # tokens, from which weights are larger than queries, keys and values together by far, and a kernel without them pays
 
 
-def choose(kernel: str, device, dtype, tokens: int, width: int, rules: Rules | None) -> str:
+def choose(kernel: str, device, dtype, tokens: int, heads: int, width: int, rules: Rules | None) -> str:
     """Returns the kernel that `auto` stands for here; any other name is returned as it is.
 
-    `auto` takes the Pallas kernel only with rules: XLA cannot partition it, and arrays without rules may be sharded.
+    `auto` takes a Pallas kernel only with rules: XLA cannot partition it, and arrays without rules may be sharded.
 
     Args:
       kernel: one of ATTENTIONS.
       device: that the program is compiled for.
       dtype: of query, key and value.
       tokens: number of queries or of keys, the smaller of both.
+      heads: number of heads.
       width: of one head.
       rules: of the module.
     """
@@ -50,7 +54,9 @@ def choose(kernel: str, device, dtype, tokens: int, width: int, rules: Rules | N
     if device.platform == "cpu":
         return "blocked" if tokens >= MANY else "einsum"
     if device.platform == "tpu":
-        return "splash" if tokens >= MANY and rules is not None else "xla"
+        if tokens < MANY or rules is None:
+            return "xla"
+        return "lanes" if lanes_layout(device, dtype, tokens, tokens, heads, width, rules) else "splash"
     return "xla" if why_not_cudnn(device, dtype, width) else "cudnn"
 
 
@@ -62,6 +68,28 @@ def why_not_cudnn(device, dtype, width: int) -> str:
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, this is {jnp.dtype(dtype).name}"
     return "" if width % 8 == 0 and width <= 128 else f"it takes heads of 8, 16, ... 128 numbers, these have {width}"
+
+
+def attend_projected(
+    query: Float[Array, "B Nq D"],
+    key: Float[Array, "B Nk D"],
+    value: Float[Array, "B Nk D"],
+    heads: int,
+    kernel: str,
+    rules: Rules | None = None,
+) -> Float[Array, "B Nq D"]:
+    """Softmax attention of arrays as the projections give them, D = heads · width; see `attend`.
+
+    Its result has the name `lanes_attention.OUTPUT` for checkpoint policies, whatever the kernel.
+    """
+    device, width = target_device(rules), query.shape[-1] // heads
+    tokens = min(query.shape[1], key.shape[1])
+    kernel = choose(kernel, device, query.dtype, tokens, heads, width, rules)
+    if kernel == "lanes":
+        return _lanes(query, key, value, heads, rules, device)
+    by_head = (rearrange(array, "b n (h d) -> b n h d", h=heads) for array in (query, key, value))
+    mixed = attend(*(constrain(array, rules, "batch", "tokens", "heads", None) for array in by_head), kernel, rules)
+    return checkpoint_name(rearrange(mixed, "b n h d -> b n (h d)"), lanes_attention.OUTPUT)
 
 
 def attend(
@@ -84,7 +112,8 @@ def attend(
       ValueError: the kernel does not run on the devices that the program is for, or not on this dtype or width.
     """
     device = target_device(rules)
-    kernel = choose(kernel, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1], rules)
+    heads, width = query.shape[2:]
+    kernel = choose(kernel, device, query.dtype, min(query.shape[1], key.shape[1]), heads, width, rules)
     if kernel == "einsum":
         return _einsum(query, key, value)
     if kernel == "blocked":
@@ -92,12 +121,14 @@ def attend(
     if kernel == "xla":
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
     if kernel == "cudnn":
-        reason = why_not_cudnn(device, query.dtype, query.shape[-1])
+        reason = why_not_cudnn(device, query.dtype, width)
         if reason:
             raise ValueError(f"attention='cudnn': {reason}; take attention='xla' or 'auto'")
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    if device.platform not in ("tpu", "cpu"):
-        raise ValueError(f"attention='splash' is a TPU's kernel, this is {device.platform}; take attention='cudnn' or 'auto'")
+    if kernel == "lanes":
+        joined = (rearrange(array, "b n h d -> b n (h d)") for array in (query, key, value))
+        return _lanes(*joined, heads, rules, device).reshape(query.shape)
+    _check_pallas("splash", device)
     return _splash(query, key, value, rules, interpret=device.platform == "cpu")
 
 
@@ -116,6 +147,44 @@ def _einsum(query, key, value):
     raw = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = jnp.einsum("bhqk,bkhd->bqhd", raw.astype(value.dtype), value, preferred_element_type=jnp.float32)
     return (mixed / rearrange(raw.sum(-1), "b h q -> b q h 1")).astype(value.dtype)
+
+
+def lanes_layout(device, dtype, queries: int, keys: int, heads: int, width: int, rules: Rules | None):
+    """Returns how `lanes` cuts an attention into grid steps on each device; None where it cannot take it. Arguments: see `choose`."""
+    vmem = lanes_attention.vmem_of(device)
+    return lanes_attention.make_layout(_local_heads(heads, rules), width, queries, keys, jnp.dtype(dtype).itemsize, vmem)
+
+
+def _local_heads(heads: int, rules: Rules | None) -> int:
+    """Number of heads on one device: all of them where they do not divide by the devices that would share them."""
+    axes = None if rules is None else rules.spec(("heads",), (heads,))[0]
+    return heads if rules is None or axes is None else heads // math.prod(rules.mesh.shape[axis] for axis in axes)
+
+
+def _check_pallas(kernel: str, device) -> None:
+    if device.platform not in ("tpu", "cpu"):
+        raise ValueError(f"attention={kernel!r} is a TPU's kernel, this is {device.platform}; take attention='cudnn' or 'auto'")
+
+
+def _lanes(query, key, value, heads: int, rules: Rules | None, device):
+    """Runs the kernel on each device's clips and whole heads of [B, N, heads · width]."""
+    _check_pallas("lanes", device)
+    width = query.shape[-1] // heads
+    layout = lanes_layout(device, query.dtype, query.shape[1], key.shape[1], heads, width, rules)
+    if layout is None:
+        raise ValueError(
+            f"attention='lanes' cannot take {_local_heads(heads, rules)} heads of {width} over {key.shape[1]} tokens on a device: "
+            f"heads must be multiples of 8 wide, groups of them that fill registers at most {lanes_attention.WIDEST_GROUP} lanes, "
+            "and a block must fit its memory; take attention='auto' or 'splash'"
+        )
+    kernel = functools.partial(_lanes_local, layout=layout, interpret=device.platform == "cpu")
+    names = ("batch", None, "heads" if layout.heads < heads else None)
+    return shard_map_local(kernel, rules, names, query * width**-0.5, key, value)
+
+
+def _lanes_local(query, key, value, layout, interpret: bool):
+    # custom_vjp takes static arguments by position.
+    return lanes_attention.attend(query, key, value, layout, interpret)
 
 
 def block_size(tokens: int) -> int:
@@ -148,6 +217,7 @@ def _splash_local(query, key, value, keys: int, block: int, interpret: bool):
         block_sizes=_block_sizes(block),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=lanes_attention.SUMS,
         interpret=interpret,
     )
     by_head = (rearrange(array, "b n h d -> b h n d") for array in (query, key, value))

@@ -7,10 +7,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Key
 
 from cvmae.models import masking
-from cvmae.models.attention import AttentionKernel, attend, weights
+from cvmae.models.attention import AttentionKernel, attend_projected, weights
 from cvmae.models.choices import check_choice
 from cvmae.models.patches import AnyArray, Grid, patchify
 from cvmae.models.positions import PositionEmbedding, Positions
@@ -83,7 +84,7 @@ class TransformerConfig:
       scan: run the blocks as a loop over stacked parameters, so that the time to compile does not grow with depth. Parameters and
         results are those of the unrolled stack.
       rules: how activations are sharded over a mesh; None leaves that to XLA, and computes for JAX's default device. Where arrays are
-        sharded over several devices, the attention kernels `splash` and `blocked` need them: XLA cannot partition these.
+        sharded over several devices, the attention kernels `lanes`, `splash` and `blocked` need them: XLA cannot partition these.
     """
 
     size: ViTSize
@@ -120,15 +121,13 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         size, bias, rules = self.trunk.size, self.trunk.qkv_bias, self.trunk.rules
-        split = (*x.shape[:2], size.heads, size.width // size.heads)
-        query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x).reshape(split)
-        key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x).reshape(split)
-        value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x).reshape(split)
-        query, key, value = (constrain(a, rules, "batch", "tokens", "heads", None) for a in (query, key, value))
+        query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x)
+        key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x)
+        value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x)
         if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
-            self.sow(WEIGHTS, "weights", weights(query, key))
-        mixed = attend(query, key, value, self.trunk.attention, rules)
-        return dense(size.width, self.trunk.dtype, "out")(mixed.reshape(x.shape))
+            self.sow(WEIGHTS, "weights", weights(*(rearrange(a, "b n (h d) -> b n h d", h=size.heads) for a in (query, key))))
+        mixed = attend_projected(query, key, value, size.heads, self.trunk.attention, rules)
+        return dense(size.width, self.trunk.dtype, "out")(mixed)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:

@@ -65,7 +65,7 @@ def test_refusals():
         ViTSize(10, 1, 3)
     with pytest.raises(ValueError, match="qkv_bias is 'kv'; expected one of qkv, qv, none"):
         TransformerConfig(VIT_SIZES["test"], "kv")
-    with pytest.raises(ValueError, match="attention is 'flash'; expected one of auto, einsum, blocked, xla, cudnn, splash"):
+    with pytest.raises(ValueError, match="attention is 'flash'; expected one of auto, einsum, blocked, xla, cudnn, lanes, splash"):
         TransformerConfig(VIT_SIZES["test"], attention="flash")
 
 
