@@ -56,7 +56,9 @@ def choose(kernel: str, device, dtype, tokens: int, heads: int, width: int, rule
     if device.platform == "tpu":
         if tokens < MANY or rules is None:
             return "xla"
-        return "lanes" if lanes_layout(device, dtype, tokens, tokens, heads, width, rules) else "splash"
+        vmem, itemsize = lanes_attention.vmem_of(device), jnp.dtype(dtype).itemsize
+        fits = lanes_attention.make_layout(_local_heads(heads, rules), width, tokens, tokens, itemsize, vmem)
+        return "lanes" if fits else "splash"
     return "xla" if why_not_cudnn(device, dtype, width) else "cudnn"
 
 
@@ -87,8 +89,11 @@ def attend_projected(
     kernel = choose(kernel, device, query.dtype, tokens, heads, width, rules)
     if kernel == "lanes":
         return _lanes(query, key, value, heads, rules, device)
-    by_head = (rearrange(array, "b n (h d) -> b n h d", h=heads) for array in (query, key, value))
-    mixed = attend(*(constrain(array, rules, "batch", "tokens", "heads", None) for array in by_head), kernel, rules)
+
+    def split(array):
+        return constrain(rearrange(array, "b n (h d) -> b n h d", h=heads), rules, "batch", "tokens", "heads", None)
+
+    mixed = attend(split(query), split(key), split(value), kernel, rules)
     return checkpoint_name(rearrange(mixed, "b n h d -> b n (h d)"), lanes_attention.OUTPUT)
 
 
@@ -126,8 +131,8 @@ def attend(
             raise ValueError(f"attention='cudnn': {reason}; take attention='xla' or 'auto'")
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     if kernel == "lanes":
-        joined = (rearrange(array, "b n h d -> b n (h d)") for array in (query, key, value))
-        return _lanes(*joined, heads, rules, device).reshape(query.shape)
+        q, k, v = (rearrange(array, "b n h d -> b n (h d)") for array in (query, key, value))
+        return _lanes(q, k, v, heads, rules, device).reshape(query.shape)
     _check_pallas("splash", device)
     return _splash(query, key, value, rules, interpret=device.platform == "cpu")
 
@@ -149,16 +154,12 @@ def _einsum(query, key, value):
     return (mixed / rearrange(raw.sum(-1), "b h q -> b q h 1")).astype(value.dtype)
 
 
-def lanes_layout(device, dtype, queries: int, keys: int, heads: int, width: int, rules: Rules | None):
-    """Returns how `lanes` cuts an attention into grid steps on each device; None where it cannot take it. Arguments: see `choose`."""
-    vmem = lanes_attention.vmem_of(device)
-    return lanes_attention.make_layout(_local_heads(heads, rules), width, queries, keys, jnp.dtype(dtype).itemsize, vmem)
-
-
 def _local_heads(heads: int, rules: Rules | None) -> int:
     """Number of heads on one device: all of them where they do not divide by the devices that would share them."""
     axes = None if rules is None else rules.spec(("heads",), (heads,))[0]
-    return heads if rules is None or axes is None else heads // math.prod(rules.mesh.shape[axis] for axis in axes)
+    if rules is None or axes is None:
+        return heads
+    return heads // math.prod(rules.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
 
 
 def _check_pallas(kernel: str, device) -> None:
@@ -170,21 +171,24 @@ def _lanes(query, key, value, heads: int, rules: Rules | None, device):
     """Runs the kernel on each device's clips and whole heads of [B, N, heads · width]."""
     _check_pallas("lanes", device)
     width = query.shape[-1] // heads
-    layout = lanes_layout(device, query.dtype, query.shape[1], key.shape[1], heads, width, rules)
-    if layout is None:
-        raise ValueError(
-            f"attention='lanes' cannot take {_local_heads(heads, rules)} heads of {width} over {key.shape[1]} tokens on a device: "
-            f"heads must be multiples of 8 wide, groups of them that fill registers at most {lanes_attention.WIDEST_GROUP} lanes, "
-            "and a block must fit its memory; take attention='auto' or 'splash'"
-        )
-    kernel = functools.partial(_lanes_local, layout=layout, interpret=device.platform == "cpu")
-    names = ("batch", None, "heads" if layout.heads < heads else None)
+    names = ("batch", None, "heads" if _local_heads(heads, rules) < heads else None)
+    kernel = functools.partial(_lanes_local, width=width, device=device)
     return shard_map_local(kernel, rules, names, query * width**-0.5, key, value)
 
 
-def _lanes_local(query, key, value, layout, interpret: bool):
-    # custom_vjp takes static arguments by position.
-    return lanes_attention.attend(query, key, value, layout, interpret)
+def _lanes_local(query, key, value, width: int, device):
+    """Attention of a device's heads, each `width` lanes of [B, N, lanes]."""
+    heads, keys = query.shape[2] // width, key.shape[1]
+    layout = lanes_attention.make_layout(
+        heads, width, query.shape[1], keys, query.dtype.itemsize, lanes_attention.vmem_of(device)
+    )
+    if layout is None:
+        raise ValueError(
+            f"attention='lanes' cannot take {heads} heads of {width} over {keys} tokens on a device: heads must be multiples of 8 wide, "
+            f"groups of them that fill registers at most {lanes_attention.WIDEST_GROUP} lanes, and a block must fit its memory; "
+            "take attention='auto' or 'splash'"
+        )
+    return lanes_attention.attend(query, key, value, layout, device.platform == "cpu")
 
 
 def block_size(tokens: int) -> int:

@@ -18,7 +18,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-OUTPUT, SUMS = "attention_output", "attention_sums"  # names of what the gradient needs of the forward pass, for checkpoint policies
+OUTPUT, SUMS = (
+    "attention_output",
+    "attention_sums",
+)  # names of what the gradient needs of the forward pass, for checkpoint policies
 LANES = 128  # of a vector register
 WIDEST_GROUP = 1024  # lanes of a grid step
 QUERY_BLOCKS = (256, 128)  # multiples of LANES, the preferred first
@@ -97,17 +100,14 @@ def make_layout(heads: int, width: int, queries: int, keys: int, itemsize: int, 
       vmem: bytes of on-chip memory, see `vmem_of`.
     """
     total = heads * width
-    whole = math.lcm(width, LANES)
-    lanes = whole if total % whole == 0 else total  # a block must have whole registers, or the whole axis
+    registers = math.lcm(width, LANES)
+    lanes = registers if total % whole == 0 else total  # a block must have whole registers, or the whole axis
     if width % 8 or lanes > WIDEST_GROUP:
         return None
     wanted = [min(block, queries) for block in QUERY_BLOCKS]
-    cuts = [(block, keys) for block in wanted] + [(block, cut) for cut in KEY_BLOCKS if cut < keys for block in wanted]
-    for block, cut in cuts:
-        layout = Layout(heads, width, lanes, block, cut, vmem)
-        if _vmem_needed(layout, queries, keys, itemsize) <= USABLE * vmem:
-            return layout
-    return None
+    cuts = [(block, cut) for cut in (keys, *(cut for cut in KEY_BLOCKS if cut < keys)) for block in wanted]
+    layouts = (Layout(heads, width, lanes, block, cut, vmem) for block, cut in cuts)
+    return next((layout for layout in layouts if _vmem_needed(layout, queries, keys, itemsize) <= USABLE * vmem), None)
 
 
 def _vmem_needed(layout: Layout, queries: int, keys: int, itemsize: int) -> int:
@@ -150,13 +150,11 @@ def _forward_kernel(q_ref, k_ref, v_ref, out_ref, sums_ref, mixed_ref, top_ref, 
     index, cut = pl.program_id(3), layout.keys < keys
     inside = _rows_inside(layout.keys, index, keys)
 
-    if cut:
-
-        @pl.when(index == 0)
-        def _():
-            mixed_ref[...] = jnp.zeros_like(mixed_ref)
-            top_ref[...] = jnp.full_like(top_ref, -FAR)
-            total_ref[...] = jnp.zeros_like(total_ref)
+    @pl.when((index == 0) & cut)
+    def _():
+        mixed_ref[...] = jnp.zeros_like(mixed_ref)
+        top_ref[...] = jnp.full_like(top_ref, -FAR)
+        total_ref[...] = jnp.zeros_like(total_ref)
 
     for head in range(layout.group):
         window, own = layout.window(head), layout.lanes_of(head)
@@ -190,13 +188,12 @@ def _forward_kernel(q_ref, k_ref, v_ref, out_ref, sums_ref, mixed_ref, top_ref, 
         sums_ref[0, 0] = _transpose(_select_rows((max(8, layout.group), LANES), 1), sums)[: layout.group]
 
 
-def _backward_kernel(
-    q_ref, k_ref, v_ref, out_ref, g_ref, sums_ref, dq_ref, dk_ref, dv_ref, dq_sum, dk_sum, dv_sum, *, layout: Layout, queries: int, keys: int
-):  # fmt: skip
+def _backward_kernel(*refs, layout: Layout, queries: int, keys: int):
     """A block of keys against a block of queries, the inner loop; weights are [keys, queries]."""
+    q_ref, k_ref, v_ref, out_ref, g_ref, sums_ref, dq_ref, dk_ref, dv_ref, dq_sum, dk_sum, dv_sum = refs
     j, i = pl.program_id(2), pl.program_id(3)
-    begin = i * layout.queries if layout.keys < keys else 0  # keys that are cut need the sums of all queries
-    rows = pl.ds(pl.multiple_of(begin, 8), layout.queries) if layout.keys < keys else slice(None)
+    # Keys that are cut need the sums of all queries at once.
+    rows = pl.ds(i * layout.queries, layout.queries) if layout.keys < keys else slice(None)
     asked, inside = _rows_inside(layout.queries, i, queries), _rows_inside(layout.keys, j, keys)
 
     @pl.when(i == 0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Key
 
-from cvmae.models import masking
+from cvmae.models import lanes_attention, masking
 from cvmae.models.attention import AttentionKernel, attend_projected, weights
 from cvmae.models.choices import check_choice
 from cvmae.models.patches import AnyArray, Grid, patchify
@@ -21,12 +21,14 @@ QKVBias = Literal["qkv", "qv", "none"]
 QKV_BIASES = get_args(QKVBias)
 WEIGHTS = "attention"  # the collection that every block sows its attention weights into, only where a caller makes it mutable
 # The checkpoint policy of each: which values of a block are kept for the backward pass, the rest being recomputed there. `dots` keeps
-# every matrix product but those of attention's logits and values, which have batch axes; `full` keeps the block's input alone.
-Remat = Literal["none", "dots", "all_dots", "full"]
+# every matrix product but those of attention's logits and values, which have batch axes; `kernels` keeps attention's output, and of a
+# Pallas kernel the sums that its gradient needs, so that it runs once; `full` keeps the block's input alone.
+Remat = Literal["none", "dots", "all_dots", "kernels", "full"]
 REMATS: dict[Remat, Any] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all_dots": jax.checkpoint_policies.dots_saveable,
+    "kernels": jax.checkpoint_policies.save_only_these_names(lanes_attention.OUTPUT, lanes_attention.SUMS),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

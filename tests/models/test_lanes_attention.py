@@ -55,7 +55,17 @@ def check(layout: Layout, queries: int, keys: int, dtype=jnp.float32, tolerance:
 
 @pytest.mark.parametrize(
     "heads, width, lanes",
-    [(4, 32, 128), (16, 8, 128), (16, 16, 128), (3, 64, 192), (4, 128, 128), (2, 8, 16), (8, 80, 640), (1, 256, 256), (3, 80, 240)],
+    [
+        (4, 32, 128),
+        (16, 8, 128),
+        (16, 16, 128),
+        (3, 64, 192),
+        (4, 128, 128),
+        (2, 8, 16),
+        (8, 80, 640),
+        (1, 256, 256),
+        (3, 80, 240),
+    ],
 )
 def test_ragged_blocks_of_queries(heads, width, lanes):
     """75 tokens over blocks of 32; heads that share registers, straddle them, and have them for themselves."""
@@ -103,7 +113,9 @@ def test_the_keys_of_a_clip_stay_on_the_chip_where_they_fit(monkeypatch):
 @pytest.mark.parametrize("heads, width", [(3, 12), (100, 24)])
 def test_auto_takes_what_it_took_before_where_the_lanes_do_not_fit(heads, width):
     assert choose("auto", V5E, jnp.bfloat16, 1569, heads, width, RULES) == "splash"
-    with pytest.raises(ValueError, match=f"attention='lanes' cannot take {heads} heads of {width} .* take attention='auto' or 'splash'"):
+    with pytest.raises(
+        ValueError, match=f"attention='lanes' cannot take {heads} heads of {width} .* take attention='auto' or 'splash'"
+    ):
         attend_projected(*tokens(8, 8, heads, width)[:3], heads, "lanes")
 
 
