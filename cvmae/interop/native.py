@@ -21,7 +21,7 @@ from cvmae.models.autoencoder import CLS_KINDS, LAYOUTS, DecoderSpec
 from cvmae.models.classifier import POOLS
 from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
-from cvmae.models.vit import QKV_BIASES, Encoder, TransformerConfig, ViTSize
+from cvmae.models.vit import MLPS, QKV_BIASES, Encoder, TransformerConfig, ViTSize
 from cvmae.version import __version__
 
 DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
@@ -38,7 +38,9 @@ STORED = {
     DecoderSpec: ("trunk", "layout", "positions", "cls", "embed_bias", "norm_eps", "target_frames"),
     Head: ("classes", "pool", "eps", "names"),
 }
-CHOICES = {"qkv_bias": QKV_BIASES, "positions": KINDS, "layout": LAYOUTS, "cls": CLS_KINDS, "pool": POOLS}
+# Written only where they have another value, which versions of before the field refuse by its name.
+OPTIONAL = {TransformerConfig: {"mlp": "gelu"}}
+CHOICES = {"qkv_bias": QKV_BIASES, "mlp": MLPS, "positions": KINDS, "layout": LAYOUTS, "cls": CLS_KINDS, "pool": POOLS}
 MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head}
 FIELDS = ("format", "version", "arrays", *MODULES, "target_norm", "pixels", "notes")  # `pixels`: the normalization
 
@@ -165,7 +167,8 @@ def to_json(pretrained: Pretrained, arrays: str) -> dict:
 def _plain(value):
     """Returns a module, or a field of one, as JSON."""
     if type(value) in STORED:
-        return {name: _plain(getattr(value, name)) for name in STORED[type(value)]}
+        optional = [name for name, default in OPTIONAL.get(type(value), {}).items() if getattr(value, name) != default]
+        return {name: _plain(getattr(value, name)) for name in (*STORED[type(value)], *optional)}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -220,9 +223,10 @@ def _module(module_class, value, field: str, problems: list[str]):
         problems.append(f"{field} is {value!r}; expected {{{', '.join(STORED[module_class])}}}")
         return None
     before = len(problems)
-    _check_names(f"{field}.", value, STORED[module_class], problems)
+    known = (*STORED[module_class], *(name for name in OPTIONAL.get(module_class, {}) if name in value))
+    _check_names(f"{field}.", value, known, problems)
     types = {field.name: field.type for field in dataclasses.fields(module_class)}
-    values = {n: _value(types[n], value[n], f"{field}.{n}", problems) for n in STORED[module_class] if n in value}
+    values = {n: _value(types[n], value[n], f"{field}.{n}", problems) for n in known if n in value}
     if len(problems) > before:
         return None
     try:

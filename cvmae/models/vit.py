@@ -19,6 +19,8 @@ from cvmae.parallel.logical_axes import Rules, constrain
 
 QKVBias = Literal["qkv", "qv", "none"]
 QKV_BIASES = get_args(QKVBias)
+MLP = Literal["gelu", "gelu_tanh"]
+MLPS = get_args(MLP)
 WEIGHTS = "attention"  # the collection that every block sows its attention weights into, only where a caller makes it mutable
 # The checkpoint policy of each: which values of a block are kept for the backward pass, the rest being recomputed there. `dots` keeps
 # every matrix product but those of attention's logits and values, which have batch axes; `kernels` keeps attention's output, and of a
@@ -87,6 +89,7 @@ class TransformerConfig:
         results are those of the unrolled stack.
       rules: how activations are sharded over a mesh; None leaves that to XLA, and computes for JAX's default device. Where arrays are
         sharded over several devices, the attention kernels `lanes`, `splash` and `blocked` need them: XLA cannot partition these.
+      mlp: the activation: `gelu`, exact, by erf (MAE, mae_st, VideoMAE); `gelu_tanh`, its approximation, which TPUs compute faster.
     """
 
     size: ViTSize
@@ -98,11 +101,13 @@ class TransformerConfig:
     remat: Remat = "none"
     scan: bool = False
     rules: Rules | None = dataclasses.field(default=None, repr=False)
+    mlp: MLP = "gelu"
 
     def __post_init__(self):
         check_choice("qkv_bias", self.qkv_bias, QKVBias)
         check_choice("attention", self.attention, AttentionKernel)
         check_choice("remat", self.remat, Remat)
+        check_choice("mlp", self.mlp, MLP)
 
 
 def dense(features: int, dtype, name: str, use_bias: bool = True):
@@ -149,7 +154,7 @@ def drop_samples(
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with the exact GELU."""
+    """A pre-norm transformer block."""
 
     trunk: TransformerConfig
 
@@ -165,7 +170,7 @@ class Block(nn.Module):
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
         y = dense(round(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
         y = constrain(y, trunk.rules, "batch", "tokens", "mlp")
-        y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
+        y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=trunk.mlp == "gelu_tanh"))
         return constrain(x + drop_samples(second, y, drop_rate), trunk.rules, "batch", "tokens", None)
 
 
