@@ -101,7 +101,7 @@ def make_layout(heads: int, width: int, queries: int, keys: int, itemsize: int, 
     """
     total = heads * width
     registers = math.lcm(width, LANES)
-    lanes = registers if total % whole == 0 else total  # a block must have whole registers, or the whole axis
+    lanes = registers if total % registers == 0 else total  # a block must have whole registers, or the whole axis
     if width % 8 or lanes > WIDEST_GROUP:
         return None
     wanted = [min(block, queries) for block in QUERY_BLOCKS]
