@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cvmae.config import ConfigError, load
+from cvmae.config import ConfigError, flatten, load
 from cvmae.tasks import TASKS as ALL_TASKS
 from cvmae.tasks import run as run_config
 from cvmae.tasks import run as train
@@ -186,3 +186,19 @@ def test_runlocal_is_a_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "learning rate 5e-05 = base_lr 0.0016 x batch 8 / 256" in done.stderr
     check_workdir(tmp_path, load(path("ssv2", "runlocal")))
+
+
+@pytest.mark.parametrize(("argument", "heads"), [("ssv2.py:fast", 4), ("k400.py:fast,parent=videomae", 3), ("motion.py:fast", 1)])
+def test_fast_takes_wide_heads_and_half_of_the_masked_patches(argument, heads):
+    """A decoder's width is 512, 384 in VideoMAE, 64 for motion; nothing else of the config changes."""
+    c = load(f"{CONFIGS / argument}")
+    video = c.video_branch
+    assert (video.decoder.heads, video.decoder.share, video.mlp) == (heads, 0.5, "gelu")
+    plain = flatten(load(f"{CONFIGS / argument.replace(':fast,', ':').replace(':fast', '')}"))
+    changed = {name for name, value in flatten(c).items() if plain[name] != value}
+    assert {name.rpartition(".")[2] for name in changed} == {"heads", "share"}
+
+
+def test_fast_is_of_pretraining():
+    with pytest.raises(ConfigError, match="config argument fast=True is of task=pretrain, this is task=knn: leave it out"):
+        load(f"{CONFIGS / 'ssv2.py'}:task=knn,fast")

@@ -40,9 +40,11 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     clips = dataclasses.asdict(clip_spec(config).deterministic())
     if not clips["square_pixels"]:  # caches of earlier versions, which had no such setting, stay valid
         del clips["square_pixels"]
+    mlp = config.video_branch.get("mlp", "gelu")
+    mlp = {} if mlp == "gelu" else {"mlp": mlp}  # caches of before the field stay valid
     return {
         "parameters": fingerprint(params),
-        "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype},
+        "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype} | mlp,
         "clips": {name: value for name, value in clips.items() if name not in ("num_sampled", "frame_sampling")},
         "augment": {name: config.augment[name] for name in ("size", "mean", "std")},
         "features": dataclasses.asdict(spec),

@@ -24,6 +24,7 @@ ENCODER_FIELDS = {
     "cls_token": lambda encoder: encoder.cls_token,
     "qkv_bias": lambda encoder: encoder.trunk.qkv_bias,
     "eps": lambda encoder: encoder.trunk.eps,
+    "mlp": lambda encoder: encoder.trunk.mlp,
 }
 # The decoder's layout may differ: all layouts give the same predictions.
 DECODER_FIELDS = {
@@ -33,6 +34,7 @@ DECODER_FIELDS = {
     "decoder.positions": lambda decoder: decoder.positions,
     "decoder.cls": lambda decoder: decoder.cls,
     "decoder.embed_bias": lambda decoder: decoder.embed_bias,
+    "mlp": lambda decoder: decoder.trunk.mlp,  # one field of both
     "decoder.norm_eps": lambda decoder: decoder.norm_eps,
 }
 

@@ -5,7 +5,7 @@ import safetensors.numpy
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.convert import export_arrays
-from cvmae.interop.huggingface_config import CONFIG, FIXED_EPS, MULTI_LABEL, PROCESSOR
+from cvmae.interop.huggingface_config import ACTIVATIONS, CONFIG, FIXED_EPS, MULTI_LABEL, PROCESSOR
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
 from cvmae.interop.pretrained import Head, Pretrained
@@ -112,6 +112,8 @@ def _decoder_refusals(pretrained: Pretrained, spec: DecoderSpec) -> list[str]:
         problems.append(f"the normalization is not ImageNet's: train with augment.mean={mean} and augment.std={std}")
     if (spec.trunk.qkv_bias == "none") != (encoder.trunk.qkv_bias == "none"):
         problems.append("encoder and decoder differ in biases of queries and values: train both with one video_branch.qkv_bias")
+    if spec.trunk.mlp != encoder.trunk.mlp:
+        problems.append("the blocks of encoder and decoder differ in mlp: train both with one video_branch.mlp")
     if spec.trunk.eps != encoder.trunk.eps:
         problems.append("the blocks of encoder and decoder differ in eps: train both with one video_branch.eps")
     return problems
@@ -165,7 +167,7 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
         "architectures": [CLASSES[part]],
         "model_type": "videomae",
         "num_channels": 3,
-        "hidden_act": "gelu",
+        "hidden_act": ACTIVATIONS[pretrained.vit.trunk.mlp],
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         **config_fields(pretrained.vit, decoder),

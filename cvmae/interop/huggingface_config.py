@@ -20,6 +20,7 @@ _STACKS = (
 )
 _DECODERS = {"videomae": (384, 4, 6, 1536), "vit_mae": (512, 8, 16, 2048)}
 MULTI_LABEL = "multi_label_classification"  # problem_type of a classifier that learned each class by itself
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}  # hidden_act of each value of `mlp`
 FIXED_EPS = 1e-5  # of decoder.norm and fc_norm, which take no eps from the config
 # Fields by their names in `infer_modules`, for messages.
 FIELDS = {f"{prefix}{name}": f"{prefix}{field}" for prefix in ("", "decoder_") for name, field, _ in _STACKS}
@@ -41,8 +42,10 @@ def read_config(folder: pathlib.Path, kind: str) -> dict:
         return {}
     model, activation = config.get("model_type"), config.get("hidden_act", "gelu")
     wanted = next(name for name, known in _KINDS.items() if known == kind)
-    if model != wanted or activation != "gelu":
-        raise WeightsError(str(file), [f"model_type is {model!r} and hidden_act {activation!r}, not {wanted!r} and 'gelu'"])
+    mlp = next((name for name, known in ACTIVATIONS.items() if known == activation), None)
+    if model != wanted or mlp is None:
+        known = " or ".join(map(repr, ACTIVATIONS.values()))
+        raise WeightsError(str(file), [f"model_type is {model!r} and hidden_act {activation!r}, not {wanted!r} and {known}"])
     fields = _Fields(config)
     if fields.whole("num_channels", 3) != 3:
         fields.problems.append(
@@ -54,7 +57,7 @@ def read_config(folder: pathlib.Path, kind: str) -> dict:
         for (name, field, _), default in zip(_STACKS, _DECODERS[wanted], strict=True)
     }
     eps = fields.eps()
-    values |= {"size": fields.sides("image_size", 224), "patch": fields.whole("patch_size", 16), "eps": eps}
+    values |= {"size": fields.sides("image_size", 224), "patch": fields.whole("patch_size", 16), "eps": eps, "mlp": mlp}
     values |= (_read_videomae if wanted == "videomae" else _read_vit_mae)(fields, eps)
     if fields.problems:
         raise WeightsError(str(file), fields.problems)

@@ -117,7 +117,8 @@ class _Reader:
         names = {match[2] for match in matches}
         bias = "qkv" if "attention/key/bias" in names else "qv" if "attention/query/bias" in names else "none"
         size = ViTSize(width, depth, self.heads(prefix, width), hidden / width)
-        return TransformerConfig(size, self.config.get("qkv_bias", bias), self.config.get("eps", self.key_map.encoder["eps"]))
+        eps, mlp = self.config.get("eps", self.key_map.encoder["eps"]), self.config.get("mlp", "gelu")
+        return TransformerConfig(size, self.config.get("qkv_bias", bias), eps, mlp=mlp)
 
     def _depth(self, branch: str, blocks: set[int]) -> int:
         """Returns the number of blocks; a few may be missing, which is reported array by array."""

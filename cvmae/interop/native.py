@@ -21,7 +21,7 @@ from cvmae.models.autoencoder import CLS_KINDS, LAYOUTS, DecoderSpec
 from cvmae.models.classifier import LOSSES, POOLS
 from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
-from cvmae.models.vit import QKV_BIASES, Encoder, TransformerConfig, ViTSize
+from cvmae.models.vit import MLPS, QKV_BIASES, Encoder, TransformerConfig, ViTSize
 from cvmae.version import __version__
 
 DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
@@ -39,8 +39,16 @@ STORED = {
     Head: ("classes", "pool", "eps", "names"),
 }
 # Fields that are written where they differ from their default, so that other descriptions stay those of earlier versions.
-OPTIONAL: dict[type, tuple[str, ...]] = {Head: ("loss",)}
-CHOICES = {"qkv_bias": QKV_BIASES, "positions": KINDS, "layout": LAYOUTS, "cls": CLS_KINDS, "pool": POOLS, "loss": LOSSES}
+OPTIONAL: dict[type, tuple[str, ...]] = {TransformerConfig: ("mlp",), Head: ("loss",)}
+CHOICES = {
+    "qkv_bias": QKV_BIASES,
+    "mlp": MLPS,
+    "positions": KINDS,
+    "layout": LAYOUTS,
+    "cls": CLS_KINDS,
+    "pool": POOLS,
+    "loss": LOSSES,
+}
 MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head}
 FIELDS = ("format", "version", "arrays", *MODULES, "target_norm", "pixels", "notes")  # `pixels`: the normalization
 

@@ -4,26 +4,29 @@
     blocked the same by blocks of queries, one head after another: the weights stay in a CPU's caches. Any platform.
     xla     jax.nn.dot_product_attention as XLA compiles it; any platform, any dtype.
     cudnn   cuDNN's flash attention; GPUs of compute capability 8.0 and above, bfloat16 or float16, heads of 8 to 128 numbers.
-    splash  JAX's Pallas kernel for TPUs, on tiles of tokens; interpreted, and slow, on CPU.
+    lanes   this package's Pallas kernel for TPUs, on queries, keys and values as the projections give them; interpreted, and slow, on CPU.
+    splash  JAX's Pallas kernel for TPUs, on tiles of tokens by head; interpreted, and slow, on CPU.
 
 A flash kernel never stores the weights as an array: at the 1,569 tokens of a decoder they are most of what a training step holds.
 """
 
 import functools
+import math
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jaxtyping import Array, Float
 
-from cvmae.models import blocked_attention
-from cvmae.parallel.logical_axes import Rules, shard_map_local, target_device
+from cvmae.models import blocked_attention, lanes_attention
+from cvmae.parallel.logical_axes import Rules, constrain, shard_map_local, target_device
 
-AttentionKernel = Literal["auto", "einsum", "blocked", "xla", "cudnn", "splash"]
+AttentionKernel = Literal["auto", "einsum", "blocked", "xla", "cudnn", "lanes", "splash"]
 ATTENTIONS = get_args(AttentionKernel)
 HEADS = ("batch", None, "heads", None)  # the axes of query, key and value; every device has all tokens of its clips and heads
 AMPERE = 8.0  # the compute capability from which cuDNN has flash attention
@@ -32,16 +35,17 @@ LARGEST_BLOCK = 768  # with what its gradient keeps beside it this fits the on-c
 MANY = 512  # tokens, from which weights are larger than queries, keys and values together by far, and a kernel without them pays
 
 
-def choose(kernel: str, device, dtype, tokens: int, width: int, rules: Rules | None) -> str:
+def choose(kernel: str, device, dtype, tokens: int, heads: int, width: int, rules: Rules | None) -> str:
     """Returns the kernel that `auto` stands for here; any other name is returned as it is.
 
-    `auto` takes the Pallas kernel only with rules: XLA cannot partition it, and arrays without rules may be sharded.
+    `auto` takes a Pallas kernel only with rules: XLA cannot partition it, and arrays without rules may be sharded.
 
     Args:
       kernel: one of ATTENTIONS.
       device: that the program is compiled for.
       dtype: of query, key and value.
       tokens: number of queries or of keys, the smaller of both.
+      heads: number of heads.
       width: of one head.
       rules: of the module.
     """
@@ -50,7 +54,11 @@ def choose(kernel: str, device, dtype, tokens: int, width: int, rules: Rules | N
     if device.platform == "cpu":
         return "blocked" if tokens >= MANY else "einsum"
     if device.platform == "tpu":
-        return "splash" if tokens >= MANY and rules is not None else "xla"
+        if tokens < MANY or rules is None:
+            return "xla"
+        vmem, itemsize = lanes_attention.vmem_of(device), jnp.dtype(dtype).itemsize
+        fits = lanes_attention.make_layout(_local_heads(heads, rules), width, tokens, tokens, itemsize, vmem)
+        return "lanes" if fits else "splash"
     return "xla" if why_not_cudnn(device, dtype, width) else "cudnn"
 
 
@@ -62,6 +70,31 @@ def why_not_cudnn(device, dtype, width: int) -> str:
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, this is {jnp.dtype(dtype).name}"
     return "" if width % 8 == 0 and width <= 128 else f"it takes heads of 8, 16, ... 128 numbers, these have {width}"
+
+
+def attend_projected(
+    query: Float[Array, "B Nq D"],
+    key: Float[Array, "B Nk D"],
+    value: Float[Array, "B Nk D"],
+    heads: int,
+    kernel: str,
+    rules: Rules | None = None,
+) -> Float[Array, "B Nq D"]:
+    """Softmax attention of arrays as the projections give them, D = heads · width; see `attend`.
+
+    Its result has the name `lanes_attention.OUTPUT` for checkpoint policies, whatever the kernel.
+    """
+    device, width = target_device(rules), query.shape[-1] // heads
+    tokens = min(query.shape[1], key.shape[1])
+    kernel = choose(kernel, device, query.dtype, tokens, heads, width, rules)
+    if kernel == "lanes":
+        return _lanes(query, key, value, heads, rules, device)
+
+    def split(array):
+        return constrain(rearrange(array, "b n (h d) -> b n h d", h=heads), rules, "batch", "tokens", "heads", None)
+
+    mixed = attend(split(query), split(key), split(value), kernel, rules)
+    return checkpoint_name(rearrange(mixed, "b n h d -> b n (h d)"), lanes_attention.OUTPUT)
 
 
 def attend(
@@ -84,7 +117,8 @@ def attend(
       ValueError: the kernel does not run on the devices that the program is for, or not on this dtype or width.
     """
     device = target_device(rules)
-    kernel = choose(kernel, device, query.dtype, min(query.shape[1], key.shape[1]), query.shape[-1], rules)
+    heads, width = query.shape[2:]
+    kernel = choose(kernel, device, query.dtype, min(query.shape[1], key.shape[1]), heads, width, rules)
     if kernel == "einsum":
         return _einsum(query, key, value)
     if kernel == "blocked":
@@ -92,12 +126,14 @@ def attend(
     if kernel == "xla":
         return jax.nn.dot_product_attention(query, key, value, implementation="xla")
     if kernel == "cudnn":
-        reason = why_not_cudnn(device, query.dtype, query.shape[-1])
+        reason = why_not_cudnn(device, query.dtype, width)
         if reason:
             raise ValueError(f"attention='cudnn': {reason}; take attention='xla' or 'auto'")
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    if device.platform not in ("tpu", "cpu"):
-        raise ValueError(f"attention='splash' is a TPU's kernel, this is {device.platform}; take attention='cudnn' or 'auto'")
+    if kernel == "lanes":
+        q, k, v = (rearrange(array, "b n h d -> b n (h d)") for array in (query, key, value))
+        return _lanes(q, k, v, heads, rules, device).reshape(query.shape)
+    _check_pallas("splash", device)
     return _splash(query, key, value, rules, interpret=device.platform == "cpu")
 
 
@@ -116,6 +152,43 @@ def _einsum(query, key, value):
     raw = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = jnp.einsum("bhqk,bkhd->bqhd", raw.astype(value.dtype), value, preferred_element_type=jnp.float32)
     return (mixed / rearrange(raw.sum(-1), "b h q -> b q h 1")).astype(value.dtype)
+
+
+def _local_heads(heads: int, rules: Rules | None) -> int:
+    """Number of heads on one device: all of them where they do not divide by the devices that would share them."""
+    axes = None if rules is None else rules.spec(("heads",), (heads,))[0]
+    if rules is None or axes is None:
+        return heads
+    return heads // math.prod(rules.mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def _check_pallas(kernel: str, device) -> None:
+    if device.platform not in ("tpu", "cpu"):
+        raise ValueError(f"attention={kernel!r} is a TPU's kernel, this is {device.platform}; take attention='cudnn' or 'auto'")
+
+
+def _lanes(query, key, value, heads: int, rules: Rules | None, device):
+    """Runs the kernel on each device's clips and whole heads of [B, N, heads · width]."""
+    _check_pallas("lanes", device)
+    width = query.shape[-1] // heads
+    names = ("batch", None, "heads" if _local_heads(heads, rules) < heads else None)
+    kernel = functools.partial(_lanes_local, width=width, device=device)
+    return shard_map_local(kernel, rules, names, query * width**-0.5, key, value)
+
+
+def _lanes_local(query, key, value, width: int, device):
+    """Attention of a device's heads, each `width` lanes of [B, N, lanes]."""
+    heads, keys = query.shape[2] // width, key.shape[1]
+    layout = lanes_attention.make_layout(
+        heads, width, query.shape[1], keys, query.dtype.itemsize, lanes_attention.vmem_of(device)
+    )
+    if layout is None:
+        raise ValueError(
+            f"attention='lanes' cannot take {heads} heads of {width} over {keys} tokens on a device: heads must be multiples of 8 wide, "
+            f"groups of them that fill registers at most {lanes_attention.WIDEST_GROUP} lanes, and a block must fit its memory; "
+            "take attention='auto' or 'splash'"
+        )
+    return lanes_attention.attend(query, key, value, layout, device.platform == "cpu")
 
 
 def block_size(tokens: int) -> int:
@@ -148,6 +221,7 @@ def _splash_local(query, key, value, keys: int, block: int, interpret: bool):
         block_sizes=_block_sizes(block),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=lanes_attention.SUMS,
         interpret=interpret,
     )
     by_head = (rearrange(array, "b n h d -> b h n d") for array in (query, key, value))

@@ -47,6 +47,7 @@ def build_trunk(config, branch, size: ViTSize, drop_path: float = 0.0, rules: Ru
         config.remat,
         config.scan,
         rules,
+        branch.get("mlp", "gelu"),  # configs of before the field
     )
 
 

@@ -7,10 +7,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Key
 
-from cvmae.models import masking
-from cvmae.models.attention import AttentionKernel, attend, weights
+from cvmae.models import lanes_attention, masking
+from cvmae.models.attention import AttentionKernel, attend_projected, weights
 from cvmae.models.choices import check_choice
 from cvmae.models.patches import AnyArray, Grid, patchify
 from cvmae.models.positions import PositionEmbedding, Positions
@@ -18,14 +19,18 @@ from cvmae.parallel.logical_axes import Rules, constrain
 
 QKVBias = Literal["qkv", "qv", "none"]
 QKV_BIASES = get_args(QKVBias)
+MLP = Literal["gelu", "gelu_tanh"]
+MLPS = get_args(MLP)
 WEIGHTS = "attention"  # the collection that every block sows its attention weights into, only where a caller makes it mutable
 # The checkpoint policy of each: which values of a block are kept for the backward pass, the rest being recomputed there. `dots` keeps
-# every matrix product but those of attention's logits and values, which have batch axes; `full` keeps the block's input alone.
-Remat = Literal["none", "dots", "all_dots", "full"]
+# every matrix product but those of attention's logits and values, which have batch axes; `kernels` keeps attention's output, and of a
+# Pallas kernel the sums that its gradient needs, so that it runs once; `full` keeps the block's input alone.
+Remat = Literal["none", "dots", "all_dots", "kernels", "full"]
 REMATS: dict[Remat, Any] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all_dots": jax.checkpoint_policies.dots_saveable,
+    "kernels": jax.checkpoint_policies.save_only_these_names(lanes_attention.OUTPUT, lanes_attention.SUMS),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -83,7 +88,8 @@ class TransformerConfig:
       scan: run the blocks as a loop over stacked parameters, so that the time to compile does not grow with depth. Parameters and
         results are those of the unrolled stack.
       rules: how activations are sharded over a mesh; None leaves that to XLA, and computes for JAX's default device. Where arrays are
-        sharded over several devices, the attention kernels `splash` and `blocked` need them: XLA cannot partition these.
+        sharded over several devices, the attention kernels `lanes`, `splash` and `blocked` need them: XLA cannot partition these.
+      mlp: the activation: `gelu`, exact, by erf (MAE, mae_st, VideoMAE); `gelu_tanh`, its approximation, which TPUs compute faster.
     """
 
     size: ViTSize
@@ -95,11 +101,13 @@ class TransformerConfig:
     remat: Remat = "none"
     scan: bool = False
     rules: Rules | None = dataclasses.field(default=None, repr=False)
+    mlp: MLP = "gelu"
 
     def __post_init__(self):
         check_choice("qkv_bias", self.qkv_bias, QKVBias)
         check_choice("attention", self.attention, AttentionKernel)
         check_choice("remat", self.remat, Remat)
+        check_choice("mlp", self.mlp, MLP)
 
 
 def dense(features: int, dtype, name: str, use_bias: bool = True):
@@ -120,15 +128,13 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         size, bias, rules = self.trunk.size, self.trunk.qkv_bias, self.trunk.rules
-        split = (*x.shape[:2], size.heads, size.width // size.heads)
-        query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x).reshape(split)
-        key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x).reshape(split)
-        value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x).reshape(split)
-        query, key, value = (constrain(a, rules, "batch", "tokens", "heads", None) for a in (query, key, value))
+        query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x)
+        key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x)
+        value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x)
         if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
-            self.sow(WEIGHTS, "weights", weights(query, key))
-        mixed = attend(query, key, value, self.trunk.attention, rules)
-        return dense(size.width, self.trunk.dtype, "out")(mixed.reshape(x.shape))
+            self.sow(WEIGHTS, "weights", weights(*(rearrange(a, "b n (h d) -> b n h d", h=size.heads) for a in (query, key))))
+        mixed = attend_projected(query, key, value, size.heads, self.trunk.attention, rules)
+        return dense(size.width, self.trunk.dtype, "out")(mixed)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
@@ -148,7 +154,7 @@ def drop_samples(
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block with the exact GELU."""
+    """A pre-norm transformer block."""
 
     trunk: TransformerConfig
 
@@ -164,7 +170,7 @@ class Block(nn.Module):
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
         y = dense(round(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
         y = constrain(y, trunk.rules, "batch", "tokens", "mlp")
-        y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=False))
+        y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=trunk.mlp == "gelu_tanh"))
         return constrain(x + drop_samples(second, y, drop_rate), trunk.rules, "batch", "tokens", None)
 
 

@@ -135,7 +135,7 @@ def too_large_lines(refusal: TooLarge, allocations, notes: list[str], config) ->
     if "accumulate" in config:
         changes.append(f"--config.accumulate={2 * config.accumulate} (the negatives are then those of a micro-batch)")
     if config.remat != "full":
-        changes.append("--config.remat=full, or dots, which recomputes less")
+        changes.append("--config.remat=full, or kernels, which recomputes less")
     if config.mesh.fsdp == 1:
         changes.append("--mesh=data:-1,fsdp:N (shards parameters and optimizer state)")
     if config.dtype == "float32":

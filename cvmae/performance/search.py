@@ -14,7 +14,7 @@ from cvmae.tasks.validate import batch_unit, is_contrastive
 PRECISION = 10  # the largest batch that fits and the smallest that does not differ by less than a tenth in the end
 HEADROOM = 0.98  # of the memory that the next batch is to fill, as memory does not grow exactly with the batch
 # config.remat, from no recomputation and most memory to most recomputation and least memory.
-POLICIES = ("none", "all_dots", "dots", "full")
+POLICIES = ("none", "all_dots", "dots", "kernels", "full")
 
 
 @dataclasses.dataclass(frozen=True)

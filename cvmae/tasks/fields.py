@@ -102,6 +102,7 @@ CHECKS = {
     "*_branch.positions": one_of(*positions.KINDS),
     "*_branch.decoder.positions": one_of(*positions.KINDS),
     "*_branch.qkv_bias": one_of(*vit.QKV_BIASES),
+    "*_branch.mlp": one_of(*vit.MLPS),
     "*_branch.mask.kind": one_of(*masking.KINDS),
     "*_branch.mask.ratio": BELOW_1,
     "*_branch.mask.rounding": one_of(*masking.ROUNDINGS),

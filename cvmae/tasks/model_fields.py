@@ -10,6 +10,7 @@ UNTRAINED_ENCODER = {
     "cls_token": True,
     "qkv_bias": "qkv",
     "eps": 1e-6,
+    "mlp": "gelu",
     "final_norm": True,
 }
 

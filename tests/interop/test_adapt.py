@@ -122,6 +122,7 @@ OTHERS = {
     "tubelet": (encoder().clone(grid=Grid(4, 32, 32, 1, 16)), ["tubelet=2"]),
     "positions and cls": (encoder(positions="sincos3d", cls_token=False), ["positions=separable", "cls_token=True"]),
     "biases and eps": (encoder(trunk=TransformerConfig(VIT_SIZES["test"], "qv", 1e-12)), ["qkv_bias=qkv", "eps=1e-06"]),
+    "activation": (encoder(trunk=TransformerConfig(VIT_SIZES["test"], mlp="gelu_tanh")), ["mlp=gelu"]),
 }
 
 

@@ -1,5 +1,6 @@
 """Weights that transformers' VideoMAE cannot express are refused, with the config's fields to choose in training."""
 
+import dataclasses
 import json
 import re
 
@@ -12,6 +13,13 @@ from cvmae.interop.huggingface import write_hf_videomae
 from cvmae.interop.load import read_file
 from cvmae.interop.pretrained import Head
 from tests.interop.pretrained_models import pretrained, videomae, videomae_decoder
+
+
+def tanh(module):
+    """The module with the tanh approximation of GELU."""
+    trunk = dataclasses.replace(module.trunk, mlp="gelu_tanh")
+    return dataclasses.replace(module, trunk=trunk) if dataclasses.is_dataclass(module) else module.clone(trunk=trunk)
+
 
 GOOD = {"encoder": videomae(), "decoder": videomae_decoder(), "target_norm": "patch_channel"}
 MEAN = {"mean": (0.45,) * 3, "std": (0.225,) * 3}
@@ -31,6 +39,7 @@ AUTOENCODERS = {
     "deviation": ({"normalization": {"mean": (0.485, 0.456, 0.406), "std": MEAN["std"]}}, ["augment.std="]),
     "biases": ({"decoder": videomae_decoder(bias="none")}, ["video_branch.qkv_bias"]),
     "eps": ({"decoder": videomae_decoder(eps=1e-5)}, ["one video_branch.eps"]),
+    "activations": ({"decoder": tanh(videomae_decoder())}, ["one video_branch.mlp"]),
     "mae_st": (
         {
             "encoder": videomae(cls_token=True, positions="separable"),
@@ -106,3 +115,12 @@ def test_what_is_not_refused(tmp_path):
         "v_bias",
         "value.weight",
     ]
+
+
+def test_the_activation_is_recorded(tmp_path):
+    source = pretrained(**GOOD | {"encoder": tanh(videomae()), "decoder": tanh(videomae_decoder())})
+    for name, weights, activation in (("tanh", source, "gelu_pytorch_tanh"), ("exact", pretrained(**GOOD), "gelu")):
+        write_hf_videomae(weights, tmp_path / name)
+        assert json.loads((tmp_path / name / "config.json").read_text())["hidden_act"] == activation
+        restored = read_file(tmp_path / name)
+        assert restored.vit.trunk.mlp == weights.vit.trunk.mlp and restored.decoder.trunk.mlp == weights.decoder.trunk.mlp

@@ -78,6 +78,23 @@ def test_how_it_is_computed_is_not_stored(tmp_path):
     assert read_archive(tmp_path).encoder == ENCODER
 
 
+def test_the_activation_is_stored_where_it_is_not_the_exact_one(tmp_path):
+    """Exports of before the field have none: exact GELU. Versions of before it refuse an export that has it."""
+    source = CASES["encoder"]
+    tanh = ENCODER.clone(trunk=dataclasses.replace(ENCODER.trunk, mlp="gelu_tanh"))
+    write_archive(dataclasses.replace(source, encoder=tanh), tmp_path / "tanh")
+    file = tmp_path / "tanh" / "cvmae.json"
+    assert read_archive(tmp_path / "tanh").encoder == tanh
+    text = json.loads(file.read_text())
+    assert text["encoder"]["trunk"].pop("mlp") == "gelu_tanh"
+    file.write_text(json.dumps(text))
+    assert read_archive(tmp_path / "tanh").encoder == ENCODER
+    text["encoder"]["trunk"]["mlp"] = "relu"
+    file.write_text(json.dumps(text))
+    with pytest.raises(WeightsError, match="encoder.trunk.mlp is 'relu'; expected one of 'gelu', 'gelu_tanh'"):
+        read_archive(tmp_path / "tanh")
+
+
 def test_where_to_write(tmp_path):
     (tmp_path / "kept").write_text("kept")
     for place, message in ((tmp_path, "holds files already: give a folder that is empty"), (tmp_path / "kept", "is a file")):

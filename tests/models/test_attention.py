@@ -18,9 +18,9 @@ from cvmae.parallel.mesh import local_mesh, make_rules
 
 HERE = jax.devices()[0].platform
 RUNNING = {
-    "cpu": ("auto", "einsum", "blocked", "xla", "splash"),
+    "cpu": ("auto", "einsum", "blocked", "xla", "lanes", "splash"),
     "gpu": ("auto", "einsum", "blocked", "xla", "cudnn"),
-    "tpu": ("auto", "einsum", "blocked", "xla", "splash"),
+    "tpu": ("auto", "einsum", "blocked", "xla", "lanes", "splash"),
 }[HERE]
 A100 = types.SimpleNamespace(platform="gpu", device_kind="A100", compute_capability="8.0")
 V100 = types.SimpleNamespace(platform="gpu", device_kind="V100", compute_capability="7.0")
@@ -63,7 +63,7 @@ def test_softmax_does_not_overflow_in_bfloat16():
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
-@pytest.mark.parametrize("kind", ["einsum", "blocked", "splash"])
+@pytest.mark.parametrize("kind", ["einsum", "blocked", "lanes", "splash"])
 def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
     """Against JAX's softmax; tokens that do not fill the last of several blocks."""
     monkeypatch.setattr(attention, "LARGEST_BLOCK", 128)
@@ -100,7 +100,8 @@ def test_tiles_add_little(tokens, block):
     [
         (CPU, jnp.float32, 158, 64, "einsum"),
         (CPU, jnp.float32, 1569, 32, "blocked"),
-        (TPU, jnp.bfloat16, 1569, 32, "splash"),
+        (TPU, jnp.bfloat16, 1569, 32, "lanes"),
+        (TPU, jnp.bfloat16, 1569, 36, "splash"),
         (TPU, jnp.float32, 158, 64, "xla"),
         (A100, jnp.bfloat16, 1569, 32, "cudnn"),
         (A100, jnp.float32, 1569, 32, "xla"),
@@ -110,17 +111,17 @@ def test_tiles_add_little(tokens, block):
     ],
 )
 def test_auto_takes_what_runs(device, dtype, tokens, width, kernel):
-    assert choose("auto", device, dtype, tokens, width, RULES) == kernel
-    assert all(choose(kind, device, dtype, tokens, width, RULES) == kind for kind in ATTENTIONS if kind != "auto")
+    assert choose("auto", device, dtype, tokens, 16, width, RULES) == kernel
+    assert all(choose(kind, device, dtype, tokens, 16, width, RULES) == kind for kind in ATTENTIONS if kind != "auto")
 
 
 def test_auto_takes_no_pallas_kernel_without_rules():
     """XLA cannot partition one, and arrays without rules may be sharded."""
-    assert choose("auto", TPU, jnp.bfloat16, 1569, 32, None) == "xla"
-    assert choose("splash", TPU, jnp.bfloat16, 1569, 32, None) == "splash"
+    assert choose("auto", TPU, jnp.bfloat16, 1569, 16, 32, None) == "xla"
+    assert choose("lanes", TPU, jnp.bfloat16, 1569, 16, 32, None) == "lanes"
 
 
-@pytest.mark.parametrize("kind", ["auto", "blocked", "splash", "xla"])
+@pytest.mark.parametrize("kind", ["auto", "blocked", "lanes", "splash", "xla"])
 @pytest.mark.parametrize("rules", [None, RULES], ids=["no rules", "rules"])
 def test_a_module_is_one_program_everywhere(kind, rules):
     """A module in an empty context, in another thread and within another program is the program that it is by itself."""

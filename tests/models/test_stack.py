@@ -9,12 +9,13 @@ import pytest
 
 from cvmae.models.patches import Grid
 from cvmae.models.vit import REMATS, Encoder, TransformerConfig, ViTSize
+from cvmae.performance.flops import FlopCount
 
 GRID = Grid(2, 16, 16, 2, 8)
 PLAIN = TransformerConfig(ViTSize(16, 3, 2), drop_path=0.5)
 CLIPS = np.random.default_rng(0).normal(size=(4, 2, 16, 16, 3)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(1), 4)
-WAYS = [("full", False), ("none", True), ("dots", True)]
+WAYS = [("full", False), ("none", True), ("dots", True), ("kernels", False), ("kernels", True)]
 
 
 def encoder(trunk: TransformerConfig) -> Encoder:
@@ -35,6 +36,24 @@ def numbers(trunk: TransformerConfig, params):
 
     (_, aux), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return aux, gradients
+
+
+@pytest.mark.parametrize("attention", ["lanes", "splash", "blocked"])
+def test_kernels_are_kept_under_their_names(attention, params):
+    """Gradients are those without rematerialization; a Pallas kernel's forward pass runs once, others' output is kept."""
+    plain = dataclasses.replace(PLAIN, size=ViTSize(16, 1, 2), attention=attention)
+    kept = dataclasses.replace(plain, remat="kernels")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), numbers(kept, params), numbers(plain, params)
+    )
+
+    def kernel_flops(trunk):
+        return FlopCount(
+            jax.make_jaxpr(jax.grad(lambda p: encoder(trunk).apply({"params": p}, CLIPS).tokens.sum()))(params)
+        ).kernels
+
+    full = kernel_flops(dataclasses.replace(plain, remat="full"))
+    assert kernel_flops(kept) == kernel_flops(plain) and (full > kernel_flops(plain) or attention == "blocked")
 
 
 @pytest.mark.parametrize(("remat", "scan"), WAYS)
@@ -71,4 +90,4 @@ def test_what_is_computed_again_is_not_kept(optimized):
         shapes = jax.eval_shape(net.init, jax.random.key(0), clips)["params"]
         gradient = jax.jit(jax.grad(lambda p, x, net=net: jnp.square(net.apply({"params": p}, x).tokens).mean()))
         sizes[remat] = gradient.lower(shapes, clips).compile().memory_analysis().temp_size_in_bytes
-    assert sizes["none"] > sizes["all_dots"] > sizes["dots"] > sizes["full"], sizes
+    assert sizes["none"] > sizes["all_dots"] > sizes["dots"] > sizes["kernels"] > sizes["full"], sizes

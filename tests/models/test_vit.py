@@ -8,7 +8,7 @@ import pytest
 from cvmae.models import masking
 from cvmae.models.patches import Grid, patchify, unpatchify
 from cvmae.models.positions import KINDS
-from cvmae.models.vit import VIT_SIZES, Encoder, TransformerConfig, ViTSize, decode_variant
+from cvmae.models.vit import VIT_SIZES, Block, Encoder, TransformerConfig, ViTSize, decode_variant
 
 GRID = Grid(4, 32, 32, 2, 8)
 IMAGE = Grid(1, 32, 32, 1, 8)
@@ -65,7 +65,9 @@ def test_refusals():
         ViTSize(10, 1, 3)
     with pytest.raises(ValueError, match="qkv_bias is 'kv'; expected one of qkv, qv, none"):
         TransformerConfig(VIT_SIZES["test"], "kv")
-    with pytest.raises(ValueError, match="attention is 'flash'; expected one of auto, einsum, blocked, xla, cudnn, splash"):
+    with pytest.raises(
+        ValueError, match="attention is 'flash'; expected one of auto, einsum, blocked, xla, cudnn, lanes, splash"
+    ):
         TransformerConfig(VIT_SIZES["test"], attention="flash")
 
 
@@ -113,3 +115,13 @@ def test_hidden_states_are_sown_for_every_block():
     hidden = state["intermediates"]["blocks"]["hidden"]
     assert len(hidden) == 3
     np.testing.assert_array_equal(hidden[-1], encoded.tokens)
+
+
+def test_the_tanh_gelu_is_near_the_exact_one():
+    x = jnp.linspace(-3, 3, 2 * 5 * 32, dtype=jnp.float32).reshape(2, 5, 32)
+    exact, tanh = (Block(TransformerConfig(VIT_SIZES["test"], mlp=mlp)) for mlp in ("gelu", "gelu_tanh"))
+    params = exact.init(jax.random.key(0), x)
+    difference = np.abs(exact.apply(params, x) - tanh.apply(params, x)).max()
+    assert 0 < difference < 2e-3
+    with pytest.raises(ValueError, match="mlp is 'relu'; expected one of gelu, gelu_tanh"):
+        TransformerConfig(VIT_SIZES["test"], mlp="relu")

@@ -42,7 +42,7 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
         found |= {name + path: np.asarray(leaf) for path, leaf in named(tree)}
     found["contrast"] = contrast(mesh)
     if shape in KERNEL_MESHES:
-        found["attention"] = attention(task.rules)
+        found |= {f"attention_{kernel}": attention(kernel, task.rules) for kernel in ("splash", "lanes")}
     return found
 
 
@@ -53,15 +53,15 @@ def contrast(mesh) -> np.ndarray:
     return np.asarray(jax.jit(lambda a, b: nt_xent(a, b, max_anchors=8).loss)(*(jax.device_put(side, rows) for side in pairs)))
 
 
-def attention(rules) -> np.ndarray:
-    """Of 8 clips by the kernel that XLA cannot spread by itself, and the gradient of its values."""
-    query, key, value = np.random.default_rng(0).normal(size=(3, 8, 5, 2, 8)).astype(np.float32)
+def attention(kernel: str, rules) -> np.ndarray:
+    """The gradient of attention over 8 clips by a kernel that XLA cannot partition, and its value last."""
+    arrays = np.random.default_rng(0).normal(size=(3, 8, 5, 2, 8)).astype(np.float32)
 
-    def run(query, key, value):
-        return jax.value_and_grad(lambda value: (attend(query, key, value, "splash", rules) ** 2).sum())(value)
+    def run(*arrays):
+        return jax.value_and_grad(lambda arrays: (attend(*arrays, kernel, rules) ** 2).sum())(arrays)
 
-    total, gradient = jax.jit(run)(query, key, jax.device_put(value, batch_sharding(rules.mesh)))
-    return np.append(np.asarray(gradient).ravel(), total)
+    total, gradients = jax.jit(run)(*(jax.device_put(array, batch_sharding(rules.mesh)) for array in arrays))
+    return np.concatenate([*(np.asarray(gradient).ravel() for gradient in gradients), [total]])
 
 
 def named(tree):

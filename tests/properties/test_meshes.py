@@ -57,8 +57,10 @@ def test_the_contrast_of_parts_of_rows(mesh, runs):
     np.testing.assert_allclose(runs[mesh]["contrast"], runs["one"]["contrast"], rtol=1e-6)
 
 
-def test_attention_by_a_kernel_of_each_device(runs):
-    np.testing.assert_allclose(runs["2,2,2"]["attention"], runs["one"]["attention"], rtol=1e-5)
+@pytest.mark.parametrize("kernel", ["splash", "lanes"])
+def test_attention_by_a_kernel_of_each_device(kernel, runs):
+    one, many = (runs[mesh][f"attention_{kernel}"] for mesh in ("one", "2,2,2"))
+    np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
 
 
 HELD = {

@@ -15,6 +15,7 @@ OTHER = {
     "video_branch__cls_token": False,
     "video_branch__qkv_bias": "qv",
     "video_branch__eps": 1e-5,
+    "video_branch__mlp": "gelu_tanh",
 }
 
 
