@@ -95,7 +95,7 @@ def attend(
         reason = why_not_cudnn(device, query.dtype, query.shape[-1])
         if reason:
             raise ValueError(f"attention='cudnn': {reason}; take attention='xla' or 'auto'")
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return _even(query, key, value, "cudnn")
     if device.platform not in ("tpu", "cpu"):
         raise ValueError(f"attention='splash' is a TPU's kernel, this is {device.platform}; take attention='cudnn' or 'auto'")
     return _splash(query, key, value, rules, interpret=device.platform == "cpu")
@@ -116,6 +116,19 @@ def _einsum(query, key, value):
     raw = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = jnp.einsum("bhqk,bkhd->bqhd", raw.astype(value.dtype), value, preferred_element_type=jnp.float32)
     return (mixed / rearrange(raw.sum(-1), "b h q -> b q h 1")).astype(value.dtype)
+
+
+def _even(query, key, value, implementation: Literal["cudnn", "xla"]):
+    """jax.nn.dot_product_attention with a token more where their number is odd; as a key it is masked, as a query left out again.
+
+    JAX refuses gradients of cuDNN's kernel for odd numbers, which concern a bias only: its placeholder for none counts as one
+    (`check_is_flash_attention` in jax/_src/cudnn/fused_attention_stablehlo.py of 0.10.2 and 0.12.0).
+    """
+    queries, keys = query.shape[1], key.shape[1]
+    query, key, value = (_pad_to_blocks(array, 2) for array in (query, key, value))
+    lengths = jnp.full(key.shape[0], keys, jnp.int32) if keys % 2 else None
+    attend_even = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+    return attend_even(query, key, value, key_value_seq_lengths=lengths)[:, :queries]
 
 
 def block_size(tokens: int) -> int:
