@@ -97,12 +97,13 @@ def memory_lines(cost: ProgramCost, topology: Topology) -> list[str]:
 
 def work_lines(cost: ProgramCost, run: PlannedRun, topology: Topology) -> list[str]:
     """Returns the lines of operations, memory traffic and collectives per step."""
+    padded = "" if topology.is_cpu or topology.chip.gpu else ", padding of tiles included"
     lines = [
         "  work per step",
         f"    {'operations, all chips':<36}{si(cost.flops * topology.count, 'FLOP')} as compiled, "
         f"{si(run.traced_flops, 'FLOP')} as traced, {si(run.model_flops, 'FLOP')} of the model, "
         f"which is {si(run.model_flops / run.batch, 'FLOP')} per clip",
-        f"    {'main memory, per chip':<36}{si(cost.bytes, 'B')} read and written, padding of tiles included",
+        f"    {'main memory, per chip':<36}{si(cost.bytes, 'B')} read and written{padded}",
     ]
     for kind, (count, size, sent) in sorted(cost.collectives.items()):
         lines.append(f"    {kind:<36}{count}, {si(size, 'B')} in total; each chip sends {si(sent, 'B')}")
