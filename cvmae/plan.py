@@ -2,7 +2,8 @@
 
     python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4 [--mesh=data:-1,fsdp:4] [--batch=N] [--search]
 
-TPU topologies (v4, v5e, v5p, v6e) need the TPU compiler, libtpu, which comes with the extra `plan`, and no TPU; cpu:N needs nothing.
+TPU topologies (v4, v5e, v5p, v6e) need the TPU compiler, libtpu, which comes with the extra `plan`, and no TPU. GPUs (a100-80, h100,
+h200, b200, l4, as in h100:8) need NVIDIA's compiler and libraries, which come with the extra `plan-gpu`, and no driver. cpu:N needs nothing.
 The program is the one that `cvmae.main` runs on these chips. Times are estimates from published peaks, not measurements.
 
 Exit codes: 0 the program fits; 2 the command or config is wrong; 3 the program does not fit.
@@ -25,7 +26,7 @@ from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_t
 from cvmae.performance.compile import ProgramCost, compile_step
 from cvmae.performance.oom import TooLarge
 from cvmae.performance.search import Search, cheapest, fits_in_memory, with_batch
-from cvmae.performance.traced_step import TracedStep, check_task, model_flops, training_clips
+from cvmae.performance.traced_step import TracedStep, check_task, decoders, model_flops, training_clips
 from cvmae.tasks.model_fields import fill_model_fields
 from cvmae.tasks.validate import batch_unit
 
@@ -33,7 +34,12 @@ EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology
 flags.adopt_module_key_flags(cvmae.cli)
 define_json()
 flags.DEFINE_string("topology", None, f"Chips to compile for: {EXAMPLES}.")
-flags.DEFINE_integer("slices", 1, "Number of slices of that topology, connected by the data center network.", lower_bound=1)
+flags.DEFINE_integer(
+    "slices",
+    1,
+    "Number of slices of that topology, or of hosts with its GPUs, connected by the data center network.",
+    lower_bound=1,
+)
 flags.DEFINE_string("mesh", "", "Sizes of config.mesh, such as data:-1,fsdp:4; -1 takes all devices that the other axes leave.")
 flags.DEFINE_integer("batch", 0, "Global batch size; 0 takes config.batch_size.", lower_bound=0)
 flags.DEFINE_integer(
@@ -89,6 +95,8 @@ def planned_run(step: TracedStep, clips: int, source: str) -> plan_report.Planne
         clips_source=source,
         traced_flops=step.flops.total,
         model_flops=model_flops(step),
+        hosts=len({device.process_index for device in step.devices}),
+        decoders=decoders(FLAGS.config),
     )
 
 

@@ -8,6 +8,7 @@ source launch/dry_run.sh
 
 CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
 WORKDIR=${WORKDIR:-/data/workdir/ssv2} # /data is CLAIM
+CACHE=${CACHE:-${WORKDIR%/*}/.compiled} # of compiled programs
 NAME=${NAME:-cvmae}
 IMAGE=${IMAGE:-LOCATION-docker.pkg.dev/PROJECT/cvmae/cvmae}
 CLAIM=${CLAIM:-cvmae} # a PersistentVolumeClaim that all pods can write: Filestore, or a bucket through Cloud Storage FUSE
@@ -22,7 +23,13 @@ CHIPS=${CHIPS:-4} # TPU chips or GPUs per node
 CLUSTER=${CLUSTER:-cvmae} # xpk
 TYPE=${TYPE:-v5litepod-16} # xpk: --tpu-type
 
-main=(python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@")
+# A restarted pod has a new home folder, and would compile for minutes again: https://docs.jax.dev/en/latest/persistent_compilation_cache.html
+environment=(JAX_COMPILATION_CACHE_DIR="$CACHE")
+if [[ -z $TPU ]]; then
+  source launch/gpu_environment.sh
+  environment+=("${gpu_environment[@]}")
+fi
+main=(env "${environment[@]}" python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@")
 if [[ $BY == xpk ]]; then
   run xpk workload delete --cluster="$CLUSTER" --workload="$NAME" --force || true # there may be no such job
   run xpk workload create --cluster="$CLUSTER" --workload="$NAME" --tpu-type="$TYPE" --num-slices="$SLICES" \

@@ -8,6 +8,7 @@ source launch/dry_run.sh
 CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
 WORKDIR=${WORKDIR:-workdir/ssv2}
 export EXTRAS=${EXTRAS:-gpu}
+source launch/gpu_environment.sh
 
 run source launch/venv.sh
-run exec python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@"
+run exec env "${gpu_environment[@]}" python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@"

@@ -20,9 +20,10 @@ ACCOUNT=${ACCOUNT:-}
 SAVE_S=${SAVE_S:-180}
 ARRAY=${ARRAY:-} # indices of the runs of a study, one job each
 
-per_node=() binding=()
+per_node=() binding=() environment=()
 if ((GPUS)); then
-  per_node=(--gpus-per-node="$GPUS") binding=(--gpu-bind=none)
+  source launch/gpu_environment.sh
+  per_node=(--gpus-per-node="$GPUS") binding=(--gpu-bind=none) environment=(env "${gpu_environment[@]}")
 fi
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   run sbatch --job-name="$NAME" --nodes="$NODES" --ntasks-per-node="$TASKS" --cpus-per-task="$CPUS" --time="$TIME" \
@@ -32,5 +33,5 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
 else
   # Each process sees all GPUs of its node and takes that of its SLURM_LOCALID; when one process fails, Slurm ends the others.
   run exec srun --cpus-per-task="$CPUS" ${binding[@]+"${binding[@]}"} --kill-on-bad-exit=1 \
-    "$VENV/bin/python" -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@"
+    ${environment[@]+"${environment[@]}"} "$VENV/bin/python" -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@"
 fi

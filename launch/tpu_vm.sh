@@ -42,6 +42,9 @@ on_all "cd cvmae && PYTHON=\$(~/.local/bin/uv python find 3.12) EXTRAS=tpu bash 
 if [[ -n $BUCKET ]]; then
   on_all "mountpoint -q /mnt/cvmae || { sudo mkdir -p /mnt/cvmae && sudo chown \"\$USER\" /mnt/cvmae && gcsfuse --implicit-dirs $(quoted "$BUCKET") /mnt/cvmae; }"
 fi
-command=$(quoted .venv/bin/python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@")
+# What a VM has compiled is lost with it: https://docs.jax.dev/en/latest/persistent_compilation_cache.html
+cache=()
+[[ -z $BUCKET ]] || cache=(env JAX_COMPILATION_CACHE_DIR="${WORKDIR%/*}/.compiled")
+command=$(quoted ${cache[@]+"${cache[@]}"} .venv/bin/python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@")
 # If the run is in progress, only its log is shown.
 on_all "cd cvmae && { pgrep -f '^[^ ]*python -m cvmae.main' || nohup $command >>run.log 2>&1 </dev/null & } && tail -n 20 -F run.log --pid=\$!"

@@ -129,7 +129,7 @@ def attend(
         reason = why_not_cudnn(device, query.dtype, width)
         if reason:
             raise ValueError(f"attention='cudnn': {reason}; take attention='xla' or 'auto'")
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return _even(query, key, value, "cudnn")
     if kernel == "lanes":
         q, k, v = (rearrange(array, "b n h d -> b n (h d)") for array in (query, key, value))
         return _lanes(q, k, v, heads, rules, device).reshape(query.shape)
@@ -189,6 +189,19 @@ def _lanes_local(query, key, value, width: int, device):
             "take attention='auto' or 'splash'"
         )
     return lanes_attention.attend(query, key, value, layout, device.platform == "cpu")
+
+
+def _even(query, key, value, implementation: Literal["cudnn", "xla"]):
+    """jax.nn.dot_product_attention with a token more where their number is odd; as a key it is masked, as a query left out again.
+
+    JAX refuses gradients of cuDNN's kernel for odd numbers, which concern a bias only: its placeholder for none counts as one
+    (`check_is_flash_attention` in jax/_src/cudnn/fused_attention_stablehlo.py of 0.10.2 and 0.12.0).
+    """
+    queries, keys = query.shape[1], key.shape[1]
+    query, key, value = (_pad_to_blocks(array, 2) for array in (query, key, value))
+    lengths = jnp.full(key.shape[0], keys, jnp.int32) if keys % 2 else None
+    attend_even = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
+    return attend_even(query, key, value, key_value_seq_lengths=lengths)[:, :queries]
 
 
 def block_size(tokens: int) -> int:

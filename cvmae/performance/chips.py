@@ -1,7 +1,7 @@
 """Constants of the chips that `cvmae.plan` compiles for, with their sources, and topologies of chips by name.
 
 The numbers of the table are the vendor's, per chip: "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Cloud TPU
-documentation (cloud.google.com/tpu/docs). They are peaks, which no program reaches.
+documentation (cloud.google.com/tpu/docs); those of GPUs are in `gpus.py`. They are peaks, which no program reaches.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import re
 import jax
 
 from cvmae.config import ConfigError
+from cvmae.performance.gpus import GPU, GPUS, MEMORY_FRACTION, target_config
 
 GIB = 2**30
 
@@ -31,8 +32,10 @@ class Chip:
       links: bytes that a chip sends to its neighbors per second, over all links, in one direction; 0 is unknown.
       clock: cycles per second, for XLA's cycle counts: the peak over the operations per cycle of the matrix units (128 x 128
         multiply-adds each; 8 of them in v4 and v5p, 4 in v5e). 0 is unknown: v6e's published units do not give its peak.
-      dimensions: of a slice, 2 or 3.
+      dimensions: of a slice, 2 or 3; 1 for GPUs, which are numbered.
       options: of the compiler, so that a chip is one device.
+      float32: operations per second of float32 products at `Precision.HIGHEST`; 0 where cycle counts have them.
+      gpu: what the GPU's compiler asks for; None for other chips.
     """
 
     name: str
@@ -43,6 +46,14 @@ class Chip:
     clock: float = 0.0
     dimensions: int = 2
     options: tuple[tuple[str, str], ...] = ()
+    float32: float = 0.0
+    gpu: GPU | None = None
+
+    @classmethod
+    def of_gpu(cls, name: str, gpu: GPU) -> "Chip":
+        """Returns the chip of a GPU, with the memory that JAX takes of it."""
+        hbm = int(gpu.memory * MEMORY_FRACTION)
+        return cls(name, hbm, gpu.flops, gpu.bandwidth, gpu.links, dimensions=1, float32=gpu.float32, gpu=gpu)
 
 
 CHIPS = {
@@ -50,8 +61,9 @@ CHIPS = {
     "v5e": Chip("v5e", int(15.75 * GIB), 197e12, 819e9, 200e9, 1.5e9),
     "v5p": Chip("v5p", int(95.74 * GIB), 459e12, 2765e9, 600e9, 1.75e9, 3),
     "v6e": Chip("v6e", int(31.25 * GIB), 918e12, 1640e9, 400e9),
+    **{name: Chip.of_gpu(name, gpu) for name, gpu in GPUS.items()},
 }
-EXAMPLES = "v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:2x4, cpu:8"
+EXAMPLES = "v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:2x4, h100:8, cpu:8"
 # Without these, libtpu waits for, or complains about, the metadata of a TPU machine, and refuses to run in two processes at once.
 _WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -65,13 +77,13 @@ _WITHOUT_TPU = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Slices of chips.
+    """Slices of TPU chips, or hosts with GPUs.
 
     Attributes:
-      name: as in --topology, `v5e:4x4`.
+      name: as in --topology, `v5e:4x4` or `h100:8`.
       chip: the kind of chip.
-      shape: chips along each dimension of a slice.
-      slices: the number of slices.
+      shape: chips along each dimension of a slice; the GPUs of a host.
+      slices: the number of slices, or of hosts with GPUs.
     """
 
     name: str
@@ -91,7 +103,7 @@ class Topology:
 
 
 def parse_topology(name: str, slices: int = 1) -> Topology:
-    """Parses `v5e:4x4` or `cpu:8`. Raises: ConfigError, which names the known chips."""
+    """Parses `v5e:4x4`, `h100:8` or `cpu:8`. Raises: ConfigError, which names the known chips."""
     chip_name, _, rest = name.partition(":")
     if chip_name != "cpu" and chip_name not in CHIPS:
         known = ", ".join([*CHIPS, "cpu"])
@@ -101,20 +113,24 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
         form = "x".join("ABC"[: chip.dimensions])
         raise ConfigError(f"--topology={name}: expected {chip_name}:{form}, the chips along each dimension, such as {EXAMPLES}")
     if chip.name == "cpu" and slices != 1:
-        raise ConfigError(f"--slices={slices} with --topology={name}: only TPUs come in slices")
+        raise ConfigError(f"--slices={slices} with --topology={name}: only TPUs come in slices, and GPUs in hosts")
     return Topology(name, chip, tuple(map(int, rest.split("x"))), slices)
 
 
 def devices_of(topology: Topology) -> list:
-    """Returns devices to compile for. TPUs need their compiler, libtpu, and no TPU.
+    """Returns devices to compile for. TPUs need their compiler, libtpu, and no TPU; GPUs theirs, of jax[cuda13], and no driver.
 
     For cpu:N the process must not have used JAX before, or have N devices already.
 
     Raises:
-      ConfigError: libtpu is missing or does not know the shape, or the process has another number of CPU devices.
+      ConfigError: the compiler is missing or does not know the shape, or the process has another number of CPU devices.
     """
     if topology.is_cpu:
         return _host_devices(topology)
+    return _gpu_devices(topology) if topology.chip.gpu else _tpu_devices(topology)
+
+
+def _tpu_devices(topology: Topology) -> list:
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
             f"--topology={topology.name} needs the TPU compiler: pip install 'crossvideomae[plan]' (libtpu, for any Linux)"
@@ -132,6 +148,18 @@ def devices_of(topology: Topology) -> list:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--topology={topology.name}: the TPU compiler knows no such slice ({reason})") from error
+
+
+def _gpu_devices(topology: Topology) -> list:
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        raise ConfigError(
+            f"--topology={topology.name} needs the GPU's compiler: pip install 'crossvideomae[plan-gpu]' (2 GB, for Linux, without a GPU)"
+        )
+    from jax.experimental import topologies
+
+    assert topology.chip.gpu is not None
+    shape = f"{topology.slices}x1x{topology.count // topology.slices}"  # hosts x processes of each x GPUs of each process
+    return list(topologies.get_topology_desc("", "cuda", target_config=target_config(topology.chip.gpu), topology=shape).devices)
 
 
 def _host_devices(topology: Topology) -> list:

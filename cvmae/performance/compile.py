@@ -8,10 +8,19 @@ import jax
 
 from cvmae.performance import hlo, hlo_cost
 from cvmae.performance.chips import Topology
+from cvmae.performance.gpu_report import GPUWork, kernels_by_kind, slow_products
 from cvmae.performance.memory import Memory, memory_of
 from cvmae.performance.oom import Allocation, TooLarge, read_refusal
 from cvmae.performance.peak import largest_arrays
 from cvmae.performance.traced_step import TracedStep
+
+# Autotuning runs kernels on the GPU, which is not here. Without it Triton's products get tiles that do not fit, so all of them are
+# cuBLAS's, which on the GPU some are. Collectives are scheduled as launch/gpu_environment.sh has them.
+_GPU_OPTIONS = {
+    "xla_gpu_autotune_level": 0,
+    "xla_gpu_enable_triton_gemm": False,
+    "xla_gpu_enable_latency_hiding_scheduler": True,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,17 +28,21 @@ class Estimate:
     """Seconds of a step by what bounds it: an estimate from published peaks, not a measurement.
 
     Attributes:
-      roofline: the sum over operations of the larger of FLOP over peak and bytes over bandwidth. A lower bound: vector units,
-        latencies and layouts are left out.
+      roofline: the sum over operations, kernels left out, of the larger of FLOP over peak and bytes over bandwidth. A lower
+        bound: vector units and latencies are left out.
       cycles: XLA's own cycle counts over the clock, or 0 if it has no counts. They include vector units and no collective.
+        Operations without a count, such as gathers, have that of the roofline.
       collectives: bytes sent over the links, as if nothing were computed at the same time.
-      kernels: FLOP of Pallas kernels over peak, a lower bound too; XLA counts nothing of them.
+      kernels: of Pallas kernels, which XLA does not count: the larger of FLOP over peak, with lanes rounded up, and bytes over
+        bandwidth. A lower bound too: the vector work inside them is left out.
+      no_cycles: the part of `cycles` without a count of XLA's.
     """
 
     roofline: float
     cycles: float
     collectives: float
     kernels: float = 0.0
+    no_cycles: float = 0.0
 
     @property
     def step(self) -> float:
@@ -45,12 +58,13 @@ class ProgramCost:
       memory: in bytes.
       flops: of matrix products, as compiled.
       xla_flops: XLA's own count, which includes elementwise work and counts each loop body once.
-      bytes: of main memory, read and written.
+      bytes: of main memory, read and written, with the padding of tiles.
       collectives: {kind: (runs, bytes of their results, bytes that a device sends)}.
       estimate: of the time; None where the chip's peaks are not known.
       notes: of what could not be counted.
       allocations: the largest arrays at the peak of memory.
       seconds: that the compilation took here.
+      gpu: the kernels of a GPU; None for other chips.
     """
 
     memory: Memory
@@ -62,6 +76,7 @@ class ProgramCost:
     notes: tuple[str, ...]
     allocations: tuple[Allocation, ...]
     seconds: float
+    gpu: GPUWork | None = None
 
 
 def compile_step(step: TracedStep, topology: Topology) -> ProgramCost | TooLarge:
@@ -72,7 +87,10 @@ def compile_step(step: TracedStep, topology: Topology) -> ProgramCost | TooLarge
     """
     begin = time.perf_counter()
     try:
-        program = step.traced.lower().compile()
+        if topology.chip.gpu:
+            program = step.traced.lower(lowering_platforms=("cuda",)).compile(compiler_options=dict(_GPU_OPTIONS))
+        else:
+            program = step.traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         refusal = read_refusal(str(error))
         if refusal is None:
@@ -85,11 +103,15 @@ def _program_cost(step: TracedStep, topology: Topology, program, seconds: float)
     text = program.as_text()
     module = hlo.parse(text)
     ops, collectives = hlo_cost.ops(module), hlo_cost.collectives(module, topology.count)
+    lines, chip = hlo.SourceLines(text), topology.chip
     kinds: dict[str, tuple[int, int, float]] = collections.defaultdict(lambda: (0, 0, 0.0))
     for c in collectives:
         count, size, sent = kinds[c.kind]
         kinds[c.kind] = count + c.times, size + c.bytes * c.times, sent + c.sent * c.times
-    notes = [f"{times} calls of {name}, not counted" for name, times in hlo_cost.uncounted(module).items()]
+    notes = [
+        f"{times} calls of {name}: their bytes are counted, their operations only as traced"
+        for name, times in hlo_cost.uncounted(module).items()
+    ]
     unknown = sum(iterations is None for iterations in module.loops.values())
     if unknown:
         notes.append(f"{unknown} loops of unknown length, counted as one iteration")
@@ -99,10 +121,11 @@ def _program_cost(step: TracedStep, topology: Topology, program, seconds: float)
         xla_flops=(program.cost_analysis() or {}).get("flops", 0.0),
         bytes=sum(op.bytes * op.times for op in ops),
         collectives=dict(kinds),
-        estimate=estimate(ops, collectives, topology, step.flops.kernels),
+        estimate=estimate(hlo_cost.ops(module, chip), collectives, topology, step.flops.kernel_lanes),
         notes=tuple(notes),
-        allocations=tuple(largest_arrays(module, hlo.SourceLines(text))),
+        allocations=tuple(largest_arrays(module, lines)),
         seconds=seconds,
+        gpu=GPUWork(step.attention, tuple(slow_products(module, lines, chip)), kernels_by_kind(ops)) if chip.gpu else None,
     )
 
 
@@ -110,15 +133,24 @@ def estimate(ops, collectives, topology: Topology, kernel_flops: int = 0) -> Est
     """Estimates the time of a step from the chip's peaks; None where they are not known.
 
     Args:
-      ops: of one device, see `hlo_cost.ops`.
+      ops: of one device, for its chip, see `hlo_cost.ops`.
       collectives: of one device, see `hlo_cost.collectives`.
       topology: the chips.
-      kernel_flops: operations of Pallas kernels on all chips.
+      kernel_flops: operations of Pallas kernels on all chips, as the matrix units do them.
     """
     chip = topology.chip
     if not chip.flops:
         return None
-    roofline = sum(op.times * max(op.flops / chip.flops, op.bytes / chip.bandwidth) for op in ops)
-    cycles = sum(op.times * op.cycles for op in ops) / chip.clock if chip.clock else 0.0
+
+    def bound(op: hlo_cost.Op) -> float:
+        return op.times * max(op.flops / chip.flops, op.bytes / chip.bandwidth)
+
+    own = [op for op in ops if not op.kernel]
+    cycles, no_cycles = 0.0, 0.0
+    if chip.clock:
+        no_cycles = sum(bound(op) for op in own if not op.cycles and not op.overlaps)
+        cycles = sum(op.times * op.cycles for op in own) / chip.clock + no_cycles
     sending = sum(c.sent * c.times for c in collectives) / chip.links
-    return Estimate(roofline, cycles, sending, kernel_flops / topology.count / chip.flops)
+    kernel_bytes = sum(op.times * op.bytes for op in ops if op.kernel)
+    kernels = max(kernel_flops / topology.count / chip.flops, kernel_bytes / chip.bandwidth)
+    return Estimate(sum(map(bound, own)), cycles, sending, kernels, no_cycles)

@@ -9,18 +9,29 @@ import math
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 
+LANES = (
+    128  # of a TPU's vector registers and matrix units; v6e's are 256 wide, so that narrow products are slower there than this
+)
+
 
 class FlopCount:
     """The operations of a jaxpr.
 
+    Args:
+      jaxpr: the program.
+      lanes: contractions and columns of matrix products are rounded up to a multiple of it.
+
     Attributes:
       total: operations, two for a multiplication with its addition.
       kernels: those of them inside Pallas kernels, which the text of a compiled program does not show.
+      kernel_lanes: the same as a TPU's matrix units do them, with contractions and columns rounded up to LANES.
       notes: {what could not be counted exactly: number of occurrences}.
     """
 
-    def __init__(self, jaxpr):
-        self.notes, self.kernels = collections.Counter(), 0
+    def __init__(self, jaxpr, lanes: int = 1):
+        self.notes: collections.Counter[str] = collections.Counter()
+        self.kernels, self.kernel_lanes = 0, 0
+        self._lanes = lanes
         self.total = self._jaxpr(jaxpr, 1)
 
     def _jaxpr(self, jaxpr, times: int) -> int:
@@ -38,7 +49,7 @@ class FlopCount:
     def _equation(self, equation, times: int) -> int:
         name, params = equation.primitive.name, equation.params
         if name == "dot_general":
-            return times * dot_flops(equation)
+            return times * dot_flops(equation, self._lanes)
         if name == "conv_general_dilated":
             return times * convolution_flops(equation)
         if name == "scan":
@@ -54,9 +65,13 @@ class FlopCount:
             return self._jaxpr(params["jaxpr"], times * devices)
         if name == "pallas_call":
             self.notes["Pallas kernels, counted as their body times their grid"] += 1
-            inside = self._jaxpr(params["jaxpr"], times * math.prod(params["grid_mapping"].grid))
+            runs = times * math.prod(params["grid_mapping"].grid)
+            inside = self._jaxpr(params["jaxpr"], runs)
             self.kernels += inside
+            self.kernel_lanes += runs * FlopCount(params["jaxpr"], LANES).total
             return inside
+        if name.startswith("dot_product_attention_"):  # cuDNN's
+            return times * attention_flops(equation)
         if "custom_call" in name or name == "ffi_call" or "flash" in name or "cudnn" in name:
             self.notes[f"calls of {name}, not counted"] += 1
         return sum(self._jaxpr(inner, times) for inner in _inner_programs(params))
@@ -70,11 +85,23 @@ def _inner_programs(params):
                 yield item
 
 
-def dot_flops(equation) -> int:
-    """Returns the operations of one dot_general."""
+def dot_flops(equation, lanes: int = 1) -> int:
+    """Returns the operations of one dot_general, with its contraction and its columns rounded up to a multiple of `lanes`."""
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
-    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[d] for d in contracted)
+    shape: tuple[int, ...] = (1, *equation.outvars[0].aval.shape)
+    contraction = math.prod(left[d] for d in contracted)
+    return 2 * math.prod(shape[:-1]) * _round_up(shape[-1], lanes) * _round_up(contraction, lanes)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def attention_flops(equation) -> int:
+    """Returns the operations of cuDNN's attention of [B, N, heads, width]: two products, and in its gradient five."""
+    query, key = (variable.aval.shape for variable in equation.invars[:2])
+    return (10 if "bwd" in equation.primitive.name else 4) * math.prod(query) * key[1]
 
 
 def convolution_flops(equation) -> int:

@@ -10,8 +10,9 @@ import pathlib
 import re
 
 PACKAGE = str(pathlib.Path(__file__).parent.parent)
+PERFORMANCE = str(pathlib.Path(__file__).parent)  # its functions trace the model, and compute nothing of it
 BYTES = {"pred": 1, "token": 0, "opaque": 0, "bf16": 2, "c64": 8, "c128": 16}
-_SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{[^{}]*?(?:S\((\d+)\))?\})?")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _HEAD = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _NAME = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = ")
 _OPCODE = re.compile(r"\s*([\w-]+)\(")
@@ -21,18 +22,34 @@ _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """The type of one array. `space` 0 is the device's main memory; TPUs number their on-chip memories from 1."""
+    """The type of one array.
+
+    Attributes:
+      dtype: as XLA writes it, `bf16`.
+      dims: elements along each dimension.
+      space: 0 is the device's main memory; TPUs number their on-chip memories from 1.
+      padded_dims: `dims` rounded up to whole tiles, as the array lies in a TPU's memory; equal to `dims` where nothing is padded.
+    """
 
     dtype: str
     dims: tuple[int, ...]
     space: int = 0
+    padded_dims: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
         """Size without padding; types of less than a byte count as packed."""
+        return self._bytes(self.dims)
+
+    @property
+    def padded_bytes(self) -> int:
+        """Size in memory, the padding of tiles included."""
+        return self._bytes(self.padded_dims or self.dims)
+
+    def _bytes(self, dims: tuple[int, ...]) -> int:
         digits = re.search(r"\d+", self.dtype)
         size = BYTES.get(self.dtype, int(digits[0]) / 8 if digits else 0)
-        return math.ceil(math.prod(self.dims) * size)
+        return math.ceil(math.prod(dims) * size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +150,27 @@ def read_instruction(line: str) -> Instruction | None:
 
 def arrays_of(text: str) -> tuple[Array, ...]:
     """Parses a type; a tuple gives its arrays in order."""
-    return tuple(
-        Array(dtype, tuple(map(int, filter(None, dims.split(",")))), int(space or 0))
-        for dtype, dims, space in _SHAPE.findall(text)
-    )
+    arrays = []
+    for dtype, sizes, layout in _SHAPE.findall(text):
+        dims = tuple(map(int, filter(None, sizes.split(","))))
+        space = re.search(r"S\((\d+)\)", layout)
+        arrays.append(Array(dtype, dims, int(space[1]) if space else 0, _whole_tiles(dims, layout)))
+    return tuple(arrays)
+
+
+def _whole_tiles(dims: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """Rounds dimensions up to whole tiles of a layout.
+
+    `1,0:T(8,128)(2,1)` lists the dimensions from the one whose elements are neighbors in memory, and tiles of 8 x 128 over the
+    first two of them; further tiles lie inside the first. See "Tiled layout", openxla.org/xla/tiled_layout.
+    """
+    order, _, tiles = layout.partition(":")
+    first = re.match(r"T\(([\d,]+)\)", tiles)
+    padded = list(dims)
+    if first and order:
+        for dim, side in zip(map(int, order.split(",")), map(int, reversed(first[1].split(",")))):
+            padded[dim] = -(-padded[dim] // side) * side
+    return tuple(padded)
 
 
 def _closing(text: str, start: int) -> int:
@@ -207,12 +241,13 @@ class SourceLines:
         self.frames = {int(n): (int(location), int(parent or 0)) for n, location, parent in frames}
 
     def of(self, instruction: Instruction) -> str:
-        """Returns `cvmae/models/vit.py:104`: the innermost line in this package, else the innermost one; '' where none is recorded."""
+        """Returns `cvmae/models/vit.py:104`: the innermost line of the model, else the innermost one; '' where none is recorded."""
         frame = re.search(r"stack_frame_id=(\d+)", instruction.rest)
         stack = self._stack(int(frame[1])) if frame else re.findall(r'source_file="([^"]*)" source_line=(\d+)', instruction.rest)
         if not stack:
             return ""
-        file, line = next((location for location in stack if location[0].startswith(PACKAGE)), stack[0])
+        ours = (location for location in stack if location[0].startswith(PACKAGE) and not location[0].startswith(PERFORMANCE))
+        file, line = next(ours, stack[0])
         return f"{_short_path(file)}:{line}"
 
     def _stack(self, frame: int) -> list[tuple[str, int]]:

@@ -6,20 +6,14 @@ iteration, see `hlo.Module.times`.
 
 import collections
 import dataclasses
-import functools
 import math
 import re
 
-import numpy as np
-
+from cvmae.performance.chips import Chip
 from cvmae.performance.hlo import Array, Instruction, Module
+from cvmae.performance.hlo_flops import flops_of, flops_with_fused, target_of
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-# Custom calls of XLA's own that compute nothing: buffers, annotations, marks around collectives.
-_NO_COMPUTE = {
-    *("AllocateBuffer", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "AssumeGatherIndicesInBound", "TopK"),
-    *("GatherScatterIndicesBitpacked", "AsyncCollectiveStart", "AsyncCollectiveDone", "ConcatBitcast", "ZeroCrop"),
-}
 # They move nothing: views of existing buffers, or calls whose work is counted in the computations that they call.
 _NO_TRAFFIC = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "domain"),
@@ -37,8 +31,9 @@ class Op:
       source: the traced operation that it comes from.
       flops: operations of matrix products and convolutions.
       bytes: read from and written to main memory; on-chip traffic is left out.
-      cycles: XLA's own estimate on TPU, 0 elsewhere.
+      cycles: XLA's own estimate on TPU, 0 where it has none: gathers, sorts, kernels, and everything on other devices.
       times: runs per step.
+      kernel: True for calls to code outside the program, such as Pallas kernels, whose operations the program's text does not show.
     """
 
     opcode: str
@@ -47,6 +42,12 @@ class Op:
     bytes: int
     cycles: int
     times: int
+    kernel: bool = False
+
+    @property
+    def overlaps(self) -> bool:
+        """True for copies that run beside other operations, and for collectives, whose time is that of the links."""
+        return self.opcode.endswith("-start") or self.opcode in COLLECTIVES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,100 +75,55 @@ class Collective:
         return self.bytes * {"all-reduce": 2 * others, "collective-permute": 1.0}.get(self.kind, others)
 
 
-def ops(module: Module) -> list[Op]:
-    """Returns every operation of the program that a device starts by itself."""
+def ops(module: Module, chip: Chip | None = None) -> list[Op]:
+    """Returns every operation of the program that a device starts by itself.
+
+    Args:
+      module: the program.
+      chip: with a chip, `flops` of products in float32 are those that it could do in bfloat16 in their time.
+    """
     operations = []
     memo: dict[str, int] = {}
     for computation, instruction, times in module.running():
         if computation in module.fused:
             continue
-        flops, size = _flops_with_fused(module, computation, instruction, memo), bytes_of(module, computation, instruction)
+        flops = flops_with_fused(module, computation, instruction, memo, chip)
+        size = bytes_of(module, computation, instruction)
         cycles = re.search(r'estimated_cycles":"(\d+)"', instruction.rest)
         if flops or size or cycles:
-            operations.append(Op(instruction.opcode, instruction.source, flops, size, int(cycles[1]) if cycles else 0, times))
+            estimated = int(cycles[1]) if cycles else 0
+            kernel = bool(target_of(instruction)) and not flops
+            operations.append(Op(instruction.opcode, instruction.source, flops, size, estimated, times, kernel))
     return operations
 
 
 def uncounted(module: Module) -> dict[str, int]:
     """Returns {target: runs} of calls to code outside the program, such as Pallas kernels, whose operations are not counted."""
     calls: collections.Counter[str] = collections.Counter()
-    for _, instruction, times in module.running():
-        if instruction.opcode == "custom-call":
-            target = re.search(r'custom_call_target="([^"]*)"', instruction.rest)
-            calls[target[1] if target else "unnamed"] += times
-    return {name: times for name, times in calls.items() if name not in _NO_COMPUTE}
-
-
-# Floating-point operations.
-
-
-def flops_of(module: Module, computation: str, instruction: Instruction) -> int:
-    """Returns the operations of a matrix product or convolution; 0 for anything else."""
-    if instruction.opcode not in ("dot", "convolution"):
-        return 0
-    left, right = (module.arrays(computation, name)[0] for name in instruction.operands[:2])
-    return _dot_flops(instruction, left) if instruction.opcode == "dot" else _convolution_flops(instruction, left, right)
-
-
-def _flops_with_fused(module: Module, computation: str, instruction: Instruction, memo: dict) -> int:
-    total = flops_of(module, computation, instruction)
-    for role, callee in instruction.called:
-        if role == "calls" and callee in module.fused:
-            if callee not in memo:
-                inner = module.computations[callee].values()
-                memo[callee] = sum(_flops_with_fused(module, callee, i, memo) for i in inner)
-            total += memo[callee]
-    return total
-
-
-def _dot_flops(instruction: Instruction, left: Array) -> int:
-    listed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
-    contracted = [left.dims[int(d)] for d in listed[1].split(",") if d] if listed else []
-    return 2 * math.prod(instruction.arrays[0].dims) * math.prod(contracted)
-
-
-def _convolution_flops(instruction: Instruction, left: Array, right: Array) -> int:
-    """Returns the operations of a convolution.
-
-    On TPU, batched matrix products are convolutions too: their batches are spatial dimensions, with a window as large as the input.
-    """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
-    assert labels is not None  # every convolution has them
-    out = instruction.arrays[0]
-    spatial = sorted(c for c in labels[3] if c.isdigit())
-    pairs = 1
-    for d, w in zip(spatial, _windows(instruction.rest, len(spatial))):
-        size_in, size_out = left.dims[labels[1].index(d)], out.dims[labels[3].index(d)]
-        pairs *= _window_pairs(size_in, size_out, w["size"], w["stride"], w["pad"], w["lhs_dilate"], w["rhs_dilate"])
-    batch, features = out.dims[labels[3].index("b")], out.dims[labels[3].index("f")]
-    return 2 * pairs * batch * features * right.dims[labels[2].index("i")]
-
-
-def _windows(text: str, count: int) -> list[dict[str, int]]:
-    """Parses size, stride, low padding and dilations of each spatial dimension."""
-    match = re.search(r"window=\{([^}]*)\}", text)
-    fields = dict(part.split("=") for part in match[1].split()) if match else {}
-    defaults = {"size": "1", "stride": "1", "pad": "0_0", "lhs_dilate": "1", "rhs_dilate": "1"}
-    columns = {name: fields[name].split("x") if name in fields else [value] * count for name, value in defaults.items()}
-    return [{name: int(column[d].split("_")[0]) for name, column in columns.items()} for d in range(count)]
-
-
-@functools.lru_cache(maxsize=4096)
-def _window_pairs(size_in, size_out, size, stride, low, dilate, kernel_dilate) -> int:
-    """Returns the (output, kernel) index pairs of one dimension that meet an input value, not padding or a hole of dilation."""
-    index = np.arange(size_out)[:, None] * stride + np.arange(size)[None, :] * kernel_dilate - low
-    return int(((index >= 0) & (index <= (size_in - 1) * dilate) & (index % dilate == 0)).sum())
+    for computation, instruction, times in module.running():
+        if not flops_of(module, computation, instruction):
+            calls[target_of(instruction)] += times
+    return {name: times for name, times in calls.items() if name}
 
 
 # Bytes of main memory.
 
 
 def bytes_of(module: Module, computation: str, instruction: Instruction) -> int:
-    """Returns the bytes that one run of an instruction moves to and from main memory; of a sliced or updated array, that part."""
+    """Returns the bytes that one run of an instruction moves to and from main memory, the padding of tiles included.
+
+    Of a sliced or updated array it is the slice.
+    """
     opcode = instruction.opcode
     if opcode in _NO_TRAFFIC or opcode.endswith(("-done", "-update")) or '"AllocateBuffer"' in instruction.rest:
         return 0
     operands = [module.arrays(computation, name) for name in instruction.operands]
+    if target_of(instruction).startswith(
+        "__cu"
+    ):  # NVIDIA's libraries return a workspace, s8 or u8, of which they use what they need
+        return _main_memory(tuple(a for a in instruction.arrays if a.dtype not in ("s8", "u8"))) + sum(
+            map(_main_memory, operands)
+        )
     if opcode in _SLICES:
         return 2 * _main_memory(instruction.arrays)
     if opcode == "dynamic-update-slice":
@@ -182,7 +138,7 @@ def bytes_of(module: Module, computation: str, instruction: Instruction) -> int:
 
 
 def _main_memory(arrays: tuple[Array, ...]) -> int:
-    return sum(array.bytes for array in arrays if not array.space)
+    return sum(array.padded_bytes for array in arrays if not array.space)
 
 
 def _fusion_read(module: Module, callee: str, operand: int) -> float:
@@ -199,7 +155,7 @@ def _fusion_read(module: Module, callee: str, operand: int) -> float:
         elif instruction.opcode == "fusion":
             total += sum(_fusion_read(module, dict(instruction.called)["calls"], n) for n in uses)
         elif instruction.opcode in _SLICES and uses == [0]:
-            total += instruction.arrays[0].bytes
+            total += instruction.arrays[0].padded_bytes
         elif instruction.opcode != "dynamic-update-slice" or uses != [0]:
             return float("inf")
     return total
@@ -216,9 +172,9 @@ def _fusion_written(module: Module, callee: str, instruction: Instruction) -> in
     for array, leaf in zip(instruction.arrays, roots):
         while leaf.opcode == "bitcast" and leaf.operands[0] in inside:
             leaf = inside[leaf.operands[0]]
-        update = leaf.opcode == "dynamic-update-slice" and inside[leaf.operands[1]].arrays[0].bytes
+        update = leaf.opcode == "dynamic-update-slice" and inside[leaf.operands[1]].arrays[0].padded_bytes
         if not array.space:
-            total += min(update, array.bytes) if update else array.bytes
+            total += min(update, array.padded_bytes) if update else array.padded_bytes
     return total
 
 

@@ -60,7 +60,7 @@ class _Liveness:
 
     def _allocate(self, index, instruction, array) -> int:
         buffer = len(self.allocated) + 1
-        self.allocated[buffer] = (index, instruction, 0 if array.space else array.bytes)
+        self.allocated[buffer] = (index, instruction, 0 if array.space else array.padded_bytes)
         return buffer
 
 
@@ -103,7 +103,7 @@ def largest_arrays(module: Module, lines: SourceLines, count: int = 3) -> list[A
     groups = collections.defaultdict(list)
     for size, instruction in peak(module, entry)[1]:
         source = re.sub(r"block\d+", "block*", instruction.source)
-        dtypes = {f"{a.dtype}[{','.join(map(str, a.dims))}]" for a in instruction.arrays if a.bytes == size}
+        dtypes = {f"{a.dtype}[{','.join(map(str, a.dims))}]" for a in instruction.arrays if a.padded_bytes == size}
         groups[size, min(dtypes, default=""), source, lines.of(instruction)].append(instruction)
     order = sorted(groups, key=lambda key: -key[0] * len(groups[key]))
     return [Allocation(*key, count=len(groups[key])) for key in order[:count]]

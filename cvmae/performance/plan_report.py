@@ -1,13 +1,19 @@
 """A plan as lines to print and as data for --json."""
 
 import dataclasses
+import math
 import re
 
-from cvmae.performance.chips import GIB, Topology
-from cvmae.performance.compile import ProgramCost
+from cvmae.performance.chips import GIB, Chip, Topology
+from cvmae.performance.compile import Estimate, ProgramCost
+from cvmae.performance.flops import LANES
+from cvmae.performance.gpu_report import gpu_lines
+from cvmae.performance.gpus import MEMORY_FRACTION
 from cvmae.performance.oom import Allocation, TooLarge
 
 DAY = 24 * 3600
+# Of the loader, one thread, small files; measured with the command in README.md of this room. Larger frames and rarer keyframes take longer.
+CLIPS_PER_CPU_SECOND = 27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +28,8 @@ class PlannedRun:
       clips: of the training split; clips_source: where that number comes from.
       traced_flops: operations of the step on all chips as traced, recomputation included.
       model_flops: those that the model needs, see `traced_step.model_flops`.
+      hosts: machines that the chips are in, each of which decodes its own clips.
+      decoders: threads that decode on each of them, config.data.workers x threads; 0 where no videos are decoded.
     """
 
     config: str
@@ -32,6 +40,8 @@ class PlannedRun:
     clips_source: str
     traced_flops: int
     model_flops: int
+    hosts: int = 1
+    decoders: int = 0
 
 
 def gib(size: float) -> str:
@@ -80,22 +90,27 @@ def memory_lines(cost: ProgramCost, topology: Topology) -> list[str]:
     ]
     lines = [f"    {name:<36}{gib(size):>12}" for name, size in rows if size > 0]
     limit = f" of {gib(hbm)}, {100 * m.total / hbm:.0f} %" if hbm else " (the device's memory is not known: give --hbm_gib)"
+    if topology.chip.gpu:
+        limit += f" ({MEMORY_FRACTION:g} of the GPU's, which launch/gpu.sh gives to JAX)"
     return ["  memory per chip", *lines, f"    {'total':<36}{gib(m.total):>12}{limit}"]
 
 
 def work_lines(cost: ProgramCost, run: PlannedRun, topology: Topology) -> list[str]:
     """Returns the lines of operations, memory traffic and collectives per step."""
+    padded = "" if topology.is_cpu or topology.chip.gpu else ", padding of tiles included"
     lines = [
         "  work per step",
         f"    {'operations, all chips':<36}{si(cost.flops * topology.count, 'FLOP')} as compiled, "
         f"{si(run.traced_flops, 'FLOP')} as traced, {si(run.model_flops, 'FLOP')} of the model, "
         f"which is {si(run.model_flops / run.batch, 'FLOP')} per clip",
-        f"    {'main memory, per chip':<36}{si(cost.bytes, 'B')} read and written",
+        f"    {'main memory, per chip':<36}{si(cost.bytes, 'B')} read and written{padded}",
     ]
     for kind, (count, size, sent) in sorted(cost.collectives.items()):
         lines.append(f"    {kind:<36}{count}, {si(size, 'B')} in total; each chip sends {si(sent, 'B')}")
     if not cost.collectives:
         lines.append("    no collectives")
+    if cost.gpu:
+        lines += gpu_lines(cost.gpu)
     return lines + [f"    note: {note}" for note in cost.notes]
 
 
@@ -107,8 +122,10 @@ def estimate_lines(cost: ProgramCost, run: PlannedRun, topology: Topology) -> li
     bounds = f"roofline {e.roofline * 1e3:.1f} ms"
     if e.cycles:
         bounds = f"the larger of {bounds} and XLA's cycle counts {e.cycles * 1e3:.1f} ms"
+        if e.no_cycles:
+            bounds += f" ({e.no_cycles * 1e3:.1f} ms of it by bytes, where XLA gives no count: gathers, sorts)"
     if e.kernels:
-        bounds += f", plus kernels at peak {e.kernels * 1e3:.1f} ms"
+        bounds += f", plus kernels at peak {e.kernels * 1e3:.1f} ms (lanes rounded up to {LANES})"
     network = "" if topology.slices == 1 else " (as within a slice; the network between slices is slower)"
     mfu = run.model_flops / (e.step * topology.count * chip.flops)
     return [
@@ -118,7 +135,45 @@ def estimate_lines(cost: ProgramCost, run: PlannedRun, topology: Topology) -> li
         f"    {run.batch / e.step:.0f} clips/s, MFU {100 * mfu:.0f} %",
         f"    {run.steps} steps over {run.clips} clips ({run.clips_source}): {e.step * run.steps / DAY:.2f} days, "
         f"{e.step * run.steps / 3600 * topology.count:.0f} chip-hours, without input and evaluation",
+        f"    not counted: {not_counted(e, chip)}",
+        *input_lines(run, e.step),
     ]
+
+
+def not_counted(e: Estimate, chip: Chip) -> str:
+    """Returns what an estimate leaves out, so that a step takes longer."""
+    if chip.gpu:
+        return (
+            "the rate that kernels reach of their peak (tiles are chosen by timing them on the GPU), the exponentials of attention, "
+            "starts of kernels, latency of links, host"
+        )
+    parts = ["vector work inside kernels, such as the exponentials of a softmax"] if e.kernels else []
+    parts.append(
+        "waits for memory inside an operation" if e.cycles else "vector units, which XLA counts no cycles of for this chip"
+    )
+    return ", ".join([*parts, "latency of links, host"])
+
+
+def input_lines(run: PlannedRun, step: float) -> list[str]:
+    """Returns the lines of the clips that a host decodes, with a warning where it plainly cannot.
+
+    Args:
+      run: the run; nothing is returned where it decodes no videos.
+      step: seconds of a step.
+    """
+    if not run.decoders:
+        return []
+    needed, most = run.batch / step / run.hosts, run.decoders * CLIPS_PER_CPU_SECOND
+    cores = math.ceil(needed / CLIPS_PER_CPU_SECOND)
+    assumed = f"{CLIPS_PER_CPU_SECOND} clips per CPU-second: 16 frames of 340x256 H.264 with a keyframe every 12"
+    hosts = "the host decodes" if run.hosts == 1 else f"each of {run.hosts} hosts decodes"
+    lines = [f"  input: {hosts} {needed:.0f} clips/s, {cores} cores at {assumed}"]
+    if needed > most:
+        lines.append(
+            f"    warning: data.workers x data.threads = {run.decoders} reach at most {most:.0f} clips/s, so the chips wait: "
+            f"--config.data.workers={cores} or more on a host with as many cores, smaller files (prepare --transcode), or more hosts"
+        )
+    return lines
 
 
 def too_large_lines(refusal: TooLarge, allocations, notes: list[str], config) -> list[str]:

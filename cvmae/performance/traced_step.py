@@ -7,6 +7,7 @@ from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
 from cvmae.performance.flops import FlopCount
+from cvmae.performance.gpu_report import AttentionUse, record_attention
 from cvmae.tasks import TASKS, find_task
 from cvmae.tasks.validate import validate
 from cvmae.training.loop import Schedule
@@ -20,6 +21,7 @@ class TracedStep:
       devices: as given.
       task: the task; `task.mesh` is the mesh over the devices.
       traced: `jax.stages.Traced`.
+      attention: the distinct shapes of attention in it, and the kernels that compute them.
 
     Raises:
       ConfigError: the config does not fit these devices.
@@ -32,7 +34,10 @@ class TracedStep:
         with config_errors("data"):
             source = make_source(self.config.data, self.config.data.split) if config.task != "pretrain" else ()
         self.task = find_task(config.task)(self.config, mesh, schedule, source)
-        self.traced = self.task.trace()
+        uses: set[AttentionUse] = set()
+        with record_attention(uses):
+            self.traced = self.task.trace()
+        self.attention = tuple(uses)
 
     @classmethod
     def of_run(cls, config, devices, clips: int) -> "TracedStep":
@@ -119,6 +124,12 @@ def training_clips(config, clips: int) -> tuple[int, str]:
         )
     note = "" if config.data.split == "train" else f"; config.data.split={config.data.split} is less"
     return published, f"published for {name}{note}"
+
+
+def decoders(config) -> int:
+    """Returns the threads that decode on each host; 0 where the data are rendered, not decoded."""
+    data = config.data
+    return max(1, data.workers) * max(1, data.threads) if data.source in ("files", "tfds") else 0
 
 
 def _published_clips(name: str) -> int:

@@ -1,5 +1,6 @@
 """The scripts that start runs elsewhere: what they would do, and Slurm's for real with a stand-in for srun."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import tomllib
 import pytest
 import yaml
 
+from cvmae.performance.gpus import MEMORY_FRACTION
 from tests.commands import ROOT, arguments
 from tests.requirements import missing
 
@@ -34,7 +36,7 @@ def dry(tmp_path):
 
     def call(script: str, *args: str, **variables: str):
         path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-        known = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        known = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "XLA_", "JAX_"))}
         command = [str(LAUNCH / script), "--dry-run", ODD, *args]
         done = subprocess.run(command, env=known | path | variables, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -54,7 +56,35 @@ def is_the_command(words: list[str], **expected: str) -> bool:
 def test_one_gpu_machine(dry):
     [install, start], _ = dry("gpu.sh", CONFIG="configs/k400.py", WORKDIR="w")
     assert install == ["source", "launch/venv.sh"]
-    assert start[:2] == ["exec", "python"] and is_the_command(start, config="configs/k400.py", workdir="w")
+    assert start[:2] == ["exec", "env"] and start[4] == "python"
+    assert is_the_command(start, config="configs/k400.py", workdir="w")
+    assert variables(start) == {"XLA_FLAGS": " ".join(FLAGS), "XLA_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION)}
+
+
+def variables(words: list[str]) -> dict[str, str]:
+    """Returns the variables that `env NAME=VALUE ... COMMAND` sets."""
+    words = words[words.index("env") + 1 :]
+    return dict(word.split("=", 1) for word in itertools.takewhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+
+
+FLAGS = ["--xla_gpu_enable_latency_hiding_scheduler=true", "--xla_gpu_triton_gemm_any=true"]
+
+
+def test_what_the_environment_sets_for_gpus_has_priority(dry):
+    mine = {"XLA_FLAGS": "--xla_gpu_triton_gemm_any=false", "XLA_CLIENT_MEM_FRACTION": "0.5"}
+    [_, start], _ = dry("gpu.sh", **mine)
+    assert variables(start) == {**mine, "XLA_FLAGS": " ".join([*FLAGS, mine["XLA_FLAGS"]])}  # XLA takes the last
+    [_, start], _ = dry("gpu.sh", XLA_PYTHON_CLIENT_MEM_FRACTION="0.5")
+    assert list(variables(start)) == ["XLA_FLAGS"]  # jaxlib refuses both names together
+
+
+def test_jaxlib_has_the_flags_for_gpus():
+    """XLA ends a process with flags that it does not have."""
+    code = "import jax; print(jax.devices('cpu'))"
+    for flags, ends in ((FLAGS, 0), (["--xla_gpu_no_such_flag=true"], 1)):
+        env = os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        assert bool(done.returncode) == bool(ends), done.stderr
 
 
 def test_slurm_submits_itself_and_starts_a_process_for_each_gpu(dry):
@@ -65,8 +95,9 @@ def test_slurm_submits_itself_and_starts_a_process_for_each_gpu(dry):
     [start], _ = dry("slurm.sh", SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT), VENV="/v", WORKDIR="/shared/w")
     assert start[:2] == ["exec", "srun"] and {"--gpu-bind=none", "--kill-on-bad-exit=1"} < set(start)
     assert "/v/bin/python" in start and is_the_command(start, workdir="/shared/w")
+    assert variables(start)["XLA_FLAGS"] == " ".join(FLAGS)
     [start], _ = dry("slurm.sh", SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT), GPUS="0")
-    assert not [word for word in start if "gpu" in word]
+    assert not [word for word in start if "gpu" in word] and "env" not in start
 
 
 def test_ablations_one_command_for_each_study(dry):
@@ -110,7 +141,9 @@ def test_a_spot_pod_with_a_bucket(dry):
     commands, _ = dry("tpu_vm.sh", TYPE="v5litepod-256", SPOT="yes", BUCKET="my bucket")
     assert {"--spot", "--accelerator-type=v5litepod-256"} < set(commands[1])
     assert "my bucket" in shlex.split(remote(commands[-2])) and "gcsfuse" in remote(commands[-2])
-    assert is_the_command(shlex.split(remote(commands[-1])), workdir="/mnt/cvmae/workdir/ssv2")
+    last = shlex.split(remote(commands[-1]))
+    assert is_the_command(last, workdir="/mnt/cvmae/workdir/ssv2")
+    assert variables(last) == {"JAX_COMPILATION_CACHE_DIR": "/mnt/cvmae/workdir/.compiled"}  # a spot VM loses its own
 
 
 def pod(text: str) -> tuple[dict, dict]:
@@ -132,6 +165,7 @@ def test_tpus_by_jobset(dry):
     assert container["resources"] == {"limits": {"google.com/tpu": 4}} and container["image"] == "i"
     words = [word.replace("$$(", "$(") for word in container["command"]]  # as Kubernetes reads them
     assert is_the_command(words, workdir="/data/workdir/ssv2") and not [word for word in words if "coordinator" in word]
+    assert variables(words) == {"JAX_COMPILATION_CACHE_DIR": "/data/workdir/.compiled"}
 
 
 def test_gpus_by_jobset_are_told_where_process_0_is(dry):
@@ -140,6 +174,7 @@ def test_gpus_by_jobset_are_told_where_process_0_is(dry):
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
     place = ["--coordinator=n-run-0-0.n:8476", "--processes=2", "--process=$(JOB_COMPLETION_INDEX)"]
     assert container["command"][-3:] == place and job["name"] == "run"
+    assert variables(container["command"]).keys() == {"JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS", "XLA_CLIENT_MEM_FRACTION"}
 
 
 def test_tpus_by_xpk(dry):

@@ -1,4 +1,4 @@
-"""Compiled programs as XLA prints them, shortened: a loop with collectives for TPU, and errors of the TPU compiler about memory."""
+"""Compiled programs as XLA prints them, shortened: a loop with collectives for TPU, calls of NVIDIA's libraries, errors about memory."""
 
 # Made by libtpu for four v5e chips; types, windows and annotations as it wrote them, most instructions left out.
 TPU = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(bf16[8,64]{1,0})->f32[64]{0}}
@@ -76,6 +76,50 @@ ENTRY %%main (x.1: bf16[8,64], w.1: f32[3,64,64]) -> f32[64] {
   %%while.1 = (s32[]{:T(128)}, bf16[8,64]{1,0:T(8,128)(2,1)}, f32[3,64,64]{2,1,0:T(8,128)}) while(%%start), condition=%%condition, body=%%body, metadata={op_name="jit(step)/jvp(video)/blocks/while" stack_frame_id=1}
   %%mean = f32[64]{0:T(128)} custom-call(%%while.1), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/kernel" stack_frame_id=2}
   ROOT %%all-reduce.5 = f32[64]{0:T(128)} all-reduce(%%mean), channel_id=9, replica_groups=[2,2]<=[4], use_global_device_ids=true, to_apply=%%add.1
+}
+"""
+
+# Made by XLA for an H100, with products in float32 at HIGHEST and at the default precision; most instructions left out.
+GPU = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(bf16[8,1570,16,32]{3,2,1,0}, f32[256,2048]{1,0}, f32[256,224]{1,0})->f32[224,2048]{1,0}}
+
+FileNames
+1 "/somewhere/site-packages/flax/linen/linear.py"
+2 "%(package)s/augment/geometry.py"
+3 "%(package)s/performance/gpu_report.py"
+
+FunctionNames
+1 "Dense.__call__"
+2 "resample"
+3 "intercept"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=287 end_line=287 column=4 end_column=9}
+2 {file_name_id=2 function_name_id=2 line=48 end_line=48 column=4 end_column=9}
+3 {file_name_id=3 function_name_id=3 line=75 end_line=75 column=4 end_column=9}
+
+StackFrames
+1 {file_location_id=2 parent_frame_id=1}
+2 {file_location_id=3 parent_frame_id=1}
+3 {file_location_id=1 parent_frame_id=2}
+
+
+%%fused_multiply (param_0: f32[224,2048]) -> f32[224,2048] {
+  %%param_0 = f32[224,2048]{1,0} parameter(0)
+  ROOT %%square = f32[224,2048]{1,0} multiply(%%param_0, %%param_0)
+}
+
+ENTRY %%main (q.1: bf16[8,1570,16,32], image.1: f32[256,2048], weights.1: f32[256,224]) -> f32[224,2048] {
+  %%q.1 = bf16[8,1570,16,32]{3,2,1,0} parameter(0)
+  %%image.1 = f32[256,2048]{1,0} parameter(1)
+  %%weights.1 = f32[256,224]{1,0} parameter(2)
+  %%forward = (bf16[8,16,1570,32]{3,1,2,0}, f32[8,16,1570]{2,1,0}, u8[0]{0}) custom-call(%%q.1, %%q.1, %%q.1), custom_call_target="__cudnn$fmhaSoftmax", metadata={op_name="jit(step)/attention" stack_frame_id=1}
+  %%sums = f32[8,16,1570]{2,1,0} get-tuple-element(%%forward), index=1
+  %%backward = (bf16[8,16,1570,32]{3,1,2,0}, bf16[8,16,1570,32]{3,1,2,0}, bf16[8,16,1570,32]{3,1,2,0}, u8[0]{0}) custom-call(%%q.1, %%q.1, %%q.1, %%sums), custom_call_target="__cudnn$fmhaSoftmaxBackward", metadata={op_name="jit(step)/transpose(attention)" stack_frame_id=1}
+  %%product = (f32[224,2048]{1,0}, s8[33554432]{0}) custom-call(%%weights.1, %%image.1), custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(step)/resize" stack_frame_id=1}, backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["0"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]},"precision_config":{"operand_precision":["HIGHEST","HIGHEST"],"algorithm":"ALG_UNSET"}}}
+  %%resized = f32[224,2048]{1,0} get-tuple-element(%%product), index=0
+  %%squared = f32[224,2048]{1,0} fusion(%%resized), kind=kLoop, calls=%%fused_multiply, metadata={op_name="jit(step)/square" stack_frame_id=1}
+  %%second = (f32[224,2048]{1,0}, s8[33554432]{0}) custom-call(%%weights.1, %%image.1), custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(step)/dense" stack_frame_id=3}, backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["0"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]},"precision_config":{"operand_precision":["DEFAULT","DEFAULT"],"algorithm":"ALG_UNSET"}}}
+  ROOT %%out = f32[224,2048]{1,0} get-tuple-element(%%second), index=0
 }
 """
 

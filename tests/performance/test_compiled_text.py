@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cvmae.performance import hlo, hlo_cost, oom, peak
+from cvmae.performance import chips, compile, hlo, hlo_cost, oom, peak
 from cvmae.performance.hlo import PACKAGE, SourceLines
 from tests.performance.programs import NOT_PLACED, PLACED, TPU
 
@@ -48,13 +48,49 @@ def test_matrix_products_count_as_often_as_they_run(program):
 
 def test_of_a_sliced_operand_the_slice_is_read_and_on_chip_results_are_not_written(program):
     [product] = [op for op in hlo_cost.ops(program) if op.flops]
-    assert product.bytes == 64 * 64 * 4 + 4 + 32 * 64 * 2
+    assert product.bytes == 64 * 128 * 4 + 4 + 32 * 128 * 2  # both lie in tiles of 128 lanes
 
 
 def test_operands_on_the_chip_are_not_read_from_memory():
     gathered = "%gather = bf16[32,64]{1,0:T(8,128)(2,1)"
     [product] = [op for op in hlo_cost.ops(hlo.parse(TEXT.replace(gathered, gathered + "S(1)"))) if op.flops]
-    assert product.bytes == 64 * 64 * 4 + 4
+    assert product.bytes == 64 * 128 * 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("text", "padded"),
+    [
+        ("bf16[64,16,1920,32]{3,2,1,0:T(8,128)(2,1)}", 2 * 64 * 16 * 1920 * 128),
+        ("bf16[64,16,1569,128]{3,2,1,0:T(8,128)(2,1)}", 2 * 64 * 16 * 1576 * 128),
+        ("f32[4,30,5]{0,2,1:T(8,128)}", 4 * 30 * 8 * 128),  # the first dimension has its elements side by side
+        ("f32[300]{0:T(256)}", 4 * 512),
+        ("pred[]{:T(512)}", 1),
+        ("f32[300,5]{1,0}", 4 * 1500),  # no tiles: CPUs and GPUs
+        ("f32[300,5]", 4 * 1500),
+    ],
+)
+def test_arrays_take_whole_tiles_of_memory(text, padded):
+    [array] = hlo.arrays_of(text)
+    assert array.padded_bytes == padded >= array.bytes and not array.space
+
+
+def test_gathers_without_a_count_of_xlas_take_the_time_of_their_bytes():
+    gather = "%pick = bf16[4096,64]{1,0:T(8,128)(2,1)} fusion(%x.1), kind=kCustom, calls=%fused_gather"
+    program = hlo.parse(TEXT.replace("  %nought", f"  {gather}\n  %nought", 1))
+    [pick] = [op for op in hlo_cost.ops(program) if op.bytes > 2**20]
+    assert (pick.cycles, pick.kernel, pick.overlaps) == (0, False, False)
+    chip = chips.parse_topology("v5e:2x2")
+    seconds = compile.estimate(hlo_cost.ops(program), [], chip), compile.estimate(hlo_cost.ops(hlo.parse(TEXT)), [], chip)
+    assert seconds[0].no_cycles - seconds[1].no_cycles == pytest.approx(pick.bytes / 819e9)
+    assert seconds[0].cycles - seconds[0].no_cycles == pytest.approx(3 * 1000 / 1.5e9)
+
+
+def test_kernels_take_the_time_of_their_bytes_or_of_their_products():
+    ops, chip = hlo_cost.ops(hlo.parse(TEXT)), chips.parse_topology("v5e:2x2")
+    [kernel] = [op for op in ops if op.kernel]
+    assert compile.estimate(ops, [], chip).kernels == pytest.approx(kernel.bytes / 819e9)
+    assert compile.estimate(ops, [], chip, kernel_flops=4 * 197 * 10**12).kernels == pytest.approx(1)
+    assert compile.estimate([kernel], [], chip).roofline == 0
 
 
 def test_collectives_count_once_a_channel_and_as_often_as_they_run(program):
@@ -103,9 +139,9 @@ def test_lines_of_code_are_those_of_this_package_where_there_is_one(program):
 
 def test_the_largest_arrays_at_the_peak_are_named(program):
     size, alive = peak.peak(program, "body")
-    assert size == 2 * 32 * 64 * 2 and {one.name for _, one in alive} == {"gather", "gather.2"}
+    assert size == 2 * 32 * 128 * 2 and {one.name for _, one in alive} == {"gather", "gather.2"}
     [first, *_] = peak.largest_arrays(program, SourceLines(TEXT))
-    assert (first.bytes, first.shape, first.line) == (32 * 64 * 2, "bf16[32,64]", "cvmae/models/vit.py:160")
+    assert (first.bytes, first.shape, first.line) == (32 * 128 * 2, "bf16[32,64]", "cvmae/models/vit.py:160")
     assert first.operator.endswith("blocks/while/body/all_gather")
 
 

@@ -145,6 +145,7 @@ def test_kernels_are_counted_and_also_reported_by_themselves():
     counted, tile = count(loop, x), block_size(100)
     assert counted.kernels == 3 * B * HEADS * 2 * 2 * tile * tile * 8
     assert counted.total - counted.kernels == 3 * 2 * B * 100 * HEADS * 8 * 8
+    assert counted.kernel_lanes == counted.kernels * 128 // 8  # heads of 8 numbers in 128 lanes
     assert count(lambda q: attend(q, q, q, "einsum"), x).kernels == 0
 
 

@@ -14,7 +14,7 @@ from cvmae.data.published import COUNTS
 from cvmae.models import vit
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import batch_sharding, make_mesh
-from cvmae.performance import chips, search, traced_step
+from cvmae.performance import chips, plan_report, search, traced_step
 from cvmae.performance.compile import ProgramCost, estimate
 from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
@@ -33,10 +33,11 @@ def command(monkeypatch, capsys):
 
 
 REFUSED = [
-    (["--topology=v9e:2x2"], "'v9e' is unknown; known are v4, v5e, v5p, v6e, cpu"),
+    (["--topology=v9e:2x2"], "'v9e' is unknown; known are v4, v5e, v5p, v6e, a100-80, h100, h200, b200, l4, cpu"),
     (["--topology=v5e:4"], "expected v5e:AxB"),
     (["--topology=v4:2x2"], "expected v4:AxBxC"),
     (["--topology=cpu:0"], "expected cpu:A"),
+    (["--topology=h100:2x4"], "expected h100:A"),
     (["--topology=cpu:1", "--slices=2"], "only TPUs come in slices"),
     ([], "--topology is missing: python -m cvmae.plan"),
     (["--topology=cpu:99"], "this process has"),
@@ -65,6 +66,12 @@ def test_without_libtpu_the_extra_is_named(command, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     code, _, err = command("--topology=v5e:4x4")
     assert code == 2 and "pip install 'crossvideomae[plan]'" in err
+
+
+def test_without_the_compiler_for_gpus_its_extra_is_named(command, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, _, err = command("--topology=h100:8")
+    assert code == 2 and err.count("\n") == 1 and "pip install 'crossvideomae[plan-gpu]'" in err
 
 
 def test_a_task_without_a_step_is_refused(command):
@@ -157,6 +164,23 @@ def test_a_program_for_tpus(command, tmp_path):
     assert code == 2 and "the TPU compiler knows no such slice" in err
 
 
+def test_a_program_for_gpus(tmp_path):
+    """The step of `runlocal` in bfloat16, compiled by the GPU's compiler in a process of its own, whose plugin stays loaded."""
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        missing("plan-gpu", "the GPU's compiler comes with the extra: pip install '.[plan-gpu]'")
+    file = tmp_path / "plan.json"
+    args = [f"--config={RUNLOCAL}", "--topology=h100:1", "--config.dtype=bfloat16", f"--json={file}", *ALONE]
+    done = run(*args, program=("-m", "cvmae.plan"), env={"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"})
+    assert done.returncode == 0, done.stderr
+    data = json.loads(file.read_text())
+    assert data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.1)
+    assert 0 < data["estimate"]["roofline"] <= data["estimate"]["step"] and data["estimate"]["cycles"] == 0
+    assert {use["kernel"] for use in data["gpu"]["attention"]} == {"cudnn"}
+    assert data["gpu"]["kernels"]["cuDNN and cuBLAS"][0] > 0 and not data["notes"]
+    slow = {(row["line"].partition(":")[0], row["precision"]) for row in data["gpu"]["slow"]}
+    assert ("cvmae/augment/geometry.py", "float32") in slow  # the resize
+
+
 def fake(gib: float, flops: int = 1) -> ProgramCost:
     memory = Memory(0, 0, 0, 0, 0, 2**30, round((gib - 1) * 2**30), 0, 0)
     return ProgramCost(memory, flops, 0.0, 0, {}, None, (), (), 0.0)
@@ -218,10 +242,36 @@ def test_the_estimate_is_the_sum_of_the_bounds_of_operations():
     v5e = chips.parse_topology("v5e:2x2")
     ops = [Op("fusion", "", 197 * 10**9, 819 * 10**5, 0, 2), Op("fusion", "", 0, 819 * 10**6, 15 * 10**5, 3)]
     seconds = estimate(ops, [Collective("all-reduce", 200 * 10**6, 4, 2, "")], v5e)
-    assert seconds.roofline == pytest.approx(2e-3 + 3e-3) and seconds.cycles == pytest.approx(3e-3)
+    assert seconds.roofline == pytest.approx(2e-3 + 3e-3) and seconds.cycles == pytest.approx(3e-3 + seconds.no_cycles)
+    assert seconds.no_cycles == pytest.approx(2e-3)  # of the first, which XLA gives no cycles
     assert seconds.collectives == pytest.approx(2 * 1.5e-3) and seconds.step == pytest.approx(8e-3)
+    reduce = Op("all-reduce", "", 0, 819 * 10**6, 0, 1)
+    assert estimate([*ops, reduce], [], v5e).cycles == seconds.cycles  # its time is that of the links
+    v6e = estimate(ops, [], chips.parse_topology("v6e:2x2"))
+    assert v6e.cycles == v6e.no_cycles == 0 and "vector units" in plan_report.not_counted(v6e, chips.CHIPS["v6e"])
     with_kernels = estimate(ops, [], v5e, kernel_flops=4 * 197 * 10**9)  # of four chips
     assert with_kernels.kernels == pytest.approx(1e-3) and with_kernels.step == pytest.approx(6e-3)
+
+
+def planned(hosts: int = 1, decoders: int = 0) -> plan_report.PlannedRun:
+    return plan_report.PlannedRun("c", {}, 600, 1, 1, "", 1, 1, hosts, decoders)
+
+
+def test_the_clips_that_a_host_decodes_are_announced():
+    rate = plan_report.CLIPS_PER_CPU_SECOND
+    [line] = plan_report.input_lines(planned(hosts=4, decoders=8), step=2.0)
+    assert "each of 4 hosts decodes 75 clips/s" in line and f"{math.ceil(75 / rate)} cores" in line
+    _, warning = plan_report.input_lines(planned(decoders=8), step=0.5)
+    assert f"reach at most {8 * rate} clips/s" in warning and f"--config.data.workers={math.ceil(1200 / rate)}" in warning
+    assert plan_report.input_lines(planned(decoders=0), step=0.5) == []  # rendered clips
+
+
+def test_decoders_are_workers_times_threads():
+    c = load(f"{CONFIGS / 'ssv2.py'}")
+    assert traced_step.decoders(c) == 8
+    c.data.workers, c.data.threads = 0, 3
+    assert traced_step.decoders(c) == 3
+    assert traced_step.decoders(load(f"{CONFIGS / 'motion.py'}")) == 0
 
 
 def test_training_clips_come_from_the_flag_the_data_or_the_published_number(tmp_path):
