@@ -18,10 +18,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
-OUTPUT, SUMS = (
-    "attention_output",
-    "attention_sums",
-)  # names of what the gradient needs of the forward pass, for checkpoint policies
+# Names of what the gradient needs of the forward pass, for checkpoint policies.
+OUTPUT, SUMS = "attention_output", "attention_sums"
 LANES = 128  # of a vector register
 WIDEST_GROUP = 1024  # lanes of a grid step
 QUERY_BLOCKS = (256, 128)  # multiples of LANES, the preferred first

@@ -80,7 +80,7 @@ def record_attention(uses: set[AttentionUse]):
 def _use_of(trunk, x) -> AttentionUse:
     tokens, heads, width = x.shape[1], trunk.size.heads, trunk.size.width // trunk.size.heads
     device = target_device(trunk.rules)
-    kernel = choose(trunk.attention, device, trunk.dtype, tokens, width, trunk.rules)
+    kernel = choose(trunk.attention, device, trunk.dtype, tokens, heads, width, trunk.rules)
     reason = ""
     if kernel != "cudnn":
         reason = f"config.attention={trunk.attention}" if trunk.attention != "auto" else why_not_cudnn(device, trunk.dtype, width)

@@ -10,11 +10,13 @@ DIR/*lanes_attention*-schedule-analysis_final_bundles.txt; a bundle is a cycle w
 import dataclasses
 import re
 import sys
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from cvmae.models.vit import Block, Blocks, TransformerConfig, ViTSize
+from cvmae.models.attention import AttentionKernel
+from cvmae.models.vit import MLP, Block, Blocks, Remat, TransformerConfig, ViTSize
 from cvmae.parallel.mesh import AXES, make_rules
 from cvmae.performance import chips, hlo
 
@@ -31,7 +33,15 @@ class Cycles:
     temporary: int
 
 
-def compile_block(topology: str, attention: str, heads: int, remat: str, clips: int = 64, tokens: int = 1569, mlp: str = "gelu"):
+def compile_block(
+    topology: str,
+    attention: AttentionKernel,
+    heads: int,
+    remat: Remat,
+    clips: int = 64,
+    tokens: int = 1569,
+    mlp: MLP = "gelu",
+):
     """Compiles the gradient of one block of width 512 in bfloat16, in the loop that `scan` runs it in."""
     device = chips.devices_of(chips.parse_topology(topology))[0]
     mesh = jax.sharding.Mesh([[[device]]], AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
@@ -75,8 +85,8 @@ def _only_moves(module, instruction) -> bool:
 
 if __name__ == "__main__":
     topology, attention, heads, remat, *rest = sys.argv[1:]
-    sizes = [int(number) for number in rest[:2]]
-    compiled = compile_block(topology, attention, int(heads), remat, *sizes, **({"mlp": rest[2]} if rest[2:] else {}))
+    words: dict[str, Any] = dict(zip(("clips", "tokens", "mlp"), [*map(int, rest[:2]), *rest[2:]]))
+    compiled = compile_block(topology, cast(AttentionKernel, attention), int(heads), cast(Remat, remat), **words)
     cycles = cycles_of(compiled)
     kernels = compiled.as_text().count('custom_call_target="tpu_custom_call"')
     print(
