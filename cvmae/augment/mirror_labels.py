@@ -44,14 +44,16 @@ def mirror_label_sets(label_sets: np.ndarray, mirror: Sequence[int]) -> tuple[np
     Returns:
       bool [S', C], the S sets and after them the mirrored sets that are not among these; and S' rows of it, or -1.
     """
+
+    def mirrored(labels: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted({mirror[label] for label in labels}))
+
     numbers = [tuple(np.flatnonzero(row).tolist()) for row in np.asarray(label_sets, bool)]
-    mirrored = [tuple(sorted({mirror[label] for label in labels})) for labels in numbers]
     index = {labels: row for row, labels in enumerate(numbers)}
-    for labels in mirrored:
+    for labels in map(mirrored, numbers):
         if -1 not in labels:
             index.setdefault(labels, len(index))
     table = np.zeros((len(index), np.shape(label_sets)[1]), bool)
     for labels, row in index.items():
         table[row, list(labels)] = True
-    rows = (tuple(sorted({mirror[label] for label in labels})) for labels in index)
-    return table, tuple(index.get(labels, -1) for labels in rows)
+    return table, tuple(index.get(mirrored(labels), -1) for labels in index)

@@ -100,6 +100,11 @@ def number_label_sets(rows: Sequence[frozenset[int]]) -> tuple[tuple[tuple[int, 
     return sets, [index.get(row, UNLABELED) for row in rows]
 
 
+def label_sets_of(source):
+    """Returns the table of label sets of a source, bool [S, C]; None where a video has one label, see `sources.Source`."""
+    return getattr(source, "label_sets", None)
+
+
 def _numbers(labels, names, classes):
     """Returns {label: number} of labels that are class numbers, or names among `names`."""
     numbers = {label: number for number, label in enumerate(names) if label in labels and not _is_number(label)}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cvmae.data.labels import label_sets_of
 from cvmae.data.manifest import ManifestError
 from cvmae.data.sources import Source
 
@@ -142,7 +143,7 @@ def _clips_of_sets(source) -> collections.Counter[tuple[int, ...]]:
     """Returns the number of labeled clips of each set of labels, which is one class number where a video has one label."""
     clips = collections.Counter(source.labels.tolist())
     del clips[-1]
-    sets = getattr(source, "label_sets", None)
+    sets = label_sets_of(source)
     return collections.Counter(
         {(label,) if sets is None else tuple(np.flatnonzero(sets[label]).tolist()): number for label, number in clips.items()}
     )

@@ -16,6 +16,8 @@ import re
 
 import numpy as np
 
+from cvmae.data.labels import label_sets_of
+
 FORMS = "'train', 'train[:1%]', 'train[10%:]', 'train[20%:30%]', or in clips 'train[:400]'"
 _SLICE = re.compile(r"([^\[\]]+)\[\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|\d*)\s*\]")
 
@@ -100,7 +102,7 @@ def strata(source) -> np.ndarray:
     It is the label; of several the rarest in the split, and of equally rare ones that of the lower number. Sets of labels
     themselves are no classes to slice by: most may be those of one clip.
     """
-    labels, sets = source.labels, getattr(source, "label_sets", None)
+    labels, sets = source.labels, label_sets_of(source)
     if sets is None or not len(sets):
         return labels
     clips = np.bincount(labels[labels >= 0], minlength=len(sets)) @ sets.astype(np.int64)
@@ -137,7 +139,7 @@ class Subset:
     def __init__(self, source, records: np.ndarray):
         self._source, self._records = source, records
         self.class_names, self.labels = source.class_names, source.labels[records]
-        self.label_sets = getattr(source, "label_sets", None)
+        self.label_sets = label_sets_of(source)
         self.notes = getattr(source, "notes", ())
 
     def __len__(self):

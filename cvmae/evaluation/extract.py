@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cvmae.config import require
 from cvmae.data.bad_files import BadFiles, pack_failures
+from cvmae.data.labels import label_sets_of
 from cvmae.data.windows import Failed, Opened, Window, WindowLoader, Windows
 from cvmae.evaluation.feature_cache import encoder_identity, open_cache, process_slice
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles, make_files
@@ -75,7 +76,7 @@ def extract_features(
         WindowLoader(config, source, todo, size, window_stride) as loader,
         tqdm(total=len(todo), unit="video", disable=None if processes.is_main_process() else True) as bar,
     ):
-        with _Writing(files, names, bad, np.dtype(dtype), bar, getattr(source, "label_sets", None)) as writing:
+        with _Writing(files, names, bad, np.dtype(dtype), bar, label_sets_of(source)) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), placement):
                 writing.take(batch["number"], values)
         files.finish()

@@ -6,6 +6,7 @@ import numpy as np
 
 from cvmae import augment
 from cvmae.config import ConfigError
+from cvmae.data.labels import label_sets_of
 from cvmae.data.pipeline import make_eval_loader
 from cvmae.evaluation.features import Features, encode_pixels, extract
 from cvmae.evaluation.retrieval import nearest_label_agreement, partner_ranks, recall
@@ -167,7 +168,7 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
     metrics["retrieval/median_rank"] = float(np.median(ranks))
     test = extract(objective.config, encoder, held_out.source, clips)
     # A linear probe and a nearest clip of one class each are no measure of clips with several labels: these count as unlabeled.
-    if getattr(held_out.source, "label_sets", None) is None and len(np.unique(test.labels[test.labels >= 0])) > 1:
+    if label_sets_of(held_out.source) is None and len(np.unique(test.labels[test.labels >= 0])) > 1:
         metrics["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
         metrics["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labeled), test)
     return metrics

@@ -28,7 +28,15 @@ class WorkdirError(ValueError):
 
 
 class DamagedError(WorkdirError):
-    """A checkpoint whose files are damaged; the message names it and what to give."""
+    """A checkpoint whose files are damaged; the message names it and what to give.
+
+    Attributes:
+      why: the damage.
+    """
+
+    def __init__(self, checkpoint: pathlib.Path, why: str):
+        super().__init__(f"checkpoint {checkpoint} is damaged ({why}): give another step")
+        self.why = why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,12 +132,8 @@ def _read_tree(run: SavedRun):
     tree, why = try_reading(lambda: handler.metadata(epath.Path(run.checkpoint / "state")).tree, run.checkpoint)
     handler.close()
     if why or not isinstance(tree, dict):
-        raise _damaged(run, why or "it holds no tree of arrays")
+        raise DamagedError(run.checkpoint, why or "it holds no tree of arrays")
     return tree
-
-
-def _damaged(run: SavedRun, why: str) -> DamagedError:
-    return DamagedError(f"checkpoint {run.checkpoint} is damaged ({why}): give another step")
 
 
 def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretrained:
@@ -196,8 +200,7 @@ def _read_newest(run: SavedRun, branch: str) -> tuple[SavedRun, tuple[str, ...],
     except DamagedError as error:
         if not run.older:
             raise
-        why = str(error).partition(" is damaged (")[2].rpartition("): ")[0]
-        notes = (*run.notes, _damage_note(run.folder, run.step, why))
+        notes = (*run.notes, _damage_note(run.folder, run.step, error.why))
         older = dataclasses.replace(run, step=run.older[0], older=run.older[1:], notes=notes)
         return _read_newest(older, branch)
 
@@ -227,7 +230,7 @@ def read_branch(run: SavedRun, branch: str) -> tuple[tuple[str, ...], dict]:
     if not why:
         sums, why = checksums.read(run.checkpoint, read_position(run.checkpoint))
     if why := why or checksums.find_difference(read, sums):
-        raise _damaged(run, why)
+        raise DamagedError(run.checkpoint, why)
     arrays = _at(read, holder)
     return holder, {"encoder": arrays} if holder == ("frozen",) else arrays
 

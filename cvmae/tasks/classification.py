@@ -15,6 +15,7 @@ from cvmae.augment.mirror_labels import mirror_label_sets, mirror_table
 from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
+from cvmae.data.labels import label_sets_of
 from cvmae.evaluation.classification import summarize
 from cvmae.evaluation.multi_label import MAP, labels_of, mean_average_precision
 from cvmae.evaluation.multi_view import Predictions, predict_views
@@ -201,7 +202,7 @@ def count_classes(source, classes: int, split: str) -> tuple[int, tuple[str, ...
 
 def highest_class(source) -> int:
     """Returns the highest class number among the labels of a source, -1 without any."""
-    labels, sets = np.asarray(source.labels), getattr(source, "label_sets", None)
+    labels, sets = np.asarray(source.labels), label_sets_of(source)
     if sets is None:
         return int(np.max(labels, initial=-1))
     return int(np.max(np.flatnonzero(sets[np.unique(labels[labels >= 0])].any(0)), initial=-1))
@@ -209,7 +210,7 @@ def highest_class(source) -> int:
 
 def _fitted_sets(source, classes: int) -> np.ndarray:
     """Returns the label sets of a source for `classes` classes, bool [S, C]; of one label a clip, a set for each class."""
-    sets = getattr(source, "label_sets", None)
+    sets = label_sets_of(source)
     if sets is None:
         return np.eye(classes, dtype=bool)
     return np.pad(sets, [(0, 0), (0, max(classes - sets.shape[1], 0))])[:, :classes]

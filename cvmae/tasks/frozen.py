@@ -10,6 +10,7 @@ import numpy as np
 from cvmae.config import ConfigError, config_errors
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
+from cvmae.data.labels import label_sets_of
 from cvmae.data.sources import Source, make_source
 from cvmae.evaluation.feature_cache import cached_features
 from cvmae.evaluation.features import Features, FeatureSpec, make_encode
@@ -81,7 +82,7 @@ class FrozenTask(abc.ABC):
     @property
     def label_sets(self) -> np.ndarray | None:
         """The table of label sets where clips have several labels, bool [S, C], see `Source`; None where they have one."""
-        return next((getattr(source, "label_sets", None) for source in self.sources.values()), None)
+        return next((label_sets_of(source) for source in self.sources.values()), None)
 
     def labels_of(self, features: Features) -> np.ndarray:
         """Returns the labels of features: class numbers int32 [n], -1 unlabeled; of clips with several labels bool [n, C]."""

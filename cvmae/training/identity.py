@@ -3,6 +3,7 @@
 import hashlib
 
 from cvmae.config import UNTRAINED, ConfigError, flatten
+from cvmae.data.labels import label_sets_of
 from cvmae.data.sources import Source, TfdsSource
 from cvmae.parallel import processes
 
@@ -47,7 +48,7 @@ def _describe_data(source: Source) -> dict:
 
 def _label_sets(source: Source) -> bytes:
     """Returns the table of label sets as bytes; empty where a video has one label, as in checkpoints of earlier versions."""
-    sets = getattr(source, "label_sets", None)
+    sets = label_sets_of(source)
     return b"" if sets is None else str(sets.shape).encode() + sets.tobytes()
 
 

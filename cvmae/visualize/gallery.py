@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from cvmae.config import ConfigError
+from cvmae.data.labels import label_sets_of
 from cvmae.data.sources import Source
 from cvmae.evaluation import nearest
 from cvmae.evaluation.features import Features, make_encode
@@ -68,7 +69,7 @@ class _Gallery:
     def __init__(self, config, branches: Branches, figures: FigureFolder):
         self.config, self.c, self.branches, self.figures = config, config.visualize, branches, figures
         self.source = open_split(config, "test_split")
-        self.label_sets = getattr(self.source, "label_sets", None)
+        self.label_sets = label_sets_of(self.source)
         self.names = label_names(self.source.class_names, self.label_sets)
         try:
             self.analyze = ClipAnalyzer(branches, config)
