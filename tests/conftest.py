@@ -23,7 +23,7 @@ def pytest_configure(config):
     flags = os.environ.get("XLA_FLAGS", "")
     if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and QUICK_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {QUICK_FLAG}"
-    if os.environ.get("CVMAE_CHECK_SHAPES"):
+    if os.environ.get("CVMAE_CHECK_SHAPES", "1") == "1":
         check_shapes()
 
 

@@ -81,7 +81,10 @@ class VideoFiles:
 
 
 def _walk(root, below, above):
-    """Yields (relative path, "" or the reason why it is left out) of the files in root/below. above: real paths of the parents; a link back to one is a loop."""
+    """Yields (relative path, "" or the reason why it is left out) of the files and empty folders in root/below.
+
+    above: real paths of the parents; a link back to one is a loop.
+    """
     folder = os.path.join(root, below)
     identity = os.path.realpath(folder)
     if identity in above:
@@ -90,6 +93,8 @@ def _walk(root, below, above):
         entries = list(os.scandir(folder))
     except OSError as error:
         raise FolderError(f"{folder}: {error.strerror}; the folder must be readable") from error
+    if below and all(entry.name.startswith(".") for entry in entries):
+        yield f"{below}/", "an empty folder"
     for entry in entries:
         path = f"{below}/{entry.name}" if below else entry.name
         if entry.name.startswith("."):

@@ -4,7 +4,7 @@ Another encoder is a file of its own in this folder with the module and a functi
 `build.BACKBONES`, and a config that sets `backbone` to its name.
 """
 
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
@@ -37,7 +37,7 @@ class Backbone(Protocol):
     def apply(self, variables, *args: Any, **kwargs: Any) -> Any:
         """Runs the module on its variables; of `flax.linen.Module`."""
 
-    def clone(self, **updates: Any) -> Self:
+    def clone(self, **updates: Any) -> "Backbone":
         """Returns a copy with other attributes; of `flax.linen.Module`."""
 
     def __call__(

@@ -9,9 +9,7 @@ import math
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 
-LANES = (
-    128  # of a TPU's vector registers and matrix units; v6e's are 256 wide, so that narrow products are slower there than this
-)
+from cvmae.models.lanes_attention import LANES  # of the matrix units too; v6e's are 256 wide, narrow products are slower there
 
 
 class FlopCount:

@@ -4,9 +4,9 @@ import dataclasses
 import math
 import re
 
+from cvmae.models.lanes_attention import LANES
 from cvmae.performance.chips import GIB, Chip, Topology
 from cvmae.performance.compile import Estimate, ProgramCost
-from cvmae.performance.flops import LANES
 from cvmae.performance.gpu_report import gpu_lines
 from cvmae.performance.gpus import MEMORY_FRACTION
 from cvmae.performance.oom import Allocation, TooLarge

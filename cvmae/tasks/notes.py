@@ -66,7 +66,7 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
     notes = _shared_notes(config, backend)
     epoch, total = schedule.steps_per_epoch, schedule.total
     warmup = steps(config.optimizer.warmup, "optimizer.warmup", steps_per_epoch=epoch, total=total)
-    if total and warmup >= total:
+    if total and warmup >= total and config.data.source != "synthetic":  # a trial run is not meant to learn
         notes.append(
             f"note: config.optimizer.warmup={config.optimizer.warmup} is {warmup} steps, all of the run: the learning rate never "
             "reaches its peak"

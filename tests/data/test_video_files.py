@@ -104,6 +104,15 @@ def test_a_run_names_what_is_left_out(folder):
         read_manifest(str(folder / "others"), "train")
 
 
+def test_an_empty_class_folder_is_named(tmp_path):
+    for name in ("full", "empty", "others/.cache"):
+        (tmp_path / name).mkdir(parents=True)
+    videos.write_video(tmp_path / "full" / "a.mp4", 2)
+    files = VideoFiles(str(tmp_path))
+    assert files.paths == ["full/a.mp4"]
+    assert files.left_out == [("empty/", "an empty folder"), ("others/", "an empty folder")]
+
+
 def test_a_folder_of_common_videos_has_no_note(tmp_path):
     videos.write_video(tmp_path / "a.mp4", 2)
     (tmp_path / ".cache").mkdir()

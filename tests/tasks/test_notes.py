@@ -22,10 +22,11 @@ def test_a_batch_that_would_hold_a_clip_twice_is_refused_where_clips_are_negativ
 def test_settings_that_work_and_are_rarely_meant_are_noted():
     quiet = config()
     assert training_notes(quiet, Schedule(100), "cpu") == [] == frozen_notes(downstream("knn"), {"split": range(500)}, "cpu")
-    loud = config(dtype="bfloat16", optimizer__warmup="9_steps", data__frame_size=(24, 40))
+    loud = config(dtype="bfloat16", optimizer__warmup="9_steps", data__frame_size=(24, 40), data__source="manifest")
     slow, enlarged, warmup = training_notes(loud, Schedule(9), "cpu")
     assert "bfloat16 is slower" in slow and "clips are enlarged" in enlarged and "9 steps, all of the run" in warmup
     assert not any("bfloat16" in note for note in training_notes(loud, Schedule(9), "tpu"))
+    assert training_notes(config(optimizer__warmup="9_steps"), Schedule(9), "cpu") == []  # a trial run on generated videos
     [votes] = frozen_notes(downstream("knn", knn__neighbours=(3, 20)), {"split": range(8)}, "cpu")
     assert "neighbours=20: the gallery has 8 clips" in votes
 
