@@ -27,7 +27,7 @@ class WorkdirError(ValueError):
     """A workdir that cannot be read; the message is one line that names the folder and what to give."""
 
 
-class DamagedError(WorkdirError):
+class DamagedWorkdirError(WorkdirError):
     """A checkpoint whose files are damaged; the message names it and what to give.
 
     Attributes:
@@ -127,12 +127,12 @@ def has_branch(path, branch: str) -> bool:
 
 
 def _read_tree(run: SavedRun):
-    """Returns the tree of the shapes of a checkpoint. Raises: DamagedError."""
+    """Returns the tree of the shapes of a checkpoint. Raises: DamagedWorkdirError."""
     handler = ocp.PyTreeCheckpointHandler()
     tree, why = try_reading(lambda: handler.metadata(epath.Path(run.checkpoint / "state")).tree, run.checkpoint)
     handler.close()
     if why or not isinstance(tree, dict):
-        raise DamagedError(run.checkpoint, why or "it holds no tree of arrays")
+        raise DamagedWorkdirError(run.checkpoint, why or "it holds no tree of arrays")
     return tree
 
 
@@ -197,7 +197,7 @@ def _read_newest(run: SavedRun, branch: str) -> tuple[SavedRun, tuple[str, ...],
     """Reads a branch by `read_branch`, of an older step where the values of the newest are damaged and no step was named."""
     try:
         return run, *read_branch(run, branch)
-    except DamagedError as error:
+    except DamagedWorkdirError as error:
         if not run.older:
             raise
         notes = (*run.notes, _damage_note(run.folder, run.step, error.why))
@@ -230,7 +230,7 @@ def read_branch(run: SavedRun, branch: str) -> tuple[tuple[str, ...], dict]:
     if not why:
         sums, why = checksums.read(run.checkpoint, read_position(run.checkpoint))
     if why := why or checksums.find_difference(read, sums):
-        raise DamagedError(run.checkpoint, why)
+        raise DamagedWorkdirError(run.checkpoint, why)
     arrays = _at(read, holder)
     return holder, {"encoder": arrays} if holder == ("frozen",) else arrays
 
