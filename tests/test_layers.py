@@ -12,7 +12,7 @@ import cvmae
 ROOT = pathlib.Path(cvmae.__file__).parent
 # From the ground up. Rooms of one floor do not know each other, but for the pairs of SAME_FLOOR.
 FLOORS = [
-    {"version", "files", "rng", "config"},
+    {"version", "files", "rng", "config", "array_types"},
     {"parallel", "cli", "augment"},
     {"models", "data"},
     {"objective"},

@@ -30,6 +30,12 @@ def test_the_loader_imports_no_plotting():
     assert "matplotlib" not in slow_modules(*(f"cvmae.data.{module}" for module in GRAIN))
 
 
+def test_training_imports_no_plotting():
+    """Pictures are drawn at the end; every command would wait a second for matplotlib at its start."""
+    tasks = ("pretrain", "finetune", "probe", "knn", "retrieval", "extract")
+    assert "matplotlib" not in slow_modules("cvmae", "cvmae.main", *(f"cvmae.tasks.{task}" for task in tasks))
+
+
 def test_training_imports_no_tensorflow():
     """A data set of tensorflow-datasets does, and nothing else."""
     tasks = [f"cvmae.tasks.{path.stem}" for path in (ROOT / "cvmae" / "tasks").glob("*.py") if path.stem != "__init__"]
