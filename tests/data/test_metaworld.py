@@ -19,9 +19,8 @@ from cvmae.data.manifest import read_manifest
 from cvmae.data.metaworld import clips, render, run, simulate, spec, system
 from cvmae.data.motion import video
 from cvmae.data.prepare import PrepareError
-from cvmae.data.prepare import __main__ as command
 from cvmae.tasks import run as run_task
-from tests.commands import ROOT, metric_lines, run_here
+from tests.commands import ROOT, metric_lines
 from tests.requirements import missing
 from tests.tiny_configs import PLAIN
 
@@ -62,74 +61,10 @@ def hashes(folder):
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*.mp4"))}
 
 
-def test_tasks_come_in_pairs_and_alone():
-    assert len(spec.TASKS) == len(set(spec.TASKS)) == 50 and len(spec.PAIRS) == 14 and len(set(spec.OBJECT_OF.values())) == 36
-    assert spec.OBJECT_OF["door-open"] == spec.OBJECT_OF["door-close"] == "door" and spec.OBJECT_OF["reach"] == "reach"
-
-
 def test_the_tasks_are_those_of_metaworld(backend):
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     assert {f"{task}-v3" for task in spec.TASKS} == set(ALL_V3_ENVIRONMENTS)
-
-
-def test_appearance_that_is_unseen_is_of_other_ranges():
-    seen, unseen = spec.SEEN, spec.UNSEEN
-    assert unseen.azimuth[1] < seen.azimuth[0] and unseen.gain[1] <= seen.gain[0]
-    assert not set(unseen.turns) & set(seen.turns) and unseen.is_wooden != seen.is_wooden
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"clips": 0}, "--clips=0 must be a number of training clips"),
-        ({"side": 33}, "--side=33 must be the side of the frames in pixels, even"),
-        ({"frames": 1}, "--frames=1 must be"),
-        ({"seed": -1}, "--seed=-1 must be"),
-        ({"tasks": "door-opn"}, "Meta-World has no task 'door-opn': did you mean 'door-open'"),
-        ({"out": ""}, "--out= must be a folder"),
-    ],
-)
-def test_options_out_of_range(changes, message):
-    with pytest.raises(PrepareError, match=message.replace("?", r"\?")):
-        metaworld.Options(**{"out": "o"} | changes)
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["--dataset=metaworld"], "--out is missing"),
-        (["--dataset=metaworld", "--out={tmp}/o", "--videos=v"], "--videos does not apply to --dataset=metaworld"),
-        (
-            ["--dataset=folder", "--out={tmp}/o", "--videos=v", "--clips=3"],
-            "--clips does not apply to --dataset=folder: it is an option of",
-        ),
-        (["--dataset=metaworld", "--out={tmp}/o", "--side=7"], "--side=7 must be"),
-    ],
-)
-def test_flags_that_do_not_fit_are_named_in_one_line(tmp_path, monkeypatch, capsys, words, message):
-    assert run_here(command, [word.format(tmp=tmp_path) for word in words], monkeypatch) == 2
-    error = capsys.readouterr().err.splitlines()
-    assert len(error) == 1 and error[0].startswith("error: ") and message in error[0] and not (tmp_path / "o").exists()
-
-
-def test_missing_packages_and_libraries_are_named_with_their_installation(tmp_path, monkeypatch, capsys):
-    words = ["--dataset=metaworld", f"--out={tmp_path / 'o'}"]
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(system.sys, "platform", "linux")
-    monkeypatch.setattr(system, "PACKAGES", ("json", "no_such_package"))
-    assert run_here(command, words, monkeypatch) == 2
-    assert capsys.readouterr().err == (
-        "error: --dataset=metaworld needs no_such_package: pip install 'crossvideomae[metaworld]'\n"
-    )
-    monkeypatch.setattr(system, "PACKAGES", ())
-    monkeypatch.setattr(system, "_problem", lambda name: f"no lib{name}.so")
-    assert run_here(command, words, monkeypatch) == 2
-    assert capsys.readouterr().err == (
-        "error: --dataset=metaworld renders without a screen, and no library for it works here (egl: no libegl.so; osmesa: no libosmesa.so): "
-        "install one, on Debian or Ubuntu by `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` or `apt-get install libosmesa6`\n"
-    )
-    assert not (tmp_path / "o").exists()
 
 
 def test_a_backend_that_does_not_work_is_noticed(backend, monkeypatch):

@@ -15,8 +15,8 @@ or backwards, which no model that ignores the order of frames tells apart better
 Splits: train, val and test differ in the episodes, in camera, light and colors, drawn from the same ranges; test_unseen has the
 episodes of test from the other side of the table, with other colors and another table.
 
-A run may be interrupted at any moment; the same command continues it. The files depend on the options, --seed among them, and on
-the installed versions, not on the number of processes.
+A run may be interrupted at any moment; the same command continues it. The files depend on the options, --seed among them, on the
+installed versions and on what renders, not on the number of processes.
 """
 
 from cvmae.data.metaworld.run import Options, prepare

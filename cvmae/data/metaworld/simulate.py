@@ -34,7 +34,8 @@ class Simulator:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
 
-        self._task, self._policy = task, ENV_POLICY_MAP[f"{task}-v3"]
+        self._task = task
+        self._policy: Any = ENV_POLICY_MAP[f"{task}-v3"]
         self._env: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"](render_mode=None)
         # As for benchmarks, but with a goal of its own in every episode, drawn by the seed, that the policy is shown.
         self._env._set_task_called, self._env._freeze_rand_vec, self._env.seeded_rand_vec = True, False, True

@@ -50,8 +50,8 @@ def _problem(backend: str) -> str:
 def _remedy(wanted: str) -> str:
     if wanted and wanted not in LIBRARIES:
         return f"unset MUJOCO_GL={wanted}, or set it to {' or '.join(LIBRARIES)}"
-    choices = [LIBRARIES[wanted]] if wanted else list(LIBRARIES.values())
-    return f"install one, on Debian or Ubuntu by `apt-get install {'` or `apt-get install '.join(choices)}`"
+    choices = " or ".join(f"`apt-get install {packages}`" for packages in ([LIBRARIES[wanted]] if wanted else LIBRARIES.values()))
+    return f"install one, on Debian or Ubuntu by {choices}" + (", or unset MUJOCO_GL" if wanted else "")
 
 
 def set_backend(backend: str) -> None:
