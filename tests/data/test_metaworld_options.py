@@ -6,7 +6,7 @@ from cvmae.data import metaworld
 from cvmae.data.metaworld import spec, system
 from cvmae.data.prepare import PrepareError
 from cvmae.data.prepare import __main__ as command
-from tests.commands import run_here
+from tests.commands import run_own
 
 
 def test_tasks_come_in_pairs_and_alone():
@@ -48,8 +48,8 @@ def test_options_out_of_range(changes, message):
         (["--dataset=metaworld", "--out={tmp}/o", "--side=7"], "--side=7 must be"),
     ],
 )
-def test_flags_that_do_not_fit_are_named_in_one_line(tmp_path, monkeypatch, capsys, words, message):
-    assert run_here(command, [word.format(tmp=tmp_path) for word in words], monkeypatch) == 2
+def test_flags_that_do_not_fit_are_named_in_one_line(tmp_path, capsys, words, message):
+    assert run_own(command, *(word.format(tmp=tmp_path) for word in words)) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and error[0].startswith("error: ") and message in error[0] and not (tmp_path / "o").exists()
 
@@ -59,13 +59,13 @@ def test_missing_packages_and_libraries_are_named_with_their_installation(tmp_pa
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(system.sys, "platform", "linux")
     monkeypatch.setattr(system, "PACKAGES", ("json", "no_such_package"))
-    assert run_here(command, words, monkeypatch) == 2
+    assert run_own(command, *words) == 2
     assert capsys.readouterr().err == (
         "error: --dataset=metaworld needs no_such_package: pip install 'crossvideomae[metaworld]'\n"
     )
     monkeypatch.setattr(system, "PACKAGES", ())
     monkeypatch.setattr(system, "_problem", lambda name: f"no lib{name}.so")
-    assert run_here(command, words, monkeypatch) == 2
+    assert run_own(command, *words) == 2
     assert capsys.readouterr().err == (
         "error: --dataset=metaworld renders without a screen, and no library for it works here (egl: no libegl.so; osmesa: no libosmesa.so): "
         "install one, on Debian or Ubuntu by `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri` or `apt-get install libosmesa6`\n"
