@@ -25,7 +25,7 @@ def path(name: str, argument: str = "") -> str:
 
 
 def test_the_promised_configs_are_there():
-    assert set(NAMES) >= {"demo", "motion", "ssv2", "k400", "ucf101", "hmdb51"}
+    assert set(NAMES) >= {"demo", "motion", "metaworld", "ssv2", "k400", "ucf101", "hmdb51"}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -67,7 +67,7 @@ def test_an_unknown_size_of_motion_names_the_nearest():
         load(path("motion", "size=ful"))
 
 
-@pytest.mark.parametrize("name", ["ssv2", "motion", "demo"])
+@pytest.mark.parametrize("name", ["ssv2", "motion", "demo", "metaworld"])
 def test_where_labels_name_left_and_right_nothing_is_flipped(name):
     for task in ("pretrain", "finetune", "linear", "attentive"):
         assert load(path(name, f"task={task}")).augment.flip == 0.0

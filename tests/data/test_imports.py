@@ -23,7 +23,7 @@ def test_decoding_imports_no_jax():
     data = ROOT / "cvmae" / "data"
     modules = [f"cvmae.data.{path.stem}" for path in data.glob("*.py") if path.stem not in GRAIN | {"__init__"}]
     assert "cvmae.data.decode" in modules
-    assert slow_modules(*modules, "cvmae.data.motion.build", "cvmae.data.prepare.work") == []
+    assert slow_modules(*modules, "cvmae.data.motion.build", "cvmae.data.prepare.work", "cvmae.data.metaworld.clips") == []
 
 
 def test_the_loader_imports_no_plotting():
