@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from cvmae.array_types import AnyArray
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of torchvision's grayscale
 
 
@@ -59,6 +61,6 @@ def jitter_color(key: Key[Array, ""], video: Float[Array, "T H W 3"], color: Col
     return jnp.where(jax.random.uniform(keys[4]) < color.probability, changed, video)
 
 
-def normalize(pixels: Float[Array, "*axes 3"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "*axes 3"]:
+def normalize(pixels: Float[AnyArray, "*axes 3"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "*axes 3"]:
     """Normalizes pixels [..., 3] in 0..1: (pixels - mean) / std per channel, float32."""
     return (pixels - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

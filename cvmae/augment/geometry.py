@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from cvmae.array_types import AnyArray
+
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
@@ -41,7 +43,7 @@ def draw_box(key: Key[Array, ""], height: int, width: int, crop: Crop) -> Float[
     return jnp.stack([top, left, box_height, box_width])
 
 
-def resample(video: Float[Array, "T H0 W0 C"], box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
+def resample(video: Float[AnyArray, "T H0 W0 C"], box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
     """Cuts a box of `draw_box` out of a clip [T, H0, W0, C] and resizes it, bilinear and antialiased, to [T, H, W, C]."""
     scale = jnp.asarray(size, jnp.float32) / box[2:]
     shape = (video.shape[0], *size, video.shape[-1])
@@ -58,7 +60,7 @@ def random_crop(key: Key[Array, ""], video: Float[Array, "T H0 W0 C"], crop: Cro
     return video
 
 
-def center_crop(video: Float[Array, "T H0 W0 C"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
+def center_crop(video: Float[AnyArray, "T H0 W0 C"], size: tuple[int, int]) -> Float[AnyArray, "T H W C"]:
     """Resizes the largest centered box with the aspect ratio of `size` to it: [T, H0, W0, C] -> [T, H, W, C]."""
     height, width = video.shape[1:3]
     if (height, width) == tuple(size):

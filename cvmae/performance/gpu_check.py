@@ -59,7 +59,7 @@ class Outcome:
 def run_part(name: str, part: Part, run: Runner, end: float) -> Outcome:
     """Runs a part until its own time is over, or all time is, at `end` of `time.monotonic()`."""
     begin = time.monotonic()
-    run.until, run.data = min(begin + part.seconds, end), []
+    run.until, run.data = min(begin + run.sizes.patience * part.seconds, end), []
     rows: list[Row] = []
     failed = False
     try:

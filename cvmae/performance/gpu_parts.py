@@ -41,7 +41,8 @@ class Sizes:
       steps: timed steps or rounds.
       attention_batch: clips of attention's kernels.
       videos: that the loader reads; copies: of each, so that the loader's clips are many.
-      loader_batch: clips of a batch.
+      loader_batch: clips of a batch; workers: processes that decode them, 0 for one on each core.
+      patience: times the seconds of every part.
       tests: arguments of pytest.
     """
 
@@ -56,6 +57,8 @@ class Sizes:
     videos: VideoSpec = VideoSpec(count=8)
     copies: int = 16
     loader_batch: int = 64
+    workers: int = 0
+    patience: int = 1
     tests: tuple[str, ...] = ("-m", "device", "tests/models", "tests/performance")
 
 
@@ -72,6 +75,8 @@ SMALL = Sizes(
     videos=VideoSpec(count=1, frames=40, height=64, width=64),
     copies=4,
     loader_batch=2,
+    workers=1,
+    patience=100,
     tests=("-m", "device", "-k", "overflow", "tests/models/test_attention.py"),
 )
 
@@ -246,8 +251,8 @@ def latency(run: Runner) -> Iterator[Row]:
 
 
 def loader(run: Runner) -> Iterator[Row]:
-    """Times the loader from H.264 files with a worker process on each core."""
-    cores, folder = len(os.sched_getaffinity(0)), run.folder / "videos"
+    """Times the loader from H.264 files with worker processes."""
+    workers, folder = run.sizes.workers or len(os.sched_getaffinity(0)), run.folder / "videos"
     folder.mkdir()
     paths = write_videos(folder, H264, run.sizes.videos)["mp4"]
     with open(folder / "manifest.csv", "w", newline="") as file:
@@ -256,13 +261,13 @@ def loader(run: Runner) -> Iterator[Row]:
         for copy in range(run.sizes.copies):
             for path in paths:
                 rows.writerow((shutil.copy(path, path.with_stem(f"{path.stem}-{copy}")), 0, "train"))
-    fields = {"source": "files", "manifest": folder / "manifest.csv", "workers": cores, "max_bad_fraction": 0.0}
+    fields = {"source": "files", "manifest": folder / "manifest.csv", "workers": workers, "max_bad_fraction": 0.0}
     words = [f"--config.data.{name}={value}" for name, value in fields.items()]
     data = run.bench(run.sizes.config, *words, f"--config.batch_size={run.sizes.loader_batch}", "--loader_only")["loader"]
     video = run.sizes.videos
     yield (
-        f"loader, {video.width}x{video.height} H.264, gop 12, {cores} worker processes",
-        f"{data['clips_per_second']:.1f} clips/s; a bare loop over the decoder, {cores} threads: {data['bare_clips_per_second']:.1f}",
+        f"loader, {video.width}x{video.height} H.264, gop 12, worker processes: {workers}",
+        f"{data['clips_per_second']:.1f} clips/s; a bare loop over the decoder with as many threads: {data['bare_clips_per_second']:.1f}",
     )
 
 

@@ -46,6 +46,7 @@ def bare(tmp_path):
         "SITE": str(tmp_path / "site"),
         "HOOK": str(tmp_path / "hook"),
         "OUT": str(tmp_path / "out"),
+        "LIMIT_S": "100000",  # however busy the machine
     }
 
 
@@ -102,21 +103,22 @@ def test_a_part_that_fails_is_a_line_and_the_others_run(tmp_path, monkeypatch):
     assert list(json.loads((tmp_path / "out" / "gpu_check.json").read_text())["parts"]) == ["a", "b", "c"]
 
 
+def command_part(code: str, seconds: int) -> Part:
+    return Part(lambda run: iter([("x", run.command("-c", code))]), seconds)
+
+
 def test_a_part_out_of_time_is_ended_with_its_processes(tmp_path):
     """A child of the command would hold its stdout, and the runner would wait for it."""
     code = (
         "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); time.sleep(600)"
     )
-    outcome = gpu_check.run_part(
-        "slow", Part(lambda run: iter([("x", run.command("-c", code))]), 1), runner(tmp_path), time.monotonic() + 60
-    )
+    sizes = dataclasses.replace(SMALL, patience=1)
+    outcome = gpu_check.run_part("slow", command_part(code, 1), runner(tmp_path, sizes), time.monotonic() + 60)
     assert outcome.failed and outcome.rows == [("slow", "failed: not done after 1 s")]
 
 
 def test_a_part_without_time_is_left_out(tmp_path):
-    outcome = gpu_check.run_part(
-        "late", Part(lambda run: iter([("x", run.command("-c", ""))]), 60), runner(tmp_path), time.monotonic()
-    )
+    outcome = gpu_check.run_part("late", command_part("", 60), runner(tmp_path), time.monotonic())
     assert outcome.failed and outcome.rows == [("late", "left out: no time remains")]
 
 
