@@ -239,16 +239,22 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
 
 def motion(c, size, frames, side):
     """Sets the data of a config to `motion`: clips of `frames` frames of `side`×`side` pixels, each used in full."""
-    c.dtype = "float32"
+    small_clips(c, frames, side)
     c.data.name, c.data.source, c.data.motion.size = "motion", "motion", size
     for split in ("eval_split", "test_split"):
         if split in c.data:
             c.data[split] = "test"
-    c.data.num_frames, c.data.stride, c.data.clip_sampling = frames, 1, "middle"
+    c.data.clip_sampling = "middle"
+
+
+def small_clips(c, frames, side):
+    """Sets the sizes of data, views and decoders for `frames` frames of `side`×`side` pixels, and turns flips off."""
+    c.dtype = "float32"
+    c.data.num_frames, c.data.stride = frames, 1
     c.data.frame_size, c.augment.size = (side, side), (side, side)
     c.data.workers, c.data.threads, c.data.prefetch = 0, 1, 2
     if "flip" in c.augment:
-        c.augment.flip = 0.0  # class names contain left and right
+        c.augment.flip = 0.0  # classes name left and right, or differ by the side that something moves to
     for branch in branches(c):
         branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 64, 1, 2
 

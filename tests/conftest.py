@@ -1,5 +1,6 @@
 """Settings of the suite: JAX on the CPU, and one cache of compiled programs for all tests and their processes."""
 
+import gc
 import importlib.metadata
 import os
 
@@ -23,6 +24,9 @@ def pytest_configure(config):
     flags = os.environ.get("XLA_FLAGS", "")
     if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and QUICK_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {QUICK_FLAG}"
+    gc.set_threshold(
+        100_000, 20
+    )  # of the objects of traced programs few are garbage: looking through them took a tenth of the time
     if os.environ.get("CVMAE_CHECK_SHAPES", "1") == "1":
         check_shapes()
 

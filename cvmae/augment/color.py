@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from cvmae.array_types import AnyArray
+
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of torchvision's grayscale
 
 
@@ -71,7 +73,7 @@ def jitter_color(key: Key[Array, ""], video: Float[Array, "*axes"], color: Color
     return jnp.where(jax.random.uniform(keys[4]) < color.probability, changed, video)
 
 
-def normalize(pixels: Float[Array, "*axes C"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "*axes C"]:
+def normalize(pixels: Float[AnyArray, "*axes C"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "*axes C"]:
     """Normalizes pixels in 0..1: (pixels - mean) / std per channel, float32.
 
     Args:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key, Num
 
+from cvmae.array_types import AnyArray
+
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
@@ -81,7 +83,7 @@ def draw_weights(
     return rows, columns
 
 
-def to_planes(video: Num[Array, "T H W C"]) -> Num[Array, "H C T W"]:
+def to_planes(video: Num[AnyArray, "T H W C"]) -> Num[AnyArray, "H C T W"]:
     """Puts rows first and columns last, so that a resize is two matrix products without a transpose between them."""
     return video.transpose(1, 3, 0, 2)
 
@@ -98,7 +100,7 @@ def planes_to_patches(planes: Num[Array, "H C T W"], tubelet: int, patch: int) -
 
 
 def resize_planes(
-    planes: Num[Array, "H0 C T W0"], rows: Float[Array, "V H0 H"], columns: Float[Array, "V W0 W"], dtype=jnp.float32
+    planes: Num[AnyArray, "H0 C T W0"], rows: Float[Array, "V H0 H"], columns: Float[Array, "V W0 W"], dtype=jnp.float32
 ) -> Float[Array, "V H C T W"]:
     """Resizes a clip to V clips by the weights of `resize_weights`, as two matrix products.
 
@@ -122,12 +124,12 @@ def resize_planes(
     return einsum("vyctw,vwx->vyctx", resized, columns.astype(dtype)) + middle
 
 
-def resample(video: Num[Array, "T H0 W0 C"], box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
+def resample(video: Num[AnyArray, "T H0 W0 C"], box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
     """Cuts a box of `draw_box` out of a clip [T, H0, W0, C] and resizes it, bilinear and antialiased, to [T, H, W, C], float32."""
     return _resize(video, box_weights(box, *video.shape[1:3], size))
 
 
-def random_crop(key: Key[Array, ""], video: Num[Array, "T H0 W0 C"], crop: Crop) -> Float[Array, "T H W C"]:
+def random_crop(key: Key[Array, ""], video: Num[AnyArray, "T H0 W0 C"], crop: Crop) -> Float[Array, "T H W C"]:
     """Crops, resizes and flips one clip at random: [T, H0, W0, C] -> [T, H, W, C], float32."""
     return _resize(video, draw_weights(key, *video.shape[1:3], crop))
 
@@ -137,7 +139,7 @@ def _resize(video, weights):
     return from_planes(resize_planes(to_planes(video), rows[None], columns[None])[0])
 
 
-def center_crop(video: Float[Array, "T H0 W0 C"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
+def center_crop(video: Float[AnyArray, "T H0 W0 C"], size: tuple[int, int]) -> Float[AnyArray, "T H W C"]:
     """Resizes the largest centered box with the aspect ratio of `size` to it: [T, H0, W0, C] -> [T, H, W, C]."""
     height, width = video.shape[1:3]
     if (height, width) == tuple(size):

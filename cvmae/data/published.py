@@ -2,7 +2,8 @@
 
 # Something-Something V2: the data set's page and its label files. Kinetics-400: arXiv 1705.06950 (306,245 clips, 50 a class for
 # val and 100 for test). Kinetics-600 and -700: arXiv 1808.01340 and 1907.06987, which give 50 and 100 a class; no number
-# for train is quoted, since releases differ. UCF101 and HMDB51: the rows of their split files.
+# for train is quoted, since releases differ. UCF101 and HMDB51: the rows of their split files. Meta-World is rendered: the numbers of
+# cvmae/data/metaworld with its defaults.
 COUNTS = {
     "ssv2": {"manifest": {"train": 168_913, "val": 24_777, "test": 27_157}},
     "k400": {"manifest": {"train": 246_245, "val": 20_000, "test": 40_000}},
@@ -14,7 +15,8 @@ COUNTS = {
         "split3": {"train": 9_624, "test": 3_696},
     },
     "hmdb51": {f"split{n}": {"train": 3_570, "test": 1_530} for n in (1, 2, 3)},
+    "metaworld": {"task": {"train": 5_000, "val": 500, "test": 1_250, "test_unseen": 1_250}},
     "folder": {},
 }
-CLASSES = {"ssv2": 174, "k400": 400, "k600": 600, "k700": 700, "ucf101": 101, "hmdb51": 51}
+CLASSES = {"ssv2": 174, "k400": 400, "k600": 600, "k700": 700, "ucf101": 101, "hmdb51": 51, "metaworld": 50}
 NOTES = {"k400": "videos vanish from YouTube: VideoMAE's copy, for one, has 240,436 for train and 19,796 for val (quoted)"}

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cvmae.array_types import AnyArray
 from cvmae.models import masking
 from cvmae.models.backbone import Backbone
 from cvmae.models.choices import check_choice
-from cvmae.models.patches import AnyArray, Grid, as_patches, normalize_targets, target_frames
+from cvmae.models.patches import Grid, as_patches, normalize_targets, target_frames
 from cvmae.models.positions import PositionEmbedding, Positions
 from cvmae.models.vit import Blocks, EncoderOutput, TransformerConfig, layer_norm, linear
 from cvmae.parallel.logical_axes import constrain

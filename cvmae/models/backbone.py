@@ -8,8 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
+from cvmae.array_types import AnyArray
 from cvmae.models.masking import Mask
-from cvmae.models.patches import AnyArray, Grid
+from cvmae.models.patches import Grid
 from cvmae.models.vit import EncoderOutput
 
 

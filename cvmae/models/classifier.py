@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from cvmae.array_types import AnyArray
 from cvmae.models.backbone import Backbone
 from cvmae.models.choices import check_choice
 from cvmae.models.heads import pool
-from cvmae.models.patches import AnyArray
 from cvmae.models.vit import EncoderOutput, layer_norm
 
 Pool = Literal["mean", "first"]

@@ -7,10 +7,10 @@ import flax.struct
 import jax
 from jaxtyping import Array, Float, Int32
 
+from cvmae.array_types import AnyArray
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.heads import ProjectionHead, pool, pool_time_patches
-from cvmae.models.patches import AnyArray
 from cvmae.models.vit import EncoderOutput
 
 # Fields of `CrossVideoOutput`, by the branch that computes them.

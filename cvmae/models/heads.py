@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from cvmae.models.patches import AnyArray
+from cvmae.array_types import AnyArray
 from cvmae.models.vit import dense
 
 

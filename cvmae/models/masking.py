@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key, Num
 
+from cvmae.array_types import AnyArray
 from cvmae.models.choices import check_choice
-from cvmae.models.patches import AnyArray, Grid
+from cvmae.models.patches import Grid
 
 MaskKind = Literal["random", "tube", "frame"]
 KINDS = get_args(MaskKind)

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from cvmae.array_types import AnyArray
 from cvmae.models.choices import check_choice
 
-AnyArray = Array | np.ndarray  # modules and functions of pixels take arrays of the host, too
 TargetNorm = Literal["patch", "patch_channel", "none"]
 TARGET_NORMS = get_args(TargetNorm)
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from cvmae.array_types import AnyArray
 from cvmae.models.choices import check_choice
-from cvmae.models.patches import AnyArray, Grid
+from cvmae.models.patches import Grid
 
 PositionEmbedding = Literal["separable", "learned", "sincos1d", "sincos2d", "sincos3d"]
 KINDS = get_args(PositionEmbedding)

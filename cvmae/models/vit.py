@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Key
 
+from cvmae.array_types import AnyArray
 from cvmae.models import cpu, lanes_attention, masking
 from cvmae.models.attention import AttentionKernel, attend_projected, weights
 from cvmae.models.choices import check_choice
-from cvmae.models.patches import AnyArray, Grid, as_patches
+from cvmae.models.patches import Grid, as_patches
 from cvmae.models.positions import PositionEmbedding, Positions
 from cvmae.parallel.logical_axes import Rules, constrain
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from jax import Array
 from jaxtyping import Float
 
+from cvmae.array_types import AnyArray
 from cvmae.augment import normalize
 from cvmae.models.autoencoder import Targets, make_targets
 from cvmae.models.build import decoder_spec, image_grid, video_grid
@@ -13,8 +13,8 @@ from cvmae.objective.views_and_masks import ModelInputs
 
 
 def target_pixels(
-    pixels: Float[Array, "*axes C"], norm: str, mean: Sequence[float], std: Sequence[float]
-) -> Float[Array, "*axes C"]:
+    pixels: Float[AnyArray, "*axes C"], norm: str, mean: Sequence[float], std: Sequence[float]
+) -> Float[AnyArray, "*axes C"]:
     """Pixels [..., 3], or patches, in 0..1, brought into the space from which targets are computed; `norm` is one of `TARGET_NORMS`.
 
     VideoMAE normalizes raw pixels per channel; MAE and mae_st normalize what the encoder sees.

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import pathlib
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -140,6 +139,8 @@ def _draw_row(sheet, draw, row: Row, layout: _Layout, top: int) -> None:
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Loads the font that matplotlib ships, so that images are the same on every machine."""
+    import matplotlib  # see `heatmap.color`
+
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 

@@ -2,8 +2,6 @@
 
 import pathlib
 
-import matplotlib
-import matplotlib.figure
 import numpy as np
 
 from cvmae.files import replacing
@@ -60,6 +58,8 @@ def draw_embedding(path, coordinates, labels, names: tuple[str, ...], title: str
       names: class names; () if classes have only numbers.
       title: the title of the plot.
     """
+    import matplotlib.figure  # takes a second to import, and the names of this module are read at the start of every task
+
     coordinates, labels, path = np.asarray(coordinates), np.asarray(labels), pathlib.Path(path)
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[:NAMED]])

@@ -1,6 +1,5 @@
 """Heat maps: values of patches as colors of pixels."""
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -27,6 +26,8 @@ def scaled(maps) -> np.ndarray:
 
 def color(values, colors: str) -> np.ndarray:
     """Colors values [...] in 0..1 by a matplotlib colormap: uint8 [..., 3]."""
+    import matplotlib  # takes a moment, which a task without pictures should not wait for
+
     return matplotlib.colormaps[colors](np.asarray(values), bytes=True)[..., :3]
 
 

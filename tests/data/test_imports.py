@@ -23,11 +23,17 @@ def test_decoding_imports_no_jax():
     data = ROOT / "cvmae" / "data"
     modules = [f"cvmae.data.{path.stem}" for path in data.glob("*.py") if path.stem not in GRAIN | {"__init__"}]
     assert "cvmae.data.decode" in modules
-    assert slow_modules(*modules, "cvmae.data.motion.build", "cvmae.data.prepare.work") == []
+    assert slow_modules(*modules, "cvmae.data.motion.build", "cvmae.data.prepare.work", "cvmae.data.metaworld.clips") == []
 
 
 def test_the_loader_imports_no_plotting():
     assert "matplotlib" not in slow_modules(*(f"cvmae.data.{module}" for module in GRAIN))
+
+
+def test_training_imports_no_plotting():
+    """Pictures are drawn at the end; every command would wait a second for matplotlib at its start."""
+    tasks = ("pretrain", "finetune", "probe", "knn", "retrieval", "extract")
+    assert "matplotlib" not in slow_modules("cvmae", "cvmae.main", *(f"cvmae.tasks.{task}" for task in tasks))
 
 
 def test_training_imports_no_tensorflow():

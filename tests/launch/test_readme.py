@@ -38,6 +38,7 @@ RUN_BY = {
     "cvmae.bench": "tests/performance/test_bench.py: test_everything_is_measured",
     "cvmae.interop": "tests/interop/test_command.py: test_export",
     "cvmae.data.prepare": "tests/data/prepare/test_command.py: test_a_run_that_is_killed_goes_on",
+    "cvmae.data.baselines": "tests/data/test_baselines.py: test_one_fit_is_scored_on_several_splits",
     "cvmae.data.motion": "tests/data/test_motion.py: test_the_command_builds_draws_and_measures",
     "cvmae.report": "tests/report/test_page.py: test_the_command_writes_a_page_and_prints_its_path",
     "demo.sh": "tests/launch/test_launch.py: test_the_demo_passes_a_signal_on_and_ends_with_its_report",

@@ -7,10 +7,10 @@ from tests.requirements import missing
 
 
 def test_a_block_does_not_move_numbers():
-    """At most 30 % of XLA's cycles are copy, slice, pad and transpose; by `splash` it is 34 % (8 clips of 825 tokens)."""
+    """At most a tenth of XLA's cycles are copy, slice, pad and transpose; by `splash` 20 % of these are, and 34 % with 8 clips of 825 tokens."""
     if importlib.util.find_spec("libtpu") is None:
         missing("plan", "libtpu comes with the extra: pip install '.[plan]'")
-    program = compile_block("v5e:2x2", "auto", 16, "kernels", clips=8, tokens=600)
+    program = compile_block("v5e:2x2", "lanes", 16, "kernels", clips=4, tokens=200)
     cycles = cycles_of(program)
     assert program.as_text().count('custom_call_target="tpu_custom_call"') == 2  # the forward kernel runs once
-    assert cycles.total > 0 and cycles.moves <= 0.3 * cycles.total, cycles
+    assert cycles.total > 0 and cycles.moves <= 0.1 * cycles.total, cycles

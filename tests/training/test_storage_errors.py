@@ -11,6 +11,7 @@ from cvmae.files import REMEDIES, StorageError, storage_error_number, storage_er
 from cvmae.training.metric_writer import MetricsWriter, read_metrics
 from cvmae.workdir import Workdir
 from tests.commands import arguments, checkpoint_steps, metric_lines, run
+from tests.tiny_configs import PLAIN
 
 
 @pytest.mark.parametrize("number", REMEDIES)
@@ -93,7 +94,7 @@ def limited(limit: int, *args: str):
 
 
 def test_a_run_ends_with_one_line_and_goes_on_with_room(tmp_path):
-    short = {"total": "4_steps", "checkpoint_every": "2_steps", "log_every": "1_steps", "eval_every": "0_steps"}
+    short = {"total": "4_steps", "checkpoint_every": "2_steps", "log_every": "1_steps", "eval_every": "0_steps", **PLAIN}
     words = [*arguments(tmp_path / "w", **short), "--noreport"]
     done = limited(100_000, *words)  # the arrays are larger
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr

@@ -90,7 +90,7 @@ def build_and_show() -> None:
     if FLAGS.sheet and not cv2.imwrite(FLAGS.sheet, contact_sheet(manifest)[:, :, ::-1]):
         raise OSError(f"cannot write {FLAGS.sheet}")
     if FLAGS.baselines:
-        from cvmae.data.motion import baselines  # scikit-learn takes a second to import
+        from cvmae.data import baselines  # scikit-learn takes a second to import
 
         print(baselines.table(manifest, seeds=FLAGS.baseline_seeds, clips=FLAGS.baseline_clips))
 

@@ -52,7 +52,7 @@ class State:
 
     def find_answer(self, job: dict) -> dict | None:
         """Returns an earlier run's answer to a job; None without one, or if the video or its re-encoded file has changed."""
-        kept = self._answers.get(_key(job))
+        kept = self.recall(_key(job))
         if kept is None or kept["file"] != identity(job["path"]):
             return None
         return kept["answer"] if not job["side"] or kept["target"] == identity(job["target"]) else None
@@ -60,8 +60,16 @@ class State:
     def keep_answer(self, job: dict, answer: dict) -> None:
         """Keeps an answer for later runs."""
         target = identity(job["target"]) if job["side"] else None
-        kept = {"file": answer["file"], "target": target, "answer": answer}
-        self._journal.write(json.dumps([_key(job), kept]) + "\n")
+        self.remember(_key(job), {"file": answer["file"], "target": target, "answer": answer})
+
+    def recall(self, key: str) -> dict | None:
+        """Returns the entry that this or an earlier run kept under a key; None without one."""
+        return self._answers.get(key)
+
+    def remember(self, key: str, entry: dict) -> None:
+        """Keeps an entry under a key for later runs, in place of an earlier one."""
+        self._answers[key] = entry
+        self._journal.write(json.dumps([key, entry]) + "\n")
         self._journal.flush()
 
     def splits(self, draw: str) -> dict[str, str]:
