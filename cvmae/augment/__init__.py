@@ -7,9 +7,9 @@ RandAugment, then float32 in 0..1 until `normalize`.
 from cvmae.augment.color import Color, jitter_color, normalize
 from cvmae.augment.erasing import Erasing, erase
 from cvmae.augment.finetune_views import LabeledSpec, labeled_view, labeled_views
-from cvmae.augment.geometry import Crop, center_crop, draw_box, random_crop, resample
+from cvmae.augment.geometry import Crop, center_crop, draw_box, from_planes, planes_to_patches, random_crop, resample
 from cvmae.augment.mixing import Mix, mix, multi_hot_targets, soft_targets
-from cvmae.augment.pretrain_views import ViewSpec, make_views
+from cvmae.augment.pretrain_views import ViewSpec, make_planes, make_views
 from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_clips
 
 __all__ = [
@@ -23,13 +23,16 @@ __all__ = [
     "center_crop",
     "draw_box",
     "erase",
+    "from_planes",
     "jitter_color",
     "labeled_view",
     "labeled_views",
+    "make_planes",
     "make_views",
     "mix",
     "multi_hot_targets",
     "normalize",
+    "planes_to_patches",
     "rand_augment",
     "rand_augment_clips",
     "random_crop",

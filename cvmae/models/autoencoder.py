@@ -13,9 +13,9 @@ from cvmae.array_types import AnyArray
 from cvmae.models import masking
 from cvmae.models.backbone import Backbone
 from cvmae.models.choices import check_choice
-from cvmae.models.patches import Grid, normalize_targets, patchify, target_frames
+from cvmae.models.patches import Grid, as_patches, normalize_targets, target_frames
 from cvmae.models.positions import PositionEmbedding, Positions
-from cvmae.models.vit import Blocks, EncoderOutput, TransformerConfig, dense, layer_norm
+from cvmae.models.vit import Blocks, EncoderOutput, TransformerConfig, layer_norm, linear
 from cvmae.parallel.logical_axes import constrain
 
 Layout = Literal["unshuffle", "concat"]
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
                 "predict_all needs every masked token, and this mask is subsampled: take it before `masking.subsample`"
             )
         spec, trunk, width = self.spec, self.spec.trunk, self.spec.trunk.size.width
-        embed = dense(width, trunk.dtype, "embed", spec.embed_bias)
+        embed = linear(trunk, width, "embed", spec.embed_bias)
         table, cls_position = Positions(spec.positions, self.grid, width, spec.cls != "none", name="positions")()
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (width,)).astype(trunk.dtype)
         masked_shape = (*mask.masked.shape, width)
@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         x = self._select(x[:, 1:] if spec.cls != "none" else x, mask, predict_all)
         x = layer_norm(spec.norm_eps, trunk.dtype, "norm")(x)
         patch_dim = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3
-        return dense(patch_dim, trunk.dtype, "predict")(x).astype(jnp.float32)
+        return linear(trunk, patch_dim, "predict")(x).astype(jnp.float32)
 
     def _cls(self, embed, encoded: EncoderOutput, position):
         """The first token [B, 1, width]: the decoder's own or the encoder's, with its position."""
@@ -151,14 +151,28 @@ class Autoencoder(nn.Module):
     encoder: Backbone
     decoder: Decoder | None = None
 
-    def __call__(self, video: Float[AnyArray, "B T H W C"], mask: masking.Mask) -> tuple[EncoderOutput, Float[Array, "B M P"]]:
+    def __call__(
+        self, video: Float[AnyArray, "B T H W C"] | Float[AnyArray, "B N P"], mask: masking.Mask
+    ) -> tuple[EncoderOutput, Float[Array, "B M P"]]:
         """Encodes the visible patches and predicts the masked ones, float32."""
         encoded = self.encode(video, mask)
         return encoded, self.decode(encoded, mask)
 
-    def encode(self, video: Float[AnyArray, "B T H W C"], mask: masking.Mask | None = None) -> EncoderOutput:
+    def encode(
+        self, video: Float[AnyArray, "B T H W C"] | Float[AnyArray, "B N P"], mask: masking.Mask | None = None
+    ) -> EncoderOutput:
         """Encodes the visible patches; see `Backbone`."""
         return self.encoder(video, mask)
+
+    def decodes_grid(self, mask: masking.Mask) -> bool:
+        """Returns True if it costs little to predict all patches, in the order of the grid, and no token moves by the mask then.
+
+        At a masking ratio of 0.75 or more the visible patches are a small part of the last product; below, moving the masked
+        tokens costs less.
+        """
+        spec = None if self.decoder is None else self.decoder.spec
+        many = 4 * mask.num_visible <= mask.ids_shuffle.shape[1]
+        return spec is not None and spec.layout == "unshuffle" and not mask.subsampled and many
 
     def decode(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Float[Array, "B M P"]:
         """Predicts patches; see `Decoder`. Raises: ValueError, there is no decoder."""
@@ -168,12 +182,17 @@ class Autoencoder(nn.Module):
 
 
 def make_targets(
-    video: Float[AnyArray, "B T H W C"], mask: masking.Mask | None, spec: DecoderSpec, grid: Grid, norm: str
+    video: Float[AnyArray, "B T H W C"] | Float[AnyArray, "B N P"],
+    mask: masking.Mask | None,
+    spec: DecoderSpec,
+    grid: Grid,
+    norm: str,
 ) -> Targets:
     """Makes the targets of the masked patches; without a mask of all patches.
 
     Args:
-      video: normalized pixels for `patch` and `none` (MAE, mae_st), pixels in 0..1 for `patch_channel` (VideoMAE).
+      video: normalized pixels for `patch` and `none` (MAE, mae_st), pixels in 0..1 for `patch_channel` (VideoMAE); clips, or
+        their patches where all frames are predicted.
       mask: the permutation of the patches.
       spec: the decoder, for the frames that it predicts.
       grid: the tokens of a clip.
@@ -185,7 +204,7 @@ def make_targets(
     frames = target_frames(grid.num_frames, spec.target_frames)
     if len(frames) != grid.num_frames:
         video = video[:, frames]
-    patches = patchify(video, spec.target_tubelet(grid), grid.patch)
+    patches = as_patches(video, spec.target_tubelet(grid), grid.patch)
     if mask is not None:
         patches = masking.take_masked(patches, mask)
     return Targets(*normalize_targets(patches, norm))

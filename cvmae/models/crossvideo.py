@@ -52,6 +52,8 @@ class CrossVideoOutput:
     Attributes:
       video_predictions: float32 [B·min(V, 2), N - K, P], of v and v⁺.
       image_predictions: float32 [B·F, N - K, P].
+      video_grid_predictions, image_grid_predictions: the same of all N patches, in the order of the grid; None where the decoder
+        predicts masked patches only (`Autoencoder.decodes_grid`).
       z: float32 [B, V, E], embeddings at the level of the video.
       f: float32 [B, V, F, E], embeddings of the time patches of the sampled frames.
       f_valid: bool [B, F], True if that time patch has visible tokens in every view.
@@ -62,6 +64,8 @@ class CrossVideoOutput:
 
     video_predictions: jax.Array | None = None
     image_predictions: jax.Array | None = None
+    video_grid_predictions: jax.Array | None = None
+    image_grid_predictions: jax.Array | None = None
     z: jax.Array | None = None
     f: jax.Array | None = None
     f_valid: jax.Array | None = None
@@ -104,18 +108,18 @@ class CrossVideo(nn.Module):
     @nn.compact
     def __call__(
         self,
-        video: Float[AnyArray, "BV T H W 3"] | None,
+        video: Float[AnyArray, "BV T H W 3"] | Float[AnyArray, "BV N P"] | None,
         video_mask: masking.Mask | None,
-        image: Float[AnyArray, "BF 1 h w 3"] | None,
+        image: Float[AnyArray, "BF 1 h w 3"] | Float[AnyArray, "BF n p"] | None,
         image_mask: masking.Mask | None,
         time_patches: Int32[Array, "B V F"],
     ) -> CrossVideoOutput:
         """Encodes, embeds and predicts.
 
         Args:
-          video: B·V views, normalized; the views of a clip are consecutive rows.
+          video: B·V views, normalized; the views of a clip are consecutive rows. Patches where the encoder takes them.
           video_mask: of the same rows.
-          image: B·F frames, normalized; the frames of a clip are consecutive rows.
+          image: B·F frames, normalized; the frames of a clip are consecutive rows. Patches where the encoder takes them.
           image_mask: of the same rows.
           time_patches: the time patch of each view that holds each sampled frame.
         """
@@ -141,7 +145,7 @@ class CrossVideo(nn.Module):
                 first_views(encoded.tokens, views, count),
                 None if encoded.cls is None else first_views(encoded.cls, views, count),
             )
-            outputs["video_predictions"] = self.video.decode(predicted, first_of_mask(mask, views, count))
+            outputs |= _predictions("video", self.video, predicted, first_of_mask(mask, views, count))
         if "z" in needed:
             outputs["z"] = split_views(self._head("video_head", width)(pooled), views)
         if needed & {"f", "f_valid"}:
@@ -160,10 +164,18 @@ class CrossVideo(nn.Module):
         pooled = pool(encoded.tokens)
         outputs = {"image_features": pooled}
         if "image_predictions" in needed:
-            outputs["image_predictions"] = self.image.decode(encoded, mask)
+            outputs |= _predictions("image", self.image, encoded, mask)
         if "h" in needed:
             outputs["h"] = split_views(self._head("image_head", encoded.tokens.shape[-1])(pooled), frames)
         return outputs
+
+
+def _predictions(branch: str, autoencoder: Autoencoder, encoded: EncoderOutput, mask: masking.Mask) -> dict[str, jax.Array]:
+    """Predictions of the masked patches, and of all patches where that moves no token by the mask; what is not read costs nothing."""
+    if not autoencoder.decodes_grid(mask):
+        return {f"{branch}_predictions": autoencoder.decode(encoded, mask)}
+    grid = autoencoder.decode(encoded, mask, predict_all=True)
+    return {f"{branch}_grid_predictions": grid, f"{branch}_predictions": masking.take_masked(grid, mask)}
 
 
 def first_of_mask(mask: masking.Mask, views: int, count: int) -> masking.Mask:

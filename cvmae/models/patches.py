@@ -93,6 +93,11 @@ def patchify(video: Num[AnyArray, "B T H W C"], tubelet: int, patch: int) -> Num
     )
 
 
+def as_patches(video: Num[AnyArray, "B T H W C"] | Num[AnyArray, "B N P"], tubelet: int, patch: int) -> Num[AnyArray, "B N P"]:
+    """Cuts clips into tokens as `patchify` does; patches are returned as they are."""
+    return video if video.ndim == 3 else patchify(video, tubelet, patch)
+
+
 def unpatchify(tokens: Num[AnyArray, "B N P"], grid: Grid) -> Num[AnyArray, "B T H W 3"]:
     """Puts tokens back together as clips; the inverse of `patchify`.
 

@@ -1,7 +1,7 @@
 """The Vision Transformer: a table of sizes, the pre-norm block, and the encoder of visible tokens."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import flax.linen as nn
 import flax.struct
@@ -11,10 +11,10 @@ from einops import rearrange
 from jaxtyping import Array, Float, Key
 
 from cvmae.array_types import AnyArray
-from cvmae.models import lanes_attention, masking
+from cvmae.models import cpu, lanes_attention, masking
 from cvmae.models.attention import AttentionKernel, attend_projected, weights
 from cvmae.models.choices import check_choice
-from cvmae.models.patches import Grid, patchify
+from cvmae.models.patches import Grid, as_patches
 from cvmae.models.positions import PositionEmbedding, Positions
 from cvmae.parallel.logical_axes import Rules, constrain
 
@@ -111,9 +111,22 @@ class TransformerConfig:
         check_choice("mlp", self.mlp, MLP)
 
 
-def dense(features: int, dtype, name: str, use_bias: bool = True):
+def dense(features: int, dtype, name: str, use_bias: bool = True, dot_general=None):
     """A linear layer with the initialization of MAE and VideoMAE: Xavier uniform, zero bias."""
-    return nn.Dense(features, use_bias, dtype, kernel_init=nn.initializers.xavier_uniform(), name=name)
+    init = nn.initializers.xavier_uniform()
+    return nn.Dense(features, use_bias, dtype, kernel_init=init, name=name, dot_general=dot_general)
+
+
+def linear(trunk: TransformerConfig, features: int, name: str, use_bias: bool = True):
+    """`dense` in the dtype of a trunk, and in the form that suits its devices."""
+    return dense(features, trunk.dtype, name, use_bias, cpu.dot_general if cpu.is_for_cpu(trunk.rules) else None)
+
+
+def gelu(trunk: TransformerConfig, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """The activation of a trunk."""
+    if trunk.mlp == "gelu" and x.dtype == jnp.float32 and cpu.is_for_cpu(trunk.rules):
+        return cpu.gelu(x)
+    return nn.gelu(x, approximate=trunk.mlp == "gelu_tanh")
 
 
 def layer_norm(eps: float, dtype, name: str):
@@ -129,13 +142,13 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         size, bias, rules = self.trunk.size, self.trunk.qkv_bias, self.trunk.rules
-        query = dense(size.width, self.trunk.dtype, "query", bias != "none")(x)
-        key = dense(size.width, self.trunk.dtype, "key", bias == "qkv")(x)
-        value = dense(size.width, self.trunk.dtype, "value", bias != "none")(x)
+        query = linear(self.trunk, size.width, "query", bias != "none")(x)
+        key = linear(self.trunk, size.width, "key", bias == "qkv")(x)
+        value = linear(self.trunk, size.width, "value", bias != "none")(x)
         if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
             self.sow(WEIGHTS, "weights", weights(*(rearrange(a, "b n (h d) -> b n h d", h=size.heads) for a in (query, key))))
         mixed = attend_projected(query, key, value, size.heads, self.trunk.attention, rules)
-        return dense(size.width, self.trunk.dtype, "out")(mixed)
+        return linear(self.trunk, size.width, "out")(mixed)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
@@ -169,9 +182,9 @@ class Block(nn.Module):
         y = Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
         x = x + drop_samples(first, y, drop_rate)
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
-        y = dense(round(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in")(y)
+        y = linear(trunk, round(trunk.size.width * trunk.size.mlp_ratio), "mlp_in")(y)
         y = constrain(y, trunk.rules, "batch", "tokens", "mlp")
-        y = dense(trunk.size.width, trunk.dtype, "mlp_out")(nn.gelu(y, approximate=trunk.mlp == "gelu_tanh"))
+        y = linear(trunk, trunk.size.width, "mlp_out")(gelu(trunk, y))
         return constrain(x + drop_samples(second, y, drop_rate), trunk.rules, "batch", "tokens", None)
 
 
@@ -256,6 +269,7 @@ class Encoder(nn.Module):
     positions: PositionEmbedding
     cls_token: bool = False
     final_norm: bool = True
+    takes_patches: ClassVar[bool] = True
 
     @property
     def depth(self) -> int:
@@ -265,18 +279,18 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        video: Float[AnyArray, "B T H W C"],
+        video: Float[AnyArray, "B T H W C"] | Float[AnyArray, "B N P"],
         mask: masking.Mask | None = None,
         drop_keys: Key[Array, " B"] | None = None,
     ) -> EncoderOutput:
-        """Encodes normalized clips; see `backbone.Backbone`."""
+        """Encodes normalized clips, or their patches in the order of the grid; see `backbone.Backbone`."""
         trunk, width = self.trunk, self.trunk.size.width
-        patches = patchify(video, self.grid.tubelet, self.grid.patch)
+        patches = as_patches(video, self.grid.tubelet, self.grid.patch)
         table, cls_position = Positions(self.positions, self.grid, width, self.cls_token, name="positions")()
         if mask is not None:
             patches = masking.take_visible(patches, mask)
             table = masking.gather_visible_rows(table, mask)
-        x = dense(width, trunk.dtype, "embed")(patches) + table.astype(trunk.dtype)
+        x = linear(trunk, width, "embed")(patches) + table.astype(trunk.dtype)
         x = constrain(x, trunk.rules, "batch", "tokens", None)
         if self.cls_token:
             cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position

@@ -19,6 +19,17 @@ def masked_mse(predictions: Float[Array, "*#patches P"], targets: Float[Array, "
     return jnp.square(predictions.astype(jnp.float32) - targets.astype(jnp.float32)).mean(-1)
 
 
+def masked_mean(values: Float[Array, "B N"], hidden: Bool[Array, "B N"], count: int) -> Float[Array, ""]:
+    """Mean over the masked patches, float32 scalar, of values in the order of the grid.
+
+    Args:
+      values: of every patch.
+      hidden: True for the masked patches.
+      count: of the masked patches of a sample.
+    """
+    return jnp.where(hidden, values, 0).sum() / (values.shape[0] * count)
+
+
 @flax.struct.dataclass
 class NTXentOutput:
     """Losses of `nt_xent` before they are averaged.

@@ -113,14 +113,21 @@ class Objective:
         """Reconstruction targets of the video branch, see `targets.video_targets`."""
         return video_targets(self.config, inputs)
 
-    def normalize(self, pixels: Float[Array, "*axes 3"]) -> Float[Array, "*axes 3"]:
-        """Normalizes pixels in 0..1 by the mean and standard deviation of config.augment, as the encoders expect them."""
+    def normalize(self, pixels: Float[Array, "*axes C"]) -> Float[Array, "*axes C"]:
+        """Normalizes pixels, or patches, in 0..1 by the mean and standard deviation of config.augment, as the encoders expect them."""
         return normalize(pixels, self.config.augment.mean, self.config.augment.std)
 
-    def target_pixels(self, pixels: Float[Array, "*axes 3"], branch) -> Float[Array, "*axes 3"]:
+    def target_pixels(self, pixels: Float[Array, "*axes C"], branch) -> Float[Array, "*axes C"]:
         """Pixels in 0..1 in the space of a branch's targets, see `targets.target_pixels`."""
         return target_pixels(pixels, branch.target_norm, self.config.augment.mean, self.config.augment.std)
 
     def _model_arguments(self, inputs: ModelInputs):
-        image = None if inputs.image is None else self.normalize(inputs.image)
-        return self.normalize(inputs.video), inputs.video_mask, image, inputs.image_mask, inputs.slots
+        video = self._encoded(self.model.video, inputs.video, inputs.video_patches)
+        image = self._encoded(self.model.image, inputs.image, inputs.image_patches)
+        return video, inputs.video_mask, image, inputs.image_mask, inputs.slots
+
+    def _encoded(self, branch, pixels, patches):
+        """The normalized clips that the encoder of a branch reads, as patches where it takes them and they are made; or None."""
+        if patches is not None and branch is not None and getattr(branch.encoder, "takes_patches", False):
+            return self.normalize(patches)
+        return None if pixels is None else self.normalize(pixels)

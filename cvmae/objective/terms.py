@@ -16,8 +16,10 @@ from jax import Array
 from jaxtyping import Float
 
 from cvmae.config import ConfigError, nearest
-from cvmae.models.crossvideo import IMAGE_OUTPUTS, VIDEO_OUTPUTS, ActiveTerms, CrossVideoOutput
-from cvmae.objective.losses import masked_mse, nt_xent, nt_xent_per_frame
+from cvmae.models.autoencoder import Targets
+from cvmae.models.crossvideo import IMAGE_OUTPUTS, VIDEO_OUTPUTS, ActiveTerms, CrossVideoOutput, first_of_mask
+from cvmae.models.masking import Mask
+from cvmae.objective.losses import masked_mean, masked_mse, nt_xent, nt_xent_per_frame
 from cvmae.objective.targets import image_targets, video_targets
 from cvmae.objective.views_and_masks import ModelInputs
 
@@ -97,13 +99,27 @@ class LossTerm:
 def mse_video(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of v and v⁺."""
     assert output.video_predictions is not None  # the term needs it
-    return masked_mse(output.video_predictions, video_targets(config, inputs).values).mean(), {}
+    if output.video_grid_predictions is None:
+        return masked_mse(output.video_predictions, video_targets(config, inputs).values).mean(), {}
+    views = inputs.slots.shape[1]
+    return _grid_mse(
+        output.video_grid_predictions,
+        video_targets(config, inputs, grid_order=True),
+        first_of_mask(inputs.video_mask, views, min(views, 2)),
+    )
 
 
 def mse_image(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of the sampled frames."""
     assert output.image_predictions is not None
-    return masked_mse(output.image_predictions, image_targets(config, inputs).values).mean(), {}
+    if output.image_grid_predictions is None:
+        return masked_mse(output.image_predictions, image_targets(config, inputs).values).mean(), {}
+    return _grid_mse(output.image_grid_predictions, image_targets(config, inputs, grid_order=True), inputs.image_mask)
+
+
+def _grid_mse(predictions, targets: Targets, mask: Mask):
+    """The loss over the masked patches, from predictions and targets of all patches in the order of the grid."""
+    return masked_mean(masked_mse(predictions, targets.values), mask.hidden, mask.masked.shape[1]), {}
 
 
 def intra_video(output: CrossVideoOutput, inputs, config):

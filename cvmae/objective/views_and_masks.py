@@ -11,7 +11,7 @@ from jaxtyping import Int, Key
 
 from cvmae import augment, rng
 from cvmae.models import masking
-from cvmae.models.build import image_grid, video_grid
+from cvmae.models.build import DTYPES, image_grid, video_grid
 from cvmae.models.crossvideo import ActiveTerms
 from cvmae.models.patches import Grid
 
@@ -27,6 +27,8 @@ class ModelInputs(flax.struct.PyTreeNode):
       image: float32 [B·F, 1, H, W, 3], pixels in 0..1; None without an image branch.
       image_mask: a mask for each of the B·F frames; None without an image branch.
       slots: int32 [B, V, F], the temporal position, in tubelets, of each sampled frame in each view.
+      video_patches: float32 [B·V, N, P], `video` cut into tokens; None: not made.
+      image_patches: float32 [B·F, N, P], `image` cut into tokens; None: not made.
     """
 
     video: Array
@@ -34,6 +36,8 @@ class ModelInputs(flax.struct.PyTreeNode):
     image: Array | None
     image_mask: masking.Mask | None
     slots: Array
+    video_patches: Array | None = None
+    image_patches: Array | None = None
 
 
 def sample_keys(key: Key[Array, ""], step, count: int) -> dict[str, Key[Array, " {count}"]]:
@@ -47,7 +51,7 @@ def view_spec(config, views: int) -> augment.ViewSpec:
     crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
     plus = augment.Crop(c.size, c.plus_scale, c.plus_ratio, c.flip)
     color = augment.Color(c.brightness, c.contrast, c.saturation, c.hue, c.color_probability)
-    return augment.ViewSpec(crop, plus, color, views, config.image_branch.crop)
+    return augment.ViewSpec(crop, plus, color, views, config.image_branch.crop, DTYPES[config.dtype])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +98,41 @@ class InputBuilder:
         Args:
           samples: {"video": uint8 [B, T, H0, W0, 3], "frame_index": int32 [B, F], and the keys [B] of `sample_keys`}.
         """
-        video, frames = jax.vmap(lambda k, v, i: augment.make_views(k, v, i, self.views, self.image))(
-            samples["views"], samples["video"], samples["frame_index"]
-        )
+        pixels = jax.vmap(self._pixels)(samples["views"], samples["video"], samples["frame_index"])
+        # The samples of a batch first, their views and frames second, so that no sharded row moves.
+        pixels = {name: array.reshape(-1, *array.shape[2:]) for name, array in pixels.items()}
         count = samples["frame_index"].shape[1]
         return ModelInputs(
-            video=video.reshape(-1, *video.shape[2:]),
+            video=pixels["video"],
             video_mask=self.video_mask.draw(samples["mask_video"], self.views.views),
-            image=None if frames is None else frames.reshape(-1, 1, *frames.shape[2:]),
             image_mask=None if self.image_mask is None else self.image_mask.draw(samples["mask_image"], count),
+            image=pixels.get("image"),
             slots=self.slots(samples["frame_index"]),
+            video_patches=pixels["video_patches"],
+            image_patches=pixels.get("image_patches"),
         )
+
+    def _pixels(self, key, video, frame_index) -> dict[str, Array]:
+        """Views and frames of one clip, and both as patches. What nothing reads is left out when the step is compiled.
+
+        Each view is cut into tokens by itself, right from the layout that the resize gives it: on TPUs a transpose of all views in
+        float32 takes as long as the encoder.
+        """
+        views, frames = augment.make_planes(key, video, frame_index, self.views, self.image)
+
+        def patches(planes, grid):
+            return augment.planes_to_patches(planes, grid.tubelet, grid.patch)
+
+        made = {
+            "video": jnp.stack([augment.from_planes(view) for view in views]),
+            "video_patches": jnp.stack([patches(view, self.video_mask.grid) for view in views]),
+        }
+        if frames is not None and self.image_mask is not None:
+            made["image"] = augment.from_planes(frames)[:, None]
+            made["image_patches"] = jnp.stack(
+                [patches(frames[:, :, i : i + 1], self.image_mask.grid) for i in range(frames.shape[2])]
+            )
+        return made
 
     def subsample(self, inputs: ModelInputs, samples) -> ModelInputs:
         """Returns the inputs with only the fraction `decoder.share` of each branch's masked tokens left to predict."""

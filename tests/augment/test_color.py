@@ -41,7 +41,17 @@ def test_hue_turns_red_to_green_in_a_third_of_a_circle():
     assert colorsys.rgb_to_hsv(*turned)[0] == pytest.approx(1 / 3, abs=1e-3)
 
 
+def test_channels_may_lie_on_another_axis():
+    video = jnp.asarray(clip(2), jnp.float32) / 255
+    color = Color(hue=0.2, probability=0.5)
+    for key in jax.random.split(KEY, 6):
+        planar = augment.jitter_color(key, video.transpose(1, 0, 3, 2), color, axis=2).transpose(1, 0, 3, 2)
+        np.testing.assert_allclose(planar, augment.jitter_color(key, video, color), atol=1e-6)
+
+
 def test_normalize():
     np.testing.assert_allclose(
         augment.normalize(jnp.full((2, 3), 0.5), (0.5, 0.4, 0.3), (1.0, 0.1, 0.2)), [[0, 1, 1]] * 2, rtol=1e-5
     )
+    patches = augment.normalize(jnp.full((2, 4, 6), 0.5), (0.5, 0.4, 0.3), (1.0, 0.1, 0.2))
+    np.testing.assert_allclose(patches, np.broadcast_to([0, 1, 1] * 2, (2, 4, 6)), rtol=1e-5)

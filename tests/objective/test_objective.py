@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.build import image_grid, video_grid
+from cvmae.models.patches import patchify
 from cvmae.objective.objective import Objective, build_model
 from cvmae.objective.terms import active_terms
 from tests.tiny_configs import TERMS, config, samples
@@ -118,6 +121,32 @@ def test_every_view_has_its_own_mask_and_no_sample_depends_on_the_others(run):
     alone = jax.jit(objective.make_inputs)(one)
     np.testing.assert_array_equal(alone.video_mask.ids_shuffle, shuffle[2:4])
     np.testing.assert_allclose(alone.video, inputs.video[2:4], atol=1e-5)
+
+
+def test_inputs_are_cut_into_patches_of_the_same_pixels(run):
+    objective, *_, inputs = run
+    for name, grid in (("video", video_grid(objective.config)), ("image", image_grid(objective.config))):
+        expected = patchify(getattr(inputs, name), grid.tubelet, grid.patch)
+        np.testing.assert_allclose(getattr(inputs, f"{name}_patches"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.9])
+def test_the_loss_in_grid_order_is_that_of_the_masked_patches(ratio, monkeypatch):
+    """At high ratios all patches are predicted, and the loss is masked; values and gradients are those of the masked ones alone."""
+    c = config(only=("mse_video", "mse_image"), video_branch__mask__ratio=ratio, image_branch__mask__ratio=ratio)
+    objective, batch = Objective(c), samples(c)
+    params = jax.jit(objective.init)(jax.random.key(1), batch)
+    output = jax.jit(objective.forward)(params, objective.make_inputs(batch))
+    assert (output.video_grid_predictions is None) == (output.image_grid_predictions is None) == (ratio == 0.5)
+
+    def evaluate():
+        return jax.jit(jax.value_and_grad(objective, has_aux=True))(params, batch)
+
+    (loss, _), gradients = evaluate()
+    monkeypatch.setattr(Autoencoder, "decodes_grid", lambda self, mask: False)
+    (expected, _), expected_gradients = evaluate()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients, expected_gradients)
 
 
 def test_temporal_positions_count_from_the_end_in_the_reversed_clip():
