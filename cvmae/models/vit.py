@@ -113,8 +113,7 @@ class TransformerConfig:
 
 def dense(features: int, dtype, name: str, use_bias: bool = True, dot_general=None):
     """A linear layer with the initialization of MAE and VideoMAE: Xavier uniform, zero bias."""
-    init = nn.initializers.xavier_uniform()
-    return nn.Dense(features, use_bias, dtype, kernel_init=init, name=name, dot_general=dot_general)
+    return nn.Dense(features, use_bias, dtype, kernel_init=nn.initializers.xavier_uniform(), name=name, dot_general=dot_general)
 
 
 def linear(trunk: TransformerConfig, features: int, name: str, use_bias: bool = True):
@@ -290,8 +289,7 @@ class Encoder(nn.Module):
         if mask is not None:
             patches = masking.take_visible(patches, mask)
             table = masking.gather_visible_rows(table, mask)
-        x = linear(trunk, width, "embed")(patches) + table.astype(trunk.dtype)
-        x = constrain(x, trunk.rules, "batch", "tokens", None)
+        x = constrain(linear(trunk, width, "embed")(patches) + table.astype(trunk.dtype), trunk.rules, "batch", "tokens", None)
         if self.cls_token:
             cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position
             cls = jnp.broadcast_to(cls.astype(trunk.dtype), (x.shape[0], 1, width))
