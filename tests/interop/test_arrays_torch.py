@@ -189,7 +189,7 @@ def evil(marker: pathlib.Path) -> dict[str, Evil]:
     return {
         f"{os.system.__module__}.system": Evil(os.system, f"touch {marker}"),
         "eval": Evil(eval, code),
-        "pathlib.Path": Evil(pathlib.Path, "a"),
+        f"{pathlib.Path.__module__}.Path": Evil(pathlib.Path, "a"),  # a module of its own since Python 3.13
         "pickle.loads": Evil(pickle.loads, pickle.dumps(Evil(eval, code))),
     }
 
@@ -211,7 +211,7 @@ def test_what_would_run_code_is_refused_by_name(tmp_path, save, name, place):
     assert f"would run code: it asks for {name}," in problem
     assert not marker.exists()
     torch.load(tmp_path / "a.pth", weights_only=False)
-    assert marker.exists() or name == "pathlib.Path"
+    assert marker.exists() or name.endswith(".Path")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
