@@ -113,8 +113,7 @@ class TransformerConfig:
 
 def dense(features: int, dtype, name: str, use_bias: bool = True, dot_general=None):
     """A linear layer with the initialization of MAE and VideoMAE: Xavier uniform, zero bias."""
-    init = nn.initializers.xavier_uniform()
-    return nn.Dense(features, use_bias, dtype, kernel_init=init, name=name, dot_general=dot_general)
+    return nn.Dense(features, use_bias, dtype, kernel_init=nn.initializers.xavier_uniform(), name=name, dot_general=dot_general)
 
 
 def linear(trunk: TransformerConfig, features: int, name: str, use_bias: bool = True):
@@ -124,9 +123,8 @@ def linear(trunk: TransformerConfig, features: int, name: str, use_bias: bool = 
 
 def gelu(trunk: TransformerConfig, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """The activation of a trunk."""
-    if trunk.mlp == "gelu" and x.dtype == jnp.float32 and cpu.is_for_cpu(trunk.rules):
-        return cpu.gelu(x)
-    return nn.gelu(x, approximate=trunk.mlp == "gelu_tanh")
+    exact = trunk.mlp == "gelu"
+    return cpu.gelu(x) if exact and x.dtype == jnp.float32 and cpu.is_for_cpu(trunk.rules) else nn.gelu(x, approximate=not exact)
 
 
 def layer_norm(eps: float, dtype, name: str):
