@@ -2,6 +2,7 @@
 
     python -m cvmae.bench --config=configs/demo.py [--steps=20] [--json=FILE] [--profile]
     python -m cvmae.bench --config=configs/k400.py:parent=videomae --config.batch_size=2 --config.dtype=float32 --peer=hf
+    python -m cvmae.bench --config=configs/k400.py --decode | --attention | --latency | --loader_only
 
 MFU (model FLOP utilization) is the operations of the model over those that the devices could do in the time of a step:
 
@@ -16,6 +17,10 @@ as traced and as compiled are printed too; they include recomputation. `peak` is
 pass and AdamW, in alternation with this package's. --compile_peer runs it through torch.compile. PyTorch's threads wait by spinning,
 which slows it down a lot on a machine that is busy: there run the command behind `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`, or with
 one thread each behind `taskset -c 0`.
+
+`--decode` encodes videos (H.264 with two distances of keyframes, VP9, HEVC; .mp4 and .mkv), compares the frames of each library that is
+here (torchcodec and decord come with the extra `decoders`) with a full decode, and times them on the same clips with one thread each.
+`--attention` times attention's kernels at the shapes of the step, `--latency` the encoder on one clip of 1, 2 and 4 times the frames.
 
 Where a config names no data, clips are synthetic, and so is what the loader reads.
 
@@ -45,11 +50,15 @@ flags.DEFINE_integer("warmup", 2, "Number of steps before them, which are not ti
 flags.DEFINE_integer(
     "loader_batches", 8, "Batches per round, of three rounds of the loader by itself; 0 leaves them out.", lower_bound=0
 )
+flags.DEFINE_bool("loader", True, "Also time steps with the loader, and the loader by itself; --noloader leaves both out.")
 flags.DEFINE_float("peak_tflops", 0.0, "Peak of one device for MFU, in TFLOP/s; 0 takes the published number.", lower_bound=0.0)
 flags.DEFINE_enum("peer", "", ("", "hf"), "Compare with this implementation: hf is Hugging Face's VideoMAE in PyTorch.")
 flags.DEFINE_integer("threads", 0, "PyTorch's threads on CPU, for --peer; 0 is one per core.", lower_bound=0)
 flags.DEFINE_bool("compile_peer", False, "Run --peer through torch.compile, as is usual on GPUs.")
 flags.DEFINE_bool("loader_only", False, "Time the loader only.")
+flags.DEFINE_bool("decode", False, "Time decoding only, against other libraries; --steps rounds.")
+flags.DEFINE_bool("attention", False, "Time attention's kernels only, at the shapes of the training step.")
+flags.DEFINE_bool("latency", False, "Time the video encoder only, on single clips of several lengths.")
 flags.DEFINE_bool("profile", False, "Also print the time of the step by kind of operation and by part of the model.")
 
 
@@ -64,18 +73,25 @@ def measure() -> tuple[list[str], dict]:
     options = measurements.Options(
         steps=FLAGS.steps,
         warmup=FLAGS.warmup,
+        loader=FLAGS.loader,
         loader_batches=FLAGS.loader_batches,
         peak=FLAGS.peak_tflops * 1e12,
         threads=FLAGS.threads,
         compile_peer=FLAGS.compile_peer,
         profile=FLAGS.profile,
     )
+    modes = {
+        "peer": measurements.compare_with_huggingface,
+        "loader_only": measurements.measure_loader_only,
+        "decode": measurements.measure_decode,
+        "attention": measurements.measure_attention_kernels,
+        "latency": measurements.measure_latency,
+    }
+    chosen = [name for name in modes if FLAGS[name].value]
+    if len(chosen) > 1:
+        raise ConfigError(f"--{chosen[0]} and --{chosen[1]} are two measurements: run the command once for each")
     config, _ = fill_model_fields(FLAGS.config)
-    if FLAGS.peer:
-        return measurements.compare_with_huggingface(config, options)
-    if FLAGS.loader_only:
-        return measurements.measure_loader_only(config, options)
-    return measurements.measure_training(config, options)
+    return modes[chosen[0]](config, options) if chosen else measurements.measure_training(config, options)
 
 
 def main(argv: list[str]) -> None:

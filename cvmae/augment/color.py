@@ -80,5 +80,5 @@ def normalize(pixels: Float[AnyArray, "*axes C"], mean: Sequence[float], std: Se
       pixels: [..., 3], or patches [..., P] whose fastest axis within P are the channels.
       mean, std: of the three channels.
     """
-    mean, std = (jnp.tile(jnp.asarray(values, jnp.float32), pixels.shape[-1] // 3) for values in (mean, std))
-    return (pixels - mean) / std
+    means, stds = (jnp.tile(jnp.asarray(values, jnp.float32), pixels.shape[-1] // 3) for values in (mean, std))
+    return (jnp.asarray(pixels) - means) / stds

@@ -126,12 +126,12 @@ def resize_planes(
 
 def resample(video: Num[AnyArray, "T H0 W0 C"], box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "T H W C"]:
     """Cuts a box of `draw_box` out of a clip [T, H0, W0, C] and resizes it, bilinear and antialiased, to [T, H, W, C], float32."""
-    return _resize(video, box_weights(box, *video.shape[1:3], size))
+    return _resize(video, box_weights(box, video.shape[1], video.shape[2], size))
 
 
 def random_crop(key: Key[Array, ""], video: Num[AnyArray, "T H0 W0 C"], crop: Crop) -> Float[Array, "T H W C"]:
     """Crops, resizes and flips one clip at random: [T, H0, W0, C] -> [T, H, W, C], float32."""
-    return _resize(video, draw_weights(key, *video.shape[1:3], crop))
+    return _resize(video, draw_weights(key, video.shape[1], video.shape[2], crop))
 
 
 def _resize(video, weights):

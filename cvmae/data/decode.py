@@ -2,7 +2,8 @@
 
 Frames are bit-equal to those of decoding the whole file and counting, in display order. The work is less: decoding starts at
 the keyframe before the first requested frame, skips frames that no requested one refers to, and stops at the last requested
-one. They are as stored: where pixels are not square, the table's `pixel_aspect` says so, and `clips.fit_frames` takes it.
+one: frames that the decoder holds back are flushed, not pushed out by decoding those that follow. They are as stored: where
+pixels are not square, the table's `pixel_aspect` says so, and `clips.fit_frames` takes it.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, tab
 from cvmae.data.probe import TOLERANT, video_stream
 from cvmae.data.upright import is_transposed, upright_rgb
 
-# Codecs whose decoders can skip non-reference frames exactly, which saves a quarter of the time and more.
+# Codecs whose decoders can skip non-reference frames exactly, which saves a quarter of the time and more, and hold frames back.
 _SKIPPING = frozenset({"h264", "hevc"})
 
 # Codecs whose packets may hold no picture (DivX and Xvid write such): the previous frame is shown again, as in a player.
@@ -245,8 +246,8 @@ class _Video:
             return []
 
     def _decode_wanted(self, wanted, until=None) -> Iterator[tuple[int | None, av.VideoFrame]]:
-        """Yields (pts, frame) in decoding order from the current position, which must not lie after the pts `until`."""
-        context = self._stream.codec_context
+        """Yields (pts, frame) in display order from the current position, which must not lie after the pts `until`."""
+        context, remaining = self._stream.codec_context, set(wanted)
         skipping = context.name in _SKIPPING
         for packet in packets_of(self._container, self._stream):
             if until is not None and packet.pts is not None:
@@ -259,6 +260,13 @@ class _Video:
                 context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             for frame in self._decode(packet):
                 yield frame.pts, frame
+            remaining.discard(packet.pts)
+            if skipping and not remaining and packet.size:
+                # The frames that follow would be decoded only to push these out. Fields of a frame do not come in packets of their
+                # own here: such packets give no reliable table.
+                for frame in context.decode(None):
+                    yield frame.pts, frame
+                return
 
     def _select(self, frames, wanted) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (pts, uint8 [H, W, 3]) of the wanted ones among (pts, frame) pairs; stops after the last of them."""

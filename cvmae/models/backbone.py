@@ -19,7 +19,8 @@ class Backbone(Protocol):
     """A Flax module that encodes the visible tokens of a clip.
 
     Training, decoders, heads and features of the output need no more than this. ViT alone: features of a single block
-    (`FeatureSpec.layer`), attention maps, pre-training from patches that are cut before (`takes_patches`), layer-wise learning rates, and weights of other projects.
+    (`FeatureSpec.layer`), attention maps, pre-training from patches that are cut before (`takes_patches`), layer-wise learning rates,
+    and weights of other projects.
 
     Attributes:
       grid: the tokens that a clip is cut into; a mask is a permutation of them.

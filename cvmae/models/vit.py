@@ -288,8 +288,7 @@ class Encoder(nn.Module):
         if mask is not None:
             patches = masking.take_visible(patches, mask)
             table = masking.gather_visible_rows(table, mask)
-        x = linear(trunk, width, "embed")(patches) + table.astype(trunk.dtype)
-        x = constrain(x, trunk.rules, "batch", "tokens", None)
+        x = constrain(linear(trunk, width, "embed")(patches) + table.astype(trunk.dtype), trunk.rules, "batch", "tokens", None)
         if self.cls_token:
             cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position
             cls = jnp.broadcast_to(cls.astype(trunk.dtype), (x.shape[0], 1, width))

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
 
+from cvmae.array_types import AnyArray
 from cvmae.augment import normalize
 from cvmae.models import build
 from cvmae.models.autoencoder import Targets
@@ -117,7 +118,7 @@ class Objective:
         """Normalizes pixels, or patches, in 0..1 by the mean and standard deviation of config.augment, as the encoders expect them."""
         return normalize(pixels, self.config.augment.mean, self.config.augment.std)
 
-    def target_pixels(self, pixels: Float[Array, "*axes C"], branch) -> Float[Array, "*axes C"]:
+    def target_pixels(self, pixels: Float[AnyArray, "*axes C"], branch) -> Float[AnyArray, "*axes C"]:
         """Pixels in 0..1 in the space of a branch's targets, see `targets.target_pixels`."""
         return target_pixels(pixels, branch.target_norm, self.config.augment.mean, self.config.augment.std)
 

@@ -1,8 +1,14 @@
 """The results of `cvmae.bench` as lines to print and as data for --json."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import jax
 
+from cvmae.performance.bench_attention import AttentionTimes
+from cvmae.performance.bench_decode import OURS, TOLERANCE, DecodeTimes
 from cvmae.performance.bench_huggingface import Comparison
+from cvmae.performance.bench_latency import EncoderLatency
 from cvmae.performance.bench_loader import LoaderTimes
 from cvmae.performance.plan_report import gib, si
 from cvmae.performance.timing import ratio
@@ -20,9 +26,9 @@ def note_lines(note: str) -> list[str]:
 
 def training_lines(data: dict) -> list[str]:
     """Returns the lines for the data of `measurements.measure_training`."""
-    step, flops, loader = data["step"], data["flops"], data["with_loader"]
+    step, flops, loader = data["step"], data["flops"], data.get("with_loader")
     low, high = step["quartiles_wall"]
-    return [
+    lines = [
         *note_lines(data["note"]),
         "  compile        " + ", ".join(f"{name} {value:.1f} s" for name, value in data["seconds"].items()),
         f"  step           {1e3 * step['median_wall']:.1f} ms, median of {len(step['wall'])} "
@@ -32,9 +38,13 @@ def training_lines(data: dict) -> list[str]:
         f"{si(flops['compiled'], 'FLOP')} as compiled; XLA counts {si(flops['xla'], 'FLOP')} (each loop body once)",
         _mfu_line(flops["model"] / step["median_wall"], data["peak_flops"]),
         _memory_line(data["memory"]),
-        f"  input wait     {100 * loader['share']:.1f} % of the time of {loader['steps']} steps with the loader, "
-        f"{data['batch'] * loader['steps'] / loader['seconds']:.2f} clips/s",
     ]
+    if loader:
+        lines.append(
+            f"  input wait     {100 * loader['share']:.1f} % of the time of {loader['steps']} steps with the loader, "
+            f"{data['batch'] * loader['steps'] / loader['seconds']:.2f} clips/s"
+        )
+    return lines
 
 
 def _mfu_line(achieved: float, peak: float) -> str:
@@ -95,6 +105,99 @@ def comparison(times: Comparison, batch: int) -> tuple[list[str], dict]:
         f"median of {len(times.ours.wall)} alternating rounds, {_count(times.threads, 'thread')}"
     )
     return lines, data
+
+
+def decode_data(measured: Sequence[DecodeTimes]) -> list[dict]:
+    """Returns the data of decoding: a dict for each coding in each container."""
+    rows = []
+    for files in measured:
+        libraries = {
+            name: times.as_data()
+            | {
+                "clips_per_cpu_second": files.clips / times.median("cpu"),
+                "ratio_cpu": ratio(times, files.times[OURS], "cpu"),
+                "difference": files.differences[name],
+            }
+            for name, times in files.times.items()
+        }
+        rows.append({"coding": files.coding, "container": files.container, "megabits": files.megabits, "libraries": libraries})
+    return rows
+
+
+def decode_lines(data: dict) -> list[str]:
+    """Returns the lines for the data of `measurements.measure_decode`: a Markdown table, and what is to be said of it."""
+    files, names = data["files"], list(data["files"][0]["libraries"])
+    ahead = [min(row["libraries"][name]["ratio_cpu"] for name in names if name != OURS) for row in files]
+    lines = [f"  {data['about']}", "", f"| file | Mbit/s | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for row in files:
+        cells = [_decode_cell(name, row["libraries"][name]) for name in names]
+        lines.append(f"| {row['coding']}, .{row['container']} | {row['megabits']:.2f} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"  {OURS} against the fastest of the others: {min(ahead):.2f} to {max(ahead):.2f} times as many clips per CPU-second",
+    ]
+    differing = {
+        (name, row["libraries"][name]["difference"]): row
+        for row in files
+        for name in names
+        if row["libraries"][name]["difference"]
+    }
+    for (name, difference), row in differing.items():
+        verdict = "rounding of colors" if difference <= TOLERANCE else "OTHER FRAMES"
+        lines.append(
+            f"  frames of {name}: up to {difference} of 255 from a full decode ({row['coding']}, .{row['container']}): {verdict}"
+        )
+    lines.append(f"  frames: {'all others' if differing else 'all'} bit-equal to a full decode of the file in RGB")
+    return lines + [f"  left out: {note}" for note in data["missing"]]
+
+
+def _decode_cell(name: str, library: dict) -> str:
+    rate = f"{library['clips_per_cpu_second']:.1f}"
+    return rate if name == OURS else f"{rate} ({library['ratio_cpu']:.2f})"
+
+
+def attention_data(measured: Sequence[AttentionTimes]) -> list[dict]:
+    """Returns the data of attention: a dict for each shape."""
+    return [
+        {
+            "tokens": shape.tokens,
+            "heads": shape.heads,
+            "width": shape.width,
+            "taken": shape.taken,
+            "kernels": {kernel: times.as_data() for kernel, times in shape.times.items()},
+            "failed": shape.failed,
+        }
+        for shape in measured
+    ]
+
+
+def attention_lines(data: dict) -> list[str]:
+    """Returns the lines for the data of `measurements.measure_attention_kernels`."""
+    lines = [
+        f"  forward and backward pass of {_count(data['batch'], 'clip')}, {data['dtype']}; median of {data['rounds']} rounds"
+    ]
+    for shape in data["shapes"]:
+        times = [f"{kernel} {1e3 * times['median_wall']:.2f} ms" for kernel, times in shape["kernels"].items()]
+        lines.append(
+            f"  {shape['tokens']} tokens, {shape['heads']} heads of {shape['width']}: {', '.join(times)}; the step takes {shape['taken']}"
+        )
+        lines += [f"    {kernel} failed: {reason}" for kernel, reason in shape["failed"].items()]
+    return lines
+
+
+def latency_data(measured: Sequence[EncoderLatency]) -> list[dict]:
+    """Returns the data of the encoder's latency: a dict for each number of frames."""
+    return [dataclasses.asdict(one) | {"times": one.times.as_data()} for one in measured]
+
+
+def latency_lines(data: dict) -> list[str]:
+    """Returns the lines for the data of `measurements.measure_latency`."""
+    return [
+        f"  {row['frames']} frames, {row['tokens']} tokens: {1e3 * row['times']['median_wall']:.2f} ms "
+        f"(quartiles {1e3 * row['times']['quartiles_wall'][0]:.2f} to {1e3 * row['times']['quartiles_wall'][1]:.2f}), "
+        f"{row['frames'] / row['times']['median_wall']:.0f} frames/s, {row['attention']}"
+        for row in data["frames"]
+    ]
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,20 +1,25 @@
-"""The three measurements of `cvmae.bench`: a training step with its loader, the loader only, and Hugging Face's implementation."""
+"""The measurements of `cvmae.bench`: a training step with its loader, and by themselves the loader, decoding, attention and the encoder."""
 
 import dataclasses
 
 import jax
 
 from cvmae.config import ConfigError, config_errors
-from cvmae.data.pipeline import make_loader
+from cvmae.data.pipeline import clip_spec, make_loader
 from cvmae.data.published import CLASSES
 from cvmae.data.sources import Source, make_source
-from cvmae.performance import bench_huggingface, bench_report
+from cvmae.performance import bench_decode, bench_huggingface, bench_report
+from cvmae.performance.bench_attention import measure_attention
+from cvmae.performance.bench_latency import measure_encoder
 from cvmae.performance.bench_loader import measure_loader
 from cvmae.performance.bench_step import CompiledStep, peak_flops, peak_memory
+from cvmae.performance.bench_videos import CODINGS, VideoSpec, has_encoder
 from cvmae.performance.profile import profile
 from cvmae.performance.traced_step import check_task, dataset_name, model_flops
 
 LOADER_ROUNDS = 3
+VIDEOS = VideoSpec()  # of decoding
+LENGTHS = (1, 2, 4)  # of clips for the encoder, in config.data.num_frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Options:
     Attributes:
       steps: timed steps.
       warmup: steps before them, which are not timed.
-      loader_batches: batches of the loader in each round; 0 leaves the loader out.
+      loader: False leaves out what reads clips while it is timed.
+      loader_batches: batches of the loader in each round; 0 leaves out the loader by itself.
       peak: operations per second of one device; 0 takes the published number.
       threads: threads of PyTorch on CPU; 0 is one per core.
       compile_peer: True runs PyTorch through torch.compile.
@@ -33,6 +39,7 @@ class Options:
 
     steps: int
     warmup: int
+    loader: bool
     loader_batches: int
     peak: float
     threads: int
@@ -55,7 +62,6 @@ def measure_training(config, options: Options) -> tuple[list[str], dict]:
     with make_loader(config, source) as loader:
         batch = next(loader)
     state, times = step.time_steps(state, batch, options.steps, options.warmup)
-    state, total, waited = step.time_with_loader(config, source, state, options.steps)
     compiled, xla = step.flops
     data = {
         "batch": config.batch_size,
@@ -63,7 +69,6 @@ def measure_training(config, options: Options) -> tuple[list[str], dict]:
         "seconds": step.seconds,
         "step": times.as_data(),
         "clips_per_second": config.batch_size / times.median(),
-        "with_loader": {"seconds": total, "waited": waited, "steps": options.steps, "share": waited / total},
         "flops": {
             "model": model_flops(step.traced),
             "traced": step.traced.flops.total,
@@ -73,8 +78,11 @@ def measure_training(config, options: Options) -> tuple[list[str], dict]:
         "memory": dataclasses.asdict(step.memory) | {"total": step.memory.total, "peak": peak_memory(devices)},
         "peak_flops": (options.peak or peak_flops(devices[0].device_kind)) * len(devices),
     }
+    if options.loader:
+        state, total, waited = step.time_with_loader(config, source, state, options.steps)
+        data["with_loader"] = {"seconds": total, "waited": waited, "steps": options.steps, "share": waited / total}
     lines = bench_report.training_lines(data)
-    if options.loader_batches:
+    if options.loader and options.loader_batches:
         times = measure_loader(config, source, batches=options.loader_batches, rounds=LOADER_ROUNDS)
         data["loader"] = bench_report.loader_data(times)
         lines += bench_report.loader_lines(data["loader"])
@@ -102,6 +110,51 @@ def compare_with_huggingface(config, options: Options) -> tuple[list[str], dict]
     if options.profile:
         lines += profile(step, step.program.as_text()).lines()
     return lines, data
+
+
+def measure_decode(config, options: Options) -> tuple[list[str], dict]:
+    """Times decoding of the config's clips by this package and other libraries: (lines to print, data). Raises: ConfigError."""
+    with config_errors("data"):
+        spec = clip_spec(config)
+    readers, missing = bench_decode.available()
+    codings = [coding for coding in CODINGS if has_encoder(coding)]
+    missing += [f"{coding.name}: PyAV has no encoder {coding.encoder} here" for coding in CODINGS if coding not in codings]
+    files = bench_decode.measure_decoding(spec, rounds=options.steps, videos=VIDEOS, codings=codings, readers=readers)
+    sampling = "uniform" if spec.sampling == "uniform" else f"stride {spec.stride}, {spec.sampling} start"
+    about = (
+        f"clips of {spec.num_frames} frames, {sampling}, as RGB, from videos of {VIDEOS.frames} frames of {VIDEOS.width}x{VIDEOS.height}: "
+        f"clips per CPU-second with one thread, median of {options.steps} alternating rounds of {files[0].clips} clips; "
+        f"in parentheses how many times as many {bench_decode.OURS} decodes"
+    )
+    data = {
+        "about": about,
+        "versions": bench_decode.versions(readers),
+        "missing": missing,
+        "files": bench_report.decode_data(files),
+    }
+    return bench_report.decode_lines(data), data
+
+
+def measure_attention_kernels(config, options: Options) -> tuple[list[str], dict]:
+    """Times attention's kernels at the shapes of the training step: (lines to print, data). Raises: ConfigError."""
+    check_task(config)
+    shapes = measure_attention(config, rounds=options.steps, warmup=options.warmup)
+    data = {
+        "batch": config.batch_size,
+        "dtype": config.dtype,
+        "rounds": options.steps,
+        "shapes": bench_report.attention_data(shapes),
+    }
+    return bench_report.attention_lines(data), data
+
+
+def measure_latency(config, options: Options) -> tuple[list[str], dict]:
+    """Times the video encoder on clips of one, two and four times the config's frames: (lines to print, data). Raises: ConfigError."""
+    with config_errors("data.num_frames"):
+        frames = [times * config.data.num_frames for times in LENGTHS]
+        measured = measure_encoder(config, frames, rounds=options.steps, warmup=options.warmup)
+    data = {"dtype": config.dtype, "frames": bench_report.latency_data(measured)}
+    return bench_report.latency_lines(data), data
 
 
 def open_data(config) -> tuple[object, Source, str]:

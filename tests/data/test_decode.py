@@ -82,6 +82,19 @@ def test_decoding_starts_at_the_keyframe_and_stops_at_the_last_wanted_frame(h264
     assert 0 < len(seen) <= 5
 
 
+@pytest.mark.parametrize("kind", ["h264.mp4", "h264_open_gop.mp4", "h264_intra_refresh.mp4", "hevc.mp4"])
+def test_nothing_is_decoded_after_the_last_wanted_frame(tmp_path, monkeypatch, kind):
+    """The decoder holds frames back to sort them: they are flushed, with the bits of a full decode."""
+    path = videos.write_video(tmp_path / kind, COUNT, **KINDS[kind])
+    truth, table, decoded = decode_all(path), decode.read_table(path), []
+    original = decode._Video._decode
+    monkeypatch.setattr(decode._Video, "_decode", lambda self, packet: (decoded.append(packet.pts), original(self, packet))[1])
+    for index in range(0, COUNT, 3):
+        wanted = [index, min(index + 2, COUNT - 1)]
+        np.testing.assert_array_equal(decode.read_frames(path, wanted, table=table), truth[wanted])
+        assert decoded[-1] in table.pts[wanted]
+
+
 def test_a_stream_whose_seek_fails_on_the_way_restarts_from_the_beginning(h264, monkeypatch):
     original, starts = decode._Video._decode_wanted, []
 
@@ -121,14 +134,14 @@ class UndatedPacket:
             yield frame
 
 
-@pytest.mark.parametrize("kind, problem", [("h264.mp4", "ends early: 1 of 1"), ("mpeg4.avi", "a decoded frame has no pts")])
+@pytest.mark.parametrize("kind, problem", [("h264.mp4", "ends early: 1 of 2"), ("mpeg4.avi", "a decoded frame has no pts")])
 def test_a_wanted_frame_that_is_decoded_without_pts_is_an_error(tmp_path, monkeypatch, kind, problem):
     path = videos.write_video(tmp_path / kind, 8, **KINDS[kind])
     table = decode.read_table(path)
     packets_of = decode.packets_of
     monkeypatch.setattr(decode, "packets_of", lambda *args: (UndatedPacket(p, int(table.pts[3])) for p in packets_of(*args)))
     with pytest.raises(decode.DecodeError, match=problem):
-        decode.read_frames(path, [3], table=table)
+        decode.read_frames(path, [3, 7], table=table)  # frame 3 leaves the decoder before it is flushed
     assert videos.numbers_of(decode.read_frames(path, [1, 2], table=table)) == [1, 2]
 
 

@@ -61,6 +61,23 @@ def test_one_gpu_machine(dry):
     assert variables(start) == {"XLA_FLAGS": " ".join(FLAGS), "XLA_CLIENT_MEM_FRACTION": str(MEMORY_FRACTION)}
 
 
+def test_a_gpu_is_checked_with_packages_of_the_index_or_of_a_folder(dry, tmp_path_factory):
+    [install, start], _ = dry("gpu_check.sh", OUT="o", LIMIT_S="400")
+    assert (
+        install == ["source", "launch/venv.sh"]
+        and start[:2] == ["exec", "env"]
+        and set(variables(start)) == {"XLA_FLAGS", "XLA_CLIENT_MEM_FRACTION"}
+    )
+    assert start[start.index("-m") + 1] == "cvmae.performance.gpu_check" and "--out=o" in start and ODD in start
+    [seconds] = [int(word.partition("=")[2]) for word in start if word.startswith("--seconds=")]
+    assert 0 < seconds <= 400
+    wheels = tmp_path_factory.mktemp("wheels")
+    (wheels / "a-1-py3-none-any.whl").touch()
+    [install, start], _ = dry("gpu_check.sh", WHEELS=str(wheels), PYTHON="python3.12")
+    assert install[:4] == ["python3.12", "-m", "pip", "install"] and {"--no-index", "--no-deps"} < set(install)
+    assert install[-1] == str(wheels / "a-1-py3-none-any.whl") and "python3.12" in start
+
+
 def variables(words: list[str]) -> dict[str, str]:
     """Returns the variables that `env NAME=VALUE ... COMMAND` sets."""
     words = words[words.index("env") + 1 :]

@@ -40,6 +40,7 @@ def textbook(q, k, v):
     return weights, np.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 @pytest.mark.parametrize("kind", RUNNING)
 def test_kernels_agree(kind, dtype, tolerance):
@@ -71,16 +72,20 @@ def test_weights_are_those_of_the_textbook():
     np.testing.assert_allclose(attention.weights(q, k), textbook(q, k, v)[0], atol=1e-6)
 
 
+@pytest.mark.device
 def test_softmax_does_not_overflow_in_bfloat16():
     q = k = 60 * jnp.ones((1, 4, 1, 8), jnp.bfloat16)
     for kind in RUNNING:
         assert np.isfinite(attend(q, k, jnp.ones_like(q), kind).astype(jnp.float32)).all()
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)])
-@pytest.mark.parametrize("kind", ["einsum", "blocked", "lanes", "splash"])
+@pytest.mark.parametrize("kind", [kind for kind in RUNNING if kind not in ("auto", "xla")])
 def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
     """Against JAX's softmax; tokens that do not fill the last of several blocks."""
+    if kind == "cudnn" and dtype == jnp.float32:
+        pytest.skip("cuDNN's attention has no float32")
     monkeypatch.setattr(attention, "LARGEST_BLOCK", 128)
     monkeypatch.setattr(blocked_attention, "BLOCK", 64)
     assert block_size(150) == 128
@@ -91,7 +96,22 @@ def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
 
     for gradient, exact in zip(gradients(kind, *arrays), gradients("xla", *(a.astype(jnp.float32) for a in arrays))):
         assert gradient.dtype == dtype
-        np.testing.assert_allclose(gradient.astype(jnp.float32), exact, atol=tolerance * float(jnp.abs(exact).max()))
+        rounding = tolerance if HERE == "cpu" or dtype == jnp.bfloat16 else 10 * tolerance  # other devices sum in other orders
+        np.testing.assert_allclose(gradient.astype(jnp.float32), exact, atol=rounding * float(jnp.abs(exact).max()))
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("tokens", [160, 785, 1569])
+def test_gradients_of_even_and_odd_numbers_of_tokens(tokens):
+    """The kernel that a training step in bfloat16 takes, by cuDNN on GPUs, against JAX's softmax in float32."""
+    kernel = "cudnn" if HERE == "gpu" else "blocked"
+    arrays, direction = heads(jnp.bfloat16, tokens, 32), jax.random.normal(jax.random.key(3), (2, tokens, 3, 32))
+
+    def gradients(kind, *arrays):
+        return jax.jit(jax.grad(lambda *a: (attend(*a, kind) * direction).sum(), (0, 1, 2)))(*arrays)
+
+    for gradient, exact in zip(gradients(kernel, *arrays), gradients("xla", *(a.astype(jnp.float32) for a in arrays))):
+        np.testing.assert_allclose(gradient.astype(jnp.float32), exact, atol=2e-2 * float(jnp.abs(exact).max()))
 
 
 def test_blocks_hold_no_weights(optimized):

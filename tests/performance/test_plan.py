@@ -164,6 +164,7 @@ def test_a_program_for_tpus(command, tmp_path):
     assert code == 2 and "the TPU compiler knows no such slice" in err
 
 
+@pytest.mark.device
 def test_a_program_for_gpus(tmp_path):
     """The step of `runlocal` in bfloat16, compiled by the GPU's compiler in a process of its own, whose plugin stays loaded."""
     if importlib.util.find_spec("jax_cuda13_plugin") is None:
