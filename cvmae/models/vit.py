@@ -123,8 +123,9 @@ def linear(trunk: TransformerConfig, features: int, name: str, use_bias: bool = 
 
 def gelu(trunk: TransformerConfig, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """The activation of a trunk."""
-    exact = trunk.mlp == "gelu"
-    return cpu.gelu(x) if exact and x.dtype == jnp.float32 and cpu.is_for_cpu(trunk.rules) else nn.gelu(x, approximate=not exact)
+    if trunk.mlp == "gelu" and x.dtype == jnp.float32 and cpu.is_for_cpu(trunk.rules):
+        return cpu.gelu(x)
+    return nn.gelu(x, approximate=trunk.mlp == "gelu_tanh")
 
 
 def layer_norm(eps: float, dtype, name: str):
