@@ -149,6 +149,18 @@ def test_the_loss_in_grid_order_is_that_of_the_masked_patches(ratio, monkeypatch
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients, expected_gradients)
 
 
+def test_pixels_are_multiplied_in_the_dtype_of_the_config():
+    """Float32 products of pixels at the highest precision cost accelerators more than the encoder's embedding."""
+    for dtype in ("bfloat16", "float32"):
+        c = config(dtype=dtype)
+        text = jax.jit(Objective(c).make_inputs).lower(samples(c)).as_text()
+        products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+        operand = {"bfloat16": "bf16", "float32": "f32"}[dtype]
+        assert products and all(
+            re.search(rf": \(tensor<[\dx]+x{operand}>, tensor<[\dx]+x{operand}>\)", line) for line in products
+        )
+
+
 def test_temporal_positions_count_from_the_end_in_the_reversed_clip():
     c = config(contrast__time_reversed_negatives=True, image_branch__frames=2)
     slots = Objective(c).make_inputs.slots(jnp.array([[0, 3]]))
