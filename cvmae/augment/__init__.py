@@ -4,7 +4,7 @@ Nothing here depends on the number of devices: every random number comes from th
 RandAugment, then float32 in 0..1 until `normalize`.
 """
 
-from cvmae.augment.color import Color, jitter_color, normalize
+from cvmae.augment.color import Color, jitter_color, normalize, to_gray
 from cvmae.augment.erasing import Erasing, erase
 from cvmae.augment.finetune_views import LabeledSpec, labeled_view, labeled_views
 from cvmae.augment.geometry import Crop, center_crop, draw_box, from_planes, planes_to_patches, random_crop, resample
@@ -38,4 +38,5 @@ __all__ = [
     "random_crop",
     "resample",
     "soft_targets",
+    "to_gray",
 ]

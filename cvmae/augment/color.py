@@ -73,6 +73,16 @@ def jitter_color(key: Key[Array, ""], video: Float[Array, "*axes"], color: Color
     return jnp.where(jax.random.uniform(keys[4]) < color.probability, changed, video)
 
 
+def to_gray(pixels: Float[AnyArray, "*axes C"]) -> Float[Array, "*axes C"]:
+    """Removes color: every channel becomes the pixel's luma (ITU-R BT.601, as torchvision's `rgb_to_grayscale`).
+
+    Args:
+      pixels: [..., 3], or patches [..., P] whose fastest axis within P are the channels.
+    """
+    colors = jnp.reshape(pixels, (*pixels.shape[:-1], -1, 3))
+    return jnp.broadcast_to(_luma(colors, -1), colors.shape).reshape(pixels.shape)
+
+
 def normalize(pixels: Float[AnyArray, "*axes C"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "*axes C"]:
     """Normalizes pixels in 0..1: (pixels - mean) / std per channel, float32.
 
