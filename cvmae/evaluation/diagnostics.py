@@ -110,4 +110,3 @@ def view_features(objective, params, samples) -> dict:
     clips = einops.rearrange(frames, "b f h w c -> (b f) 1 h w c")
     pooled = encode_pixels(config, encoder, params["image"]["encoder"], clips)
     return video | {"frames": einops.reduce(pooled, "(b f) d -> b d", "mean", f=frames.shape[1])}
-    return features
