@@ -172,7 +172,9 @@ def first_view():
         "color": both,
         "strong-color": both | STRONG_COLOR | {"augment.hue": 0.2, "augment.grayscale": 0.2},
     }
-    return tuple(variants.items()), "Retrieval of the same clip is between each variant's own two views, so rows are not comparable."
+    return tuple(
+        variants.items()
+    ), "Retrieval of the same clip is between each variant's own two views, so rows are not comparable."
 
 
 STUDIES = {f.__name__: f for f in (masking, frames, objectives, negatives, decoder, views, first_view)}
