@@ -76,10 +76,15 @@ def _smaller_gram(features):
 
 
 def without_color(inputs: ModelInputs) -> ModelInputs:
-    """Returns the inputs with gray views and frames, see `augment.to_gray`; crops, masks and brightness stay."""
+    """Returns the inputs with gray views and frames (luma); crops, masks and brightness stay."""
     names = ("video", "image", "video_patches", "image_patches")
     pixels = {name: getattr(inputs, name) for name in names}
-    return inputs.replace(**{name: augment.to_gray(array) for name, array in pixels.items() if array is not None})
+    return inputs.replace(**{name: _to_gray(array) for name, array in pixels.items() if array is not None})
+
+
+def _to_gray(pixels):
+    """Returns gray pixels [..., 3], or patches [..., P] whose fastest axis within P are the channels."""
+    return augment.to_gray(pixels.reshape(*pixels.shape[:-1], -1, 3)).reshape(pixels.shape)
 
 
 def accuracies_in_gray(objective, params, samples) -> dict:

@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from cvmae import augment
 from cvmae.augment import Color
 from cvmae.augment.color import _rotate_hue
-from cvmae.models.patches import patchify
 from tests.augment.random_clips import clip
 
 KEY = jax.random.key(7)
@@ -49,15 +47,6 @@ def test_channels_may_lie_on_another_axis():
     for key in jax.random.split(KEY, 6):
         planar = augment.jitter_color(key, video.transpose(1, 0, 3, 2), color, axis=2).transpose(1, 0, 3, 2)
         np.testing.assert_allclose(planar, augment.jitter_color(key, video, color), atol=1e-6)
-
-
-def test_gray_is_pillows_for_pixels_and_for_patches():
-    video = clip(2)
-    gray = np.stack([np.asarray(Image.fromarray(frame).convert("L").convert("RGB"), np.float32) for frame in video]) / 255
-    rounding = 0.51 / 255  # of Pillow, to integers
-    np.testing.assert_allclose(augment.to_gray(np.asarray(video, np.float32) / 255), gray, atol=rounding)
-    patches, expected = (patchify(array[None], 2, 4) for array in (np.asarray(video, np.float32) / 255, gray))
-    np.testing.assert_allclose(augment.to_gray(patches), expected, atol=rounding)
 
 
 def test_normalize():
