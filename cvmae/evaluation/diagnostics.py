@@ -109,7 +109,7 @@ def view_features(objective, params, samples) -> dict:
     video = {
         name: encode_pixels(config, encoder, params["video"]["encoder"], views[:, i]) for i, name in enumerate(("v", "v_plus"))
     }
-    if not has_image:
+    if frames is None:
         return video
     encoder = build_encoder(config, config.image_branch, image_grid(config), rules=rules)
     clips = einops.rearrange(frames, "b f h w c -> (b f) 1 h w c")
