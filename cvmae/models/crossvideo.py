@@ -95,6 +95,7 @@ class CrossVideo(nn.Module):
       image: the MAE over sampled frames; None where no term needs it.
       width: E, of the contrastive space.
       hidden: width of the heads' hidden layer; 0 takes the encoder's.
+      head_layers: number of layers of the heads.
       freeze_image: the image encoder is a fixed teacher: no gradient reaches it.
     """
 
@@ -103,6 +104,7 @@ class CrossVideo(nn.Module):
     image: Autoencoder | None
     width: int = 256
     hidden: int = 0
+    head_layers: int = 2
     freeze_image: bool = False
 
     @nn.compact
@@ -131,7 +133,7 @@ class CrossVideo(nn.Module):
         return CrossVideoOutput(**outputs)
 
     def _head(self, name: str, encoder_width: int):
-        return ProjectionHead(self.hidden or encoder_width, self.width, name=name)
+        return ProjectionHead(self.hidden or encoder_width, self.width, layers=self.head_layers, name=name)
 
     def _video(self, video, mask, time_patches) -> dict[str, jax.Array]:
         needed, views = self.terms.outputs, self.terms.views

@@ -9,19 +9,21 @@ from cvmae.models.vit import dense
 
 
 class ProjectionHead(nn.Module):
-    """A 2-layer MLP to float32 [..., width].
+    """An MLP to float32 [..., width], of `layers` layers, all but the last `hidden` wide.
 
-    The head is not stated in the parts of the paper that could be read; two layers to 256 are CrossPoint's. It has no batch norm,
-    whose statistics would differ between a batch and its micro-batches.
+    The head is not stated in the parts of the paper that could be read; two layers to 256 are CrossPoint's, three SimCLRv2's. It has
+    no batch norm, whose statistics would differ between a batch and its micro-batches.
     """
 
     hidden: int
     width: int
     dtype: jnp.dtype = jnp.float32
+    layers: int = 2
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B width"]:
-        x = nn.relu(dense(self.hidden, self.dtype, "hidden")(x))
+        for layer in range(1, self.layers):
+            x = nn.relu(dense(self.hidden, self.dtype, "hidden" if layer == 1 else f"hidden_{layer}")(x))
         return dense(self.width, self.dtype, "out")(x).astype(jnp.float32)
 
 
