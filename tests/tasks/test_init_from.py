@@ -14,8 +14,8 @@ from cvmae.tasks.validate import validate
 from cvmae.tasks.visualize import Visualize
 from cvmae.training.optimizer import path_of
 from tests.interop.models import random_params, rewrite, save_weights
-from tests.tiny_configs import TERMS as ALL_TERMS
 from tests.tiny_configs import CONFIGS, config, downstream, make_task, samples
+from tests.tiny_configs import TERMS as ALL_TERMS
 
 
 def load_branches(config):
@@ -203,7 +203,7 @@ def test_stage_1_starts_from_the_image_mae_of_stage_0(stage_0, train, tmp_path):
     assert any(name.startswith("/decoder/") for name in expected)
     fields = {"image_branch.init_from": str(stage_0), "image_branch.train": train, "report.labelled": 0, "total": "2_steps"}
     c = load(f"{CONFIGS / 'metaworld.py'}:runlocal", fields | {"optimizer.warmup": "0_steps"})
-    c.loss.update({term: 0.0 for term in ("intra_video", "intra_frame", "cross_frame")})
+    c.loss.update(dict.fromkeys(("intra_video", "intra_frame", "cross_frame"), 0.0))
     state = make_task(c).initial_state()
     for name, array in flat(state.params["image"]).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
