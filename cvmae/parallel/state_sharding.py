@@ -13,9 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cvmae.parallel.logical_axes import Rules
 
 MODES = ("auto", "replicated", "data")  # of config.optimizer_sharding
-MIN_ENTRIES = (
-    2**16
-)  # of an array that `auto` shards, 256 KiB in float32; biases and norms save nothing and each is one more collective
+# Of an array that `auto` shards, 256 KiB in float32: biases and norms save nothing, and each is one more collective.
+MIN_ENTRIES = 2**16
 AXIS = "data"
 
 
