@@ -13,7 +13,6 @@ import sys
 import time
 import tomllib
 
-import pytest
 import yaml
 
 from cvmae.performance.gpus import MEMORY_FRACTION
