@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cvmae.data import subset
+from cvmae.data import clip_files, subset
 from cvmae.data.baselines.features import FEATURES
-from cvmae.data.motion import video
 
 _READ_AT_ONCE = 256  # clips: keeps the memory small, whatever the size of the set
 _COLUMNS = ("path", "label", "split")
@@ -155,7 +154,7 @@ def _features(folder: pathlib.Path, rows: Sequence[Mapping[str, str]], names: It
     chunks: dict[str, list[np.ndarray]] = {name: [] for name in names}
     shape: tuple[int, ...] = ()
     for start in range(0, len(rows), _READ_AT_ONCE):
-        clips = [video.read(folder / row["path"]) for row in rows[start : start + _READ_AT_ONCE]]
+        clips = [clip_files.read(folder / row["path"]) for row in rows[start : start + _READ_AT_ONCE]]
         for clip, row in zip(clips, rows[start:]):
             shape = shape or clip.shape
             if clip.shape != shape:
