@@ -77,6 +77,24 @@ def accuracies(
     Raises:
       ValueError: see `draws`; or a name, a column or a split does not exist, or clips differ in shape.
     """
+    rows = read_splits(manifest, (split, *test_splits))
+    folder = pathlib.Path(manifest).parent
+    return _measure(rows, folder, names, tolerance, seeds, clips, side=side, split=split, test_splits=test_splits)
+
+
+def _measure(
+    rows: Mapping[str, Sequence[Mapping[str, str]]],
+    folder: pathlib.Path,
+    names: Iterable[str],
+    tolerance: float,
+    seeds: int,
+    clips: int,
+    *,
+    side: int,
+    split: str,
+    test_splits: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Returns the accuracies from the rows of every split, whose paths are relative to `folder`; see `accuracies`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -84,11 +102,10 @@ def accuracies(
     names = tuple(names)
     if unknown := [name for name in names if name not in FEATURES]:
         raise ValueError(f"baselines: unknown feature {unknown[0]!r}; known: {', '.join(FEATURES)}")
-    rows = read_splits(manifest, (split, *test_splits))
     labels = {name: np.array([row["label"] for row in split_rows]) for name, split_rows in rows.items()}
     drawn = draws(labels[split], clips, seeds)
     used = np.unique(np.concatenate(drawn))
-    compute = functools.partial(_features, pathlib.Path(manifest).parent, names=names, side=side)
+    compute = functools.partial(_features, folder, names=names, side=side)
     train, tests = compute([rows[split][i] for i in used]), {name: compute(rows[name]) for name in test_splits}
     result = {name: np.zeros((len(test_splits), len(drawn))) for name in names}
     for name in names:
@@ -104,18 +121,21 @@ def table(
     seeds: int = 1,
     clips: int = 0,
     *,
+    names: Iterable[str] = tuple(FEATURES),
+    side: int = 0,
+    tolerance: float = 1e-4,
     split: str = "train",
     test_splits: Sequence[str] = ("test",),
-    **options,
 ) -> str:
     """Returns the accuracies in percent as lines of text, chance first; with several test splits, a column for each.
 
-    For several fits, the mean ± the standard deviation (of a sample: divided by the number of fits less one). Arguments,
-    `options` included, and errors are those of `accuracies`.
+    For several fits, the mean ± the standard deviation (of a sample: divided by the number of fits less one). Arguments and
+    errors are those of `accuracies`.
     """
     rows = read_splits(manifest, (split, *test_splits))
+    folder = pathlib.Path(manifest).parent
     chance = 1 / len({row["label"] for row in rows[split]})
-    measured = accuracies(manifest, seeds=seeds, clips=clips, split=split, test_splits=test_splits, **options)
+    measured = _measure(rows, folder, names, tolerance, seeds, clips, side=side, split=split, test_splits=test_splits)
     result = {"chance": np.full((len(test_splits), 1), chance), **measured}
     fits = max(values.shape[1] for values in result.values())
     train, tests = len(rows[split]), " and ".join(f"{len(rows[name])} {name}" for name in test_splits)
