@@ -130,7 +130,8 @@ def build_model(config, terms: ActiveTerms, rules: Rules | None = None) -> Cross
             raise ValueError(f"config.{name}_branch: {error}") from error
     c = config.contrast
     frozen = config.image_branch.train == "frozen"
-    return CrossVideo(terms, branches["video"], branches["image"], width=c.width, hidden=c.hidden, freeze_image=frozen)
+    sizes = {"width": c.width, "hidden": c.hidden}
+    return CrossVideo(terms, branches["video"], branches["image"], **sizes, freeze_image=frozen, rules=rules)
 
 
 def build_classifier(config, classes: int, rules: Rules | None = None) -> Classifier:
