@@ -4,22 +4,22 @@
     python -m cvmae.main --config=configs/ablate.py:study=objectives,base=motion,size=full --workdir=DIR
     python -m cvmae.main --config=configs/ablate.py:study=negatives,base=ssv2 --config.pretrain.data.manifest=ssv2/manifest.csv
 
-`study` is masking, frames, objectives, negatives, decoder or views; `STUDIES` says what each changes, and whose ablation it is
-(the axes are the paper's, the numbers of its tables are not quoted here). `base` is demo, motion, ssv2, k400, ucf101 or hmdb51;
-other parts of the argument are passed to the base: `variant`, `size`, `parent`, `runlocal`. The workdir of a run is
-`WORKDIR/NAME-seedS`; the same command resumes after an interruption; the table is `WORKDIR/table.md`.
+`study` is masking, frames, objectives, negatives, decoder, views or first_view; `STUDIES` says what each changes, and whose
+ablation it is (the axes are the paper's, the numbers of its tables are not quoted here). `base` is demo, motion, metaworld, ssv2,
+k400, ucf101 or hmdb51; other parts of the argument are passed to the base: `variant`, `size`, `parent`, `runlocal`. The workdir of
+a run is `WORKDIR/NAME-seedS`; the same command resumes after an interruption; the table is `WORKDIR/table.md`.
 
 Fields of the base are set by `--config.pretrain.FIELD=VALUE`, those of the study by `--config.study.seeds='(0,1)'`, `measures`,
 `variants` and `index`. `:study=masking,runlocal` runs two variants for two steps.
 """
 
 import ml_collections
-from cvmae.configs import demo, hmdb51, k400, motion, ssv2, ucf101
+from cvmae.configs import demo, hmdb51, k400, metaworld, motion, ssv2, ucf101
 
 from cvmae import objective
 from cvmae.config import ConfigError, nearest, parse_arg
 
-BASES = {"demo": demo, "motion": motion, "ssv2": ssv2, "k400": k400, "ucf101": ucf101, "hmdb51": hmdb51}
+BASES = {"demo": demo, "motion": motion, "metaworld": metaworld, "ssv2": ssv2, "k400": k400, "ucf101": ucf101, "hmdb51": hmdb51}
 TERMS = tuple(term.name for term in objective.TERMS)
 REVERSED = "contrast.time_reversed_negatives"
 MEASURES = ("reconstruction/model", "retrieval/same_clip_r1", "retrieval/same_label_1nn", "probe/accuracy")
@@ -28,8 +28,10 @@ ABOUT = {
     "decoder": "mse_video",
     "negatives": "intra_video",
     "views": "intra_video",
+    "first_view": "intra_video",
     "frames": "cross_video",
 }
+STRONG_COLOR = {f"augment.{name}": 0.8 for name in ("brightness", "contrast", "saturation")}  # SimCLR's
 STEPS = "250_steps"  # [choice] length of a run on the demo's data set: minutes on two cores
 
 
@@ -144,7 +146,6 @@ def views():
         "augment.ratio": (1.0, 1.0),
         "augment.plus_ratio": (1.0, 1.0),
     }
-    strong = {f"augment.{name}": 0.8 for name in ("brightness", "contrast", "saturation")}
     no_color = {"augment.color_probability": 0.0}
     variants = {
         "crop+color": {},
@@ -152,11 +153,28 @@ def views():
         "color": no_crop,
         "none": no_crop | no_color,
         "small-crop+color": {"augment.plus_scale": (0.2, 1.0)},
-        "crop+strong-color": strong,
+        "crop+strong-color": STRONG_COLOR,
         "independent-frames": {"image_branch.crop": "independent"},
     }
     note = "Retrieval of the same clip is between each variant's own two views, so rows are not comparable."
     return tuple(variants.items()), note
 
 
-STUDIES = {f.__name__: f for f in (masking, frames, objectives, negatives, decoder, views)}
+def first_view():
+    """The first view: cropped, raw as summaries of the paper have it, and with colors of its own, also at SimCLR's strength.
+
+    Two views whose colors are alike can agree by them alone, without knowing what the clip shows.
+    """
+    both = {"augment.first_view": "color"}
+    variants = {
+        "crop": {},
+        "raw": {"augment.first_view": "raw"},
+        "color": both,
+        "strong-color": both | STRONG_COLOR | {"augment.hue": 0.2, "augment.grayscale": 0.2},
+    }
+    return tuple(
+        variants.items()
+    ), "Retrieval of the same clip is between each variant's own two views, so rows are not comparable."
+
+
+STUDIES = {f.__name__: f for f in (masking, frames, objectives, negatives, decoder, views, first_view)}

@@ -107,6 +107,10 @@ def _augment():
     c.brightness, c.contrast, c.saturation = 0.4, 0.4, 0.4  # [paper] color jitter; values [CrossPoint]
     c.hue = 0.0
     c.color_probability = 0.8  # [choice]
+    # [choice] Other changes of v⁺, with their probabilities; SimCLR has 0.2, 0.5 and 0, with strengths of 0.8 above and a hue of 0.2.
+    c.grayscale, c.blur, c.solarize = 0.0, 0.0, 0.0
+    # crop: v is cropped alone | raw: resized and center-cropped | color: its colors change too, independently of those of v⁺. [choice]
+    c.first_view = "crop"
     c.mean, c.std = IMAGENET_MEAN, IMAGENET_STD
     return c
 
@@ -223,8 +227,9 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
         branch.init_decoder = True  # also load the decoder, if the weights have one
     c.video_branch.inflate = "none"  # none | mean (I3D) | center (ViViT): inflation of an image encoder's weights to video
     c.contrast = ml_collections.ConfigDict(
-        # [CrossPoint] temperature and width; hidden 0 is the encoder's width; time-reversed negatives are not in the paper
-        {"temperature": 0.1, "width": 256, "hidden": 0, "time_reversed_negatives": False}
+        # [CrossPoint] temperature, and width and layers of the heads; hidden 0 is the encoder's width. Time-reversed negatives are
+        # not in the paper.
+        {"temperature": 0.1, "width": 256, "hidden": 0, "layers": 2, "time_reversed_negatives": False}
     )
     # The terms are the table in cvmae/objective/terms.py; a config file can register its own and set c.loss.NAME.
     c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in TERMS})  # weights; 0 removes a term. [CrossPoint] 1 : 1

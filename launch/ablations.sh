@@ -2,7 +2,7 @@
 # The ablation tables of configs/RESULTS.md: studies on `motion` easy, every variant with every seed. A rerun resumes. About 2 hours on
 # 2 cores.
 # Usage: ./launch/ablations.sh [--dry-run] [--config.pretrain.FIELD=VALUE ...]        OUT/STUDY/table.md, table.csv, table.png
-#   STUDIES="masking frames objectives negatives"   also decoder, views
+#   STUDIES="masking frames objectives negatives"   also decoder, views, first_view
 #   BASE=demo       any base of configs/ablate.py with its arguments, such as motion,size=full
 #   SEEDS="0 1 2"   of the weights and the data order
 #   JOBS=2          studies in parallel; 1 if they share an accelerator

@@ -5,6 +5,7 @@
 #   CVMAE_TEST_VIDEOS=DIR  also reads real videos; launch/test_videos.sh DIR fetches them
 #   CVMAE_REQUIRE=parity,videos  makes these tests fail where they would be skipped
 #   CVMAE_FUZZ=20          damages 20 times as many manifests, label files and videos; CVMAE_FUZZ_SECONDS=600 weights for as long
+#   CVMAE_SLOW=1           also runs the tests marked as slow, which takes about twice as long
 #   CVMAE_LARGE=1          also compares models of published sizes, with their gradients: minutes and 8 GB of memory
 #   JAX_DISABLE_MOST_OPTIMIZATIONS=0  compiles programs as a user's are, which takes longer than they run
 #   JOBS=4               parallel test processes; 2 by default, about 6 GB of memory each

@@ -24,11 +24,20 @@ def pytest_configure(config):
     flags = os.environ.get("XLA_FLAGS", "")
     if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1" and QUICK_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {QUICK_FLAG}"
-    gc.set_threshold(
-        100_000, 20
-    )  # of the objects of traced programs few are garbage: looking through them took a tenth of the time
+    # Few of the objects of traced programs are garbage: looking through them took a tenth of the time.
+    gc.set_threshold(100_000, 20)
     if os.environ.get("CVMAE_CHECK_SHAPES", "1") == "1":
         check_shapes()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is marked as slow, unless CVMAE_SLOW=1 or the test is named with its file."""
+    named = any("::" in argument for argument in config.invocation_params.args)
+    if named or os.environ.get("CVMAE_SLOW") == "1":
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
 
 
 def check_shapes():

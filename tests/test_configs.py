@@ -139,9 +139,12 @@ def check_workdir(workdir, config):
 
 # Of the others two terms are trained, which compiles in half the time; all are in the run of ssv2.
 OWN_OBJECTIVES = ("demo", "motion")
+QUICK = ("demo", "metaworld")  # the others differ from these and from ssv2 in numbers alone
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "ssv2"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES if name != "ssv2"]
+)
 def test_runlocal_runs_to_its_end(name, tmp_path):
     config = load(path(name, "runlocal"))
     assert config.batch_size == 8 and config.data.source == "synthetic"
@@ -155,7 +158,7 @@ def test_runlocal_runs_to_its_end(name, tmp_path):
 PAIRS = [
     ("finetune", "k400"),
     ("linear", "ucf101"),
-    ("attentive", "hmdb51"),
+    pytest.param("attentive", "hmdb51", marks=pytest.mark.slow),
     ("knn", "motion"),
     ("retrieval", "ssv2"),
     ("extract", "demo"),

@@ -78,7 +78,7 @@ def test_a_config_that_cannot_run_is_refused_with_the_fix(complaint, overrides, 
 
 
 WORDS = [
-    "dtype", "attention", "data.source", "data.fit", "data.clip_sampling", "image_branch.frame_sampling", "image_branch.crop",
+    "dtype", "attention", "augment.first_view", "data.source", "data.fit", "data.clip_sampling", "image_branch.frame_sampling", "image_branch.crop",
     "image_branch.train", *(f"{branch}_branch.{field}" for branch in ("video", "image") for field in (
         "positions", "qkv_bias", "mlp", "mask.kind", "mask.rounding", "target_norm", "decoder.layout", "decoder.positions", "decoder.cls",
     )),
@@ -94,7 +94,8 @@ RANGES = {
     "seed": -1, "batch_size": 0, "accumulate": 0, "checkpoint_keep": 0, "data.stride": 0, "data.fps": -1.0,
     "data.frame_size": "(0,32)", "data.workers": -1, "data.timeout_s": 0.0, "data.max_bad_fraction": 1.5,
     "data.synthetic.clips": 0, "augment.flip": 1.5, "augment.scale": "(1.0,0.5)", "augment.plus_scale": "(0.0,1.0)",
-    "augment.ratio": "(2.0,1.0)", "augment.brightness": -0.1, "augment.hue": 0.6, "augment.color_probability": -0.1,
+    "augment.ratio": "(2.0,1.0)", "augment.brightness": -0.1, "augment.hue": 0.6, "augment.color_probability": -0.1, "augment.grayscale": 1.5, "augment.blur": -0.1,
+    "augment.solarize": 2.0,
     "augment.std": "(0.2,0.0,0.2)", "augment.mean": "(0.5,)", "video_branch.mask.ratio": 1.0, "video_branch.eps": 0.0,
     "video_branch.tubelet": 0, "video_branch.decoder.heads": 0, "image_branch.frames": 0, "contrast.temperature": 0.0,
     "contrast.width": 0, "optimizer.base_lr": 0.0, "optimizer.b1": 1.0, "optimizer.weight_decay": -0.1,

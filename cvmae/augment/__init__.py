@@ -5,6 +5,7 @@ RandAugment, then float32 in 0..1 until `normalize`.
 """
 
 from cvmae.augment.color import Color, jitter_color, normalize
+from cvmae.augment.distort import Distortion, distort, to_gray
 from cvmae.augment.erasing import Erasing, erase
 from cvmae.augment.finetune_views import LabeledSpec, labeled_view, labeled_views
 from cvmae.augment.geometry import Crop, center_crop, draw_box, from_planes, planes_to_patches, random_crop, resample
@@ -15,12 +16,14 @@ from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_cl
 __all__ = [
     "Color",
     "Crop",
+    "Distortion",
     "Erasing",
     "LabeledSpec",
     "Mix",
     "RandAugment",
     "ViewSpec",
     "center_crop",
+    "distort",
     "draw_box",
     "erase",
     "from_planes",
@@ -38,4 +41,5 @@ __all__ = [
     "random_crop",
     "resample",
     "soft_targets",
+    "to_gray",
 ]

@@ -30,7 +30,7 @@ class Color:
     probability: float = 1.0
 
 
-def _luma(video, axis: int):
+def luma(video: Float[Array, "*axes"], axis: int) -> Array:
     """Weighted sum of the channels, whose axis stays with length 1; elementwise, where a sum over three numbers is a slow loop."""
     return sum(weight * jax.lax.slice_in_dim(video, c, c + 1, axis=axis) for c, weight in enumerate(LUMA))
 
@@ -61,9 +61,9 @@ def jitter_color(key: Key[Array, ""], video: Float[Array, "*axes"], color: Color
         return jax.random.uniform(key, minval=max(0.0, 1 - strength), maxval=1 + strength)
 
     changed = jnp.clip(video * factor(keys[0], color.brightness), 0, 1)
-    mean = _luma(changed, axis).mean()
+    mean = luma(changed, axis).mean()
     changed = jnp.clip((changed - mean) * factor(keys[1], color.contrast) + mean, 0, 1)
-    gray = _luma(changed, axis)
+    gray = luma(changed, axis)
     changed = jnp.clip((changed - gray) * factor(keys[2], color.saturation) + gray, 0, 1)
     if color.hue:
         turns = jax.random.uniform(keys[3], minval=-color.hue, maxval=color.hue)

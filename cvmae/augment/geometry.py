@@ -139,12 +139,23 @@ def _resize(video, weights):
     return from_planes(resize_planes(to_planes(video), rows[None], columns[None])[0])
 
 
+def center_box(height: int, width: int, size: tuple[int, int]) -> Float[Array, "4"]:
+    """The largest centered box with the aspect ratio of `size` in a frame, as `draw_box` gives it."""
+    zoom = min(height / size[0], width / size[1])
+    box_height, box_width = size[0] * zoom, size[1] * zoom
+    return jnp.asarray([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width])
+
+
+def center_weights(
+    height: int, width: int, size: tuple[int, int]
+) -> tuple[Float[Array, "{height} H"], Float[Array, "{width} W"]]:
+    """`resize_weights` of the rows and the columns of `center_box`."""
+    return box_weights(center_box(height, width, size), height, width, size)
+
+
 def center_crop(video: Float[AnyArray, "T H0 W0 C"], size: tuple[int, int]) -> Float[AnyArray, "T H W C"]:
     """Resizes the largest centered box with the aspect ratio of `size` to it: [T, H0, W0, C] -> [T, H, W, C]."""
     height, width = video.shape[1:3]
     if (height, width) == tuple(size):
         return video
-    zoom = min(height / size[0], width / size[1])
-    box_height, box_width = size[0] * zoom, size[1] * zoom
-    box = jnp.asarray([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width])
-    return resample(video, box, size)
+    return resample(video, center_box(height, width, size), size)

@@ -9,7 +9,10 @@ from jax import Array
 from jaxtyping import Float, Int, Key, UInt8
 
 from cvmae.augment.color import Color, jitter_color
-from cvmae.augment.geometry import Crop, draw_weights, from_planes, resize_planes, to_planes
+from cvmae.augment.distort import Distortion, distort
+from cvmae.augment.geometry import Crop, center_weights, draw_weights, from_planes, resize_planes, to_planes
+
+FIRST_VIEWS = ("crop", "raw", "color")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,16 +20,19 @@ class ViewSpec:
     """Augmentation of a clip for pre-training (METHOD section 2).
 
     Attributes:
-      crop: of v, which has no other augmentation.
+      crop: of v.
       plus: crop of v⁺ and of the time-reversed clip.
       color: jitter of v⁺ and of the time-reversed clip.
+      distortion: of v⁺ and of the time-reversed clip, after the jitter.
       views: 1 (v), 2 (v, v⁺) or 3 (v, v⁺ and the time-reversed clip).
       image_crop: `shared` takes the sampled frames from v, so that their tokens have the same positions; `independent` draws
-        another crop.
+        another crop and, with first_view=color, other colors.
       dtype: of the products that resize, see `resize_planes`.
+      first_view: `crop` gives v its crop alone; `raw` the largest centered box, and no flip; `color` its crop, and jitter and
+        distortion of its own, so that two views do not agree by their colors.
 
     Raises:
-      ValueError: image_crop is neither.
+      ValueError: image_crop or first_view is none of these.
     """
 
     crop: Crop
@@ -35,8 +41,12 @@ class ViewSpec:
     views: int = 2
     image_crop: str = "shared"
     dtype: Any = jnp.float32
+    distortion: Distortion = Distortion()
+    first_view: str = "crop"
 
     def __post_init__(self):
+        if self.first_view not in FIRST_VIEWS:
+            raise ValueError(f"augment.first_view is {self.first_view!r}; expected one of {', '.join(FIRST_VIEWS)}")
         if self.image_crop not in ("shared", "independent"):
             raise ValueError(f"image_branch.crop is {self.image_crop!r}; expected 'shared' or 'independent'")
 
@@ -58,22 +68,41 @@ def make_planes(
     """
     crop_key, plus_key, color_key, reverse_key, image_key = jax.random.split(key, 5)
     reverse_crop_key, reverse_color_key = jax.random.split(reverse_key)
-    height, width = video.shape[1:3]
-    crops = ((crop_key, spec.crop), (plus_key, spec.plus), (reverse_crop_key, spec.plus))[: spec.views]
-    rows, columns = (jnp.stack(weights) for weights in zip(*(draw_weights(k, height, width, crop) for k, crop in crops)))
+    size = video.shape[1:3]
+    weights = [_first_weights(crop_key, size, spec)]
+    weights += [draw_weights(k, *size, spec.plus) for k in (plus_key, reverse_crop_key)[: spec.views - 1]]
     planes = to_planes(video)
+    rows, columns = (jnp.stack(axis) for axis in zip(*weights))
     resized = resize_planes(planes, rows, columns, spec.dtype) / 255
-    views = [resized[0]]
-    views += [jitter_color(k, view, spec.color, axis=1) for k, view in zip((color_key, reverse_color_key), resized[1:])]
+    views = [_recolor_first(crop_key, resized[0], spec)]
+    views += [_recolor(k, view, spec) for k, view in zip((color_key, reverse_color_key), resized[1:])]
     if spec.views > 2:
         views[2] = views[2][:, :, ::-1]
     frames = None
     if image and spec.image_crop == "shared":
         frames = views[0][:, :, frame_index]
     elif image:
-        rows, columns = draw_weights(image_key, height, width, spec.crop)
+        rows, columns = _first_weights(image_key, size, spec)
         frames = resize_planes(planes[:, :, frame_index], rows[None], columns[None], spec.dtype)[0] / 255
+        frames = _recolor_first(image_key, frames, spec)
     return views, frames
+
+
+def _first_weights(key, size, spec):
+    """Weights of the crop of v, or of independently cropped frames."""
+    if spec.first_view == "raw":
+        return center_weights(*size, spec.crop.size)
+    return draw_weights(key, *size, spec.crop)
+
+
+def _recolor_first(key, view, spec):
+    """Changes the colors of v, or of independently cropped frames, where first_view=color; `key` is that of the crop."""
+    return _recolor(jax.random.fold_in(key, 1), view, spec) if spec.first_view == "color" else view
+
+
+def _recolor(key, view, spec):
+    """Jitters and distorts one view [H, 3, T, W]."""
+    return distort(jax.random.fold_in(key, 1), jitter_color(key, view, spec.color, axis=1), spec.distortion)
 
 
 def make_views(

@@ -6,16 +6,13 @@ is divided among processes and workers, so their number and a restart do not cha
 
 import contextlib
 import dataclasses
-import multiprocessing
-import os
-import threading
 from typing import Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
-from cvmae.data import clips, decode
+from cvmae.data import clips, decode, worker_processes
 from cvmae.data.bad_files import REPORT_BYTES, BadDataError, pack_failures
 from cvmae.data.manifest import UNLABELED
 from cvmae.data.sources import Record, Source
@@ -122,14 +119,19 @@ class Loader:
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
         if data.workers:
             options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.initialize)
         self._iterator = iter(dataset)
+        self._started = False
 
     def __iter__(self):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._iterator)
+        if self._started:
+            return next(self._iterator)
+        self._started = True
+        with worker_processes.signals_blocked():  # the first batch starts them
+            return next(self._iterator)
 
     def close(self):
         """Ends the loader; it cannot be used afterwards."""
@@ -140,18 +142,6 @@ class Loader:
 
     def __exit__(self, *_):
         self.close()
-
-
-def _end_with_parent(index: int, count: int) -> None:
-    """Ends a worker process when its parent process is gone, which after a `kill -9` of the parent nothing else would do."""
-    del index, count
-    parent = multiprocessing.parent_process()
-
-    def watch():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="cvmae-end-with-parent").start()
 
 
 class UnreadableError(Exception):

@@ -96,6 +96,7 @@ class CrossVideo(nn.Module):
       image: the MAE over sampled frames; None where no term needs it.
       width: E, of the contrastive space.
       hidden: width of the heads' hidden layer; 0 takes the encoder's.
+      head_layers: number of layers of the heads.
       freeze_image: the image encoder is a fixed teacher: no gradient reaches it.
       rules: of the mesh that the heads run on; None for JAX's default device.
     """
@@ -105,6 +106,7 @@ class CrossVideo(nn.Module):
     image: Autoencoder | None
     width: int = 256
     hidden: int = 0
+    head_layers: int = 2
     freeze_image: bool = False
     rules: Rules | None = None
 
@@ -134,7 +136,8 @@ class CrossVideo(nn.Module):
         return CrossVideoOutput(**outputs)
 
     def _head(self, name: str, encoder_width: int):
-        return ProjectionHead(self.hidden or encoder_width, self.width, rules=self.rules, name=name)
+        width = self.hidden or encoder_width
+        return ProjectionHead(width, self.width, layers=self.head_layers, rules=self.rules, name=name)
 
     def _video(self, video, mask, time_patches) -> dict[str, jax.Array]:
         needed, views = self.terms.outputs, self.terms.views

@@ -10,26 +10,29 @@ from cvmae.parallel.logical_axes import Rules
 
 
 class ProjectionHead(nn.Module):
-    """A 2-layer MLP to float32 [..., width].
+    """An MLP to float32 [..., width], of `layers` layers, all but the last `hidden` wide.
 
-    The head is not stated in the parts of the paper that could be read; two layers to 256 are CrossPoint's. It has no batch norm,
-    whose statistics would differ between a batch and its micro-batches.
+    The head is not stated in the parts of the paper that could be read; two layers to 256 are CrossPoint's, three SimCLRv2's. It has
+    no batch norm, whose statistics would differ between a batch and its micro-batches.
 
     Attributes:
-      hidden: width of the hidden layer.
+      hidden: width of the hidden layers.
       width: of the output.
       dtype: of the computation.
+      layers: their number.
       rules: of the mesh that it runs on; None for JAX's default device.
     """
 
     hidden: int
     width: int
     dtype: jnp.dtype = jnp.float32
+    layers: int = 2
     rules: Rules | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B width"]:
-        x = nn.relu(linear(self.hidden, self.dtype, "hidden", self.rules)(x))
+        for layer in range(1, self.layers):
+            x = nn.relu(linear(self.hidden, self.dtype, "hidden" if layer == 1 else f"hidden_{layer}", self.rules)(x))
         return linear(self.width, self.dtype, "out", self.rules)(x).astype(jnp.float32)
 
 

@@ -51,7 +51,10 @@ def view_spec(config, views: int) -> augment.ViewSpec:
     crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
     plus = augment.Crop(c.size, c.plus_scale, c.plus_ratio, c.flip)
     color = augment.Color(c.brightness, c.contrast, c.saturation, c.hue, c.color_probability)
-    return augment.ViewSpec(crop, plus, color, views, config.image_branch.crop, DTYPES[config.dtype])
+    # Configs of earlier versions lack these four.
+    distortion = augment.Distortion(*(c.get(name, 0.0) for name in ("grayscale", "blur", "solarize")))
+    first_view = c.get("first_view", "crop")
+    return augment.ViewSpec(crop, plus, color, views, config.image_branch.crop, DTYPES[config.dtype], distortion, first_view)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import fnmatch
 
+from cvmae.augment.pretrain_views import FIRST_VIEWS
 from cvmae.config import require, steps
 from cvmae.data import clips, sources
 from cvmae.evaluation import extract, feature_files, features
@@ -90,10 +91,14 @@ CHECKS = {
     "augment.erasing.area": SHARES,
     "augment.*.probability": between(0, 1),
     "augment.mix.switch": between(0, 1),
+    "augment.grayscale": between(0, 1),
     "augment.*scale": SHARES,
     "augment.*ratio": RATIOS,
     "augment.flip": between(0, 1),
     "augment.color_probability": between(0, 1),
+    "augment.blur": between(0, 1),
+    "augment.solarize": between(0, 1),
+    "augment.first_view": one_of(*FIRST_VIEWS),
     "augment.hue": between(0, 0.5),
     "augment.mean": COLOR,
     "augment.std": SPREAD,
@@ -129,6 +134,7 @@ CHECKS = {
     "contrast.temperature": ABOVE_0,
     "contrast.width": at_least(1),
     "contrast.hidden": at_least(0),
+    "contrast.layers": at_least(1),
     "contrast.time_reversed_negatives": FREE,
     "loss.*": at_least(0),
     "loss_warmup.*": FREE,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvmae import augment
-from cvmae.augment import Color, Crop, ViewSpec
+from cvmae.augment import Color, Crop, Distortion, ViewSpec, center_crop
 from tests.augment.random_clips import clip
 
 KEY = jax.random.key(7)
@@ -56,6 +56,41 @@ def test_sampled_frames_share_the_crop_of_v_or_have_their_own():
     assert views(clip(), shared, image=False)[1] is None
     with pytest.raises(ValueError, match="image_branch.crop is 'other'"):
         ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, 1, "other")
+
+
+def test_a_raw_first_view_is_the_centered_clip_without_a_flip():
+    video, spec = clip(4, 8, 12), ViewSpec(Crop((6, 6), flip=1.0), Crop((6, 6)), Color(), 2, first_view="raw")
+    made, frames = views(video, spec, frame_index=[2])
+    np.testing.assert_allclose(made[0], center_crop(jnp.asarray(video, jnp.float32), (6, 6)) / 255, atol=1e-5)
+    np.testing.assert_array_equal(frames[0], made[0, 2])
+
+
+@pytest.mark.parametrize("image_crop", ["shared", "independent"])
+def test_a_first_view_with_color_draws_its_own_and_leaves_the_others_as_they_were(image_crop):
+    def made(first_view):
+        spec = ViewSpec(FULL_FRAME, FULL_FRAME, Color(hue=0.1), 3, image_crop, first_view=first_view)
+        return views(clip(), spec, frame_index=[1])
+
+    (plain, plain_frames), (changed, frames) = made("crop"), made("color")
+    np.testing.assert_array_equal(plain[1:], changed[1:])
+    assert np.abs(plain[0] - changed[0]).max() > 0.05
+    assert np.abs(changed[0] - changed[1]).max() > 0.05
+    assert np.abs(plain_frames - frames).max() > 0.05
+    assert (np.abs(frames[0] - changed[0, 1]).max() < 1e-6) == (image_crop == "shared")
+
+
+def test_distortions_change_the_views_that_are_jittered():
+    def made(first_view, distortion=Distortion(grayscale=1.0)):
+        return views(clip(), ViewSpec(Crop((8, 8)), Crop((8, 8)), Color(), 3, "shared", jnp.float32, distortion, first_view))[0]
+
+    def is_gray(view):
+        return bool(jnp.abs(view - view[..., :1]).max() < 1e-6)
+
+    assert [is_gray(view) for view in made("crop")] == [False, True, True]
+    assert [is_gray(view) for view in made("color")] == [True, True, True]
+    np.testing.assert_array_equal(made("crop")[0], made("crop", Distortion())[0])
+    with pytest.raises(ValueError, match="augment.first_view is 'other'"):
+        ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, first_view="other")
 
 
 def test_a_sample_does_not_depend_on_the_others():

@@ -2,7 +2,6 @@
 read by this package: the same states, predictions, loss and logits."""
 
 import argparse
-import os
 
 import jax
 import numpy as np
@@ -16,8 +15,6 @@ from tests.interop.comparison import assert_close, relative
 from tests.interop.parity import torch
 from tests.interop.torch_blocks import EPS, Sizes, build
 
-# transformers' models of these sizes are compared in any case.
-LARGE = pytest.mark.skipif(not os.environ.get("CVMAE_LARGE"), reason="a quarter of a minute: CVMAE_LARGE=1 runs it")
 SIZES = Sizes(decoder_depth=2, mlp_ratio=3)
 IMAGES = Sizes(size=40, frames=1, tubelet=1)
 HALF_OF_FRAMES = Sizes(frames=8, target_frames=4)
@@ -120,7 +117,7 @@ def test_classifier(name, tmp_path):
     assert_close(f"{name} logits", relative(jax.jit(module.apply)({"params": params}, clip), reference))
 
 
-@LARGE
+@pytest.mark.slow
 def test_vit_b_of_mae(tmp_path):
     """The published size, which needs no hints: 49 of 196 tokens visible, decoder 512 x 8."""
     sizes = Sizes(768, 12, 12, 512, 8, 16, size=224, patch=16, frames=1, tubelet=1)
@@ -128,7 +125,7 @@ def test_vit_b_of_mae(tmp_path):
     check("ViT-B of MAE", model, read_back(model, tmp_path, "auto", ModelHints()), kept=49, batch=1)
 
 
-@LARGE
+@pytest.mark.slow
 def test_vit_b_of_videomae(tmp_path):
     """The published size: 160 of 1568 tokens visible, decoder 384 x 4."""
     sizes = Sizes(768, 12, 12, 384, 4, 6, size=224, patch=16, frames=16, tubelet=2)
@@ -136,6 +133,7 @@ def test_vit_b_of_videomae(tmp_path):
     check("ViT-B of VideoMAE", model, read_back(model, tmp_path, "auto", ModelHints()), kept=160, batch=1)
 
 
+@pytest.mark.slow
 def test_vit_b_of_mae_st(tmp_path):
     """Its recipe at this size: 156 of 1568 tokens visible, eight frames predicted, decoder 512 x 4."""
     sizes = Sizes(768, 12, 12, 512, 4, 16, size=224, patch=16, frames=16, tubelet=2, target_frames=8)

@@ -68,6 +68,7 @@ def test_tiny(name, tmp_path):
     check(transformers.VideoMAEConfig(**TINY | CLIPS | changes), 2, ratio, mask_kind, tmp_path, name)
 
 
+@pytest.mark.slow
 def test_vit_b(tmp_path):
     """The published size, gradients with CVMAE_LARGE=1: 16 frames of 224 pixels, 160 of 1568 tokens visible, decoder 384 x 4."""
     config = transformers.VideoMAEConfig(use_mean_pooling=False)

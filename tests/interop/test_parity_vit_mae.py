@@ -71,6 +71,7 @@ def test_tiny(name, tmp_path):
     check(transformers.ViTMAEConfig(**TINY | CASES[name]), 2, tmp_path, name)
 
 
+@pytest.mark.slow
 def test_vit_b(tmp_path):
     """The published size, gradients with CVMAE_LARGE=1: 224 pixels, 49 of 196 tokens visible, decoder 512 x 8."""
     mask = check(

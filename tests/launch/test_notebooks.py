@@ -1,7 +1,9 @@
 """The notebooks: stored without what running them gives, and run from top to bottom as Jupyter runs them, with few steps."""
 
+import ast
 import base64
 import csv
+import importlib
 import json
 import math
 import os
@@ -58,6 +60,25 @@ def asked_for(cell: str, monkeypatch, tmp_path, colab: bool) -> list[str]:
     monkeypatch.setattr(sys, "modules", modules | {"google.colab": types.ModuleType("colab")} if colab else modules)
     exec(compile(TransformerManager().transform_cell(cell), "cell", "exec"), {"get_ipython": lambda: shell})
     return said
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_takes_from_the_package_is_there(name):
+    """Every import of this package, and every attribute of an imported module, in all cells; the slow tests run them."""
+    cells = [ast.parse(TransformerManager().transform_cell(cell.source)) for cell in code(stored(name))]
+    nodes = [node for cell in cells for node in ast.walk(cell)]
+    modules, count = {}, 0
+    for node in nodes:
+        for alias in node.names if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("cvmae", "configs") else ():
+            try:
+                modules[alias.asname or alias.name] = importlib.import_module(f"{node.module}.{alias.name}")
+            except ModuleNotFoundError:
+                assert hasattr(importlib.import_module(node.module), alias.name), f"{node.module}.{alias.name}"
+            count += 1
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
+    assert count > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,6 +141,7 @@ def quickstart(folder):
     return Played("01_quickstart", folder)
 
 
+@pytest.mark.slow
 def test_quickstart(quickstart):
     lines = metric_lines(quickstart.work / "pretrain")
     assert [line["step"] for line in lines] == [1, STEPS]
@@ -135,6 +157,7 @@ def test_quickstart(quickstart):
     assert page.count("data:image/png;base64,") > 2 and "loss/cross_frame" in page
 
 
+@pytest.mark.slow
 def test_your_own_videos(quickstart, folder):
     played = Played("02_your_own_videos", folder)
     assert str(quickstart.work / "pretrain") in played.text("fields")
@@ -155,6 +178,7 @@ def test_your_own_videos(quickstart, folder):
     assert played.shows("look", "pictures/figures/retrieval.png")
 
 
+@pytest.mark.slow
 def test_finetune_from_imported_weights(folder):
     played = Played("03_finetune_from_imported_weights", folder)
     assert json.loads((played.work / "published" / "config.json").read_text())["architectures"] == [
@@ -175,6 +199,7 @@ def test_finetune_from_imported_weights(folder):
     assert len(chances) == 4 and sum(chances) == pytest.approx(100, abs=0.3) and min(chances) > 0
 
 
+@pytest.mark.slow
 def test_tpu_vm(folder):
     played = Played("04_tpu_vm", folder)
     assert played.cells["devices"].outputs[0].data["text/plain"].count("CpuDevice") == 8

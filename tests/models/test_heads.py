@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cvmae.models import masking
 from cvmae.models.heads import ProjectionHead, pool, pool_time_patches
@@ -42,12 +43,17 @@ def test_a_time_patch_without_visible_tokens_is_marked_and_has_finite_gradients(
     np.testing.assert_allclose(gradient, np.full((1, 4, 2), 0.25))
 
 
-def test_head():
-    head = ProjectionHead(hidden=7, width=5, dtype=jnp.bfloat16)
+@pytest.mark.parametrize(("layers", "names"), [(1, ["out"]), (2, ["hidden", "out"]), (3, ["hidden", "hidden_2", "out"])])
+def test_a_head_is_its_layers_with_relu_between_them(layers, names):
+    head = ProjectionHead(hidden=7, width=5, dtype=jnp.bfloat16, layers=layers)
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
     params = head.init(jax.random.key(1), x)["params"]
+    assert sorted(params) == names
     out = head.apply({"params": params}, x)
     assert out.shape == (2, 3, 5) and out.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    hidden = np.maximum(x @ params["hidden"]["kernel"] + params["hidden"]["bias"], 0)
-    np.testing.assert_allclose(out, hidden @ params["out"]["kernel"] + params["out"]["bias"], atol=0.05)
+    expected = x
+    for name in names:
+        expected = np.maximum(expected, 0) if name != names[0] else expected
+        expected = expected @ params[name]["kernel"] + params[name]["bias"]
+    np.testing.assert_allclose(out, expected, atol=0.08)

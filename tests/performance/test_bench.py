@@ -94,6 +94,7 @@ def parity():
         missing("parity", "torch and transformers come with the extra: pip install '.[parity]'")
 
 
+@pytest.mark.slow
 def test_hugging_face_does_the_same_work(parity):
     """The same weights, clips and masks give the same loss; both learn from it."""
     from cvmae.performance import bench_huggingface

@@ -50,6 +50,7 @@ def bare(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_every_part_on_a_cpu(bare, tmp_path):
     peer = all(map(importlib.util.find_spec, ("torch", "transformers")))
     names = [name for name in PARTS if peer or name != "peer"]

@@ -135,6 +135,7 @@ def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monke
     assert code == 3 and tried == [8, 3, 1] and "it needs 40.00 GiB of 16.00 GiB" in out and "at the peak of batch 1" in out
 
 
+@pytest.mark.slow
 def test_on_two_devices_gradients_are_reduced(tmp_path):
     file = tmp_path / "plan.json"
     args = [f"--config={RUNLOCAL}", "--topology=cpu:2", "--mesh=data:-1", "--batch=16", f"--json={file}", *ALONE]
@@ -230,6 +231,7 @@ def test_the_cheapest_policy_that_fits_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("remat, policy", [("none", "all_dots"), ("all_dots", "dots"), ("dots", "kernels"), ("kernels", "full")])
+@pytest.mark.slow
 def test_policies_are_ordered_by_their_recomputation(remat, policy):
     def traced(remat):
         return traced_step.TracedStep(config(only=("mse_video",), remat=remat), jax.devices()[:1]).flops.total

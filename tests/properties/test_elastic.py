@@ -10,6 +10,8 @@ import pytest
 from tests.commands import metric_lines, saved_state
 from tests.properties.metric_history import TOTAL, History
 
+pytestmark = pytest.mark.slow
+
 # What is compared here is a layout; the contrast on every layout is compared in test_meshes.
 FEWER = {"loss__intra_video": 0.0, "eval_every": "0_steps"}
 STOPS: tuple[tuple[int, dict[str, Any], int], ...] = (

@@ -33,6 +33,7 @@ def pieces(tmp_path_factory):
     return history, stages
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_four_makes_all_save_the_same_step_and_exit_with_0(pieces):
     ends = pieces[1][4]
     assert [end.returncode for end in ends] == [0] * 4, [end.stderr[-2000:] for end in ends]
@@ -41,6 +42,7 @@ def test_a_signal_to_one_of_four_makes_all_save_the_same_step_and_exit_with_0(pi
     assert f"resumed from the checkpoint of step {stopped}" in pieces[1][2][0].stderr
 
 
+@pytest.mark.slow
 def test_when_one_is_killed_the_other_ends_with_a_reason(pieces):
     survivor, killed = pieces[1][2]
     assert killed.returncode == -signal.SIGKILL and survivor.returncode == 1, survivor.stderr[-2000:]
@@ -50,12 +52,14 @@ def test_when_one_is_killed_the_other_ends_with_a_reason(pieces):
     assert len(reasons) == 1, survivor.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_the_run_ends_on_one_process(pieces):
     [end] = pieces[1][1]
     assert end.returncode == 0, end.stderr[-2000:]
     assert int(end.stderr.partition("resumed from the checkpoint of step ")[2][0]) >= 2
 
 
+@pytest.mark.slow
 def test_every_batch_has_the_clips_of_one_process_in_their_order(whole, pieces):
     alone, several = whole.clips(), pieces[0].clips()
     assert sorted(several) == list(range(1, TOTAL + 1))
@@ -64,6 +68,7 @@ def test_every_batch_has_the_clips_of_one_process_in_their_order(whole, pieces):
         assert all(clips == alone[step][1] for clips in batches.values()), step
 
 
+@pytest.mark.slow
 def test_losses_and_evaluations_are_those_of_one_process(whole, pieces):
     alone, several = metric_lines(whole.workdir), metric_lines(pieces[0].workdir)
     assert [line["step"] for line in several] == [line["step"] for line in alone] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 8]
@@ -73,6 +78,7 @@ def test_losses_and_evaluations_are_those_of_one_process(whole, pieces):
             np.testing.assert_allclose(other[name], value, rtol=2e-5, err_msg=f"{name} of step {one['step']}")
 
 
+@pytest.mark.slow
 def test_the_parameters_are_those_of_one_process(whole, pieces):
     alone, several = saved_state(whole.workdir, TOTAL), saved_state(pieces[0].workdir, TOTAL)
     assert alone.keys() == several.keys() and checkpoint_steps(whole.workdir) == checkpoint_steps(pieces[0].workdir)
@@ -81,6 +87,7 @@ def test_the_parameters_are_those_of_one_process(whole, pieces):
         np.testing.assert_allclose(several[name], array, rtol=1e-4, atol=1e-6 * scale, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_process_prints_and_writes(pieces):
     for count in (4, 2):
         first, *others = pieces[1][count]

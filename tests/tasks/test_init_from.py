@@ -168,6 +168,7 @@ def test_a_decoder_can_be_left_to_start_anew(image_mae):
     assert not np.array_equal(fresh["/decoder/embed/kernel"], expected["/decoder/embed/kernel"])
 
 
+@pytest.mark.slow
 def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
     """Pre-training goes on from another run's two branches."""
     c = config(total="1_steps")

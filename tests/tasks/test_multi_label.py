@@ -221,6 +221,7 @@ def check_results(folder):
     return report
 
 
+@pytest.mark.slow
 def test_finetuning_learns_every_label_and_resumes_on_the_same_ones(manifest, tmp_path, capsys):
     c = of(manifest, "finetune", **FINETUNE, optimizer__base_lr=0.05, total="60_steps", eval_every="30_steps")
     numbers = run(c, str(tmp_path), report_page=True)

@@ -30,7 +30,7 @@ def stepped(t, steps=3):
     return first, jax.device_get(state), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("name", ["linear", "attentive"])
+@pytest.mark.parametrize("name", ["linear", pytest.param("attentive", marks=pytest.mark.slow)])
 def test_heads_of_a_grid_are_what_each_is_alone(name):
     together = task(name)
     assert together.grid == [(1e-2, 0.0), (1e-2, 0.5), (1e-3, 0.0), (1e-3, 0.5)]

@@ -93,6 +93,7 @@ def limited(limit: int, *args: str):
     return run(*args, program=("-c", LIMITED.format(limit=limit)))
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_one_line_and_goes_on_with_room(tmp_path):
     short = {"total": "4_steps", "checkpoint_every": "2_steps", "log_every": "1_steps", "eval_every": "0_steps", **PLAIN}
     words = [*arguments(tmp_path / "w", **short), "--noreport"]

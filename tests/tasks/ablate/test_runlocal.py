@@ -14,6 +14,7 @@ from tests.commands import checkpoint_steps, metric_lines
 from tests.tasks.ablate.fake_study import folders, saved, study
 
 
+@pytest.mark.slow
 def test_masking_stopped_by_a_signal_goes_on_and_ends_in_a_table(tmp_path, monkeypatch, capsys):
     write, config = MetricsWriter.write, study(pretrain__total="3_steps")
     first, second = (f"{name}-seed0" for name, _ in config.study.variants)

@@ -20,6 +20,7 @@ AXES = {
     "views": {f"augment.{name}" for name in ("scale", "ratio", "plus_scale", "plus_ratio", "color_probability")}
     | {f"augment.{name}" for name in ("brightness", "contrast", "saturation")}
     | {"image_branch.crop"},
+    "first_view": {f"augment.{name}" for name in ("brightness", "contrast", "saturation", "hue", "grayscale", "first_view")},
 }
 
 
@@ -80,7 +81,7 @@ def test_the_base_takes_its_own_arguments():
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("", "study='' is unknown: known: decoder, frames"),
+        ("", "study='' is unknown: known: decoder, first_view, frames"),
         ("study=maskin", "did you mean 'masking'"),
         ("study=masking,base=ssv3", "did you mean 'ssv2'"),
         ("study=masking,varient=B/16", "did you mean 'variant'"),
