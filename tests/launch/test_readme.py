@@ -12,7 +12,7 @@ import pytest
 
 from cvmae.config import ConfigError, check_key, load
 from cvmae.tasks import TASKS
-from cvmae.tasks.model_fields import fill_model_fields
+from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import validate
 from tests.commands import ROOT
 
@@ -102,7 +102,7 @@ def check_config(words: list[str]) -> None:
     config = load(start_of(config), known | ({"init_from": "untrained"} if "init_from" in changed else {}))
     for field in changed:
         check_key(config, field)
-    validate(config.pretrain if config.task == "ablate" else fill_model_fields(config)[0])
+    validate(config.pretrain if config.task == "ablate" else fill_fields(config)[0])
 
 
 def flags_of(module: str) -> set[str]:
