@@ -40,7 +40,7 @@ from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.files import write_json
 from cvmae.performance import bench_report, measurements
-from cvmae.tasks.model_fields import fill_model_fields
+from cvmae.tasks.model_fields import fill_fields
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
 flags.adopt_module_key_flags(cvmae.cli)
@@ -90,7 +90,7 @@ def measure() -> tuple[list[str], dict]:
     chosen = [name for name in modes if FLAGS[name].value]
     if len(chosen) > 1:
         raise ConfigError(f"--{chosen[0]} and --{chosen[1]} are two measurements: run the command once for each")
-    config, _ = fill_model_fields(FLAGS.config)
+    config, _ = fill_fields(FLAGS.config)
     return modes[chosen[0]](config, options) if chosen else measurements.measure_training(config, options)
 
 

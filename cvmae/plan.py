@@ -27,7 +27,7 @@ from cvmae.performance.compile import ProgramCost, compile_step
 from cvmae.performance.oom import TooLarge
 from cvmae.performance.search import Search, cheapest, fits_in_memory, with_batch
 from cvmae.performance.traced_step import TracedStep, check_task, decoders, model_flops, training_clips
-from cvmae.tasks.model_fields import fill_model_fields
+from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
@@ -71,7 +71,7 @@ def topology_from_flags() -> Topology:
 def config_from_flags():
     """Returns the config with --batch, --mesh and --slices. Raises: ConfigError."""
     check_task(FLAGS.config)
-    config = with_batch(fill_model_fields(FLAGS.config)[0], FLAGS.batch or FLAGS.config.batch_size)
+    config = with_batch(fill_fields(FLAGS.config)[0], FLAGS.batch or FLAGS.config.batch_size)
     config.mesh.dcn = FLAGS.slices
     for part in filter(None, FLAGS.mesh.split(",")):
         axis, _, size = part.partition(":")

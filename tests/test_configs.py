@@ -10,7 +10,7 @@ from cvmae.config import ConfigError, flatten, load
 from cvmae.tasks import TASKS as ALL_TASKS
 from cvmae.tasks import run as run_config
 from cvmae.tasks import run as train
-from cvmae.tasks.model_fields import fill_model_fields
+from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import validate
 from tests.commands import arguments, checkpoint_steps, metric_lines, run
 from tests.tiny_configs import CONFIGS, TERMS
@@ -33,7 +33,7 @@ def test_the_promised_configs_are_there():
 def test_a_config_is_valid_as_it_stands(name, task):
     for argument in (f"task={task}", f"task={task},parent=videomae", f"task={task},runlocal"):
         start = {} if task == "pretrain" else {"init_from": "untrained"}
-        config, _ = fill_model_fields(load(path(name, argument), start))
+        config, _ = fill_fields(load(path(name, argument), start))
         assert config.task == task
         validate(config)
 

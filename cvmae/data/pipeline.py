@@ -226,6 +226,7 @@ class _ReadTraining(grain.transforms.RandomMap):
     reader: Reader
 
     def random_map(self, index, rng):
+        """Returns the example of record `index`, or of the first readable one drawn after it. Raises: BadDataError."""
         key, failures = int(rng.integers(2**63)), []
         while len(failures) < ATTEMPTS:
             # Each attempt has its own generator: a decoder that ran into the time limit may still be using the previous one.
@@ -263,6 +264,7 @@ class _ReadEvaluation(grain.transforms.Map):
     examples: Examples
 
     def map(self, index):
+        """Returns example `index`; a blank one, with `valid` False, where its record is unreadable or there is none."""
         failures = np.zeros(REPORT_BYTES, np.uint8)
         example, valid = None, index < len(self.examples)
         if valid:

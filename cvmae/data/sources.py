@@ -130,11 +130,27 @@ class FileSource:
         """Returns (file, start, end) of every record; a file has one name, however it is written."""
         return [(os.path.abspath(entry.path), entry.start, entry.end) for entry in self._entries]
 
-    @functools.cached_property
+    @property
     def identity(self) -> str:
-        keys = "\n".join(self.key(index) for index in range(len(self)))
+        return self.digests[1]
+
+    @functools.cached_property
+    def digests(self) -> tuple[str, str]:
+        """Hashes of the keys, and of keys and labels: both at once, as the keys of a large set take seconds."""
+        state = _hash_keys(self)
+        of_keys = state.hexdigest()
         sets = b"" if self.label_sets is None else str(self.label_sets.shape).encode() + self.label_sets.tobytes()
-        return hashlib.blake2b(keys.encode() + self.labels.tobytes() + sets, digest_size=16).hexdigest()
+        state.update(self.labels.tobytes() + sets)
+        return of_keys, state.hexdigest()
+
+
+def digest_keys(source: Source) -> str:
+    """Returns a hash of the keys of all records, 32 hexadecimal digits: other ones for other records or another order of them."""
+    return source.digests[0] if isinstance(source, FileSource) else _hash_keys(source).hexdigest()
+
+
+def _hash_keys(source: Source):
+    return hashlib.blake2b("\n".join(source.key(index) for index in range(len(source))).encode(), digest_size=16)
 
 
 def _table(label_sets: tuple[tuple[int, ...], ...], classes: int) -> np.ndarray:

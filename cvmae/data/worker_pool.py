@@ -92,6 +92,7 @@ def run(function: str, jobs: Iterable[dict], workers: int, limit_s: float = 0) -
     stopping = threading.Event()
 
     def feed(worker):
+        """Puts the results of one worker, job by job until none is left, and None at its end."""
         try:
             while not stopping.is_set():
                 with lock:

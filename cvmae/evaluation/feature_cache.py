@@ -124,6 +124,7 @@ def cached_features(
     size = whole_batch(max(1, config.batch_size // views.crops // jax.process_count()))
 
     def read(row):
+        """Yields the features of the rows from `row` on."""
         return feature_rows(
             config,
             lambda video: encode(params, video),

@@ -125,7 +125,8 @@ def _nearest(queries, own, gallery, count, k):
     """
     rows, columns = len(queries), gallery.shape[1]
 
-    def step(best, chunk):
+    def merge(best, chunk):
+        """Merges the rows of a numbered gallery chunk [c, D] into the best so far, (index, similarity) [q, k] each."""
         number, block = chunk
         index = number * columns + jnp.arange(columns)
         out = (index >= count) | (index == own[:, None])
@@ -137,7 +138,7 @@ def _nearest(queries, own, gallery, count, k):
         return (jnp.take_along_axis(index, columns_of_top, axis=1), values), None
 
     initial = jnp.full((rows, k), -1, jnp.int32), jnp.full((rows, k), -jnp.inf)
-    return lax.scan(step, initial, (jnp.arange(len(gallery)), gallery))[0]
+    return lax.scan(merge, initial, (jnp.arange(len(gallery)), gallery))[0]
 
 
 @jax.jit

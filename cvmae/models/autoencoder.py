@@ -90,7 +90,7 @@ class Decoder(nn.Module):
                 "predict_all needs every masked token, and this mask is subsampled: take it before `masking.subsample`"
             )
         spec, trunk, width = self.spec, self.spec.trunk, self.spec.trunk.size.width
-        embed = linear(trunk, width, "embed", spec.embed_bias)
+        embed = linear(width, trunk.dtype, "embed", trunk.rules, spec.embed_bias)
         table, cls_position = Positions(spec.positions, self.grid, width, spec.cls != "none", name="positions")()
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (width,)).astype(trunk.dtype)
         masked_shape = (*mask.masked.shape, width)
@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         x = self._select(x[:, 1:] if spec.cls != "none" else x, mask, predict_all)
         x = layer_norm(spec.norm_eps, trunk.dtype, "norm")(x)
         patch_dim = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3
-        return linear(trunk, patch_dim, "predict")(x).astype(jnp.float32)
+        return linear(patch_dim, trunk.dtype, "predict", trunk.rules)(x).astype(jnp.float32)
 
     def _cls(self, embed, encoded: EncoderOutput, position):
         """The first token [B, 1, width]: the decoder's own or the encoder's, with its position."""

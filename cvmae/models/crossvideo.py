@@ -12,6 +12,7 @@ from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.heads import ProjectionHead, pool, pool_time_patches
 from cvmae.models.vit import EncoderOutput
+from cvmae.parallel.logical_axes import Rules
 
 # Fields of `CrossVideoOutput`, by the branch that computes them.
 VIDEO_OUTPUTS = frozenset({"video_features", "video_predictions", "z", "f", "f_valid"})
@@ -97,6 +98,7 @@ class CrossVideo(nn.Module):
       hidden: width of the heads' hidden layer; 0 takes the encoder's.
       head_layers: number of layers of the heads.
       freeze_image: the image encoder is a fixed teacher: no gradient reaches it.
+      rules: of the mesh that the heads run on; None for JAX's default device.
     """
 
     terms: ActiveTerms
@@ -106,6 +108,7 @@ class CrossVideo(nn.Module):
     hidden: int = 0
     head_layers: int = 2
     freeze_image: bool = False
+    rules: Rules | None = None
 
     @nn.compact
     def __call__(
@@ -133,7 +136,8 @@ class CrossVideo(nn.Module):
         return CrossVideoOutput(**outputs)
 
     def _head(self, name: str, encoder_width: int):
-        return ProjectionHead(self.hidden or encoder_width, self.width, layers=self.head_layers, name=name)
+        width = self.hidden or encoder_width
+        return ProjectionHead(width, self.width, layers=self.head_layers, rules=self.rules, name=name)
 
     def _video(self, video, mask, time_patches) -> dict[str, jax.Array]:
         needed, views = self.terms.outputs, self.terms.views

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from cvmae.array_types import AnyArray
-from cvmae.models.vit import dense
+from cvmae.models.vit import linear
+from cvmae.parallel.logical_axes import Rules
 
 
 class ProjectionHead(nn.Module):
@@ -13,18 +14,26 @@ class ProjectionHead(nn.Module):
 
     The head is not stated in the parts of the paper that could be read; two layers to 256 are CrossPoint's, three SimCLRv2's. It has
     no batch norm, whose statistics would differ between a batch and its micro-batches.
+
+    Attributes:
+      hidden: width of the hidden layers.
+      width: of the output.
+      dtype: of the computation.
+      layers: number of layers, at least 1.
+      rules: of the mesh that it runs on; None for JAX's default device.
     """
 
     hidden: int
     width: int
     dtype: jnp.dtype = jnp.float32
     layers: int = 2
+    rules: Rules | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B width"]:
         for layer in range(1, self.layers):
-            x = nn.relu(dense(self.hidden, self.dtype, "hidden" if layer == 1 else f"hidden_{layer}")(x))
-        return dense(self.width, self.dtype, "out")(x).astype(jnp.float32)
+            x = nn.relu(linear(self.hidden, self.dtype, "hidden" if layer == 1 else f"hidden_{layer}", self.rules)(x))
+        return linear(self.width, self.dtype, "out", self.rules)(x).astype(jnp.float32)
 
 
 def pool(tokens: Float[AnyArray, "B K D"]) -> Float[Array, "B D"]:

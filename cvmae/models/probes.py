@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cvmae.models.attention import AttentionKernel, attend
-from cvmae.models.vit import Blocks, TransformerConfig, ViTSize, dense, layer_norm
+from cvmae.models.vit import Blocks, TransformerConfig, ViTSize, gelu, layer_norm, linear
 from cvmae.parallel.logical_axes import Rules
 
 
@@ -49,14 +49,14 @@ class AttentiveProbe(nn.Module):
     @nn.compact
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B classes"]:
         """Returns logits, float32."""
-        width, dtype = self.size.width, tokens.dtype
-        trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype, rules=self.rules)
+        width, dtype, rules = self.size.width, tokens.dtype, self.rules
+        trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype, rules=rules)
         tokens = Blocks(trunk, name="blocks")(tokens)
         query = self.param("query", nn.initializers.truncated_normal(0.02), (width,)).astype(dtype)
         x = jnp.broadcast_to(query, (tokens.shape[0], 1, width))
         x = x + self._cross_attention(x, layer_norm(self.eps, dtype, "norm1")(tokens))
-        y = dense(round(width * self.size.mlp_ratio), dtype, "mlp_in")(layer_norm(self.eps, dtype, "norm2")(x))
-        x = x + dense(width, dtype, "mlp_out")(nn.gelu(y, approximate=False))
+        y = linear(round(width * self.size.mlp_ratio), dtype, "mlp_in", rules)(layer_norm(self.eps, dtype, "norm2")(x))
+        x = x + linear(width, dtype, "mlp_out", rules)(gelu(trunk, y))
         init = nn.initializers.truncated_normal(0.02)
         return nn.Dense(self.classes, kernel_init=init, name="head")(x[:, 0].astype(jnp.float32))
 
@@ -64,8 +64,8 @@ class AttentiveProbe(nn.Module):
         """Attends from the query [B, 1, D] to the tokens [B, N, D]; returns [B, 1, D]."""
 
         def to_heads(name, x):
-            return dense(self.size.width, x.dtype, name)(x).reshape(*x.shape[:2], self.size.heads, -1)
+            return linear(self.size.width, x.dtype, name, self.rules)(x).reshape(*x.shape[:2], self.size.heads, -1)
 
         heads = to_heads("query_in", query), to_heads("key", tokens), to_heads("value", tokens)
         mixed = attend(*heads, self.attention, self.rules)
-        return dense(self.size.width, tokens.dtype, "out")(mixed.reshape(query.shape))
+        return linear(self.size.width, tokens.dtype, "out", self.rules)(mixed.reshape(query.shape))

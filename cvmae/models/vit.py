@@ -111,14 +111,10 @@ class TransformerConfig:
         check_choice("mlp", self.mlp, MLP)
 
 
-def dense(features: int, dtype, name: str, use_bias: bool = True, dot_general=None):
-    """A linear layer with the initialization of MAE and VideoMAE: Xavier uniform, zero bias."""
+def linear(features: int, dtype, name: str, rules: Rules | None, use_bias: bool = True):
+    """A linear layer with the initialization of MAE and VideoMAE: Xavier uniform, zero bias; in the form that suits its devices."""
+    dot_general = cpu.dot_general if cpu.is_for_cpu(rules) else None
     return nn.Dense(features, use_bias, dtype, kernel_init=nn.initializers.xavier_uniform(), name=name, dot_general=dot_general)
-
-
-def linear(trunk: TransformerConfig, features: int, name: str, use_bias: bool = True):
-    """`dense` in the dtype of a trunk, and in the form that suits its devices."""
-    return dense(features, trunk.dtype, name, use_bias, cpu.dot_general if cpu.is_for_cpu(trunk.rules) else None)
 
 
 def gelu(trunk: TransformerConfig, x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -140,14 +136,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-        size, bias, rules = self.trunk.size, self.trunk.qkv_bias, self.trunk.rules
-        query = linear(self.trunk, size.width, "query", bias != "none")(x)
-        key = linear(self.trunk, size.width, "key", bias == "qkv")(x)
-        value = linear(self.trunk, size.width, "value", bias != "none")(x)
+        size, bias, dtype, rules = self.trunk.size, self.trunk.qkv_bias, self.trunk.dtype, self.trunk.rules
+        query = linear(size.width, dtype, "query", rules, bias != "none")(x)
+        key = linear(size.width, dtype, "key", rules, bias == "qkv")(x)
+        value = linear(size.width, dtype, "value", rules, bias != "none")(x)
         if self.is_mutable_collection(WEIGHTS) and not self.is_initializing():
             self.sow(WEIGHTS, "weights", weights(*(rearrange(a, "b n (h d) -> b n h d", h=size.heads) for a in (query, key))))
         mixed = attend_projected(query, key, value, size.heads, self.trunk.attention, rules)
-        return linear(self.trunk, size.width, "out")(mixed)
+        return linear(size.width, dtype, "out", rules)(mixed)
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
@@ -181,9 +177,9 @@ class Block(nn.Module):
         y = Attention(trunk, name="attention")(layer_norm(trunk.eps, trunk.dtype, "norm1")(x))
         x = x + drop_samples(first, y, drop_rate)
         y = layer_norm(trunk.eps, trunk.dtype, "norm2")(x)
-        y = linear(trunk, round(trunk.size.width * trunk.size.mlp_ratio), "mlp_in")(y)
+        y = linear(round(trunk.size.width * trunk.size.mlp_ratio), trunk.dtype, "mlp_in", trunk.rules)(y)
         y = constrain(y, trunk.rules, "batch", "tokens", "mlp")
-        y = linear(trunk, trunk.size.width, "mlp_out")(gelu(trunk, y))
+        y = linear(trunk.size.width, trunk.dtype, "mlp_out", trunk.rules)(gelu(trunk, y))
         return constrain(x + drop_samples(second, y, drop_rate), trunk.rules, "batch", "tokens", None)
 
 
@@ -289,7 +285,8 @@ class Encoder(nn.Module):
         if mask is not None:
             patches = masking.take_visible(patches, mask)
             table = masking.gather_visible_rows(table, mask)
-        x = constrain(linear(trunk, width, "embed")(patches) + table.astype(trunk.dtype), trunk.rules, "batch", "tokens", None)
+        embedded = linear(width, trunk.dtype, "embed", trunk.rules)(patches)
+        x = constrain(embedded + table.astype(trunk.dtype), trunk.rules, "batch", "tokens", None)
         if self.cls_token:
             cls = self.param("cls", nn.initializers.normal(0.02), (width,)) + cls_position
             cls = jnp.broadcast_to(cls.astype(trunk.dtype), (x.shape[0], 1, width))

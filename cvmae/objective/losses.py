@@ -100,7 +100,9 @@ def nt_xent(
         logits = jnp.einsum("id,jd->ij", x, y, precision=jax.lax.Precision.HIGHEST) / temperature
         return jnp.where(excluded | ~valid[None, :], -jnp.inf, logits)
 
-    def losses_of(anchors, partners):
+    def anchor_losses(anchors, partners):
+        """Returns the losses of all anchors, and where the positive has the highest logit: [B] each."""
+
         def chunk_losses(chunk):
             x, index, positive = chunk
             same_clip = index[:, None] == jnp.arange(batch)[None, :]
@@ -112,7 +114,7 @@ def nt_xent(
 
         return map_chunks(chunk_losses, (anchors, jnp.arange(batch), positives), max_anchors)
 
-    losses, correct = zip(losses_of(a, b), losses_of(b, a))
+    losses, correct = zip(anchor_losses(a, b), anchor_losses(b, a))
     return NTXentOutput(jnp.stack(losses, 1), jnp.stack(correct, 1), valid)
 
 

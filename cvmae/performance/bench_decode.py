@@ -144,14 +144,14 @@ def draw_clips(paths: Sequence[pathlib.Path], spec: clips.ClipSpec, count: int, 
     ]
 
 
-def largest_difference(reader: Reader, drawn: Sequence[Clip]) -> int:
-    """Returns the largest difference of a reader's frames from those of `full_decode`, of 255; 255 where shapes differ."""
+def largest_difference(reader: Reader, drawn: Sequence[Clip], expected: Sequence[np.ndarray]) -> int:
+    """Returns the largest difference of a reader's frames from the `expected` ones of each clip, of 255; 255 where shapes differ."""
     largest = 0
-    for path, indices in drawn:
-        frames, expected = reader(path, indices), full_decode(path, indices)
-        if frames.shape != expected.shape:
+    for (path, indices), images in zip(drawn, expected, strict=True):
+        frames = reader(path, indices)
+        if frames.shape != images.shape:
             return 255
-        largest = max(largest, int(np.abs(frames.astype(np.int16) - expected).max()))
+        largest = max(largest, int(np.abs(frames.astype(np.int16) - images).max()))
     return largest
 
 
@@ -200,7 +200,8 @@ def measure_decoding(
             for container, paths in write_videos(pathlib.Path(folder), coding, videos).items():
                 rng = np.random.default_rng(0)  # the same clips of every file
                 drawn = [draw_clips(paths, spec, clips_per_round, rng) for _ in range(rounds + 1)]
-                differences = {name: largest_difference(reader, drawn[0]) for name, reader in readers.items()}
+                expected = [full_decode(path, indices) for path, indices in drawn[0]]
+                differences = {name: largest_difference(reader, drawn[0], expected) for name, reader in readers.items()}
                 size = sum(path.stat().st_size for path in paths)
                 megabits = 8e-6 * size / (videos.count * videos.frames / videos.fps)
                 times = time_readers(readers, drawn)

@@ -156,6 +156,8 @@ class JaxStep:
             return create_state(params, optimizer, 0.0)
 
         def step(state, pixels, mask):
+            """Returns the state after a step of AdamW, and the loss before it."""
+
             def loss(params):
                 out = model.apply({"params": params}, objective.normalize(pixels), mask, None, None, temporal_positions)
                 spec = decoder_spec(config, config.video_branch)

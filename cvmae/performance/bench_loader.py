@@ -84,7 +84,8 @@ def bare_loop(source: Source, spec: clips.ClipSpec, numbers: Iterable[int], thre
     remaining, lock = iter(numbers), threading.Lock()
     errors: list[Exception] = []
 
-    def work():
+    def decode_remaining():
+        """Decodes records until none remains, or one cannot be read in any thread."""
         while not errors:
             with lock:
                 number = next(remaining, None)
@@ -96,7 +97,7 @@ def bare_loop(source: Source, spec: clips.ClipSpec, numbers: Iterable[int], thre
             except Exception as error:  # raised where the threads are joined
                 errors.append(error)
 
-    workers = [threading.Thread(target=work) for _ in range(threads)]
+    workers = [threading.Thread(target=decode_remaining) for _ in range(threads)]
     for worker in workers:
         worker.start()
     for worker in workers:

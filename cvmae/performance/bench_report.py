@@ -177,12 +177,17 @@ def attention_lines(data: dict) -> list[str]:
         f"  forward and backward pass of {_count(data['batch'], 'clip')}, {data['dtype']}; median of {data['rounds']} rounds"
     ]
     for shape in data["shapes"]:
-        times = [f"{kernel} {1e3 * times['median_wall']:.2f} ms" for kernel, times in shape["kernels"].items()]
-        lines.append(
-            f"  {shape['tokens']} tokens, {shape['heads']} heads of {shape['width']}: {', '.join(times)}; the step takes {shape['taken']}"
-        )
-        lines += [f"    {kernel} failed: {reason}" for kernel, reason in shape["failed"].items()]
+        name, times, failures = describe_kernels(shape)
+        lines.append(f"  {name}: {times}; the step takes {shape['taken']}")
+        lines += [f"    {failure}" for failure in failures]
     return lines
+
+
+def describe_kernels(shape: dict) -> tuple[str, str, list[str]]:
+    """Returns (name, times, failures) of an entry of `attention_data` as texts: `80 tokens, 3 heads of 32`, `xla 1.25 ms, ...`."""
+    times = [f"{kernel} {1e3 * times['median_wall']:.2f} ms" for kernel, times in shape["kernels"].items()]
+    failures = [f"{kernel} failed: {reason}" for kernel, reason in shape["failed"].items()]
+    return f"{shape['tokens']} tokens, {shape['heads']} heads of {shape['width']}", ", ".join(times), failures
 
 
 def latency_data(measured: Sequence[EncoderLatency]) -> list[dict]:

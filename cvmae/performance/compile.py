@@ -102,8 +102,8 @@ def compile_step(step: TracedStep, topology: Topology) -> ProgramCost | TooLarge
 def _program_cost(step: TracedStep, topology: Topology, program, seconds: float) -> ProgramCost:
     text = program.as_text()
     module = hlo.parse(text)
-    ops, collectives = hlo_cost.ops(module), hlo_cost.collectives(module, topology.count)
     lines, chip = hlo.SourceLines(text), topology.chip
+    ops, collectives = hlo_cost.ops(module, chip), hlo_cost.collectives(module, topology.count)
     kinds: dict[str, tuple[int, int, float]] = collections.defaultdict(lambda: (0, 0, 0.0))
     for c in collectives:
         count, size, sent = kinds[c.kind]
@@ -121,7 +121,7 @@ def _program_cost(step: TracedStep, topology: Topology, program, seconds: float)
         xla_flops=(program.cost_analysis() or {}).get("flops", 0.0),
         bytes=sum(op.bytes * op.times for op in ops),
         collectives=dict(kinds),
-        estimate=estimate(hlo_cost.ops(module, chip), collectives, topology, step.flops.kernel_lanes),
+        estimate=estimate(ops, collectives, topology, step.flops.kernel_lanes),
         notes=tuple(notes),
         allocations=tuple(largest_arrays(module, lines)),
         seconds=seconds,
@@ -143,7 +143,7 @@ def estimate(ops, collectives, topology: Topology, kernel_flops: int = 0) -> Est
         return None
 
     def bound(op: hlo_cost.Op) -> float:
-        return op.times * max(op.flops / chip.flops, op.bytes / chip.bandwidth)
+        return op.times * max((op.flops + op.slow_flops) / chip.flops, op.bytes / chip.bandwidth)
 
     own = [op for op in ops if not op.kernel]
     cycles, no_cycles = 0.0, 0.0

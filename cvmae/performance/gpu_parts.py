@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 
+from cvmae.performance.bench_report import describe_kernels
 from cvmae.performance.bench_videos import H264, VideoSpec, write_videos
 from cvmae.performance.gpus import GPUS
 from cvmae.performance.plan_report import gib, si
@@ -237,10 +238,8 @@ def attention(run: Runner) -> Iterator[Row]:
     """Times attention's kernels at the shapes of the training step."""
     data = run.bench(run.sizes.config, f"--config.batch_size={run.sizes.attention_batch}", "--attention")
     for shape in data["shapes"]:
-        times = [f"{kernel} {1e3 * times['median_wall']:.2f} ms" for kernel, times in shape["kernels"].items()]
-        failed = [f"{kernel} failed: {reason}" for kernel, reason in shape["failed"].items()]
-        name = f"attention, {data['batch']} clips, {shape['tokens']} tokens, {shape['heads']} heads of {shape['width']}"
-        yield name, "; ".join([", ".join(times), *failed, f"the step takes {shape['taken']}"])
+        name, times, failures = describe_kernels(shape)
+        yield f"attention, {data['batch']} clips, {name}", "; ".join([times, *failures, f"the step takes {shape['taken']}"])
 
 
 def latency(run: Runner) -> Iterator[Row]:

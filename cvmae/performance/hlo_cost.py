@@ -34,6 +34,7 @@ class Op:
       cycles: XLA's own estimate on TPU, 0 where it has none: gathers, sorts, kernels, and everything on other devices.
       times: runs per step.
       kernel: True for calls to code outside the program, such as Pallas kernels, whose operations the program's text does not show.
+      slow_flops: further operations that the chip could do in bfloat16 in the time of its products in float32; 0 where no chip is known.
     """
 
     opcode: str
@@ -43,6 +44,7 @@ class Op:
     cycles: int
     times: int
     kernel: bool = False
+    slow_flops: int = 0
 
     @property
     def overlaps(self) -> bool:
@@ -80,20 +82,20 @@ def ops(module: Module, chip: Chip | None = None) -> list[Op]:
 
     Args:
       module: the program.
-      chip: with a chip, `flops` of products in float32 are those that it could do in bfloat16 in their time.
+      chip: that the program is for, which gives `slow_flops`.
     """
     operations = []
-    memo: dict[str, int] = {}
+    memo: dict[str, tuple[int, int]] = {}
     for computation, instruction, times in module.running():
         if computation in module.fused:
             continue
-        flops = flops_with_fused(module, computation, instruction, memo, chip)
+        flops, slow = flops_with_fused(module, computation, instruction, memo, chip)
         size = bytes_of(module, computation, instruction)
         cycles = re.search(r'estimated_cycles":"(\d+)"', instruction.rest)
         if flops or size or cycles:
             estimated = int(cycles[1]) if cycles else 0
             kernel = bool(target_of(instruction)) and not flops
-            operations.append(Op(instruction.opcode, instruction.source, flops, size, estimated, times, kernel))
+            operations.append(Op(instruction.opcode, instruction.source, flops, size, estimated, times, kernel, slow))
     return operations
 
 

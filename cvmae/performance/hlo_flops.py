@@ -55,26 +55,27 @@ def is_highest(instruction: Instruction) -> bool:
     return precision is not None and "highest" in precision[1].lower()
 
 
-def flops_with_fused(module: Module, computation: str, instruction: Instruction, memo: dict, chip: Chip | None) -> int:
-    """Returns the operations of an instruction with those of the computations fused into it.
+def flops_with_fused(
+    module: Module, computation: str, instruction: Instruction, memo: dict, chip: Chip | None
+) -> tuple[int, int]:
+    """Returns (flops, slow_flops) of an instruction with those of the computations fused into it, see `hlo_cost.Op`.
 
     Args:
       module: the program.
       computation: that the instruction is in.
       instruction: of the program.
-      memo: of the operations of fused computations, shared between calls.
+      memo: of the pairs of fused computations, shared between calls.
       chip: see `hlo_cost.ops`.
     """
-    total = flops_of(module, computation, instruction)
-    if total and chip:
-        total = round(total * slowdown(module, computation, instruction, chip))
+    flops = flops_of(module, computation, instruction)
+    slow = round(flops * slowdown(module, computation, instruction, chip)) - flops if flops and chip else 0
     for role, callee in instruction.called:
         if role == "calls" and callee in module.fused:
             if callee not in memo:
-                inner = module.computations[callee].values()
-                memo[callee] = sum(flops_with_fused(module, callee, i, memo, chip) for i in inner)
-            total += memo[callee]
-    return total
+                inner = [flops_with_fused(module, callee, i, memo, chip) for i in module.computations[callee].values()]
+                memo[callee] = sum(pair[0] for pair in inner), sum(pair[1] for pair in inner)
+            flops, slow = flops + memo[callee][0], slow + memo[callee][1]
+    return flops, slow
 
 
 def _dot_flops(instruction: Instruction, left: Array) -> int:

@@ -47,13 +47,13 @@ def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dic
     """
     from cvmae.files import storage_errors
     from cvmae.parallel import processes
-    from cvmae.tasks.model_fields import fill_model_fields
+    from cvmae.tasks.model_fields import fill_fields
     from cvmae.training import compilation_cache
     from cvmae.workdir import check_path
 
     check_path(workdir)
     compilation_cache.enable(config.get("compilation_cache", "auto"))
-    config, notes = fill_model_fields(config)
+    config, notes = fill_fields(config)
     config, more = _keep_pixels(config, workdir)
     processes.log_once(*notes, *more)
     with storage_errors("a file of the run", workdir):

@@ -29,25 +29,41 @@ def is_sigmoid(config) -> bool:
     return bool(field) and config[field.partition(".")[0]].loss == "sigmoid"
 
 
-def fill_model_fields(config):
-    """Sets the fields of config.video_branch that are None to those of the weights, and data.multi_label where the loss is sigmoid.
-
-    Fields of the branch with a value stay: where they differ from the weights', loading refuses them.
+def fill_fields(config):
+    """Sets the fields that others decide, see `fill_multi_label` and `fill_encoder_fields`.
 
     Args:
       config: of any task, locked or not.
 
     Returns:
-      (a locked copy of the config with every field set, or the config itself if nothing was open; notes for the user). Without
-      weights to look at, the fields are those of `UNTRAINED_ENCODER`.
+      (a locked copy of the config with every field set, or the config itself if nothing was open; notes for the user).
+
+    Raises:
+      ConfigError: see `fill_encoder_fields`.
+    """
+    return fill_encoder_fields(fill_multi_label(config))
+
+
+def fill_multi_label(config):
+    """Returns a locked copy with data.multi_label=True where the loss is sigmoid and the field False; else the config itself."""
+    if not is_sigmoid(config) or config.data.get("multi_label") is not False:
+        return config
+    config = config.copy_and_resolve_references()
+    config.data.multi_label = True
+    return config.lock()
+
+
+def fill_encoder_fields(config):
+    """Sets the fields of config.video_branch that are None to those of the weights, or of `UNTRAINED_ENCODER` where there are none.
+
+    Fields of the branch with a value stay: where they differ from the weights', loading refuses them. The weights are read here
+    for their description alone and once more to start from them, since kept until then they would take their size of memory.
+
+    Args, Returns: see `fill_fields`.
 
     Raises:
       ConfigError: the weights are missing or damaged, or no config describes their encoder.
     """
-    if is_sigmoid(config) and config.data.get("multi_label") is False:
-        config = config.copy_and_resolve_references()
-        config.data.multi_label = True
-        config.lock()
     branch = config.get("video_branch", {})
     unset = [name for name in UNTRAINED_ENCODER if name in branch and branch[name] is None]
     if not unset:

@@ -54,6 +54,7 @@ class Probe(ClassificationTask):
         return jax.vmap(function)(*trees) if self.linear else jax.lax.map(lambda leaves: function(*leaves), trees)
 
     def init_state(self, key) -> TrainState:
+        """Returns untrained heads, stacked along a first axis, and an untrained encoder; see `base.Task`."""
         c = self.config
         encoder_key, probe_key = jax.random.split(key)
         clips = jnp.zeros((2, c.data.num_frames, *c.augment.size, 3))
@@ -79,6 +80,7 @@ class Probe(ClassificationTask):
         return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
 
     def train_step(self, state: TrainState, batch):
+        """Returns the state after a step of every head on the same features, and metrics over heads; see `base.Task`."""
         clips, labels, _ = self.views(self.samples(batch, state.step))
         features, stats = self._features(state.frozen, clips), state.stats
         if self.linear:

@@ -4,7 +4,7 @@ import hashlib
 
 from cvmae.config import UNTRAINED, ConfigError, flatten
 from cvmae.data.labels import label_sets_of
-from cvmae.data.sources import Source, TfdsSource
+from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
 
 # The entries of an identity that are of the data, and what a message calls them.
@@ -37,13 +37,15 @@ def _describe_data(source: Source) -> dict:
     data = {"clips": len(source), "source": source.identity}
     if isinstance(source, TfdsSource):
         return data
-    keys = "\n".join(source.key(index) for index in range(len(source)))
-    contents = {
-        "files": keys.encode(),
-        "labels": source.labels.astype("<i4").tobytes() + _label_sets(source),
-        "classes": repr(source.class_names).encode(),
+    return data | {
+        "source_files": digest_keys(source),
+        "source_labels": _digest(source.labels.astype("<i4").tobytes() + _label_sets(source)),
+        "source_classes": _digest(repr(source.class_names).encode()),
     }
-    return data | {f"source_{name}": hashlib.blake2b(content, digest_size=16).hexdigest() for name, content in contents.items()}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _label_sets(source: Source) -> bytes:

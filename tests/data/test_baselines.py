@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from sklearn import linear_model
 
-from cvmae.data import baselines, motion
+from cvmae.data import baselines, clip_files, motion
 from cvmae.data.baselines import __main__ as command
 from cvmae.data.baselines import features, logistic
-from cvmae.data.motion import build, video
+from cvmae.data.motion import build
 from tests.commands import run_own
 
 
@@ -68,7 +68,7 @@ def test_accuracies_over_several_draws(tmp_path, monkeypatch):
     found = baselines.accuracies(manifest, ("brightness",), 1e-2, seeds=3, clips=40)["brightness"][0]
 
     rows, folder = _rows(manifest), pathlib.Path(manifest).parent
-    clips = {s: np.stack([video.read(folder / r["path"]) for r in rows if r["split"] == s]) for s in build.SPLITS}
+    clips = {s: np.stack([clip_files.read(folder / r["path"]) for r in rows if r["split"] == s]) for s in build.SPLITS}
     labels = {s: np.array([r["label"] for r in rows if r["split"] == s]) for s in build.SPLITS}
     drawn = baselines.draws(labels["train"], 40, 3)
     used = sorted(set(np.concatenate(drawn)))
@@ -99,7 +99,7 @@ def _write_set(folder, labels=("dark", "bright")):
     for split, is_swapped, count in (("train", False, 6), ("test", False, 4), ("swapped", True, 4)):
         for number in range(count):
             frames = np.full((4, 16, 16, 3), 60 if (number % 2 == 0) else 200, np.uint8) + np.uint8(number)
-            video.write(folder / f"{split}{number}.mp4", frames, fps=8, quantizer=20)
+            clip_files.write(folder / f"{split}{number}.mp4", frames, fps=8, quantizer=20)
             rows.append([f"{split}{number}.mp4", labels[(number % 2) ^ is_swapped], split])
     with open(folder / "set.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["path", "label", "split"], *rows])
@@ -152,7 +152,7 @@ def test_frames_that_order_does_not_reach_and_those_that_it_does():
 def test_what_is_wrong_with_the_command_is_one_line(tmp_path, capsys, words, message):
     rows = _write_set(tmp_path).read_text()
     (tmp_path / "other.csv").write_text("path,split\na.mp4,train\n")
-    video.write(tmp_path / "big.mp4", np.zeros((4, 32, 32, 3), np.uint8), fps=8, quantizer=20)
+    clip_files.write(tmp_path / "big.mp4", np.zeros((4, 32, 32, 3), np.uint8), fps=8, quantizer=20)
     (tmp_path / "sizes.csv").write_text(rows + "big.mp4,dark,train\n")
     assert run_own(command, *(word.format(tmp=tmp_path) for word in words)) == 2
     error = capsys.readouterr().err.splitlines()

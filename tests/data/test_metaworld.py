@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from cvmae.config import load
-from cvmae.data import metaworld
+from cvmae.data import clip_files, metaworld
 from cvmae.data.manifest import read_manifest
 from cvmae.data.metaworld import clips, render, run, simulate, spec, system
-from cvmae.data.motion import video
 from cvmae.data.prepare import PrepareError
 from cvmae.tasks import run as run_task
 from tests.commands import ROOT, metric_lines
@@ -90,7 +89,7 @@ def test_files_and_manifests(small):
             for entry in manifest.entries:
                 folder = pathlib.Path(entry.path).relative_to(small).parts
                 assert folder[1] == split and names[entry.label] in (folder[2], "door")
-                assert video.read(entry.path).shape == (8, 32, 32, 3)
+                assert clip_files.read(entry.path).shape == (8, 32, 32, 3)
     assert len(hashes(small)) == 3 * 2 * sum(counts.values()) and not (small / ".prepare" / "temporary").exists()
     assert len(set(hashes(small).values())) == len(hashes(small))
 
@@ -103,7 +102,7 @@ def test_backwards_is_forwards_in_the_other_order(small):
             assert row["label"].removesuffix("-forwards") == back["label"].removesuffix("-backwards")
             assert int(row["first_step"]) < int(row["last_step"])
             assert (row["first_step"], row["last_step"]) == (back["last_step"], back["first_step"])
-            np.testing.assert_array_equal(video.read(small / path)[::-1], video.read(small / back["path"]))
+            np.testing.assert_array_equal(clip_files.read(small / path)[::-1], clip_files.read(small / back["path"]))
 
 
 def test_forwards_is_the_order_of_the_simulation(small, door):
@@ -120,7 +119,7 @@ def test_forwards_is_the_order_of_the_simulation(small, door):
         assert angles[-1] > angles[0] + 0.05
         studio.draw_look(spec.SEEN, simulate.generator(0, "train", "door-open", number, "look"))
         ends = studio.render(states[[first, last]]).astype(float)
-        shown = video.read(small / row["path"]).astype(float)[[0, -1]]
+        shown = clip_files.read(small / row["path"]).astype(float)[[0, -1]]
         errors = np.abs(ends[:, None] - shown[None]).mean((2, 3, 4))
         assert errors[0, 0] < 0.5 * errors[0, 1] and errors[1, 1] < 0.5 * errors[1, 0]
     studio.close()
@@ -133,7 +132,7 @@ def test_unseen_has_the_episodes_of_test_and_another_look(small):
         if split == "test":
             other = listed["test_unseen", label, episode]
             assert [row[name] for name in facts] == [other[name] for name in facts]
-            one, two = (video.read(small / path).astype(float) for path in (row["path"], other["path"]))
+            one, two = (clip_files.read(small / path).astype(float) for path in (row["path"], other["path"]))
             assert np.abs(one - two).mean() > 20
     steps = [row["steps"] for row in listed.values() if row["split"] != "test_unseen"]
     assert len(set(steps)) > 4

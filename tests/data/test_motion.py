@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cvmae.data import baselines, motion, worker_pool
+from cvmae.data import baselines, clip_files, motion, worker_pool
 from cvmae.data.motion import __main__ as command
-from cvmae.data.motion import build, photos, render, scenes, video
+from cvmae.data.motion import build, photos, render, scenes
 from cvmae.data.motion.spec import PAIRS, digest
 from tests.commands import run_own
 
@@ -109,7 +109,7 @@ def test_files_are_small_h264_clips(easy):
         index = int(pathlib.Path(row["path"]).stem)
         drawn, _ = render.clip(motion.get_size("easy"), row["split"], index, row["label"], 0)
         # Colour is halved in resolution by 4:2:0; brightness must survive.
-        coded = video.read(pathlib.Path(easy).parent / row["path"])
+        coded = clip_files.read(pathlib.Path(easy).parent / row["path"])
         assert np.abs(coded.mean(-1) - drawn.mean(-1)).mean() < 6
 
 
@@ -161,8 +161,8 @@ def test_interrupted_build_is_undone(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    real = video.write
-    monkeypatch.setattr(video, "write", write)
+    real = clip_files.write
+    monkeypatch.setattr(clip_files, "write", write)
     with pytest.raises(KeyboardInterrupt):
         motion.prepare("easy", tmp_path, 8, 4)
     assert not list((tmp_path / "motion").iterdir())
@@ -241,8 +241,8 @@ def test_second_class_is_the_first_backwards(pair, tmp_path):
         assert facts == {k: -v if k in scenes.TIME_ODD else v for k, v in reversed_facts.items()}
     # And so it is after encoding: no frame of the file knows which frames came before it.
     for name, frames in (("first", first), ("second", second)):
-        video.write(tmp_path / name, frames, fps=8, quantizer=size.quantizer)
-    np.testing.assert_array_equal(video.read(tmp_path / "first")[::-1], video.read(tmp_path / "second"))
+        clip_files.write(tmp_path / name, frames, fps=8, quantizer=size.quantizer)
+    np.testing.assert_array_equal(clip_files.read(tmp_path / "first")[::-1], clip_files.read(tmp_path / "second"))
 
 
 @pytest.mark.parametrize("easing", [-0.4, 0.0, 0.4])

@@ -1,22 +1,19 @@
-"""The scripts that start runs elsewhere: what they would do, and Slurm's for real with a stand-in for srun."""
+"""The scripts that start runs elsewhere: the commands that they would run."""
 
 import itertools
-import json
 import os
 import pathlib
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import tomllib
 
 import yaml
 
 from cvmae.performance.gpus import MEMORY_FRACTION
-from tests.commands import ROOT, arguments
+from tests.commands import ROOT
 from tests.launch.scripts import LAUNCH, ODD, is_the_command
 from tests.requirements import missing
 
@@ -186,96 +183,3 @@ def test_shellcheck_finds_nothing():
         ["shellcheck", "-x", *scripts], cwd=ROOT, env=os.environ | path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
-
-
-SRUN = """#!/usr/bin/env bash
-# Starts SLURM_NTASKS copies of a command, as srun does, and ends with the worst of their codes.
-while [[ $1 == -* ]]; do shift; done
-jobs=()
-for ((task = 0; task < SLURM_NTASKS; task++)); do
-  SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_STEP_NUM_TASKS=$SLURM_NTASKS SLURM_STEP_NODELIST=localhost "$@" &
-  jobs+=($!)
-done
-trap 'kill "${jobs[@]}"' TERM
-code=0
-for job in "${jobs[@]}"; do wait "$job" || code=$?; done
-exit $code
-"""
-
-
-def free_job() -> str:
-    """A job number whose port, as JAX makes one of it, nobody listens on."""
-    for number in range(4096):
-        with socket.socket() as found:
-            if found.connect_ex(("127.0.0.1", 61440 + number)):
-                return str(number)
-    raise AssertionError("no port is free")
-
-
-def slurm(tmp_path, tasks: int):
-    """launch/slurm.sh inside an allocation of so many tasks on this machine: extraction from 8 clips."""
-    tools = tmp_path / "bin"
-    tools.mkdir(exist_ok=True)
-    (tools / "srun").write_text(SRUN)
-    (tools / "srun").chmod(0o755)
-    job = {"SLURM_JOB_ID": free_job(), "SLURM_NTASKS": str(tasks), "SLURM_SUBMIT_DIR": str(ROOT), "GPUS": "0"}
-    job |= {"CONFIG": "configs/ssv2.py:task=extract,runlocal", "WORKDIR": str(tmp_path / "run"), "VENV": sys.prefix}
-    path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    fields = [word for word in arguments("", data__synthetic__clips=8) if word.startswith("--config.")]
-    done = subprocess.run(
-        [str(LAUNCH / "slurm.sh"), *fields], env=os.environ | path | job, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done, json.loads((tmp_path / "run" / "report.json").read_text())["metrics"]
-
-
-def test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on(tmp_path):
-    done, report = slurm(tmp_path, 2)
-    assert done.stderr.count("2 processes") == 1 and done.stdout.count("written") == 1
-    assert (report["videos"], report["written"], report["skipped"]) == (8, 8, 0)
-    written = sorted((tmp_path / "run" / "features").rglob("*.npz"))
-    assert len(written) == 8
-    written[3].unlink()
-    done, report = slurm(tmp_path, 1)
-    assert "processes" not in done.stderr and (report["written"], report["skipped"]) == (1, 7)
-
-
-PYTHON = f"""#!{sys.executable}
-import os, pathlib, signal, sys, time
-if "cvmae.main" in sys.argv:
-    signal.signal(signal.SIGTERM, lambda *_: pathlib.Path("told").touch())
-    pathlib.Path("running").touch()
-    while not pathlib.Path("told").exists() and "CODE" not in os.environ:
-        time.sleep(0.01)
-print(*sys.argv[1:])
-sys.exit(int(os.environ.get("CODE", 0)))
-"""
-
-
-def demo(tmp_path, **variables: str) -> subprocess.Popen:
-    """launch/demo.sh, started in a folder of its own, with a `python` that says what it is called with."""
-    (tmp_path / "launch").mkdir()
-    shutil.copy(LAUNCH / "demo.sh", tmp_path / "launch")
-    (tmp_path / "launch" / "venv.sh").touch()
-    (tmp_path / "python").write_text(PYTHON)
-    (tmp_path / "python").chmod(0o755)
-    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.Popen(
-        [str(tmp_path / "launch" / "demo.sh"), "w", ODD], env=os.environ | path | variables, stdout=subprocess.PIPE, text=True
-    )
-
-
-def test_the_demo_passes_a_signal_on_and_ends_with_its_report(tmp_path):
-    with demo(tmp_path) as script:
-        while not (tmp_path / "running").exists() and script.poll() is None:
-            time.sleep(0.01)
-        script.terminate()
-        said = script.communicate()[0].splitlines()
-    assert script.returncode == 0 and (tmp_path / "told").exists()
-    assert said == [f"-m cvmae.main --config=configs/demo.py --workdir=w {ODD}", "-m cvmae.report w"]
-
-
-def test_a_demo_that_fails_makes_no_report(tmp_path):
-    with demo(tmp_path, CODE="3") as script:
-        said = script.communicate()[0]
-    assert script.returncode == 3 and "report" not in said

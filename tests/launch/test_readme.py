@@ -12,7 +12,7 @@ import pytest
 
 from cvmae.config import ConfigError, check_key, load
 from cvmae.tasks import TASKS
-from cvmae.tasks.model_fields import fill_model_fields
+from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import validate
 from tests.commands import ROOT
 
@@ -42,11 +42,11 @@ RUN_BY = {
     "cvmae.data.baselines": "tests/data/test_baselines.py: test_one_fit_is_scored_on_several_splits",
     "cvmae.data.motion": "tests/data/test_motion.py: test_the_command_builds_draws_and_measures",
     "cvmae.report": "tests/report/test_page.py: test_the_command_writes_a_page_and_prints_its_path",
-    "demo.sh": "tests/launch/test_launch.py: test_the_demo_passes_a_signal_on_and_ends_with_its_report",
+    "demo.sh": "tests/launch/test_demo.py: test_the_demo_passes_a_signal_on_and_ends_with_its_report",
     "ablations.sh": "tests/launch/test_launch.py: test_ablations_one_command_for_each_study",
     "gpu.sh": "tests/launch/test_launch.py: test_one_gpu_machine",
     "gpu_check.sh": "tests/performance/test_gpu_check.py: test_every_part_on_a_cpu",
-    "slurm.sh": "tests/launch/test_launch.py: test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on",
+    "slurm.sh": "tests/launch/test_slurm.py: test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on",
     "tpu_vm.sh": "tests/launch/test_launch.py: test_a_tpu_vm",
     "gke.sh": "tests/launch/test_launch.py: test_tpus_by_jobset",
     "figures.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
@@ -105,7 +105,7 @@ def check_config(words: list[str]) -> None:
     config = load(start_of(config), known | {field: path for field, path in starts.items() if field in changed})
     for field in changed:
         check_key(config, field)
-    validate(config.pretrain if config.task == "ablate" else fill_model_fields(config)[0])
+    validate(config.pretrain if config.task == "ablate" else fill_fields(config)[0])
 
 
 def flags_of(module: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Linear layers and GELU in their form for CPUs: against float64, against jax.lax, and a block against its other form."""
+"""Linear layers and GELU in their form for CPUs: against float64, against jax.lax, and a block and a probe against their other form."""
 
 import math
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cvmae.models import cpu
+from cvmae.models.probes import AttentiveProbe
 from cvmae.models.vit import Block, TransformerConfig, ViTSize
 
 
@@ -34,13 +35,13 @@ def test_a_product_and_its_gradients_are_those_of_lax(shape):
     )
 
 
-def test_a_block_is_the_same_in_both_forms(monkeypatch):
-    block = Block(TransformerConfig(ViTSize(32, 1, 4)))
+@pytest.mark.parametrize("module", [Block(TransformerConfig(ViTSize(32, 1, 4))), AttentiveProbe(5, ViTSize(32, 1, 4))])
+def test_a_module_is_the_same_in_both_forms(monkeypatch, module):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 7, 32)), jnp.float32)
-    params = block.init(jax.random.key(0), x)
+    params = module.init(jax.random.key(0), x)
 
     def evaluate():
-        return jax.value_and_grad(lambda params, x: jnp.sin(block.apply(params, x)).sum(), (0, 1))(params, x)
+        return jax.value_and_grad(lambda params, x: jnp.sin(module.apply(params, x)).sum(), (0, 1))(params, x)
 
     here = evaluate()
     monkeypatch.setattr(cpu, "is_for_cpu", lambda rules: False)

@@ -6,7 +6,7 @@ import pytest
 
 from cvmae.config import ConfigError, load
 from cvmae.tasks import run
-from cvmae.tasks.model_fields import UNTRAINED_ENCODER, fill_model_fields
+from cvmae.tasks.model_fields import UNTRAINED_ENCODER, fill_fields
 from cvmae.tasks.validate import validate
 from tests.tiny_configs import CONFIGS, PLAIN, config, downstream
 
@@ -34,7 +34,7 @@ def workdir(tmp_path_factory):
 
 
 def test_what_the_config_leaves_open_is_that_of_the_workdir(workdir):
-    filled, _ = fill_model_fields(open_config(init_from=str(workdir)))
+    filled, _ = fill_fields(open_config(init_from=str(workdir)))
     recorded = json.loads((workdir / "config.json").read_text())["video_branch"]
     assert {name: filled.video_branch[name] for name in UNTRAINED_ENCODER} == {name: recorded[name] for name in UNTRAINED_ENCODER}
     assert filled.is_locked
@@ -51,14 +51,14 @@ def test_a_task_runs_with_the_fields_of_its_workdir(workdir, tmp_path):
 
 def test_what_is_set_is_left_and_refused_where_it_differs(workdir, tmp_path):
     c = downstream("knn", init_from=str(workdir))  # runlocal sets all of the encoder's fields
-    assert fill_model_fields(c)[0] is c
+    assert fill_fields(c)[0] is c
     with pytest.raises(ConfigError, match=r"--config.video_branch.positions=learned.*--config.video_branch.qkv_bias=qv"):
         run(c, tmp_path / "knn")
 
 
 @pytest.mark.parametrize("task", ["finetune", "linear", "extract"])
 def test_an_untrained_encoder_is_that_of_pretraining(task):
-    filled, notes = fill_model_fields(open_config(task, init_from="untrained"))
+    filled, notes = fill_fields(open_config(task, init_from="untrained"))
     pretrain = load(f"{CONFIGS / 'ssv2.py'}:")
     assert {name: filled.video_branch[name] for name in UNTRAINED_ENCODER} == {
         name: pretrain.video_branch[name] for name in UNTRAINED_ENCODER
@@ -74,15 +74,15 @@ def test_the_argument_of_a_config_sets_the_variant():
 
 
 def test_a_recipe_of_another_size_is_noted(workdir):
-    _, notes = fill_model_fields(open_config("finetune", init_from=str(workdir)))
+    _, notes = fill_fields(open_config("finetune", init_from=str(workdir)))
     assert len(notes) == 1 and "test/16" in notes[0] and "variant=test/16" in notes[0]
 
 
 def test_missing_weights_are_one_line():
     with pytest.raises(ConfigError, match="config.init_from: no weights at no/where.*does not exist"):
-        fill_model_fields(open_config(init_from="no/where/at/all"))
+        fill_fields(open_config(init_from="no/where/at/all"))
 
 
 def test_a_config_of_before_is_left_alone():
     c = config(**PLAIN)
-    assert fill_model_fields(c) == (c, [])
+    assert fill_fields(c) == (c, [])

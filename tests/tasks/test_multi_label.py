@@ -16,7 +16,7 @@ from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.performance.traced_step import without_data
 from cvmae.report.summary import accuracy
 from cvmae.tasks import run
-from cvmae.tasks.model_fields import fill_model_fields
+from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.notes import ending
 from cvmae.tasks.validate import validate
 from cvmae.workdir import Workdir
@@ -60,7 +60,7 @@ def of(manifest, task, **overrides):
 
 
 def opened(manifest, task, **overrides):
-    return make_task(fill_model_fields(of(manifest, task, **overrides))[0])
+    return make_task(fill_fields(of(manifest, task, **overrides))[0])
 
 
 def batch_of(t, rows):
@@ -155,9 +155,9 @@ def test_one_label_a_clip_stays_as_it_was():
 def test_the_loss_sets_the_field_of_the_data(manifest):
     for task, name in (("finetune", "head"), ("linear", "probe"), ("attentive", "probe")):
         c = of(manifest, task)
-        assert fill_model_fields(c)[0].data.multi_label is False
+        assert fill_fields(c)[0].data.multi_label is False
         c[name].loss = "sigmoid"
-        filled, notes = fill_model_fields(c)
+        filled, notes = fill_fields(c)
         assert filled.data.multi_label is True and c.data.multi_label is False and notes == []
 
 
@@ -193,13 +193,13 @@ def test_configs_of_earlier_versions_lack_the_fields():
     with c.unlocked():
         del c.head.loss, c.data.multi_label
     c = c.lock()
-    assert fill_model_fields(c)[0] is c
+    assert fill_fields(c)[0] is c
     validate(c)
     assert make_task(c).label_sets is None
 
 
 def test_the_program_is_planned_without_the_manifest(manifest):
-    c = without_data(fill_model_fields(of(manifest, "finetune", **FINETUNE))[0])
+    c = without_data(fill_fields(of(manifest, "finetune", **FINETUNE))[0])
     validate(c)
     t = make_task(c)
     np.testing.assert_array_equal(t.label_sets, np.eye(t.classes, dtype=bool))

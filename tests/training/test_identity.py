@@ -16,6 +16,16 @@ def identity(rows=ROWS, names=("jump", "run"), folder="/data", **parts):
     return describe(config(), FileSource(Manifest(entries, names, folder)))
 
 
+def test_its_hashes_are_those_that_checkpoints_have():
+    hashes = {
+        "source": "667f7e1e0a0f77782787674c03dd8e48",
+        "source_files": "27100d5b326430ed21eb21d9e1e12752",
+        "source_labels": "2cafc60b613aa2e090b55845ffb568b9",
+        "source_classes": "095c0669755f5977889c63a214863c71",
+    }
+    assert {name: value for name, value in identity().items() if name.startswith("source")} == hashes
+
+
 def check_saved(expected, saved=None, **allow):
     check({"step": 3} | (identity() if saved is None else saved), expected, **allow)
 

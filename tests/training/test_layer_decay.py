@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from cvmae.config import load
 from cvmae.models.build import build_classifier
-from cvmae.tasks.model_fields import fill_model_fields
+from cvmae.tasks.model_fields import fill_fields
 from cvmae.training.optimizer import decay_mask, layer_of, make_optimizer
 from tests.tiny_configs import CONFIGS
 
@@ -17,7 +17,7 @@ DEPTH = 12
 
 def vit_b(argument: str):
     """The config `configs/ssv2.py:task=finetune`, and the parameter shapes of its classifier."""
-    c, _ = fill_model_fields(load(f"{CONFIGS / 'ssv2.py'}:task=finetune,{argument}"))
+    c, _ = fill_fields(load(f"{CONFIGS / 'ssv2.py'}:task=finetune,{argument}"))
     model, clip = build_classifier(c, 174), jnp.zeros((1, 16, 224, 224, 3))
     return c, jax.eval_shape(model.init, jax.random.key(0), clip)["params"]
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cvmae.config import ConfigError
-from cvmae.data.motion import video
+from cvmae.data import clip_files
 from cvmae.evaluation.features import Features
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Pretrained
@@ -201,7 +201,7 @@ def test_pictures_of_a_folder_of_videos(sheets, tmp_path, capsys):
     (tmp_path / "videos").mkdir()
     for number in range(3):
         frames = np.random.default_rng(number).integers(0, 256, (6, 40, 56, 3), np.uint8)
-        video.write(tmp_path / "videos" / f"{number}.mp4", frames, fps=10, quantizer=20)
+        clip_files.write(tmp_path / "videos" / f"{number}.mp4", frames, fps=10, quantizer=20)
     (tmp_path / "videos" / "1b.mp4").write_bytes(b"no video")
     fields = {"data__source": "files", "data__manifest": str(tmp_path / "videos"), "formats": ("png",), "ratios": (0.5,)}
     files = drawn(tmp_path, sheets[0] | fields | {"clips": 4, "embedded": 4, "queries": 4})

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cvmae.data import subset
+from cvmae.data import clip_files, subset
 from cvmae.data.baselines.features import FEATURES
-from cvmae.data.motion import video
 
 _READ_AT_ONCE = 256  # clips: keeps the memory small, whatever the size of the set
 _COLUMNS = ("path", "label", "split")
@@ -78,6 +77,24 @@ def accuracies(
     Raises:
       ValueError: see `draws`; or a name, a column or a split does not exist, or clips differ in shape.
     """
+    rows = read_splits(manifest, (split, *test_splits))
+    folder = pathlib.Path(manifest).parent
+    return _measure(rows, folder, names, tolerance, seeds, clips, side=side, split=split, test_splits=test_splits)
+
+
+def _measure(
+    rows: Mapping[str, Sequence[Mapping[str, str]]],
+    folder: pathlib.Path,
+    names: Iterable[str],
+    tolerance: float,
+    seeds: int,
+    clips: int,
+    *,
+    side: int,
+    split: str,
+    test_splits: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Returns the accuracies from the rows of every split, whose paths are relative to `folder`; see `accuracies`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -85,11 +102,10 @@ def accuracies(
     names = tuple(names)
     if unknown := [name for name in names if name not in FEATURES]:
         raise ValueError(f"baselines: unknown feature {unknown[0]!r}; known: {', '.join(FEATURES)}")
-    rows = read_splits(manifest, (split, *test_splits))
     labels = {name: np.array([row["label"] for row in split_rows]) for name, split_rows in rows.items()}
     drawn = draws(labels[split], clips, seeds)
     used = np.unique(np.concatenate(drawn))
-    compute = functools.partial(_features, pathlib.Path(manifest).parent, names=names, side=side)
+    compute = functools.partial(_features, folder, names=names, side=side)
     train, tests = compute([rows[split][i] for i in used]), {name: compute(rows[name]) for name in test_splits}
     result = {name: np.zeros((len(test_splits), len(drawn))) for name in names}
     for name in names:
@@ -105,18 +121,21 @@ def table(
     seeds: int = 1,
     clips: int = 0,
     *,
+    names: Iterable[str] = tuple(FEATURES),
+    side: int = 0,
+    tolerance: float = 1e-4,
     split: str = "train",
     test_splits: Sequence[str] = ("test",),
-    **options,
 ) -> str:
     """Returns the accuracies in percent as lines of text, chance first; with several test splits, a column for each.
 
-    For several fits, the mean ± the standard deviation (of a sample: divided by the number of fits less one). Arguments,
-    `options` included, and errors are those of `accuracies`.
+    For several fits, the mean ± the standard deviation (of a sample: divided by the number of fits less one). Arguments and
+    errors are those of `accuracies`.
     """
     rows = read_splits(manifest, (split, *test_splits))
+    folder = pathlib.Path(manifest).parent
     chance = 1 / len({row["label"] for row in rows[split]})
-    measured = accuracies(manifest, seeds=seeds, clips=clips, split=split, test_splits=test_splits, **options)
+    measured = _measure(rows, folder, names, tolerance, seeds, clips, side=side, split=split, test_splits=test_splits)
     result = {"chance": np.full((len(test_splits), 1), chance), **measured}
     fits = max(values.shape[1] for values in result.values())
     train, tests = len(rows[split]), " and ".join(f"{len(rows[name])} {name}" for name in test_splits)
@@ -155,7 +174,7 @@ def _features(folder: pathlib.Path, rows: Sequence[Mapping[str, str]], names: It
     chunks: dict[str, list[np.ndarray]] = {name: [] for name in names}
     shape: tuple[int, ...] = ()
     for start in range(0, len(rows), _READ_AT_ONCE):
-        clips = [video.read(folder / row["path"]) for row in rows[start : start + _READ_AT_ONCE]]
+        clips = [clip_files.read(folder / row["path"]) for row in rows[start : start + _READ_AT_ONCE]]
         for clip, row in zip(clips, rows[start:]):
             shape = shape or clip.shape
             if clip.shape != shape:

@@ -7,11 +7,11 @@ import traceback
 
 import numpy as np
 
+from cvmae.data import clip_files
 from cvmae.data.metaworld import system
 from cvmae.data.metaworld.render import Studio
 from cvmae.data.metaworld.simulate import Simulator, generator
 from cvmae.data.metaworld.spec import DIRECTIONS, ENTIRE, INSIDE, SPLIT_OF_NAME
-from cvmae.data.motion import video
 
 FUNCTION = f"{__name__}:render_job"
 FPS = 8
@@ -123,5 +123,5 @@ def _write(temporary: str, path: str, frames: np.ndarray) -> None:
     """Writes a clip, which appears only when it is complete."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = os.path.join(temporary, f"{platform.node()}-{os.getpid()}.mp4")
-    video.write(part, np.ascontiguousarray(frames), fps=FPS, quantizer=_QUANTIZER)
+    clip_files.write(part, np.ascontiguousarray(frames), fps=FPS, quantizer=_QUANTIZER)
     os.replace(part, path)

@@ -19,8 +19,7 @@ import numpy as np
 from absl import app, flags
 
 from cvmae.cli import fail, parse_own
-from cvmae.data import motion
-from cvmae.data.motion import video
+from cvmae.data import clip_files, motion
 
 FLAGS = flags.FlagValues()  # not the global flags, so that commands with the same names can be imported in one process
 flags.DEFINE_enum("size", "easy", sorted(motion.SIZES), "Size of the set.", flag_values=FLAGS)
@@ -59,7 +58,7 @@ def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> 
         tests = [row for row in class_rows if row["split"] == "test"][: clips_per_class // 2]
         trains = [row for row in class_rows if row["split"] == "train"][: clips_per_class - len(tests)]
         for row in trains + tests:
-            frames = video.read(pathlib.Path(manifest).parent / row["path"])
+            frames = clip_files.read(pathlib.Path(manifest).parent / row["path"])
             frames = frames.repeat(enlarge, 1).repeat(enlarge, 2)
             frames = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
             caption = np.full((frames.shape[1], 170, 3), 255, np.uint8)

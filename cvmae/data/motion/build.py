@@ -11,8 +11,8 @@ from typing import Any
 
 import cv2
 
-from cvmae.data import worker_pool
-from cvmae.data.motion import render, video
+from cvmae.data import clip_files, worker_pool
+from cvmae.data.motion import render
 from cvmae.data.motion.spec import Size, get_size
 
 MANIFEST = "manifest.csv"
@@ -58,7 +58,7 @@ def _render(folder: pathlib.Path, size: Size, seed: int, clips: Iterable[int]) -
         label = names[index % len(names)]
         frames, facts = render.clip(size, split, index, label, seed)
         path = f"{split}/{index:06d}.mp4"
-        video.write(folder / path, frames, fps=size.fps, quantizer=size.quantizer)
+        clip_files.write(folder / path, frames, fps=size.fps, quantizer=size.quantizer)
         numbers = {k: v if isinstance(v, str) else f"{v:.4f}" for k, v in facts.items()}
         yield {"path": path, "label": label, "split": split, **numbers}
 
