@@ -38,7 +38,7 @@ def score(report: Report) -> float | None:
 def training_seconds(workdir: Workdir) -> float | None:
     """Returns the seconds of training that a finished pre-training logged last; None for other runs.
 
-    A run of which only the steps of a part are there, and whose `total` is in steps, has not finished.
+    A run whose `total` is in steps, and whose last logged step is before it, has not finished.
     """
     config = workdir.read_config() or {}
     path = workdir / METRICS
@@ -94,7 +94,7 @@ def cell(values: list[float], is_fraction: bool = True) -> str:
 
 
 def plus_minus(values: list[float], scale: float, digits: int) -> str:
-    """Formats mean ± standard deviation, times `scale` and with so many decimals; see `cell`."""
+    """Formats mean ± standard deviation, times `scale`, with `digits` decimals; see `cell`."""
     if not values:
         return ""
     mean, deviation = mean_deviation(values)
