@@ -12,13 +12,16 @@ from cvmae.tasks import TASKS
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER
 
 PARENTS = ("videomae", "mae_st", "mae")
+STAGES = ("image",)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def arguments(arg, **defaults):
-    """Parses the argument of a config; `task`, `variant`, `parent`, `fast` and `runlocal` are common to all configs."""
-    args = parse_arg(arg, **({"task": "pretrain", "variant": "", "parent": "", "fast": False, "runlocal": False} | defaults))
-    for name, known in (("task", [task for task in TASKS if task != "ablate"]), ("parent", ("", *PARENTS))):
+    """Parses the argument of a config; `task`, `variant`, `parent`, `stage`, `fast` and `runlocal` are common to all configs."""
+    common = {"task": "pretrain", "variant": "", "parent": "", "stage": "", "fast": False, "runlocal": False}
+    args = parse_arg(arg, **(common | defaults))
+    tasks = [task for task in TASKS if task != "ablate"]
+    for name, known in (("task", tasks), ("parent", ("", *PARENTS)), ("stage", ("", *STAGES))):
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
     if args.task == "pretrain" and not args.variant:
@@ -27,11 +30,12 @@ def arguments(arg, **defaults):
 
 
 def finish(c, args):
-    """Applies the arguments `parent`, `fast` and `runlocal` to a config; every config ends with it."""
+    """Applies the arguments `parent`, `stage`, `fast` and `runlocal` to a config; every config ends with it."""
     if args.parent:
         parent_encoder(c, args.parent)
     if args.parent and c.task == "pretrain":
         parent(c, args.parent)
+    image_stage(c, args)
     fast(c, args)
     return runlocal(c) if args.runlocal else c
 
@@ -49,8 +53,7 @@ def parent(c, name):
 
     `videomae` and `mae_st` train only the video branch, `mae` only the image branch, on sampled frames.
     """
-    for term in c.loss:
-        c.loss[term] = float(term == ("mse_image" if name == "mae" else "mse_video"))
+    only_term(c, "mse_image" if name == "mae" else "mse_video")
     video, image = c.video_branch, c.image_branch
     if name == "videomae":
         video.decoder.positions, video.target_norm = "sincos1d", "patch_channel"
@@ -63,6 +66,28 @@ def parent(c, name):
     if name == "mae":
         image.mask.ratio, image.mask.rounding = 0.75, "down"
         c.augment.scale, c.optimizer.base_lr, c.optimizer.clip_norm = (0.2, 1.0), 1.5e-4, 0.0
+
+
+def only_term(c, name):
+    """Sets the weights of all loss terms but one to 0, and no probe of the video encoder where that is not trained."""
+    for term in c.loss:
+        c.loss[term] = float(term == name)
+    if name == "mse_image":
+        c.report.labelled = 0
+
+
+def image_stage(c, args):
+    """Sets a pre-training config to stage 0, if its argument `stage` asks for it: the image MAE that the image branch starts from.
+
+    Fields of its encoder and decoder stay, so that `image_branch.init_from` takes its weights, and so do crops and optimizer;
+    `parent=mae` has MAE's.
+    """
+    if args.stage and c.task != "pretrain":
+        raise ConfigError(f"config argument stage={args.stage} is of task=pretrain, this is task={args.task}: leave it out")
+    if args.stage:
+        only_term(c, "mse_image")
+        c.image_branch.mask.ratio = 0.75  # [MAE]
+        c.image_branch.frames = min(4, c.data.num_frames)  # [choice] more images from each clip that is decoded
 
 
 def data():
@@ -199,6 +224,9 @@ def machine(task: str) -> ml_collections.ConfigDict:
     c.sharding = ml_collections.ConfigDict(
         {"batch": "data+fsdp", "embed": "fsdp", "heads": "model", "mlp": "model", "tokens": "", "patch": ""}
     )
+    # Optimizer state and EMA over the data axis (ZeRO-1): auto (arrays of 2**16 entries and more) | data (all) | replicated. Parameters
+    # stay where `sharding` has them, and numbers and checkpoints are the same. One device: no difference.
+    c.optimizer_sharding = "auto"
     return c
 
 

@@ -4,11 +4,18 @@
     python -m cvmae.main --config=configs/metaworld.py --config.data.manifest=metaworld/task.csv --workdir=DIR
     python -m cvmae.main --config=configs/metaworld.py:task=attentive --config.init_from=DIR --config.data.manifest=metaworld/direction.csv
 
+`stage=image` pre-trains the image MAE, on frames of the same videos, that a second run's image branch starts from:
+
+    python -m cvmae.main --config=configs/metaworld.py:stage=image --config.data.manifest=metaworld/task.csv --workdir=STAGE0
+    python -m cvmae.main --config=configs/metaworld.py --config.image_branch.init_from=STAGE0 --config.image_branch.train=frozen \
+        --config.data.manifest=metaworld/task.csv --workdir=DIR
+
 The manifest chooses the labels: task.csv (50 classes), object.csv (36) or direction.csv (100: each task forwards and backwards).
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Heads and settings are chosen on the split
 val; `--config.data.test_split=test_unseen` tests on other cameras and colors. The defaults are for two CPU cores: 8 of a clip's
 frames, at 32x32; `side=96,frames=16,variant=S/16` takes all that `prepare` renders. We have not run it to its end; its accuracy is
-unknown. Baselines of raw pixels: `python -m cvmae.data.baselines --manifest=metaworld/task.csv`.
+unknown; `./launch/evidence.sh` compares objectives and starts. Baselines of raw pixels: `python -m cvmae.data.baselines
+--manifest=metaworld/task.csv`.
 """
 
 from cvmae.configs import common, motion

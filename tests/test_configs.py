@@ -208,6 +208,31 @@ def test_fast_takes_wide_heads_and_half_of_the_masked_patches(argument, heads):
     assert {name.rpartition(".")[2] for name in changed} == {"heads", "share"}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_stage_image_trains_the_image_branch_of_the_same_config(name):
+    """What `init_from` compares stays as it is, and so does what it loads: every field of encoder and decoder."""
+    config, plain = (load(path(name, argument)) for argument in ("stage=image", ""))
+    validate(config)
+    assert {term for term, weight in config.loss.items() if weight} == {"mse_image"}
+    changed = {field for field, value in flatten(config).items() if flatten(plain)[field] != value}
+    others = {"image_branch.mask.ratio", "image_branch.frames", "report.labelled"}
+    assert {field for field in changed if not field.startswith("loss.")} <= others
+    assert config.image_branch.mask.ratio == 0.75
+
+
+@pytest.mark.parametrize("name", ["demo", "motion", "metaworld"])
+def test_an_image_mae_reports_no_probe_of_the_video_encoder(name):
+    assert load(path(name, "parent=mae")).report.labelled == 0
+    validate(load(path(name, "parent=mae")))
+
+
+def test_an_unknown_stage_is_refused_and_one_after_pretraining_too():
+    with pytest.raises(ConfigError, match="did you mean 'image'"):
+        load(path("metaworld", "stage=imag"))
+    with pytest.raises(ConfigError, match="config argument stage=image is of task=pretrain, this is task=knn: leave it out"):
+        load(path("metaworld", "task=knn,stage=image"))
+
+
 def test_fast_is_of_pretraining():
     with pytest.raises(ConfigError, match="config argument fast=True is of task=pretrain, this is task=knn: leave it out"):
         load(f"{CONFIGS / 'ssv2.py'}:task=knn,fast")

@@ -1,25 +1,30 @@
 """Evaluation of pre-training on held-out clips: the objective, reconstruction against simple baselines, retrieval, linear probe."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae import augment
 from cvmae.config import ConfigError
 from cvmae.data.labels import label_sets_of
 from cvmae.data.pipeline import make_eval_loader
-from cvmae.evaluation.features import Features, encode_pixels, extract
+from cvmae.evaluation.diagnostics import VIEW_FEATURES, accuracies_in_gray, effective_rank, linear_cka, view_features
+from cvmae.evaluation.features import Features, extract, make_encode
+from cvmae.evaluation.knn import knn_report
 from cvmae.evaluation.retrieval import nearest_label_agreement, partner_ranks, recall
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
-from cvmae.models.build import build_encoder, decoder_spec, video_grid
+from cvmae.models.build import decoder_spec, video_grid
 from cvmae.models.crossvideo import first_of_mask, first_views
 from cvmae.models.patches import Grid
 from cvmae.objective import losses, registered_terms
-from cvmae.objective.views_and_masks import sample_keys, view_spec
+from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 
+NEIGHBORS = 20  # of the vote, DINO's
+ONLY_IN_FILES = ("knn/accuracy", "effective_rank/image")  # rows of report.json and the HTML page, not of the printed table
 CLIPS = ("video", "frame_index")  # the columns of a batch that the objective takes
 HELD_OUT_SEED = 20250211  # of views and masks; independent of the training seed, and the same for every evaluation
 
@@ -36,13 +41,14 @@ def full_batches(loader, size: int):
             waiting = {name: rows[size:] for name, rows in waiting.items()}
 
 
-def reconstruction_errors(objective, params, inputs) -> dict:
+def reconstruction_errors(objective, params, samples) -> dict:
     """Computes the errors on the masked patches of the view v, in the space of the targets, float32 scalars.
 
     Returns:
-      `model`, of the predictions; `mean_patch`, of the mean of the clip's visible patches; `nearest_patch`, of the visible patch
-      nearest in (time, row, column).
+      `reconstruction/model`, of the predictions; `reconstruction/mean_patch`, of the mean of the clip's visible patches;
+      `reconstruction/nearest_patch`, of the visible patch nearest in (time, row, column).
     """
+    inputs = objective.make_inputs(samples)
     config, views = objective.config, objective.terms.views
     branch, grid = config.video_branch, video_grid(config)
     mask = first_of_mask(inputs.video_mask, views, 1)
@@ -53,7 +59,7 @@ def reconstruction_errors(objective, params, inputs) -> dict:
     predictions = first_views(output.video_predictions, min(views, 2), 1)
     nearest = jnp.take_along_axis(visible, nearest_visible(mask, grid)[..., None], axis=1)
     guesses = {"model": predictions, "mean_patch": visible.mean(1, keepdims=True), "nearest_patch": nearest}
-    return {name: losses.masked_mse(guess, masked).mean() for name, guess in guesses.items()}
+    return {f"reconstruction/{name}": losses.masked_mse(guess, masked).mean() for name, guess in guesses.items()}
 
 
 def nearest_visible(mask: masking.Mask, grid: Grid):
@@ -78,16 +84,39 @@ class HeldOut:
         self.size = min(objective.config.batch_size, len(source)) // devices * devices
         if not self.size:
             raise ConfigError(f"the held-out split has {len(source)} clips, fewer than the {devices} devices: give more")
-        self._terms = jax.jit(lambda params, samples: objective(params, samples)[1])
-        self._errors = jax.jit(lambda params, samples: reconstruction_errors(objective, params, objective.make_inputs(samples)))
+        programs = {
+            "terms": terms_and_features,
+            "gray": accuracies_in_gray,
+            "views": view_features,
+            "errors": reconstruction_errors,
+        }
+        self._programs = {name: jax.jit(functools.partial(program, objective)) for name, program in programs.items()}
+
+    @functools.cached_property
+    def encode(self):
+        """The compiled function from clips to pooled features that `extract` takes, one for every source."""
+        return make_encode(self.objective.config)
 
     def terms(self, params) -> dict[str, float]:
-        """Returns every metric of the objective, averaged over complete batches; contrastive negatives are those of the batch."""
-        return self._average(self._terms, params)
+        """Returns every metric of the objective, averaged over complete batches; contrastive negatives are those of the batch.
 
-    def reconstruction(self, params) -> dict[str, float]:
-        """Returns the errors of `reconstruction_errors`, averaged over complete batches."""
-        return self._average(self._errors, params)
+        Beside them, `feature_rank/BRANCH`: the effective rank of the pooled features whose `feature_std` is among the metrics, of
+        all clips together, so that it is at most their number.
+        """
+        metrics, features = self._measure(params, "terms")
+        return metrics | {f"feature_rank/{branch}": effective_rank(values) for branch, values in features.items()}
+
+    def report(self, params) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Computes accuracies in color and in gray, reconstruction errors, and features of unmasked clips, in one pass.
+
+        Returns:
+          ({name: average over complete batches}, the features of `view_features` of all clips).
+        """
+        reconstructs = "video_predictions" in self.objective.terms.outputs
+        metrics, features = self._measure(params, "terms", "gray", "views", *["errors"] * reconstructs)
+        kept = ("accuracy/", "gray_accuracy/", "reconstruction/")
+        metrics = {name: value for name, value in metrics.items() if name.startswith(kept)}
+        return metrics, {name: features[name] for name in VIEW_FEATURES if name in features}
 
     def samples(self):
         """Yields complete batches with the keys of their samples, on the devices."""
@@ -118,28 +147,27 @@ class HeldOut:
                     return
                 yield {name: batch[name] for name in CLIPS}
 
-    def _average(self, function, params) -> dict[str, float]:
-        rows = [processes.to_host(function(params, samples)) for samples in self.samples()]
-        if not rows:
+    def _measure(self, params, *names: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Runs some of the programs on every complete batch: ({name: mean of scalars}, {name: rows of all clips})."""
+        programs = [self._programs[name] for name in names]
+        batches = [
+            {name: value for program in programs for name, value in processes.to_host(program(params, samples)).items()}
+            for samples in self.samples()
+        ]
+        if not batches:
             raise ConfigError("no complete batch of held-out clips could be read: see the files of config.data.eval_split")
-        return {name: float(np.mean([row[name] for row in rows])) for name in sorted(rows[0])}
+        columns = {name: np.stack([batch[name] for batch in batches]) for name in sorted(batches[0])}
+        means = {name: float(np.mean(column)) for name, column in columns.items() if column.ndim == 1}
+        return means, {name: np.concatenate(column) for name, column in columns.items() if column.ndim > 1}
 
 
-def view_features(held_out: HeldOut, params):
-    """Computes features of two unmasked views, v and v⁺, of every held-out clip: two float32 [n, D]."""
-    config = held_out.objective.config
-    encoder = build_encoder(config, config.video_branch, video_grid(config), rules=held_out.objective.rules)
-    spec = view_spec(config, 2)
-
-    @jax.jit
-    def encode(params, samples):
-        views, _ = jax.vmap(lambda k, v, i: augment.make_views(k, v, i, spec, False))(
-            samples["views"], samples["video"], samples["frame_index"]
-        )
-        return [encode_pixels(config, encoder, params, views[:, view]) for view in range(2)]
-
-    rows = [processes.to_host(encode(params, samples)) for samples in held_out.samples()]
-    return [np.concatenate(column) for column in zip(*rows)]
+def terms_and_features(objective, params, samples) -> dict:
+    """Computes every metric of the objective, and the pooled features of each branch as `video` and `image`, [rows, D]."""
+    inputs = objective.step_inputs(samples)
+    output = objective.forward(params, inputs)
+    features = {branch: getattr(output, f"{branch}_features") for branch in ("video", "image")}
+    _, metrics = objective.loss_and_metrics(output, inputs)
+    return metrics | {branch: values for branch, values in features.items() if values is not None}
 
 
 def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, clips: int) -> dict[str, float]:
@@ -153,33 +181,38 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
       clips: the number of held-out clips to score the probe on; 0 takes all.
 
     Returns:
-      {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms, `retrieval/*`, and `probe/accuracy`;
-      fractions in 0..1. Without labels, or with several labels a clip, the last and the nearest label are absent.
+      {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms and `gray_accuracy/*` of the same clips in
+      gray, `retrieval/*`, `effective_rank/BRANCH` and `cka/video_image` of features of unmasked clips, and `probe/accuracy` and
+      `knn/accuracy`; accuracies and recalls are fractions in 0..1. Without labels, or with several labels a clip, the last two and
+      the nearest label are absent.
     """
-    objective = held_out.objective
-    metrics: dict[str, float] = {}
-    if "video_predictions" in objective.terms.outputs:
-        metrics |= {f"reconstruction/{name}": value for name, value in held_out.reconstruction(params).items()}
-    metrics |= {name: value for name, value in held_out.terms(params).items() if name.startswith("accuracy/")}
-    encoder = params["video"]["encoder"]
-    one, two = view_features(held_out, encoder)
-    ranks = partner_ranks(one, two)
+    config, encoder = held_out.objective.config, params["video"]["encoder"]
+    metrics, features = held_out.report(params)
+    ranks = partner_ranks(features["v"], features["v_plus"])
     metrics |= {"retrieval/same_clip_r1": recall(ranks, 1), "retrieval/same_clip_r5": recall(ranks, 5)}
     metrics["retrieval/median_rank"] = float(np.median(ranks))
-    test = extract(objective.config, encoder, held_out.source, clips)
+    metrics["effective_rank/video"] = effective_rank(features["v"])
+    if "frames" in features:
+        metrics["effective_rank/image"] = effective_rank(features["frames"])
+        metrics["cka/video_image"] = linear_cka(features["v"], features["frames"])
+    test = extract(config, encoder, held_out.source, clips, encode=held_out.encode)
     # A linear probe and a nearest clip of one class each are no measure of clips with several labels: these count as unlabeled.
     if label_sets_of(held_out.source) is None and len(np.unique(test.labels[test.labels >= 0])) > 1:
         metrics["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
-        metrics["probe/accuracy"] = linear_probe(extract(objective.config, encoder, train_source, labeled), test)
+        train = extract(config, encoder, train_source, labeled, encode=held_out.encode)
+        metrics |= {"probe/accuracy": linear_probe(train, test), "knn/accuracy": vote_of_neighbors(train, test)}
     return metrics
 
 
 def report_table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
     """Formats the numbers of `evaluate_pretraining` as a table: untrained and trained side by side."""
     columns = {"untrained": untrained or {}, "trained": trained}
+    grays = [name for name, *_ in report_rows() if name.startswith("gray_accuracy/") and name in trained]
+    gray, hidden = "".join(grays[:1]), {*grays[1:], *ONLY_IN_FILES}  # of the terms, the first in gray is enough
     lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, numbers in columns.items() if numbers)]
     for name, title, is_fraction in report_rows():
-        if name in trained:
+        if name in trained and name not in hidden:
+            title = "  the same clips in gray" if name == gray else title
             cells = (f"{100 * v[name]:.1f} %" if is_fraction else f"{v[name]:.3f}" for v in columns.values() if v)
             lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
         if name == "reconstruction/model" and name in trained:
@@ -214,6 +247,12 @@ def linear_probe(train: Features, test: Features, strength: float = 0.1) -> floa
     return float(model.score(test.values[score], test.labels[score]))
 
 
+def vote_of_neighbors(train: Features, test: Features) -> float:
+    """Returns the test accuracy (0..1) of the vote of the NEIGHBORS nearest labeled training clips, see `knn`."""
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    return knn_report(train.values, train.labels, test.values, test.labels, classes, (NEIGHBORS,))[f"top1/k={NEIGHBORS}"]
+
+
 def _labeled(features: Features):
     return features.labels >= 0
 
@@ -223,7 +262,12 @@ def report_rows() -> list[tuple[str, str, bool]]:
 
     A registered loss term with a title has a row for its accuracy, so this is not a constant.
     """
-    accuracies = [(f"accuracy/{term.name}", term.title, True) for term in registered_terms() if term.title]
+    accuracies = [
+        (f"{prefix}accuracy/{term.name}", f"{term.title}{color}", True)
+        for term in registered_terms()
+        if term.title
+        for prefix, color in (("", ""), ("gray_", ", in gray"))
+    ]
     return [
         ("reconstruction/model", "held-out reconstruction error", False),
         *accuracies,
@@ -231,4 +275,8 @@ def report_rows() -> list[tuple[str, str, bool]]:
         ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
         ("retrieval/same_label_1nn", "nearest clip has the same label", True),
         ("probe/accuracy", "linear probe", True),
+        ("knn/accuracy", f"vote of {NEIGHBORS} nearest labeled clips", True),
+        ("effective_rank/video", "effective rank of video features", False),
+        ("effective_rank/image", "effective rank of image features", False),
+        ("cka/video_image", "CKA of video and image features", False),
     ]

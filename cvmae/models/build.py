@@ -130,11 +130,8 @@ def build_model(config, terms: ActiveTerms, rules: Rules | None = None) -> Cross
             raise ValueError(f"config.{name}_branch: {error}") from error
     c = config.contrast
     frozen = config.image_branch.train == "frozen"
-    heads = {
-        "width": c.width,
-        "hidden": c.hidden,
-        "head_layers": c.get("layers", 2),
-    }  # configs of earlier versions lack the field
+    head_layers = c.get("layers", 2)  # configs of earlier versions lack the field
+    heads = {"width": c.width, "hidden": c.hidden, "head_layers": head_layers}
     return CrossVideo(terms, branches["video"], branches["image"], **heads, freeze_image=frozen, rules=rules)
 
 

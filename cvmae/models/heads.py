@@ -19,7 +19,7 @@ class ProjectionHead(nn.Module):
       hidden: width of the hidden layers.
       width: of the output.
       dtype: of the computation.
-      layers: their number.
+      layers: number of layers, at least 1.
       rules: of the mesh that it runs on; None for JAX's default device.
     """
 

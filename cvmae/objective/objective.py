@@ -81,8 +81,17 @@ class Objective:
           (loss, metrics), all float32 scalars. Metrics are `loss`, `loss/TERM`, the metrics of the terms such as `accuracy/TERM`
           (0..1) and `valid/TERM` (the fraction of pairs that count), and `feature_std/BRANCH`.
         """
-        inputs = self.make_inputs.subsample(self.make_inputs(samples), samples)
-        output = self.forward(params, inputs)
+        inputs = self.step_inputs(samples)
+        return self.loss_and_metrics(self.forward(params, inputs), inputs, step)
+
+    def step_inputs(self, samples) -> ModelInputs:
+        """Makes the inputs of a training step: views and masks, with only the masked tokens that the decoders are to predict."""
+        return self.make_inputs.subsample(self.make_inputs(samples), samples)
+
+    def loss_and_metrics(
+        self, output: CrossVideoOutput, inputs: ModelInputs, step=None
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Computes the loss and the metrics, see `__call__`, from the model's output for `inputs`."""
         losses: dict[str, Array] = {}
         extra: dict[str, Array] = {}
         for term in self.loss_terms:

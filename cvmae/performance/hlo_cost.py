@@ -186,7 +186,8 @@ def _fusion_written(module: Module, callee: str, instruction: Instruction) -> in
 def collectives(module: Module, devices: int) -> list[Collective]:
     """Returns every collective between two devices or more, with its bytes on one device.
 
-    A TPU splits one collective over several fusions that compute at the same time: they have one channel, and count once.
+    A TPU splits one collective over several fusions that compute at the same time: they have one channel, and count once. Its
+    reduce-scatter is an all-reduce in a fusion that keeps a slice: it counts as what it sends.
     """
     largest: dict[tuple[str, ...], Collective] = {}
     for computation, instruction, times in module.running():
@@ -194,7 +195,9 @@ def collectives(module: Module, devices: int) -> list[Collective]:
         if kind not in COLLECTIVES:
             continue
         arrays = instruction.arrays
-        if kind == "reduce-scatter" or (instruction.opcode.endswith("-start") and kind != "all-reduce"):
+        if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"  # with the arrays of the all-reduce, which are those of its operands
+        elif kind == "reduce-scatter" or (instruction.opcode.endswith("-start") and kind != "all-reduce"):
             arrays = [a for name in instruction.operands for a in module.arrays(computation, name)]
             if kind == "all-gather":
                 arrays = instruction.arrays[len(arrays) :]  # (operands, results)

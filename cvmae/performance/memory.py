@@ -6,6 +6,7 @@ import math
 import jax
 
 from cvmae.parallel.mesh import batch_sharding
+from cvmae.training.optimizer import path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Memory:
       temporary: activations, gradients and whatever else lives within the step.
       outputs: results that do not reuse the buffer of an argument.
       code: the program.
+      sharding_saves: bytes by which optimizer state and EMA are smaller than if they were sharded as the parameters are.
     """
 
     parameters: int
@@ -30,6 +32,7 @@ class Memory:
     temporary: int
     outputs: int
     code: int
+    sharding_saves: int = 0
 
     @property
     def total(self) -> int:
@@ -41,6 +44,15 @@ def on_one_device(tree) -> int:
     """Returns the bytes that one device holds of a tree of `ShapeDtypeStruct` with shardings."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in leaves)
+
+
+def as_parameters(tree, rules):
+    """Returns a tree of `ShapeDtypeStruct` of moments or averages, sharded as the parameters whose paths and shapes they have."""
+
+    def move(keys, leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rules.of_parameter(path_of(keys), leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(move, tree)
 
 
 def memory_of(step, program) -> Memory:
@@ -59,6 +71,7 @@ def memory_of(step, program) -> Memory:
         "ema": state.ema,
         "other": (state.step, state.frozen, state.stats),
     }
+    averages = (state.opt_state, state.ema)
     return Memory(
         **{name: on_one_device(tree) for name, tree in state_parts.items()},
         batch=on_one_device(batch),
@@ -66,4 +79,5 @@ def memory_of(step, program) -> Memory:
         temporary=analysis.temp_size_in_bytes,
         outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         code=analysis.generated_code_size_in_bytes,
+        sharding_saves=on_one_device(as_parameters(averages, task.rules)) - on_one_device(averages),
     )

@@ -92,7 +92,11 @@ def memory_lines(cost: ProgramCost, topology: Topology) -> list[str]:
     limit = f" of {gib(hbm)}, {100 * m.total / hbm:.0f} %" if hbm else " (the device's memory is not known: give --hbm_gib)"
     if topology.chip.gpu:
         limit += f" ({MEMORY_FRACTION:g} of the GPU's, which launch/gpu.sh gives to JAX)"
-    return ["  memory per chip", *lines, f"    {'total':<36}{gib(m.total):>12}{limit}"]
+    lines.append(f"    {'total':<36}{gib(m.total):>12}{limit}")
+    if m.sharding_saves > 0:
+        kept = "optimizer state and EMA are" if m.ema else "optimizer state is"
+        lines.append(f"    {kept} sharded over the data axis: {gib(m.sharding_saves)} less (config.optimizer_sharding)")
+    return ["  memory per chip", *lines]
 
 
 def work_lines(cost: ProgramCost, run: PlannedRun, topology: Topology) -> list[str]:
@@ -192,7 +196,9 @@ def too_large_lines(refusal: TooLarge, allocations, notes: list[str], config) ->
     if config.remat != "full":
         changes.append("--config.remat=full, or kernels, which recomputes less")
     if config.mesh.fsdp == 1:
-        changes.append("--mesh=data:-1,fsdp:N (shards parameters and optimizer state)")
+        changes.append("--mesh=data:-1,fsdp:N (shards parameters and gradients too)")
+    if config.get("optimizer_sharding") == "replicated" and config.mesh.data != 1:
+        changes.append("--config.optimizer_sharding=auto")
     if config.dtype == "float32":
         changes.append("--config.dtype=bfloat16")
     return [

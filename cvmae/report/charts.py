@@ -20,6 +20,7 @@ PANELS = (
     ("Accuracies", "accuracy/", True),
     ("Mean average precision", "mAP", True),
     ("Feature standard deviation", "feature_std/", True),
+    ("Effective rank of features", "feature_rank/", True),
     ("Learning rate and norms", "optimizer/", True),
     ("Throughput", "time/", True),
     ("Other", "", False),

@@ -10,7 +10,7 @@ import numpy as np
 from cvmae.evaluation.heldout import report_rows
 from cvmae.report import summary
 from cvmae.report.gather import Run
-from cvmae.report.words import TASK_TITLES, anything, duration, field, is_fraction, moment, number
+from cvmae.report.words import TASK_TITLES, anything, duration, field, is_fraction, meaning, moment, number
 from cvmae.workdir import Report
 
 PATCHES = {f"reconstruction/{name}_patch": f"baseline: {name} patch" for name in ("mean", "nearest")}
@@ -32,11 +32,19 @@ EMPTY = Cell("–")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table: its title, the indices of its runs, and rows of (name, a cell for each run)."""
+    """A table.
+
+    Attributes:
+      title: its title.
+      runs: the indices of its runs.
+      rows: (name, a cell for each run).
+      meanings: {name of a row: a sentence that explains it}, of the first of the rows that share a sentence.
+    """
 
     title: str
     runs: list[int]
     rows: list[tuple[str, list[Cell]]]
+    meanings: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +233,8 @@ def _table(title: str, columns: dict[int, dict[str, Cell]]) -> Table:
     """Makes a table of {index of a run: {name: cell}}."""
     names = dict.fromkeys(name for cells in columns.values() for name in cells)
     rows = [(TITLES.get(name, name), [cells.get(name, EMPTY) for cells in columns.values()]) for name in names]
-    return Table(title, list(columns), rows)
+    first = {meaning(name): TITLES.get(name, name) for name in reversed(names)}  # of the rows that a sentence explains
+    return Table(title, list(columns), rows, {row: sentence for sentence, row in first.items() if sentence})
 
 
 def _cell(name: str, value, before=None) -> Cell:

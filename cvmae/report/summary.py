@@ -1,18 +1,23 @@
 """Command: a table of the accuracies of many runs, `python -m cvmae.report.summary OUT`, with runs in OUT/NAME/SEED/TASK.
 
-A row is a NAME, a column a TASK; a cell is the mean ± standard deviation over SEEDs of the run's accuracy, in %: top-1, or mAP where
-clips have several labels.
+A row is a NAME, a column a TASK; a cell is the mean ± standard deviation over the SEEDs that have finished of the run's accuracy, in %:
+top-1, or mAP where clips have several labels; of retrieval, R@1 of clips of the same class. `pretrain (s)` is the time of
+pre-training, in seconds, with compilation and without evaluations. A cell
+without a run is empty.
 """
 
+import json
 import pathlib
 import sys
 
 import numpy as np
 
-from cvmae.workdir import REPORT, Report, Workdir
+from cvmae.workdir import CONFIG, METRICS, REPORT, Report, Workdir
 
 ACCURACIES = ("accuracy/top1", "mAP")  # of a test: with one label a clip, and with several
 NEIGHBORS = ("top1/k=20", "mAP/k=20")  # the same of kNN
+RETRIEVAL = "same_class/r1"
+SECONDS = "pretrain (s)"  # heading of the time of pre-training
 
 
 def accuracy(report: Report) -> float | None:
@@ -25,13 +30,51 @@ def accuracy_names(report: Report) -> tuple[str, ...]:
     return NEIGHBORS if report.task == "knn" else ACCURACIES
 
 
+def score(report: Report) -> float | None:
+    """Returns the number (0..1) of a report that the table shows: `accuracy`, or of retrieval R@1 of the same class."""
+    return report.metrics.get(RETRIEVAL) if report.task == "retrieval" else accuracy(report)
+
+
+def training_seconds(workdir: Workdir) -> float | None:
+    """Returns the seconds of training that a finished pre-training logged last; None for other runs.
+
+    A run of which only the steps of a part are there, and whose `total` is in steps, has not finished.
+    """
+    config = workdir.read_config() or {}
+    path = workdir / METRICS
+    if config.get("task") != "pretrain" or not path.exists():
+        return None
+    logged = [line for line in map(_parse, path.read_text(encoding="utf-8").splitlines()) if "time/seconds" in line]
+    amount, _, unit = str(config.get("total", "")).partition("_")
+    unfinished = unit == "steps" and logged and logged[-1]["step"] < float(amount)
+    return logged[-1]["time/seconds"] if logged and not unfinished else None
+
+
+def _parse(line: str) -> dict:
+    """Parses a line of metrics.jsonl; {} for one that a kill cut short."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+
+
+def collect_seconds(folder) -> dict[str, list[float]]:
+    """Returns {name: seconds of pre-training of the seeds} of the finished runs below a folder."""
+    rows: dict[str, list[float]] = {}
+    for path in sorted(pathlib.Path(folder).glob(f"*/*/*/{CONFIG}")):
+        value = training_seconds(Workdir(path.parent))
+        if value is not None:
+            rows.setdefault(path.parts[-4], []).append(value)
+    return rows
+
+
 def collect(folder) -> dict[str, dict[str, list[float]]]:
-    """Returns {name: {task: accuracies of the seeds}} of the finished runs below a folder."""
+    """Returns {name: {task: accuracies of the seeds}} of the finished runs below a folder, as `score` takes them."""
     rows: dict[str, dict[str, list[float]]] = {}
     for path in sorted(pathlib.Path(folder).glob(f"*/*/*/{REPORT}")):
         name, _, task = path.parts[-4:-1]
         report = Workdir(path.parent).read_report()
-        value = None if report is None else accuracy(report)
+        value = None if report is None else score(report)
         if value is not None:
             rows.setdefault(name, {}).setdefault(task, []).append(value)
     return rows
@@ -47,9 +90,13 @@ def cell(values: list[float], is_fraction: bool = True) -> str:
 
     A single value has no standard deviation; no value gives an empty cell.
     """
+    return plus_minus(values, 100, 1) if is_fraction else plus_minus(values, 1, 3)
+
+
+def plus_minus(values: list[float], scale: float, digits: int) -> str:
+    """Formats mean ± standard deviation, times `scale` and with so many decimals; see `cell`."""
     if not values:
         return ""
-    scale, digits = (100, 1) if is_fraction else (1, 3)
     mean, deviation = mean_deviation(values)
     return f"{scale * mean:.{digits}f}" + ("" if deviation is None else f" ± {scale * deviation:.{digits}f}")
 
@@ -60,10 +107,13 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
 
 
 def table(folder) -> str:
-    """Formats the accuracies of all runs below a folder as a Markdown table."""
-    rows = collect(folder)
+    """Formats the accuracies of all runs below a folder, and the seconds of pre-training, as a Markdown table."""
+    rows, seconds = collect(folder), collect_seconds(folder)
     tasks = sorted({task for row in rows.values() for task in row})
-    return markdown(["", *tasks], [[name, *(cell(row.get(task, [])) for task in tasks)] for name, row in rows.items()])
+    lines = [[name, *(cell(rows.get(name, {}).get(task, [])) for task in tasks)] for name in sorted(rows | seconds)]
+    if seconds:
+        lines = [[*line, plus_minus(seconds.get(line[0], []), 1, 0)] for line in lines]
+    return markdown(["", *tasks, *([SECONDS] if seconds else [])], lines)
 
 
 def main(argv: list[str]) -> None:

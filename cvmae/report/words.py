@@ -16,6 +16,13 @@ TASK_TITLES = {
     "visualize": "Figures",
     "ablate": "Ablations",
 }
+# Sentences that explain numbers, by the beginning of the metric's name.
+MEANINGS = {
+    "gray_accuracy/": "The same clips, crops and masks without color. Color accounts for at most the difference.",
+    "knn/": "The nearest labeled training clips vote for the class of a held-out clip; nothing is trained.",
+    "effective_rank/": "The number of directions in which features of clips differ, at most their width. Near 1 they have collapsed.",
+    "cka/": "1: both encoders arrange the clips alike, up to rotation and scale. 0: their arrangements are unrelated.",
+}
 FRACTION = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)(map$|mAP($|/))|_1nn$|_(share|right)$")
 COUNT = re.compile(r"(^|/)(clips|files|queries|left_out|videos|written|skipped|unreadable|windows|replaced_clips)$")
 
@@ -28,6 +35,11 @@ def is_fraction(name: str) -> bool:
 def is_count(name: str) -> bool:
     """Returns True if a metric of this name is a count, which is shown without decimals."""
     return bool(COUNT.search(name))
+
+
+def meaning(name: str) -> str:
+    """Returns the sentence that explains a metric of this name; empty for those that need none."""
+    return next((text for beginning, text in MEANINGS.items() if name.startswith(beginning)), "")
 
 
 def number(value: float, name: str = "") -> str:

@@ -12,6 +12,7 @@ from cvmae.config import config_errors, steps
 from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
+from cvmae.parallel.state_sharding import StateSharding
 from cvmae.tasks.notes import check_clips, row_notes, source_notes, training_notes
 from cvmae.tasks.results import Results, draw, write
 from cvmae.tasks.validate import validate
@@ -34,6 +35,7 @@ class Task(abc.ABC):
       PREFIX: of the numbers that `run` returns of the report.
       LABELED: True where labels are learned.
       trains: True, beside `frozen.FrozenTask`.
+      STACKED: leading axes of the optimizer's state that a step takes one by one, and that are not sharded.
 
     Raises:
       ConfigError or ValueError: a config field does not fit.
@@ -43,6 +45,7 @@ class Task(abc.ABC):
     PREFIX: ClassVar[str]
     trains: ClassVar[bool] = True
     LABELED: ClassVar[bool] = False
+    STACKED: ClassVar[int] = 0
 
     def __init__(self, config, mesh, schedule: Schedule, source: Source):
         """Builds the model and the optimizer.
@@ -57,6 +60,8 @@ class Task(abc.ABC):
         self.key = jax.random.key(config.seed)
         self.rules = make_rules(mesh, config.sharding)
         self.placement = Placement(mesh)
+        # Configs of earlier versions lack the field.
+        self.state_sharding = StateSharding(self.rules, config.get("optimizer_sharding", "auto"), self.STACKED)
 
     @classmethod
     def run(cls, config, path: str) -> dict[str, float]:
@@ -144,12 +149,37 @@ class Task(abc.ABC):
 
     @functools.cached_property
     def state_shardings(self) -> TrainState:
-        """The sharding of each array of the state: parameters, and their moments and averages with them."""
+        """The sharding of each array of the state: of parameters by config.sharding, of moments and averages by `StateSharding`."""
+        of_parts = {"opt_state": self.state_sharding.of_leaf, "ema": self.state_sharding.of_leaf}
 
         def sharding(path, leaf):
-            return self.rules.of_parameter(path_of(path), leaf.shape)
+            return of_parts.get(path[0].name, self.rules.of_parameter)(path_of(path), leaf.shape)
 
         return jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(self.init_state, self.key))
+
+    def is_frozen(self, path: str) -> bool:
+        """Returns True if the parameter of this path (see `path_of`) never changes, and so has no moments."""
+        del path
+        return False
+
+    def shard_update(self, tree):
+        """Returns gradients or parameters sharded as their moments, in a compiled step; see `apply_gradients`."""
+
+        def constrain(keys, leaf):
+            path = path_of(keys)
+            return leaf if self.is_frozen(path) else self.state_sharding.constrain(path, leaf)
+
+        return jax.tree_util.tree_map_with_path(constrain, tree)
+
+    def evaluated(self, state: TrainState):
+        """Returns the parameters that evaluation uses, sharded as parameters: a sharded moving average is gathered once, here."""
+        if state.ema is None or self.state_shardings.ema == self.state_shardings.params:
+            return state.evaluated
+        return self._copy_as_parameters(state.ema)
+
+    @functools.cached_property
+    def _copy_as_parameters(self):
+        return jax.jit(_copy, out_shardings=self.state_shardings.params)
 
     @functools.cached_property
     def _step(self):
@@ -169,7 +199,8 @@ class Task(abc.ABC):
             return state
         # The optimizer starts from zeros whatever the parameters are.
         params = _replace(state.params, pretrained)
-        return state.replace(params=params, ema=None if state.ema is None else jax.tree.map(jnp.copy, params))
+        ema = None if state.ema is None else jax.jit(_copy, out_shardings=self.state_shardings.ema)(params)
+        return state.replace(params=params, ema=ema)
 
     def abstract_state(self) -> TrainState:
         """Returns shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
@@ -203,6 +234,10 @@ class Task(abc.ABC):
     def step(self, state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, Any]]:
         """Runs one update: (state, metrics). `state` is donated; `batch` is the loader's, on the host."""
         return self._step(state, self.placement.put({name: batch[name] for name in self.BATCH_KEYS}))
+
+
+def _copy(tree):
+    return jax.tree.map(jnp.copy, tree)
 
 
 def _replace(tree: dict, part: dict) -> dict:

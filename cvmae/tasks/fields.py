@@ -9,6 +9,7 @@ from cvmae.evaluation import extract, feature_files, features
 from cvmae.interop import inflate
 from cvmae.models import autoencoder, build, classifier, masking, patches, positions, vit
 from cvmae.models.attention import ATTENTIONS
+from cvmae.parallel.state_sharding import MODES
 from cvmae.tasks import TASKS
 from cvmae.visualize import animation, attention, embedding, reconstruction
 
@@ -62,6 +63,7 @@ CHECKS = {
     "mesh.dcn": at_least(1),
     "mesh.*": MESH,
     "sharding.*": FREE,  # make_rules names the axes
+    "optimizer_sharding": one_of(*MODES),
     "data.name": FREE,
     "data.source": one_of(*sources.KINDS),
     "data.square_pixels": FREE,

@@ -56,7 +56,7 @@ class Finetune(ClassificationTask):
     def train_step(self, state: TrainState, batch):
         samples = self.samples(batch, state.step)
         gradients, metrics = accumulate_gradients(self.loss, state.params, samples, self.config.accumulate)
-        new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
+        new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay, self.shard_update)
         learning_rate = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}
 
@@ -82,4 +82,5 @@ class Finetune(ClassificationTask):
 
     def predict(self, state: TrainState):
         """Probabilities [b, C] of a batch of crops."""
-        return lambda batch: self._predict(state.evaluated, batch["video"])
+        params = self.evaluated(state)
+        return lambda batch: self._predict(params, batch["video"])

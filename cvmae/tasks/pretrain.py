@@ -32,9 +32,10 @@ class Pretrain(Task):
         self.objective = Objective(config, warmups, self.rules)
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
-        self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self._frozen)
+        self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self.is_frozen)
 
-    def _frozen(self, path: str) -> bool:
+    def is_frozen(self, path: str) -> bool:
+        """Returns True for the image encoder where config.image_branch.train freezes it."""
         return self.config.image_branch.train == "frozen" and path.startswith("/image/encoder/")
 
     def init_state(self, key) -> TrainState:
@@ -61,7 +62,7 @@ class Pretrain(Task):
             return self.objective(params, micro_batch, state.step)
 
         gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate)
-        new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay)
+        new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay, self.shard_update)
         learning_rate = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}
 
@@ -90,7 +91,7 @@ class Pretrain(Task):
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Returns every metric of the objective on the evaluation split, as `eval/NAME`."""
-        return {f"eval/{name}": value for name, value in self.held_out.terms(state.evaluated).items()}
+        return {f"eval/{name}": value for name, value in self.held_out.terms(self.evaluated(state)).items()}
 
     def results(self, state: TrainState, workdir: Workdir) -> Results:
         """Computes reconstructions, and what was learned beside the untrained model, as config.report asks."""
@@ -101,10 +102,10 @@ class Pretrain(Task):
             reconstruction = self._reconstruct(state, c.pictures)
         if not c.labelled:
             return Results(None, reconstruction=reconstruction)
-        metrics = evaluate_pretraining(self.held_out, state.evaluated, self.source, c.labelled, c.clips)
+        metrics = evaluate_pretraining(self.held_out, self.evaluated(state), self.source, c.labelled, c.clips)
         baseline = {}
         if c.untrained:
-            untrained = self.initial_state().evaluated
+            untrained = self.evaluated(self.initial_state())
             baseline = evaluate_pretraining(self.held_out, untrained, self.source, c.labelled, c.clips)
         report = Report("pretrain", metrics, baseline)
         return Results(report, report_table(metrics, baseline), reconstruction=reconstruction)
@@ -112,4 +113,4 @@ class Pretrain(Task):
     def _reconstruct(self, state: TrainState, count: int):
         from cvmae.visualize.reconstruction import reconstruct_samples  # see `results.draw`
 
-        return reconstruct_samples(self.objective, state.evaluated, next(self.held_out.samples()), count)
+        return reconstruct_samples(self.objective, self.evaluated(state), next(self.held_out.samples()), count)

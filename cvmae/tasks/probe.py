@@ -26,6 +26,8 @@ class Probe(ClassificationTask):
     reads all tokens; its heads have activations of their own, so they are trained one after the other within a step.
     """
 
+    STACKED = 1  # the heads
+
     def __init__(self, config, mesh, schedule: Schedule, source):
         super().__init__(config, mesh, schedule, source, config.probe.classes)
         self.linear = config.task == "linear"

@@ -70,6 +70,11 @@ def check_pretraining(config) -> None:
     with config_errors():
         terms = active_terms(config)
     wanted = [name for name in ("video", "image") if getattr(terms, f"{name}_branch")]
+    require(
+        "video" in wanted or not config.report.labelled,
+        f"config.report.labelled={config.report.labelled} probes the video encoder, but every term of the video branch has weight 0: "
+        "set --config.report.labelled=0",
+    )
     for name in wanted:
         check_grid(config, name)
     with config_errors():

@@ -1,5 +1,6 @@
 """The training state, and the update that every task shares: accumulated gradients, optimizer, moving average."""
 
+from collections.abc import Callable
 from typing import Any
 
 import einops
@@ -40,10 +41,22 @@ def create_state(params, optimizer, ema_decay: float) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
 
-def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float):
-    """Applies an update of the optimizer; returns (new state, {gradient norm, parameter norm})."""
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float, shard: Callable[[Any], Any] | None = None):
+    """Applies an update of the optimizer; returns (new state, {gradient norm, parameter norm}).
+
+    Args:
+      state: before the update.
+      gradients: float32, of the shapes of the parameters.
+      optimizer: optax's.
+      ema_decay: of the moving average, in 0..1; 0 where the state has none.
+      shard: constrains a tree of the parameters' shapes to the shardings of their moments, so that each device updates its part;
+        None where moments lie as parameters.
+    """
+    before = state.params
+    if shard is not None:
+        gradients, before = shard(gradients), shard(before)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, before)
+    params = optax.apply_updates(before, updates)
     ema = state.ema
     if ema_decay:
         ema = optax.incremental_update(params, ema, 1 - ema_decay)

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
+from cvmae import augment
 from cvmae.data.sources import make_source
-from cvmae.evaluation.features import extract
+from cvmae.evaluation.diagnostics import effective_rank, linear_cka
+from cvmae.evaluation.features import Features, extract
 from cvmae.evaluation.heldout import (
     HeldOut,
     evaluate_pretraining,
@@ -14,10 +17,13 @@ from cvmae.evaluation.heldout import (
     nearest_visible,
     reconstruction_errors,
     report_table,
+    vote_of_neighbors,
 )
+from cvmae.models.build import build_encoder, image_grid, video_grid
 from cvmae.models.masking import from_hidden
 from cvmae.models.patches import Grid
 from cvmae.objective.objective import Objective
+from cvmae.objective.views_and_masks import view_spec
 from cvmae.parallel.mesh import Placement, local_mesh
 from tests.tiny_configs import config, samples
 
@@ -61,13 +67,14 @@ def test_nearest_visible_is_the_nearest_in_space_and_time():
 
 
 def test_baselines_are_right_about_clips_they_can_know(world):
-    c, params, held_out = world
+    c, params, _ = world
     batch = samples(c, 2)
     batch["video"] = np.full_like(batch["video"], 90)
     c.video_branch.target_norm = "none"
-    errors = reconstruction_errors(Objective(c), params, held_out.objective.make_inputs(batch))
+    errors = reconstruction_errors(Objective(c), params, batch)
     c.video_branch.target_norm = "patch"
-    assert errors["mean_patch"] < 1e-9 and errors["nearest_patch"] < 1e-9 < errors["model"]
+    model, mean, nearest = (errors[f"reconstruction/{name}"] for name in ("model", "mean_patch", "nearest_patch"))
+    assert mean < 1e-9 and nearest < 1e-9 < model
 
 
 def test_features_are_those_of_single_clips_in_order(world):
@@ -83,9 +90,70 @@ def test_features_are_those_of_single_clips_in_order(world):
 def test_a_report_has_every_number_and_reads_as_a_table(world):
     _, params, held_out = world
     found = evaluate_pretraining(held_out, params, held_out.source, 20, 0)
-    names = {"reconstruction/model", "reconstruction/mean_patch", "reconstruction/nearest_patch", "probe/accuracy"}
-    names |= {f"accuracy/{term}" for term in ("intra_video", "intra_frame", "cross_video", "cross_frame")}
+    terms = ("intra_video", "intra_frame", "cross_video", "cross_frame")
+    names = {"reconstruction/model", "reconstruction/mean_patch", "reconstruction/nearest_patch"}
+    names |= {f"{kind}/{term}" for kind in ("accuracy", "gray_accuracy") for term in terms}
     names |= {"retrieval/same_clip_r1", "retrieval/same_clip_r5", "retrieval/median_rank", "retrieval/same_label_1nn"}
+    names |= {"probe/accuracy", "knn/accuracy", "effective_rank/video", "effective_rank/image", "cka/video_image"}
     assert set(found) == names and all(np.isfinite(v) for v in found.values())
     text = report_table(found, found | {"probe/accuracy": 0.125})
-    assert "12.5 %" in text and "nearest patch" in text and len(text.splitlines()) == 12
+    assert "12.5 %" in text and "nearest patch" in text and len(text.splitlines()) == 15
+    lines = text.splitlines()
+    assert [i for i, line in enumerate(lines) if "in gray" in line] == [1 + i for i, line in enumerate(lines) if "modal" in line][
+        :1
+    ]
+
+
+def test_features_of_the_report_are_those_of_the_encoders_alone(world):
+    """v by the video encoder and the frames by the image encoder, unmasked, without the objective."""
+    c, params, held_out = world
+    _, features = held_out.report(params)
+    spec = view_spec(c, 1)
+    encoders = {
+        "v": build_encoder(c, c.video_branch, video_grid(c)),
+        "frames": build_encoder(c, c.image_branch, image_grid(c)),
+    }
+    batch = next(held_out.samples())
+    v, frames = jax.vmap(lambda *clip: augment.make_views(*clip, spec, True))(
+        batch["views"], batch["video"], batch["frame_index"]
+    )
+    inputs = {"v": v[:, 0], "frames": frames.reshape(-1, 1, *frames.shape[2:])}
+    for name, branch in (("v", "video"), ("frames", "image")):
+        pixels = augment.normalize(inputs[name], c.augment.mean, c.augment.std)
+        tokens = np.asarray(encoders[name].apply({"params": params[branch]["encoder"]}, pixels).tokens)
+        expected = tokens.reshape(len(v), -1, tokens.shape[-1]).mean(1)
+        np.testing.assert_allclose(features[name][: len(v)], expected, atol=2e-5)
+    assert features["v"].shape == features["v_plus"].shape == features["frames"].shape == (16, 32)
+    found = evaluate_pretraining(held_out, params, held_out.source, 20, 0)
+    assert found["cka/video_image"] == pytest.approx(linear_cka(features["v"], features["frames"]), rel=1e-6)
+    assert found["effective_rank/image"] == pytest.approx(effective_rank(features["frames"]), rel=1e-6)
+
+
+def test_the_rank_over_steps_is_of_the_features_that_the_objective_pools_of_all_clips(world):
+    _, params, held_out = world
+    objective = held_out.objective
+    outputs = [jax.jit(lambda s: objective.forward(params, objective.make_inputs(s)))(batch) for batch in held_out.samples()]
+    metrics = held_out.terms(params)
+    for branch in ("video", "image"):
+        features = np.concatenate([getattr(output, f"{branch}_features") for output in outputs])
+        assert len(outputs) == 2 and 1 < metrics[f"feature_rank/{branch}"] < 16
+        assert metrics[f"feature_rank/{branch}"] == pytest.approx(effective_rank(features), rel=1e-3)
+        assert metrics[f"feature_std/{branch}"] == pytest.approx(features.reshape(2, -1, 32).std(1).mean(), rel=1e-4)
+
+
+def test_without_an_image_branch_there_is_nothing_to_compare_it_with():
+    _, params, held_out = setup(only=("mse_video",))
+    found = evaluate_pretraining(held_out, params, held_out.source, 20, 0)
+    assert not [name for name in found if name.startswith(("cka/", "gray_", "accuracy/")) or "image" in name]
+    assert found["effective_rank/video"] > 1 and "feature_rank/image" not in held_out.terms(params)
+    assert len(report_table(found).splitlines()) == 9
+
+
+def test_the_vote_is_that_of_scikit_learn_with_weights_of_similarities():
+    draw = np.random.default_rng(0)
+    values, labels = draw.normal(size=(120, 6)).astype(np.float32), draw.integers(0, 3, 120)
+    values[np.arange(120), labels] += 1
+    train, test = (Features(values[part], labels[part], np.arange(60)) for part in (slice(60), slice(60, None)))
+    model = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
+    expected = model.fit(train.values, train.labels).score(test.values, test.labels)
+    assert 0.4 < expected < 1 and vote_of_neighbors(train, test) == pytest.approx(expected)

@@ -10,44 +10,12 @@ import subprocess
 import sys
 import tomllib
 
-import pytest
 import yaml
 
 from cvmae.performance.gpus import MEMORY_FRACTION
 from tests.commands import ROOT
+from tests.launch.scripts import LAUNCH, ODD, is_the_command
 from tests.requirements import missing
-
-LAUNCH = ROOT / "launch"
-OTHERS = ("gcloud", "kubectl", "xpk", "sbatch", "srun", "git", "pip")
-ODD = "--config.data.manifest=my videos/it's $(HOME).csv"  # one word, whatever it goes through
-
-
-@pytest.fixture
-def dry(tmp_path):
-    """Runs a script with --dry-run; returns the words of every command that it prints, and what else it prints."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in OTHERS:
-        (tools / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/called\n")
-        (tools / name).chmod(0o755)
-
-    def call(script: str, *args: str, **variables: str):
-        path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-        known = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "XLA_", "JAX_"))}
-        command = [str(LAUNCH / script), "--dry-run", ODD, *args]
-        done = subprocess.run(command, env=known | path | variables, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert not (tmp_path / "called").exists() and sorted(os.listdir(tmp_path)) == ["bin"]
-        return [shlex.split(line)[1:] for line in done.stderr.splitlines() if line.startswith("+ ")], done.stdout
-
-    return call
-
-
-def is_the_command(words: list[str], **expected: str) -> bool:
-    """Whether words are the package's command with the odd argument whole."""
-    start = words.index("-m")
-    assert words[start : start + 2] == ["-m", "cvmae.main"] and ODD in words, words
-    return all(f"--{name}={value}" in words for name, value in expected.items())
 
 
 def test_one_gpu_machine(dry):

@@ -50,6 +50,7 @@ RUN_BY = {
     "tpu_vm.sh": "tests/launch/test_launch.py: test_a_tpu_vm",
     "gke.sh": "tests/launch/test_launch.py: test_tpus_by_jobset",
     "figures.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
+    "evidence.sh": "tests/launch/test_evidence.py: test_a_rerun_leaves_out_what_is_finished_and_a_failure_is_the_exit_code",
     "motion_evidence.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
     "test.sh": ".ci/run",
     "test_videos.sh": ".ci/run",
@@ -99,7 +100,9 @@ def check_config(words: list[str]) -> None:
         return
     changed = overrides(words)
     known = {f: v for f, v in changed.items() if f.rpartition(".")[2] not in PLACES}
-    config = load(start_of(config), known | ({"init_from": "untrained"} if "init_from" in changed else {}))
+    # A path that is there; only a run reads it.
+    starts = {"init_from": "untrained", "image_branch.init_from": str(ROOT)}
+    config = load(start_of(config), known | {field: path for field, path in starts.items() if field in changed})
     for field in changed:
         check_key(config, field)
     validate(config.pretrain if config.task == "ablate" else fill_fields(config)[0])
@@ -209,7 +212,8 @@ def recorded(tmp_path):
         place.chmod(0o755)
 
     def call(script: str, *args: str) -> list[list[str]]:
-        shutil.copy(ROOT / "launch" / script, launch)
+        for name in (script, "dry_run.sh", "evidence_runs.sh"):
+            shutil.copy(ROOT / "launch" / name, launch)
         path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "RECORD": str(tmp_path / "record")}
         variables = {"SEEDS": "3", "ABLATIONS": "studies", "JOBS": "1"}  # two at a time would write into each other's lines
         subprocess.run(
@@ -220,7 +224,7 @@ def recorded(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("script, least", [("figures.sh", 2), ("motion_evidence.sh", 20)])
+@pytest.mark.parametrize("script, least", [("figures.sh", 2), ("motion_evidence.sh", 20), ("evidence.sh", 70)])
 def test_a_script_runs_commands_that_are_valid(recorded, script, least):
     calls = [words for words in recorded(script, "w") if words[0] == "python"]
     assert all(words[1] == "-m" for words in calls)

@@ -125,6 +125,23 @@ def test_started_collectives_count_what_they_receive():
     assert sizes["all-gather"] == 32 * 64 * 2 and sizes["reduce-scatter"] == 8 * 64 * 2
 
 
+def test_an_all_reduce_in_a_fusion_that_keeps_a_slice_is_a_reduce_scatter():
+    """TPUs have no other; shortened from libtpu's text of a step whose moments lie over eight devices."""
+    reduce = "f32[128,32]{1,0:T(8,128)} all-reduce(%input_0), channel_id=3, replica_groups=[1,4]<=[4], to_apply=%add.1"
+    fused = f"""%all-reduce-scatter.3 (input_0: f32[128,32]) -> f32[32,32] {{
+  %input_0 = f32[128,32]{{1,0:T(8,128)}} parameter(0)
+  %all-reduce.348 = {reduce}
+  %offset = s32[]{{:T(128)}} constant(0)
+  ROOT %part = f32[32,32]{{1,0:T(8,128)}} dynamic-slice(%all-reduce.348, %offset, %offset), dynamic_slice_sizes={{32,32}}
+}}
+
+%body ("""
+    call = "%gradient = f32[128,32]{1,0:T(8,128)} constant({...})\n  %s = f32[32,32]{1,0:T(8,128)} fusion(%gradient), kind=kCustom, calls=%all-reduce-scatter.3"
+    text = TEXT.replace("%body (", fused, 1).replace("  %nought", f"  {call}\n  %nought", 1)
+    [scatter] = [one for one in hlo_cost.collectives(hlo.parse(text), 4) if one.kind == "reduce-scatter"]
+    assert (scatter.bytes, scatter.group) == (128 * 32 * 4, 4) and scatter.sent == 128 * 32 * 4 * 3 / 4
+
+
 def test_calls_out_of_the_program_are_named(program):
     assert hlo_cost.uncounted(program) == {"tpu_custom_call": 1}
 

@@ -149,6 +149,23 @@ def test_on_two_devices_gradients_are_reduced(tmp_path):
     assert 2 * data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.1)
 
 
+def test_a_sharded_optimizer_state_is_shown_as_sharded(tmp_path):
+    file = tmp_path / "plan.json"
+    fields = ["--config.optimizer_sharding=data", "--config.optimizer.ema_decay=0.9", *ALONE]
+    args = [f"--config={RUNLOCAL}", "--topology=cpu:2", f"--json={file}", *fields]
+    done = run(*args, program=("-m", "cvmae.plan"), env={"XLA_FLAGS": ""})
+    assert done.returncode == 0, done.stderr
+    memory = json.loads(file.read_text())["memory"]
+    half = memory["parameters"] / 2
+    assert memory["ema"] == pytest.approx(half, rel=0.01) and memory["optimizer"] == pytest.approx(2 * half, rel=0.01)
+    assert memory["sharding_saves"] == pytest.approx(3 * half, rel=0.01)
+    parts = sum(memory[name] for name in ("parameters", "optimizer", "ema", "other", "batch"))
+    assert memory["arguments"] == pytest.approx(parts, rel=0.01)  # by the compiler's own count
+    [line] = [line for line in done.stdout.splitlines() if "sharded over the data axis" in line]
+    saved = f"{memory['sharding_saves'] / 2**20:.2f} MiB"
+    assert line == f"    optimizer state and EMA are sharded over the data axis: {saved} less (config.optimizer_sharding)"
+
+
 def test_a_program_for_tpus(command, tmp_path):
     """The step of `runlocal`, compiled by the TPU compiler."""
     if importlib.util.find_spec("libtpu") is None:

@@ -12,7 +12,8 @@ from tests.tiny_configs import downstream, labeled_batch, make_task
 
 def arrays() -> dict[str, np.ndarray]:
     # SGD in all but name: Adam would make whole steps of what is zero but for rounding.
-    c = downstream("finetune", augment__rand_augment__layers=1, augment__flip=0.5, optimizer__eps=1e3, data__synthetic__clips=11)
+    optimizer = {"optimizer__eps": 1e3, "optimizer__ema_decay": 0.5, "optimizer_sharding": "data"}
+    c = downstream("finetune", augment__rand_augment__layers=1, augment__flip=0.5, data__synthetic__clips=11, **optimizer)
     task = make_task(c)
     batch, state = labeled_batch(c), task.initial_state()
     state = state.replace(params=jax.tree.map(lambda a: a + 0.01, state.params))

@@ -13,9 +13,9 @@ from tests.tiny_configs import config, make_task, samples
 # data, fsdp, model; how blocks are run and stored changes no number either.
 MESHES = {
     "one": ((1, 1, 1), {}),
-    "8,1,1": ((8, 1, 1), {}),
+    "8,1,1": ((8, 1, 1), {"optimizer_sharding": "data"}),
     "1,8,1": ((1, 8, 1), {"scan": True}),
-    "2,2,2": ((2, 2, 2), {"remat": "full"}),
+    "2,2,2": ((2, 2, 2), {"remat": "full", "optimizer_sharding": "data"}),
     "4,1,2": ((4, 1, 2), {"scan": True, "remat": "dots"}),
 }
 KERNEL_MESHES = ((1, 1, 1), (2, 2, 2))
@@ -31,6 +31,7 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     shards = {path: leaf.sharding.shard_shape(leaf.shape) for path, leaf in named(state.params)}
     found |= {f"shard{path}": np.array(shape) for path, shape in shards.items()}
+    found |= held(state)
     for step in range(STEPS):
         batch = {name: samples(c, 8, seed=step)[name] for name in ("video", "frame_index")}
         state, metrics = task.step(state, batch)
@@ -44,6 +45,16 @@ def run(shape, overrides) -> dict[str, np.ndarray]:
     if shape in KERNEL_MESHES:
         found |= {f"attention_{kernel}": attention(kernel, task.rules) for kernel in ("splash", "lanes")}
     return found
+
+
+def held(state) -> dict[str, np.ndarray]:
+    """Shapes of the arrays of the first device of the mesh, and the bytes of all of them."""
+    local = {
+        kind: {path: leaf.addressable_shards[0].data for path, leaf in named(getattr(state, kind))}
+        for kind in ("params", "opt_state", "ema")
+    }
+    shapes = {f"held/{kind}{path}": np.array(a.shape) for kind, arrays in local.items() for path, a in arrays.items()}
+    return shapes | {f"bytes/{kind}": np.array(sum(a.nbytes for a in arrays.values())) for kind, arrays in local.items()}
 
 
 def contrast(mesh) -> np.ndarray:

@@ -13,10 +13,10 @@ from tests.properties.metric_history import TOTAL, History
 pytestmark = pytest.mark.slow
 
 # What is compared here is a layout; the contrast on every layout is compared in test_meshes.
-FEWER = {"loss__intra_video": 0.0, "eval_every": "0_steps"}
+FEWER = {"loss__intra_video": 0.0, "eval_every": "0_steps", "optimizer__ema_decay": 0.5}
 STOPS: tuple[tuple[int, dict[str, Any], int], ...] = (
     (1, {}, 2),
-    (8, {"mesh__data": 8}, 5),
+    (8, {"mesh__data": 8, "optimizer_sharding": "data"}, 5),
     (8, {"mesh__data": 2, "mesh__fsdp": 2, "mesh__model": 2, "scan": True}, 0),
 )
 

@@ -82,3 +82,29 @@ def test_what_a_device_holds(mesh, runs):
         "shard['video']['encoder']['embed']['kernel']",
     )
     assert tuple(tuple(shards[name].tolist()) for name in names) == HELD[mesh]
+
+
+SHARDED = {
+    # mesh: [embed, mlp], [mlp] and [patch, embed] of a moment: 32 x 128, 128 and 1536 x 32
+    "8,1,1": ((4, 128), (16,), (192, 32)),
+    "2,2,2": ((16, 64), (64,), (768, 16)),
+    "4,1,2": ((32, 64), (64,), (1536, 32)),  # auto, and smaller than what it shards
+}
+
+
+@pytest.mark.parametrize("mesh", SHARDED)
+@pytest.mark.parametrize("kind", ["opt_state", "ema"])
+def test_the_part_of_the_optimizer_state_on_a_device(mesh, kind, runs):
+    shapes, encoder = starting(runs[mesh], f"held/{kind}"), "['video']['encoder']"
+    for name, shape in zip(
+        ("['blocks']['block0']['mlp_in']['kernel']", "['mlp_in']['bias']", "['embed']['kernel']"), SHARDED[mesh]
+    ):
+        chosen = [array for path, array in shapes.items() if encoder in path and path.endswith(name)]
+        assert chosen and all(tuple(array.tolist()) == shape for array in chosen), name
+
+
+def test_eight_devices_need_an_eighth_of_the_optimizer_state_each(runs):
+    one, eight = runs["one"], runs["8,1,1"]
+    assert eight["bytes/params"] == one["bytes/params"]
+    for kind in ("opt_state", "ema"):
+        assert one[f"bytes/{kind}"] / 8 <= eight[f"bytes/{kind}"] < one[f"bytes/{kind}"] / 7.9

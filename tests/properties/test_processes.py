@@ -14,13 +14,14 @@ from tests.multiprocess import free_address, run_all
 from tests.properties.metric_history import TOTAL, History
 
 HERE = pathlib.Path(__file__).parent
+AVERAGE = {"optimizer__ema_decay": 0.5}  # evaluated, and sharded over processes where moments are
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run of one process that nothing interrupted."""
     history = History(tmp_path_factory.mktemp("whole"))
-    [end] = history.go(1)
+    [end] = history.go(1, **AVERAGE)
     assert end.returncode == 0, end.stderr
     return history
 
@@ -29,7 +30,11 @@ def whole(tmp_path_factory):
 def pieces(tmp_path_factory):
     """Four processes until one of them gets SIGTERM, then two, as slices of a pod, until one is killed, then one to the end; {processes: their ends}."""
     history = History(tmp_path_factory.mktemp("pieces"))
-    stages = {4: history.go(4, (signal.SIGTERM, 2, 1)), 2: history.go(2, (signal.SIGKILL, 1, 6), mesh__dcn=2), 1: history.go(1)}
+    stages = {
+        4: history.go(4, (signal.SIGTERM, 2, 1), **AVERAGE, optimizer_sharding="data"),
+        2: history.go(2, (signal.SIGKILL, 1, 6), mesh__dcn=2, **AVERAGE, optimizer_sharding="data"),
+        1: history.go(1, **AVERAGE),
+    }
     return history, stages
 
 

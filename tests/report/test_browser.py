@@ -23,6 +23,8 @@ WIDTHS, LOOKS = (400, 1600), (("light", "screen"), ("dark", "screen"), ("dark", 
 def make_page(folder: pathlib.Path) -> pathlib.Path:
     """A page of ten runs and a study, with everything that a page can have and names that were not meant for one."""
     runs = [pretrained(folder / str(number), 1 + number, total=f"{20 + number}_steps") for number in range(8)]
+    names = ("accuracy/cross_frame", "gray_accuracy/cross_frame", "knn/accuracy", "effective_rank/video", "cka/video_image")
+    write(runs[1] / "report.json", {"task": "pretrain", "metrics": dict.fromkeys(names, 0.75), "baseline": {}, "details": {}})
     odd = probed(folder / EVIL.replace("/", "|"), classes=(EVIL, LONG))
     write(odd / "config.json", {"task": "linear", LONG: LONG, "total": EVIL})
     (odd / "bad_files.csv").write_text(f"path,reason\n{LONG}/{LONG}.mp4,{LONG}\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from cvmae.report import __main__
 from cvmae.report.gather import Run, gather
 from cvmae.report.page import render
 from cvmae.report.sections import card, differences
-from cvmae.report.words import number
+from cvmae.report.words import MEANINGS, number
 from cvmae.workdir import Report
 from tests.commands import run_own
 from tests.report.workdirs import EVIL, figures, pretrained, probed, probed_by_map, studied, write, write_lines
@@ -58,6 +58,38 @@ def test_several_runs_are_side_by_side(tmp_path):
     origin = words(part(tree, "origin"))
     assert origin.count("python -m cvmae.main --config=configs/demo.py") == 2 and "0123456789ab" in origin and "0.10.2" in origin
     assert "3 clips were replaced" in words(part(tree, "files")) and "2026-01-02 03:04 UTC" in words(tree)
+
+
+def test_diagnostics_are_explained_once_and_old_reports_lack_them(tmp_path):
+    new = pretrained(tmp_path / "new")
+    metrics = {"accuracy/intra_video": 0.75, "gray_accuracy/intra_video": 0.5, "accuracy/intra_frame": 0.5, "probe/accuracy": 0.8}
+    metrics |= {
+        "gray_accuracy/intra_frame": 0.25,
+        "effective_rank/video": 12.5,
+        "effective_rank/image": 9.0,
+        "cka/video_image": 0.5,
+    }
+    write(new / "report.json", {"task": "pretrain", "metrics": metrics, "baseline": {"cka/video_image": 0.25}, "details": {}})
+    write_lines(new, [{"step": 1, "feature_std/video": 0.5}, {"step": 2, "eval/feature_rank/video": 7.5}])
+    tree = page(*gather([new, pretrained(tmp_path / "old")]))
+    results = {row[0]: row[1:] for row in table(part(tree, "results").find(".//table"))}
+    explained = {title: f"{title} {MEANINGS[beginning]}" for title, beginning in (
+        ("intra-modal accuracy, video level, in gray", "gray_accuracy/"),
+        ("effective rank of video features", "effective_rank/"),
+        ("CKA of video and image features", "cka/"),
+    )}  # fmt: skip
+    assert results[explained["intra-modal accuracy, video level, in gray"]] == ["50.0 %", "–"]
+    assert results["intra-modal accuracy, frame level, in gray"] == ["25.0 %", "–"]
+    assert results[explained["effective rank of video features"]] == ["12.5", "–"]
+    assert results["effective rank of image features"] == ["9", "–"]
+    assert results[explained["CKA of video and image features"]] == ["0.5 untrained 0.25", "–"]
+    names = list(results)
+    assert names.index("intra-modal accuracy, video level") + 1 == names.index(
+        explained["intra-modal accuracy, video level, in gray"]
+    )
+    training = part(tree, "training")
+    assert "Effective rank of features" in [words(title) for title in training.iter("h3")]
+    assert "feature_rank/video" in [words(code) for code in training.iter("code")]
 
 
 def test_a_run_has_the_same_color_everywhere(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import cvmae
-from cvmae.config import ConfigError
+from cvmae.config import ConfigError, load
 from cvmae.interop.key_maps.mae import HF_VIT_MAE, MAE
 from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.parallel.mesh import HOST
@@ -14,7 +14,8 @@ from cvmae.tasks.validate import validate
 from cvmae.tasks.visualize import Visualize
 from cvmae.training.optimizer import path_of
 from tests.interop.models import random_params, rewrite, save_weights
-from tests.tiny_configs import config, downstream, make_task, samples
+from tests.tiny_configs import CONFIGS, config, downstream, make_task, samples
+from tests.tiny_configs import TERMS as ALL_TERMS
 
 
 def load_branches(config):
@@ -187,6 +188,35 @@ def test_a_workdir_gives_each_branch_its_own(image_mae, tmp_path):
     assert pictured.video.norm == "patch" and pictured.image.encoder.grid.shape == (1, 2, 2)
 
 
+@pytest.fixture(scope="module")
+def stage_0(tmp_path_factory):
+    """The workdir of an image MAE that `stage=image` has trained for two steps on the config of a labeled set."""
+    folder = tmp_path_factory.mktemp("stage0")
+    c = load(f"{CONFIGS / 'metaworld.py'}:stage=image,runlocal", {"total": "2_steps", "log_every": "1_steps"})
+    assert run(c, str(folder)).keys() >= {"loss", "loss/mse_image"}
+    return folder
+
+
+@pytest.mark.parametrize("train", ["full", "frozen"])
+def test_stage_1_starts_from_the_image_mae_of_stage_0(stage_0, train, tmp_path):
+    """Encoder and decoder have its bits at the start; after two steps a frozen encoder still has them, and another has not."""
+    expected = flat(load_workdir(stage_0, "image").params)
+    assert any(name.startswith("/decoder/") for name in expected)
+    fields = {"image_branch.init_from": str(stage_0), "image_branch.train": train, "report.labelled": 0, "total": "2_steps"}
+    c = load(f"{CONFIGS / 'metaworld.py'}:runlocal", fields | {"optimizer.warmup": "0_steps"})
+    c.loss.update(dict.fromkeys(("intra_video", "intra_frame", "cross_frame"), 0.0))
+    state = make_task(c).initial_state()
+    for name, array in flat(state.params["image"]).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+    fresh = load(f"{CONFIGS / 'metaworld.py'}:runlocal", {"report.labelled": 0})
+    other = flat(make_task(fresh).initial_state().params["image"])
+    assert any((other[name] != array).any() for name, array in expected.items() if name.startswith("/encoder/"))
+    run(c, str(tmp_path))
+    trained = flat(load_workdir(tmp_path, "image").params)
+    same = [(trained[name] == array).all() for name, array in expected.items() if name.startswith("/encoder/")]
+    assert all(same) if train == "frozen" else not all(same)
+
+
 def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
     file, params = image_mae
     c = downstream("finetune", init_from=str(file), video_branch__inflate="center")
@@ -199,6 +229,10 @@ def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
     "fields, message",
     [
         ({"video_branch__init_from": "absent"}, "config.video_branch.init_from='absent' does not exist: give a workdir"),
+        (
+            {"report__labelled": 8} | {f"loss__{term}": 0.0 for term in ALL_TERMS if term != "mse_image"},
+            "config.report.labelled=8 probes the video encoder, but every term of the video branch has weight 0",
+        ),
         ({"video_branch__inflate": "mean"}, "config.video_branch.inflate='mean' without init_from has nothing to inflate"),
         (
             {"video_branch__inflate": "3d"},

@@ -1,0 +1,149 @@
+#!/usr/bin/env bash
+# A table of objectives, and of starts of the image branch, on `metaworld` (cvmae/data/README.md): pre-trains the image MAE (stage 0), then
+# with each objective, then runs the downstream tasks on every encoder. Heads are chosen on val, the table is of test. A rerun resumes.
+# Usage: ./launch/evidence.sh [--dry-run] [OUT] [--config.FIELD=VALUE ...]        OUT/NAME/SEED/TASK; fields of every run
+#   MANIFESTS=metaworld    folder of task.csv, object.csv and direction.csv
+#   SEEDS="0 1 2"          of the weights, the data order and the choice of labels
+#   VARIANTS="mae full"    some of untrained mae intra full full-stage0 full-frozen full-reversed mae-color full-color; default: all
+#   TASKS="linear-task"    some of {attentive,linear,knn,retrieval}-{task,object,direction}, finetune-N (labels a class), finetune-all
+#   STEPS=1500 BATCH=64    of every pre-training
+#   PROBE_STEPS=600 FINETUNE_STEPS=300    of every probe, and of fine-tuning with few labels; with all, STEPS
+#   WEIGHT=1               of the contrastive terms
+#   JOBS=1                 runs in parallel
+#   GPU=yes                S/16 on 64x64, BATCH=512, STEPS=6000: by estimate 25 minutes a pre-training on one H100 (not run)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/dry_run.sh
+source launch/evidence_runs.sh
+out=workdir/evidence-metaworld
+fields=()
+for argument in "$@"; do
+  if [[ $argument == --* ]]; then fields+=("$argument"); else out=$argument; fi
+done
+manifests=${MANIFESTS:-metaworld}
+weight=${WEIGHT:-1}
+read -ra seeds <<<"${SEEDS:-0 1 2}"
+read -ra variants <<<"${VARIANTS:-untrained mae intra full full-stage0 full-frozen full-reversed mae-color full-color}"
+tasks="attentive-task attentive-object attentive-direction linear-task knn-task retrieval-task finetune-5 finetune-10"
+classes=50 # of task.csv
+
+size=
+every=() # flags of every run
+sized=() # and of every pre-training
+if [[ ${GPU:-} == yes ]]; then
+  # 4x4 patches a frame, as the defaults have. The learning rate is 1e-3 at this batch too; decoders have a width for patches of 16x16.
+  # 16 cores that decode 130 clips/s each give 6000 batches in 25 minutes; one such core was measured on a CPU of another machine.
+  STEPS=${STEPS:-6000} BATCH=${BATCH:-512}
+  size=,side=64,variant=S/16
+  every=(--config.dtype=bfloat16 --config.data.workers=16)
+  sized=(--config.optimizer.base_lr=5e-4 --config.contrast.width=256)
+  sized+=(--config.{video,image}_branch.decoder.{width=192,heads=3,depth=2})
+  export EXTRAS=${EXTRAS:-gpu}
+  source launch/gpu_environment.sh
+  export "${gpu_environment[@]}"
+fi
+steps=${STEPS:-1500} batch=${BATCH:-64}
+
+metaworld() { # ARGUMENT MANIFEST SEED WORKDIR FILE FLAGS...
+  unfinished "$4" "$5" "configs/metaworld.py:task=$1$size" "--config.data.manifest=$manifests/$2.csv" --config.seed="$3" \
+    ${every[@]+"${every[@]}"} "${@:6}" ${fields[@]+"${fields[@]}"}
+}
+
+pretrain() { # ARGUMENT NAME SEED FLAGS...
+  metaworld "$1" task "$3" "$out/$2/$3/pretrain" "checkpoints/$steps" --config.batch_size="$batch" --config.total="${steps}_steps" \
+    --config.log_every=1_percent --config.checkpoint_every=10_percent --config.eval_every=0_steps --config.report.pictures=0 \
+    --config.report.labelled=0 ${sized[@]+"${sized[@]}"} "${@:4}"
+}
+
+objective() { # NAME SEED: sets `changes`, the flags of a pre-training
+  case $1 in
+  mae | mae-color) changes=(--config.loss.{mse_image,intra_video,intra_frame,cross_video,cross_frame}"=0") ;;
+  intra) changes=(--config.loss.{intra_video,intra_frame}"=$weight" --config.loss.{mse_image,cross_video,cross_frame}"=0") ;;
+  full | full-*) changes=(--config.loss.{intra_video,intra_frame,cross_video,cross_frame}"=$weight") ;;
+  esac
+  case $1 in
+  mae | intra | full) ;;
+  full-stage0) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=full) ;;
+  full-frozen) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=frozen) ;;
+  full-reversed) changes+=(--config.contrast.time_reversed_negatives=True) ;;
+  mae-color | full-color)
+    changes+=(--config.augment.first_view=color --config.augment.{brightness,contrast,saturation}"=0.8")
+    changes+=(--config.augment.{hue,grayscale}"=0.2")
+    ;;
+  *)
+    echo "error: VARIANTS has $1, which is none of those that the head of $0 lists" >&2
+    return 2
+    ;;
+  esac
+}
+
+stage0() {
+  local seed
+  [[ " ${variants[*]} " =~ \ full-(stage0|frozen)\  ]] || return 0
+  for seed in "${seeds[@]}"; do pretrain pretrain,stage=image stage0 "$seed"; done
+}
+
+pretrainings() {
+  local seed name
+  for seed in "${seeds[@]}"; do
+    for name in "${variants[@]}"; do
+      [[ $name != untrained ]] || continue
+      objective "$name" "$seed" || return
+      pretrain pretrain "$name" "$seed" "${changes[@]}"
+    done
+  done
+}
+
+one_task() { # NAME SEED TASK
+  local name=$1 seed=$2 task=$3 kind=${3%%-*} of=${3#*-} start trained
+  start=(--config.init_from="$out/$name/$seed/pretrain")
+  [[ $name != untrained ]] || start=(--config.init_from=untrained)
+  trained=(--config.batch_size=64 --config.eval_every=0_steps --config.checkpoint_every=50_percent)
+  case $task in
+  attentive-task | attentive-object | attentive-direction | linear-task | linear-object | linear-direction)
+    start+=("${trained[@]}" --config.total="${PROBE_STEPS:-600}_steps" --config.optimizer.warmup=10_percent)
+    ;;
+  knn-task | knn-object | knn-direction | retrieval-task | retrieval-object | retrieval-direction) ;;
+  finetune-all | finetune-[1-9] | finetune-[1-9][0-9])
+    start+=("${trained[@]}" --config.optimizer.warmup=10_percent)
+    # Smaller rates for the first layers are for weights that have been trained.
+    [[ $name != untrained ]] || start+=(--config.optimizer.layer_decay=1.0)
+    if [[ $of == all ]]; then
+      start+=(--config.total="${steps}_steps")
+    else
+      start+=(--config.total="${FINETUNE_STEPS:-300}_steps")
+      start+=("--config.data.split=train[$((seed * of * classes)):$(((seed + 1) * of * classes))]") # of other clips for each seed
+    fi
+    of=task
+    ;;
+  *)
+    echo "error: TASKS has $task, which is none of those that the head of $0 lists" >&2
+    return 2
+    ;;
+  esac
+  metaworld "$kind" "$of" "$seed" "$out/$name/$seed/$task" report.json "${start[@]}"
+}
+
+downstream() {
+  local seed name task of_name
+  for seed in "${seeds[@]}"; do
+    for name in "${variants[@]}"; do
+      of_name=${TASKS:-$tasks}
+      # The supervised model, from scratch with all labels; of other variants only where TASKS asks for it.
+      [[ $name != untrained || -n ${TASKS:-} ]] || of_name+=" finetune-all"
+      for task in $of_name; do one_task "$name" "$seed" "$task" || return; done
+    done
+  done
+}
+
+first=$(stage0)
+second=$(pretrainings)
+third=$(downstream)
+run source launch/venv.sh
+compile_into "$out"
+code=0
+run_all "$out" "$first" || code=1
+run_all "$out" "$second" || code=1
+run_all "$out" "$third" || code=1
+run python -m cvmae.report.summary "$out"
+exit $code

@@ -1,0 +1,115 @@
+"""The scripts of tables of objectives: the commands of each run, what a rerun leaves out, and what is refused."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.launch.scripts import LAUNCH, ODD, is_the_command
+
+
+def fields(words: list[str]) -> dict[str, str]:
+    """{field: value} of the flags of a command, of which the last counts."""
+    return dict(word.removeprefix("--config.").split("=", 1) for word in words if word.startswith("--config."))
+
+
+def workdirs(commands: list[list[str]]) -> list[str]:
+    return [word.removeprefix("--workdir=") for words in commands for word in words if word.startswith("--workdir=")]
+
+
+def test_evidence_stage_0_first_then_pretraining_then_tasks(dry):
+    commands, _ = dry("evidence.sh", "my out", VARIANTS="untrained full-frozen", SEEDS="2", MANIFESTS="my set", TASKS="")
+    assert commands[0] == ["source", "launch/venv.sh"] and commands[-1][-2:] == ["cvmae.report.summary", "my out"]
+    runs = commands[1:-1]
+    tasks = [f"attentive-{of}" for of in ("task", "object", "direction")]
+    tasks += ["linear-task", "knn-task", "retrieval-task", "finetune-5", "finetune-10"]
+    expected = ["stage0/2/pretrain", "full-frozen/2/pretrain"]
+    expected += [f"untrained/2/{task}" for task in (*tasks, "finetune-all")] + [f"full-frozen/2/{task}" for task in tasks]
+    assert workdirs(runs) == [f"my out/{name}" for name in expected]
+    stage0, frozen, *downstream = runs
+    assert "--config=configs/metaworld.py:task=pretrain,stage=image" in stage0 and "--config.seed=2" in stage0
+    assert fields(frozen)["image_branch.init_from"] == "my out/stage0/2/pretrain"
+    assert fields(frozen)["image_branch.train"] == "frozen"
+    assert all(ODD in words for words in runs)
+    by_name = dict(zip(workdirs(downstream), downstream))
+    assert "--config.data.manifest=my set/direction.csv" in by_name["my out/untrained/2/attentive-direction"]
+    assert fields(by_name["my out/full-frozen/2/finetune-5"])["data.split"] == "train[500:750]"
+    assert fields(by_name["my out/full-frozen/2/finetune-5"])["init_from"] == "my out/full-frozen/2/pretrain"
+    supervised = fields(by_name["my out/untrained/2/finetune-all"])
+    assert supervised["init_from"] == "untrained" and supervised["total"] == "1500_steps" and "data.split" not in supervised
+
+
+def test_evidence_takes_part_of_the_table_and_larger_sizes(dry):
+    how = {"SEEDS": "0 1", "VARIANTS": "mae full-color", "TASKS": "knn-direction finetune-all"}
+    commands, _ = dry("evidence.sh", **how, STEPS="4", BATCH="8", WEIGHT="0.1", GPU="yes")
+    runs = commands[1:-1]
+    assert [name.split("/", 2)[2] for name in workdirs(runs)[:4]] == [
+        f"{name}/{seed}/pretrain" for seed in range(2) for name in ("mae", "full-color")
+    ]
+    assert len(runs) == 4 + 2 * 2 * 2 and not [word for words in runs for word in words if "stage" in word]
+    color = fields(runs[1])
+    assert (color["loss.cross_video"], color["augment.first_view"], color["batch_size"]) == ("0.1", "color", "8")
+    assert color["total"] == "4_steps" and color["image_branch.decoder.width"] == color["video_branch.decoder.width"]
+    assert all("side=64,variant=S/16" in words[3] and fields(words)["dtype"] == "bfloat16" for words in runs)
+
+
+@pytest.mark.parametrize("variable, name", [("VARIANTS", "maee"), ("TASKS", "linear-tasks"), ("TASKS", "finetune-0")])
+def test_evidence_refuses_what_it_does_not_know(variable, name, tmp_path):
+    env = os.environ | {variable: name}
+    done = subprocess.run(
+        [str(LAUNCH / "evidence.sh"), "--dry-run", "w"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and f"error: {variable} has {name}, " in done.stderr and "cvmae.main" not in done.stderr
+
+
+def test_motion_evidence_is_a_dry_run_too(dry):
+    commands, _ = dry("motion_evidence.sh", "w", SEEDS="1")
+    assert len(workdirs(commands)) == 4 + 5 * 5 and commands[-1][-1] == "w"
+    assert is_the_command(commands[1], config="configs/demo.py:task=pretrain", workdir="w/mae/1/pretrain")
+
+
+def test_a_rerun_leaves_out_what_is_finished_and_a_failure_is_the_exit_code(tmp_path):
+    """With a stand-in for Python that writes what a run leaves, except where the workdir has a file `broken` beside it."""
+    (tmp_path / "launch").mkdir()
+    for name in ("evidence.sh", "evidence_runs.sh", "dry_run.sh"):
+        shutil.copy(LAUNCH / name, tmp_path / "launch")
+    (tmp_path / "launch" / "venv.sh").touch()
+    (tmp_path / "python").write_text(EVIDENCE_PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SEEDS": "0", "STEPS": "7"}
+    env |= {"VARIANTS": "mae intra", "TASKS": "knn-task linear-task"}
+
+    def call() -> tuple[int, list[str]]:
+        done = subprocess.run([tmp_path / "launch" / "evidence.sh", "o"], env=env, capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines() == ["-m cvmae.report.summary o"]  # also after a failure
+        started = [shlex.split(line)[1:] for line in done.stderr.splitlines() if line.startswith("+ ")]
+        assert sum("failed, see o/log: " in line for line in done.stderr.splitlines()) == (done.returncode == 1)
+        return done.returncode, workdirs(started)
+
+    (tmp_path / "o" / "intra" / "0").mkdir(parents=True)
+    (tmp_path / "o" / "intra" / "0" / "broken").touch()
+    names = [f"o/{name}/0/{task}" for name in ("mae", "intra") for task in ("knn-task", "linear-task")]
+    assert call() == (1, ["o/mae/0/pretrain", "o/intra/0/pretrain", *names])
+    assert call() == (0, ["o/intra/0/pretrain"])
+    assert call() == (0, [])
+
+
+EVIDENCE_PYTHON = f"""#!{sys.executable}
+import pathlib, sys
+flags = dict(word.split("=", 1) for word in sys.argv if word.startswith("--"))
+if "cvmae.main" not in sys.argv:
+    print(*sys.argv[1:])
+    sys.exit()
+workdir = pathlib.Path(flags["--workdir"])
+if workdir.name == "pretrain" and (workdir.parent / "broken").exists():
+    (workdir.parent / "broken").unlink()
+    sys.exit("no such manifest")
+workdir.mkdir(parents=True)
+if workdir.name == "pretrain":
+    (workdir / "checkpoints" / flags["--config.total"].partition("_")[0]).mkdir(parents=True)
+else:
+    (workdir / "report.json").touch()
+"""
