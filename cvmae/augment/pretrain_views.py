@@ -32,7 +32,7 @@ class ViewSpec:
         distortion of its own, so that two views do not agree by their colors.
 
     Raises:
-      ValueError: image_crop or first_view is none of these.
+      ValueError: image_crop or first_view has another value.
     """
 
     crop: Crop
