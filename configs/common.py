@@ -5,14 +5,13 @@ our own. A config imports `base`, changes the fields that depend on its data set
 """
 
 import ml_collections
+from cvmae.configs import variants
 
-from cvmae.config import UNTRAINED, ConfigError, nearest, parse_arg
+from cvmae.config import ConfigError, nearest, parse_arg
 from cvmae.objective import TERMS
 from cvmae.tasks import TASKS
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER
 
-PARENTS = ("videomae", "mae_st", "mae")
-STAGES = ("image",)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -21,7 +20,7 @@ def arguments(arg, **defaults):
     common = {"task": "pretrain", "variant": "", "parent": "", "stage": "", "fast": False, "runlocal": False}
     args = parse_arg(arg, **(common | defaults))
     tasks = [task for task in TASKS if task != "ablate"]
-    for name, known in (("task", tasks), ("parent", ("", *PARENTS)), ("stage", ("", *STAGES))):
+    for name, known in (("task", tasks), ("parent", ("", *variants.PARENTS)), ("stage", ("", *variants.STAGES))):
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
     if args.task == "pretrain" and not args.variant:
@@ -32,62 +31,12 @@ def arguments(arg, **defaults):
 def finish(c, args):
     """Applies the arguments `parent`, `stage`, `fast` and `runlocal` to a config; every config ends with it."""
     if args.parent:
-        parent_encoder(c, args.parent)
+        variants.parent_encoder(c, args.parent)
     if args.parent and c.task == "pretrain":
-        parent(c, args.parent)
-    image_stage(c, args)
-    fast(c, args)
-    return runlocal(c) if args.runlocal else c
-
-
-def parent_encoder(c, name):
-    """Sets the video encoder and the normalization of pixels to those of one of PARENTS."""
-    if name == "videomae":
-        c.video_branch.positions, c.video_branch.cls_token, c.video_branch.qkv_bias = "sincos1d", False, "qv"
-    if name == "mae_st":
-        c.augment.mean, c.augment.std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
-
-
-def parent(c, name):
-    """Sets the rest of a pre-training config to one of PARENTS, except the fields of the data set.
-
-    `videomae` and `mae_st` train only the video branch, `mae` only the image branch, on sampled frames.
-    """
-    only_term(c, "mse_image" if name == "mae" else "mse_video")
-    video, image = c.video_branch, c.image_branch
-    if name == "videomae":
-        video.decoder.positions, video.target_norm = "sincos1d", "patch_channel"
-        video.mask.kind, video.mask.ratio = "tube", 0.9
-        video.decoder.width, video.decoder.heads = 384, 6
-        video.decoder.layout, video.decoder.cls, video.decoder.embed_bias = "concat", "none", False
-        c.optimizer.base_lr, c.optimizer.clip_norm = 1.5e-4, 0.0
-    if name == "mae_st":
-        video.mask.ratio, video.mask.rounding, video.decoder.target_frames = 0.9, "down", c.data.num_frames // 2
-    if name == "mae":
-        image.mask.ratio, image.mask.rounding = 0.75, "down"
-        c.augment.scale, c.optimizer.base_lr, c.optimizer.clip_norm = (0.2, 1.0), 1.5e-4, 0.0
-
-
-def only_term(c, name):
-    """Sets the weights of all loss terms but one to 0, and no probe of the video encoder where that is not trained."""
-    for term in c.loss:
-        c.loss[term] = float(term == name)
-    if name == "mse_image":
-        c.report.labelled = 0
-
-
-def image_stage(c, args):
-    """Sets a pre-training config to stage 0, if its argument `stage` asks for it: the image MAE that the image branch starts from.
-
-    Fields of its encoder and decoder stay, so that `image_branch.init_from` takes its weights, and so do crops and optimizer;
-    `parent=mae` has MAE's.
-    """
-    if args.stage and c.task != "pretrain":
-        raise ConfigError(f"config argument stage={args.stage} is of task=pretrain, this is task={args.task}: leave it out")
-    if args.stage:
-        only_term(c, "mse_image")
-        c.image_branch.mask.ratio = 0.75  # [MAE]
-        c.image_branch.frames = min(4, c.data.num_frames)  # [choice] more images from each clip that is decoded
+        variants.parent(c, args.parent)
+    variants.image_stage(c, args)
+    variants.fast(c, args)
+    return variants.runlocal(c) if args.runlocal else c
 
 
 def data():
@@ -288,48 +237,5 @@ def small_clips(c, frames, side):
     c.data.workers, c.data.threads, c.data.prefetch = 0, 1, 2
     if "flip" in c.augment:
         c.augment.flip = 0.0  # classes name left and right, or differ by the side that something moves to
-    for branch in branches(c):
+    for branch in variants.branches(c):
         branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 64, 1, 2
-
-
-def fast(c, args):
-    """Makes a pre-training config cheaper on accelerators, if its argument `fast` asks for it: another recipe, not measured.
-
-    Heads of 128 fill the registers of a TPU, where the default's 32 take the same time for a quarter of the work; and a step
-    predicts half of the masked patches (VideoMAEv2). A decoder from weights keeps its heads: it needs `decoder.heads` of its own.
-    """
-    if args.fast and c.task != "pretrain":
-        raise ConfigError(f"config argument fast=True is of task=pretrain, this is task={args.task}: leave it out")
-    for branch in branches(c) if args.fast else ():
-        branch.decoder.heads, branch.decoder.share = max(1, branch.decoder.width // 128), 0.5
-
-
-def branches(c):
-    """Returns the branches with a decoder: both in pre-training, none in downstream tasks."""
-    return [c[name] for name in ("video_branch", "image_branch") if name in c and "decoder" in c[name]]
-
-
-def runlocal(c):
-    """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: under a minute on any CPU, without data."""
-    c.batch_size, c.dtype = 8, "float32"
-    if "init_from" in c:
-        c.init_from = UNTRAINED
-    if "accumulate" in c:
-        c.accumulate = 1
-    if "total" in c:
-        c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
-    c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
-    c.data.frame_size, c.augment.size = (40, 40), (32, 32)
-    c.data.workers = 0
-    c.video_branch.variant = "test/16"
-    c.video_branch.update({name: value for name, value in UNTRAINED_ENCODER.items() if c.video_branch[name] is None})
-    if "heads" in c.get("probe", {}):
-        c.probe.heads = 2
-    if "visualize" in c:
-        c.visualize.clips, c.visualize.embedded, c.visualize.queries, c.visualize.gallery = 2, 16, 4, 16
-    for branch in branches(c):
-        branch.variant = "test/16"
-        branch.mask.ratio = 0.5
-        branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 32, 1, 2
-        branch.decoder.target_frames = 0
-    return c

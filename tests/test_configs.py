@@ -17,7 +17,9 @@ from tests.tiny_configs import CONFIGS, TERMS
 
 TASKS = [task for task in ALL_TASKS if task != "ablate"]
 
-NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "downstream", "ablate", "__init__"))
+NAMES = sorted(
+    path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "variants", "downstream", "ablate", "__init__")
+)
 
 
 def path(name: str, argument: str = "") -> str:
@@ -122,7 +124,7 @@ def test_its_docstring_is_the_command(name):
 
 
 def check_workdir(workdir, config):
-    """What a run of 8 steps leaves: see `configs/common.py:runlocal`."""
+    """What a run of 8 steps leaves: see `configs/variants.py:runlocal`."""
     lines = metric_lines(workdir)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
     assert [line["step"] for line in lines if "eval/loss" in line] == [4, 8]

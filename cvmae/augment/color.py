@@ -32,7 +32,8 @@ class Color:
 
 def luma(video: Float[Array, "*axes"], axis: int) -> Array:
     """Weighted sum of the channels, whose axis stays with length 1; elementwise, where a sum over three numbers is a slow loop."""
-    return sum(weight * jax.lax.slice_in_dim(video, c, c + 1, axis=axis) for c, weight in enumerate(LUMA))
+    red, green, blue = (weight * jax.lax.slice_in_dim(video, c, c + 1, axis=axis) for c, weight in enumerate(LUMA))
+    return red + green + blue
 
 
 def _rotate_hue(video, turns, axis: int = -1):

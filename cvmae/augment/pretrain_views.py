@@ -32,7 +32,7 @@ class ViewSpec:
         distortion of its own, so that two views do not agree by their colors.
 
     Raises:
-      ValueError: image_crop or first_view has another value.
+      ValueError: image_crop or first_view is another word.
     """
 
     crop: Crop
@@ -68,7 +68,7 @@ def make_planes(
     """
     crop_key, plus_key, color_key, reverse_key, image_key = jax.random.split(key, 5)
     reverse_crop_key, reverse_color_key = jax.random.split(reverse_key)
-    size = video.shape[1:3]
+    size = (video.shape[1], video.shape[2])
     weights = [_first_weights(crop_key, size, spec)]
     weights += [draw_weights(k, *size, spec.plus) for k in (plus_key, reverse_crop_key)[: spec.views - 1]]
     planes = to_planes(video)

@@ -264,7 +264,7 @@ class _ReadEvaluation(grain.transforms.Map):
     examples: Examples
 
     def map(self, index):
-        """Returns example `index`; a blank one, with `valid` False, where its record is unreadable or missing."""
+        """Returns example `index`; a blank one, with `valid` False, for an unreadable record and beyond the last."""
         failures = np.zeros(REPORT_BYTES, np.uint8)
         example, valid = None, index < len(self.examples)
         if valid:

@@ -54,7 +54,7 @@ def fill_multi_label(config):
 
 
 def fill_encoder_fields(config):
-    """Sets the fields of config.video_branch that are None to those of the weights, or without weights to `UNTRAINED_ENCODER`.
+    """Sets the fields of config.video_branch that are None to those of the weights, or without weights of `UNTRAINED_ENCODER`.
 
     Fields of the branch with a value stay: where they differ from the weights', loading refuses them. The weights are read here
     for their description alone and once more to start from them, since kept until then they would take their size of memory.

@@ -1,0 +1,100 @@
+"""Changes that the arguments `parent`, `stage`, `fast` and `runlocal` make to any config; see `common.finish`."""
+
+from cvmae.config import UNTRAINED, ConfigError
+from cvmae.tasks.model_fields import UNTRAINED_ENCODER
+
+PARENTS = ("videomae", "mae_st", "mae")
+STAGES = ("image",)
+
+
+def parent_encoder(c, name):
+    """Sets the video encoder and the normalization of pixels to those of one of PARENTS."""
+    if name == "videomae":
+        c.video_branch.positions, c.video_branch.cls_token, c.video_branch.qkv_bias = "sincos1d", False, "qv"
+    if name == "mae_st":
+        c.augment.mean, c.augment.std = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+
+
+def parent(c, name):
+    """Sets the rest of a pre-training config to one of PARENTS, except the fields of the data set.
+
+    `videomae` and `mae_st` train only the video branch, `mae` only the image branch, on sampled frames.
+    """
+    only_term(c, "mse_image" if name == "mae" else "mse_video")
+    video, image = c.video_branch, c.image_branch
+    if name == "videomae":
+        video.decoder.positions, video.target_norm = "sincos1d", "patch_channel"
+        video.mask.kind, video.mask.ratio = "tube", 0.9
+        video.decoder.width, video.decoder.heads = 384, 6
+        video.decoder.layout, video.decoder.cls, video.decoder.embed_bias = "concat", "none", False
+        c.optimizer.base_lr, c.optimizer.clip_norm = 1.5e-4, 0.0
+    if name == "mae_st":
+        video.mask.ratio, video.mask.rounding, video.decoder.target_frames = 0.9, "down", c.data.num_frames // 2
+    if name == "mae":
+        image.mask.ratio, image.mask.rounding = 0.75, "down"
+        c.augment.scale, c.optimizer.base_lr, c.optimizer.clip_norm = (0.2, 1.0), 1.5e-4, 0.0
+
+
+def only_term(c, name):
+    """Sets the weights of all loss terms but one to 0, and no probe of the video encoder where that is not trained."""
+    for term in c.loss:
+        c.loss[term] = float(term == name)
+    if name == "mse_image":
+        c.report.labelled = 0
+
+
+def image_stage(c, args):
+    """Sets a pre-training config to stage 0, if its argument `stage` asks for it: the image MAE that the image branch starts from.
+
+    Fields of its encoder and decoder stay, so that `image_branch.init_from` takes its weights, and so do crops and optimizer;
+    `parent=mae` has MAE's.
+    """
+    if args.stage and c.task != "pretrain":
+        raise ConfigError(f"config argument stage={args.stage} is of task=pretrain, this is task={args.task}: leave it out")
+    if args.stage:
+        only_term(c, "mse_image")
+        c.image_branch.mask.ratio = 0.75  # [MAE]
+        c.image_branch.frames = min(4, c.data.num_frames)  # [choice] more images from each clip that is decoded
+
+
+def fast(c, args):
+    """Makes a pre-training config cheaper on accelerators, if its argument `fast` asks for it: another recipe, not measured.
+
+    Heads of 128 fill the registers of a TPU, where the default's 32 take the same time for a quarter of the work; and a step
+    predicts half of the masked patches (VideoMAEv2). A decoder from weights keeps its heads: it needs `decoder.heads` of its own.
+    """
+    if args.fast and c.task != "pretrain":
+        raise ConfigError(f"config argument fast=True is of task=pretrain, this is task={args.task}: leave it out")
+    for branch in branches(c) if args.fast else ():
+        branch.decoder.heads, branch.decoder.share = max(1, branch.decoder.width // 128), 0.5
+
+
+def branches(c):
+    """Returns the branches with a decoder: both in pre-training, none in downstream tasks."""
+    return [c[name] for name in ("video_branch", "image_branch") if name in c and "decoder" in c[name]]
+
+
+def runlocal(c):
+    """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: under a minute on any CPU, without data."""
+    c.batch_size, c.dtype = 8, "float32"
+    if "init_from" in c:
+        c.init_from = UNTRAINED
+    if "accumulate" in c:
+        c.accumulate = 1
+    if "total" in c:
+        c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
+    c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
+    c.data.frame_size, c.augment.size = (40, 40), (32, 32)
+    c.data.workers = 0
+    c.video_branch.variant = "test/16"
+    c.video_branch.update({name: value for name, value in UNTRAINED_ENCODER.items() if c.video_branch[name] is None})
+    if "heads" in c.get("probe", {}):
+        c.probe.heads = 2
+    if "visualize" in c:
+        c.visualize.clips, c.visualize.embedded, c.visualize.queries, c.visualize.gallery = 2, 16, 4, 16
+    for branch in branches(c):
+        branch.variant = "test/16"
+        branch.mask.ratio = 0.5
+        branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 32, 1, 2
+        branch.decoder.target_frames = 0
+    return c
