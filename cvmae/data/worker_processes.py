@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 import threading
@@ -16,6 +17,8 @@ def signals_blocked():
 
     Other threads of this process still receive them, and Python's handlers run in the main thread after the block.
     """
+    # Its start, which the first worker process would cause, unblocks these signals in this thread.
+    multiprocessing.resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -194,13 +194,18 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
     metrics["effective_rank/video"] = effective_rank(features["v"])
     if "frames" in features:
         metrics["effective_rank/image"] = effective_rank(features["frames"])
-        metrics["cka/video_image"] = linear_cka(features["v"], features["frames"])
+        alignment = linear_cka(features["v"], features["frames"])
+        metrics |= {"cka/video_image": alignment} if np.isfinite(alignment) else {}  # JSON has no NaN
     test = extract(config, encoder, held_out.source, clips, encode=held_out.encode)
     # A linear probe and a nearest clip of one class each are no measure of clips with several labels: these count as unlabeled.
     if label_sets_of(held_out.source) is None and len(np.unique(test.labels[test.labels >= 0])) > 1:
         metrics["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
         train = extract(config, encoder, train_source, labeled, encode=held_out.encode)
         metrics |= {"probe/accuracy": linear_probe(train, test), "knn/accuracy": vote_of_neighbors(train, test)}
+    else:
+        processes.log_once(
+            "note: no probe and no nearest clip: the held-out clips (data.eval_split) have no two classes of one label a clip"
+        )
     return metrics
 
 

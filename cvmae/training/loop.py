@@ -96,14 +96,16 @@ def run(task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdi
       BadDataError: too many files cannot be read.
       NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
     """
-    with stop_requested() as stop, TrainLoop.open(task, source, schedule, workdir) as loop:
-        workdir.write_config(task.config)  # not before the checkpoint there is known to be of this config
-        provenance.record(workdir, loop.step)
-        metrics = loop.run(stop)
-    finished = loop.step == schedule.total
-    if not finished:
+    with stop_requested() as stop:
+        with TrainLoop.open(task, source, schedule, workdir) as loop:
+            workdir.write_config(task.config)  # not before the checkpoint there is known to be of this config
+            provenance.record(workdir, loop.step)
+            metrics = loop.run(stop)
+        # Several processes agree on a step in `stop`, once for each step.
+        stopped = loop.stopping or (processes.is_single_process() and stop(loop.step))
+    if stopped:
         processes.log_once(f"stopped at step {loop.step} of {schedule.total}, saved; the same command resumes from there")
-    return Outcome(loop.state, metrics, finished)
+    return Outcome(loop.state, metrics, finished=not stopped)
 
 
 def describe(config, schedule: Schedule, clips: int) -> str:
@@ -175,6 +177,7 @@ class TrainLoop:
         self.metrics: dict[str, float] = {}
         self._pending: PendingMetrics | None = None
         self._first = True
+        self.stopping = False
 
     def _restore(self) -> tuple[TrainState, dict]:
         """The newest checkpoint and its position, or a new state at step 0. Raises: ConfigError."""
@@ -218,15 +221,15 @@ class TrainLoop:
         start = self.step
         self.progress.set_postfix_str("compiling")
         while True:
-            stopping = stop(self.step)
+            self.stopping = stop(self.step)
             if self.step > start:
                 if self.schedule.due(self.schedule.evaluate, self.step):
                     self.read_metrics()
                     self.writer.write(self.step, self.task.evaluate(self.state))
                     self.clock.restart()
-                if stopping or self.schedule.due(self.schedule.checkpoint, self.step) or self.step == self.schedule.total:
+                if self.stopping or self.schedule.due(self.schedule.checkpoint, self.step) or self.step == self.schedule.total:
                     self.save()
-            if stopping or self.step == self.schedule.total:
+            if self.stopping or self.step == self.schedule.total:
                 self.read_metrics()
                 return self.metrics
             self.advance()

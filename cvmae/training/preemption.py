@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 
 from jax.experimental import multihost_utils
 
@@ -18,6 +19,7 @@ from cvmae.parallel import processes
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended, as shells count it
 GRACE_S = 5.0  # for an orderly end after the second Ctrl-C
+MERGED_S = 0.3  # for Python's handler to run a second time after the second Ctrl-C
 
 _WAITING: list[threading.Event] = []  # of the blocks that are open, one inside the other: a signal asks all of them
 
@@ -27,12 +29,18 @@ class SignalWatcher:
 
     Python's own handlers wait for the main thread to come back from C++, which for a large model takes minutes. The number of a
     signal is written into a socket by the interpreter's C handler; a thread reads it there.
+
+    Attributes:
+      handled: number of interrupts for which Python's handler has run. It runs once for several that came before it could, so that
+        the watcher repeats the second.
     """
 
     def __init__(self):
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._closed = threading.Event()
+        self.handled = 0
+        self._main = threading.get_ident()  # it opens the block
         self._previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
         self._thread.start()
@@ -48,8 +56,17 @@ class SignalWatcher:
                 print("\nstopping: saving after this step; Ctrl-C again to stop now, without saving", file=sys.stderr, flush=True)
             elif number == signal.SIGINT:
                 print("\nstopping now, without saving", file=sys.stderr, flush=True)
-                if not self._closed.wait(GRACE_S):
-                    _exit_now()
+                self._end_within_grace()
+
+    def _end_within_grace(self) -> None:
+        """Waits for the block to end, repeats an interrupt that Python merged with the first, and ends the process in the end."""
+        end, repeated = time.monotonic() + GRACE_S, False
+        while not self._closed.wait(min(MERGED_S, GRACE_S)):
+            if time.monotonic() >= end:
+                _exit_now()
+            if self.handled == 1 and not repeated:
+                repeated = True
+                signal.pthread_kill(self._main, signal.SIGINT)
 
     def close(self) -> None:
         """Gives the signals back."""
@@ -58,6 +75,9 @@ class SignalWatcher:
         self._writer.close()
         self._thread.join()
         self._reader.close()
+
+
+_watcher: SignalWatcher | None = None  # of the outermost open block
 
 
 def _exit_now() -> None:
@@ -81,6 +101,8 @@ def stop_requested():
         return asked.is_set() if alone else multihost_utils.reached_preemption_sync_point(step)
 
     def ask(number, frame):
+        if _watcher is not None:
+            _watcher.handled += number == signal.SIGINT
         if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         for event in _WAITING:
@@ -91,8 +113,11 @@ def stop_requested():
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
+    global _watcher
     heard = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
-    watcher = None if _WAITING else SignalWatcher()
+    outermost = not _WAITING
+    if outermost:
+        _watcher = SignalWatcher()
     _WAITING.append(asked)
     before = {number: signal.signal(number, ask) for number in heard}
     try:
@@ -101,8 +126,9 @@ def stop_requested():
         _WAITING.remove(asked)
         for number, handler in before.items():
             signal.signal(number, handler)
-        if watcher is not None:
-            watcher.close()
+        if outermost and _watcher is not None:
+            _watcher.close()
+            _watcher = None
 
 
 def default_termination() -> None:

@@ -1,5 +1,6 @@
 """Ctrl-C: answered at once even in C code, orderly at the second one, and final where Python cannot run."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +8,10 @@ import time
 
 import pytest
 
-from tests.commands import ROOT
+from cvmae.tasks import run
+from cvmae.training.checkpoint import Checkpoints
+from tests import tiny_configs
+from tests.commands import ROOT, checkpoint_steps
 
 IN_C = """
 import hashlib, sys
@@ -29,6 +33,11 @@ with preemption.stop_requested() as stop:
     finally:
         print("cleaned up", stop(0), flush=True)
 """
+
+# Python's handler runs once for both interrupts that arrive meanwhile.
+FIRST_IN_C = IN_PYTHON.replace(
+    "    try:", "    hashlib.pbkdf2_hmac('sha256', b'', b'', 8_000_000)\n    print('in Python', flush=True)\n    try:"
+).replace("import time", "import hashlib, time")
 
 
 @pytest.fixture
@@ -73,9 +82,35 @@ def test_the_second_interrupt_unwinds_python(started):
     assert stdout == "cleaned up True\n" and "KeyboardInterrupt" in stderr and "newest checkpoint" not in stderr
 
 
+def test_two_interrupts_at_once_are_two(started):
+    process = started(FIRST_IN_C)
+    process.send_signal(signal.SIGINT)
+    line_with(process.stderr, "stopping")
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=100)
+    assert stdout == "in Python\ncleaned up True\n" and "KeyboardInterrupt" in stderr and "newest checkpoint" not in stderr
+
+
 def test_termination_is_answered_too_and_ends_nothing(started):
     process = started(IN_PYTHON)
     process.send_signal(signal.SIGTERM)
     line_with(process.stderr, "saving after this step")
     time.sleep(0.1)
     assert process.poll() is None
+
+
+def test_a_run_that_is_stopped_in_its_last_step_is_evaluated_by_the_next_one(tmp_path, monkeypatch, capsys):
+    fields = {"total": "2_steps", "eval_every": "0_steps", "report__pictures": 0, "report__labelled": 8}
+    config, save = tiny_configs.config(("mse_video",), **fields), Checkpoints.save
+
+    def save_and_terminate(self, step, *values):
+        save(self, step, *values)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", save_and_terminate)
+        assert run(config, str(tmp_path)) == {}
+    assert "stopped at step 2 of 2, saved; the same command resumes from there" in capsys.readouterr().err
+    assert checkpoint_steps(tmp_path) == [2] and not (tmp_path / "report.json").exists()
+    assert "report/probe/accuracy" in run(config, str(tmp_path)) and (tmp_path / "report.json").exists()
