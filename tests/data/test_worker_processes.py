@@ -18,7 +18,7 @@ def read():
     received = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: received.append(number))
-    config = small_config(data__workers=2)
+    config = small_config(data__workers=1)
     print("starting", flush=True)
     with pipeline.make_loader(config, sources.make_source(config.data, config.data.split)) as loader:
         next(loader)
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("moment", ["starting", "reading"])
+@pytest.mark.parametrize("moment", [pytest.param("starting", marks=pytest.mark.slow), "reading"])
 def test_a_signal_to_all_processes_ends_no_worker(moment, tmp_path):
     script = tmp_path / "reads.py"
     script.write_text(READS)

@@ -197,7 +197,7 @@ def stage_0(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("train", ["full", "frozen"])
+@pytest.mark.parametrize("train", [pytest.param("full", marks=pytest.mark.slow), "frozen"])
 def test_stage_1_starts_from_the_image_mae_of_stage_0(stage_0, train, tmp_path):
     """Encoder and decoder have its bits at the start; after two steps a frozen encoder still has them, and another has not."""
     expected = flat(load_workdir(stage_0, "image").params)

@@ -49,7 +49,13 @@ def test_a_variant_without_decoder_has_no_reconstruction_error(tmp_path):
     assert "mse-seed0: not begun" in (tmp_path / "table.md").read_text()
 
 
-@pytest.mark.parametrize("name", sorted(set(STUDIES) - {"masking", "objectives"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "views" else pytest.mark.slow)
+        for name in sorted(set(STUDIES) - {"masking", "objectives"})
+    ],
+)
 def test_a_miniature_trains(name, tmp_path, monkeypatch):
     """What it is measured by is the same for every study, and compiled in the tests above."""
     monkeypatch.setattr(pretrain, "evaluate_pretraining", lambda *_: {"probe/accuracy": 0.5})
