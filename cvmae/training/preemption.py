@@ -101,6 +101,7 @@ def stop_requested():
         return asked.is_set() if alone else multihost_utils.reached_preemption_sync_point(step)
 
     def ask(number, frame):
+        """Handles a signal: the first asks every open block to stop, a second Ctrl-C raises KeyboardInterrupt."""
         if _watcher is not None:
             _watcher.handled += number == signal.SIGINT
         if asked.is_set() and number == signal.SIGINT:

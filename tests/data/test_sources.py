@@ -103,6 +103,21 @@ def test_files_need_a_manifest():
         make(data__source="files")
 
 
+@pytest.mark.parametrize(
+    ("manifest", "reason"), [("", "needs data.manifest"), ("gone.csv", "gone.csv: No such file or directory; set data.manifest")]
+)
+def test_a_manifest_that_is_not_there_names_the_command_that_writes_it(manifest, reason):
+    def complaint(name):
+        config = small_config(data__source="files", data__manifest=manifest).unlock()
+        config.data.name = name
+        with pytest.raises(ValueError, match=reason) as caught:
+            sources.make_source(config.data, "train")
+        return str(caught.value)
+
+    assert "`python -m cvmae.data.prepare --dataset=metaworld --out=DIR` writes it" in complaint("metaworld")
+    assert "prepare" not in complaint("") and "prepare" not in complaint("motion")
+
+
 def test_an_unknown_source():
     with pytest.raises(ValueError, match="must be one of files, tfds, motion, synthetic, got 'webdataset'"):
         make(data__source="webdataset")
