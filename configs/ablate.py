@@ -32,6 +32,7 @@ ABOUT = {
     "frames": "cross_video",
 }
 STRONG_COLOR = {f"augment.{name}": 0.8 for name in ("brightness", "contrast", "saturation")}  # SimCLR's
+OWN_VIEWS = "Retrieval of the same clip is between each variant's own two views, so rows are not comparable."
 STEPS = "250_steps"  # [choice] length of a run on the demo's data set: minutes on two cores
 
 
@@ -156,8 +157,7 @@ def views():
         "crop+strong-color": STRONG_COLOR,
         "independent-frames": {"image_branch.crop": "independent"},
     }
-    note = "Retrieval of the same clip is between each variant's own two views, so rows are not comparable."
-    return tuple(variants.items()), note
+    return tuple(variants.items()), OWN_VIEWS
 
 
 def first_view():
@@ -172,9 +172,7 @@ def first_view():
         "color": both,
         "strong-color": both | STRONG_COLOR | {"augment.hue": 0.2, "augment.grayscale": 0.2},
     }
-    return tuple(
-        variants.items()
-    ), "Retrieval of the same clip is between each variant's own two views, so rows are not comparable."
+    return tuple(variants.items()), OWN_VIEWS
 
 
 STUDIES = {f.__name__: f for f in (masking, frames, objectives, negatives, decoder, views, first_view)}

@@ -43,14 +43,19 @@ def only_term(c, name):
         c.report.labelled = 0
 
 
+def check_pretraining(c, args, name):
+    """Raises ConfigError if an argument of pre-training is given for another task."""
+    if args[name] and c.task != "pretrain":
+        raise ConfigError(f"config argument {name}={args[name]} is of task=pretrain, this is task={c.task}: leave it out")
+
+
 def image_stage(c, args):
     """Sets a pre-training config to stage 0, if its argument `stage` asks for it: the image MAE that the image branch starts from.
 
     Fields of its encoder and decoder stay, so that `image_branch.init_from` takes its weights, and so do crops and optimizer;
     `parent=mae` has MAE's.
     """
-    if args.stage and c.task != "pretrain":
-        raise ConfigError(f"config argument stage={args.stage} is of task=pretrain, this is task={args.task}: leave it out")
+    check_pretraining(c, args, "stage")
     if args.stage:
         only_term(c, "mse_image")
         c.image_branch.mask.ratio = 0.75  # [MAE]
@@ -63,8 +68,7 @@ def fast(c, args):
     Heads of 128 fill the registers of a TPU, where the default's 32 take the same time for a quarter of the work; and a step
     predicts half of the masked patches (VideoMAEv2). A decoder from weights keeps its heads: it needs `decoder.heads` of its own.
     """
-    if args.fast and c.task != "pretrain":
-        raise ConfigError(f"config argument fast=True is of task=pretrain, this is task={args.task}: leave it out")
+    check_pretraining(c, args, "fast")
     for branch in branches(c) if args.fast else ():
         branch.decoder.heads, branch.decoder.share = max(1, branch.decoder.width // 128), 0.5
 

@@ -15,11 +15,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh
 source launch/evidence_runs.sh
-out=workdir/evidence-metaworld
-fields=()
-for argument in "$@"; do
-  if [[ $argument == --* ]]; then fields+=("$argument"); else out=$argument; fi
-done
+read_arguments workdir/evidence-metaworld "$@"
 manifests=${MANIFESTS:-metaworld}
 weight=${WEIGHT:-1}
 read -ra seeds <<<"${SEEDS:-0 1 2}"
@@ -139,11 +135,4 @@ downstream() {
 first=$(stage0)
 second=$(pretrainings)
 third=$(downstream)
-run source launch/venv.sh
-compile_into "$out"
-code=0
-run_all "$out" "$first" || code=1
-run_all "$out" "$second" || code=1
-run_all "$out" "$third" || code=1
-run python -m cvmae.report.summary "$out"
-exit $code
+make_table "$first" "$second" "$third"

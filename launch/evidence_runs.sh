@@ -1,5 +1,14 @@
 # shellcheck shell=bash
-# To be sourced, after dry_run.sh. What the scripts of tables share: commands of runs that are not finished, and running them.
+# To be sourced, after dry_run.sh. What the scripts of tables share: their arguments, commands of runs that are not finished, and running them.
+
+read_arguments() { # OUT ARGUMENTS...: sets `out`, OUT unless the arguments name another folder, and `fields`, the flags of every run
+  local argument
+  out=$1
+  fields=()
+  for argument in "${@:2}"; do
+    if [[ $argument == --* ]]; then fields+=("$argument"); else out=$argument; fi
+  done
+}
 
 unfinished() { # WORKDIR FILE CONFIG FLAGS...: prints the command of a run as a line, unless WORKDIR/FILE says that it is finished
   local workdir=$1 file=$2 config=$3
@@ -22,8 +31,12 @@ run_all() { # OUT LINES: runs the commands, JOBS in parallel, with their output 
     eval "$1" >>"$0/log" 2>&1 || { echo "failed, see $0/log: $1" >&2; exit 1; }' "$out"
 }
 
-compile_into() { # OUT: keeps compiled programs below OUT, unless JAX_COMPILATION_CACHE_DIR is set
-  local out=$1
-  [[ $out == /* ]] || out=$PWD/$out
-  export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/.compiled}
+make_table() { # LINES...: runs the commands of each argument after those of the one before, then prints the table; exits with 1 if a run failed
+  local code=0 lines kept=$out
+  run source launch/venv.sh
+  [[ $kept == /* ]] || kept=$PWD/$kept
+  export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$kept/.compiled}
+  for lines in "$@"; do run_all "$out" "$lines" || code=1; done
+  run python -m cvmae.report.summary "$out"
+  exit $code
 }

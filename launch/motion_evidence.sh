@@ -8,11 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh
 source launch/evidence_runs.sh
-out=workdir/evidence
-fields=()
-for argument in "$@"; do
-  if [[ $argument == --* ]]; then fields+=("$argument"); else out=$argument; fi
-done
+read_arguments workdir/evidence "$@"
 read -ra seeds <<<"${SEEDS:-0 1 2}"
 export JOBS=${JOBS:-2}
 
@@ -61,10 +57,4 @@ downstream() {
   done
 }
 
-run source launch/venv.sh
-compile_into "$out"
-code=0
-run_all "$out" "$(pretrainings)" || code=1
-run_all "$out" "$(downstream)" || code=1
-run python -m cvmae.report.summary "$out"
-exit $code
+make_table "$(pretrainings)" "$(downstream)"

@@ -119,18 +119,18 @@ class Loader:
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
         if data.workers:
             options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-            dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.initialize)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.end_with_parent)
         self._iterator = iter(dataset)
-        self._started = False
+        self._starts_workers = data.workers > 0  # with the first batch
 
     def __iter__(self):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        if self._started:
+        if not self._starts_workers:
             return next(self._iterator)
-        self._started = True
-        with worker_processes.signals_blocked():  # the first batch starts them
+        self._starts_workers = False
+        with worker_processes.start():
             return next(self._iterator)
 
     def close(self):

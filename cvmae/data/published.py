@@ -1,4 +1,4 @@
-"""Published sizes of the data sets, quoted from their authors, to compare with the videos at hand."""
+"""Published data sets: their sizes, quoted from their authors, to compare with the videos at hand, and the command for each."""
 
 # Something-Something V2: the data set's page and its label files. Kinetics-400: arXiv 1705.06950 (306,245 clips, 50 a class for
 # val and 100 for test). Kinetics-600 and -700: arXiv 1808.01340 and 1907.06987, which give 50 and 100 a class; no number
@@ -20,3 +20,8 @@ COUNTS = {
 }
 CLASSES = {"ssv2": 174, "k400": 400, "k600": 600, "k700": 700, "ucf101": 101, "hmdb51": 51, "metaworld": 50}
 NOTES = {"k400": "videos vanish from YouTube: VideoMAE's copy, for one, has 240,436 for train and 19,796 for val (quoted)"}
+
+
+def how_to_prepare(name: str) -> str:
+    """Returns the end of a message that names the command that writes the manifest of a data set; empty for unknown names."""
+    return f"; `python -m cvmae.data.prepare --dataset={name} --out=DIR` writes it, see --help" if name in CLASSES else ""

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cvmae.data.manifest import COLUMNS, UNLABELED, Manifest, ManifestError, read_manifest
-from cvmae.data.published import CLASSES
+from cvmae.data.manifest import UNLABELED, Manifest, ManifestError, read_manifest
+from cvmae.data.published import how_to_prepare
 from cvmae.data.subset import Subset, choose, parse_split, strata
 
 KINDS = ("files", "tfds", "motion", "synthetic")
@@ -83,23 +83,17 @@ def make_source(data, split: str) -> Source:
     return source if part is None else Subset(source, choose(strata(source), part))
 
 
-def _how_to_prepare(data) -> str:
-    """Returns the part of a message that names the command that writes the manifest, for the data sets that it knows."""
-    name = data.get("name", "")
-    return f"; `python -m cvmae.data.prepare --dataset={name} --out=DIR` writes it, see --help" if name in CLASSES else ""
-
-
 def _full_split(data, split: str) -> Source:
     if data.source == "files":
         if not data.manifest:
-            raise ValueError(
-                f"data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split{_how_to_prepare(data)}"
-            )
-        if not os.path.exists(data.manifest):
-            raise ManifestError(
-                f"{data.manifest}: No such file or directory; set data.manifest to one with {COLUMNS}{_how_to_prepare(data)}"
-            )
-        return FileSource(read_manifest(data.manifest, split, data.root, data.get("multi_label", False)))
+            remedy = how_to_prepare(data.get("name", ""))
+            raise ValueError(f"data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split{remedy}")
+        try:
+            return FileSource(read_manifest(data.manifest, split, data.root, data.get("multi_label", False)))
+        except ManifestError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise ManifestError(f"{error}{how_to_prepare(data.get('name', ''))}") from error
+            raise
     if data.source == "motion":
         # Imported here: rendering needs the package with the photographs, reading does not.
         from cvmae.data import motion

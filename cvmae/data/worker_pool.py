@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from cvmae.data.timeout import TimeLimitError, call_with_limit
+from cvmae.data.worker_processes import signals_blocked
 
 
 class StopRun(Exception):
@@ -146,7 +147,7 @@ def _start_process(function: str) -> subprocess.Popen[str]:
     and forkserver run the caller's script again, which breaks scripts without a __main__ guard and `python -`, and semaphores
     that the processes share outlive a caller that is killed.
     """
-    with _signals_blocked():
+    with signals_blocked():
         return subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import serve; serve({function!r})"],
             stdin=subprocess.PIPE,
@@ -154,22 +155,6 @@ def _start_process(function: str) -> subprocess.Popen[str]:
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
         )
-
-
-@contextlib.contextmanager
-def _signals_blocked():
-    """Blocks SIGINT and SIGTERM in this thread and in processes that it starts.
-
-    A terminal and a scheduler send them to the whole process group; it is for the caller to react, and to end the workers.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _exchange(process, line):

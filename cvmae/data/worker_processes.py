@@ -1,4 +1,4 @@
-"""Worker processes of the loader and the signals that end a run: the run decides when its workers end."""
+"""Signals and the end of worker processes: a run, not a signal to all of its processes, decides when its workers end."""
 
 import contextlib
 import multiprocessing
@@ -7,35 +7,41 @@ import os
 import signal
 import threading
 
-# A terminal's Ctrl-C, `timeout` and Slurm's scancel send these to every process of a run.
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 @contextlib.contextmanager
 def signals_blocked():
-    """Blocks SIGNALS in this thread, and so in the worker processes started in the block, until `initialize` ignores them there.
+    """Blocks SIGINT and SIGTERM in this thread, and for good in processes that it starts in the block.
 
-    Other threads of this process still receive them, and Python's handlers run in the main thread after the block.
+    A terminal's Ctrl-C, `timeout` and Slurm's scancel send them to every process of a run. It is for the caller to react, and to
+    end the workers: one that a signal ended would leave a run without its batch while it saves its state. Other threads of this
+    process still receive them, and Python's handlers run in the main thread after the block.
     """
-    # Its start, which the first worker process would cause, unblocks these signals in this thread.
-    multiprocessing.resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def initialize(index: int, count: int) -> None:
-    """Prepares a worker process, as Grain's `worker_init_fn`: it ignores SIGNALS, and ends when its parent process is gone.
+@contextlib.contextmanager
+def start():
+    """Blocks signals as `signals_blocked` does, for the processes that multiprocessing starts in the block."""
+    # Its start, which the first process would cause, unblocks these signals in this thread.
+    multiprocessing.resource_tracker.ensure_running()
+    with signals_blocked():
+        yield
 
-    A worker that a signal ended would leave the run waiting for its batch, or fail it, while it saves its state. After a `kill -9`
-    of the parent nothing else would end a worker.
+
+def end_with_parent(index: int, count: int) -> None:
+    """Ends a worker process when its parent process is gone, which after a `kill -9` of the parent nothing else would do.
+
+    Args:
+      index, count: of the workers, which Grain passes to its `worker_init_fn`; not used.
     """
     del index, count
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     parent = multiprocessing.parent_process()
 
     def watch():

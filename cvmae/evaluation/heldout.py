@@ -202,10 +202,6 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
         metrics["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
         train = extract(config, encoder, train_source, labeled, encode=held_out.encode)
         metrics |= {"probe/accuracy": linear_probe(train, test), "knn/accuracy": vote_of_neighbors(train, test)}
-    else:
-        processes.log_once(
-            "note: no probe and no nearest clip: the held-out clips (data.eval_split) have no two classes of one label a clip"
-        )
     return metrics
 
 

@@ -2,8 +2,7 @@
 
 A row is a NAME, a column a TASK; a cell is the mean ± standard deviation over the SEEDs that have finished of the run's accuracy, in %:
 top-1, or mAP where clips have several labels; of retrieval, R@1 of clips of the same class. `pretrain (s)` is the time of
-pre-training, in seconds, with compilation and without evaluations. A cell
-without a run is empty.
+pre-training, in seconds, with compilation and without evaluations. A cell without a run is empty.
 """
 
 import json

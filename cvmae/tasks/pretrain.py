@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from cvmae.evaluation.heldout import HeldOut, evaluate_pretraining, report_table
 from cvmae.objective.objective import Objective
 from cvmae.objective.views_and_masks import sample_keys
+from cvmae.parallel import processes
 from cvmae.tasks.base import Task
 from cvmae.tasks.init_from import load_pretraining_branch
 from cvmae.tasks.notes import export_notes, valid_notes
@@ -96,13 +97,17 @@ class Pretrain(Task):
     def results(self, state: TrainState, workdir: Workdir) -> Results:
         """Computes reconstructions, and what was learned beside the untrained model, as config.report asks."""
         del workdir
-        c = self.config.report
+        c, params = self.config.report, self.evaluated(state)
         reconstruction = None
         if c.pictures and "video_predictions" in self.objective.terms.outputs:
-            reconstruction = self._reconstruct(state, c.pictures)
+            reconstruction = self._reconstruct(params, c.pictures)
         if not c.labelled:
             return Results(None, reconstruction=reconstruction)
-        metrics = evaluate_pretraining(self.held_out, self.evaluated(state), self.source, c.labelled, c.clips)
+        metrics = evaluate_pretraining(self.held_out, params, self.source, c.labelled, c.clips)
+        if "probe/accuracy" not in metrics:
+            processes.log_once(
+                "note: no linear probe: the clips of config.data.eval_split have several labels each, or fewer than two classes"
+            )
         baseline = {}
         if c.untrained:
             untrained = self.evaluated(self.initial_state())
@@ -110,7 +115,7 @@ class Pretrain(Task):
         report = Report("pretrain", metrics, baseline)
         return Results(report, report_table(metrics, baseline), reconstruction=reconstruction)
 
-    def _reconstruct(self, state: TrainState, count: int):
+    def _reconstruct(self, params, count: int):
         from cvmae.visualize.reconstruction import reconstruct_samples  # see `results.draw`
 
-        return reconstruct_samples(self.objective, self.evaluated(state), next(self.held_out.samples()), count)
+        return reconstruct_samples(self.objective, params, next(self.held_out.samples()), count)

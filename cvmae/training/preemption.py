@@ -31,15 +31,15 @@ class SignalWatcher:
     signal is written into a socket by the interpreter's C handler; a thread reads it there.
 
     Attributes:
-      handled: number of interrupts for which Python's handler has run. It runs once for several that came before it could, so that
-        the watcher repeats the second.
+      interrupted: True once a second Ctrl-C has raised KeyboardInterrupt. Python's handler runs once for several signals that came
+        before it could, so the watcher repeats the second until then.
     """
 
     def __init__(self):
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._closed = threading.Event()
-        self.handled = 0
+        self.interrupted = False
         self._main = threading.get_ident()  # it opens the block
         self._previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
@@ -60,12 +60,11 @@ class SignalWatcher:
 
     def _end_within_grace(self) -> None:
         """Waits for the block to end, repeats an interrupt that Python merged with the first, and ends the process in the end."""
-        end, repeated = time.monotonic() + GRACE_S, False
+        end = time.monotonic() + GRACE_S
         while not self._closed.wait(min(MERGED_S, GRACE_S)):
             if time.monotonic() >= end:
                 _exit_now()
-            if self.handled == 1 and not repeated:
-                repeated = True
+            if not self.interrupted:
                 signal.pthread_kill(self._main, signal.SIGINT)
 
     def close(self) -> None:
@@ -102,9 +101,9 @@ def stop_requested():
 
     def ask(number, frame):
         """Handles a signal: the first asks every open block to stop, a second Ctrl-C raises KeyboardInterrupt."""
-        if _watcher is not None:
-            _watcher.handled += number == signal.SIGINT
         if asked.is_set() and number == signal.SIGINT:
+            if _watcher is not None:
+                _watcher.interrupted = True
             raise KeyboardInterrupt
         for event in _WAITING:
             event.set()

@@ -73,8 +73,9 @@ def test_the_first_interrupt_is_answered_at_once_and_the_second_ends_a_process_t
     assert process.returncode == 130 and "resumes from the newest checkpoint" in stderr and "Traceback" not in stderr
 
 
-def test_the_second_interrupt_unwinds_python(started):
-    process = started(IN_PYTHON)
+@pytest.mark.parametrize("code", [IN_PYTHON, FIRST_IN_C], ids=["apart", "merged"])
+def test_the_second_interrupt_unwinds_python(started, code):
+    process = started(code)
     process.send_signal(signal.SIGINT)
     line_with(process.stderr, "stopping")
     process.send_signal(signal.SIGINT)
@@ -82,13 +83,13 @@ def test_the_second_interrupt_unwinds_python(started):
     assert stdout == "cleaned up True\n" and "KeyboardInterrupt" in stderr and "newest checkpoint" not in stderr
 
 
-def test_two_interrupts_at_once_are_two(started):
-    process = started(FIRST_IN_C)
-    process.send_signal(signal.SIGINT)
+def test_an_interrupt_after_a_termination_leaves_time_to_clean_up(started):
+    process = started(IN_PYTHON.replace("    finally:\n", "    finally:\n        time.sleep(5 * preemption.MERGED_S)\n"))
+    process.send_signal(signal.SIGTERM)
     line_with(process.stderr, "stopping")
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=100)
-    assert stdout == "cleaned up True\n" and "KeyboardInterrupt" in stderr and "newest checkpoint" not in stderr
+    stdout, stderr = process.communicate(timeout=60)
+    assert stdout == "cleaned up True\n" and stderr.count("Traceback") == 1 and "newest checkpoint" not in stderr
 
 
 def test_termination_is_answered_too_and_ends_nothing(started):
