@@ -128,6 +128,7 @@ def test_a_mean_pooled_classifier_has_its_norm_after_pooling():
     assert "norm" in task(head__pool="first").abstract_state().params["encoder"]
 
 
+@pytest.mark.slow
 def test_it_learns_the_clips_it_is_given(tmp_path):
     c = downstream(
         "finetune", **PLAIN, augment__flip=0.0, optimizer__base_lr=0.05, total="60_steps", eval_every="0_steps", batch_size=32
