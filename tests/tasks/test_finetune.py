@@ -63,6 +63,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(plain):
     )
 
 
+@pytest.mark.slow
 def test_every_sample_has_its_own_augmentation_in_every_step():
     t = task()
     same = labeled_batch(t.config)
@@ -146,6 +147,7 @@ def pretrained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_encoder_is_the_averaged_one_of_the_checkpoint(pretrained):
     t = task(init_from=str(pretrained))
     found, fresh = t.initial_state().params, task().initial_state().params
