@@ -62,7 +62,7 @@ class Pretrain(Task):
         def loss(params, micro_batch):
             return self.objective(params, micro_batch, state.step)
 
-        gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate)
+        gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate, self.shard_update)
         new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay, self.shard_update)
         learning_rate = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}

@@ -1,5 +1,6 @@
 """One step on one device and on eight: the same views, masks, loss and gradients, and negatives of the whole batch."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -91,3 +92,16 @@ def test_every_video_is_tested_once_on_any_number_of_devices(labeled):
     np.testing.assert_array_equal(labeled[1]["test/labels"], labeled[8]["test/labels"])
     np.testing.assert_allclose(labeled[1]["test/probabilities"], labeled[8]["test/probabilities"], atol=1e-5)
     np.testing.assert_allclose(labeled[8]["test/probabilities"].sum(-1), 1, rtol=1e-5)
+
+
+def test_a_sharded_optimizer_state_only_adds_the_gathering_of_parameters(tmp_path):
+    """Gradients are reduced as before, and no activation is moved to where the moments of its weights lie."""
+    file = tmp_path / "bytes.json"
+    done = run(str(file), program=(str(HERE / "sharded_collectives.py"),), env=host_devices(8))
+    assert done.returncode == 0, done.stderr
+    modes = json.loads(file.read_text())
+    for name, replicated in modes["replicated"].items():
+        sharded = modes["data"][name]
+        assert sharded["all-gather"] > replicated.get("all-gather", 0)
+        for kind in sharded.keys() - {"all-gather"}:
+            assert sharded[kind] <= 1.01 * replicated.get(kind, 0), (name, kind)
