@@ -45,7 +45,7 @@ def data():
     # The published data set, such as ssv2 or k400, from which plan and bench take the numbers of clips and classes if the data is
     # not available; '' for any other.
     c.name = ""
-    c.source = "files"  # files | tfds | motion | synthetic
+    c.source = "files"  # files | tfds | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
     c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
     c.root = ""  # folder of the manifest's relative paths; '' is the manifest's folder
     c.multi_label = False  # True: labels separated by ; in the manifest; head.loss=sigmoid and probe.loss=sigmoid set it

@@ -8,7 +8,7 @@ import numpy as np
 from cvmae.data.clips import ClipView
 from cvmae.data.manifest import UNLABELED
 from cvmae.data.pipeline import Loader, Reader, evaluation_reader, padded_loader
-from cvmae.data.sources import Source
+from cvmae.data.records import Source
 
 
 @dataclasses.dataclass(frozen=True)

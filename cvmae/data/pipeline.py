@@ -15,7 +15,7 @@ from absl import flags
 from cvmae.data import clips, decode, worker_processes
 from cvmae.data.bad_files import REPORT_BYTES, BadDataError, pack_failures
 from cvmae.data.manifest import UNLABELED
-from cvmae.data.sources import Record, Source
+from cvmae.data.records import Record, Source, UnreadableError
 from cvmae.data.timeout import TimeLimitError, call_with_limit
 
 ATTEMPTS = 8  # records tried for one clip before the run stops
@@ -142,10 +142,6 @@ class Loader:
 
     def __exit__(self, *_):
         self.close()
-
-
-class UnreadableError(Exception):
-    """A record cannot be read. args: the name of the record and the reason."""
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 
 from cvmae.data.labels import label_sets_of
 from cvmae.data.manifest import ManifestError
-from cvmae.data.sources import Source
+from cvmae.data.records import Source
 
 _SHOWN = 3
 # Above this fraction of the clips that are compared, a number on them means something else than it says.

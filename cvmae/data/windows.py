@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from cvmae.data import clips, decode
-from cvmae.data.pipeline import ARRAY_FPS, UnreadableError, clip_spec, unreadable
-from cvmae.data.sources import Record, Source
+from cvmae.data.pipeline import ARRAY_FPS, clip_spec, unreadable
+from cvmae.data.records import Record, Source, UnreadableError
 from cvmae.data.timeout import call_with_limit
 
 

@@ -23,7 +23,7 @@ def find_task(name: str):
     return getattr(importlib.import_module(module), attribute)
 
 
-def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dict[str, float]:
+def run(config, workdir: str | os.PathLike, *, source=None, report_page: bool = False) -> dict[str, float]:
     """Runs config.task in `workdir`; called again after an interruption it resumes, and ends with the same numbers.
 
     Several processes train one model together. Where nothing is trained each works through videos of its own, on its own devices,
@@ -32,6 +32,8 @@ def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dic
     Args:
       config: locked or not, of one of TASKS.
       workdir: the folder of the run, created if missing.
+      source: data of your own in place of config.data.source, a `cvmae.Source` of the split config.data.split, or {name of a split:
+        source} for every split that the task reads.
       report_page: True also writes `report.html` there once the run has ended, in the main process.
 
     Returns:
@@ -52,15 +54,33 @@ def run(config, workdir: str | os.PathLike, *, report_page: bool = False) -> dic
     from cvmae.workdir import check_path
 
     check_path(workdir)
+    config, custom = _with_source(config, source)
     compilation_cache.enable(config.get("compilation_cache", "auto"))
     config, notes = fill_fields(config)
     config, more = _keep_pixels(config, workdir)
     processes.log_once(*notes, *more)
     with storage_errors("a file of the run", workdir):
-        numbers = find_task(config.task).run(config, os.fspath(workdir))
+        numbers = find_task(config.task).run(config, os.fspath(workdir), custom)
         if numbers and report_page:
             _write_page(workdir)
     return numbers
+
+
+def _with_source(config, source):
+    """Returns the config with data.source=custom, and the sources by split; the config itself and None without a source."""
+    if source is None:
+        return config, None
+    from cvmae.config import config_errors, require
+    from cvmae.data.custom import by_split
+
+    require(
+        "data" in config, f"config.task={config.task!r} takes no source=: its runs open the data of config.pretrain; set that"
+    )
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.source = "custom"
+    with config_errors():
+        return config.lock(), by_split(source, config.data.split)
 
 
 def _keep_pixels(config, workdir: str | os.PathLike):

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -35,6 +36,7 @@ class Task(abc.ABC):
       PREFIX: of the numbers that `run` returns of the report.
       LABELED: True where labels are learned.
       trains: True, beside `frozen.FrozenTask`.
+      custom: the sources of data.source=custom by split.
       STACKED: leading axes of the optimizer's state that a step takes one by one, and that are not sharded.
 
     Raises:
@@ -46,6 +48,7 @@ class Task(abc.ABC):
     trains: ClassVar[bool] = True
     LABELED: ClassVar[bool] = False
     STACKED: ClassVar[int] = 0
+    custom: Mapping[str, Source] | None = None
 
     def __init__(self, config, mesh, schedule: Schedule, source: Source):
         """Builds the model and the optimizer.
@@ -64,8 +67,13 @@ class Task(abc.ABC):
         self.state_sharding = StateSharding(self.rules, config.get("optimizer_sharding", "auto"), self.STACKED)
 
     @classmethod
-    def run(cls, config, path: str) -> dict[str, float]:
+    def run(cls, config, path: str, custom: Mapping[str, Source] | None = None) -> dict[str, float]:
         """Trains in the workdir `path` to the end, then writes and draws the results; called again it resumes.
+
+        Args:
+          config: of the run.
+          path: the workdir.
+          custom: see `make_source`.
 
         Returns:
           The last logged metrics and the numbers of the report as `PREFIX/NAME`. Empty if a signal asked to stop: the state is
@@ -75,10 +83,11 @@ class Task(abc.ABC):
         """
         validate(config)
         with config_errors("data"):
-            source = make_source(config.data, config.data.split)
+            source = make_source(config.data, config.data.split, custom)
         check_clips(config, len(source))
         schedule = Schedule.of(config, len(source))
         task = cls(config, make_mesh(config.mesh), schedule, source)
+        task.custom = custom
         task.check_data()
         workdir = Workdir.create(path)
         with locked(workdir):
@@ -145,7 +154,7 @@ class Task(abc.ABC):
         if self.config.data[field] == self.config.data.split:
             return self.source
         with config_errors(f"data.{field}"):
-            return make_source(self.config.data, self.config.data[field])
+            return make_source(self.config.data, self.config.data[field], self.custom)
 
     @functools.cached_property
     def state_shardings(self) -> TrainState:

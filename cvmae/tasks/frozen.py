@@ -1,6 +1,7 @@
 """The tasks that train nothing: one way from a config to a report, and features of two splits, kept in the workdir."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -49,8 +50,8 @@ class FrozenTask(abc.ABC):
         self.config, self.sources, self.placement = config, sources, placement
 
     @classmethod
-    def run(cls, config, path: str) -> dict[str, float]:
-        """Computes the task's numbers and writes them into the workdir `path`.
+    def run(cls, config, path: str, custom: Mapping[str, Source] | None = None) -> dict[str, float]:
+        """Computes the task's numbers and writes them into the workdir `path`; `custom`: see `make_source`.
 
         Returns: the numbers as `TASK/NAME`. Raises: see `cvmae.tasks.run`.
         """
@@ -59,7 +60,7 @@ class FrozenTask(abc.ABC):
         default_termination()
         with config_errors("data"):
             splits = {field: config.data[field] for field in ("split", "test_split") if field in config.data}
-            sources = {field: make_source(config.data, split) for field, split in splits.items()}
+            sources = {field: make_source(config.data, split, custom) for field, split in splits.items()}
         notes = frozen_notes(config, sources, jax.default_backend())
         notes += row_notes(config, sources, labeled=config.task in ("knn", "retrieval"))
         task = cls(config, sources, Placement(mesh))

@@ -55,7 +55,7 @@ def check_multi_label(config) -> None:
     source, field = config.data.source, loss_field(config)
     remedy = f", or {field}=softmax, which learns one label a video" if field and is_sigmoid(config) else ""
     require(
-        source == "files",
+        source in ("files", "custom"),
         f"config.data.multi_label=True does not go with config.data.source={source!r} (runlocal sets synthetic), whose videos have one "
         f"label: take --config.data.source=files{remedy}",
     )

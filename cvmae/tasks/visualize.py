@@ -15,4 +15,4 @@ class Visualize(FrozenTask):
 
     def compute(self, weights: Branches, workdir) -> dict[str, float]:
         """Returns the numbers of clips and files drawn; see `visualize.gallery.visualize`."""
-        return visualize(self.config, weights, workdir)
+        return visualize(self.config, weights, workdir, self.sources)

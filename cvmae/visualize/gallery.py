@@ -1,6 +1,7 @@
 """All figures of one encoder that config.visualize asks for: `task=visualize`."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,13 +24,14 @@ from cvmae.visualize.weights import Branches
 MOVING_SIDE = 224  # approximate side of a panel of an animation, pixels
 
 
-def visualize(config, branches: Branches, folder) -> dict[str, float]:
+def visualize(config, branches: Branches, folder, sources: Mapping[str, Source] | None = None) -> dict[str, float]:
     """Draws all figures of clips of config.data.test_split into `folder`/figures; see `figure_folder.FigureFolder`.
 
     Args:
       config: config of the task.
       branches: the weights to draw from.
       folder: the workdir.
+      sources: the opened splits by their field of config.data; None opens them.
 
     Returns:
       The number of `clips` drawn and `files` written, and, if there are labels, `neighbours_right`, the fraction of retrieved
@@ -41,7 +43,7 @@ def visualize(config, branches: Branches, folder) -> dict[str, float]:
     numbers: dict[str, float] = {}
     if processes.is_main_process():
         figures = FigureFolder(folder, config.visualize.fps)
-        numbers = _Gallery(config, branches, figures).draw()
+        numbers = _Gallery(config, branches, figures, sources or {}).draw()
         figures.close()
         numbers["files"] = len(figures.entries)
     processes.barrier("figures are drawn")
@@ -66,9 +68,10 @@ class _AnalyzedClips:
 
 
 class _Gallery:
-    def __init__(self, config, branches: Branches, figures: FigureFolder):
+    def __init__(self, config, branches: Branches, figures: FigureFolder, sources: Mapping[str, Source]):
         self.config, self.c, self.branches, self.figures = config, config.visualize, branches, figures
-        self.source = open_split(config, "test_split")
+        self.sources = sources
+        self.source = self._open("test_split")
         self.label_sets = label_sets_of(self.source)
         self.names = label_names(self.source.class_names, self.label_sets)
         try:
@@ -188,9 +191,12 @@ class _Gallery:
         params = self.branches.video.params["encoder"]
         return clip_features(self.config, params, source, spread(len(source), count), self.encode)
 
+    def _open(self, field: str) -> Source:
+        return self.sources[field] if field in self.sources else open_split(self.config, field)
+
     def draw_retrieval(self) -> dict[str, float]:
         """Draws the nearest clips of a few test clips, among config.visualize.gallery clips spread over config.data.split."""
-        source = open_split(self.config, "split")
+        source = self._open("split")
         queries = self.features(self.source, self.c.queries)
         gallery = self.features(source, self.c.gallery)
         same = source.identity == self.source.identity

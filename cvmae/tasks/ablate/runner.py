@@ -38,8 +38,9 @@ class Ablate:
     trains: ClassVar[bool] = False
 
     @classmethod
-    def run(cls, config, path: str) -> dict[str, float]:
-        """Makes the runs of the study in the workdir `path`, see `run_study`."""
+    def run(cls, config, path: str, custom=None) -> dict[str, float]:
+        """Makes the runs of the study in the workdir `path`, see `run_study`; their data is that of the config."""
+        del custom
         return run_study(config, path)
 
 

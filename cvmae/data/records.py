@@ -1,0 +1,66 @@
+"""Records, and the protocol of their sources, which a source of your own follows too."""
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A video, not decoded yet.
+
+    Attributes:
+      name: for error messages and bad_files.csv.
+      label: class number, or with several labels the row of `Source.label_sets`; or UNLABELED.
+      start, end: seconds, the part of the video to use; None: from its beginning, to its end.
+      payload: a path, the bytes of an encoded file, or frames uint8 [n, H, W, 3].
+    """
+
+    name: str
+    label: int
+    start: float | None
+    end: float | None
+    payload: str | bytes | np.ndarray
+
+
+class UnreadableError(Exception):
+    """A record cannot be read. args: the name of the record and the reason.
+
+    Raised by a source for one record, it counts as a video that cannot be decoded: another record takes its place in training.
+    Any other error of a source ends the run.
+    """
+
+
+class Source(Protocol):
+    """Random access to records. Sources are pickled for worker processes, so they hold no open files.
+
+    A source may also have `label_sets`, `notes` (lines for the start of a run), and `parts()`, the (file, start, end) of every record,
+    by which splits are compared; a source without them has one label a video, no notes, and is not compared.
+
+    Attributes:
+      class_names: () if classes have only numbers.
+      labels: int32 [n], the label of every record, read without decoding a video.
+      label_sets: may be absent, or None, if a video has one label, a class number. With several labels, bool [S, C]: row s has
+        True for each class of the set of labels s, and `labels` are rows of this table, the same in all splits.
+      identity: a text that differs if records or labels differ; it does not depend on the folder of the files. A run resumes only
+        on a source of the same identity.
+    """
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns record `index`, always the same one. Raises: UnreadableError, this record is not to be had."""
+        ...
+
+    def key(self, index: int) -> str:
+        """Returns a relative path that names a record, without reading it; the same part of the same file has the same key."""

@@ -1,0 +1,176 @@
+"""A source of your own: the example of the README trains and resumes, and what breaks the protocol is named."""
+
+import importlib.util
+import pathlib
+import re
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+import cvmae
+from cvmae.config import ConfigError, load
+from cvmae.data.custom import by_split, check_source
+from cvmae.data.pipeline import make_loader
+from tests.commands import ROOT, assert_same_state, metric_lines, saved_state
+from tests.data import videos
+from tests.data.configs import small_config
+from tests.tiny_configs import PLAIN
+
+README = (ROOT / "cvmae" / "data" / "README.md").read_text(encoding="utf-8")
+
+
+def readme_block(first: str) -> str:
+    """The code block of the README whose first line is `first`, without its indentation."""
+    block = re.search(r"((?:^    .*\n|^\n)*?)(?=^\S|\Z)", README[README.index(f"    {first}\n") :], re.MULTILINE)
+    assert block
+    return re.sub(r"^    ", "", block[1], flags=re.MULTILINE)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The README's example as a module, as worker processes import it."""
+    path = tmp_path / "zipped.py"
+    path.write_text(readme_block("import zipfile"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = importlib.util.spec_from_file_location("zipped", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "zipped", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def zipped(own, folder, count=12, name="clips.zip"):
+    files = [videos.write_video(folder / f"{number}.mp4", 8, first=10 * number) for number in range(count)]
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        for file in files:
+            archive.write(file, f"class {int(pathlib.Path(file).stem) % 2}/{pathlib.Path(file).name}")
+    return own.ZippedVideos(str(folder / name))
+
+
+def config(total="4_steps", **fields):
+    changes = {name.replace("__", "."): value for name, value in (PLAIN | fields).items()}
+    return load(f"{ROOT / 'configs/ssv2.py'}:runlocal", changes | {"total": total, "eval_every": "0_steps"})
+
+
+def test_the_example_of_the_readme_trains_and_resumes_in_the_same_bits(own, tmp_path):
+    source = zipped(own, tmp_path)
+    cvmae.run(config(), tmp_path / "whole", source=source)
+    cvmae.run(config("2_steps"), tmp_path / "cut", source=source)
+    cvmae.run(config(), tmp_path / "cut", source=source)
+    assert_same_state(saved_state(tmp_path / "whole", 4), saved_state(tmp_path / "cut", 4))
+    assert metric_lines(tmp_path / "whole")[-1]["data/replaced_clips"] == 0
+    assert '"source": "custom"' in (tmp_path / "whole" / "config.json").read_text()
+
+
+def test_a_run_resumes_only_on_the_same_source(own, tmp_path):
+    cvmae.run(config("2_steps"), tmp_path / "run", source=zipped(own, tmp_path))
+    with pytest.raises(ConfigError, match="made with clips=12, this run has 11"):
+        cvmae.run(config(), tmp_path / "run", source=zipped(own, tmp_path, 11, "fewer.zip"))
+    with pytest.raises(ConfigError, match="training data changed"):
+        cvmae.run(config(), tmp_path / "run")  # without the source: synthetic clips
+
+
+def test_frames_are_those_of_the_files_in_worker_processes_too(own, tmp_path):
+    source = zipped(own, tmp_path, 6)
+    batches = []
+    for workers in (0, 2):
+        c = small_config(data__workers=workers, data__clip_sampling="middle", data__frame_size=(32, 64))
+        with make_loader(c, source) as loader:
+            batches.append([{k: np.array(v) for k, v in next(loader).items()} for _ in range(3)])
+    for one, other in zip(*batches, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+    for batch in batches[0]:
+        for index, label, video in zip(batch["index"], batch["label"], batch["video"], strict=True):
+            file = pathlib.Path(source.names[index]).stem  # the middle 4 of the 8 frames from 10 · file on
+            assert videos.numbers_of(video) == list(range(10 * int(file) + 2, 10 * int(file) + 6)) and label == int(file) % 2
+    assert {int(index) for batch in batches[0] for index in batch["index"]} == set(range(6))
+
+
+def test_other_splits_need_their_own_source(own, tmp_path):
+    c = config()
+    c.unlock().eval_every = "2_steps"
+    source = zipped(own, tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"data.eval_split: split '\w+' has no source; there is one for 'train': give cvmae.run"
+    ):
+        cvmae.run(c, tmp_path / "run", source=source)
+    numbers = cvmae.run(c, tmp_path / "run", source={"train": source, c.data.eval_split: source})
+    assert "eval/loss" in metric_lines(tmp_path / "run")[-1] or numbers
+
+
+def test_a_downstream_task_takes_a_source_for_each_split(own, tmp_path):
+    source = zipped(own, tmp_path)
+    c = load(f"{ROOT / 'configs/ssv2.py'}:task=retrieval,runlocal", {"init_from": "untrained", "features.clips": 2})
+    splits = {c.data.split.partition("[")[0]: source, c.data.test_split: source}
+    assert cvmae.run(c, tmp_path / "run", source=splits)
+
+
+def test_without_a_source_the_config_is_refused(tmp_path):
+    c = config()
+    c.unlock().data.source = "custom"
+    with pytest.raises(ConfigError, match=r"data.source=custom is set by cvmae.run\(config, workdir, source=...\)"):
+        cvmae.run(c, tmp_path / "run")
+    study = load(f"{ROOT / 'configs/ablate.py'}:study=masking,runlocal")
+    with pytest.raises(ConfigError, match="'ablate' takes no source=: its runs open the data of config.pretrain"):
+        cvmae.run(study, tmp_path / "run", source=Own())
+
+
+class Own:
+    """A source of frames, of which a test breaks one part."""
+
+    class_names: tuple = ()
+    identity = "own"
+    labels = np.zeros(3, np.int32)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return cvmae.Record(f"r{index}", 0, None, None, np.full((8, 16, 24, 3), index, np.uint8))
+
+    def key(self, index):
+        return f"r{index}"
+
+
+BROKEN = {
+    "lacks identity": {"identity": property(lambda self: self.nothing)},
+    "holds no records": {"__len__": lambda self: 0},
+    r"labels is int64\[3\]: give a numpy array int32 \[3\]": {"labels": np.zeros(3, np.int64)},
+    r"labels is list: give a numpy array": {"labels": [0, 0, 0]},
+    "class_names is abc": {"class_names": "abc"},
+    r"class_names is \('run',\): give a tuple with a name for every label": {
+        "class_names": ("run",),
+        "labels": np.ones(3, np.int32),
+    },
+    r"key\(0\) is ''": {"key": lambda self, index: ""},
+    "is of type tuple: give a cvmae.Record": {"__getitem__": lambda self, index: ("a.mp4", 0)},
+    r"payload is float32\[8, 16, 24, 3\]": {
+        "__getitem__": lambda self, index: cvmae.Record("r", 0, None, None, np.zeros((8, 16, 24, 3), np.float32))
+    },
+    "label is 1, labels": {"__getitem__": lambda self, index: cvmae.Record("r", 1, None, None, "r.mp4")},
+    "cannot be pickled": {"__getstate__": lambda self: {"file": open(__file__)}},  # noqa: SIM115
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_what_breaks_the_protocol_is_named(message):
+    check_source(Own(), "source")
+    with pytest.raises(ValueError, match=message) as refused:
+        by_split(type("Broken", (Own,), BROKEN[message])(), "train")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_record_that_is_not_to_be_had_is_replaced():
+    class Holed(Own):
+        def __getitem__(self, index):
+            if index == 1:
+                raise cvmae.UnreadableError("r1", "on a tape that is away")
+            return super().__getitem__(index)
+
+    with make_loader(small_config(), Holed()) as loader:
+        batches = [next(loader) for _ in range(3)]
+    assert not any((batch["index"] == 1).any() for batch in batches)
+    assert any(b"on a tape" in bytes(row) for batch in batches for row in batch["failures"])
