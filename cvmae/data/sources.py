@@ -10,6 +10,7 @@ import numpy as np
 
 from cvmae.data.custom import find_split
 from cvmae.data.manifest import Manifest, ManifestError, read_manifest
+from cvmae.data.mixture import open_mixture
 from cvmae.data.published import how_to_prepare
 from cvmae.data.records import Record, Source
 from cvmae.data.subset import Subset, choose, parse_split, strata
@@ -30,8 +31,10 @@ def make_source(data, split: str, custom: Mapping[str, Source] | None = None) ->
 
     Raises:
       ManifestError: the manifest cannot be read or has no such split.
-      ValueError: a field is wrong; the message names it.
+      ValueError: a field is wrong, or a mixture cannot be made; the message names it.
     """
+    if data.get("mixture"):
+        return open_mixture(data, split, make_source)
     if data.get("multi_label") and data.source not in ("files", "custom"):
         raise ValueError(f"data.multi_label=True needs data.source=files, labels separated by ; in a manifest, not {data.source}")
     if data.source == "tfds":
