@@ -61,7 +61,7 @@ def data():
     # The published data set, such as ssv2 or k400, from which plan and bench take the numbers of clips and classes if the data is
     # not available; '' for any other.
     c.name = ""
-    c.source = "files"  # files | tfds | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
+    c.source = "files"  # files | tfds | webdataset | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
     # Several sources by weight, for pre-training: 'ssv2:1.0,k400:2.0', with the fields in which ssv2 differs in data.sources.ssv2, ...;
     # the argument sources=ssv2+k400 of a config makes these sections, of equal weights
     c.mixture = ""
@@ -88,6 +88,8 @@ def data():
         # 0 for side, train_clips and test_clips: the default of the size
         {"size": "easy", "side": 0, "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}
     )
+    # Tar shards by a pattern with {0000..0099}, {a,b} and *; {split} in it is the name of the split
+    c.webdataset = ml_collections.ConfigDict({"shards": ""})
     c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
     return c
 

@@ -15,9 +15,10 @@ from cvmae.data.published import how_to_prepare
 from cvmae.data.records import Record, Source
 from cvmae.data.subset import Subset, choose, parse_split, strata
 from cvmae.data.synthetic import SyntheticSource
+from cvmae.data.tar_source import TarSource
 from cvmae.data.tfds_source import TfdsSource
 
-KINDS = ("files", "tfds", "motion", "synthetic", "custom")
+KINDS = ("files", "tfds", "motion", "synthetic", "webdataset", "custom")
 
 
 def make_source(data, split: str, custom: Mapping[str, Source] | None = None) -> Source:
@@ -60,6 +61,8 @@ def _full_split(data, split: str) -> Source:
         from cvmae.data import motion
 
         return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
+    if data.source == "webdataset":
+        return TarSource(data.webdataset.shards, split)
     if data.source == "synthetic":
         # Long enough for a random start to matter, short enough to cost nothing.
         height, width = data.frame_size

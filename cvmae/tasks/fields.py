@@ -81,6 +81,7 @@ CHECKS = {
     "data.motion.*": at_least(0),
     "data.mixture": FREE,  # its own messages name the form
     "data.tfds.*": FREE,
+    "data.webdataset.*": FREE,
     "data.manifest": FREE,
     "data.multi_label": FREE,
     "data.root": FREE,
