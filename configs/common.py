@@ -6,8 +6,10 @@ our own. A config imports `base`, changes the fields that depend on its data set
 
 import ml_collections
 from cvmae.configs import variants
+from ml_collections.config_dict import placeholder
 
 from cvmae.config import ConfigError, nearest, parse_arg
+from cvmae.data.mixture import SAMPLING_FIELDS, SOURCE_FIELDS
 from cvmae.objective import TERMS
 from cvmae.tasks import TASKS
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER
@@ -16,8 +18,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def arguments(arg, **defaults):
-    """Parses the argument of a config; `task`, `variant`, `parent`, `stage`, `fast` and `runlocal` are common to all configs."""
-    common = {"task": "pretrain", "variant": "", "parent": "", "stage": "", "fast": False, "runlocal": False}
+    """Parses the argument of a config; `task`, `variant`, `parent`, `stage`, `sources`, `fast` and `runlocal` are common to all configs."""
+    common = {"task": "pretrain", "variant": "", "parent": "", "stage": "", "sources": "", "fast": False, "runlocal": False}
     args = parse_arg(arg, **(common | defaults))
     tasks = [task for task in TASKS if task != "ablate"]
     for name, known in (("task", tasks), ("parent", ("", *variants.PARENTS)), ("stage", ("", *variants.STAGES))):
@@ -29,14 +31,28 @@ def arguments(arg, **defaults):
 
 
 def finish(c, args):
-    """Applies the arguments `parent`, `stage`, `fast` and `runlocal` to a config; every config ends with it."""
+    """Applies the arguments `parent`, `stage`, `sources`, `fast` and `runlocal` to a config; every config ends with it."""
     if args.parent:
         variants.parent_encoder(c, args.parent)
     if args.parent and c.task == "pretrain":
         variants.parent(c, args.parent)
     variants.image_stage(c, args)
     variants.fast(c, args)
+    for name in filter(None, args.sources.split("+")):
+        c.data.mixture += f"{',' if c.data.mixture else ''}{name}:1"
+        c.data.sources[name] = section(c.data)
     return variants.runlocal(c) if args.runlocal else c
+
+
+def section(data):
+    """Returns the section of a source of a mixture: the fields that it may change, all of them as in `data`."""
+    c = ml_collections.ConfigDict()
+    for name in (name for name in (*SOURCE_FIELDS, *SAMPLING_FIELDS) if name in data):
+        value = data[name]
+        nested = isinstance(value, ml_collections.ConfigDict)
+        fields = {field: placeholder(type(value[field])) for field in value} if nested else placeholder(type(value))
+        c[name] = ml_collections.ConfigDict(fields) if nested else fields
+    return c
 
 
 def data():
@@ -45,7 +61,11 @@ def data():
     # The published data set, such as ssv2 or k400, from which plan and bench take the numbers of clips and classes if the data is
     # not available; '' for any other.
     c.name = ""
-    c.source = "files"  # files | tfds | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
+    c.source = "files"  # files | tfds | webdataset | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
+    # Several sources by weight, for pre-training: 'ssv2:1.0,k400:2.0', with the fields in which ssv2 differs in data.sources.ssv2, ...;
+    # the argument sources=ssv2+k400 of a config makes these sections, of equal weights
+    c.mixture = ""
+    c.sources = ml_collections.ConfigDict()
     c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
     c.root = ""  # folder of the manifest's relative paths; '' is the manifest's folder
     c.multi_label = False  # True: labels separated by ; in the manifest; head.loss=sigmoid and probe.loss=sigmoid set it
@@ -68,6 +88,8 @@ def data():
         # 0 for side, train_clips and test_clips: the default of the size
         {"size": "easy", "side": 0, "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}
     )
+    # Tar shards by a pattern with {0000..0099}, {a,b} and *; {split} in it is the name of the split
+    c.webdataset = ml_collections.ConfigDict({"shards": ""})
     c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
     return c
 

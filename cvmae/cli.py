@@ -120,7 +120,9 @@ def print_config(config) -> None:
         last = name.rpartition(".")[2]
         # Comments are found by the last name alone, which means something else in another section.
         comment = comments.get(last, "") if len(sections[last]) == 1 else ""
-        comment = "that of the weights of config.init_from" if value is None else comment
+        if value is None:
+            is_source = name.startswith("data.sources.")
+            comment = f"that of data.{name.split('.', 3)[3]}" if is_source else "that of the weights of config.init_from"
         print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
 
 

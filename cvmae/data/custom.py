@@ -40,13 +40,13 @@ def find_split(custom: Mapping[str, Source] | None, split: str, multi_label: boo
       multi_label: True where clips have several labels.
 
     Raises:
-      SourceError: there is none, or its labels are of the other form.
+      SourceError: the split has no source, or its labels are of the other form.
     """
     if custom is None:
         raise SourceError("data.source=custom is set by cvmae.run(config, workdir, source=...), and no source is here: call that")
     if split not in custom:
         raise SourceError(
-            f"split {split!r} has no source; there is one for {', '.join(map(repr, custom)) or 'none'}: give "
+            f"split {split!r} has no source; there is one for {', '.join(map(repr, custom)) or 'no split'}: give "
             f"cvmae.run(..., source={{{split!r}: ..., ...}}), a source for every split that the task reads"
         )
     has_sets = label_sets_of(custom[split]) is not None

@@ -99,6 +99,17 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
     return Manifest(entries, names, folder, label_sets=label_sets)
 
 
+def splits_of(path: str) -> tuple[str, ...]:
+    """Returns the splits of a manifest in the order of their first rows. Raises: ManifestError, it cannot be read or has no rows."""
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        raise ManifestError(f"{path} is a folder; give a file with {COLUMNS}")
+    splits = tuple(dict.fromkeys(_text(row["split"]) for _, row in _read_rows(path)))
+    if not splits:
+        raise ManifestError(f"{path}: the file has no rows; expected {COLUMNS}")
+    return splits
+
+
 def _number_rows(rows, classes, multi_label):
     """Returns the class names, `Manifest.label_sets`, and the label of every row. Raises: LabelError."""
     texts = [split_label(where, row["label"], multi_label) for where, row in rows]

@@ -15,11 +15,12 @@ from absl import flags
 from cvmae.data import clips, decode, worker_processes
 from cvmae.data.bad_files import REPORT_BYTES, BadDataError, pack_failures
 from cvmae.data.manifest import UNLABELED
+from cvmae.data.mixture import Mixture, part_range
+from cvmae.data.proportions import EPOCHS, clip_indices_of
 from cvmae.data.records import Record, Source, UnreadableError
 from cvmae.data.timeout import TimeLimitError, call_with_limit
 
 ATTEMPTS = 8  # records tried for one clip before the run stops
-EPOCHS = 2**31  # endless for any run; repeat(None) overflows Grain's arithmetic where a process has one example of a batch
 ARRAY_FPS = 25.0  # frames per second assumed for videos stored as arrays
 
 
@@ -52,6 +53,7 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
         label        int32 [b]      -1: unlabeled
         index        int64 [b]      record in the source
         failures     uint8 [b, 512] records that had to be replaced (see `bad_files`), zeros for none
+        source       int32 [b]      only of a mixture: the number of the source
 
     Raises:
       ValueError: B is not divisible by P, or the source is empty.
@@ -61,9 +63,12 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
         raise ValueError(f"batch_size={config.batch_size} is not divisible by {process_count} processes")
     if not len(source):
         raise ValueError("the source holds no records")
-    read = _ReadTraining(Reader(source, clip_spec(config), config.data.timeout_s))
-    stream = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(EPOCHS).random_map(read)
-    batches = stream.batch(config.batch_size // process_count)
+    read = _ReadTraining(Reader(source, clip_spec(config), config.data.timeout_s, _part_specs(config, source)))
+    if isinstance(source, Mixture):
+        stream = clip_indices_of(source, config.seed, config.batch_size).seed(config.seed)
+    else:
+        stream = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(EPOCHS)
+    batches = stream.random_map(read).batch(config.batch_size // process_count)
     return Loader(batches[start_step * process_count + process_index :: process_count], config.data)
 
 
@@ -79,7 +84,14 @@ def make_eval_loader(config, source: Source, batch_size: int, start: int = 0, **
 
 def evaluation_reader(config, source: Source) -> "Reader":
     """Returns a reader of clips without random choices."""
-    return Reader(source, clip_spec(config).deterministic(), config.data.timeout_s)
+    specs = tuple(spec.deterministic() for spec in _part_specs(config, source))
+    return Reader(source, clip_spec(config).deterministic(), config.data.timeout_s, specs)
+
+
+def _part_specs(config, source) -> tuple[clips.ClipSpec, ...]:
+    """Returns the ClipSpec of each source of a mixture; () for any other source."""
+    parts = source.sampling if isinstance(source, Mixture) else ()
+    return tuple(dataclasses.replace(clip_spec(config), **changes) for changes in parts)
 
 
 class Examples(Protocol):
@@ -159,17 +171,31 @@ def unreadable(name: str):
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reader of clips by the number of their record."""
+    """Reader of clips by the number of their record.
+
+    Attributes:
+      source: the records.
+      spec: of the clips.
+      timeout_s: the limit for one clip, in seconds.
+      part_specs: of the clips of each source of a mixture, in place of `spec`.
+    """
 
     source: Source
     spec: clips.ClipSpec
     timeout_s: float
+    part_specs: tuple[clips.ClipSpec, ...] = ()
 
     def cut(self, index: int, rng: np.random.Generator, view: clips.ClipView = clips.MIDDLE) -> tuple[Record, list[np.ndarray]]:
         """Returns a record, and the crops of one clip of it, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
         record = self.source[index]
+        part = self.part_of(index)
+        spec = self.part_specs[part] if part is not None else self.spec
         with unreadable(record.name):
-            return record, call_with_limit(lambda: cut_clip(record, self.spec, rng, view), self.timeout_s)
+            return record, call_with_limit(lambda: cut_clip(record, spec, rng, view), self.timeout_s)
+
+    def part_of(self, index: int) -> int | None:
+        """Returns the number of the source of a record in a mixture; None without a mixture."""
+        return self.source.part_of(index) if isinstance(self.source, Mixture) else None
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Reads an example of a single clip. Raises: UnreadableError."""
@@ -224,17 +250,19 @@ class _ReadTraining(grain.transforms.RandomMap):
     def random_map(self, index, rng):
         """Returns the example of record `index`, or of the first readable one drawn after it. Raises: BadDataError."""
         key, failures = int(rng.integers(2**63)), []
+        part, (low, high) = self.reader.part_of(index), part_range(self.reader.source, index)
         while len(failures) < ATTEMPTS:
             # Each attempt has its own generator: a decoder that ran into the time limit may still be using the previous one.
             attempt_rng = np.random.default_rng([key, len(failures)])
             if failures:
-                index = int(attempt_rng.integers(len(self.reader.source)))
+                index = low + int(attempt_rng.integers(high - low))
             try:
                 example = self.reader.read(index, attempt_rng)
             except UnreadableError as error:
                 failures.append(error.args)
             else:
-                return example | {"failures": pack_failures(failures)}
+                example["failures"] = pack_failures(failures)
+                return example if part is None else example | {"source": np.int32(part)}
         names = ", ".join(dict.fromkeys(name for name, _ in failures))
         raise BadDataError(f"{ATTEMPTS} videos in a row cannot be read ({names}); the first: {failures[0][1]}")
 

@@ -10,13 +10,15 @@ import numpy as np
 
 from cvmae.data.custom import find_split
 from cvmae.data.manifest import Manifest, ManifestError, read_manifest
+from cvmae.data.mixture import open_mixture
 from cvmae.data.published import how_to_prepare
 from cvmae.data.records import Record, Source
 from cvmae.data.subset import Subset, choose, parse_split, strata
 from cvmae.data.synthetic import SyntheticSource
+from cvmae.data.tar_source import TarSource
 from cvmae.data.tfds_source import TfdsSource
 
-KINDS = ("files", "tfds", "motion", "synthetic", "custom")
+KINDS = ("files", "tfds", "motion", "synthetic", "webdataset", "custom")
 
 
 def make_source(data, split: str, custom: Mapping[str, Source] | None = None) -> Source:
@@ -30,8 +32,10 @@ def make_source(data, split: str, custom: Mapping[str, Source] | None = None) ->
 
     Raises:
       ManifestError: the manifest cannot be read or has no such split.
-      ValueError: a field is wrong; the message names it.
+      ValueError: a field is wrong, or a mixture cannot be made; the message names it.
     """
+    if data.get("mixture"):
+        return open_mixture(data, split, make_source)
     if data.get("multi_label") and data.source not in ("files", "custom"):
         raise ValueError(f"data.multi_label=True needs data.source=files, labels separated by ; in a manifest, not {data.source}")
     if data.source == "tfds":
@@ -57,6 +61,8 @@ def _full_split(data, split: str) -> Source:
         from cvmae.data import motion
 
         return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
+    if data.source == "webdataset":
+        return TarSource(data.webdataset.shards, split)
     if data.source == "synthetic":
         # Long enough for a random start to matter, short enough to cost nothing.
         height, width = data.frame_size

@@ -73,6 +73,7 @@ def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | 
     """
     pretrained = read(path, branch=branch, step=step)
     module, params = pretrained.take("encoder")
+    assert isinstance(module, Encoder)  # what `take` gives for this name
     sampling = pretrained.sampling
     if sampling is None:
         sampling = FrameSampling(STRIDE)

@@ -1,5 +1,6 @@
 """The pre-training objective: loss and metrics of a batch of clips, as a function of the parameters."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key
@@ -10,6 +11,7 @@ from cvmae.models import build
 from cvmae.models.autoencoder import Targets
 from cvmae.models.crossvideo import CrossVideo, CrossVideoOutput
 from cvmae.models.masking import visible_time_patch_probability
+from cvmae.objective.clip_losses import sum_by_source
 from cvmae.objective.losses import feature_std, weighted_sum
 from cvmae.objective.targets import target_pixels, video_targets
 from cvmae.objective.terms import active_terms, weighted_terms
@@ -36,6 +38,8 @@ class Objective:
       model: the Flax module, with only the parts that the active terms need.
       terms: the names of the active loss terms, and what the model computes for them.
       loss_terms: the active loss terms, in the order in which they are computed.
+      source_terms: those of them that the loss of each source of a mixture is made of.
+      num_sources: S, the number of sources of a mixture; 0 without one. Samples then have "source", int32 [B].
 
     Raises:
       ValueError: a config field does not fit; the message names it.
@@ -53,6 +57,8 @@ class Objective:
         self.model, self.rules = build_model(config, rules), rules
         self.terms, self.loss_terms = self.model.terms, weighted_terms(config)
         self.make_inputs = InputBuilder(config, self.terms)
+        self.source_terms = tuple(term for term in self.loss_terms if term.clip_losses)
+        self.num_sources = 0
 
     @property
     def expected_valid(self) -> float | None:
@@ -79,10 +85,31 @@ class Objective:
 
         Returns:
           (loss, metrics), all float32 scalars. Metrics are `loss`, `loss/TERM`, the metrics of the terms such as `accuracy/TERM`
-          (0..1) and `valid/TERM` (the fraction of pairs that count), and `feature_std/BRANCH`.
+          (0..1) and `valid/TERM` (the fraction of pairs that count), and `feature_std/BRANCH`. With `num_sources` also `source_sums`,
+          float32 [N, S, 2], for `source_losses`.
         """
         inputs = self.step_inputs(samples)
-        return self.loss_and_metrics(self.forward(params, inputs), inputs, step)
+        output = self.forward(params, inputs)
+        loss, metrics = self.loss_and_metrics(output, inputs, step)
+        if self.num_sources and self.source_terms:
+            sums = []
+            for term in self.source_terms:
+                values, weights = term.clip_losses(output, inputs, self.config)
+                sums.append(sum_by_source(values, weights, samples["source"], self.num_sources))
+            metrics["source_sums"] = jax.lax.stop_gradient(jnp.stack(sums))
+        return loss, metrics
+
+    def source_losses(self, sums: Float[Array, "N S 2"], step=None) -> Float[Array, " S"]:
+        """Returns the weighted sum of the terms over the clips of each source, float32 [S]; 0 for a source without clips.
+
+        Args:
+          sums: `source_sums` of a batch, or their mean over micro-batches.
+          step: see `__call__`.
+        """
+        weights = self.weights(step)
+        terms = jnp.stack([weights[term.name] for term in self.source_terms])
+        means = sums[..., 0] / jnp.where(sums[..., 1] > 0, sums[..., 1], 1)
+        return (terms[:, None] * means).sum(0)
 
     def step_inputs(self, samples) -> ModelInputs:
         """Makes the inputs of a training step: views and masks, with only the masked tokens that the decoders are to predict."""

@@ -19,6 +19,7 @@ from cvmae.config import ConfigError, nearest
 from cvmae.models.autoencoder import Targets
 from cvmae.models.crossvideo import IMAGE_OUTPUTS, VIDEO_OUTPUTS, ActiveTerms, CrossVideoOutput, first_of_mask
 from cvmae.models.masking import Mask
+from cvmae.objective import clip_losses
 from cvmae.objective.losses import masked_mean, masked_mse, nt_xent, nt_xent_per_frame
 from cvmae.objective.targets import image_targets, video_targets
 from cvmae.objective.views_and_masks import ModelInputs
@@ -43,6 +44,8 @@ class LossTerm:
       contrastive: True if it takes negatives from the batch; a micro-batch then needs at least two clips.
       reversed_negatives: True if the time-reversed clip, where `config.contrast.time_reversed_negatives` asks for it, joins its
         negatives as the third view.
+      clip_losses: `clip_losses(output, inputs, config) -> (values, weights)`, float32 [B] each, whose weighted mean is the loss: for the
+        loss of each source of a mixture, which leaves out terms without it.
       title: what reports call `accuracy/NAME`; "" for a term without an accuracy, which gets no row.
 
     Raises:
@@ -57,6 +60,7 @@ class LossTerm:
     contrastive: bool = False
     reversed_negatives: bool = False
     title: str = ""
+    clip_losses: Callable | None = None
 
     def __post_init__(self):
         if not self.name.isidentifier():
@@ -167,13 +171,13 @@ def _with_accuracy(loss, accuracy, valid=None):
 def _contrastive(function, level: str, needs: tuple[str, ...]) -> LossTerm:
     intra = not set(needs) & IMAGE_OUTPUTS
     title = f"{'intra' if intra else 'cross'}-modal accuracy, {level} level"
-    return LossTerm(function.__name__, level, needs, function, 2, contrastive=True, reversed_negatives=intra, title=title)
+    return LossTerm(function.__name__, level, needs, function, 2, True, intra, title, getattr(clip_losses, function.__name__))
 
 
 # The terms of the method, METHOD section 5, in the order in which they are computed, logged and reported.
 TERMS = (
-    LossTerm("mse_video", "patch", ("video_predictions",), mse_video),
-    LossTerm("mse_image", "patch", ("image_predictions",), mse_image),
+    LossTerm("mse_video", "patch", ("video_predictions",), mse_video, clip_losses=clip_losses.mse_video),
+    LossTerm("mse_image", "patch", ("image_predictions",), mse_image, clip_losses=clip_losses.mse_image),
     _contrastive(intra_video, "video", ("z",)),
     _contrastive(intra_frame, "frame", ("f", "f_valid")),
     _contrastive(cross_video, "video", ("z", "h")),

@@ -166,7 +166,7 @@ def open_data(config) -> tuple[object, Source, str]:
 
 def with_synthetic_fallback(config) -> tuple[object, str]:
     """Returns (config, note): a copy with synthetic clips where the config names no videos, else the config itself and ''."""
-    if config.data.source != "files" or config.data.manifest:
+    if config.data.source != "files" or config.data.manifest or config.data.get("mixture"):
         return config, ""
     changed = config.copy_and_resolve_references()
     with changed.unlocked():

@@ -108,7 +108,7 @@ def training_clips(config, clips: int) -> tuple[int, str]:
     """
     if clips:
         return clips, "--clips"
-    if config.data.source == "synthetic" or config.data.manifest or config.data.tfds.name:
+    if config.data.source == "synthetic" or config.data.manifest or config.data.tfds.name or config.data.get("mixture"):
         with config_errors("data"):
             return len(make_source(config.data, config.data.split)), f"config.data.split={config.data.split} as it is here"
     if config.data.source == "motion":

@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae.config import config_errors, steps
+from cvmae.data.mixture import Mixture
 from cvmae.data.sources import Source, make_source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
 from cvmae.parallel.state_sharding import StateSharding
+from cvmae.tasks.mixtures import check_shares
 from cvmae.tasks.notes import check_clips, row_notes, source_notes, training_notes
 from cvmae.tasks.results import Results, draw, write
-from cvmae.tasks.validate import validate
+from cvmae.tasks.validate import is_contrastive, validate
 from cvmae.training import loop
 from cvmae.training.loop import Schedule
 from cvmae.training.optimizer import path_of
@@ -43,7 +45,7 @@ class Task(abc.ABC):
       ConfigError or ValueError: a config field does not fit.
     """
 
-    BATCH_KEYS: ClassVar[tuple[str, ...]]
+    BATCH_KEYS: tuple[str, ...]
     PREFIX: ClassVar[str]
     trains: ClassVar[bool] = True
     LABELED: ClassVar[bool] = False
@@ -85,6 +87,8 @@ class Task(abc.ABC):
         with config_errors("data"):
             source = make_source(config.data, config.data.split, custom)
         check_clips(config, len(source))
+        if isinstance(source, Mixture) and is_contrastive(config):
+            check_shares(source, config.batch_size)
         schedule = Schedule.of(config, len(source))
         task = cls(config, make_mesh(config.mesh), schedule, source)
         task.custom = custom
@@ -223,6 +227,7 @@ class Task(abc.ABC):
             "video": ((data.num_frames, *data.frame_size, 3), jnp.uint8),
             "frame_index": ((self.config.get("image_branch", {}).get("frames", 0),), jnp.int32),
             "label": ((), jnp.int32),
+            "source": ((), jnp.int32),
         }
         shapes = {name: known[name] for name in self.BATCH_KEYS}
         return {name: jax.ShapeDtypeStruct((clips, *shape), dtype, sharding=layout) for name, (shape, dtype) in shapes.items()}

@@ -79,7 +79,9 @@ CHECKS = {
     "data.motion.size": FREE,  # motion's own messages name the sizes and numbers
     "data.motion.cache_dir": FREE,
     "data.motion.*": at_least(0),
+    "data.mixture": FREE,  # its own messages name the form
     "data.tfds.*": FREE,
+    "data.webdataset.*": FREE,
     "data.manifest": FREE,
     "data.multi_label": FREE,
     "data.root": FREE,
@@ -197,7 +199,13 @@ def check_of(field: str):
 
 def check_field(field: str, value) -> None:
     """Checks one field by itself."""
-    expected, holds = check_of(field) or (f"known to {__name__}.CHECKS", lambda _: False)
+    section = field.split(".", 3)
+    if section[:2] == ["data", "sources"]:  # a section of a mixture has fields of config.data; None is not changed
+        if value is None:
+            return
+        expected, holds = check_of(f"data.{section[3]}") or (f"known to {__name__}.CHECKS", lambda _: False)
+    else:
+        expected, holds = check_of(field) or (f"known to {__name__}.CHECKS", lambda _: False)
     require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}")
     if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
         length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)

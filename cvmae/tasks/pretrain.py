@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from cvmae.data.mixture import mixture_names
 from cvmae.evaluation.heldout import HeldOut, evaluate_pretraining, report_table
 from cvmae.objective.objective import Objective
 from cvmae.objective.views_and_masks import sample_keys
@@ -31,6 +32,10 @@ class Pretrain(Task):
         super().__init__(config, mesh, schedule, source)
         warmups = {term: self.resolve(text, f"loss_warmup.{term}") for term, text in config.loss_warmup.items()}
         self.objective = Objective(config, warmups, self.rules)
+        self.mixture = mixture_names(config.data)
+        if self.mixture:
+            self.BATCH_KEYS = ("video", "frame_index", "source")
+            self.objective.num_sources = len(self.mixture)
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
         self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self.is_frozen)
@@ -56,13 +61,16 @@ class Pretrain(Task):
         return {name: params for name, params in loaded.items() if params is not None} or None
 
     def train_step(self, state: TrainState, batch):
-        """Returns the updated state and the metrics of the objective, the gradient norm and the learning rate."""
+        """Returns the updated state and the metrics of the objective, of each source of a mixture, and of the optimizer."""
         samples = batch | sample_keys(self.key, state.step, batch["video"].shape[0])
 
         def loss(params, micro_batch):
             return self.objective(params, micro_batch, state.step)
 
         gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate, self.shard_update)
+        if self.mixture and self.objective.source_terms:
+            losses = self.objective.source_losses(metrics.pop("source_sums"), state.step)
+            metrics |= {f"loss/{name}": loss for name, loss in zip(self.mixture, losses, strict=True)}
         new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay, self.shard_update)
         learning_rate = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}
@@ -76,6 +84,10 @@ class Pretrain(Task):
                 f"gradients accumulate over {count} micro-batches: contrastive negatives are the {batch // count} clips of a "
                 "micro-batch, not the batch"
             )
+        left_out = set(self.objective.loss_terms) - set(self.objective.source_terms)
+        if self.mixture and left_out:
+            names = ", ".join(sorted(term.name for term in left_out))
+            lines.append(f"note: loss/NAME of a source leaves out {names}: its LossTerm has no clip_losses")
         video = self.objective.model.video
         lines += valid_notes(self.config, self.objective)
         if self.config.report.labelled and self.config.data.get("multi_label"):

@@ -15,6 +15,7 @@ from cvmae.models import build, masking, positions, vit
 from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
 from cvmae.tasks.fields import check_field
+from cvmae.tasks.mixtures import check_mixture
 from cvmae.tasks.model_fields import is_sigmoid, loss_field
 from cvmae.visualize.attention import AttentionSpec
 
@@ -24,6 +25,7 @@ def validate(config, devices=None) -> None:
 
     Raises: ConfigError, one line that names the field and the fix.
     """
+    own = check_mixture(config)
     for field, value in flatten(config).items():
         check_field(field, value)
     with config_errors():
@@ -31,11 +33,12 @@ def validate(config, devices=None) -> None:
         make_rules(mesh, config.sharding)
     check_batch(config, mesh)
     check_total(config)
-    require(
-        not config.data.manifest or config.data.source == "files",
-        f"config.data.manifest={config.data.manifest!r} is not read with config.data.source={config.data.source!r} (runlocal sets "
-        "synthetic): add --config.data.source=files, or leave the manifest out",
-    )
+    for section, data in {"data": config.data, **{f"data.sources.{name}": data for name, data in own.items()}}.items():
+        require(
+            not data.manifest or data.source == "files",
+            f"config.{section}.manifest={data.manifest!r} is not read with config.{section}.source={data.source!r} (runlocal sets "
+            f"synthetic): add --config.{section}.source=files, or leave the manifest out",
+        )
     folder = config.data.source == "files" and os.path.isdir(os.path.expanduser(config.data.manifest))
     require(
         not folder or "total" not in config,

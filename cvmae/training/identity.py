@@ -4,6 +4,7 @@ import hashlib
 
 from cvmae.config import UNTRAINED, ConfigError, flatten
 from cvmae.data.labels import label_sets_of
+from cvmae.data.mixture import Mixture
 from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
 
@@ -13,6 +14,7 @@ DATA = {
     "source_files": "the files or their order",
     "source_labels": "the labels",
     "source_classes": "the names of the classes",
+    "source_mixture": "the sources of the mixture or their weights",
     "source": "the source",
 }
 ALLOW = "data.allow_change"
@@ -37,6 +39,8 @@ def _describe_data(source: Source) -> dict:
     data = {"clips": len(source), "source": source.identity}
     if isinstance(source, TfdsSource):
         return data
+    if isinstance(source, Mixture):
+        data["source_mixture"] = source.proportions
     return data | {
         "source_files": digest_keys(source),
         "source_labels": _digest(source.labels.astype("<i4").tobytes() + _label_sets(source)),
@@ -76,6 +80,8 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
         return
     parts = [DATA[name] for name in DATA if name in changed and (name != "source" or changed == ["source"])]
     what = f"the training data changed since step {position.get('step')}: {', '.join(parts)}"
+    if "source_mixture" in changed:
+        what = f"{what} (they were {position['source_mixture']}, now {expected['source_mixture']})"
     if allow_data_change:
         processes.log_once(f"note: {what}; config.{ALLOW}=True, so the run continues with the new data")
         return

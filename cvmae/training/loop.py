@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cvmae.config import ConfigError, require, steps
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import Loader, make_loader
+from cvmae.data.proportions import ClipCounts
 from cvmae.data.sources import Source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement
@@ -172,6 +173,7 @@ class TrainLoop:
         self.identity = identity.describe(config, source)
         self.state, position = self._restore()
         self.step, self.replaced, self.clock = position["step"], position.get("replaced", 0), Clock(position.get("seconds", 0.0))
+        self.clip_counts = ClipCounts(source, config.batch_size, position)
         writes = processes.is_main_process()
         self.bad_files = BadFiles(workdir, len(source), config.data.max_bad_fraction, writes=writes)
         self.metrics: dict[str, float] = {}
@@ -261,6 +263,7 @@ class TrainLoop:
             self.progress.unpause()  # leaves compilation out of the time that is left
         if self.schedule.due(self.schedule.log, step):
             rates = self.clock.report(self.config.batch_size)
+            metrics = self.clip_counts.complete(step, metrics)
             self.metrics = metrics | {"data/replaced_clips": self.replaced} | rates
             self.writer.write(step, self.metrics)
             self.progress.set_postfix_str(summary(self.metrics), refresh=False)
@@ -269,6 +272,7 @@ class TrainLoop:
         """Starts a checkpoint of this step, after its numbers are known to be finite."""
         self.read_metrics()
         position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
+        position |= self.clip_counts.position(self.step)
         self.checkpoints.save(self.step, self.state, position)
 
 

@@ -119,8 +119,8 @@ def test_a_manifest_that_is_not_there_names_the_command_that_writes_it(manifest,
 
 
 def test_an_unknown_source():
-    with pytest.raises(ValueError, match="must be one of files, tfds, motion, synthetic, custom, got 'webdataset'"):
-        make(data__source="webdataset")
+    with pytest.raises(ValueError, match="must be one of files, tfds, motion, synthetic, webdataset, custom, got 'hdf5'"):
+        make(data__source="hdf5")
 
 
 # tfds

@@ -143,7 +143,8 @@ def test_options_that_are_named_alone_exist():
     """`--config.FIELD=VALUE` is a field of some task of some config; other options are of some command."""
     known = set().union(*(flags_of(name) for name in RUN_BY if name.startswith("cvmae"))) | {"dry-run", "logdir", "editable"}
     paths = [f"configs/{name}.py:task={task}" for name in CONFIGS if name != "ablate" for task in TASKS if task != "ablate"]
-    trees = [load(start_of(path)) for path in (*paths, "configs/ablate.py:study=masking")]
+    more = "configs/ablate.py:study=masking", "configs/ssv2.py:sources=ssv2+k400"
+    trees = [load(start_of(path)) for path in (*paths, *more)]
     for word in {word for text in (*SPANS, *BLOCKS) for word in text.split() if word.startswith("--")}:
         name = word[2:].partition("=")[0]
         if not name.startswith("config."):

@@ -1,11 +1,13 @@
 """Command `python -m cvmae.data.prepare --dataset=ssv2 --videos=DIR --labels=DIR --out=DIR`; the package's docstring lists
-the files that it writes. `--dataset=metaworld --out=DIR` renders a set instead: see cvmae/data/metaworld.
+the files that it writes. `--dataset=metaworld --out=DIR` renders a set instead: see cvmae/data/metaworld. Tar shards:
+`--shards=webdataset --manifest=FILE --out=DIR` writes them, `--index=PATTERN` makes the index of those that are there.
 
 Exit codes: 0 done; 1 the disk failed; 2 an error in the command or its input files; 130 interrupted, 143 ended by SIGTERM:
 after both, the same command continues the run.
 """
 
 import dataclasses
+import os
 import signal
 import sys
 from typing import TypeVar
@@ -16,6 +18,7 @@ from cvmae.cli import fail, parse_own
 from cvmae.data import metaworld
 from cvmae.data.prepare import Options, PrepareError, StopRun, prepare
 from cvmae.data.prepare.run import DATASETS, RUNNERS
+from cvmae.data.prepare.tar_writer import index_shards, write_shards
 from cvmae.data.prepare.work import CHECKS
 
 FLAGS = flags.FlagValues()  # not the global flags, so that commands with the same names can be imported in one process
@@ -63,6 +66,12 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
     "seed", 0, "Seed of the draw of val, for folder without split folders, or of the episodes of metaworld.", flag_values=FLAGS
 )
+flags.DEFINE_enum("shards", None, ("webdataset",), "Write the videos of --manifest into tar shards in --out.", flag_values=FLAGS)
+flags.DEFINE_string("manifest", "", "For --shards: CSV or JSON-lines file with path,label,split.", flag_values=FLAGS)
+flags.DEFINE_string("root", "", "For --shards: folder of the manifest's relative paths; empty: its own.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "index", "", "Pattern of tar shards whose missing indices to make: DIR/train-{0000..0099}.tar", flag_values=FLAGS
+)
 _RENDERED = metaworld.Options(out="OUT")
 flags.DEFINE_integer("clips", _RENDERED.clips, "For metaworld: training clips of each task.", flag_values=FLAGS)
 flags.DEFINE_integer("val_clips", _RENDERED.val_clips, "For metaworld: validation clips of each task.", flag_values=FLAGS)
@@ -83,19 +92,38 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error in it ends the program with one line on stderr and exit code 2."""
     try:
         rest = parse_own(argv, FLAGS, __doc__)
-        for name in ("dataset", "out") if FLAGS.dataset == METAWORLD else ("dataset", "videos", "out"):
+        for name in _required():
             if not FLAGS[name].value:
                 raise PrepareError(f"--{name} is missing: {FLAGS[name].help}")
-        _check_applicable()
+        _check_alone() if FLAGS.shards or FLAGS.index else _check_applicable()
         return rest
     except (flags.Error, PrepareError) as error:
         fail(error, 2)
+
+
+def _required() -> tuple[str, ...]:
+    if FLAGS.index:
+        return ()
+    if FLAGS.shards:
+        return "manifest", "out"
+    return ("dataset", "out") if FLAGS.dataset == METAWORLD else ("dataset", "videos", "out")
+
+
+def _check_alone() -> None:
+    """Raises PrepareError if a flag is given that --index or --shards does not read."""
+    option, read = ("index", {"index"}) if FLAGS.index else ("shards", {"shards", "manifest", "root", "out"})
+    for name in sorted(set(FLAGS) - read - {"help"}):
+        if FLAGS[name].present:
+            raise PrepareError(f"--{name} does not apply to --{option}: leave it out")
 
 
 def _check_applicable() -> None:
     """Raises PrepareError if a flag is given that applies to other data sets only."""
     videos, rendered = ({field.name for field in dataclasses.fields(kind)} for kind in (Options, metaworld.Options))
     is_rendered = FLAGS.dataset == METAWORLD
+    for name in ("manifest", "root"):
+        if FLAGS[name].present:
+            raise PrepareError(f"--{name} is an option of --shards: leave it out")
     for name in sorted((videos - rendered if is_rendered else rendered - videos) - {"dataset"}):
         if FLAGS[name].present:
             remedy = "its videos are rendered" if is_rendered else f"it is an option of --dataset={METAWORLD}"
@@ -107,7 +135,16 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise PrepareError(f"unexpected argument {argv[1]!r}: options start with --")
-        if FLAGS.dataset == METAWORLD:
+        if FLAGS.index:
+            shards, videos = index_shards(FLAGS.index)
+            print(f"{shards:,} shards with {videos:,} videos have an index")
+        elif FLAGS.shards:
+            paths = write_shards(FLAGS.manifest, FLAGS.out, FLAGS.root)
+            pattern = os.path.join(FLAGS.out, "{split}-*.tar")
+            print(
+                f"{len(paths):,} shards: {FLAGS.out} (--config.data.source=webdataset --config.data.webdataset.shards='{pattern}')"
+            )
+        elif FLAGS.dataset == METAWORLD:
             metaworld.prepare(_options(metaworld.Options))
         else:
             prepare(_options(Options))

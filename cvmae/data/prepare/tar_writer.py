@@ -1,0 +1,147 @@
+"""Writes the videos of a manifest into tar shards, `--shards=webdataset`, and indices beside shards, `--index=PATTERN`.
+
+In `out` are `SPLIT-000000.tar`, ... with an index beside each, and `classes.csv` where classes have names. A sample has the video
+under its own extension, `cls` with its class number where it is labeled, and `json` with `start` and `end` where only a part is used.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+
+from cvmae.data.labels import CLASSES
+from cvmae.data.manifest import ManifestError, read_manifest, splits_of
+from cvmae.data.prepare.outputs import write_classes
+from cvmae.data.prepare.text import PrepareError
+from cvmae.data.sources import FileSource
+from cvmae.data.tar_shards import expand, load_index
+from cvmae.data.video_files import EXTENSIONS
+from cvmae.files import replacing, write_json
+
+SHARD_BYTES = 256 * 2**20
+PLAN = "shards.json"  # what the shards hold: a folder of other shards is never continued
+
+
+def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHARD_BYTES) -> list[str]:
+    """Writes all splits of a manifest into tar shards, each atomically; a repeated run writes those that are missing.
+
+    Args:
+      manifest: a CSV or JSON-lines file, see `data.manifest`.
+      out: the folder of the shards.
+      root: base of relative paths; "": the folder of the manifest.
+      shard_bytes: size of the videos above which a shard is not filled further.
+
+    Returns:
+      The paths of the shards.
+
+    Raises:
+      PrepareError: the manifest or a video cannot be read, or `out` has other shards.
+    """
+    try:
+        sources = {split: FileSource(read_manifest(manifest, split, root)) for split in splits_of(manifest)}
+    except ManifestError as error:
+        raise PrepareError(str(error)) from error
+    plan: dict[str, tuple[FileSource, list[int]]] = {}
+    for split, source in sources.items():
+        if not re.fullmatch(r"[\w.-]+", split):
+            raise PrepareError(f"{manifest}: split {split!r} cannot be in the name of a file; rename it")
+        cut: list[list[int]] = [[]]
+        size = 0
+        for index in range(len(source)):
+            length = _size(source[index].payload)
+            if cut[-1] and size + length > shard_bytes:
+                cut.append([])
+                size = 0
+            cut[-1].append(index)
+            size += length
+        plan |= {f"{split}-{number:06d}.tar": (source, indices) for number, indices in enumerate(cut)}
+    _check_plan(out, plan)
+    names = next(iter(sources.values())).class_names
+    if names:
+        write_classes(out, names)
+    paths = []
+    for name, (source, indices) in plan.items():
+        path = os.path.join(out, name)
+        if not os.path.exists(path):
+            with replacing(path) as temporary:
+                _write(temporary, source, indices)
+        load_index(path)
+        paths.append(path)
+    return paths
+
+
+def index_shards(pattern: str) -> tuple[int, int]:
+    """Makes the indices of the shards of a pattern that lack one; returns the numbers of shards and of videos. Raises: PrepareError."""
+    try:
+        paths = expand(pattern)
+        videos = 0
+        for path in paths:
+            index, note = load_index(path)
+            if note:
+                raise PrepareError(f"{note}; make the folder writable")
+            videos += len(index.samples)
+    except ManifestError as error:
+        raise PrepareError(str(error)) from error
+    return len(paths), videos
+
+
+def _size(path) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise PrepareError(f"{path}: {error.strerror}; remove it from the manifest") from error
+
+
+def _check_plan(out, plan) -> None:
+    """Keeps a digest of the plan in `out`. Raises: PrepareError, there is another one."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, (source, indices) in plan.items():
+        rows = [(source.key(index), int(source.labels[index]), _size(source[index].payload)) for index in indices]
+        state.update(f"{name} {rows} {source.class_names}".encode())
+    path = os.path.join(out, PLAN)
+    os.makedirs(out, exist_ok=True)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            if json.load(file) != {"digest": state.hexdigest()}:
+                raise PrepareError(f"--out={out} has the shards of another manifest; give a new folder")
+    elif any(name.endswith(".tar") or name == CLASSES for name in os.listdir(out)):
+        raise PrepareError(f"--out={out} has shards or a {CLASSES} that this command did not write; give a new folder")
+    write_json(path, {"digest": state.hexdigest()})
+
+
+def _write(path, source, indices) -> None:
+    keys: set[str] = set()
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for index in indices:
+            record, key = source[index], _key(source.key(index), keys)
+            extension = os.path.splitext(record.payload)[1].lower()
+            try:
+                with open(record.payload, "rb") as file:
+                    _add(tar, f"{key}{extension if extension in EXTENSIONS else '.mp4'}", file.read())
+            except OSError as error:
+                raise PrepareError(f"{record.payload}: {error.strerror}; remove it from the manifest") from error
+            if record.label >= 0:
+                _add(tar, f"{key}.cls", str(record.label).encode())
+            part = {name: value for name, value in (("start", record.start), ("end", record.end)) if value is not None}
+            if part:
+                _add(tar, f"{key}.json", json.dumps(part).encode())
+
+
+def _key(path, taken) -> str:
+    """Returns a key without dots that no other sample of the shard has, and remembers it."""
+    stem, at, part = path.partition("@")
+    plain = (os.path.splitext(stem)[0] + at + part).replace(".", "_")
+    key, number = plain, 1
+    while key in taken:
+        number += 1
+        key = f"{plain}-{number}"
+    taken.add(key)
+    return key
+
+
+def _add(tar, name, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # without times and owners: the same videos give the same bytes
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

@@ -1,0 +1,230 @@
+"""Videos in tar shards, `data.source=webdataset`: an index beside each shard, and videos read from their bytes in the tar.
+
+A sample is the files of a shard with one key, the path up to the first dot of its last part: `walk/0001.mp4`, `walk/0001.cls`. The
+extension says what a file is, as in the webdataset library:
+
+    mp4, webm, avi, ...   the video
+    cls                   its class number, as text
+    json                  an object; `label` (if there is no cls), `start` and `end` in seconds are read, the rest is ignored
+
+Labels may also be names, if a `classes.csv` beside the shards lists them.
+"""
+
+import glob
+import itertools
+import json
+import os
+import re
+import tarfile
+from typing import NamedTuple
+
+from cvmae.data.manifest import ManifestError
+from cvmae.data.video_files import EXTENSIONS
+from cvmae.files import replacing
+
+SUFFIX = ".index.json"
+VERSION = 1
+_BLOCK = 512
+_MAX_SHARDS = 1_000_000  # of a brace pattern
+
+
+class ShardError(ManifestError):
+    """A shard cannot be used; the message names it, the member where there is one, and a remedy."""
+
+
+class Sample(NamedTuple):
+    """A video in a shard.
+
+    Attributes:
+      key: its name in the shard.
+      extension: of the video, with a dot.
+      offset, size: bytes of the video in the shard.
+      label: text; empty if it is unlabeled.
+      start, end: seconds, the part of the video to use; None: from its beginning, to its end.
+    """
+
+    key: str
+    extension: str
+    offset: int
+    size: int
+    label: str = ""
+    start: float | None = None
+    end: float | None = None
+
+
+class ShardIndex(NamedTuple):
+    """The samples of a shard in its order, and the keys of those that have no video."""
+
+    samples: tuple[Sample, ...]
+    without_video: tuple[str, ...]
+
+
+def expand(pattern: str) -> list[str]:
+    """Returns the shards of a pattern, in its order; those of `*`, `?` and `[...]` sorted.
+
+    Args:
+      pattern: a path with ranges `{000..012}` and lists `{a,b}`, as bash expands them; several are separated by `::`.
+
+    Raises:
+      ShardError: a pattern names no file that is there.
+    """
+    paths: list[str] = []
+    for part in pattern.split("::"):
+        for path in _expand_braces(os.path.expanduser(part)):
+            files = sorted(glob.glob(path)) if re.search(r"[*?\[]", path) else [path] if os.path.isfile(path) else []
+            if not files:
+                raise ShardError(
+                    f"{path}: no such shard; data.webdataset.shards is a pattern such as 'DIR/{{split}}-{{0000..0099}}.tar'"
+                )
+            paths += files
+    return paths
+
+
+def _expand_braces(text: str) -> list[str]:
+    match = re.search(r"\{([^{}]*)\}", text)
+    if not match:
+        return [text]
+    span = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
+    if span:
+        low, high = int(span[1]), int(span[2])
+        if abs(high - low) >= _MAX_SHARDS:
+            raise ShardError(f"{text}: {{{match[1]}}} is {abs(high - low) + 1:,} shards; check the range")
+        padded = any(len(bound) > 1 and bound.startswith("0") for bound in span.groups())
+        width = max(map(len, span.groups())) if padded else 0
+        words = [f"{number:0{width}d}" for number in range(low, high + 1)] or [f"{n:0{width}d}" for n in range(low, high - 1, -1)]
+    elif "," in match[1]:
+        words = match[1].split(",")
+    else:
+        raise ShardError(f"{text}: {{{match[1]}}} is no range such as {{000..012}} and no list such as {{a,b}}")
+    rests = _expand_braces(text[match.end() :])
+    return [text[: match.start()] + word + rest for word, rest in itertools.product(words, rests)]
+
+
+def load_index(path: str) -> tuple[ShardIndex, str]:
+    """Returns the index of a shard, and a note if it could not be kept beside it.
+
+    It is read from `PATH.index.json` where that is of this shard (its size and time), and else made and written there, or not at all.
+
+    Raises:
+      ShardError: the shard is broken or cannot be read.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ShardError(f"{path}: {error.strerror}; check data.webdataset.shards") from error
+    stamp = {"version": VERSION, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    try:
+        with open(path + SUFFIX, encoding="utf-8") as file:
+            saved = json.load(file)
+        if all(saved[name] == value for name, value in stamp.items()):
+            return ShardIndex(tuple(Sample(*row) for row in saved["samples"]), tuple(saved["without_video"])), ""
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # it is made anew
+    index = make_index(path)
+    content = stamp | {"samples": index.samples, "without_video": index.without_video}
+    try:
+        with replacing(path + SUFFIX) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+    except OSError as error:
+        return (
+            index,
+            f"{os.path.dirname(path) or '.'}: indices of shards cannot be kept ({error.strerror}) and are made at every start",
+        )
+    return index, ""
+
+
+def make_index(path: str) -> ShardIndex:
+    """Reads the headers of a shard. Raises: ShardError."""
+    members: dict[str, dict[str, tuple[int, int]]] = {}
+    last, end = "", 0
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                last, end = member.name, member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise ShardError(f"{path}: member {member.name} is a link or no plain file; write its content into the shard")
+                if member.offset_data + member.size > os.path.getsize(path):
+                    raise ShardError(
+                        f"{path}: member {member.name} is cut short; the shard is not complete: copy or write it again"
+                    )
+                key, extension = split_name(member.name)
+                if extension and extension in members.setdefault(key, {}):
+                    raise ShardError(f"{path}: member {member.name} is there twice; keys have to differ within a shard")
+                if extension:
+                    members[key][extension] = (member.offset_data, member.size)
+        with open(path, "rb") as file:
+            file.seek(end)
+            if file.read(_BLOCK) != bytes(_BLOCK):
+                raise ShardError(
+                    f"{path}: no header and no end after member {last or 'none'}; the shard is damaged: copy or write it again"
+                )
+            samples = [_sample(path, file, key, parts) for key, parts in members.items()]
+    except tarfile.TarError as error:
+        after = f"after member {last}" if last else "at its beginning"
+        remedy = "unpack gzip, since members are read by their place" if _is_gzip(path) else "copy or write it again"
+        raise ShardError(f"{path}: no plain tar file {after} ({error}); {remedy}") from error
+    except OSError as error:
+        raise ShardError(f"{path}: {error.strerror or error}; check the disk and data.webdataset.shards") from error
+    without = tuple(key for key, sample in zip(members, samples, strict=True) if sample is None)
+    return ShardIndex(tuple(sample for sample in samples if sample is not None), without)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Returns the key and the extension, in lower case, of a member; ("", "") for a hidden file."""
+    folder, slash, file = name.removeprefix("./").rpartition("/")
+    stem, dot, extension = file.partition(".")
+    return (f"{folder}{slash}{stem}", extension.lower()) if stem and dot else ("", "")
+
+
+def _is_gzip(path):
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _sample(path, file, key, parts) -> Sample | None:
+    videos = [extension for extension in parts if f".{extension.rpartition('.')[2]}" in EXTENSIONS]
+    if len(videos) > 1:
+        raise ShardError(f"{path}: member {key} has several videos, {', '.join(videos)}; leave one in the shard")
+    if not videos:
+        return None
+    fields = _read_json(path, file, f"{key}.json", parts["json"]) if "json" in parts else {}
+    label = _read(path, file, f"{key}.cls", parts["cls"]) if "cls" in parts else fields.get("label")
+    if isinstance(label, (dict, list, bool)):
+        raise ShardError(f"{path}: member {key}.json has label {str(label)[:40]}; give one class number or name")
+    start, end = (_seconds(path, f"{key}.json", fields, name) for name in ("start", "end"))
+    if (start or 0) < 0 or (end is not None and end <= (start or 0)):
+        raise ShardError(f"{path}: member {key}.json has start {start} and end {end}, not 0 <= start < end; leave them out")
+    text = "" if label is None else str(label).strip()
+    offset, size = parts[videos[0]]
+    return Sample(key, f".{videos[0].rpartition('.')[2]}", offset, size, text, start, end)
+
+
+def _read(path, file, name, place) -> str:
+    offset, size = place
+    file.seek(offset)
+    try:
+        return file.read(size).decode()
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path}: member {name} is not UTF-8 text ({error.reason}); write it as text") from error
+
+
+def _read_json(path, file, name, place) -> dict:
+    text = _read(path, file, name, place)
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{path}: member {name} is not JSON ({str(error)[:60]}); write one object") from error
+    if not isinstance(fields, dict):
+        raise ShardError(f"{path}: member {name} holds {text[:40]!r}; write one object")
+    return fields
+
+
+def _seconds(path, name, fields, field) -> float | None:
+    value = fields.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
+        raise ShardError(f"{path}: member {name} has {field} {str(value)[:40]!r}; give seconds, or leave it out")
+    return float(value)

@@ -1,0 +1,102 @@
+"""Source of the videos in tar shards, `data.source=webdataset`; `tar_shards` says what a shard holds."""
+
+import functools
+import hashlib
+import os
+
+import numpy as np
+
+from cvmae.data.labels import CLASSES, UNLABELED, LabelError, number_labels, split_label
+from cvmae.data.records import Record, UnreadableError
+from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
+
+
+class TarSource:
+    """Source of the videos in tar shards, in the order of the shards and of their members.
+
+    Args:
+      shards: a pattern, see `tar_shards.expand`; `{split}` in it is the name of the split.
+      split: its name.
+
+    Raises:
+      ShardError: a shard is missing or broken, or there is no video.
+    """
+
+    label_sets = None
+
+    def __init__(self, shards: str, split: str):
+        if not shards:
+            raise ShardError(
+                "data.source=webdataset needs data.webdataset.shards, a pattern such as 'DIR/{split}-{0000..0099}.tar'; "
+                "python -m cvmae.data.prepare --shards=webdataset writes shards"
+            )
+        self._paths = [os.path.abspath(path) for path in expand(shards.replace("{split}", split))]
+        self._folder = os.path.commonpath([os.path.dirname(path) for path in self._paths])
+        self._samples: list[tuple[int, Sample]] = []
+        notes, without = [], []
+        for number, path in enumerate(self._paths):
+            index, note = load_index(path)
+            notes.append(note)
+            without += [f"{os.path.basename(path)}/{key}" for key in index.without_video]
+            self._samples += [(number, sample) for sample in index.samples]
+        if without:
+            notes.append(f"{shards}: {len(without):,} samples without a video are left out, such as {without[0]}")
+        self.notes = tuple(dict.fromkeys(filter(None, notes)))
+        if not self._samples:
+            raise ShardError(f"{shards}: no video in {len(self._paths)} shards; a video is a member such as KEY.mp4")
+        self.class_names, numbers = self._number()
+        self.labels = np.array([numbers.get(sample.label, UNLABELED) for _, sample in self._samples], np.int32)
+
+    def _number(self):
+        """Returns the class names, and {text of a label: class number}. Raises: ShardError."""
+        places: dict[str, str] = {}
+        for number, sample in self._samples:
+            for text in split_label(self._where(number, sample), sample.label, False):
+                places.setdefault(text, self._where(number, sample))
+        classes = os.path.join(os.path.dirname(self._paths[0]), CLASSES)
+        try:
+            names, numbers = number_labels(places, classes)
+        except LabelError as error:
+            raise ShardError(str(error)) from error
+        if names and not os.path.exists(classes):
+            # Sorted names of one split would be numbered otherwise in another one.
+            raise ShardError(
+                f"{next(iter(numbers.items()))[0]!r} is a class by name; list the names in {classes}, with number,name"
+            )
+        return names, numbers
+
+    def _where(self, number, sample):
+        return f"{self._paths[number]}: member {sample.key}"
+
+    def __len__(self):
+        return len(self._samples)
+
+    def __getitem__(self, index):
+        number, sample = self._samples[index]
+        path = self._paths[number]
+        name = f"{path}/{sample.key}{sample.extension}"
+        try:
+            with open(path, "rb") as file:
+                file.seek(sample.offset)
+                video = file.read(sample.size)
+        except OSError as error:
+            raise UnreadableError(name, error.strerror or str(error)) from error
+        if len(video) < sample.size:
+            raise UnreadableError(name, "the shard is shorter than when its index was made")
+        return Record(name, int(self.labels[index]), sample.start, sample.end, video)
+
+    def key(self, index):
+        """Returns the path of the shard below the folder of all and the key of the sample, with `@START-END` if only a part of the video is used."""
+        number, sample = self._samples[index]
+        part = ["" if seconds is None else str(seconds) for seconds in (sample.start, sample.end)]
+        path = f"{os.path.splitext(os.path.relpath(self._paths[number], self._folder))[0]}/{sample.key}{sample.extension}"
+        return path + (f"@{'-'.join(part)}" if any(part) else "")
+
+    def parts(self):
+        """Returns (name of the member, start, end) of every record."""
+        return [(f"{self._paths[n]}/{sample.key}", sample.start, sample.end) for n, sample in self._samples]
+
+    @functools.cached_property
+    def identity(self) -> str:
+        keys = "\n".join(f"{self.key(index)} {sample.size}" for index, (_, sample) in enumerate(self._samples))
+        return hashlib.blake2b(keys.encode() + self.labels.tobytes(), digest_size=16).hexdigest()
