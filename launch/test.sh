@@ -13,5 +13,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export EXTRAS=${EXTRAS:-test}
 source launch/venv.sh
+unset PYTHONDONTWRITEBYTECODE # some hundred processes import the same thousand modules
 # In the order of the files: otherwise the few long tests of a file would come last, and one process would wait for the other.
 exec python -m pytest --numprocesses="${JOBS:-2}" --dist=loadfile --no-loadscope-reorder "$@"

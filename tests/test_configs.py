@@ -141,12 +141,10 @@ def check_workdir(workdir, config):
 
 # Of the others two terms are trained, which compiles in half the time; all are in the run of ssv2.
 OWN_OBJECTIVES = ("demo", "motion")
-QUICK = ("demo",)  # the others differ from it and from ssv2 in numbers alone
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NAMES if name != "ssv2"]
-)
+@pytest.mark.slow  # they differ from ssv2, which runs below, in numbers and in fewer terms alone
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "ssv2"])
 def test_runlocal_runs_to_its_end(name, tmp_path):
     config = load(path(name, "runlocal"))
     assert config.batch_size == 8 and config.data.source == "synthetic"

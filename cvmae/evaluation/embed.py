@@ -11,10 +11,11 @@ import numpy as np
 from cvmae.data.clips import ClipSpec, fit_frames
 from cvmae.data.decode import read_frames, read_table
 from cvmae.data.windows import plan_windows
-from cvmae.interop.load import load
-from cvmae.interop.own_checkpoint import is_workdir, read_workdir
-from cvmae.interop.preprocessing import Preprocessing
+from cvmae.interop.load import read
+from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
+from cvmae.interop.pretrained import FrameSampling
 from cvmae.models.vit import Encoder
+from cvmae.parallel.processes import log_once
 
 STRIDE = 4  # where the weights do not record it: VideoMAE's and mae_st's on Kinetics
 
@@ -59,7 +60,8 @@ class VideoEncoder:
 def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | None = None) -> VideoEncoder:
     """Loads an encoder from a workdir, a weights file or folder, or a hub id `owner/name`.
 
-    A workdir records the stride that its clips were cut with; for other weights it is STRIDE, which `dataclasses.replace` changes.
+    Workdirs and exports of them record how the frames of their clips were sampled. For other weights, and older exports, a
+    line on stderr says what is assumed; `dataclasses.replace` changes it.
 
     Args:
       path: see `cvmae.load`.
@@ -69,13 +71,16 @@ def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | 
     Raises:
       FileNotFoundError, WeightsError, WorkdirError, ValueError: see `cvmae.load`.
     """
-    module, params, preprocessing = load(path, "encoder", branch=branch, step=step)
-    sampling = {}
-    if is_workdir(path):
-        data = read_workdir(path, step).config.get("data", {})
-        sampling = {name: data[name] for name in ("stride", "fps") if name in data}
-        sampling["square_pixels"] = data.get("square_pixels", False)  # earlier versions took pixels as square
-    return VideoEncoder(module, params, preprocessing, **sampling)
+    pretrained = read(path, branch=branch, step=step)
+    module, params = pretrained.take("encoder")
+    sampling = pretrained.sampling
+    if sampling is None:
+        sampling = FrameSampling(STRIDE)
+        log_once(
+            f"note: {pretrained.name} does not record how frames were sampled: {sampling} is assumed, which "
+            "dataclasses.replace(encoder, stride=...) changes"
+        )
+    return VideoEncoder(module, params, preprocessing_of(pretrained), **dataclasses.asdict(sampling))
 
 
 def embed(

@@ -157,6 +157,8 @@ def _notes(pretrained: Pretrained, part: str) -> list[str]:
         notes.append(f"no {PROCESSOR}: the weights do not record their normalization")
     elif pretrained.encoder.grid.height != pretrained.encoder.grid.width:
         notes.append("transformers' processor pads frames that are narrower or lower than the crop; this package enlarges them")
+    if pretrained.sampling is not None:
+        notes.append(f"transformers has no fields for the sampling of frames, {pretrained.sampling}: {README} says it")
     return notes
 
 
@@ -244,6 +246,8 @@ def readme(pretrained: Pretrained, part: str) -> str:
         '    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info',
         "",
     ]
+    if pretrained.sampling is not None:
+        lines += [f"Frames of its training clips were sampled with {pretrained.sampling} (fps=0.0: at the rate of the file).", ""]
     if pretrained.vit.trunk.qkv_bias == "none":
         lines.append("This model has no biases of queries and values: any version of transformers with VideoMAE loads it.")
     else:

@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from cvmae.interop.pretrained import Head, Pretrained, WeightsError, differences
+from cvmae.interop.pretrained import FrameSampling, Head, Pretrained, WeightsError, differences
 from cvmae.models.build import build_encoder, decoder_spec, image_grid, video_grid
 from cvmae.workdir import CHECKPOINTS, CONFIG, PREDICTIONS, checksums
 from cvmae.workdir.saved_steps import find_damage, is_step, read_position, saved_steps, try_reading
@@ -181,7 +181,16 @@ def _describe(run: SavedRun, branch: str, holder: tuple[str, ...], params: dict)
         fields.target_norm if "decoder" in params else "",
         {name: tuple(config.augment[name]) for name in ("mean", "std")},
         run.notes,
+        sampling=_sampling(run.config.get("data", {})),
     )
+
+
+def _sampling(data: dict) -> FrameSampling | None:
+    """Returns the sampling that the section `data` of a config records, None without a stride."""
+    if "stride" not in data:
+        return None
+    # Runs of before the fields ignored frame rates, and took pixels as square.
+    return FrameSampling(data["stride"], float(data.get("fps", 0.0)), data.get("square_pixels", False))
 
 
 def _class_names(run: SavedRun) -> tuple[str, ...]:

@@ -48,6 +48,24 @@ class Head:
 
 
 @dataclasses.dataclass(frozen=True)
+class FrameSampling:
+    """The sampling of the frames of the clips that an encoder was trained on; see the fields of the same names in config.data.
+
+    Attributes:
+      stride: frames from one frame of a clip to the next.
+      fps: if above 0, the stride counts frames at this rate, independent of the file's frame rate.
+      square_pixels: True if the aspect ratio of a file's pixels was applied.
+    """
+
+    stride: int
+    fps: float = 0.0
+    square_pixels: bool = True
+
+    def __str__(self) -> str:
+        return f"stride={self.stride}, fps={self.fps}, square_pixels={self.square_pixels}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
     """Weights of any kind as modules and parameters of this package.
 
@@ -63,6 +81,7 @@ class Pretrained:
       notes: what was assumed, cast or changed, for the user, one a line.
       ignored: keys of the file that were left out, each with the reason.
       sources: {path of a parameter: the key of the file it came from}; empty for files of this package.
+      sampling: that of the training clips; None if unknown.
     """
 
     name: str
@@ -75,6 +94,7 @@ class Pretrained:
     notes: tuple[str, ...] = ()
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    sampling: FrameSampling | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:

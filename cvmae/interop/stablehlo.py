@@ -11,7 +11,7 @@ from jax import export
 from cvmae.files import new_folder
 from cvmae.interop.native import write_arrays
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
-from cvmae.interop.pretrained import Pretrained, vit_of
+from cvmae.interop.pretrained import FrameSampling, Pretrained, vit_of
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
@@ -30,7 +30,7 @@ _USAGE = """\
     video = np.zeros({shape}, np.uint8)  # two clips, RGB, frames already cut to {height}x{width}
     {result} = jax.jit(exported.call)(params, video)
 
-Needs jax, numpy and flatbuffers alone, on {platforms}; any number of clips. Written by jax {version}, and to be read by
+{sampling}Needs jax, numpy and flatbuffers alone, on {platforms}; any number of clips. Written by jax {version}, and to be read by
 those of the next six months (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
 """
 
@@ -66,7 +66,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     with new_folder(folder) as new:
         (new / PROGRAM).write_bytes(program)
         write_arrays(new / PARAMS, params)
-        (new / USAGE).write_text(usage(module, preprocessing), encoding="utf-8")
+        (new / USAGE).write_text(usage(module, preprocessing, pretrained.sampling), encoding="utf-8")
 
 
 def export_program(module: Backbone | Classifier, params: dict, preprocessing: Preprocessing) -> export.Exported:
@@ -97,8 +97,8 @@ def _portable(module: Backbone | Classifier) -> Encoder | Classifier:
     return module.clone(encoder=encoder) if isinstance(module, Classifier) else encoder
 
 
-def usage(module: Backbone | Classifier, preprocessing: Preprocessing) -> str:
-    """Returns README.txt: five lines that run the program with jax and numpy alone, and its inputs and outputs."""
+def usage(module: Backbone | Classifier, preprocessing: Preprocessing, sampling: FrameSampling | None = None) -> str:
+    """Returns README.txt: five lines that run the program with jax and numpy alone, its inputs and outputs, and their sampling."""
     encoder = _vit(module)
     shape = (2, preprocessing.num_frames, preprocessing.height, preprocessing.width, 3)
     if isinstance(module, Classifier):
@@ -115,6 +115,7 @@ def usage(module: Backbone | Classifier, preprocessing: Preprocessing) -> str:
         width=preprocessing.width,
         program=PROGRAM,
         params=PARAMS,
+        sampling="" if sampling is None else f"Frames of its training clips: {sampling} (fps=0.0: at the rate of the file).\n",
         platforms=", ".join(PLATFORMS),
         version=jax.__version__,
     )

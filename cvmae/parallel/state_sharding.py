@@ -33,6 +33,11 @@ class StateSharding:
     mode: str = "auto"
     stacked: int = 0
 
+    @property
+    def is_active(self) -> bool:
+        """Returns True if arrays may be sharded otherwise than their parameters: by the mode, over a data axis of several devices."""
+        return self.mode != "replicated" and self.rules.mesh.shape[AXIS] > 1
+
     def of_leaf(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
         """Returns the sharding of an array of the state: that of its parameter, with the data axis on the first axis that can take it.
 
@@ -40,7 +45,7 @@ class StateSharding:
         """
         own, devices = self.rules.of_parameter(path, shape), self.rules.mesh.shape[AXIS]
         small = self.mode == "auto" and math.prod(shape) < MIN_ENTRIES
-        if self.mode == "replicated" or devices == 1 or small or any(AXIS in (axes or ()) for axes in own.spec):
+        if not self.is_active or small or any(AXIS in (axes or ()) for axes in own.spec):
             return own
         for axis in range(self.stacked, len(shape)):
             if own.spec[axis] is None and shape[axis] and shape[axis] % devices == 0:
@@ -52,4 +57,13 @@ class StateSharding:
         sharding = self.of_leaf(path, array.shape)
         if sharding == self.rules.of_parameter(path, array.shape):
             return array  # without a constraint, so that the program on one device is the one without this module
-        return jax.lax.with_sharding_constraint(array, sharding)
+        return jax.lax.with_sharding_constraint(self.as_parameter(path, array), sharding)
+
+    def as_parameter(self, path: str, array: jax.Array) -> jax.Array:
+        """Returns a parameter or its gradient, in a compiled step, sharded as the parameter; itself where nothing is sharded otherwise.
+
+        Without it XLA carries the sharding of the moments back through the gradient into the activations, and moves those.
+        """
+        if not self.is_active:
+            return array
+        return jax.lax.with_sharding_constraint(array, self.rules.of_parameter(path, array.shape))

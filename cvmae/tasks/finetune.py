@@ -55,7 +55,7 @@ class Finetune(ClassificationTask):
 
     def train_step(self, state: TrainState, batch):
         samples = self.samples(batch, state.step)
-        gradients, metrics = accumulate_gradients(self.loss, state.params, samples, self.config.accumulate)
+        gradients, metrics = accumulate_gradients(self.loss, state.params, samples, self.config.accumulate, self.shard_update)
         new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay, self.shard_update)
         learning_rate = jnp.asarray(self.learning_rate(state.step), jnp.float32)
         return new, metrics | norms | {"optimizer/learning_rate": learning_rate}

@@ -67,7 +67,7 @@ class Pretrain(Task):
         def loss(params, micro_batch):
             return self.objective(params, micro_batch, state.step)
 
-        gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate)
+        gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate, self.shard_update)
         if self.mixture and self.objective.source_terms:
             losses = self.objective.source_losses(metrics.pop("source_sums"), state.step)
             metrics |= {f"loss/{name}": loss for name, loss in zip(self.mixture, losses, strict=True)}

@@ -79,6 +79,10 @@ class Probe(ClassificationTask):
         tokens = self.encoder.apply({"params": encoder}, clips).tokens
         return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
 
+    def _as_parameters(self, tree):
+        """Keeps the sharding of a head's moments from its parameters and gradients, and with them from the activations."""
+        return jax.tree_util.tree_map_with_path(lambda keys, a: self.state_sharding.as_parameter(optim.path_of(keys), a), tree)
+
     def train_step(self, state: TrainState, batch):
         """Returns the state after a step of every head on the same features, and metrics over heads; see `base.Task`."""
         clips, labels, _ = self.views(self.samples(batch, state.step))
@@ -99,9 +103,11 @@ class Probe(ClassificationTask):
             return self.class_loss(logits, targets), hits
 
         def advance(params, opt_state, rate, decay):
+            params = self._as_parameters(params)
             (value, hits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+            gradients = self._as_parameters(gradients)
             updates, opt_state = self._optimizer(rate * factor, decay).update(gradients, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state, value, hits
+            return self._as_parameters(optax.apply_updates(params, updates)), opt_state, value, hits
 
         params, opt_state, losses, hits = self._over_heads(advance, state.params, state.opt_state, rates, decays)
         metrics = {"loss": losses.min(), "loss/median_head": jnp.median(losses), "accuracy/top1": hits.max()}

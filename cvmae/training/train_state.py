@@ -46,15 +46,13 @@ def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float, s
 
     Args:
       state: before the update.
-      gradients: float32, of the shapes of the parameters.
+      gradients: float32, of the shapes of the parameters, sharded by `shard`, see `accumulate_gradients`.
       optimizer: optax's.
       ema_decay: of the moving average, in 0..1; 0 where the state has none.
       shard: constrains a tree of the parameters' shapes to the shardings of their moments, so that each device updates its part;
         None where moments lie as parameters.
     """
-    before = state.params
-    if shard is not None:
-        gradients, before = shard(gradients), shard(before)
+    before = state.params if shard is None else shard(state.params)
     updates, opt_state = optimizer.update(gradients, state.opt_state, before)
     params = optax.apply_updates(before, updates)
     ema = state.ema
@@ -64,7 +62,7 @@ def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float, s
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema), norms
 
 
-def accumulate_gradients(loss, params, samples, num_microbatches: int):
+def accumulate_gradients(loss, params, samples, num_microbatches: int, shard: Callable[[Any], Any] | None = None):
     """Returns gradients and metrics of `loss(params, samples) -> (scalar, metrics)`, averaged over micro-batches of the batch.
 
     Memory falls with the number of micro-batches. A micro-batch takes every `num_microbatches`-th sample, so that a batch sharded
@@ -76,8 +74,13 @@ def accumulate_gradients(loss, params, samples, num_microbatches: int):
       params: the tree to differentiate by.
       samples: a tree of arrays whose first axis is the batch, a multiple of `num_microbatches`.
       num_microbatches: at least 1.
+      shard: constrains the gradients of each micro-batch to the shardings of their moments; None leaves them to XLA.
     """
-    differentiate = jax.grad(loss, has_aux=True)
+
+    def differentiate(params, samples):
+        gradients, metrics = jax.grad(loss, has_aux=True)(params, samples)
+        return gradients if shard is None else shard(gradients), metrics
+
     if num_microbatches == 1:
         return differentiate(params, samples)
     split = jax.tree.map(lambda a: einops.rearrange(a, "(b n) ... -> n b ...", n=num_microbatches), samples)

@@ -113,6 +113,7 @@ def test_files_are_small_h264_clips(easy):
         assert np.abs(coded.mean(-1) - drawn.mean(-1)).mean() < 6
 
 
+@pytest.mark.slow
 def test_same_files_whatever_the_workers(tmp_path):
     one, two, other = (
         motion.prepare("easy", tmp_path / name, 160, 40, seed, workers=workers)
@@ -170,6 +171,7 @@ def test_interrupted_build_is_undone(tmp_path, monkeypatch):
     assert len(_rows(motion.prepare("easy", tmp_path, 8, 4))) == 12
 
 
+@pytest.mark.slow
 def test_killed_build_is_repaired(tmp_path):
     code = f"from cvmae.data import motion; motion.prepare('easy', {str(tmp_path)!r}, 600, 8, workers=2)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

@@ -34,7 +34,18 @@ def numbers_of(frames: np.ndarray) -> list[int]:
 
 
 def write_video(
-    path, count=40, *, first=0, codec="libx264", size=(32, 64), fps=12, options=None, pts=None, rotation=None, container=None
+    path,
+    count=40,
+    *,
+    first=0,
+    codec="libx264",
+    size=(32, 64),
+    fps=12,
+    options=None,
+    pts=None,
+    rotation=None,
+    container=None,
+    aspect=None,
 ):
     """Encodes `count` frames, numbered from `first` on, into a file and returns its path as a str.
 
@@ -49,12 +60,15 @@ def write_video(
       pts: one integer per frame, in milliseconds; None: a constant frame rate.
       rotation: degrees, written as a display matrix.
       container: FFmpeg's options of the file.
+      aspect: width of a pixel over its height; None: square.
     """
     if options is None and codec == "libx264":
         options = {"bf": "3", "b_strategy": "0", "g": "20", "preset": "veryfast"}
     with av.open(str(path), "w", container_options=container or {}) as file:
         stream = file.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = size
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         stream.pix_fmt = "yuv420p" if size[0] % 2 == 0 == size[1] % 2 else "yuv444p"
         if pts is not None:
             stream.codec_context.time_base = Fraction(1, 1000)

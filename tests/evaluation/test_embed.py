@@ -74,22 +74,48 @@ def test_frames_per_second_cut_by_time(encoder, video):
     )
 
 
-def test_exported_weights_are_loaded_by_their_path(video, tmp_path):
+def test_exported_weights_are_loaded_by_their_path(video, tmp_path, capsys):
     module = videomae()
     write_archive(pretrained(module, normalization=IMAGENET), tmp_path / "out")
     encoder = load_encoder(tmp_path / "out")
-    assert (encoder.stride, encoder.fps, encoder.num_frames) == (4, 0.0, 4)
+    assert (encoder.stride, encoder.fps, encoder.square_pixels, encoder.num_frames) == (4, 0.0, True, 4)
+    assert "does not record how frames were sampled: stride=4, fps=0.0, square_pixels=True is assumed" in capsys.readouterr().err
     np.testing.assert_allclose(cvmae.embed(video, tmp_path / "out"), cvmae.embed(video, encoder), atol=1e-6)
 
 
-def test_the_stride_of_a_workdir_is_taken(tmp_path):
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
     from cvmae.tasks import run
     from tests.tiny_configs import config
 
-    run(config(("mse_video",), total="1_steps", data__stride=3, data__fps=8.0, report__pictures=0), tmp_path)
-    encoder = load_encoder(tmp_path)
-    assert (encoder.stride, encoder.fps, encoder.num_frames) == (3, 8.0, 4)
+    folder = tmp_path_factory.mktemp("run")
+    sampling = {"data__stride": 3, "data__fps": 8.0, "data__square_pixels": False}
+    run(config(("mse_video",), total="1_steps", report__pictures=0, **sampling), folder)
+    return folder
+
+
+def test_the_stride_of_a_workdir_is_taken(workdir):
+    encoder = load_encoder(workdir)
+    assert (encoder.stride, encoder.fps, encoder.square_pixels, encoder.num_frames) == (3, 8.0, False, 4)
     assert encoder(np.zeros((1, 4, 40, 50, 3), np.uint8)).shape == (1, 32)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_an_export_embeds_as_the_workdir_does(workdir, kind, tmp_path, capsys):
+    from cvmae.interop import __main__ as command
+    from tests.commands import run_own
+
+    wide = tmp_path / "wide.mp4"  # its pixels are twice as wide as high, so that square_pixels matters too
+    write_video(wide, 40, aspect=2)
+    assert run_own(command, "export", f"--checkpoint={workdir}", f"--to={kind}", f"--out={tmp_path / 'out'}") == 0
+    assert run_own(command, "import", f"--weights={tmp_path / 'out'}", f"--out={tmp_path / 'again'}") == 0
+    vector = cvmae.embed(wide, workdir)
+    for folder in ("out", "again"):
+        np.testing.assert_array_equal(cvmae.embed(wide, tmp_path / folder), vector)
+    assert "assumed" not in capsys.readouterr().err
+    encoder = load_encoder(tmp_path / "out")
+    for other in ({"stride": 4}, {"fps": 0.0}, {"square_pixels": True}):
+        assert np.abs(cvmae.embed(wide, dataclasses.replace(encoder, **other)) - vector).max() > 1e-5, other
 
 
 @pytest.mark.parametrize("frames", [np.zeros((4, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)])

@@ -16,7 +16,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from cvmae.interop.native import is_archive, read_archive, write_archive
-from cvmae.interop.pretrained import Head, WeightsError
+from cvmae.interop.pretrained import FrameSampling, Head, WeightsError
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
@@ -34,6 +34,7 @@ CASES = {
         MEAN, head=Head(3, "mean", 1e-5, ("a", "ö", "c c")), normalization={"mean": (0.5,) * 3, "std": (0.1, 1, 2)}
     ),
     "both": pretrained(ENCODER, DECODER, Head(2, "first")),
+    "sampled": pretrained(ENCODER, sampling=FrameSampling(3, 12.5, square_pixels=False)),
 }
 
 
@@ -162,7 +163,8 @@ def test_what_is_no_archive(tmp_path):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written") / "both"
-    write_archive(pretrained(ENCODER, DECODER, Head(2, "first", names=("a", "b"))), folder)
+    sampling = FrameSampling(2)
+    write_archive(pretrained(ENCODER, DECODER, Head(2, "first", names=("a", "b")), sampling=sampling), folder)
     return folder
 
 
@@ -206,6 +208,10 @@ FIELDS = [
     ("pixels.mean", [0.5, 0.5], r"pixels.mean is \[0.5, 0.5\]; expected three numbers"),
     ("pixels.std", [0.5, 0.5, 0], r"pixels.std is \[0.5, 0.5, 0\]; expected three numbers above 0"),
     ("pixels.std", [0.5, 0.5, "0"], "pixels.std is .*; expected three numbers above 0"),
+    ("sampling", 4, "sampling is 4; expected {stride, fps, square_pixels}"),
+    ("sampling.stride", 0, "sampling.stride is 0; expected a whole number of at least 1"),
+    ("sampling.fps", -1.0, "sampling.fps is -1.0; expected a number of at least 0"),
+    ("sampling.square_pixels", ABSENT, "sampling.square_pixels is missing"),
     ("notes", "a note", "notes is 'a note'; expected a list of texts"),
     # What no field is wrong in, but the arrays do not agree with.
     ("encoder.final_norm", False, r"params.safetensors does not fit.*left over: encoder/norm/scale \[16\]"),

@@ -111,7 +111,7 @@ def test_a_probe_starts_from_an_old_workdir():
     assert len(metric_lines("new")) == 6
 
 
-@pytest.mark.parametrize("name", ["finetune", "linear", "attentive"])
+@pytest.mark.parametrize("name", ["finetune", *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "attentive"))])
 def test_what_a_finished_run_leaves_is_made_anew_of_its_checkpoint(name):
     folder = pathlib.Path(name)
     names = ("report.json", "per_class.csv", "predictions.npz", "confusion.png")

@@ -81,6 +81,7 @@ def test_a_loop_does_not_grow_with_depth():
     assert products(program(12, False)) == 1 + 12 * 8
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_not_kept():
     """Eight blocks over 64 tokens a clip: each policy keeps less than the one before it."""
     grid, sizes = Grid(2, 64, 64, 2, 8), {}

@@ -100,6 +100,7 @@ def test_every_masked_token_needs_a_mask_that_has_them():
         model.apply(params, encoded, some, True, method="decode")
 
 
+@pytest.mark.slow
 def test_the_step_costs_less():
     """Half the masked tokens: the decoder's work falls, and the fields do it."""
     only = ("mse_video",)

@@ -130,7 +130,7 @@ def test_inputs_are_cut_into_patches_of_the_same_pixels(run):
         np.testing.assert_allclose(getattr(inputs, f"{name}_patches"), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0.9])
+@pytest.mark.parametrize("ratio", [0.9, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_the_loss_in_grid_order_is_that_of_the_masked_patches(ratio, monkeypatch):
     """At high ratios all patches are predicted, and the loss is masked; values and gradients are those of the masked ones alone."""
     c = config(only=("mse_video", "mse_image"), video_branch__mask__ratio=ratio, image_branch__mask__ratio=ratio)

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from cvmae.models.attention import attend, block_size
 from cvmae.models.vit import Block, TransformerConfig, ViTSize
@@ -130,7 +130,7 @@ def test_the_largest_branch_and_all_mapped_devices_are_counted():
     a = jnp.zeros((4, 4))
     counted = count(lambda p: jax.lax.cond(p, lambda x: x @ x @ x, lambda x: x, a), True)
     assert counted.total == 2 * 2 * 4**3 and not counted.notes
-    mesh = AbstractMesh((4,), ("data",))
+    mesh = AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
     mapped = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
     assert count(mapped, jnp.zeros((8, 4))).total == 4 * 2 * 2 * 2 * 4
 

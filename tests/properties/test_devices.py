@@ -1,5 +1,6 @@
 """One step on one device and on eight: the same views, masks, loss and gradients, and negatives of the whole batch."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from tests.commands import host_devices, run
 
+pytestmark = pytest.mark.slow  # of these properties test_meshes.py has the loss, the gradients and the parameters
 HERE = pathlib.Path(__file__).parent
 
 
@@ -59,7 +61,7 @@ def test_the_loss_and_every_term_are_the_same(steps):
         np.testing.assert_allclose(steps[1][name], steps[8][name], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("what", ["steps", pytest.param("labeled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["steps", "labeled"])
 def test_gradients_are_the_same(what, request):
     found = request.getfixturevalue(what)
     one, eight = named(found[1], "gradient"), named(found[8], "gradient")
@@ -74,22 +76,32 @@ def test_negatives_are_those_of_the_whole_batch(steps):
     assert steps[8]["loss"] > 1.2 * steps[1]["losses_alone"].mean()
 
 
-@pytest.mark.slow
 def test_labeled_views_are_the_same(labeled):
     np.testing.assert_array_equal(labeled[1]["view/labels"], labeled[8]["view/labels"])
     np.testing.assert_allclose(labeled[1]["view/clips"], labeled[8]["view/clips"], atol=1e-4)
     assert len(np.unique(labeled[1]["view/clips"].reshape(8, -1), axis=0)) == 8
 
 
-@pytest.mark.slow
 def test_the_loss_of_mixed_clips_is_the_same(labeled):
     for name in ("loss", "accuracy/top1", "optimizer/grad_norm"):
         np.testing.assert_allclose(labeled[1][name], labeled[8][name], rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.slow
 def test_every_video_is_tested_once_on_any_number_of_devices(labeled):
     assert labeled[8]["test/readable"].all() and len(labeled[8]["test/readable"]) == 11
     np.testing.assert_array_equal(labeled[1]["test/labels"], labeled[8]["test/labels"])
     np.testing.assert_allclose(labeled[1]["test/probabilities"], labeled[8]["test/probabilities"], atol=1e-5)
     np.testing.assert_allclose(labeled[8]["test/probabilities"].sum(-1), 1, rtol=1e-5)
+
+
+def test_a_sharded_optimizer_state_only_adds_the_gathering_of_parameters(tmp_path):
+    """Gradients are reduced as before, and no activation is moved to where the moments of its weights lie."""
+    file = tmp_path / "bytes.json"
+    done = run(str(file), program=(str(HERE / "sharded_collectives.py"),), env=host_devices(8))
+    assert done.returncode == 0, done.stderr
+    modes = json.loads(file.read_text())
+    for name, replicated in modes["replicated"].items():
+        sharded = modes["data"][name]
+        assert sharded["all-gather"] > replicated.get("all-gather", 0)
+        for kind in sharded.keys() - {"all-gather"}:
+            assert sharded[kind] <= 1.01 * replicated.get(kind, 0), (name, kind)

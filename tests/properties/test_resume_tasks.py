@@ -34,9 +34,8 @@ def interrupt(monkeypatch, step: int):
     monkeypatch.setattr(MetricsWriter, "write", written)
 
 
-@pytest.mark.parametrize(
-    "task", ["finetune", pytest.param("linear", marks=pytest.mark.slow), pytest.param("attentive", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["finetune", "linear", "attentive"])
 def test_it_ends_in_the_same_bits(task, tmp_path, monkeypatch):
     config = downstream(task, **FIELDS[task], eval_every="4_steps", test__clips=1, test__crops=1)
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"

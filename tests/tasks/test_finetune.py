@@ -63,6 +63,7 @@ def test_parts_of_a_batch_give_the_step_of_the_whole(plain):
     )
 
 
+@pytest.mark.slow
 def test_every_sample_has_its_own_augmentation_in_every_step():
     t = task()
     same = labeled_batch(t.config)
@@ -128,6 +129,7 @@ def test_a_mean_pooled_classifier_has_its_norm_after_pooling():
     assert "norm" in task(head__pool="first").abstract_state().params["encoder"]
 
 
+@pytest.mark.slow
 def test_it_learns_the_clips_it_is_given(tmp_path):
     c = downstream(
         "finetune", **PLAIN, augment__flip=0.0, optimizer__base_lr=0.05, total="60_steps", eval_every="0_steps", batch_size=32
@@ -145,6 +147,7 @@ def pretrained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_encoder_is_the_averaged_one_of_the_checkpoint(pretrained):
     t = task(init_from=str(pretrained))
     found, fresh = t.initial_state().params, task().initial_state().params

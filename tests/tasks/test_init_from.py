@@ -77,6 +77,7 @@ def test_without_reconstruction_the_file_gives_the_encoder(weights):
     assert found and all((array == expected[name]).all() for name, array in found.items())
 
 
+@pytest.mark.slow
 def test_a_frozen_teacher_keeps_its_bits_and_everything_else_moves(weights):
     folder, expected = weights
     frozen = task(folder, image_branch__train="frozen", optimizer__warmup="0_steps")
@@ -112,6 +113,7 @@ def image_mae(tmp_path_factory):
     return file, params
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_an_imported_mae_says_what_went_where(image_mae, tmp_path, capsys):
     """The image branch with its decoder, the video branch inflated; then it trains, and resumes without reading them again."""
     file, _ = image_mae

@@ -42,6 +42,7 @@ def test_masking_stopped_by_a_signal_goes_on_and_ends_in_a_table(tmp_path, monke
     assert (tmp_path / "table.png").exists() and "Missing" not in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_variant_without_decoder_has_no_reconstruction_error(tmp_path):
     config = study("objectives", study__index=1)
     numbers = run_study(config, tmp_path)
