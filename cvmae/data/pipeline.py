@@ -90,8 +90,8 @@ def evaluation_reader(config, source: Source) -> "Reader":
 
 def _part_specs(config, source) -> tuple[clips.ClipSpec, ...]:
     """Returns the ClipSpec of each source of a mixture; () for any other source."""
-    parts = source.sampling if isinstance(source, Mixture) else ()
-    return tuple(dataclasses.replace(clip_spec(config), **changes) for changes in parts)
+    sampling = source.sampling if isinstance(source, Mixture) else ()
+    return tuple(dataclasses.replace(clip_spec(config), **changes) for changes in sampling)
 
 
 class Examples(Protocol):

@@ -119,7 +119,7 @@ def load_index(path: str) -> tuple[ShardIndex, str]:
         if all(saved[name] == value for name, value in stamp.items()):
             return ShardIndex(tuple(Sample(*row) for row in saved["samples"]), tuple(saved["without_video"])), ""
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # it is made anew
+        pass  # it is made again
     index = make_index(path)
     content = stamp | {"samples": index.samples, "without_video": index.without_video}
     try:
@@ -160,7 +160,7 @@ def make_index(path: str) -> ShardIndex:
                 raise ShardError(
                     f"{path}: no header and no end after member {last or 'none'}; the shard is damaged: copy or write it again"
                 )
-            samples = [_sample(path, file, key, parts) for key, parts in members.items()]
+            samples = [_sample(path, file, key, files) for key, files in members.items()]
     except tarfile.TarError as error:
         after = f"after member {last}" if last else "at its beginning"
         remedy = "unpack gzip, since members are read by their place" if _is_gzip(path) else "copy or write it again"
@@ -183,26 +183,26 @@ def _is_gzip(path):
         return file.read(2) == b"\x1f\x8b"
 
 
-def _sample(path, file, key, parts) -> Sample | None:
-    videos = [extension for extension in parts if f".{extension.rpartition('.')[2]}" in EXTENSIONS]
+def _sample(path, file, key, files) -> Sample | None:
+    videos = [extension for extension in files if f".{extension.rpartition('.')[2]}" in EXTENSIONS]
     if len(videos) > 1:
         raise ShardError(f"{path}: member {key} has several videos, {', '.join(videos)}; leave one in the shard")
     if not videos:
         return None
-    fields = _read_json(path, file, f"{key}.json", parts["json"]) if "json" in parts else {}
-    label = _read(path, file, f"{key}.cls", parts["cls"]) if "cls" in parts else fields.get("label")
+    fields = _read_json(path, file, f"{key}.json", files["json"]) if "json" in files else {}
+    label = _read(path, file, f"{key}.cls", files["cls"]) if "cls" in files else fields.get("label")
     if isinstance(label, (dict, list, bool)):
         raise ShardError(f"{path}: member {key}.json has label {str(label)[:40]}; give one class number or name")
     start, end = (_seconds(path, f"{key}.json", fields, name) for name in ("start", "end"))
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise ShardError(f"{path}: member {key}.json has start {start} and end {end}, not 0 <= start < end; leave them out")
     text = "" if label is None else str(label).strip()
-    offset, size = parts[videos[0]]
+    offset, size = files[videos[0]]
     return Sample(key, f".{videos[0].rpartition('.')[2]}", offset, size, text, start, end)
 
 
-def _read(path, file, name, place) -> str:
-    offset, size = place
+def _read(path, file, name, span) -> str:
+    offset, size = span
     file.seek(offset)
     try:
         return file.read(size).decode()
@@ -210,8 +210,8 @@ def _read(path, file, name, place) -> str:
         raise ShardError(f"{path}: member {name} is not UTF-8 text ({error.reason}); write it as text") from error
 
 
-def _read_json(path, file, name, place) -> dict:
-    text = _read(path, file, name, place)
+def _read_json(path, file, name, span) -> dict:
+    text = _read(path, file, name, span)
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:

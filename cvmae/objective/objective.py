@@ -94,6 +94,7 @@ class Objective:
         if self.num_sources and self.source_terms:
             sums = []
             for term in self.source_terms:
+                assert term.clip_losses is not None
                 values, weights = term.clip_losses(output, inputs, self.config)
                 sums.append(sum_by_source(values, weights, samples["source"], self.num_sources))
             metrics["source_sums"] = jax.lax.stop_gradient(jnp.stack(sums))

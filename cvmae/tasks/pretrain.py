@@ -25,7 +25,7 @@ class Pretrain(Task):
     """
 
     held_out: HeldOut
-    BATCH_KEYS = ("video", "frame_index")
+    BATCH_KEYS: tuple[str, ...] = ("video", "frame_index")
     PREFIX = "report"
 
     def __init__(self, config, mesh, schedule: Schedule, source):
