@@ -119,7 +119,7 @@ def load_index(path: str) -> tuple[ShardIndex, str]:
         if all(saved[name] == value for name, value in stamp.items()):
             return ShardIndex(tuple(Sample(*row) for row in saved["samples"]), tuple(saved["without_video"])), ""
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # it is made again
+        pass  # it is made below
     index = make_index(path)
     content = stamp | {"samples": index.samples, "without_video": index.without_video}
     try:
