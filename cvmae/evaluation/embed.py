@@ -14,7 +14,7 @@ from cvmae.data.windows import plan_windows
 from cvmae.interop.load import read
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
 from cvmae.interop.pretrained import FrameSampling
-from cvmae.models.vit import Encoder
+from cvmae.models.backbone import Backbone
 from cvmae.parallel.processes import log_once
 
 STRIDE = 4  # where the weights do not record it: VideoMAE's and mae_st's on Kinetics
@@ -33,7 +33,7 @@ class VideoEncoder:
       square_pixels: True applies the aspect ratio of a file's pixels.
     """
 
-    module: Encoder
+    module: Backbone
     params: dict
     preprocessing: Preprocessing
     stride: int = STRIDE
@@ -72,8 +72,6 @@ def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | 
       FileNotFoundError, WeightsError, WorkdirError, ValueError: see `cvmae.load`.
     """
     pretrained = read(path, branch=branch, step=step)
-    module, params = pretrained.take("encoder")
-    assert isinstance(module, Encoder)  # what `take` gives for this name
     sampling = pretrained.sampling
     if sampling is None:
         sampling = FrameSampling(STRIDE)
@@ -81,7 +79,9 @@ def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | 
             f"note: {pretrained.name} does not record how frames were sampled: {sampling} is assumed, which "
             "dataclasses.replace(encoder, stride=...) changes"
         )
-    return VideoEncoder(module, params, preprocessing_of(pretrained), **dataclasses.asdict(sampling))
+    return VideoEncoder(
+        pretrained.encoder, pretrained.params["encoder"], preprocessing_of(pretrained), **dataclasses.asdict(sampling)
+    )
 
 
 def embed(

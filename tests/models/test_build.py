@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from cvmae.evaluation.embed import load_encoder
 from cvmae.evaluation.features import make_encode
 from cvmae.models import build, masking
 from cvmae.models.patches import Grid, patchify
@@ -14,6 +15,7 @@ from cvmae.models.probes import AttentiveProbe
 from cvmae.models.vit import Encoder, EncoderOutput, TransformerConfig
 from cvmae.objective.objective import build_model
 from cvmae.parallel.mesh import local_mesh, make_rules
+from cvmae.tasks import fields, run
 from tests.tiny_configs import config, downstream, labeled_batch, make_task, samples
 
 
@@ -99,6 +101,14 @@ def test_another_backbone_makes_features(linear):
     video = labeled_batch(c, 2)["video"][:, None]
     params = Linear(build.video_grid(c)).init(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]
     assert make_encode(c)(params, video).shape == (2, 32)
+
+
+def test_another_backbone_embeds_from_its_workdir(linear, monkeypatch, tmp_path):
+    monkeypatch.setitem(fields.CHECKS, "*_branch.backbone", fields.one_of("vit", "linear"))  # made of `BACKBONES` at import
+    c = config(("mse_video",), total="1_steps", report__pictures=0)
+    c.video_branch.backbone = "linear"
+    run(c, tmp_path)
+    assert load_encoder(tmp_path)(np.zeros((1, 4, 40, 50, 3), np.uint8)).shape == (1, 32)
 
 
 def test_an_unknown_backbone_is_named():
