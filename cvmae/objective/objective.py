@@ -38,27 +38,28 @@ class Objective:
       model: the Flax module, with only the parts that the active terms need.
       terms: the names of the active loss terms, and what the model computes for them.
       loss_terms: the active loss terms, in the order in which they are computed.
-      source_terms: those of them that the loss of each source of a mixture is made of.
-      num_sources: S, the number of sources of a mixture; 0 without one. Samples then have "source", int32 [B].
+      num_sources: S, the number of sources of a mixture; 0 without one. Samples of a mixture have "source", int32 [B].
+      source_terms: the loss terms that the loss of each source is made of; () without a mixture.
 
     Raises:
       ValueError: a config field does not fit; the message names it.
     """
 
-    def __init__(self, config, warmup_steps: dict[str, int] | None = None, rules: Rules | None = None):
+    def __init__(self, config, warmup_steps: dict[str, int] | None = None, rules: Rules | None = None, num_sources: int = 0):
         """Builds the model and the function that makes its inputs.
 
         Args:
           config: a config of task=pretrain.
           warmup_steps: by term, the steps over which its weight rises linearly from 0; the other terms have no warm-up.
           rules: sharding rules of the mesh that the model runs on; None for one device.
+          num_sources: see the attributes.
         """
         self.config, self.warmup_steps = config, dict(warmup_steps or {})
         self.model, self.rules = build_model(config, rules), rules
         self.terms, self.loss_terms = self.model.terms, weighted_terms(config)
         self.make_inputs = InputBuilder(config, self.terms)
-        self.source_terms = tuple(term for term in self.loss_terms if term.clip_losses)
-        self.num_sources = 0
+        self.num_sources = num_sources
+        self.source_terms = tuple(term for term in self.loss_terms if num_sources and term.clip_losses)
 
     @property
     def expected_valid(self) -> float | None:
@@ -85,13 +86,13 @@ class Objective:
 
         Returns:
           (loss, metrics), all float32 scalars. Metrics are `loss`, `loss/TERM`, the metrics of the terms such as `accuracy/TERM`
-          (0..1) and `valid/TERM` (the fraction of pairs that count), and `feature_std/BRANCH`. With `num_sources` also `source_sums`,
+          (0..1) and `valid/TERM` (the fraction of pairs that count), and `feature_std/BRANCH`. With `source_terms` also `source_sums`,
           float32 [N, S, 2], for `source_losses`.
         """
         inputs = self.step_inputs(samples)
         output = self.forward(params, inputs)
         loss, metrics = self.loss_and_metrics(output, inputs, step)
-        if self.num_sources and self.source_terms:
+        if self.source_terms:
             sums = []
             for term in self.source_terms:
                 assert term.clip_losses is not None

@@ -16,12 +16,10 @@ from jax import Array
 from jaxtyping import Float
 
 from cvmae.config import ConfigError, nearest
-from cvmae.models.autoencoder import Targets
-from cvmae.models.crossvideo import IMAGE_OUTPUTS, VIDEO_OUTPUTS, ActiveTerms, CrossVideoOutput, first_of_mask
-from cvmae.models.masking import Mask
-from cvmae.objective import clip_losses
-from cvmae.objective.losses import masked_mean, masked_mse, nt_xent, nt_xent_per_frame
-from cvmae.objective.targets import image_targets, video_targets
+from cvmae.models.crossvideo import IMAGE_OUTPUTS, VIDEO_OUTPUTS, ActiveTerms, CrossVideoOutput
+from cvmae.objective import clip_losses, comparisons
+from cvmae.objective.comparisons import Pairs, PatchErrors
+from cvmae.objective.losses import masked_mean, nt_xent, nt_xent_per_frame
 from cvmae.objective.views_and_masks import ModelInputs
 
 LEVELS = ("patch", "video", "frame")
@@ -102,63 +100,48 @@ class LossTerm:
 
 def mse_video(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of v and v⁺."""
-    assert output.video_predictions is not None  # the term needs it
-    if output.video_grid_predictions is None:
-        return masked_mse(output.video_predictions, video_targets(config, inputs).values).mean(), {}
-    views = inputs.slots.shape[1]
-    return _grid_mse(
-        output.video_grid_predictions,
-        video_targets(config, inputs, grid_order=True),
-        first_of_mask(inputs.video_mask, views, min(views, 2)),
-    )
+    return _mse(comparisons.video_errors(output, inputs, config))
 
 
 def mse_image(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of the sampled frames."""
-    assert output.image_predictions is not None
-    if output.image_grid_predictions is None:
-        return masked_mse(output.image_predictions, image_targets(config, inputs).values).mean(), {}
-    return _grid_mse(output.image_grid_predictions, image_targets(config, inputs, grid_order=True), inputs.image_mask)
+    return _mse(comparisons.image_errors(output, inputs, config))
 
 
-def _grid_mse(predictions, targets: Targets, mask: Mask):
-    """The loss over the masked patches, from predictions and targets of all patches in the order of the grid."""
-    return masked_mean(masked_mse(predictions, targets.values), mask.hidden, mask.masked.shape[1]), {}
+def _mse(errors: PatchErrors):
+    values, mask = errors
+    return values.mean() if mask is None else masked_mean(values, mask.hidden, mask.masked.shape[1]), {}
 
 
 def intra_video(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the embeddings of v and v⁺."""
-    z = output.z
-    assert z is not None
-    pairs = nt_xent(z[:, 0], z[:, 1], temperature=config.contrast.temperature, negatives=_reversed_view(z))
-    return _with_accuracy(*pairs.mean())
+    return _video_level(comparisons.intra_video_pairs(output), config)
 
 
 def intra_frame(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the embeddings of v and v⁺ at the temporal positions of the sampled frames."""
-    f, valid = output.f, output.f_valid
-    assert f is not None and valid is not None
-    pairs = nt_xent_per_frame(f[:, 0], f[:, 1], config.contrast.temperature, valid, negatives=_reversed_view(f))
-    return _with_accuracy(*pairs, valid)
+    return _frame_level(comparisons.intra_frame_pairs(output), config)
 
 
 def cross_video(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the mean embedding of v and v⁺ and the mean embedding of the sampled frames."""
-    assert output.z is not None and output.h is not None
-    # The mean is taken before normalizing, as CrossPoint does.
-    z = (output.z[:, 0] + output.z[:, 1]) / 2
-    return _with_accuracy(*nt_xent(z, output.h.mean(1), temperature=config.contrast.temperature).mean())
+    return _video_level(comparisons.cross_video_pairs(output), config)
 
 
 def cross_frame(output: CrossVideoOutput, inputs, config):
     """NT-Xent of the mean embedding of v and v⁺ at the temporal position of each sampled frame and that frame's embedding."""
-    assert output.f is not None and output.f_valid is not None and output.h is not None
-    f = (output.f[:, 0] + output.f[:, 1]) / 2
-    return _with_accuracy(*nt_xent_per_frame(f, output.h, config.contrast.temperature, output.f_valid), output.f_valid)
+    return _frame_level(comparisons.cross_frame_pairs(output), config)
 
 
-def _reversed_view(embeddings):
-    return embeddings[:, 2] if embeddings.shape[1] > 2 else None
+def _video_level(pairs: Pairs, config):
+    losses = nt_xent(pairs.a, pairs.b, temperature=config.contrast.temperature, negatives=pairs.negatives)
+    return _with_accuracy(*losses.mean())
+
+
+def _frame_level(pairs: Pairs, config):
+    assert pairs.valid is not None
+    means = nt_xent_per_frame(pairs.a, pairs.b, config.contrast.temperature, pairs.valid, negatives=pairs.negatives)
+    return _with_accuracy(*means, pairs.valid)
 
 
 def _with_accuracy(loss, accuracy, valid=None):

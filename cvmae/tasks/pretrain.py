@@ -31,11 +31,10 @@ class Pretrain(Task):
     def __init__(self, config, mesh, schedule: Schedule, source):
         super().__init__(config, mesh, schedule, source)
         warmups = {term: self.resolve(text, f"loss_warmup.{term}") for term, text in config.loss_warmup.items()}
-        self.objective = Objective(config, warmups, self.rules)
         self.mixture = mixture_names(config.data)
         if self.mixture:
             self.BATCH_KEYS = ("video", "frame_index", "source")
-            self.objective.num_sources = len(self.mixture)
+        self.objective = Objective(config, warmups, self.rules, len(self.mixture))
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
         self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self.is_frozen)
@@ -68,7 +67,7 @@ class Pretrain(Task):
             return self.objective(params, micro_batch, state.step)
 
         gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate, self.shard_update)
-        if self.mixture and self.objective.source_terms:
+        if self.objective.source_terms:
             losses = self.objective.source_losses(metrics.pop("source_sums"), state.step)
             metrics |= {f"loss/{name}": loss for name, loss in zip(self.mixture, losses, strict=True)}
         new, norms = apply_gradients(state, gradients, self.optimizer, self.config.optimizer.ema_decay, self.shard_update)

@@ -39,9 +39,8 @@ def test_the_weighted_mean_is_the_loss_of_the_term(layout):
 
 def test_a_source_has_the_mean_of_its_own_clips():
     c = config(("mse_video",), loss__mse_video=2.0)
-    objective, batch = Objective(c), samples(c, 8)
+    objective, batch = Objective(c, num_sources=3), samples(c, 8)
     params = objective.init(jax.random.key(0), batch)
-    objective.num_sources = 3
     source = np.array([0, 1, 1, 0, 1, 1, 1, 0], np.int32)  # none of the third
     loss, metrics = jax.jit(objective)(params, batch | {"source": source})
     by_source = objective.source_losses(metrics["source_sums"])
