@@ -24,6 +24,12 @@ class Record:
     payload: str | bytes | np.ndarray
 
 
+def part_key(path: str, start: float | None, end: float | None) -> str:
+    """Returns the key of a part of a video: its path, with `@START-END` if only a part is used."""
+    part = ["" if seconds is None else str(seconds) for seconds in (start, end)]
+    return path + (f"@{'-'.join(part)}" if any(part) else "")
+
+
 class UnreadableError(Exception):
     """A record cannot be read. args: the name of the record and the reason.
 

@@ -12,7 +12,7 @@ from cvmae.data.custom import find_split
 from cvmae.data.manifest import Manifest, ManifestError, read_manifest
 from cvmae.data.mixture import open_mixture
 from cvmae.data.published import how_to_prepare
-from cvmae.data.records import Record, Source
+from cvmae.data.records import Record, Source, part_key
 from cvmae.data.subset import Subset, choose, parse_split, strata
 from cvmae.data.synthetic import SyntheticSource
 from cvmae.data.tar_source import TarSource
@@ -94,8 +94,7 @@ class FileSource:
         if ".." in path.parts:  # outside the folder
             path = pathlib.Path(os.path.abspath(entry.path))
             path = pathlib.Path("elsewhere", *path.parts[1:])
-        part = ["" if seconds is None else str(seconds) for seconds in (entry.start, entry.end)]
-        return path.as_posix() + (f"@{'-'.join(part)}" if any(part) else "")
+        return part_key(path.as_posix(), entry.start, entry.end)
 
     def parts(self) -> list[tuple[str, float | None, float | None]]:
         """Returns (file, start, end) of every record; a file has one name, however it is written."""

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from cvmae.data.labels import CLASSES, UNLABELED, LabelError, number_labels, split_label
-from cvmae.data.records import Record, UnreadableError
+from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
 
 
@@ -31,7 +31,8 @@ class TarSource:
                 "python -m cvmae.data.prepare --shards=webdataset writes shards"
             )
         self._paths = [os.path.abspath(path) for path in expand(shards.replace("{split}", split))]
-        self._folder = os.path.commonpath([os.path.dirname(path) for path in self._paths])
+        folder = os.path.commonpath([os.path.dirname(path) for path in self._paths])
+        self._shards = [os.path.splitext(os.path.relpath(path, folder))[0] for path in self._paths]  # once, not for every key
         self._samples: list[tuple[int, Sample]] = []
         notes, without = [], []
         for number, path in enumerate(self._paths):
@@ -88,9 +89,7 @@ class TarSource:
     def key(self, index):
         """Returns the path of the shard below the folder of all and the key of the sample, with `@START-END` if only a part of the video is used."""
         number, sample = self._samples[index]
-        part = ["" if seconds is None else str(seconds) for seconds in (sample.start, sample.end)]
-        path = f"{os.path.splitext(os.path.relpath(self._paths[number], self._folder))[0]}/{sample.key}{sample.extension}"
-        return path + (f"@{'-'.join(part)}" if any(part) else "")
+        return part_key(f"{self._shards[number]}/{sample.key}{sample.extension}", sample.start, sample.end)
 
     def parts(self):
         """Returns (name of the member, start, end) of every record."""
