@@ -43,30 +43,21 @@ def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHA
         sources = {split: FileSource(read_manifest(manifest, split, root)) for split in splits_of(manifest)}
     except ManifestError as error:
         raise PrepareError(str(error)) from error
-    plan: dict[str, tuple[FileSource, list[int]]] = {}
+    plan: dict[str, tuple[FileSource, dict[int, int]]] = {}
     for split, source in sources.items():
         if not re.fullmatch(r"[\w.-]+", split):
             raise PrepareError(f"{manifest}: split {split!r} cannot be in the name of a file; rename it")
-        cut: list[list[int]] = [[]]
-        size = 0
-        for index in range(len(source)):
-            length = _size(source[index].payload)
-            if cut[-1] and size + length > shard_bytes:
-                cut.append([])
-                size = 0
-            cut[-1].append(index)
-            size += length
-        plan |= {f"{split}-{number:06d}.tar": (source, indices) for number, indices in enumerate(cut)}
+        plan |= {f"{split}-{number:06d}.tar": (source, sizes) for number, sizes in enumerate(_cut(source, shard_bytes))}
     _check_plan(out, plan)
     names = next(iter(sources.values())).class_names
     if names:
         write_classes(out, names)
     paths = []
-    for name, (source, indices) in plan.items():
+    for name, (source, sizes) in plan.items():
         path = os.path.join(out, name)
         if not os.path.exists(path):
             with replacing(path) as temporary:
-                _write(temporary, source, indices)
+                _write(temporary, source, sizes)
         load_index(path)
         paths.append(path)
     return paths
@@ -87,6 +78,20 @@ def index_shards(pattern: str) -> tuple[int, int]:
     return len(paths), videos
 
 
+def _cut(source, shard_bytes) -> list[dict[int, int]]:
+    """Returns the bytes of the video of every record of each shard, by the number of the record."""
+    shards: list[dict[int, int]] = [{}]
+    filled = 0
+    for index in range(len(source)):
+        size = _size(source[index].payload)
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][index] = size
+        filled += size
+    return shards
+
+
 def _size(path) -> int:
     try:
         return os.path.getsize(path)
@@ -97,8 +102,8 @@ def _size(path) -> int:
 def _check_plan(out, plan) -> None:
     """Keeps a digest of the plan in `out`. Raises: PrepareError, there is another one."""
     state = hashlib.blake2b(digest_size=16)
-    for name, (source, indices) in plan.items():
-        rows = [(source.key(index), int(source.labels[index]), _size(source[index].payload)) for index in indices]
+    for name, (source, sizes) in plan.items():
+        rows = [(source.key(index), int(source.labels[index]), size) for index, size in sizes.items()]
         state.update(f"{name} {rows} {source.class_names}".encode())
     path = os.path.join(out, PLAN)
     os.makedirs(out, exist_ok=True)
