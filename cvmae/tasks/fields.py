@@ -1,6 +1,7 @@
 """Which values mean something, for every field of a config."""
 
 import fnmatch
+import re
 
 from cvmae.augment.pretrain_views import FIRST_VIEWS
 from cvmae.config import require, steps
@@ -199,13 +200,12 @@ def check_of(field: str):
 
 def check_field(field: str, value) -> None:
     """Checks one field by itself."""
-    section = field.split(".", 3)
-    if section[:2] == ["data", "sources"]:  # a section of a mixture has fields of config.data; None is not changed
-        if value is None:
-            return
-        expected, holds = check_of(f"data.{section[3]}") or (f"known to {__name__}.CHECKS", lambda _: False)
-    else:
-        expected, holds = check_of(field) or (f"known to {__name__}.CHECKS", lambda _: False)
+    if field.startswith("data.sources.") and value is None:
+        return  # the source of a mixture has that of config.data
+    expected, holds = check_of(re.sub(r"^data\.sources\.[^.]+", "data", field)) or (
+        f"known to {__name__}.CHECKS",
+        lambda _: False,
+    )
     require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}")
     if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
         length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)
