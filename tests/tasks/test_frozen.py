@@ -130,8 +130,8 @@ def test_extraction_goes_on_where_it_was(tmp_path):
 def test_videos_that_cannot_be_read_are_listed_beside_the_features_of_their_split(tmp_path, monkeypatch):
     usual = frozen.make_source
 
-    def broken(data, split):
-        source = usual(data, split)
+    def broken(data, split, custom=None):
+        source = usual(data, split, custom)
         read = type(source).__getitem__
         if split == "val":
             gone = Record("gone.mp4", 0, None, None, "gone.mp4")
