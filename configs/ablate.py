@@ -43,16 +43,21 @@ def get_config(arg=None):
     for name, known in (("study", STUDIES), ("base", BASES)):
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], known)}")
-    c = ml_collections.ConfigDict({"task": "ablate"})
+    c = ml_collections.ConfigDict({"task": "ablate"})  # a study; its argument `study` says which
     base_items = [item for item in items if item not in study_items]
     if args.runlocal:
         base_items.append("runlocal")
     c.pretrain = pretrain(args.base, ",".join(base_items))
     c.study = ml_collections.ConfigDict(
-        # variants: pairs of a name and {field of config.pretrain: value}. measures: names of metrics in a run's report.json. note:
-        # text below the table. index: run only this one, from 0; -1 runs all, or the one that SLURM_ARRAY_TASK_ID names.
-        {"name": args.study, "base": args.base, "seeds": (0, 1, 2), "measures": MEASURES, "index": -1}
+        {
+            "name": args.study,
+            "base": args.base,
+            "seeds": (0, 1, 2),  # of every variant
+            "measures": MEASURES,  # names of metrics in a run's report.json
+            "index": -1,  # run only this one, from 0; -1 runs all, or the one that SLURM_ARRAY_TASK_ID names
+        }
     )
+    # Pairs of a name and {field of config.pretrain: value}, and the text below the table
     c.study.variants, c.study.note = STUDIES[args.study]()
     return miniature(c) if args.runlocal else c
 

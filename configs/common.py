@@ -71,7 +71,7 @@ def data():
     c.multi_label = False  # True: labels separated by ; in the manifest; head.loss=sigmoid and probe.loss=sigmoid set it
     # Splits may be sliced, with the same fraction of every class: train[:1%], train[90%:], train[:400] (clips).
     c.split, c.eval_split = "train", "val"
-    c.num_frames, c.stride = 16, 4  # [mae_st], [VideoMAE]
+    c.num_frames, c.stride = 16, 4  # frames of a clip, and frames of the video from one to the next; [mae_st], [VideoMAE]
     c.fps = 0.0  # if above 0, the stride counts frames at this rate, independent of the file's
     c.frame_size = (256, 256)  # height and width of frames sent to the accelerator, before the crop
     c.square_pixels = True  # apply the aspect ratio of a file's pixels where its frames are resized; False takes them as square
@@ -83,31 +83,45 @@ def data():
     c.timeout_s = 30.0  # a file that takes longer to decode counts as unreadable
     c.max_bad_fraction = 0.01  # the run stops if a larger fraction of the split's files cannot be read
     c.allow_change = False  # True resumes although the training data (files, labels) changed since the checkpoint, and says so
-    c.tfds = ml_collections.ConfigDict({"name": "", "data_dir": "", "video_feature": "video", "label_feature": "label"})
+    c.tfds = ml_collections.ConfigDict(
+        {
+            "name": "",  # of a data set of tensorflow-datasets
+            "data_dir": "",  # '' for the default of tensorflow-datasets
+            "video_feature": "video",  # name of its feature that holds frames
+            "label_feature": "label",  # name of its feature that holds class numbers
+        }
+    )
     c.motion = ml_collections.ConfigDict(
-        # 0 for side, train_clips and test_clips: the default of the size
-        {"size": "easy", "side": 0, "cache_dir": "", "train_clips": 0, "test_clips": 0, "seed": 0}
+        {
+            "size": "easy",  # easy | full: number of classes, and defaults of the fields below
+            "side": 0,  # height and width of the videos; 0: the default of the size
+            "cache_dir": "",  # folder that the set is drawn into; '' for the user's cache folder
+            "train_clips": 0,  # 0: the default of the size
+            "test_clips": 0,  # 0: the default of the size
+            "seed": 0,  # of the drawn clips
+        }
     )
     # Tar shards by a pattern with {0000..0099}, {a,b} and *; {split} in it is the name of the split
     c.webdataset = ml_collections.ConfigDict({"shards": ""})
+    # Random clips, for tests and trial runs
     c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
     return c
 
 
 def _augment():
     c = ml_collections.ConfigDict()
-    c.size = (224, 224)  # [mae_st], [VideoMAE], [MAE] height and width of every view
-    c.scale, c.ratio = (0.5, 1.0), (0.75, 4 / 3)  # [mae_st] crop of v
-    c.plus_scale, c.plus_ratio = (0.5, 1.0), (0.75, 4 / 3)  # crop of v⁺; [paper] random crop and scale, values [choice]
-    c.flip = 0.5  # [mae_st]; 0 if class names contain left and right
-    c.brightness, c.contrast, c.saturation = 0.4, 0.4, 0.4  # [paper] color jitter; values [CrossPoint]
-    c.hue = 0.0
-    c.color_probability = 0.8  # [choice]
-    # [choice] Other changes of v⁺, with their probabilities; SimCLR has 0.2, 0.5 and 0, with strengths of 0.8 above and a hue of 0.2.
+    c.size = (224, 224)  # height and width of every view; [mae_st], [VideoMAE], [MAE]
+    c.scale, c.ratio = (0.5, 1.0), (0.75, 4 / 3)  # areas and aspect ratios of crops of v; [mae_st]
+    c.plus_scale, c.plus_ratio = (0.5, 1.0), (0.75, 4 / 3)  # those of v⁺; [paper] random crop and scale, values [choice]
+    c.flip = 0.5  # probability; 0 if class names contain left and right; [mae_st]
+    c.brightness, c.contrast, c.saturation = 0.4, 0.4, 0.4  # strengths of v⁺'s color jitter; [paper] jitter, values [CrossPoint]
+    c.hue = 0.0  # strength of the jitter of hue; SimCLR has 0.2, and 0.8 for the others
+    c.color_probability = 0.8  # probability of the color jitter; [choice]
+    # Probability of another change of v⁺; SimCLR has 0.2 for grayscale, 0.5 for blur and 0 for solarize; [choice]
     c.grayscale, c.blur, c.solarize = 0.0, 0.0, 0.0
-    # crop: v is cropped alone | raw: resized and center-cropped | color: its colors change too, independently of those of v⁺. [choice]
+    # crop: v is cropped alone | raw: resized and center-cropped | color: its colors change too, independently of those of v⁺; [choice]
     c.first_view = "crop"
-    c.mean, c.std = IMAGENET_MEAN, IMAGENET_STD
+    c.mean, c.std = IMAGENET_MEAN, IMAGENET_STD  # mean and standard deviation of pixels from 0 to 1, by channel
     return c
 
 
@@ -115,48 +129,50 @@ def encoder(variant, positions, cls_token, tubelet):
     """Returns the fields of an encoder."""
     c = ml_collections.ConfigDict()
     c.backbone = "vit"  # vit; see cvmae/models/backbone.py to add others
-    c.variant = variant
-    c.tubelet = tubelet
+    c.variant = variant  # size and side of a patch, such as S/16, B/16, L/16 and H/14
+    c.tubelet = tubelet  # number of frames in a patch
     c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d
-    c.cls_token = cls_token
+    c.cls_token = cls_token  # True adds a token to those of the patches
     c.qkv_bias = "qkv"  # qkv | qv | none
-    c.eps = 1e-6
+    c.eps = 1e-6  # of the layer norms
     c.mlp = "gelu"  # gelu (exact: MAE, mae_st, VideoMAE) | gelu_tanh (faster on TPUs), of encoder and decoder
-    c.final_norm = True
+    c.final_norm = True  # a layer norm after the last block
     return c
 
 
 def encoder_of_weights(variant):
     """Returns the fields of an encoder that are taken from the weights of config.init_from; what a config or flag sets is compared."""
-    c = ml_collections.ConfigDict({"backbone": "vit"})
+    c = ml_collections.ConfigDict({"backbone": "vit"})  # vit; see cvmae/models/backbone.py to add others
     for name, default in UNTRAINED_ENCODER.items():
         c[name] = ml_collections.config_dict.placeholder(type(default))
     if variant:
-        c.variant = variant
+        c.variant = variant  # size and side of a patch, compared with those of the weights
     return c
 
 
 def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
     c = encoder(variant, positions, cls_token, tubelet)
     c.mask = ml_collections.ConfigDict(
-        # kind: random | tube | frame; rounding of the number of visible patches: up (VideoMAE) | down (MAE, mae_st)
-        {"kind": "random", "ratio": mask_ratio, "rounding": "up"}
+        {
+            "kind": "random",  # random | tube | frame
+            "ratio": mask_ratio,  # fraction of the patches that are masked; [paper]
+            "rounding": "up",  # of the number of visible patches: up (VideoMAE) | down (MAE, mae_st)
+        }
     )
     c.target_norm = "patch"  # patch (MAE, mae_st) | patch_channel (VideoMAE) | none
     c.decoder = ml_collections.ConfigDict(
         {
-            "width": 512,
-            "depth": decoder_depth,
-            "heads": 16,
+            "width": 512,  # of its tokens; [MAE], [mae_st]
+            "depth": decoder_depth,  # number of blocks; [MAE], [mae_st]
+            "heads": 16,  # attention heads; [MAE], [mae_st]
             "layout": "unshuffle",  # unshuffle (MAE, mae_st) | concat (VideoMAE)
-            "positions": positions,
+            "positions": positions,  # as those of the encoder
             "cls": "own" if tubelet > 1 else "encoder",  # none | own (mae_st) | encoder (MAE)
-            "embed_bias": True,
-            "norm_eps": 1e-6,
+            "embed_bias": True,  # a bias in the projection from the encoder's width; VideoMAE has none
+            "norm_eps": 1e-6,  # of the layer norms
             "target_frames": 0,  # 0 predicts all frames; 8 of 16 is mae_st's
-            # Fraction of the masked patches that a step predicts; half in VideoMAEv2. subsample: random | cell (its running cell)
-            "share": 1.0,
-            "subsample": "random",
+            "share": 1.0,  # fraction of the masked patches that a step predicts; half in VideoMAEv2
+            "subsample": "random",  # random | cell (the running cell of VideoMAEv2)
         }
     )
     return c
@@ -164,12 +180,12 @@ def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
 
 def _optimizer():
     c = ml_collections.ConfigDict()
-    c.base_lr = 1.6e-3  # [mae_st] per 256 clips
-    c.min_lr = 0.0  # [mae_st]
-    c.warmup = "5_percent"  # [mae_st] 5 of 100 epochs
+    c.base_lr = 1.6e-3  # learning rate at its peak, per 256 clips of a batch; [mae_st]
+    c.min_lr = 0.0  # learning rate at the end; [mae_st]
+    c.warmup = "5_percent"  # linear rise of the learning rate; [mae_st] 5 of 100 epochs
     c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # [MAE], [mae_st], [VideoMAE]
     c.weight_decay = 0.05  # [MAE], [mae_st], [VideoMAE]; not on biases, norms, positions and tokens
-    c.clip_norm = 0.02  # [mae_st]; 0 for no gradient clipping
+    c.clip_norm = 0.02  # largest norm of the gradients; 0 for no gradient clipping; [mae_st]
     c.ema_decay = 0.0  # if above 0, evaluation uses an exponential moving average of the parameters
     return c
 
@@ -177,26 +193,29 @@ def _optimizer():
 def machine(task: str) -> ml_collections.ConfigDict:
     """Returns the fields of all tasks: the task, the seed, dtype and kernels, and the mesh."""
     c = ml_collections.ConfigDict()
+    # pretrain | finetune | linear | attentive | knn | retrieval | extract | visualize | ablate; the config's argument sets it
     c.task = task
-    c.seed = 0
+    c.seed = 0  # of the weights, the data order, views and masks
     c.dtype = "bfloat16"  # dtype of the computation: float32 | bfloat16; parameters, softmax and losses are always float32
     c.attention = "auto"  # auto | einsum | blocked | xla | cudnn (GPU) | lanes | splash (TPU); see cvmae/models/attention.py
-    c.remat = (
-        "none"  # none | dots | all_dots | kernels | full: the parts of a block to recompute in the backward pass, to save memory
-    )
-    c.compilation_cache = (
-        "auto"  # cache of compiled programs for restarts: auto (the user's cache folder) | a folder | '' for none
-    )
+    # none | dots | all_dots | kernels | full: the parts of a block to recompute in the backward pass, to save memory
+    c.remat = "none"
+    c.compilation_cache = "auto"  # of programs, for restarts: auto (the user's cache folder) | a folder | '' for none
     c.scan = False  # True runs the blocks by lax.scan: compile time does not grow with depth, the numbers stay the same
-    # Devices: clips are sharded over data x fsdp, parameters over fsdp and model. -1 takes all remaining devices. dcn: the number
-    # of pod slices, or machines, connected only by a network; each has data x fsdp x model devices.
-    c.mesh = ml_collections.ConfigDict({"data": -1, "fsdp": 1, "model": 1, "dcn": 1})
-    # The mesh axes, joined by +, that each axis of parameters and activations is sharded over; '' replicates it.
+    c.mesh = ml_collections.ConfigDict(
+        {
+            "data": -1,  # devices that clips are sharded over; -1 takes all remaining devices
+            "fsdp": 1,  # devices that clips and parameters are sharded over
+            "model": 1,  # devices that heads and MLPs are sharded over
+            "dcn": 1,  # pod slices, or machines, connected only by a network; each has data x fsdp x model devices
+        }
+    )
+    # The mesh axes, joined by +, that this axis of parameters and activations is sharded over; '' replicates it
     c.sharding = ml_collections.ConfigDict(
         {"batch": "data+fsdp", "embed": "fsdp", "heads": "model", "mlp": "model", "tokens": "", "patch": ""}
     )
-    # Optimizer state and EMA over the data axis (ZeRO-1): auto (arrays of 2**16 entries and more) | data (all) | replicated. Parameters
-    # stay where `sharding` has them, and numbers and checkpoints are the same. One device: no difference.
+    # Optimizer state and EMA over the data axis (ZeRO-1): auto (arrays of 2**16 entries and more) | data (all) | replicated; numbers and
+    # checkpoints are the same
     c.optimizer_sharding = "auto"
     return c
 
@@ -206,38 +225,46 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c = machine("pretrain")
     c.batch_size = 512  # global; negatives are taken from this batch
     c.accumulate = 1  # number of micro-batches; negatives are taken from the micro-batch
-    c.total = "400_epochs"
-    c.log_every = "50_steps"
-    c.eval_every = "20_epochs"
-    c.checkpoint_every = "5_epochs"
-    c.checkpoint_keep = 2
+    c.total = "400_epochs"  # length of the run: epochs or steps
+    c.log_every = "50_steps"  # epochs, steps or percent of the run, as all that follow
+    c.eval_every = "20_epochs"  # evaluation on data.eval_split; 0_steps: never
+    c.checkpoint_every = "5_epochs"  # of the whole state, to resume from
+    c.checkpoint_keep = 2  # number of the newest checkpoints that are kept
     c.data = data()
     c.augment = _augment()
     c.video_branch = _branch(variant, "separable", True, 2, 0.95, 4)  # [mae_st]; ratio [paper]
     c.image_branch = _branch(variant, "sincos2d", True, 1, 0.90, 8)  # [MAE]; ratio [paper]
-    c.image_branch.frames = 1  # F, the number of frames sampled from a clip [choice]
+    c.image_branch.frames = 1  # the number of frames sampled from a clip; [choice]
     c.image_branch.frame_sampling = "random"  # random | middle | first | uniform
     c.image_branch.crop = "shared"  # shared (with v) | independent
     c.image_branch.train = "full"  # full | frozen
     for branch in (c.video_branch, c.image_branch):
         # Weights to start from: a file (.pth of MAE, mae_st, VideoMAE; .safetensors), a folder of transformers, a hub id, a
-        # workdir of this package, or an export of `python -m cvmae.interop`.
+        # workdir of this package, or an export of `python -m cvmae.interop`
         branch.init_from = ""
         branch.init_decoder = True  # also load the decoder, if the weights have one
     c.video_branch.inflate = "none"  # none | mean (I3D) | center (ViViT): inflation of an image encoder's weights to video
     c.contrast = ml_collections.ConfigDict(
-        # [CrossPoint] temperature, and width and layers of the heads; hidden 0 is the encoder's width. Time-reversed negatives are
-        # not in the paper.
-        {"temperature": 0.1, "width": 256, "hidden": 0, "layers": 2, "time_reversed_negatives": False}
+        {
+            "temperature": 0.1,  # [CrossPoint]
+            "width": 256,  # of the embeddings that are compared; [CrossPoint]
+            "hidden": 0,  # width of the heads' hidden layers; 0: the encoder's width; [CrossPoint]
+            "layers": 2,  # of a projection head; [CrossPoint]
+            "time_reversed_negatives": False,  # ours, not in the paper
+        }
     )
     # The terms are the table in cvmae/objective/terms.py; a config file can register its own and set c.loss.NAME.
-    c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in TERMS})  # weights; 0 removes a term. [CrossPoint] 1 : 1
-    c.loss_warmup = ml_collections.ConfigDict({term.name: "0_steps" for term in TERMS})  # a weight may rise linearly from 0
+    c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in TERMS})  # weight; 0 removes the term; [CrossPoint] 1 : 1
+    c.loss_warmup = ml_collections.ConfigDict({term.name: "0_steps" for term in TERMS})  # linear rise of the weight from 0
     c.optimizer = _optimizer()
-    # Evaluation at the end. `pictures`: number of reconstructions to draw. `labelled`: number of training clips to fit a linear
-    # probe on; 0 for no evaluation. `clips`: number of held-out clips to score it on (0: all). `untrained`: also evaluate the
-    # untrained encoder.
-    c.report = ml_collections.ConfigDict({"pictures": 4, "labelled": 0, "clips": 0, "untrained": True})
+    c.report = ml_collections.ConfigDict(
+        {
+            "pictures": 4,  # number of reconstructions to draw at the end
+            "labelled": 0,  # number of training clips to fit a linear probe on at the end; 0 for no evaluation
+            "clips": 0,  # number of held-out clips to score it on; 0: all
+            "untrained": True,  # also evaluate the untrained encoder
+        }
+    )
     return c
 
 

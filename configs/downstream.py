@@ -21,13 +21,14 @@ def base(args, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
     """
     task = args.task
     c = common.machine(task)
-    # A workdir or export of this package, a file or folder of VideoMAE, mae_st or MAE, or a hub id; or `untrained`.
+    # A workdir or export of this package, a file or folder of VideoMAE, mae_st or MAE, or a hub id; or `untrained`
     c.init_from = ""
-    c.batch_size = 256
+    c.batch_size = 256  # global
     c.data = common.data()
     c.data.test_split = "val"  # published results on SSv2 and Kinetics are on their validation videos
     c.video_branch = common.encoder_of_weights(args.variant)
     c.video_branch.inflate = "none"  # as in pre-training, for init_from of an image encoder
+    # Height and width of the views, and the mean and standard deviation of pixels from 0 to 1, by channel
     c.augment = ml_collections.ConfigDict({"size": (224, 224), "mean": common.IMAGENET_MEAN, "std": common.IMAGENET_STD})
     if task in ("finetune", "linear", "attentive"):
         _trained(c)
@@ -55,42 +56,69 @@ def test_only(c):
 
 def _trained(c):
     """Sets the fields of the tasks that train: fine-tuning and probes."""
-    c.log_every, c.eval_every, c.checkpoint_every, c.checkpoint_keep = "50_steps", "1_epochs", "1_epochs", 2
-    c.augment.scale, c.augment.ratio = (0.08, 1.0), (0.75, 4 / 3)  # [VideoMAE]
-    c.augment.flip = 0.5  # [VideoMAE], except on Something-Something
+    c.log_every, c.eval_every, c.checkpoint_every = "50_steps", "1_epochs", "1_epochs"  # epochs, steps or percent of the run
+    c.checkpoint_keep = 2  # number of the newest checkpoints that are kept
+    c.augment.scale, c.augment.ratio = (0.08, 1.0), (0.75, 4 / 3)  # areas and aspect ratios of crops; [VideoMAE]
+    c.augment.flip = 0.5  # probability; 0 if class names contain left and right; [VideoMAE]
     c.augment.mirror_labels = False  # True gives a flipped clip the class whose name has left and right exchanged
-    # The final test averages the softmax over clips x crops of each video of data.test_split.
-    c.test = ml_collections.ConfigDict({"clips": 5, "crops": 3})  # [VideoMAE] Kinetics
+    # The final test averages the softmax over clips x crops of each video of data.test_split; [VideoMAE] on Kinetics
+    c.test = ml_collections.ConfigDict({"clips": 5, "crops": 3})
 
 
 def _finetune(c):
     c.accumulate = 1  # number of micro-batches
     c.head = ml_collections.ConfigDict(
-        # init: new | weights (the head of init_from, which must be a classifier; total=0_steps only tests it)
-        # classes: 0 takes the number from the data. pool: mean (VideoMAE, mae_st) | first (the cls token, or else the first patch)
-        # eps: of the layer norm after pooling, 1e-6 in VideoMAE and mae_st, 1e-5 in transformers
-        # loss: softmax (one label a video) | sigmoid (several, separated by ; in the manifest; tested by mAP)
-        {"init": "new", "classes": 0, "pool": "mean", "eps": 1e-6, "dropout": 0.0, "init_scale": 0.001, "drop_path": 0.1}
-        | {"loss": "softmax"}
+        {
+            "init": "new",  # new | weights (the head of init_from, which must be a classifier; total=0_steps only tests it)
+            "classes": 0,  # 0 takes the number from the data
+            "pool": "mean",  # mean (VideoMAE, mae_st) | first (the cls token, or else the first patch)
+            "eps": 1e-6,  # of the layer norm after pooling, 1e-6 in VideoMAE and mae_st, 1e-5 in transformers
+            "dropout": 0.0,  # before the classifier
+            "init_scale": 0.001,  # of the classifier's new weights; [VideoMAE]
+            "drop_path": 0.1,  # largest probability of leaving out a block, that of the last one
+            "loss": "softmax",  # softmax (one label a video) | sigmoid (several, separated by ; in the manifest; tested by mAP)
+        }
     )
     c.augment.repeats = 1  # augmented views per decoded clip; batch size and learning rate are in clips (VideoMAE)
-    c.augment.smoothing = 0.1  # [VideoMAE]
-    c.augment.rand_augment = ml_collections.ConfigDict(
-        # [VideoMAE] rand-m7-n4-mstd0.5-inc1; 0 layers for none
-        {"layers": 4, "magnitude": 7.0, "deviation": 0.5, "probability": 0.5}
+    c.augment.smoothing = 0.1  # of labels; [VideoMAE]
+    c.augment.rand_augment = ml_collections.ConfigDict(  # RandAugment; [VideoMAE] rand-m7-n4-mstd0.5-inc1
+        {
+            "layers": 4,  # operations on a clip; 0 for none; [VideoMAE]
+            "magnitude": 7.0,  # mean strength of an operation, from 0 to 10; [VideoMAE]
+            "deviation": 0.5,  # standard deviation of the strength; [VideoMAE]
+            "probability": 0.5,  # of each operation; [timm]
+        }
     )
     c.augment.erasing = ml_collections.ConfigDict(
-        # [VideoMAE] probability; [timm] the rest; probability 0 for none
-        {"probability": 0.25, "area": (0.02, 1 / 3), "ratio": (0.3, 10 / 3)}
+        {
+            "probability": 0.25,  # of erasing a rectangle of the clip; 0 for none; [VideoMAE]
+            "area": (0.02, 1 / 3),  # of the rectangle, as a fraction of a frame; [timm]
+            "ratio": (0.3, 10 / 3),  # aspect ratios of the rectangle; [timm]
+        }
     )
-    # [VideoMAE] parameters of the beta distributions, 0 for none; probability of mixing, and of CutMix instead of mixup
-    c.augment.mix = ml_collections.ConfigDict({"mixup": 0.8, "cutmix": 1.0, "probability": 1.0, "switch": 0.5})
+    c.augment.mix = ml_collections.ConfigDict(
+        {
+            "mixup": 0.8,  # parameter of mixup's beta distribution; 0 for none; [VideoMAE]
+            "cutmix": 1.0,  # parameter of CutMix's beta distribution; 0 for none; [VideoMAE]
+            "probability": 1.0,  # of mixing a batch; [VideoMAE]
+            "switch": 0.5,  # probability of CutMix instead of mixup; [VideoMAE]
+        }
+    )
     c.optimizer = ml_collections.ConfigDict(
-        # [VideoMAE]; base_lr is per 256 clips; clip_norm 0 for no gradient clipping
-        {"base_lr": 5e-4, "min_lr": 1e-6, "warmup": "5_epochs", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.05}
-        | {"clip_norm": 0.0, "ema_decay": 0.0, "layer_decay": 0.75}
+        {
+            "base_lr": 5e-4,  # learning rate at its peak, per 256 clips of a batch; [VideoMAE]
+            "min_lr": 1e-6,  # learning rate at the end; [VideoMAE]
+            "warmup": "5_epochs",  # linear rise of the learning rate; [VideoMAE]
+            "b1": 0.9,  # [VideoMAE]
+            "b2": 0.999,  # [VideoMAE]
+            "eps": 1e-8,  # [VideoMAE]
+            "weight_decay": 0.05,  # [VideoMAE]
+            "clip_norm": 0.0,  # largest norm of the gradients; 0 for no gradient clipping; [VideoMAE]
+            "ema_decay": 0.0,  # if above 0, evaluation uses an exponential moving average of the parameters
+            "layer_decay": 0.75,  # factor of the learning rate from a block to the one before; [VideoMAE]
+        }
     )
-    c.total = "50_epochs"
+    c.total = "50_epochs"  # length of the run: epochs or steps; [VideoMAE]
 
 
 def apply(c, recipe: dict):
@@ -107,29 +135,44 @@ def _probe(c):
     """Sets a grid of learning rates and weight decays, with a head for each pair, all trained at once on one frozen encoder."""
     c.total = "20_epochs"  # [V-JEPA 2]
     c.probe = ml_collections.ConfigDict(
-        # AdamW. Learning rates are not scaled by the batch size, and decay to 0 by half a cosine. Values [choice].
-        # loss: as head.loss of fine-tuning, softmax | sigmoid
-        {"classes": 0, "rates": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4), "weight_decays": (1e-4, 1e-2, 1e-1), "loss": "softmax"}
+        {
+            "classes": 0,  # 0 takes the number from the data
+            # AdamW's, not scaled by the batch size, decaying to 0 by half a cosine; [choice]
+            "rates": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4),
+            "weight_decays": (1e-4, 1e-2, 1e-1),  # each with each of `rates`; [choice]
+            "loss": "softmax",  # softmax (one label a video) | sigmoid (several, separated by ; in the manifest)
+        }
     )
+    # AdamW, after a linear rise of the learning rates over `warmup`
     c.optimizer = ml_collections.ConfigDict({"warmup": "0_steps", "b1": 0.9, "b2": 0.999, "eps": 1e-8})
 
 
 def _attentive(c):
     _probe(c)
-    # [V-JEPA 2] 20 learning rates and weight decays; three self-attention blocks before the cross-attention, 16 attention heads.
+    # 20 pairs of a learning rate and a weight decay; [V-JEPA 2]
     c.probe.rates, c.probe.weight_decays = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4), (0.01, 0.1, 0.4, 0.8)
-    c.probe.blocks, c.probe.heads = 3, 16
+    c.probe.blocks = 3  # self-attention blocks before the cross-attention; [V-JEPA 2]
+    c.probe.heads = 16  # attention heads; [V-JEPA 2]
 
 
 def _features(c):
-    # layer: -1 for the encoder's output, else the output of that block. Features are averaged over clips and crops of a video.
-    c.features = ml_collections.ConfigDict({"layer": -1, "clips": 1, "crops": 1})
+    c.features = ml_collections.ConfigDict(
+        {
+            "layer": -1,  # the block whose output is taken; -1 for the encoder's output
+            "clips": 1,  # of a video, whose features are averaged
+            "crops": 1,  # of a clip, whose features are averaged
+        }
+    )
 
 
 def _knn(c):
     _features(c)
-    # [choice] numbers of neighbors and temperature of the weighted vote of DINO and InstDisc
-    c.knn = ml_collections.ConfigDict({"neighbours": (10, 20, 100, 200), "temperature": 0.07})
+    c.knn = ml_collections.ConfigDict(
+        {
+            "neighbours": (10, 20, 100, 200),  # numbers of neighbors that vote; [choice]
+            "temperature": 0.07,  # of the weighted vote of DINO and InstDisc; [choice]
+        }
+    )
 
 
 def _retrieval(c):
@@ -140,9 +183,13 @@ def _retrieval(c):
 def _extract(c):
     del c.data.test_split
     c.extract = ml_collections.ConfigDict(
-        # tokens: pooled | slots (one vector per temporal position) | all. window_stride: clip frames from one window to the next;
-        # 0: no overlap. format: npz | array_record. dtype: float32 | float16.
-        {"layer": -1, "tokens": "pooled", "window_stride": 0, "format": "npz", "dtype": "float32"}
+        {
+            "layer": -1,  # the block whose output is taken; -1 for the encoder's output
+            "tokens": "pooled",  # pooled | slots (one vector per temporal position) | all
+            "window_stride": 0,  # clip frames from one window to the next; 0: no overlap
+            "format": "npz",  # npz | array_record
+            "dtype": "float32",  # float32 | float16
+        }
     )
 
 
@@ -168,9 +215,9 @@ def _visualize(c):
             "fps": 4.0,  # frame rate of animations
             "embedded": 400,  # number of clips in the embedding; 0 for none
             "embedding": "tsne",  # tsne | pca
-            "perplexity": 30.0,
+            "perplexity": 30.0,  # of t-SNE
             "queries": 8,  # number of test clips whose neighbors are shown; 0 for none
-            "neighbours": 5,
+            "neighbours": 5,  # of each
             "gallery": 1000,  # number of clips of data.split, evenly spread, to search for neighbors
         }
     )

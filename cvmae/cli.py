@@ -5,7 +5,6 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 `parse_own`, so that flags of the same name can exist side by side in one process.
 """
 
-import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,7 +12,8 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import config_flags
 
-from cvmae.config import ConfigError, check_key, config_folder, find_config, flatten, load
+from cvmae.config import ConfigError, check_key, find_config, flatten, load
+from cvmae.config_comments import field_comments
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Config file or name, with its argument after a colon.", lock_config=True)
@@ -111,30 +111,13 @@ def config_path() -> str:
 
 def print_config(config) -> None:
     """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
-    comments, fields = field_comments(), flatten(config)
-    sections: dict[str, set[str]] = {}
-    for name in fields:
-        section, _, last = name.replace("video_branch", "branch").replace("image_branch", "branch").rpartition(".")
-        sections.setdefault(last, set()).add(section)
-    for name, value in sorted(fields.items()):
-        last = name.rpartition(".")[2]
-        # Comments are found by the last name alone, which means something else in another section.
-        comment = comments.get(last, "") if len(sections[last]) == 1 else ""
+    comments = field_comments(config_flags.get_config_filename(FLAGS["config"]), config)
+    for name, value in sorted(flatten(config).items()):
+        comment = comments.get(name, "")
         if value is None:
             is_source = name.startswith("data.sources.")
             comment = f"that of data.{name.split('.', 3)[3]}" if is_source else "that of the weights of config.init_from"
         print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
-
-
-def field_comments() -> dict[str, str]:
-    """Returns the comments at the ends of the lines of this package's config files that set a field, by the field's last name."""
-    comments: dict[str, str] = {}
-    for path in sorted(config_folder().glob("*.py"), key=lambda path: path.stem != "common"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            code, mark, comment = line.partition("  # ")
-            for name in re.findall(r"\.(\w+)(?=(?:, [\w.]+)* = )|\"(\w+)\": ", code) if mark else ():
-                comments.setdefault(name[0] or name[1], comment.strip())
-    return comments
 
 
 def refuse_arguments(argv: list[str]) -> None:

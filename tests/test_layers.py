@@ -13,6 +13,7 @@ ROOT = pathlib.Path(cvmae.__file__).parent
 # From the ground up. Rooms of one floor do not know each other, but for the pairs of SAME_FLOOR.
 FLOORS = [
     {"version", "files", "rng", "config", "array_types"},
+    {"config_comments"},
     {"parallel", "cli", "augment"},
     {"models", "data"},
     {"objective"},
