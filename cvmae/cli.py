@@ -5,10 +5,12 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 `parse_own`, so that flags of the same name can exist side by side in one process.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -61,8 +63,30 @@ def parse(argv: list[str], example: str = EXAMPLE) -> list[str]:
         if FLAGS.config is None:
             raise ConfigError(f"--config is missing: {example}")
         return positional
+    except flags.IllegalFlagValueError as error:
+        fail(_wrong_value(argv, str(error)), 2)
     except (flags.Error, ConfigError, TypeError, ValueError, OSError) as error:
         fail(error, 2)
+
+
+EXPECTED = {bool: "True or False", int: "a whole number", float: "a number"}
+
+
+def _wrong_value(argv: list[str], message: str) -> str:
+    """Returns absl's message about the value of a flag, in words of the field that it sets where it sets one of the config."""
+    match = re.match(r"flag --(config\.[\w.]+)=", message)
+    if match is None:
+        return message
+    field = match[1].partition(".")[2]
+    number = next(number for number, argument in enumerate(argv) if argument.lstrip("-").partition("=")[0] == match[1])
+    value = argv[number].partition("=")[2] if "=" in argv[number] else argv[number + 1]
+    default = _config_of(argv)
+    for part in field.split("."):
+        default = default[part]
+    if isinstance(default, ml_collections.ConfigDict):
+        return f"config.{field} is a section; set one of its fields: {', '.join(f'--config.{field}.{name}' for name in default)}"
+    expected = EXPECTED.get(type(default))
+    return message if expected is None else f"config.{field}={value!r}: expected {expected}, as its default, {default!r}"
 
 
 def check_overrides(argv: list[str]) -> None:
@@ -70,17 +94,22 @@ def check_overrides(argv: list[str]) -> None:
 
     Runs before `FLAGS` parses: there ml_collections would raise an error that names neither the path nor the section.
     """
-    config_flag = flags.FlagValues()
-    flags.DEFINE_string("config", None, "", flag_values=config_flag)
-    config_flag.set_gnu_getopt()  # values of flags that are unknown here, `--workdir DIR`, must not end the parsing
-    others = config_flag(argv, known_only=True)[1:]
-    if config_flag.config is None:
+    config = _config_of(argv)
+    if config is None:
         return
-    config = load(config_flag.config)
-    for argument in others:
+    for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name.startswith(("config.", "noconfig.")):
             check_key(config, name.partition(".")[2])
+
+
+def _config_of(argv: list[str]):
+    """Returns the config that the arguments name, without their overrides; None if they name none. Raises: ConfigError."""
+    config_flag = flags.FlagValues()
+    flags.DEFINE_string("config", None, "", flag_values=config_flag)
+    config_flag.set_gnu_getopt()  # values of flags that are unknown here, `--workdir DIR`, must not end the parsing
+    config_flag(argv, known_only=True)
+    return None if config_flag.config is None else load(config_flag.config)
 
 
 def find_configs(argv: list[str]) -> list[str]:

@@ -6,7 +6,8 @@ A run has one process, or one per machine or accelerator. TPU VMs, Slurm, Open M
 process; elsewhere, add --coordinator=HOST:PORT --processes=N --process=I.
 
 Exit codes: 0 done, or stopped by a signal with the state saved; 1 the run failed; 2 the command or config is wrong; 130 stopped by a
-second Ctrl-C; 134 JAX ended this process because another process of the run is gone.
+second Ctrl-C; 134 JAX ended this process because another process of the run is gone; 143 ended by SIGTERM where nothing trains, and the
+same command continues from the files that are there.
 """
 
 import pathlib
@@ -84,7 +85,7 @@ def run_task() -> None:
     from cvmae.tasks.ablate.runner import StudyError
     from cvmae.tasks.notes import ending
     from cvmae.training.metric_writer import NonFiniteError
-    from cvmae.training.preemption import INTERRUPTED
+    from cvmae.training.preemption import INTERRUPTED, TERMINATED
 
     try:
         workdir = FLAGS.workdir or default_workdir(config_path())
@@ -104,6 +105,10 @@ def run_task() -> None:
             launch.process_name(),
             launch.leave_now,
         )
+    except SystemExit as error:
+        if error.code != TERMINATED:
+            raise
+        fail("ended by SIGTERM; the same command continues from what is written", TERMINATED)
     except BaseException as error:
         if not launch.is_multi_process():
             raise

@@ -38,5 +38,7 @@ make_table() { # LINES...: runs the commands of each argument after those of the
   export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$kept/.compiled}
   for lines in "$@"; do run_all "$out" "$lines" || code=1; done
   run python -m cvmae.report.summary "$out"
+  # shellcheck disable=SC2154  # of dry_run.sh
+  [[ $dry_run == no ]] || echo "$(grep -c . <<<"$(printf '%s\n' "$@")") runs into $out, ${JOBS:-1} at a time" >&2
   exit $code
 }

@@ -113,8 +113,24 @@ def test_a_split_that_is_not_there_is_refused_before_training(complaint, tmp_pat
     manifest = tmp_path / "m.csv"
     manifest.write_text("path,label,split\n" + "".join(f"{number}.mp4,0,train\n" for number in range(8)))
     files = {"data__source": "files", "data__manifest": manifest}
-    assert "config.data: " in complaint(**files, data__split="trian") and "train" in complaint(**files, data__split="trian")
-    assert "config.data.eval_split: " in complaint(**files)
+    said = complaint(**files, data__split="trian")
+    assert "config.data.split='trian': " in said and "the splits there are: train (--config.data.split=NAME" in said
+    assert "config.data.eval_split='val': " in complaint(**files)
+    assert "config.data.split='train[:9]': 'train' has 8 clips" in complaint(**files, data__split="train[:9]")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (["--config.contrast.layers=two"], "config.contrast.layers='two': expected a whole number, as its default, 2"),
+        (["--config.seed", "1.5"], "config.seed='1.5': expected a whole number"),
+        (["--config.optimizer.base_lr=fast"], "config.optimizer.base_lr='fast': expected a number"),
+        (["--config.scan=maybe"], "config.scan='maybe': expected True or False"),
+        (["--config.data=3"], "config.data is a section; set one of its fields: --config.data."),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_words_of_the_field(complaint, argument, message):
+    assert message in complaint(*argument)
 
 
 def test_a_field_that_is_an_argument_of_its_own_is_checked_too(complaint):

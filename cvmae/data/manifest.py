@@ -23,6 +23,7 @@ import math
 import os
 
 from cvmae.data.labels import CLASSES, MISSING, UNLABELED, LabelError, number_label_sets, number_labels, split_label
+from cvmae.data.records import SplitError
 from cvmae.data.video_files import FolderError, VideoFiles
 
 COLUMNS = "path,label,split[,start,end]"
@@ -79,7 +80,8 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
       multi_label: True if a video may have several labels.
 
     Raises:
-      ManifestError: the manifest cannot be read, or has no such split.
+      ManifestError: the manifest cannot be read.
+      SplitError: it has no such split.
     """
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -95,7 +97,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
     entries = tuple(_entry(where, row, label, folder) for (where, row), label in numbered if _text(row["split"]) == split)
     if not entries:
         known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
-        raise ManifestError(f"{path}: no video has split {split!r}; the splits there are: {known}")
+        raise SplitError(f"{path}: no video has split {split!r}; the splits there are: {known}")
     return Manifest(entries, names, folder, label_sets=label_sets)
 
 

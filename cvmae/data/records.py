@@ -30,6 +30,10 @@ def part_key(path: str, start: float | None, end: float | None) -> str:
     return path + (f"@{'-'.join(part)}" if any(part) else "")
 
 
+class SplitError(ValueError):
+    """A source has no such split, or the slice of a split holds no clip."""
+
+
 class UnreadableError(Exception):
     """A record cannot be read. args: the name of the record and the reason.
 

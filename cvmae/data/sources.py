@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cvmae.config import ConfigError, config_errors
 from cvmae.data.custom import find_split
 from cvmae.data.manifest import Manifest, ManifestError, read_manifest
 from cvmae.data.mixture import open_mixture
 from cvmae.data.published import how_to_prepare
-from cvmae.data.records import Record, Source, part_key
+from cvmae.data.records import Record, Source, SplitError, part_key
 from cvmae.data.subset import Subset, choose, parse_split, strata
 from cvmae.data.synthetic import SyntheticSource
 from cvmae.data.tar_source import TarSource
@@ -31,7 +32,8 @@ def make_source(data, split: str, custom: Mapping[str, Source] | None = None) ->
       custom: for data.source=custom, the sources of the splits by name, see `custom.by_split`.
 
     Raises:
-      ManifestError: the manifest cannot be read or has no such split.
+      ManifestError: the manifest cannot be read.
+      SplitError: there is no such split, or its slice holds no clip.
       ValueError: a field is wrong, or a mixture cannot be made; the message names it.
     """
     if data.get("mixture"):
@@ -43,6 +45,21 @@ def make_source(data, split: str, custom: Mapping[str, Source] | None = None) ->
     name, part = parse_split(split)
     source = find_split(custom, name, data.get("multi_label", False)) if data.source == "custom" else _full_split(data, name)
     return source if part is None else Subset(source, choose(strata(source), part))
+
+
+def open_split(data, field: str, custom: Mapping[str, Source] | None = None) -> Source:
+    """Opens the source of the split that config.data.`field` names, `split`, `eval_split` or `test_split`; see `make_source`.
+
+    Raises:
+      ConfigError: it cannot be opened; the message names the field.
+    """
+    with config_errors("data" if field == "split" else f"data.{field}"):
+        try:
+            return make_source(data, data[field], custom)
+        except SplitError as error:
+            raise ConfigError(
+                f"config.data.{field}={data[field]!r}: {error} (--config.data.{field}=NAME sets another)"
+            ) from error
 
 
 def _full_split(data, split: str) -> Source:

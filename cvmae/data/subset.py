@@ -17,6 +17,7 @@ import re
 import numpy as np
 
 from cvmae.data.labels import label_sets_of
+from cvmae.data.records import SplitError
 
 FORMS = "'train', 'train[:1%]', 'train[10%:]', 'train[20%:30%]', or in clips 'train[:400]'"
 _SLICE = re.compile(r"([^\[\]]+)\[\s*(\d+(?:\.\d+)?%|\d*)\s*:\s*(\d+(?:\.\d+)?%|\d*)\s*\]")
@@ -43,23 +44,23 @@ def parse_split(split: str) -> tuple[str, Slice | None]:
     """Returns the name of a split, and its slice, or None if there is no slice.
 
     Raises:
-      ValueError: the slice cannot be parsed or is empty; the message shows the known forms.
+      SplitError: the slice cannot be parsed or is empty; the message shows the known forms.
     """
     if "[" not in split and "]" not in split:
         return split, None
     match = _SLICE.fullmatch(split)
     if not match:
-        raise ValueError(f"split {split!r} cannot be read: write it like {FORMS}")
+        raise SplitError(f"split {split!r} cannot be read: write it like {FORMS}")
     name, *bounds = match.groups()
     units = {bound.endswith("%") for bound in bounds if bound}
     if len(units) > 1:
-        raise ValueError(f"split {split!r} mixes percent and clips: write it like {FORMS}")
+        raise SplitError(f"split {split!r} mixes percent and clips: write it like {FORMS}")
     low, high = (fractions.Fraction(bound.rstrip("%")) if bound else None for bound in bounds)
     percent = units == {True}
     if percent and max(low or 0, high or 0) > 100:
-        raise ValueError(f"split {split!r} goes beyond 100%")
+        raise SplitError(f"split {split!r} goes beyond 100%")
     if high is not None and high <= (low or 0):
-        raise ValueError(f"split {split!r} is empty: its end is not after its start")
+        raise SplitError(f"split {split!r} is empty: its end is not after its start")
     return name, Slice(name, low or fractions.Fraction(0), high, percent)
 
 
@@ -74,7 +75,7 @@ def choose(labels: np.ndarray, part: Slice) -> np.ndarray:
       part: the slice.
 
     Raises:
-      ValueError: the part is empty or asks for more clips than the split has.
+      SplitError: the part is empty or asks for more clips than the split has.
     """
     order, rank, size = _shuffled_classes(labels)
     if part.percent:
@@ -83,7 +84,7 @@ def choose(labels: np.ndarray, part: Slice) -> np.ndarray:
     else:
         high = len(labels) if part.high is None else part.high
         if max(part.low, high) > len(labels):
-            raise ValueError(
+            raise SplitError(
                 f"{part.name!r} has {len(labels)} clips, fewer than the {max(part.low, high)} of its slice: ask for less"
             )
         # Each round takes one record of every class that has any left; a last, incomplete round takes classes at random.
@@ -92,7 +93,7 @@ def choose(labels: np.ndarray, part: Slice) -> np.ndarray:
         selected[rounds[int(part.low) : int(high)]] = True
     records = np.flatnonzero(selected)
     if not len(records):
-        raise ValueError(f"the slice of {part.name!r} holds no clip; the split has {len(labels)}: widen the slice")
+        raise SplitError(f"the slice of {part.name!r} holds no clip; the split has {len(labels)}: widen the slice")
     return records
 
 

@@ -18,6 +18,7 @@ from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
 from cvmae.evaluation.multi_view import whole_batch
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
+from cvmae.parallel.progress import evaluation_bar
 
 DTYPES = ("float32", "float16")
 # Errors that the name of a file causes; all others would be met by the next file as well.
@@ -74,7 +75,7 @@ def extract_features(
     size = whole_batch(max(1, config.batch_size // jax.process_count()))
     with (
         WindowLoader(config, source, todo, size, window_stride) as loader,
-        tqdm(total=len(todo), unit="video", disable=None if processes.is_main_process() else True) as bar,
+        evaluation_bar(len(todo), "features", "video") as bar,
     ):
         with _Writing(files, names, bad, np.dtype(dtype), bar, label_sets_of(source)) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), placement):

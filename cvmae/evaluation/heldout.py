@@ -22,6 +22,7 @@ from cvmae.objective import losses, registered_terms
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
+from cvmae.parallel.progress import evaluation_bar
 
 NEIGHBORS = 20  # of the vote, DINO's
 ONLY_IN_FILES = ("knn/accuracy", "effective_rank/image")  # rows of report.json and the HTML page, not of the printed table
@@ -150,10 +151,12 @@ class HeldOut:
     def _measure(self, params, *names: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Runs some of the programs on every complete batch: ({name: mean of scalars}, {name: rows of all clips})."""
         programs = [self._programs[name] for name in names]
-        batches = [
-            {name: value for program in programs for name, value in processes.to_host(program(params, samples)).items()}
-            for samples in self.samples()
-        ]
+        batches = []
+        with evaluation_bar(len(self.source) // self.size * self.size, "evaluation") as bar:
+            for samples in self.samples():
+                outputs = [processes.to_host(program(params, samples)) for program in programs]
+                batches.append({name: value for output in outputs for name, value in output.items()})
+                bar.update(self.size)
         if not batches:
             raise ConfigError("no complete batch of held-out clips could be read: see the files of config.data.eval_split")
         columns = {name: np.stack([batch[name] for batch in batches]) for name in sorted(batches[0])}

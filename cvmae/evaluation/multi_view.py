@@ -15,6 +15,7 @@ from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
+from cvmae.parallel.progress import evaluation_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,10 @@ def predict_views(
     labels = np.full(len(source), -1, np.int32)
     batch_size = whole_batch(max(1, config.batch_size // views.crops))
     part = {"process_index": placement.shard.index, "process_count": placement.shard.count}
-    with make_view_loader(config, source, batch_size, views, **part) as loader:
+    with (
+        make_view_loader(config, source, batch_size, views, **part) as loader,
+        evaluation_bar(len(source) * views.clips, "test") as bar,
+    ):
         for batch in loader:
             outputs = predict(placement.put({"video": batch.pop("video")}))
             batch = placement.gather_rows(batch)
@@ -97,6 +101,7 @@ def predict_views(
             np.add.at(sums, index[keep], values[keep])
             np.add.at(counts, index[keep], 1)
             labels[index[keep]] = batch["label"][keep]
+            bar.update(min(len(keep), bar.total - bar.n))  # the last batch is padded
     if sums is None:
         raise ConfigError("there is no video to test")
     mean = sums / np.maximum(counts, 1).reshape(-1, *[1] * (sums.ndim - 1))

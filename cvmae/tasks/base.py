@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae.config import config_errors, steps
+from cvmae.config import steps
 from cvmae.data.mixture import Mixture
-from cvmae.data.sources import Source, make_source
+from cvmae.data.sources import Source, open_split
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
 from cvmae.parallel.state_sharding import StateSharding
@@ -22,6 +22,7 @@ from cvmae.tasks.validate import is_contrastive, validate
 from cvmae.training import loop
 from cvmae.training.loop import Schedule
 from cvmae.training.optimizer import path_of
+from cvmae.training.preemption import ending_on_sigterm
 from cvmae.training.train_state import TrainState
 from cvmae.training.workdir_lock import locked
 from cvmae.workdir import Workdir
@@ -75,7 +76,7 @@ class Task(abc.ABC):
         Args:
           config: of the run.
           path: the workdir.
-          custom: see `make_source`.
+          custom: see `open_split`.
 
         Returns:
           The last logged metrics and the numbers of the report as `PREFIX/NAME`. Empty if a signal asked to stop: the state is
@@ -84,8 +85,7 @@ class Task(abc.ABC):
         Raises: see `cvmae.tasks.run`.
         """
         validate(config)
-        with config_errors("data"):
-            source = make_source(config.data, config.data.split, custom)
+        source = open_split(config.data, "split", custom)
         check_clips(config, len(source))
         if isinstance(source, Mixture) and is_contrastive(config):
             check_shares(source, config.batch_size)
@@ -111,9 +111,10 @@ class Task(abc.ABC):
         state, metrics, finished = loop.run(self, self.source, schedule, workdir)
         if not finished:
             return {}
-        results = self.results(state, workdir)
-        write(results, workdir)
-        draw(results, workdir)
+        with ending_on_sigterm():
+            results = self.results(state, workdir)
+            write(results, workdir)
+            draw(results, workdir)
         numbers = {} if results.report is None else results.report.metrics
         return metrics | {f"{self.PREFIX}/{name}": value for name, value in numbers.items()}
 
@@ -157,8 +158,7 @@ class Task(abc.ABC):
         """Opens the split that `config.data.FIELD` names. Raises: ConfigError."""
         if self.config.data[field] == self.config.data.split:
             return self.source
-        with config_errors(f"data.{field}"):
-            return make_source(self.config.data, self.config.data[field], self.custom)
+        return open_split(self.config.data, field, self.custom)
 
     @functools.cached_property
     def state_shardings(self) -> TrainState:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae.config import ConfigError, config_errors
+from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
 from cvmae.data.labels import label_sets_of
-from cvmae.data.sources import Source, make_source
+from cvmae.data.sources import Source, open_split
 from cvmae.evaluation.feature_cache import cached_features
 from cvmae.evaluation.features import Features, FeatureSpec, make_encode
 from cvmae.evaluation.multi_label import labels_of
@@ -25,7 +25,7 @@ from cvmae.tasks.notes import frozen_notes, row_notes
 from cvmae.tasks.results import Results, write
 from cvmae.tasks.validate import validate
 from cvmae.training import provenance
-from cvmae.training.preemption import default_termination
+from cvmae.training.preemption import default_termination, ending_on_sigterm
 from cvmae.training.workdir_lock import locked
 from cvmae.workdir import FEATURES, Report, Workdir
 
@@ -51,23 +51,22 @@ class FrozenTask(abc.ABC):
 
     @classmethod
     def run(cls, config, path: str, custom: Mapping[str, Source] | None = None) -> dict[str, float]:
-        """Computes the task's numbers and writes them into the workdir `path`; `custom`: see `make_source`.
+        """Computes the task's numbers and writes them into the workdir `path`; `custom`: see `open_split`.
 
         Returns: the numbers as `TASK/NAME`. Raises: see `cvmae.tasks.run`.
         """
         validate(config)
         mesh = make_mesh(config.mesh) if processes.is_single_process() else local_mesh()
         default_termination()
-        with config_errors("data"):
-            splits = {field: config.data[field] for field in ("split", "test_split") if field in config.data}
-            sources = {field: make_source(config.data, split, custom) for field, split in splits.items()}
+        fields = [field for field in ("split", "test_split") if field in config.data]
+        sources = {field: open_split(config.data, field, custom) for field in fields}
         notes = frozen_notes(config, sources, jax.default_backend())
         notes += row_notes(config, sources, labeled=config.task in ("knn", "retrieval"))
         task = cls(config, sources, Placement(mesh))
         weights = jax.device_put(task.load(), replicated(mesh))
         workdir = Workdir.create(path)
         among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
-        with locked(workdir):
+        with locked(workdir), ending_on_sigterm():
             processes.log_once(f"workdir {workdir}{among}", *notes)
             return task._record(task.compute(weights, workdir), workdir)
 

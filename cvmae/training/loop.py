@@ -5,7 +5,6 @@ It knows a task only by what `TrainableTask` declares, draws nothing, and writes
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +20,7 @@ from cvmae.data.proportions import ClipCounts
 from cvmae.data.sources import Source
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement
+from cvmae.parallel.progress import training_bar
 from cvmae.training import identity, provenance
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.metric_writer import MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
@@ -212,7 +212,7 @@ class TrainLoop:
             shard = task.placement.shard
             loader = make_loader(task.config, source, start_step=loop.step, process_index=shard.index, process_count=shard.count)
             loop.loader = stack.enter_context(contextlib.closing(loader))
-            loop.progress = stack.enter_context(contextlib.closing(_progress_bar(schedule.total, loop.step)))
+            loop.progress = stack.enter_context(contextlib.closing(training_bar(schedule.total, loop.step)))
             yield loop
 
     def run(self, stop: Callable[[int], bool]) -> dict[str, float]:
@@ -241,8 +241,10 @@ class TrainLoop:
         begin = time.perf_counter()
         batch = next(self.loader)
         self.clock.waited(time.perf_counter() - begin)
-        self.state, metrics = self.task.step(self.state, batch)
         failures = self.task.placement.gather_reports(batch["failures"])
+        if self._first and self._pending is None:
+            self.bad_files.update(failures())  # too many unreadable files end a run before the minutes that compilation takes
+        self.state, metrics = self.task.step(self.state, batch)
         self.read_metrics()
         self.step += 1
         self._pending = PendingMetrics(self.step, metrics, failures)
@@ -282,12 +284,6 @@ def _close_checkpoints(checkpoints: Checkpoints, error: BaseException | None) ->
     if processes.is_single_process() or not only_here:
         checkpoints.close()
     return False
-
-
-def _progress_bar(total: int, step: int) -> tqdm:
-    every = 0.5 if sys.stderr.isatty() else 30.0  # seconds; in a log file each update is a line to read
-    off = not processes.is_main_process()
-    return tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, mininterval=every, disable=off)
 
 
 def summary(metrics: dict[str, float]) -> str:

@@ -1,5 +1,7 @@
 """Preemption: SIGTERM and the first Ctrl-C ask the loop to stop after the step that runs; the second Ctrl-C stops at once.
 
+Outside of training, where what is done so far is on disk already, `ending_on_sigterm` lets SIGTERM end the process in order.
+
 In a run of several processes, a signal to any of them stops all at the same step: JAX's preemption service, which listens to
 SIGTERM itself, tells the others, and they agree on the next step that none has passed.
 """
@@ -18,6 +20,7 @@ from jax.experimental import multihost_utils
 from cvmae.parallel import processes
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended, as shells count it
+TERMINATED = 143  # and that SIGTERM ended
 GRACE_S = 5.0  # for an orderly end after the second Ctrl-C
 MERGED_S = 0.3  # for Python's handler to run a second time after the second Ctrl-C
 
@@ -53,7 +56,8 @@ class SignalWatcher:
                 continue
             if not asked:
                 asked = True
-                print("\nstopping: saving after this step; Ctrl-C again to stop now, without saving", file=sys.stderr, flush=True)
+                again = "; Ctrl-C again to stop now, without saving" if number == signal.SIGINT else ""
+                print(f"\nstopping: saving after this step{again}", file=sys.stderr, flush=True)
             elif number == signal.SIGINT:
                 print("\nstopping now, without saving", file=sys.stderr, flush=True)
                 self._end_within_grace()
@@ -129,6 +133,27 @@ def stop_requested():
         if outermost and _watcher is not None:
             _watcher.close()
             _watcher = None
+
+
+@contextlib.contextmanager
+def ending_on_sigterm():
+    """Ends the block by SystemExit(TERMINATED) on SIGTERM, as Ctrl-C does by KeyboardInterrupt, so that workers and files are closed.
+
+    Does nothing outside the main thread of a single process, and inside `stop_requested`, which acts on the signal itself.
+    """
+    if threading.current_thread() is not threading.main_thread() or not processes.is_single_process() or _WAITING:
+        yield
+        return
+
+    def end(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send several, and the end is under way
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def default_termination() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import unpack_failures
 from cvmae.data.clip_views import TestViews, make_view_loader
-from cvmae.data.sources import Source, make_source
+from cvmae.data.sources import Source
 from cvmae.data.subset import Subset
 from cvmae.evaluation.features import Features, extract
 from cvmae.evaluation.multi_view import cropped
@@ -34,11 +34,6 @@ class Clips:
 
     def __len__(self):
         return len(self.records)
-
-
-def open_split(config, field: str) -> Source:
-    """Opens the split that config.data.FIELD names."""
-    return make_source(config.data, config.data[field])
 
 
 def spread(total: int, count: int) -> np.ndarray:

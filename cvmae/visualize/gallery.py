@@ -7,13 +7,13 @@ import numpy as np
 
 from cvmae.config import ConfigError
 from cvmae.data.labels import label_sets_of
-from cvmae.data.sources import Source
+from cvmae.data.sources import Source, open_split
 from cvmae.evaluation import nearest
 from cvmae.evaluation.features import Features, make_encode
 from cvmae.parallel import processes
 from cvmae.visualize.canvas import Cell, Row, as_bytes, compose, fitted_size, resized
 from cvmae.visualize.clip_analysis import ClipAnalysis, ClipAnalyzer
-from cvmae.visualize.clips import Clips, clip_features, open_split, read_clips, spread
+from cvmae.visualize.clips import Clips, clip_features, read_clips, spread
 from cvmae.visualize.embedding import draw_embedding, embed
 from cvmae.visualize.figure import Semantic, color_maps, moving, still, strips
 from cvmae.visualize.figure_folder import FigureFolder
@@ -192,7 +192,7 @@ class _Gallery:
         return clip_features(self.config, params, source, spread(len(source), count), self.encode)
 
     def _open(self, field: str) -> Source:
-        return self.sources[field] if field in self.sources else open_split(self.config, field)
+        return self.sources[field] if field in self.sources else open_split(self.config.data, field)
 
     def draw_retrieval(self) -> dict[str, float]:
         """Draws the nearest clips of a few test clips, among config.visualize.gallery clips spread over config.data.split."""

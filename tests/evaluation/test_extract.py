@@ -320,7 +320,7 @@ def test_a_path_that_is_too_long_is_listed(folder, params, tmp_path, format):
     videos.write_video(source / "b.mp4", 5)
     c = file_config(folder)
     c.data.manifest, c.data.max_bad_fraction = str(source), 1.0
-    out = tmp_path / pathlib.Path(*["o" * 200] * 5)
+    out = tmp_path / pathlib.Path(*["o" * 200] * 6)
     summary = extract_features(c, params, make_source(c.data, "val"), out, POOLED, format=format)
     assert (summary["written"], summary["unreadable"]) == (1, 1) and set(FeatureFolder(out)) == {"b.mp4"}
     assert "File name too long; rename the video" in (out / "bad_files.csv").read_text()

@@ -56,6 +56,12 @@ def test_evidence_takes_part_of_the_table_and_larger_sizes(dry):
     assert all("side=64,variant=S/16" in words[3] and fields(words)["dtype"] == "bfloat16" for words in runs)
 
 
+def test_a_dry_run_ends_with_the_number_of_runs():
+    how = {"SEEDS": "0 1", "VARIANTS": "mae", "TASKS": "knn-direction", "JOBS": "2"}
+    done = subprocess.run([LAUNCH / "evidence.sh", "--dry-run", "out"], env=os.environ | how, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "4 runs into out, 2 at a time"
+
+
 @pytest.mark.parametrize("variable, name", [("VARIANTS", "maee"), ("TASKS", "linear-tasks"), ("TASKS", "finetune-0")])
 def test_evidence_refuses_what_it_does_not_know(variable, name, tmp_path):
     env = os.environ | {variable: name}

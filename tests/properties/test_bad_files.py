@@ -4,9 +4,12 @@ import csv
 
 import pytest
 
+from cvmae import tasks
+from cvmae.data.bad_files import BadDataError
+from cvmae.tasks.pretrain import Pretrain
 from tests.commands import arguments, metric_lines, run
 from tests.data.videos import write_video
-from tests.tiny_configs import PLAIN
+from tests.tiny_configs import PLAIN, config
 
 
 @pytest.fixture(scope="module")
@@ -44,4 +47,17 @@ def test_too_many_end_the_run_and_are_named(manifest, tmp_path):
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "data.max_bad_fraction=0.01" in last and ".mp4" in last
+    assert listed(tmp_path / "w")
+
+
+def test_too_many_in_the_first_batch_end_the_run_before_it_compiles(tmp_path, monkeypatch):
+    videos = [tmp_path / f"{number}.mp4" for number in range(8)]
+    for path in videos[:-1]:
+        write_video(path, count=8)
+    manifest = tmp_path / "videos.csv"
+    manifest.write_text("path,label,split\n" + "".join(f"{path},,{split}\n" for split in ("train", "val") for path in videos))
+    fields = {"data__source": "files", "data__manifest": str(manifest), "data__max_bad_fraction": 0.01}
+    monkeypatch.setattr(Pretrain, "train_step", lambda *_: pytest.fail("the step was compiled"))
+    with pytest.raises(BadDataError, match="1 of 8 videos cannot be read"):
+        tasks.run(config(("mse_video",), **fields), tmp_path / "w")
     assert listed(tmp_path / "w")

@@ -167,7 +167,7 @@ def test_another_encoder_is_refused_with_the_flags_to_give(pretrained, tmp_path)
     "overrides, message",
     [
         ({"init_from": "/nowhere"}, "config.init_from='/nowhere' does not exist"),
-        ({"data__test_split": "val[:1"}, "config.data.test_split: .*val"),
+        ({"data__test_split": "val[:1"}, "config.data.test_split=.*val"),
         ({"data__fit": "pad"}, "config.data.fit='pad' leaves nothing to crop"),
         (
             {"augment__rand_augment__magnitude": 11.0},

@@ -81,7 +81,7 @@ def test_rows_of_the_two_clips_belong_together():
     [
         ({"features__layer": 2}, "layer=2 is not there: test/16 has 2 blocks, 0 to 1"),
         ({"knn__neighbours": ()}, "knn.neighbours=.* cannot be used"),
-        ({"data__split": "train[:2000]"}, "config.data: .*fewer than the 2000"),
+        ({"data__split": "train[:2000]"}, r"config.data.split='train\[:2000\]': .*fewer than the 2000"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused_before_it_writes(overrides, message, tmp_path):
@@ -128,19 +128,19 @@ def test_extraction_goes_on_where_it_was(tmp_path):
 
 
 def test_videos_that_cannot_be_read_are_listed_beside_the_features_of_their_split(tmp_path, monkeypatch):
-    usual = frozen.make_source
+    usual = frozen.open_split
 
-    def broken(data, split, custom=None):
-        source = usual(data, split, custom)
+    def broken(data, field, custom=None):
+        source = usual(data, field, custom)
         read = type(source).__getitem__
-        if split == "val":
+        if data[field] == "val":
             gone = Record("gone.mp4", 0, None, None, "gone.mp4")
             monkeypatch.setattr(
                 type(source), "__getitem__", lambda self, i: gone if (i, self.split) == (3, "val") else read(self, i)
             )
         return source
 
-    monkeypatch.setattr(frozen, "make_source", broken)
+    monkeypatch.setattr(frozen, "open_split", broken)
     run(downstream("knn", data__max_bad_fraction=0.5), str(tmp_path))
     assert "gone.mp4" in (tmp_path / "features" / "test_split" / "bad_files.csv").read_text()
     assert not (tmp_path / "features" / "split" / "bad_files.csv").exists()

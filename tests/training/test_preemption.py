@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from cvmae.tasks import run
+from cvmae.tasks import pretrain, run
+from cvmae.training import preemption
 from cvmae.training.checkpoint import Checkpoints
 from tests import tiny_configs
 from tests.commands import ROOT, checkpoint_steps
@@ -32,6 +33,17 @@ with preemption.stop_requested() as stop:
             time.sleep(0.01)
     finally:
         print("cleaned up", stop(0), flush=True)
+"""
+IN_EVALUATION = """
+import time
+from cvmae.training import preemption
+try:
+    with preemption.ending_on_sigterm():
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.01)
+finally:
+    print("cleaned up", flush=True)
 """
 
 # Python's handler runs once for both interrupts that arrive meanwhile.
@@ -95,9 +107,33 @@ def test_an_interrupt_after_a_termination_leaves_time_to_clean_up(started):
 def test_termination_is_answered_too_and_ends_nothing(started):
     process = started(IN_PYTHON)
     process.send_signal(signal.SIGTERM)
-    line_with(process.stderr, "saving after this step")
+    assert "Ctrl-C" not in line_with(process.stderr, "saving after this step")
     time.sleep(0.1)
     assert process.poll() is None
+
+
+def test_termination_where_nothing_trains_unwinds_python(started):
+    process = started(IN_EVALUATION)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == preemption.TERMINATED and stdout == "cleaned up\n" and not stderr
+
+
+def test_termination_in_the_final_evaluation_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
+    config = tiny_configs.config(("mse_video",), total="2_steps", eval_every="0_steps", report__pictures=0, report__labelled=8)
+    handler, evaluate = signal.getsignal(signal.SIGTERM), pretrain.evaluate_pretraining
+
+    def evaluate_and_terminate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrain, "evaluate_pretraining", evaluate_and_terminate)
+        with pytest.raises(SystemExit) as ended:
+            run(config, str(tmp_path))
+    assert ended.value.code == preemption.TERMINATED and signal.getsignal(signal.SIGTERM) == handler
+    assert checkpoint_steps(tmp_path) == [2] and not (tmp_path / "report.json").exists()
+    assert "report/probe/accuracy" in run(config, str(tmp_path))
 
 
 def test_a_run_that_is_stopped_in_its_last_step_is_evaluated_by_the_next_one(tmp_path, monkeypatch, capsys):
