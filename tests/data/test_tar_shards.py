@@ -18,6 +18,7 @@ from cvmae.data.tar_shards import ShardError, expand, load_index, make_index, sp
 from tests.commands import run_own
 from tests.data import videos
 from tests.data.configs import small_config
+from tests.requirements import missing
 
 COUNT = 6
 
@@ -85,8 +86,16 @@ def test_clips_are_bit_equal_to_those_of_local_files(files, shards):
             assert all((one[key] == other[key]).all() for key in one) and len(one) == 5
 
 
+def the_library():
+    try:
+        import webdataset
+    except ImportError as error:
+        missing("webdataset", str(error))
+    return webdataset
+
+
 def test_shards_of_the_webdataset_library_are_read(files, tmp_path):
-    webdataset = pytest.importorskip("webdataset")
+    webdataset = the_library()
     clips = [(files / f"clip.{number}.mp4").read_bytes() for number in range(3)]
     with webdataset.TarWriter(str(tmp_path / "a-000.tar")) as writer:
         writer.write({"__key__": "run/0000", "mp4": clips[0], "cls": 7, "json": {"note": "kept aside", "start": 0.5}})
@@ -102,7 +111,7 @@ def test_shards_of_the_webdataset_library_are_read(files, tmp_path):
 
 
 def test_our_shards_are_read_by_the_webdataset_library(files, shards):
-    webdataset = pytest.importorskip("webdataset")
+    webdataset = the_library()
     pattern = f"{shards}/train-{{000000..000002}}.tar"
     samples = list(webdataset.WebDataset(pattern, shardshuffle=False, empty_check=False))
     source = open_shards(pattern)
@@ -113,7 +122,7 @@ def test_our_shards_are_read_by_the_webdataset_library(files, shards):
 
 
 def test_names_are_split_as_webdataset_does():
-    webdataset = pytest.importorskip("webdataset")
+    webdataset = the_library()
     for name in ("a/b.mp4", "a/b.left.mp4", "b.cls", "a.b/c.mp4", "a/b.c.d.json"):
         key, extension = webdataset.tariterators.base_plus_ext(name)
         assert split_name(name) == (key, extension)
