@@ -6,9 +6,11 @@ import pytest
 
 import cvmae
 from cvmae.config import ConfigError, load
+from cvmae.data.prepare.tar_writer import write_shards
 from cvmae.tasks.validate import validate
 from cvmae.training import loop
 from tests.commands import ROOT, assert_same_state, metric_lines, saved_state
+from tests.data.videos import write_video
 from tests.tiny_configs import PLAIN, downstream
 
 FEWER = PLAIN | {"eval_every": "3_steps", "log_every": "1_steps", "total": "6_steps"}
@@ -41,23 +43,53 @@ def test_clips_and_loss_of_each_source_and_a_change_at_a_restart(tmp_path):
     assert (last["clips/a"], last["clips/b"]) == (6 * 2 + 2 * 4, 6 * 6 + 2 * 4)  # those of before, and those of the new weights
 
 
-def test_a_killed_run_resumes_in_the_same_bits(tmp_path):
-    fields = {"optimizer__warmup": "0_steps", "optimizer__base_lr": 1e-3}
-    cvmae.run(config(**fields), tmp_path / "whole")
+FAST = {"optimizer__warmup": "0_steps", "optimizer__base_lr": 1e-3}
+
+
+def interrupt(c, workdir, step: int) -> None:
+    """Runs a config until `step` steps are done, of which those after its last checkpoint are lost."""
+    advance = loop.TrainLoop.advance
+
+    def stopped(self):
+        if self.step == step:
+            raise KeyboardInterrupt
+        advance(self)
+
     with pytest.MonkeyPatch.context() as patch:
-        advance = loop.TrainLoop.advance
-
-        def stopped(self):
-            if self.step == 4:
-                raise KeyboardInterrupt
-            advance(self)
-
         patch.setattr(loop.TrainLoop, "advance", stopped)
         with pytest.raises(KeyboardInterrupt):
-            cvmae.run(config(**fields), tmp_path / "cut")
-    cvmae.run(config(**fields), tmp_path / "cut")
-    assert_same_state(saved_state(tmp_path / "whole", 6), saved_state(tmp_path / "cut", 6))
-    assert metric_lines(tmp_path / "whole") == metric_lines(tmp_path / "cut")
+            cvmae.run(c, workdir)
+
+
+def assert_same_run(one, other):
+    assert_same_state(saved_state(one, 6), saved_state(other, 6))
+    assert metric_lines(one) == metric_lines(other)
+
+
+def test_a_killed_run_resumes_in_the_same_bits(tmp_path):
+    cvmae.run(config(**FAST), tmp_path / "whole")
+    interrupt(config(**FAST), tmp_path / "cut", 4)
+    cvmae.run(config(**FAST), tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_killed_run_of_two_sets_from_shards_is_that_of_local_files(tmp_path):
+    files, shards = {}, {}
+    for name, count in (("a", 9), ("b", 12)):
+        rows = [(f"clip{number}.mp4", split) for split, of_split in (("train", count), ("val", 8)) for number in range(of_split)]
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            write_video(tmp_path / name / f"clip{number}.mp4", 8 + number, first=7 * number)
+        manifest = tmp_path / name / "list.csv"
+        manifest.write_text("path,label,split\n" + "".join(f"{path},,{split}\n" for path, split in rows))
+        out = tmp_path / f"{name}-shards"
+        write_shards(str(manifest), str(out), shard_bytes=20_000)
+        files[name] = {"source": "files", "manifest": str(manifest)}
+        shards[name] = {"source": "webdataset", "webdataset": {"shards": f"{out}/{{split}}-*.tar"}}
+    cvmae.run(config(own=files, **FAST), tmp_path / "local")
+    interrupt(config(own=shards, **FAST), tmp_path / "cut", 4)
+    cvmae.run(config(own=shards, **FAST), tmp_path / "cut")
+    assert_same_run(tmp_path / "local", tmp_path / "cut")
 
 
 REFUSED = [
