@@ -61,7 +61,7 @@ def data():
     # The published data set, such as ssv2 or k400, from which plan and bench take the numbers of clips and classes if the data is
     # not available; '' for any other.
     c.name = ""
-    c.source = "files"  # files | tfds | webdataset | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
+    c.source = "files"  # files | tfds | webdataset | hf | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
     # Several sources by weight, for pre-training: 'ssv2:1.0,k400:2.0', with the fields in which ssv2 differs in data.sources.ssv2, ...;
     # the argument sources=ssv2+k400 of a config makes these sections, of equal weights
     c.mixture = ""
@@ -103,6 +103,14 @@ def data():
     )
     # Tar shards by a pattern with {0000..0099}, {a,b} and *; {split} in it is the name of the split
     c.webdataset = ml_collections.ConfigDict({"shards": ""})
+    c.hf = ml_collections.ConfigDict(
+        {
+            "path": "",  # hub id or folder of a Hugging Face data set, or a pattern of Parquet files with {split}
+            "config": "",  # name of a configuration of that set; '' for its only one
+            "video": "video",  # column of videos: the feature Video, encoded bytes, or paths
+            "label": "label",  # column of class numbers or names; '' for no labels
+        }
+    )
     # Random clips, for tests and trial runs
     c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
     return c

@@ -26,6 +26,7 @@ SOURCE_FIELDS = (
     "motion",
     "synthetic",
     "webdataset",
+    "hf",
 )
 SAMPLING_FIELDS = {
     "stride": "stride",

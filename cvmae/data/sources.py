@@ -10,6 +10,7 @@ import numpy as np
 
 from cvmae.config import ConfigError, config_errors
 from cvmae.data.custom import find_split
+from cvmae.data.hf_source import HfSource
 from cvmae.data.manifest import Manifest, ManifestError, read_manifest
 from cvmae.data.mixture import open_mixture
 from cvmae.data.published import how_to_prepare
@@ -19,7 +20,7 @@ from cvmae.data.synthetic import SyntheticSource
 from cvmae.data.tar_source import TarSource
 from cvmae.data.tfds_source import TfdsSource
 
-KINDS = ("files", "tfds", "motion", "synthetic", "webdataset", "custom")
+KINDS = ("files", "tfds", "motion", "synthetic", "webdataset", "hf", "custom")
 
 
 def make_source(data, split: str, custom: Mapping[str, Source] | None = None) -> Source:
@@ -80,6 +81,8 @@ def _full_split(data, split: str) -> Source:
         return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
     if data.source == "webdataset":
         return TarSource(data.webdataset.shards, split)
+    if data.source == "hf":
+        return HfSource(split=split, **data.hf.to_dict())
     if data.source == "synthetic":
         # Long enough for a random start to matter, short enough to cost nothing.
         height, width = data.frame_size

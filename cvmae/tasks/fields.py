@@ -83,6 +83,7 @@ CHECKS = {
     "data.mixture": FREE,  # its own messages name the form
     "data.tfds.*": FREE,
     "data.webdataset.*": FREE,
+    "data.hf.*": FREE,
     "data.manifest": FREE,
     "data.multi_label": FREE,
     "data.root": FREE,

@@ -119,7 +119,7 @@ def test_a_manifest_that_is_not_there_names_the_command_that_writes_it(manifest,
 
 
 def test_an_unknown_source():
-    with pytest.raises(ValueError, match="must be one of files, tfds, motion, synthetic, webdataset, custom, got 'hdf5'"):
+    with pytest.raises(ValueError, match="must be one of files, tfds, motion, synthetic, webdataset, hf, custom, got 'hdf5'"):
         make(data__source="hdf5")
 
 
