@@ -4,9 +4,20 @@ import threading
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataKind
 from av.video.reformatter import VideoReformatter
 
 _LOCAL = threading.local()
+
+
+def _unlisted_kind(kinds, value: int):
+    """Returns a kind of side data that PyAV does not list: PyAV 18 has no EXIF, which frames of JPEG have, and raises ValueError there."""
+    kind = object.__new__(kinds)
+    kind._name_, kind._value_ = f"UNLISTED_{value}", value
+    return kind
+
+
+SideDataKind._missing_ = classmethod(_unlisted_kind)  # type: ignore[assignment, method-assign]
 
 
 def is_transposed(frame: av.VideoFrame) -> bool:

@@ -4,6 +4,7 @@ import pickle
 import av
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from cvmae.data import decode
 from tests.data import videos
@@ -339,3 +340,16 @@ def test_a_frame_that_is_missing_in_another_codec_is_an_error(tmp_path, monkeypa
     monkeypatch.setattr(decode, "_HOLDING", frozenset())
     with pytest.raises(decode.DecodeError, match="1 of 2 frames are missing"):
         decode.read_frames(str(source), [9, 10])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_exif_says(orientation, tmp_path):
+    """PyAV 18 raises ValueError for frames with EXIF, which pictures and the Motion JPEG videos of cameras have."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:24, :32], pixels[24:, 32:] = (255, 0, 0), (0, 255, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")), np.int32)
+    [frame] = decode.read_frames(str(tmp_path / "a.jpg"), [0])
+    assert frame.shape == expected.shape and np.abs(frame - expected).mean() < 3  # two decoders' chroma at the edges
