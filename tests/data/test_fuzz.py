@@ -13,6 +13,7 @@ from cvmae.data import decode
 from cvmae.data.manifest import ManifestError, read_manifest
 from cvmae.data.prepare.labels import hmdb51, kinetics, ssv2, ucf101
 from cvmae.data.prepare.text import PrepareError
+from cvmae.data.records import SplitError
 from tests.data import videos
 
 TIMES = max(1, int(os.environ.get("CVMAE_FUZZ", "1")))
@@ -92,7 +93,7 @@ def test_manifests(tmp_path, name, content):
             assert entry.path.encode() and -1 <= entry.label < 10**6
             assert 0 <= (entry.start or 0) < (np.inf if entry.end is None else entry.end)
 
-    passed, failed = outcomes(1500 * TIMES, attempt, ManifestError)
+    passed, failed = outcomes(1500 * TIMES, attempt, (ManifestError, SplitError))
     assert passed > 20 and failed > 20
 
 
