@@ -101,7 +101,7 @@ class InputBuilder:
         Args:
           samples: {"video": uint8 [B, T, H0, W0, 3], "frame_index": int32 [B, F], and the keys [B] of `sample_keys`}.
         """
-        pixels = jax.vmap(self._pixels)(samples["views"], samples["video"], samples["frame_index"])
+        pixels = self._pixels(samples["views"], samples["video"], samples["frame_index"])
         # The samples of a batch first, their views and frames second, so that no sharded row moves.
         pixels = {name: array.reshape(-1, *array.shape[2:]) for name, array in pixels.items()}
         count = samples["frame_index"].shape[1]
@@ -115,25 +115,29 @@ class InputBuilder:
             image_patches=pixels.get("image_patches"),
         )
 
-    def _pixels(self, key, video, frame_index) -> dict[str, Array]:
-        """Views and frames of one clip, and both as patches. What nothing reads is left out when the step is compiled.
+    def _pixels(self, keys, video, frame_index) -> dict[str, Array]:
+        """Views and frames of each clip, and both as patches. What nothing reads is left out when the step is compiled.
 
         Each view is cut into tokens by itself, right from the layout that the resize gives it: on TPUs a transpose of all views in
         float32 takes as long as the encoder.
         """
-        views, frames = augment.make_planes(key, video, frame_index, self.views, self.image)
+
+        def planes(key, video, frame_index):
+            return augment.make_planes(key, video, frame_index, self.views, self.image)
+
+        views, frames = jax.vmap(planes)(keys, video, frame_index)
 
         def patches(planes, grid):
             return augment.planes_to_patches(planes, grid.tubelet, grid.patch)
 
         made = {
-            "video": jnp.stack([augment.from_planes(view) for view in views]),
-            "video_patches": jnp.stack([patches(view, self.video_mask.grid) for view in views]),
+            "video": jnp.stack([augment.from_planes(view) for view in views], axis=1),
+            "video_patches": jnp.stack([patches(view, self.video_mask.grid) for view in views], axis=1),
         }
         if frames is not None and self.image_mask is not None:
-            made["image"] = augment.from_planes(frames)[:, None]
+            made["image"] = augment.from_planes(frames)[:, :, None]
             made["image_patches"] = jnp.stack(
-                [patches(frames[:, :, i : i + 1], self.image_mask.grid) for i in range(frames.shape[2])]
+                [patches(frames[..., i : i + 1, :], self.image_mask.grid) for i in range(frames.shape[-2])], axis=1
             )
         return made
 

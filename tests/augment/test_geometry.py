@@ -7,7 +7,7 @@ import pytest
 
 from cvmae import augment
 from cvmae.augment import Crop
-from cvmae.augment.geometry import draw_weights, resize_planes, to_planes
+from cvmae.augment.geometry import cut_with_clips_last, draw_weights, resize_planes, to_planes
 from cvmae.models.patches import patchify
 from tests.augment.random_clips import clip
 
@@ -46,10 +46,16 @@ def test_a_resize_in_bfloat16_is_nearer_than_the_rounding_of_a_decoder():
     np.testing.assert_allclose(flat, 255, atol=1)
 
 
-def test_patches_of_planes_are_those_of_the_clip():
-    planes = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3, 4, 24)), jnp.float32)
-    expected = patchify(augment.from_planes(planes)[None], 2, 8)[0]
-    np.testing.assert_array_equal(augment.planes_to_patches(planes, 2, 8), expected)
+@pytest.mark.parametrize("cut", [augment.planes_to_patches, cut_with_clips_last])
+@pytest.mark.parametrize(
+    "shape, tubelet, patch", [((3, 16, 3, 4, 24), 2, 8), ((2, 32, 3, 1, 48), 1, 16), ((1, 28, 3, 6, 14), 3, 14)]
+)
+def test_patches_of_planes_are_those_of_the_clips(cut, shape, tubelet, patch):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        planes = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+        expected = patchify(augment.from_planes(planes), tubelet, patch)
+        np.testing.assert_array_equal(cut(planes, tubelet, patch), expected)
+        np.testing.assert_array_equal(jax.jit(cut, static_argnums=(1, 2))(planes, tubelet, patch), expected)
 
 
 def test_boxes_lie_inside_the_frame_and_have_area_and_ratio_in_range():
