@@ -165,13 +165,22 @@ def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
 def _optimizer():
     c = ml_collections.ConfigDict()
     c.base_lr = 1.6e-3  # [mae_st] per 256 clips
-    c.min_lr = 0.0  # [mae_st]
+    c.min_lr = 0.0  # [mae_st]; the end of cosine and wsd
+    schedule(c)
     c.warmup = "5_percent"  # [mae_st] 5 of 100 epochs
     c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # [MAE], [mae_st], [VideoMAE]
     c.weight_decay = 0.05  # [MAE], [mae_st], [VideoMAE]; not on biases, norms, positions and tokens
     c.clip_norm = 0.02  # [mae_st]; 0 for no gradient clipping
     c.ema_decay = 0.0  # if above 0, evaluation uses an exponential moving average of the parameters
     return c
+
+
+def schedule(c):
+    """Sets the schedule of the learning rate in a config's optimizer, which pre-training and fine-tuning have."""
+    c.schedule = "cosine"  # [mae_st], [VideoMAE] cosine | constant | wsd: warm-up, constant, cooldown (MiniCPM, arXiv 2404.06395)
+    # The cooldown of wsd: [MiniCPM] a tenth of the run; Hägele et al. (arXiv 2405.18392) up to a fifth; V-JEPA 2 (arXiv 2506.09985)
+    # 12,000 of 252,000 steps. Its shape: linear (V-JEPA 2) | 1-sqrt, by which Hägele et al. reach a lower loss than by linear.
+    c.cooldown, c.cooldown_shape = "10_percent", "linear"
 
 
 def machine(task: str) -> ml_collections.ConfigDict:

@@ -90,6 +90,7 @@ def _finetune(c):
         {"base_lr": 5e-4, "min_lr": 1e-6, "warmup": "5_epochs", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.05}
         | {"clip_norm": 0.0, "ema_decay": 0.0, "layer_decay": 0.75}
     )
+    common.schedule(c.optimizer)
     c.total = "50_epochs"
 
 
