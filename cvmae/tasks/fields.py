@@ -195,7 +195,16 @@ CHECKS = {
     "visualize.gallery": at_least(1),
     "visualize.*": at_least(0),
 }
-DURATIONS = ("total", "log_every", "eval_every", "checkpoint_every", "optimizer.warmup", "optimizer.cooldown", "loss_warmup.*")
+DURATIONS = (
+    "total",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "checkpoint_keep_every",
+    "optimizer.warmup",
+    "optimizer.cooldown",
+    "loss_warmup.*",
+)
 
 
 def check_of(field: str):

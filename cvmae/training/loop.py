@@ -55,6 +55,7 @@ class Schedule:
     log: int = 0
     evaluate: int = 0
     checkpoint: int = 0
+    keep: int = 0
     steps_per_epoch: float = 1.0
 
     @classmethod
@@ -62,11 +63,12 @@ class Schedule:
         """Resolves the durations of a config over `clips` training clips. Raises: ConfigError."""
         epoch = clips / config.batch_size
         total = steps(config.total, "total", steps_per_epoch=epoch)
-        every = {
-            name: steps(config[f"{name}_every"], f"{name}_every", steps_per_epoch=epoch, total=total)
-            for name in ("log", "eval", "checkpoint")
-        }
-        return cls(total, every["log"], every["eval"], every["checkpoint"], epoch)
+        log, evaluate, checkpoint, keep = (
+            # Configs of earlier versions lack checkpoint_keep_every.
+            steps(config.get(f"{name}_every", "0_steps"), f"{name}_every", steps_per_epoch=epoch, total=total)
+            for name in ("log", "eval", "checkpoint", "checkpoint_keep")
+        )
+        return cls(total, log, evaluate, checkpoint, keep, epoch)
 
     def due(self, interval: int, step: int) -> bool:
         """Returns True where something of that interval happens at a step; at the last step everything that happens at all."""
@@ -229,8 +231,14 @@ class TrainLoop:
                     self.read_metrics()
                     self.writer.write(self.step, self.task.evaluate(self.state))
                     self.clock.restart()
-                if self.stopping or self.schedule.due(self.schedule.checkpoint, self.step) or self.step == self.schedule.total:
-                    self.save()
+                keep = self.schedule.due(self.schedule.keep, self.step)
+                if (
+                    self.stopping
+                    or keep
+                    or self.schedule.due(self.schedule.checkpoint, self.step)
+                    or self.step == self.schedule.total
+                ):
+                    self.save(keep)
             if self.stopping or self.step == self.schedule.total:
                 self.read_metrics()
                 return self.metrics
@@ -268,12 +276,12 @@ class TrainLoop:
             self.writer.write(step, self.metrics)
             self.progress.set_postfix_str(summary(self.metrics), refresh=False)
 
-    def save(self) -> None:
-        """Starts a checkpoint of this step, after its numbers are known to be finite."""
+    def save(self, permanent: bool = False) -> None:
+        """Starts a checkpoint of this step, after its numbers are known to be finite; a permanent one is never deleted."""
         self.read_metrics()
         position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
         position |= self.clip_counts.position(self.step)
-        self.checkpoints.save(self.step, self.state, position)
+        self.checkpoints.save(self.step, self.state, position, permanent=permanent)
 
 
 def _close_checkpoints(checkpoints: Checkpoints, error: BaseException | None) -> bool:
