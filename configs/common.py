@@ -221,6 +221,7 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.checkpoint_every = "5_epochs"
     c.checkpoint_keep = 2  # the newest ones; of others, those of checkpoint_keep_every stay
     c.checkpoint_keep_every = "0_steps"  # checkpoints that are never deleted, beside the newest; 0_steps for none
+    c.profile = ""  # steps FIRST:LAST, such as 100:105, to write a trace of for XProf; see launch/README.md
     c.data = data()
     c.augment = _augment()
     c.video_branch = _branch(variant, "separable", True, 2, 0.95, 4)  # [mae_st]; ratio [paper]

@@ -56,7 +56,7 @@ def test_only(c):
 def _trained(c):
     """Sets the fields of the tasks that train: fine-tuning and probes."""
     c.log_every, c.eval_every, c.checkpoint_every, c.checkpoint_keep = "50_steps", "1_epochs", "1_epochs", 2
-    c.checkpoint_keep_every = "0_steps"  # as in pre-training
+    c.checkpoint_keep_every, c.profile = "0_steps", ""  # as in pre-training
     c.augment.scale, c.augment.ratio = (0.08, 1.0), (0.75, 4 / 3)  # [VideoMAE]
     c.augment.flip = 0.5  # [VideoMAE], except on Something-Something
     c.augment.mirror_labels = False  # True gives a flipped clip the class whose name has left and right exchanged

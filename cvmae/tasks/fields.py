@@ -14,6 +14,7 @@ from cvmae.models.attention import ATTENTIONS
 from cvmae.parallel.state_sharding import MODES
 from cvmae.tasks import TASKS
 from cvmae.training.optimizer import COOLDOWN_SHAPES, SCHEDULES
+from cvmae.training.trace import parse_steps
 from cvmae.visualize import animation, attention, embedding, reconstruction
 
 
@@ -59,6 +60,7 @@ CHECKS = {
     "total": FREE,  # durations: see DURATIONS
     "*_every": FREE,
     "checkpoint_keep": at_least(1),
+    "profile": FREE,  # parse_steps names its form
     "dtype": one_of(*build.DTYPES),
     "attention": one_of(*ATTENTIONS),
     "remat": one_of(*vit.REMATS),
@@ -228,6 +230,8 @@ def check_field(field: str, value) -> None:
         lambda _: False,
     )
     require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}{_near(value, expected)}")
+    if field == "profile":
+        parse_steps(value)
     if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
         length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)
         require(length > 0 or field != "log_every", f"config.{field}={value!r} is too short: give 1_steps or more")

@@ -25,8 +25,9 @@ from cvmae.training import identity, provenance
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.metric_writer import MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
 from cvmae.training.preemption import stop_requested
+from cvmae.training.trace import StepTrace, parse_steps
 from cvmae.training.train_state import TrainState
-from cvmae.workdir import Workdir
+from cvmae.workdir import PROFILE, Workdir
 
 # Errors that all processes of a run raise alike; any other may be the end of one of them.
 SHARED_ERRORS = (ConfigError, BadDataError, NonFiniteError)
@@ -57,6 +58,7 @@ class Schedule:
     checkpoint: int = 0
     keep: int = 0
     steps_per_epoch: float = 1.0
+    profile: range = range(0)
 
     @classmethod
     def of(cls, config, clips: int) -> "Schedule":
@@ -68,7 +70,7 @@ class Schedule:
             steps(config.get(f"{name}_every", "0_steps"), f"{name}_every", steps_per_epoch=epoch, total=total)
             for name in ("log", "eval", "checkpoint", "checkpoint_keep")
         )
-        return cls(total, log, evaluate, checkpoint, keep, epoch)
+        return cls(total, log, evaluate, checkpoint, keep, epoch, parse_steps(config.get("profile", ""), total))
 
     def due(self, interval: int, step: int) -> bool:
         """Returns True where something of that interval happens at a step; at the last step everything that happens at all."""
@@ -168,6 +170,7 @@ class TrainLoop:
     writer: MetricsWriter | Silent
     loader: Loader
     progress: tqdm
+    trace: StepTrace
 
     def __init__(self, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, checkpoints: Checkpoints):
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
@@ -207,9 +210,11 @@ class TrainLoop:
         without that one no checkpoint becomes complete.
         """
         with contextlib.ExitStack() as stack:
+            trace = stack.enter_context(contextlib.closing(StepTrace(schedule.profile, workdir / PROFILE)))
             checkpoints = Checkpoints(workdir, task.config.checkpoint_keep)
             stack.push(lambda kind, error, traceback: _close_checkpoints(checkpoints, error))
             loop = cls(task, source, schedule, workdir, checkpoints)
+            loop.trace = trace
             loop.writer = stack.enter_context(contextlib.closing(open_writer(workdir, loop.step)))
             shard = task.placement.shard
             loader = make_loader(task.config, source, start_step=loop.step, process_index=shard.index, process_count=shard.count)
@@ -246,10 +251,13 @@ class TrainLoop:
 
     def advance(self) -> None:
         """Draws a batch and does one step; reads the metrics of the step before, while this one runs."""
-        begin = time.perf_counter()
-        batch = next(self.loader)
-        self.clock.waited(time.perf_counter() - begin)
-        self.state, metrics = self.task.step(self.state, batch)
+        with self.trace.step(self.step + 1):
+            begin = time.perf_counter()
+            batch = next(self.loader)
+            self.clock.waited(time.perf_counter() - begin)
+            self.state, metrics = self.task.step(self.state, batch)
+        if self.trace.finish(self.step + 1, metrics):
+            self.clock.restart()
         failures = self.task.placement.gather_reports(batch["failures"])
         self.read_metrics()
         self.step += 1

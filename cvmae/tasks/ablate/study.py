@@ -27,6 +27,7 @@ FREE = {
     "checkpoint_keep",
     "checkpoint_keep_every",
     "report.untrained",
+    "profile",
     "data.motion.cache_dir",
     "compilation_cache",
 }
