@@ -5,11 +5,9 @@ our own. A config imports `base`, changes the fields that depend on its data set
 """
 
 import ml_collections
-from cvmae.configs import variants
-from ml_collections.config_dict import placeholder
+from cvmae.configs import data_fields, variants
 
 from cvmae.config import ConfigError, nearest, parse_arg
-from cvmae.data.mixture import SAMPLING_FIELDS, SOURCE_FIELDS
 from cvmae.objective import TERMS
 from cvmae.tasks import TASKS
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER
@@ -40,80 +38,8 @@ def finish(c, args):
     variants.fast(c, args)
     for name in filter(None, args.sources.split("+")):
         c.data.mixture += f"{',' if c.data.mixture else ''}{name}:1"
-        c.data.sources[name] = section(c.data)
+        c.data.sources[name] = data_fields.section(c.data)
     return variants.runlocal(c) if args.runlocal else c
-
-
-def section(data):
-    """Returns the section of a source of a mixture: the fields that it may change, all of them as in `data`."""
-    c = ml_collections.ConfigDict()
-    for name in (name for name in (*SOURCE_FIELDS, *SAMPLING_FIELDS) if name in data):
-        value = data[name]
-        nested = isinstance(value, ml_collections.ConfigDict)
-        fields = {field: placeholder(type(value[field])) for field in value} if nested else placeholder(type(value))
-        c[name] = ml_collections.ConfigDict(fields) if nested else fields
-    return c
-
-
-def data():
-    """Returns the fields of the data: source, splits, sampling of clips, and loading."""
-    c = ml_collections.ConfigDict()
-    # The published data set, such as ssv2 or k400, from which plan and bench take the numbers of clips and classes if the data is
-    # not available; '' for any other.
-    c.name = ""
-    c.source = "files"  # files | tfds | webdataset | hf | motion | synthetic | custom (of `cvmae.run(..., source=...)`)
-    # Several sources by weight, for pre-training: 'ssv2:1.0,k400:2.0', with the fields in which ssv2 differs in data.sources.ssv2, ...;
-    # the argument sources=ssv2+k400 of a config makes these sections, of equal weights
-    c.mixture = ""
-    c.sources = ml_collections.ConfigDict()
-    c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
-    c.root = ""  # folder of the manifest's relative paths; '' is the manifest's folder
-    c.multi_label = False  # True: labels separated by ; in the manifest; head.loss=sigmoid and probe.loss=sigmoid set it
-    # Splits may be sliced, with the same fraction of every class: train[:1%], train[90%:], train[:400] (clips).
-    c.split, c.eval_split = "train", "val"
-    c.num_frames, c.stride = 16, 4  # frames of a clip, and frames of the video from one to the next; [mae_st], [VideoMAE]
-    c.fps = 0.0  # if above 0, the stride counts frames at this rate, independent of the file's
-    c.frame_size = (256, 256)  # height and width of frames sent to the accelerator, before the crop
-    c.square_pixels = True  # apply the aspect ratio of a file's pixels where its frames are resized; False takes them as square
-    c.fit = "crop"  # crop | stretch | pad: how a frame of another aspect ratio is fitted to frame_size
-    c.clip_sampling = "random"  # random | middle | uniform
-    c.workers = 8  # processes that decode, on each host; 0 decodes in the training process
-    c.threads = 1  # threads in each of them
-    c.prefetch = 2  # batches decoded ahead, in each of them
-    c.timeout_s = 30.0  # a file that takes longer to decode counts as unreadable
-    c.max_bad_fraction = 0.01  # the run stops if a larger fraction of the split's files cannot be read
-    c.allow_change = False  # True resumes although the training data (files, labels) changed since the checkpoint, and says so
-    c.tfds = ml_collections.ConfigDict(
-        {
-            "name": "",  # of a data set of tensorflow-datasets
-            "data_dir": "",  # '' for the default of tensorflow-datasets
-            "video_feature": "video",  # name of its feature that holds frames
-            "label_feature": "label",  # name of its feature that holds class numbers
-        }
-    )
-    c.motion = ml_collections.ConfigDict(
-        {
-            "size": "easy",  # easy | full: number of classes, and defaults of the fields below
-            "side": 0,  # height and width of the videos; 0: the default of the size
-            "cache_dir": "",  # folder that the set is drawn into; '' for the user's cache folder
-            "train_clips": 0,  # 0: the default of the size
-            "test_clips": 0,  # 0: the default of the size
-            "seed": 0,  # of the drawn clips
-        }
-    )
-    # Tar shards by a pattern with {0000..0099}, {a,b} and *; {split} in it is the name of the split
-    c.webdataset = ml_collections.ConfigDict({"shards": ""})
-    c.hf = ml_collections.ConfigDict(
-        {
-            "path": "",  # hub id or folder of a Hugging Face data set, or a pattern of Parquet files with {split}
-            "config": "",  # name of a configuration of that set; '' for its only one
-            "video": "video",  # column of videos: the feature Video, encoded bytes, or paths
-            "label": "label",  # column of class numbers or names; '' for no labels
-        }
-    )
-    # Random clips, for tests and trial runs
-    c.synthetic = ml_collections.ConfigDict({"clips": 64, "classes": 4})
-    return c
 
 
 def _augment():
@@ -189,13 +115,22 @@ def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
 def _optimizer():
     c = ml_collections.ConfigDict()
     c.base_lr = 1.6e-3  # learning rate at its peak, per 256 clips of a batch; [mae_st]
-    c.min_lr = 0.0  # learning rate at the end; [mae_st]
+    c.min_lr = 0.0  # learning rate at the end of cosine and wsd; [mae_st]
     c.warmup = "5_percent"  # linear rise of the learning rate; [mae_st] 5 of 100 epochs
+    schedule(c)
     c.b1, c.b2, c.eps = 0.9, 0.95, 1e-8  # [MAE], [mae_st], [VideoMAE]
     c.weight_decay = 0.05  # [MAE], [mae_st], [VideoMAE]; not on biases, norms, positions and tokens
     c.clip_norm = 0.02  # largest norm of the gradients; 0 for no gradient clipping; [mae_st]
     c.ema_decay = 0.0  # if above 0, evaluation uses an exponential moving average of the parameters
     return c
+
+
+def schedule(c):
+    """Sets the schedule of the learning rate in a config's optimizer, which pre-training and fine-tuning have."""
+    # cosine | constant | wsd (warm-up, constant, cooldown: MiniCPM, arXiv 2404.06395); [mae_st], [VideoMAE]
+    c.schedule = "cosine"
+    c.cooldown = "10_percent"  # length of the cooldown of wsd; MiniCPM takes a tenth of the run, Hägele et al. up to a fifth
+    c.cooldown_shape = "linear"  # linear (V-JEPA 2) | 1-sqrt (Hägele et al., arXiv 2405.18392: a lower loss than by linear)
 
 
 def machine(task: str) -> ml_collections.ConfigDict:
@@ -237,8 +172,10 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.log_every = "50_steps"  # epochs, steps or percent of the run, as all that follow
     c.eval_every = "20_epochs"  # evaluation on data.eval_split; 0_steps: never
     c.checkpoint_every = "5_epochs"  # of the whole state, to resume from
-    c.checkpoint_keep = 2  # number of the newest checkpoints that are kept
-    c.data = data()
+    c.checkpoint_keep = 2  # number of the newest checkpoints that are kept; of others, those of checkpoint_keep_every stay
+    c.checkpoint_keep_every = "0_steps"  # interval of checkpoints that are never deleted, beside the newest; 0_steps: none
+    c.profile = ""  # steps FIRST:LAST, such as 100:105, to write a trace of for XProf; see launch/README.md
+    c.data = data_fields.data()
     c.augment = _augment()
     c.video_branch = _branch(variant, "separable", True, 2, 0.95, 4)  # [mae_st]; ratio [paper]
     c.image_branch = _branch(variant, "sincos2d", True, 1, 0.90, 8)  # [MAE]; ratio [paper]

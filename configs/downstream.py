@@ -6,7 +6,7 @@ of them use.
 """
 
 import ml_collections
-from cvmae.configs import common
+from cvmae.configs import common, data_fields
 
 # The fine-tuning settings that VideoMAE and its successors share; the table of a data set has the others for each model size.
 SHARED = {"batch_size": 512, "layer_decay": 0.75, "drop_path": 0.1, "repeats": 1, "dropout": 0.0, "min_lr": 1e-6}
@@ -24,7 +24,7 @@ def base(args, recipes: dict[str, dict]) -> ml_collections.ConfigDict:
     # A workdir or export of this package, a file or folder of VideoMAE, mae_st or MAE, or a hub id; or `untrained`
     c.init_from = ""
     c.batch_size = 256  # global
-    c.data = common.data()
+    c.data = data_fields.data()
     c.data.test_split = "val"  # published results on SSv2 and Kinetics are on their validation videos
     c.video_branch = common.encoder_of_weights(args.variant)
     c.video_branch.inflate = "none"  # as in pre-training, for init_from of an image encoder
@@ -58,6 +58,8 @@ def _trained(c):
     """Sets the fields of the tasks that train: fine-tuning and probes."""
     c.log_every, c.eval_every, c.checkpoint_every = "50_steps", "1_epochs", "1_epochs"  # epochs, steps or percent of the run
     c.checkpoint_keep = 2  # number of the newest checkpoints that are kept
+    c.checkpoint_keep_every = "0_steps"  # interval of checkpoints that are never deleted, beside the newest; 0_steps: none
+    c.profile = ""  # steps FIRST:LAST, such as 100:105, to write a trace of for XProf; see launch/README.md
     c.augment.scale, c.augment.ratio = (0.08, 1.0), (0.75, 4 / 3)  # areas and aspect ratios of crops; [VideoMAE]
     c.augment.flip = 0.5  # probability; 0 if class names contain left and right; [VideoMAE]
     c.augment.mirror_labels = False  # True gives a flipped clip the class whose name has left and right exchanged
@@ -118,6 +120,7 @@ def _finetune(c):
             "layer_decay": 0.75,  # factor of the learning rate from a block to the one before; [VideoMAE]
         }
     )
+    common.schedule(c.optimizer)
     c.total = "50_epochs"  # length of the run: epochs or steps; [VideoMAE]
 
 

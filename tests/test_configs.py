@@ -18,7 +18,9 @@ from tests.tiny_configs import CONFIGS, TERMS
 TASKS = [task for task in ALL_TASKS if task != "ablate"]
 
 NAMES = sorted(
-    path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("common", "variants", "downstream", "ablate", "__init__")
+    path.stem
+    for path in CONFIGS.glob("*.py")
+    if path.stem not in ("common", "data_fields", "variants", "downstream", "ablate", "__init__")
 )
 
 

@@ -78,7 +78,7 @@ def test_a_config_that_cannot_run_is_refused_with_the_fix(complaint, overrides, 
 
 
 WORDS = [
-    "optimizer_sharding",
+    "optimizer_sharding", "optimizer.schedule", "optimizer.cooldown_shape",
     "dtype", "attention", "augment.first_view", "data.source", "data.fit", "data.clip_sampling", "image_branch.frame_sampling", "image_branch.crop",
     "image_branch.train", *(f"{branch}_branch.{field}" for branch in ("video", "image") for field in (
         "positions", "qkv_bias", "mlp", "mask.kind", "mask.rounding", "target_norm", "decoder.layout", "decoder.positions", "decoder.cls",

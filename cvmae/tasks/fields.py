@@ -1,5 +1,6 @@
 """Which values mean something, for every field of a config."""
 
+import difflib
 import fnmatch
 import re
 
@@ -12,6 +13,8 @@ from cvmae.models import autoencoder, build, classifier, masking, patches, posit
 from cvmae.models.attention import ATTENTIONS
 from cvmae.parallel.state_sharding import MODES
 from cvmae.tasks import TASKS
+from cvmae.training.optimizer import COOLDOWN_SHAPES, SCHEDULES
+from cvmae.training.trace import parse_steps
 from cvmae.visualize import animation, attention, embedding, reconstruction
 
 
@@ -57,6 +60,7 @@ CHECKS = {
     "total": FREE,  # durations: see DURATIONS
     "*_every": FREE,
     "checkpoint_keep": at_least(1),
+    "profile": FREE,  # parse_steps names its form
     "dtype": one_of(*build.DTYPES),
     "attention": one_of(*ATTENTIONS),
     "remat": one_of(*vit.REMATS),
@@ -145,6 +149,9 @@ CHECKS = {
     "loss.*": at_least(0),
     "loss_warmup.*": FREE,
     "optimizer.warmup": FREE,
+    "optimizer.schedule": one_of(*SCHEDULES),
+    "optimizer.cooldown": FREE,
+    "optimizer.cooldown_shape": one_of(*COOLDOWN_SHAPES),
     "optimizer.base_lr": ABOVE_0,
     "optimizer.eps": ABOVE_0,
     "optimizer.b?": BELOW_1,
@@ -191,12 +198,28 @@ CHECKS = {
     "visualize.gallery": at_least(1),
     "visualize.*": at_least(0),
 }
-DURATIONS = ("total", "log_every", "eval_every", "checkpoint_every", "optimizer.warmup", "loss_warmup.*")
+DURATIONS = (
+    "total",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "checkpoint_keep_every",
+    "optimizer.warmup",
+    "optimizer.cooldown",
+    "loss_warmup.*",
+)
 
 
 def check_of(field: str):
     """(what is expected, test) of a field, None where no pattern names it."""
     return next((check for pattern, check in CHECKS.items() if fnmatch.fnmatchcase(field, pattern)), None)
+
+
+def _near(value, expected: str) -> str:
+    """Returns a hint that names the word of `one_of` nearest to a value; empty where none is near."""
+    words = expected.removeprefix("one of ").split(", ") if expected.startswith("one of ") else []
+    close = difflib.get_close_matches(str(value), words, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check_field(field: str, value) -> None:
@@ -207,7 +230,9 @@ def check_field(field: str, value) -> None:
         f"known to {__name__}.CHECKS",
         lambda _: False,
     )
-    require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}")
+    require(holds(value), f"config.{field}={value!r} cannot be used: it must be {expected}{_near(value, expected)}")
+    if field == "profile":
+        parse_steps(value)
     if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
         length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)
         require(length > 0 or field != "log_every", f"config.{field}={value!r} is too short: give 1_steps or more")

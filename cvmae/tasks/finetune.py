@@ -19,8 +19,7 @@ class Finetune(ClassificationTask):
     def __init__(self, config, mesh, schedule: Schedule, source):
         super().__init__(config, mesh, schedule, source, config.head.classes)
         self.model = build_classifier(config, self.classes, self.rules)
-        warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
-        self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
+        self.learning_rate = optim.resolve_schedule(config, schedule.total, schedule.steps_per_epoch)
         depth = self.model.encoder.depth
         self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, depth=depth)
         self.mix = augment.Mix(**config.augment.mix)

@@ -23,6 +23,7 @@ from cvmae.workdir import (
     PAGE,
     PER_CLASS,
     PREDICTIONS,
+    PROFILE,
     RECONSTRUCTION,
     REPORT,
     STUDY_TABLE,
@@ -42,6 +43,7 @@ LEFT_BEHIND = (
     STUDY_TABLE,
     FEATURES,
     FIGURES,
+    PROFILE,
     CHECKPOINTS,
 )
 

@@ -35,8 +35,7 @@ class Pretrain(Task):
         if self.mixture:
             self.BATCH_KEYS = ("video", "frame_index", "source")
         self.objective = Objective(config, warmups, self.rules, len(self.mixture))
-        warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
-        self.learning_rate = optim.make_schedule(config.optimizer, config.batch_size, warmup, schedule.total)
+        self.learning_rate = optim.resolve_schedule(config, schedule.total, schedule.steps_per_epoch)
         self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self.is_frozen)
 
     def is_frozen(self, path: str) -> bool:

@@ -4,6 +4,7 @@ The position in the data is the step alone: the pipeline gives batch `step` of t
 workers and processes, so a checkpoint holds no iterator and restores on other counts of both.
 """
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers
 
 from cvmae.config import ConfigError
 from cvmae.files import storage_errors
@@ -27,6 +29,27 @@ def shapes(params) -> dict[str, tuple[int, ...]]:
     return {path_of(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
+PERMANENT = "permanent"  # the entry of the position of a checkpoint that is never deleted
+
+
+def _is_permanent(checkpoint: pathlib.Path) -> bool:
+    """Returns True if a checkpoint says that it is never deleted, or is damaged and could have said so."""
+    position, why = try_reading(lambda: read_position(checkpoint), checkpoint)
+    return bool(why) or not isinstance(position, dict) or bool(position.get(PERMANENT))
+
+
+@dataclasses.dataclass
+class _Listed(checkpoint_managers.PreservationPolicy):
+    """Preserves the checkpoints of the steps of a set, which grows as they are saved."""
+
+    steps: set[int]
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        """Returns a truth value for each of the checkpoints."""
+        del context
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+
+
 class DamagedError(Exception):
     """A checkpoint that cannot be read; the message says why."""
 
@@ -39,7 +62,8 @@ class Checkpoints:
     """The checkpoints of a workdir.
 
     A checkpoint appears under its step once it is complete; one that a kill left half-written is never restored and is
-    deleted at the next start.
+    deleted at the next start. One that was saved as permanent says so in its position and is never deleted, whatever later runs
+    of the workdir ask for.
     """
 
     def __init__(self, workdir: str | os.PathLike, keep: int):
@@ -50,7 +74,10 @@ class Checkpoints:
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         # Made after damaged checkpoints are set aside: it lists the steps once.
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True, lightweight_initialize=True)
+        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(self._keep), _Listed(self._permanent)])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, cleanup_tmp_directories=True, lightweight_initialize=True
+        )
         handlers = {
             "state": ocp.StandardCheckpointHandler(),
             "position": ocp.JsonCheckpointHandler(),
@@ -59,25 +86,35 @@ class Checkpoints:
         with storage_errors("the folder of the checkpoints", self.folder):
             return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
+    @functools.cached_property
+    def _permanent(self) -> set[int]:
+        """The permanent steps; `save` adds to them. The main process looks, as it is the one that deletes."""
+        steps = saved_steps(self._path)
+        permanent = [step for step in steps if _is_permanent(self._path / str(step))] if processes.is_main_process() else []
+        return set(processes.allgather_json(permanent)[0])
+
     @property
     def latest(self) -> int | None:
         """The newest complete step; None before the first checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state, position: dict) -> None:
+    def save(self, step: int, state, position: dict, *, permanent: bool = False) -> None:
         """Starts writing; returns once the state is copied, so that the next step may overwrite it.
 
         Args:
           step: the step of the state.
           state: a tree of arrays.
           position: numbers and texts, the position in the data and the training time.
+          permanent: True keeps this checkpoint beside the newest ones for ever.
         """
+        position = position | ({PERMANENT: True} if permanent else {})
         items = {
             "state": ocp.args.StandardSave(state),
             "position": ocp.args.JsonSave(position),
             "checksums": ocp.args.JsonSave(checksums.describe(state, position)),
         }
         manager = self._manager
+        self._permanent.update({step} if permanent else ())
         with self._storage_errors():
             # An error of writing the one before comes out here.
             manager.save(step, args=ocp.args.Composite(**items), force=True)

@@ -23,10 +23,11 @@ from cvmae.parallel.mesh import Placement
 from cvmae.parallel.progress import training_bar
 from cvmae.training import identity, provenance
 from cvmae.training.checkpoint import Checkpoints
-from cvmae.training.metric_writer import MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
+from cvmae.training.metric_writer import Clock, MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
 from cvmae.training.preemption import stop_requested
+from cvmae.training.trace import StepTrace, parse_steps
 from cvmae.training.train_state import TrainState
-from cvmae.workdir import Workdir
+from cvmae.workdir import PROFILE, Workdir
 
 # Errors that all processes of a run raise alike; any other may be the end of one of them.
 SHARED_ERRORS = (ConfigError, BadDataError, NonFiniteError)
@@ -55,18 +56,21 @@ class Schedule:
     log: int = 0
     evaluate: int = 0
     checkpoint: int = 0
+    keep: int = 0
     steps_per_epoch: float = 1.0
+    profile: range = range(0)
 
     @classmethod
     def of(cls, config, clips: int) -> "Schedule":
         """Resolves the durations of a config over `clips` training clips. Raises: ConfigError."""
         epoch = clips / config.batch_size
         total = steps(config.total, "total", steps_per_epoch=epoch)
-        every = {
-            name: steps(config[f"{name}_every"], f"{name}_every", steps_per_epoch=epoch, total=total)
-            for name in ("log", "eval", "checkpoint")
-        }
-        return cls(total, every["log"], every["eval"], every["checkpoint"], epoch)
+        log, evaluate, checkpoint, keep = (
+            # Configs of earlier versions lack checkpoint_keep_every.
+            steps(config.get(f"{name}_every", "0_steps"), f"{name}_every", steps_per_epoch=epoch, total=total)
+            for name in ("log", "eval", "checkpoint", "checkpoint_keep")
+        )
+        return cls(total, log, evaluate, checkpoint, keep, epoch, parse_steps(config.get("profile", ""), total))
 
     def due(self, interval: int, step: int) -> bool:
         """Returns True where something of that interval happens at a step; at the last step everything that happens at all."""
@@ -118,40 +122,6 @@ def describe(config, schedule: Schedule, clips: int) -> str:
     )
 
 
-class Clock:
-    """Training time over restarts, and the fraction of it spent waiting for data."""
-
-    def __init__(self, seconds: float = 0.0):
-        self.seconds, self._last = seconds, time.perf_counter()
-        self._waited = self._since = 0.0
-        self._steps = 0
-
-    def restart(self) -> None:
-        """Leaves out the time since the last step, which was not training."""
-        self._last = time.perf_counter()
-
-    def waited(self, seconds: float) -> None:
-        """Counts seconds spent waiting for a batch."""
-        self._waited += seconds
-
-    def tick(self) -> None:
-        """Counts a step."""
-        now = time.perf_counter()
-        self.seconds, self._since, self._last = self.seconds + now - self._last, self._since + now - self._last, now
-        self._steps += 1
-
-    def report(self, batch_size: int) -> dict[str, float]:
-        """Rates since the last report."""
-        since = max(self._since, 1e-9)
-        rates = {
-            "time/clips_per_second": self._steps * batch_size / since,
-            "time/input_wait_share": min(1.0, self._waited / since),
-            "time/seconds": self.seconds,
-        }
-        self._waited, self._since, self._steps = 0.0, 0.0, 0
-        return rates
-
-
 class PendingMetrics(NamedTuple):
     """The metrics and failure reports of a step that still runs on the devices."""
 
@@ -166,6 +136,7 @@ class TrainLoop:
     writer: MetricsWriter | Silent
     loader: Loader
     progress: tqdm
+    trace: StepTrace
 
     def __init__(self, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, checkpoints: Checkpoints):
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
@@ -205,9 +176,11 @@ class TrainLoop:
         without that one no checkpoint becomes complete.
         """
         with contextlib.ExitStack() as stack:
+            trace = stack.enter_context(contextlib.closing(StepTrace(schedule.profile, workdir / PROFILE)))
             checkpoints = Checkpoints(workdir, task.config.checkpoint_keep)
             stack.push(lambda kind, error, traceback: _close_checkpoints(checkpoints, error))
             loop = cls(task, source, schedule, workdir, checkpoints)
+            loop.trace = trace
             loop.writer = stack.enter_context(contextlib.closing(open_writer(workdir, loop.step)))
             shard = task.placement.shard
             loader = make_loader(task.config, source, start_step=loop.step, process_index=shard.index, process_count=shard.count)
@@ -229,8 +202,14 @@ class TrainLoop:
                     self.read_metrics()
                     self.writer.write(self.step, self.task.evaluate(self.state))
                     self.clock.restart()
-                if self.stopping or self.schedule.due(self.schedule.checkpoint, self.step) or self.step == self.schedule.total:
-                    self.save()
+                keep = self.schedule.due(self.schedule.keep, self.step)
+                if (
+                    self.stopping
+                    or keep
+                    or self.schedule.due(self.schedule.checkpoint, self.step)
+                    or self.step == self.schedule.total
+                ):
+                    self.save(keep)
             if self.stopping or self.step == self.schedule.total:
                 self.read_metrics()
                 return self.metrics
@@ -238,13 +217,16 @@ class TrainLoop:
 
     def advance(self) -> None:
         """Draws a batch and does one step; reads the metrics of the step before, while this one runs."""
-        begin = time.perf_counter()
-        batch = next(self.loader)
-        self.clock.waited(time.perf_counter() - begin)
-        failures = self.task.placement.gather_reports(batch["failures"])
-        if self._first and self._pending is None:
-            self.bad_files.update(failures())  # too many unreadable files end a run before the minutes that compilation takes
-        self.state, metrics = self.task.step(self.state, batch)
+        with self.trace.step(self.step + 1):
+            begin = time.perf_counter()
+            batch = next(self.loader)
+            self.clock.waited(time.perf_counter() - begin)
+            failures = self.task.placement.gather_reports(batch["failures"])
+            if self._first and self._pending is None:
+                self.bad_files.update(failures())  # too many unreadable files end a run before the minutes that compilation takes
+            self.state, metrics = self.task.step(self.state, batch)
+        if self.trace.finish(self.step + 1, metrics):
+            self.clock.restart()
         self.read_metrics()
         self.step += 1
         self._pending = PendingMetrics(self.step, metrics, failures)
@@ -270,12 +252,12 @@ class TrainLoop:
             self.writer.write(step, self.metrics)
             self.progress.set_postfix_str(summary(self.metrics), refresh=False)
 
-    def save(self) -> None:
-        """Starts a checkpoint of this step, after its numbers are known to be finite."""
+    def save(self, permanent: bool = False) -> None:
+        """Starts a checkpoint of this step, after its numbers are known to be finite; a permanent one is never deleted."""
         self.read_metrics()
         position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
         position |= self.clip_counts.position(self.step)
-        self.checkpoints.save(self.step, self.state, position)
+        self.checkpoints.save(self.step, self.state, position, permanent=permanent)
 
 
 def _close_checkpoints(checkpoints: Checkpoints, error: BaseException | None) -> bool:

@@ -144,3 +144,37 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
     """The lines of `workdir`/metrics.jsonl."""
     text = (pathlib.Path(workdir) / METRICS).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+class Clock:
+    """Training time over restarts, and the fraction of it spent waiting for data."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds, self._last = seconds, time.perf_counter()
+        self._waited = self._since = 0.0
+        self._steps = 0
+
+    def restart(self) -> None:
+        """Leaves out the time since the last step, which was not training."""
+        self._last = time.perf_counter()
+
+    def waited(self, seconds: float) -> None:
+        """Counts seconds spent waiting for a batch."""
+        self._waited += seconds
+
+    def tick(self) -> None:
+        """Counts a step."""
+        now = time.perf_counter()
+        self.seconds, self._since, self._last = self.seconds + now - self._last, self._since + now - self._last, now
+        self._steps += 1
+
+    def report(self, batch_size: int) -> dict[str, float]:
+        """Rates since the last report."""
+        since = max(self._since, 1e-9)
+        rates = {
+            "time/clips_per_second": self._steps * batch_size / since,
+            "time/input_wait_share": min(1.0, self._waited / since),
+            "time/seconds": self.seconds,
+        }
+        self._waited, self._since, self._steps = 0.0, 0.0, 0
+        return rates

@@ -29,6 +29,7 @@ FEATURES = "features"
 FIGURES = "figures"
 FIGURE_LIST = "figures/figures.json"
 PAGE = "report.html"
+PROFILE = "profile"
 
 FROZEN_TASKS = ("knn", "retrieval", "extract", "visualize")  # whose old report.json held their name and nothing else
 

@@ -28,7 +28,9 @@ COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:taskset -c 0 )?(?:python -m cvmae\S*|
 PLACES = ("init_from", "image_from", "manifest")  # fields whose value in a text stands for the reader's own path
 OWN = {"variance.py"}  # the reader's own config in cvmae/objective/README.md, which a test of its own writes and runs
 CONFIGS = sorted(
-    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "common", "variants", "downstream")
+    path.stem
+    for path in (ROOT / "configs").glob("*.py")
+    if path.stem not in ("__init__", "common", "data_fields", "variants", "downstream")
 )
 
 # What runs each of them, with the options of a machine that has two cores and no accelerator.

@@ -112,3 +112,31 @@ def test_a_checkpoint_goes_to_another_number_of_devices(tmp_path):
     save(tmp_path, 4)
     done = run(str(tmp_path), program=("-c", ON_EIGHT), env=host_devices(8))
     assert done.returncode == 0, done.stderr
+
+
+def save_permanent(folder, steps, permanent, keep=1):
+    """Saves `steps`, those of `permanent` for ever."""
+    checkpoints = Checkpoints(str(folder), keep)
+    for step in steps:
+        checkpoints.save(step, state(seed=step), {"step": step}, permanent=step in permanent)
+    checkpoints.close()
+
+
+def test_permanent_checkpoints_stay_beside_the_newest(tmp_path):
+    save_permanent(tmp_path, range(1, 8), permanent={3, 6})
+    assert names(tmp_path) == ["3", "6", "7"]
+
+
+def test_a_later_run_that_asks_for_none_deletes_no_permanent_checkpoint(tmp_path):
+    save_permanent(tmp_path, range(1, 5), permanent={2, 3})
+    save_permanent(tmp_path, range(5, 9), permanent={6})
+    save(tmp_path, 9, 10, keep=1)
+    assert names(tmp_path) == ["10", "2", "3", "6"]
+    assert restore(tmp_path, state())[1]["step"] == 10
+
+
+def test_a_permanent_checkpoint_is_resumed_from_like_any_other(tmp_path):
+    save_permanent(tmp_path, (1, 2), permanent={2})
+    restored, position = restore(tmp_path, state())
+    assert position["step"] == 2
+    np.testing.assert_array_equal(restored.params["kernel"], state(seed=2).params["kernel"])

@@ -140,8 +140,8 @@ def test_a_run_that_is_stopped_in_its_last_step_is_evaluated_by_the_next_one(tmp
     fields = {"total": "2_steps", "eval_every": "0_steps", "report__pictures": 0, "report__labelled": 8}
     config, save = tiny_configs.config(("mse_video",), **fields), Checkpoints.save
 
-    def save_and_terminate(self, step, *values):
-        save(self, step, *values)
+    def save_and_terminate(self, step, *values, **how):
+        save(self, step, *values, **how)
         if step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 

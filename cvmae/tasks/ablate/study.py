@@ -21,7 +21,16 @@ from cvmae.workdir import Report, Workdir
 TASK = "ablate"
 ARRAY = "SLURM_ARRAY_TASK_ID"
 # Fields in which a resumed run may differ: none of them changes a number of the report.
-FREE = {"log_every", "checkpoint_every", "checkpoint_keep", "report.untrained", "data.motion.cache_dir", "compilation_cache"}
+FREE = {
+    "log_every",
+    "checkpoint_every",
+    "checkpoint_keep",
+    "checkpoint_keep_every",
+    "report.untrained",
+    "profile",
+    "data.motion.cache_dir",
+    "compilation_cache",
+}
 FREE |= {f"data.{name}" for name in ("name", "workers", "threads", "prefetch", "timeout_s", "allow_change")}
 
 
