@@ -11,9 +11,10 @@ import pytest
 
 from cvmae.data import decode
 from cvmae.data.manifest import ManifestError, read_manifest
-from cvmae.data.prepare.labels import hmdb51, kinetics, ssv2, ucf101
+from cvmae.data.prepare.labels import diving48, hmdb51, imagenet, jester, kinetics, ssv2, ucf101
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.records import SplitError
+from cvmae.data.video_files import VideoFiles
 from tests.data import videos
 
 TIMES = max(1, int(os.environ.get("CVMAE_FUZZ", "1")))
@@ -24,6 +25,12 @@ WORDS = [
 CSV = "path,label,split,start,end\na.mp4,run,train,0,1\nb.mp4,jump,val,,\nc.mp4,0,train,nan,2.5\n"
 ROWS = [{"path": "a", "label": 0, "split": "train", "start": 1.5}, {"path": "b", "label": "run", "split": "train", "end": None}]
 JSON = "\n".join(map(json.dumps, ROWS))
+
+
+def read_imagenet(folder):
+    return imagenet.read(VideoFiles(folder, pictures=True), folder)
+
+
 LABELS = {  # reader, and its files
     "k400": (
         kinetics.read,
@@ -44,6 +51,27 @@ LABELS = {  # reader, and its files
         | {f"testlist0{n}.txt": "Run/v_3.avi\n" for n in (1, 2, 3)},
     ),
     "hmdb51": (hmdb51.read, {f"run_test_split{n}.txt": "a.avi 1\nb.avi 2\n" for n in (1, 2, 3)}),
+    "diving48": (
+        diving48.read,
+        {"Diving48_vocab.json": '[["Back", "15som"], ["Inward", "25som"]]'}
+        | {
+            f"Diving48_V2_{n}.json": f'[{{"vid_name": "{n}", "label": 1, "start_frame": 0, "end_frame": 9}}]'
+            for n in ("train", "test")
+        },
+    ),
+    "jester": (
+        jester.read,
+        {"jester-v1-labels.csv": "Run\nJump\n", "jester-v1-train.csv": "1;Run\n2;Jump\n", "jester-v1-test.csv": "4\n"}
+        | {"jester-v1-validation.csv": "3;Run\n"},
+    ),
+    "imagenet": (
+        read_imagenet,
+        {
+            "LOC_val_solution.csv": "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n",
+            "LOC_synset_mapping.txt": "n01440764 tench\nn01443537 goldfish\n",
+            "ILSVRC2012_val_00000001.JPEG": "",
+        },
+    ),
 }
 
 
