@@ -31,6 +31,11 @@ _REASONS = {suffix: f"{suffix} is {kind}" for kind, suffixes in _NO_VIDEOS.items
 _SHOWN = 5  # files left out that a message names
 
 
+def is_picture(name: str) -> bool:
+    """Returns True if the suffix of a name, or of a key with `@START-END`, is that of a picture."""
+    return _suffix(name.partition("@")[0]) in PICTURES
+
+
 class FolderError(Exception):
     """A folder of videos cannot be read."""
 
