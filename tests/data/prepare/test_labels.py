@@ -256,7 +256,9 @@ TRUTH, META = (f"ILSVRC2012_devkit_t12/data/{name}" for name in ("ILSVRC2012_val
             "labels: has no LOC_val_solution.csv or ILSVRC2012_validation_ground_truth.txt; --labels is the folder",
         ),
         ("devkit", META, "MATLAB 5.0 MAT-file" * 20, "meta.mat: no list of synsets .*; expected meta.mat of the development kit"),
-        ("devkit", META, "", "meta.mat: no list of synsets"),
+        ("devkit", META, "", r"meta.mat: no list of synsets \(no MATLAB 5 file\)"),
+        ("devkit", META, " " * 126 + "IM", r"meta.mat: no list of synsets \(no structs called synsets\)"),
+        ("devkit", META, " " * 126 + "IM" + "\0" * 7, r"meta.mat: no list of synsets \(damaged: "),
         ("devkit", META, None, "labels: has no meta.mat; --labels is the folder with"),
     ],
 )

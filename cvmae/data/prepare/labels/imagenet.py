@@ -8,9 +8,8 @@ val/n01440764/ILSVRC2012_val_00000293.JPEG  or all in val/, with labels in one o
 
 import os
 import re
-import struct
-import zlib
 
+from cvmae.data.prepare.labels.matlab import read_structs
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, read_lines, read_table
 from cvmae.data.video_files import VideoFiles
@@ -27,18 +26,6 @@ _CSV, _TRUTH, _META, _SYNSETS = (
 _WITHIN = ("data", "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12/data")  # folders of the published archives
 _CLASS = re.compile(r"n\d{8}")
 _NUMBERED = re.compile(r"ILSVRC2012_(val|test)_\d{8}")
-# What a reader of MATLAB's files raises for damaged ones.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
 _LEAVES = 1000  # meta.mat goes on with the classes above those of the challenge
 
 
@@ -133,14 +120,18 @@ def _wordnet_id(where, text, expected) -> str:
 
 def _meta(path) -> dict[int, str]:
     """Returns the WordNet id of each number, ILSVRC2012_ID, of the classes of the challenge, which are not in the order of the ids."""
-    from scipy.io.matlab import MatReadError, loadmat  # imported here: it takes a while
-
     try:
-        synsets = loadmat(path, squeeze_me=True)["synsets"]
-        pairs = [(int(number), str(wnid)) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)]
-    except (*_DAMAGE, MatReadError) as error:
-        detail = " ".join(str(error).split())[:80]
+        with open(path, "rb") as file:
+            synsets = read_structs(file.read(), "synsets")
+    except (OSError, ValueError) as error:
         raise PrepareError(
-            f"{path}: no list of synsets ({detail}); expected meta.mat of the development kit of ILSVRC 2012"
+            f"{path}: no list of synsets ({error}); expected meta.mat of the development kit of ILSVRC 2012"
         ) from error
-    return {number: _wordnet_id(path, wnid, "meta.mat of the development kit") for number, wnid in pairs if number <= _LEAVES}
+    ids = {}
+    for synset in synsets:
+        number, wnid = synset.get("ILSVRC2012_ID"), synset.get("WNID")
+        if not isinstance(number, float) or not number.is_integer() or number < 1:
+            raise PrepareError(f"{path}: ILSVRC2012_ID {str(number)[:40]} is no number; expected meta.mat of the development kit")
+        if number <= _LEAVES:
+            ids[int(number)] = _wordnet_id(path, str(wnid), "meta.mat of the development kit")
+    return ids
