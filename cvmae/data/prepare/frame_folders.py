@@ -29,7 +29,7 @@ class FrameFolders:
 
 
 def open_folders(root: str) -> FrameFolders | None:
-    """Returns the folders of frames in a folder or in one of its subfolders; None if there is none.
+    """Returns the folders of frames in a folder or in one of its subfolders; None without any.
 
     Raises: FolderError if a folder cannot be read.
     """
@@ -47,7 +47,7 @@ def frame_path(folder: str, number: int) -> str:
 def frame_paths(folder: str) -> list[str]:
     """Returns the paths of the frames of a folder in order.
 
-    Raises: ValueError if there is none, or a number is missing.
+    Raises: ValueError without a frame, or where a number is missing.
     """
     names = {name for name in os.listdir(folder) if name.endswith(".jpg") and not name.startswith(".")}
     paths = [frame_path(folder, number) for number in range(1, len(names) + 1)]

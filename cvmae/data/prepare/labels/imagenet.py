@@ -26,7 +26,7 @@ _CSV, _TRUTH, _META, _SYNSETS = (
 _WITHIN = ("data", "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12/data")  # folders of the published archives
 _CLASS = re.compile(r"n\d{8}")
 _NUMBERED = re.compile(r"ILSVRC2012_(val|test)_\d{8}")
-_LEAVES = 1000  # meta.mat goes on with the classes above those of the challenge
+_LEAVES = 1000  # in meta.mat, the classes of WordNet above them follow
 
 
 def read(files: VideoFiles, labels: str) -> Listing:
@@ -50,11 +50,11 @@ def read(files: VideoFiles, labels: str) -> Listing:
     known, classes = _labels(labels) if labels else ({}, set())
     rows = []
     for path in files.paths:
-        place = _place(path)
-        if place is None:
+        membership = _membership(path)
+        if membership is None:
             files.left_out.append((path, f"in no folder of a class and not called as published; expected {LAYOUTS}"))
             continue
-        split, label = place
+        split, label = membership
         stem = os.path.splitext(os.path.basename(path))[0]
         if split == "val" and not label:
             label = known.get(stem, "")
@@ -70,7 +70,7 @@ def read(files: VideoFiles, labels: str) -> Listing:
     return listing
 
 
-def _place(path) -> tuple[str, str] | None:
+def _membership(path) -> tuple[str, str] | None:
     """Returns the split and the class of a picture, "" for none; None if its path gives no split."""
     *folders, file = path.split("/")
     label = next((folder for folder in reversed(folders) if _CLASS.fullmatch(folder)), "")

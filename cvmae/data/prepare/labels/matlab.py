@@ -47,8 +47,8 @@ def read_structs(content: bytes, name: str) -> list[dict[str, Value]]:
             if kind == _COMPRESSED:
                 kind, data, _ = _element(zlib.decompressobj().decompress(data, _LARGEST), 0, order)
             if kind == _MATRIX:
-                array, count, found, body = _open_array(data, order)
-                if (array, found) == (_STRUCT, name):
+                array, count, variable, body = _open_array(data, order)
+                if (array, variable) == (_STRUCT, name):
                     return _structs(data, body, count, order)
     except (struct.error, zlib.error, IndexError, OverflowError) as error:
         raise ValueError(f"damaged: {error}") from error
