@@ -7,8 +7,10 @@
 
 From tar shards, or from the Hugging Face hub (cvmae/data/README.md), instead of `--config.data.manifest`:
 
-    --config.data.source=webdataset --config.data.webdataset.shards='imagenet/{split}-*.tar'
+    --config.data.source=webdataset --config.data.webdataset.shards='imagenet/shards/{split}-*.tar'
     --config.data.source=hf --config.data.hf.path=ILSVRC/imagenet-1k --config.data.hf.video=image --config.data.test_split=validation
+
+(fine-tuning also needs `--config.data.eval_split=validation`).
 
 Pre-training here is `stage=image`: MAE's objective alone, for the weights that the image branch of a run on videos starts from. With
 `parent=videomae` or `parent=mae_st` the video branch is trained on the repeated frames: an image MAE as well, which learns nothing about motion.

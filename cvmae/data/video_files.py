@@ -32,8 +32,8 @@ _SHOWN = 5  # files left out that a message names
 
 
 def is_picture(name: str) -> bool:
-    """Returns True if the suffix of a name, or of a key with `@START-END`, is that of a picture."""
-    return _suffix(name.partition("@")[0]) in PICTURES
+    """Returns True if the suffix of a file's name is that of a picture."""
+    return _suffix(name) in PICTURES
 
 
 class FolderError(Exception):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import tarfile
 
+import ml_collections
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from cvmae.data.prepare.tar_writer import write_shards
 from cvmae.data.records import Record
 from cvmae.data.sources import make_source
 from cvmae.data.tar_shards import ShardError, load_index
-from cvmae.data.video_files import VideoFiles
+from cvmae.data.video_files import VideoFiles, is_picture
 from tests.data import videos
 from tests.data.configs import small_config
 
@@ -144,6 +145,24 @@ def test_pictures_of_a_folder_are_taken_on_demand_alone(folder):
         batch = next(loader)
     assert batch["video"].shape == (4, 4, 16, 24, 3) and not np.asarray(batch["failures"]).any()
     assert (batch["video"] == batch["video"][:, :1]).all() and len(set(batch["index"].tolist())) == 3
+
+
+def test_a_set_of_pictures_is_a_member_of_a_mixture(folder, tmp_path_factory):
+    """Its field is its own: the other folder has thumbnails."""
+    other = tmp_path_factory.mktemp("videos")
+    videos.write_video(other / "v.mp4", 8)
+    picture(9).save(other / "v.jpg")
+    config = small_config(data__source="files").unlock()
+    config.data.mixture, config.data.pictures = "stills:1,moving:1", False
+    sections = {"stills": {"manifest": str(folder), "pictures": True}, "moving": {"manifest": str(other)}}
+    config.data.sources = ml_collections.ConfigDict(sections)
+    source = make_source(config.data, "train")
+    assert [is_picture(source.key(n)) for n in range(len(source))] == [True, False, True, False, False]
+    assert any("v.jpg (.jpg is a picture)" in note for note in source.notes)
+    with make_loader(config, source) as loader:
+        batch = next(loader)
+    repeated = (batch["video"] == batch["video"][:, :1]).all((1, 2, 3, 4))
+    assert sorted(batch["source"].tolist()) == [0, 0, 1, 1] and not repeated[batch["source"] == 1].any()
 
 
 def test_a_picture_in_a_shard_is_taken_on_demand_and_never_beside_a_video(folder):
