@@ -20,6 +20,8 @@ def data():
     c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
     c.root = ""  # folder of the manifest's relative paths; '' is the manifest's folder
     c.multi_label = False  # True: labels separated by ; in the manifest; head.loss=sigmoid and probe.loss=sigmoid set it
+    # True: pictures in folders and tar shards are clips of one frame repeated; False leaves them out, such as thumbnails of videos
+    c.pictures = False
     # Splits may be sliced, with the same fraction of every class: train[:1%], train[90%:], train[:400] (clips).
     c.split, c.eval_split = "train", "val"
     c.num_frames, c.stride = 16, 4  # frames of a clip, and frames of the video from one to the next; [mae_st], [VideoMAE]

@@ -54,6 +54,16 @@ def test_only(c):
         c.data.eval_split = "test"  # for monitoring only: nothing is selected by it
 
 
+def motion_probe(c):
+    """Sets the attentive probe, and the views of tests, to those of V-JEPA 2 on Diving48 and Jester; for other tasks the views alone."""
+    if "test" in c:
+        c.test.clips = 4  # [V-JEPA 2] 4 x 3
+    if c.task == "attentive":
+        c.batch_size = 128  # [V-JEPA 2] 2 x 64
+        c.total = "100_epochs"  # [V-JEPA 2]
+        c.probe.rates, c.probe.weight_decays = (1e-3, 3e-4, 1e-4), (0.8,)  # [V-JEPA 2]
+
+
 def _trained(c):
     """Sets the fields of the tasks that train: fine-tuning and probes."""
     c.log_every, c.eval_every, c.checkpoint_every = "50_steps", "1_epochs", "1_epochs"  # epochs, steps or percent of the run

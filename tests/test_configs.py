@@ -29,7 +29,7 @@ def path(name: str, argument: str = "") -> str:
 
 
 def test_the_promised_configs_are_there():
-    assert set(NAMES) >= {"demo", "motion", "metaworld", "ssv2", "k400", "ucf101", "hmdb51"}
+    assert set(NAMES) >= {"demo", "motion", "metaworld", "ssv2", "k400", "ucf101", "hmdb51", "imagenet", "diving48", "jester"}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -71,7 +71,7 @@ def test_an_unknown_size_of_motion_names_the_nearest():
         load(path("motion", "size=ful"))
 
 
-@pytest.mark.parametrize("name", ["ssv2", "motion", "demo", "metaworld"])
+@pytest.mark.parametrize("name", ["ssv2", "motion", "demo", "metaworld", "jester"])
 def test_where_labels_name_left_and_right_nothing_is_flipped(name):
     for task in ("pretrain", "finetune", "linear", "attentive"):
         assert load(path(name, f"task={task}")).augment.flip == 0.0
@@ -97,10 +97,41 @@ def recipe(name: str, variant: str) -> tuple:
         ("k400", "H/16", (1e-3, 8 * 64, "50_epochs", 0.75, 0.2, 2, 0.5, (5, 3))),
         ("ucf101", "B/16", (5e-4, 16 * 8, "100_epochs", 0.7, 0.2, 2, 0.5, (5, 3))),
         ("hmdb51", "B/16", (5e-4, 16 * 8, "50_epochs", 0.7, 0.2, 2, 0.5, (5, 3))),
+        ("diving48", "B/16", (5e-4, 16 * 8, "100_epochs", 0.7, 0.2, 2, 0.5, (4, 3))),
+        ("jester", "B/16", (5e-4, 8 * 64, "50_epochs", 0.75, 0.1, 1, 0.0, (4, 3))),
+        # MAE's table of fine-tuning on ImageNet.
+        ("imagenet", "B/16", (5e-4, 1024, "100_epochs", 0.65, 0.1, 1, 0.0, (1, 1))),
+        ("imagenet", "L/16", (1e-3, 1024, "50_epochs", 0.75, 0.2, 1, 0.0, (1, 1))),
+        ("imagenet", "H/14", (1e-3, 1024, "50_epochs", 0.75, 0.3, 1, 0.0, (1, 1))),
     ],
 )
 def test_recipes_are_the_published_ones(name, variant, expected):
     assert recipe(name, variant) == expected
+
+
+@pytest.mark.parametrize("name", ["diving48", "jester"])
+def test_the_attentive_probe_of_motion_is_that_of_vjepa2(name):
+    c = load(path(name, "task=attentive"))
+    assert (c.probe.rates, c.probe.weight_decays, c.probe.blocks, c.probe.heads) == ((1e-3, 3e-4, 1e-4), (0.8,), 3, 16)
+    assert (c.batch_size, c.total, c.optimizer.warmup, c.test.clips, c.test.crops) == (2 * 64, "100_epochs", "0_steps", 4, 3)
+    assert load(path(name, "task=linear")).probe.rates != c.probe.rates
+
+
+def test_no_head_is_chosen_on_the_pictures_or_dives_that_it_is_tested_on():
+    for name, test in (("imagenet", "val"), ("diving48", "test")):
+        data = load(path(name, "task=attentive")).data
+        assert data.split.startswith("train[:") and data.eval_split.startswith("train[") and data.test_split == test
+
+
+def test_pretraining_on_imagenet_is_maes():
+    c, parent = load(path("imagenet")), load(path("imagenet", "parent=mae"))
+    for one in (c, parent):
+        assert {term for term, weight in one.loss.items() if weight} == {"mse_image"}
+        assert (one.image_branch.mask.ratio, one.augment.scale, one.optimizer.base_lr) == (0.75, (0.2, 1.0), 1.5e-4)
+        assert (one.batch_size, one.optimizer.clip_norm, one.optimizer.warmup) == (4096, 0.0, "40_epochs")
+    assert (c.data.num_frames, c.image_branch.frames) == (1, 1)  # no frame is sent that nothing reads
+    video = load(path("imagenet", "parent=videomae"))
+    assert video.data.num_frames == 16 and video.loss.mse_video == 1.0
 
 
 def test_only_tasks_that_compute_a_batch_in_parts_have_the_field():
@@ -142,7 +173,7 @@ def check_workdir(workdir, config):
 
 
 # Of the others two terms are trained, which compiles in half the time; all are in the run of ssv2.
-OWN_OBJECTIVES = ("demo", "motion")
+OWN_OBJECTIVES = ("demo", "motion", "imagenet")
 
 
 @pytest.mark.slow  # they differ from ssv2, which runs below, in numbers and in fewer terms alone

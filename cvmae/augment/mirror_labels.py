@@ -5,19 +5,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_SIDE = re.compile(r"\b(left|right)\b")
-_OTHER = {"left": "right", "right": "left"}
+_OTHER = {"left": "right", "right": "left", "clockwise": "counterclockwise", "counterclockwise": "clockwise"}
+_SIDE = re.compile(rf"\b({'|'.join(_OTHER)})\b")
 
 
 def mirrored_name(name: str) -> str:
-    """Exchanges the words left and right in a class name; the result is in lower case."""
+    """Exchanges left and right, clockwise and counterclockwise in a class name; the result is in lower case."""
     return _SIDE.sub(lambda side: _OTHER[side.group()], name.lower())
 
 
 def mirror_table(class_names: Sequence[str]) -> tuple[int, ...]:
-    """Returns for each class the class of its mirrored clips, for flips that change the label (Something-Something).
+    """Returns for each class the class of its mirrored clips, for flips that change the label (Something-Something, Jester).
 
-    A class whose name has neither of the words left and right is its own mirror. A class whose mirrored name no class has gets
+    A class whose name has none of the words left, right, clockwise and counterclockwise is its own mirror. A class whose mirrored name no class has gets
     -1: its clips must not be flipped. Case does not matter.
 
     Raises:

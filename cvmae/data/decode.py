@@ -140,7 +140,9 @@ class _Video:
 
     def _open(self):
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-        self._container = av.open(file, **TOLERANT)
+        # FFmpeg would take a picture called 1%02d.jpg for a sequence of pictures.
+        options = {"pattern_type": "none"} if isinstance(file, str) and "%" in file else {}
+        self._container = av.open(file, options=options, **TOLERANT)
         self._stream = video_stream(self._container)
         if self._stream is None:
             only = ", only a picture, such as the cover of a song" if self._container.streams.video else ""

@@ -22,7 +22,8 @@ class HfSource:
       path: a hub id, a folder (of Parquet files, or saved by `save_to_disk`), or a pattern of Parquet files, in which `{split}`
         is the name of the split.
       config: name of a configuration of the set; "" for its only one.
-      video: column of videos: of the feature `Video`, encoded bytes, or paths, relative to the folder `path`.
+      video: column of videos: of the feature `Video` or `Image`, encoded bytes, or paths, relative to the folder `path`. A picture
+        is a video of one frame.
       label: column of class numbers or names; "": unlabeled.
       split: its name.
 
@@ -150,11 +151,14 @@ def _undecoded(rows, video: str):
     import datasets
 
     feature = rows.features[video]
-    if isinstance(feature, datasets.Video):
-        return rows.cast_column(video, datasets.Video(decode=False))
+    for kind in (datasets.Video, datasets.Image):
+        if isinstance(feature, kind):
+            return rows.cast_column(video, kind(decode=False))
     is_file = isinstance(feature, dict) and {"bytes", "path"} >= set(feature)
     if not is_file and getattr(feature, "dtype", "") not in ("binary", "large_binary", "string", "large_string"):
-        raise ValueError(f"data.hf.video={video!r} holds {feature}; expected the feature Video, encoded bytes, or paths of files")
+        raise ValueError(
+            f"data.hf.video={video!r} holds {feature}; expected the feature Video or Image, encoded bytes, or paths of files"
+        )
     return rows
 
 

@@ -70,7 +70,7 @@ class Manifest:
     label_sets: tuple[tuple[int, ...], ...] | None = None
 
 
-def read_manifest(path: str, split: str, root: str = "", multi_label: bool = False) -> Manifest:
+def read_manifest(path: str, split: str, root: str = "", multi_label: bool = False, pictures: bool = False) -> Manifest:
     """Reads one split of a manifest.
 
     Args:
@@ -78,6 +78,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
       split: a word of the column split.
       root: base of relative paths; "": the folder of the manifest.
       multi_label: True if a video may have several labels.
+      pictures: of a folder, see `VideoFiles`; a file may list pictures either way.
 
     Raises:
       ManifestError: the manifest cannot be read.
@@ -85,7 +86,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
     """
     path = os.path.expanduser(path)
     if os.path.isdir(path):
-        return _read_folder(path)
+        return _read_folder(path, pictures)
     rows = list(_read_rows(path))
     manifest_folder = os.path.dirname(os.path.abspath(path))
     try:
@@ -126,14 +127,16 @@ def _number_rows(rows, classes, multi_label):
     return names, sets, numbers
 
 
-def _read_folder(folder: str) -> Manifest:
+def _read_folder(folder: str, pictures: bool) -> Manifest:
     try:
-        files = VideoFiles(folder)
+        files = VideoFiles(folder, pictures)
     except FolderError as error:
         raise ManifestError(str(error)) from error
     left_out = files.left_out_text()
     if not files.paths:
         aside = left_out and f" ({left_out})"
+        if files.has_pictures:
+            raise ManifestError(f"{folder}: no video file below this folder{aside}; --config.data.pictures=True takes pictures")
         raise ManifestError(f"{folder}: no video file below this folder{aside}; give another one, or a file with {COLUMNS}")
     notes = [f"{folder}: {len(files.paths):,} videos, {left_out}"] if left_out else []
     if files.odd:

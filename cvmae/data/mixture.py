@@ -20,6 +20,7 @@ SOURCE_FIELDS = (
     "manifest",
     "root",
     "multi_label",
+    "pictures",
     "split",
     "eval_split",
     "tfds",

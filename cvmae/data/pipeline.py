@@ -223,10 +223,14 @@ def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = c
       ClipError: the record's part of the video holds no frame.
     """
 
-    aspect = 1.0
+    aspect, places = 1.0, np.empty(0, int)
 
     def choose(times):
-        return clips.clip_indices(spec, times, rng, record.start, record.end, view)
+        # A frame that repeats is decoded and resized once: all of a picture, the end of a short video.
+        nonlocal places
+        indices = clips.clip_indices(spec, times, rng, record.start, record.end, view)
+        distinct, places = np.unique(indices, return_inverse=True)
+        return distinct
 
     def choose_from(table):
         nonlocal aspect
@@ -238,7 +242,8 @@ def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = c
     else:
         frames = decode.read_chosen(record.payload, choose_from)
     size = spec.height, spec.width
-    return [clips.fit_frames(frames, *size, spec.fit, crop, view.crops, aspect) for crop in range(view.crops)]
+    crops = [clips.fit_frames(frames, *size, spec.fit, crop, view.crops, aspect) for crop in range(view.crops)]
+    return crops if len(frames) == len(places) else [crop[places] for crop in crops]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,8 @@ from av.stream import Disposition
 # A title in an old encoding must not make a video unreadable. PyAV 19 replaces such bytes by default and has no such option.
 TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
+PICTURE = "a picture"  # the reason of `no_video` for a file of one
+
 # Codecs that draw text files.
 _TEXT = frozenset(("ansi", "bintext", "idf", "xbin"))
 
@@ -37,9 +39,9 @@ def no_video(path: str) -> str:
             if stream.codec_context.name in _TEXT:
                 return "text"
             if name.endswith("_pipe") or name == "image2":
-                return "a picture"
+                return PICTURE
             if name == "gif" and sum(1 for packet, _ in zip(container.demux(stream), range(2)) if packet.size) < 2:
-                return "a picture"
+                return PICTURE
     except (av.error.FFmpegError, OSError, ValueError) as error:
         return f"no video: {getattr(error, 'strerror', None) or error}"
     return ""

@@ -69,7 +69,8 @@ def _full_split(data, split: str) -> Source:
             remedy = how_to_prepare(data.get("name", ""))
             raise ValueError(f"data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split{remedy}")
         try:
-            return FileSource(read_manifest(data.manifest, split, data.root, data.get("multi_label", False)))
+            several, pictures = data.get("multi_label", False), data.get("pictures", False)
+            return FileSource(read_manifest(data.manifest, split, data.root, several, pictures))
         except ManifestError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise ManifestError(f"{error}{how_to_prepare(data.get('name', ''))}") from error
@@ -80,7 +81,7 @@ def _full_split(data, split: str) -> Source:
 
         return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
     if data.source == "webdataset":
-        return TarSource(data.webdataset.shards, split)
+        return TarSource(data.webdataset.shards, split, data.get("pictures", False))
     if data.source == "hf":
         return HfSource(split=split, **data.hf.to_dict())
     if data.source == "synthetic":

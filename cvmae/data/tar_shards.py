@@ -4,6 +4,7 @@ A sample is the files of a shard with one key, the path up to the first dot of i
 extension says what a file is, as in the webdataset library:
 
     mp4, webm, avi, ...   the video
+    jpg, png, ...         a picture, which is a video of one frame in a sample without a video, where data.pictures asks for it
     cls                   its class number, as text
     json                  an object; `label` (if there is no cls), `start` and `end` in seconds are read, the rest is ignored
 
@@ -19,11 +20,11 @@ import tarfile
 from typing import NamedTuple
 
 from cvmae.data.manifest import ManifestError
-from cvmae.data.video_files import EXTENSIONS
+from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing
 
 SUFFIX = ".index.json"
-VERSION = 1
+VERSION = 2  # 2: pictures too
 _BLOCK = 512
 _MAX_SHARDS = 1_000_000  # of a brace pattern
 
@@ -33,7 +34,7 @@ class ShardError(ManifestError):
 
 
 class Sample(NamedTuple):
-    """A video in a shard.
+    """A video in a shard, or a picture.
 
     Attributes:
       key: its name in the shard.
@@ -51,9 +52,13 @@ class Sample(NamedTuple):
     start: float | None = None
     end: float | None = None
 
+    @property
+    def is_picture(self) -> bool:
+        return self.extension in PICTURES
+
 
 class ShardIndex(NamedTuple):
-    """The samples of a shard in its order, and the keys of those that have no video."""
+    """The samples of a shard in its order, and the keys of those that have neither a video nor a single picture."""
 
     samples: tuple[Sample, ...]
     without_video: tuple[str, ...]
@@ -185,9 +190,10 @@ def _is_gzip(path):
 
 def _sample(path, file, key, files) -> Sample | None:
     videos = [extension for extension in files if f".{extension.rpartition('.')[2]}" in EXTENSIONS]
+    pictures = [extension for extension in files if f".{extension}" in PICTURES]
     if len(videos) > 1:
         raise ShardError(f"{path}: member {key} has several videos, {', '.join(videos)}; leave one in the shard")
-    if not videos:
+    if not videos and len(pictures) != 1:
         return None
     fields = _read_json(path, file, f"{key}.json", files["json"]) if "json" in files else {}
     label = _read(path, file, f"{key}.cls", files["cls"]) if "cls" in files else fields.get("label")
@@ -197,8 +203,9 @@ def _sample(path, file, key, files) -> Sample | None:
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise ShardError(f"{path}: member {key}.json has start {start} and end {end}, not 0 <= start < end; leave them out")
     text = "" if label is None else str(label).strip()
-    offset, size = files[videos[0]]
-    return Sample(key, f".{videos[0].rpartition('.')[2]}", offset, size, text, start, end)
+    extension = (videos or pictures)[0]
+    offset, size = files[extension]
+    return Sample(key, f".{extension.rpartition('.')[2]}", offset, size, text, start, end)
 
 
 def _read(path, file, name, span) -> str:

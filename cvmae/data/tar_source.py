@@ -17,6 +17,7 @@ class TarSource:
     Args:
       shards: a pattern, see `tar_shards.expand`; `{split}` in it is the name of the split.
       split: its name.
+      pictures: True takes a picture where a sample has no video.
 
     Raises:
       ShardError: a shard is missing or broken, or there is no video.
@@ -24,7 +25,7 @@ class TarSource:
 
     label_sets = None
 
-    def __init__(self, shards: str, split: str):
+    def __init__(self, shards: str, split: str, pictures: bool = False):
         if not shards:
             raise ShardError(
                 "data.source=webdataset needs data.webdataset.shards, a pattern such as 'DIR/{split}-{0000..0099}.tar'; "
@@ -34,17 +35,23 @@ class TarSource:
         folder = os.path.commonpath([os.path.dirname(path) for path in self._paths])
         self._shards = [os.path.splitext(os.path.relpath(path, folder))[0] for path in self._paths]  # once, not for every key
         self._samples: list[tuple[int, Sample]] = []
-        notes, without = [], []
+        notes, without, left_out = [], [], []
         for number, path in enumerate(self._paths):
             index, note = load_index(path)
             notes.append(note)
             without += [f"{os.path.basename(path)}/{key}" for key in index.without_video]
-            self._samples += [(number, sample) for sample in index.samples]
+            self._samples += [(number, sample) for sample in index.samples if pictures or not sample.is_picture]
+            left_out += [f"{os.path.basename(path)}/{s.key}" for s in index.samples if s.is_picture and not pictures]
         if without:
             notes.append(f"{shards}: {len(without):,} samples without a video are left out, such as {without[0]}")
+        if left_out:
+            notes.append(
+                f"{shards}: {len(left_out):,} pictures are left out, such as {left_out[0]}; --config.data.pictures=True takes them"
+            )
         self.notes = tuple(dict.fromkeys(filter(None, notes)))
         if not self._samples:
-            raise ShardError(f"{shards}: no video in {len(self._paths)} shards; a video is a member such as KEY.mp4")
+            remedy = "--config.data.pictures=True takes pictures" if left_out else "a video is a member such as KEY.mp4"
+            raise ShardError(f"{shards}: no video in {len(self._paths)} shards; {remedy}")
         self.class_names, numbers = self._number()
         self.labels = np.array([numbers.get(sample.label, UNLABELED) for _, sample in self._samples], np.int32)
 

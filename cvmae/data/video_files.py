@@ -4,19 +4,21 @@ import collections
 import os
 import typing
 
-from cvmae.data.probe import no_video
+from cvmae.data.probe import PICTURE, no_video
 
 if typing.TYPE_CHECKING:
     from cvmae.data.prepare.listing import Video
 
-# Suffixes are a hint. These are taken for videos without a look, and go first where a label file names no suffix;
+# Suffixes are a hint. These are taken for videos without a look, and go first where a label file names no suffix.
 EXTENSIONS = frozenset(
     (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".vob", ".webm", ".wmv")
 )
-# these are left out without a look, since folders of videos may have a great many of them. All other files are opened.
+# These are taken for pictures without a look, where pictures are wanted.
+PICTURES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+# These are left out without a look, since folders of videos may have a great many of them. All other files are opened.
 _NO_VIDEOS = {
     "a text or table": ".ass .csv .htm .html .ini .json .jsonl .log .md .md5 .ndjson .nfo .pdf .sha256 .srt .tsv .txt .vtt .xml .yaml .yml",
-    "a picture": ".bmp .heic .jpeg .jpg .png .svg .tif .tiff",
+    PICTURE: ".bmp .heic .jpeg .jpg .png .svg .tif .tiff",
     "sound": ".aac .flac .m4a .mp3 .opus .wav .wma",
     "an archive or arrays": ".7z .arrow .bz2 .gz .h5 .hdf5 .npy .npz .parquet .pkl .pt .pth .rar .safetensors .tar .tgz .xz .zip",
     "code": ".c .cpp .h .ipynb .py .sh",
@@ -29,33 +31,44 @@ _REASONS = {suffix: f"{suffix} is {kind}" for kind, suffixes in _NO_VIDEOS.items
 _SHOWN = 5  # files left out that a message names
 
 
+def is_picture(name: str) -> bool:
+    """Returns True if the suffix of a file's name is that of a picture."""
+    return _suffix(name) in PICTURES
+
+
 class FolderError(Exception):
     """A folder of videos cannot be read."""
 
 
 class VideoFiles:
-    """Video files below a folder; links are followed, hidden files and folders are left out.
+    """Video files below a folder, and pictures if wanted; links are followed, hidden files and folders are left out.
 
     A file whose suffix is neither one of common videos nor one of other common files is opened: its content decides.
+
+    Args:
+      root: the folder.
+      pictures: True takes pictures too, each a video of one frame; False leaves them out, such as the thumbnails of videos.
 
     Attributes:
       paths: sorted paths relative to the folder, with / as separator.
       odd: names that are not UTF-8, which no manifest can hold, with the bytes escaped.
-      left_out: sorted pairs (relative path, reason) of the files that are not taken for videos.
+      left_out: sorted pairs (relative path, reason) of the files that are not taken.
+      has_pictures: True if there are pictures among `left_out`.
 
     Raises:
       FolderError: there is no such folder, or it cannot be read.
     """
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, pictures: bool = False):
         if not os.path.isdir(root):
             raise FolderError(f"{root}: not a folder")
-        reasons = dict(_walk(root, "", frozenset()))
+        reasons = dict(_walk(root, "", frozenset(), pictures))
         paths = [path for path, reason in reasons.items() if not reason]
         self.paths = sorted(path for path in paths if _is_text(path))
         self.odd = sorted(ascii(path) for path in paths if not _is_text(path))
         left_out = [(path, reason) for path, reason in reasons.items() if reason]
         self.left_out = sorted((path if _is_text(path) else ascii(path), reason) for path, reason in left_out)
+        self.has_pictures = any(reason == PICTURE or _suffix(path) in PICTURES for path, reason in left_out)
         self._by_stem = collections.defaultdict(list)
         for path in self.paths:
             self._by_stem[os.path.splitext(os.path.basename(path))[0]].append(path)
@@ -80,7 +93,7 @@ class VideoFiles:
         return f"{len(self.left_out):,} left out: {shown}{'; ...' if len(self.left_out) > _SHOWN else ''}"
 
 
-def _walk(root, below, above):
+def _walk(root, below, above, pictures):
     """Yields (relative path, "" or the reason why it is left out) of the files and empty folders in root/below.
 
     above: real paths of the parents; a link back to one is a loop.
@@ -102,11 +115,12 @@ def _walk(root, below, above):
             if _suffix(path) in EXTENSIONS and not entry.name.startswith("._") and not entry.is_dir():
                 yield path, "hidden, its name begins with a dot"
         elif entry.is_dir():
-            yield from _walk(root, path, above | {identity})
-        elif _suffix(path) in EXTENSIONS:
+            yield from _walk(root, path, above | {identity}, pictures)
+        elif _suffix(path) in EXTENSIONS or (pictures and _suffix(path) in PICTURES):
             yield path, ""
         elif entry.is_file():
-            yield path, _REASONS.get(_suffix(path)) or no_video(entry.path)
+            reason = _REASONS.get(_suffix(path)) or no_video(entry.path)
+            yield path, "" if pictures and reason == PICTURE else reason
         else:
             yield path, "no file that can be opened, such as a broken link"
 

@@ -90,6 +90,7 @@ CHECKS = {
     "data.hf.*": FREE,
     "data.manifest": FREE,
     "data.multi_label": FREE,
+    "data.pictures": FREE,
     "data.root": FREE,
     "data.*split": ("a word such as train", bool),
     "data.*": at_least(0),

@@ -3,9 +3,12 @@
 import shlex
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from cvmae.config import config_errors, require, steps
 from cvmae.data.row_checks import check_rows
 from cvmae.data.sources import Source
+from cvmae.data.video_files import is_picture
 from cvmae.interop.huggingface import refusals
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.backbone import Backbone
@@ -30,6 +33,7 @@ from cvmae.workdir import (
     Workdir,
 )
 
+_LOOKED_AT = 64  # records of a source that are looked at to see whether they are pictures
 LOW_VALID = 0.5  # below this fraction of valid pairs a frame-level term is noted
 
 LEFT_BEHIND = (
@@ -99,6 +103,31 @@ def valid_notes(config, objective: Objective) -> list[str]:
         f"valid, {expected * clips:.1f} of {clips} clips a frame: a time patch needs a visible token in each of {objective.terms.views} "
         "views, and a frame two valid pairs; lower the ratio, or take kind=tube"
     ]
+
+
+def check_reversible(config, source: Source) -> None:
+    """Raises ConfigError where pictures are clips and reversed clips are negatives, since each is its own reverse."""
+    require(
+        not (config.contrast.time_reversed_negatives and any(_are_pictures(source))),
+        "config.contrast.time_reversed_negatives=True needs videos: a clip of a picture, one repeated frame, is its own reverse and "
+        f"would be pushed away from itself; config.data.split={config.data.split!r} has pictures",
+    )
+
+
+def picture_notes(config, source: Source) -> list[str]:
+    """Returns a note if the video encoder is pre-trained on pictures alone, clips of one repeated frame."""
+    if not all(_are_pictures(source)):
+        return []
+    return [
+        f"note: config.data.split={config.data.split!r} has pictures only, so every clip is one repeated frame: the video encoder learns "
+        "what an image MAE does, and nothing about motion. stage=image trains an image MAE on them, data.mixture adds videos"
+    ]
+
+
+def _are_pictures(source: Source) -> list[bool]:
+    """Tells by the suffixes of some records, evenly spread, which of them are pictures."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).astype(int)) if len(source) else ()
+    return [is_picture(source.key(int(index))) for index in chosen]
 
 
 def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[str]:

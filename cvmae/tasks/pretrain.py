@@ -9,7 +9,7 @@ from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel import processes
 from cvmae.tasks.base import Task
 from cvmae.tasks.init_from import load_pretraining_branch
-from cvmae.tasks.notes import export_notes, valid_notes
+from cvmae.tasks.notes import check_reversible, export_notes, picture_notes, valid_notes
 from cvmae.tasks.results import Results
 from cvmae.training import optimizer as optim
 from cvmae.training.loop import Schedule
@@ -88,6 +88,7 @@ class Pretrain(Task):
             lines.append(f"note: loss/NAME of a source leaves out {names}: its LossTerm has no clip_losses")
         video = self.objective.model.video
         lines += valid_notes(self.config, self.objective)
+        lines += picture_notes(self.config, self.source) if video is not None else []
         if self.config.report.labelled and self.config.data.get("multi_label"):
             lines.append(
                 "note: config.data.multi_label=True: the report counts clips as unlabeled, without a linear probe and the nearest label"
@@ -95,7 +96,8 @@ class Pretrain(Task):
         return lines + (export_notes(video.encoder) if video is not None else [])
 
     def check_data(self) -> None:
-        """Opens the evaluation split where something will read it."""
+        """Checks that reversed clips differ from clips, and opens the evaluation split where something will read it."""
+        check_reversible(self.config, self.source)
         report = self.config.report
         if report.pictures or report.labelled or self.resolve(self.config.eval_every, "eval_every"):
             self.held_out = HeldOut(self.objective, self.open_split("eval_split"), self.placement)

@@ -19,6 +19,12 @@ def test_names_of_something_something():
     assert mirror_table(names) == (4, -1, 5, 3, 0, 2, 6)
 
 
+def test_names_of_jester():
+    names = ("Swiping Left", "Turning Hand Clockwise", "Swiping Right", "Thumb Up", "Turning Hand Counterclockwise")
+    assert mirror_table(names) == (2, 4, 0, 3, 1)
+    assert mirror_table(["turning clockwise", "turning counter-clockwise"]) == (-1, -1)  # in another spelling: not flipped
+
+
 def test_mirroring_twice_gives_the_class_itself():
     names = [f"{verb} from {a} to {b}" for verb in ("Pulling", "Pushing") for a, b in (("left", "right"), ("right", "left"))]
     table = mirror_table(names)

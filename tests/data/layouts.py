@@ -5,9 +5,14 @@ The frames of video n are numbered from 10 n on, so that every frame identifies 
 """
 
 import functools
+import io
 import json
 import pathlib
 import tempfile
+
+import numpy as np
+import scipy.io
+from PIL import Image
 
 from tests.data import videos
 
@@ -21,6 +26,9 @@ SSV2_TEMPLATES = {
 }
 UCF_CLASSES = ("ApplyEyeMakeup", "HandstandPushups", "Archery")  # not sorted: only the file gives the numbers
 HMDB_CLASSES = ("brush_hair", "sit", "sword_exercise")
+DIVES = (["Inward", "25som", "NoTwis", "TUCK"], ["Back", "15som", "05Twis", "FREE"], ["Forward", "Dive", "NoTwis", "PIKE"])
+JESTER_CLASSES = ("Swiping Left", "Swiping Right", "Doing other things")
+SYNSETS = {"n02119789": 1, "n01440764": 3, "n01443537": 2}  # with ILSVRC2012_ID, which is not the place among sorted ids
 
 
 @functools.cache
@@ -34,9 +42,25 @@ def video_bytes(number: int, extension: str = ".mp4") -> bytes:
 
 
 def put(path: pathlib.Path, number: int) -> None:
-    """Writes video `number` in the container of the file's extension."""
+    """Writes video `number` in the container of the file's extension; a picture is of its first frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(video_bytes(number, path.suffix))
+    is_picture = path.suffix.lower() in (".jpeg", ".jpg")
+    path.write_bytes(picture_bytes(10 * number) if is_picture else video_bytes(number, path.suffix))
+
+
+def put_frames(path: pathlib.Path, number: int) -> None:
+    """Writes video `number` as a folder of its frames, 00001.jpg and so on."""
+    path.mkdir(parents=True, exist_ok=True)
+    for frame in range(FRAMES):
+        (path / f"{frame + 1:05d}.jpg").write_bytes(picture_bytes(10 * number + frame))
+
+
+@functools.cache
+def picture_bytes(number: int) -> bytes:
+    """Encodes the frame with a number as JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(videos.numbered_frame(number)).save(file, "JPEG", quality=95)
+    return file.getvalue()
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -131,6 +155,68 @@ def hmdb51(folder: pathlib.Path) -> dict:
             write(folder / "labels" / f"{label}_test_split{n}.txt", "".join(lines))
             expected[f"split{n}"] += [(3 * k + i, label, ("", "train", "test")[f]) for i, f in enumerate(flags) if f]
     return expected
+
+
+def diving48(folder: pathlib.Path) -> dict:
+    """Writes Diving48: classes have numbers only, whose names are in the vocabulary."""
+    names = [" ".join(words) for words in DIVES]
+    rows = [(0, "-mmq0PT-u8k_00155", 2, "train"), (1, "_8Vy3dlHg2w_00000", 0, "train"), (2, "2x00lRzlTVQ_00001", 1, "test")]
+    labels = folder / "labels"
+    write(labels / "Diving48_vocab.json", json.dumps(DIVES))
+    for split in ("train", "test"):
+        entries = [
+            {"vid_name": name, "label": label, "start_frame": 0, "end_frame": FRAMES}
+            for _, name, label, row_split in rows
+            if row_split == split
+        ]
+        write(labels / f"Diving48_V2_{split}.json", json.dumps(entries))
+    for number, name, *_ in rows:
+        put(folder / "videos" / "rgb" / f"{name}.mp4", number)
+    return {"manifest": [(number, names[label], split) for number, _, label, split in rows]}
+
+
+def jester(folder: pathlib.Path, layout: str = "20bn-jester-v1/{}") -> dict:
+    """Writes Jester: in the layout of folders of frames as published, or of videos if it has a suffix."""
+    rows = [
+        (0, "148092", JESTER_CLASSES[0], "train"),
+        (1, "9", JESTER_CLASSES[2], "train"),
+        (2, "100", JESTER_CLASSES[1], "val"),
+        (3, "7", "", "test"),
+    ]
+    labels = folder / "labels"
+    write(labels / "jester-v1-labels.csv", "".join(f"{name}\n" for name in JESTER_CLASSES))
+    for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        lines = [f"{identity};{label}".rstrip(";") for _, identity, label, row_split in rows if row_split == split]
+        write(labels / f"jester-v1-{name}.csv", "\n".join(lines) + "\n")
+    for number, identity, *_ in rows:
+        path = folder / "videos" / layout.format(identity)
+        (put if path.suffix else put_frames)(path, number)
+    return {"manifest": [(number, label, split) for number, _, label, split in rows]}
+
+
+def imagenet(folder: pathlib.Path, val: str = "folders") -> dict:
+    """Writes ImageNet. val: `folders`, or all in one folder with the labels of `kaggle` or of the `devkit`."""
+    top = folder / "videos" / ("ILSVRC/Data/CLS-LOC" if val == "kaggle" else "")
+    expected = []
+    for number, label in enumerate(SYNSETS):
+        put(top / "train" / label / f"{label}_{number + 7}.JPEG", number)
+        expected.append((number, label, "train"))
+    truth = [list(SYNSETS)[n] for n in (1, 0, 2, 1)]
+    for n, label in enumerate(truth, 1):
+        put(top / "val" / (label if val == "folders" else "") / f"ILSVRC2012_val_{n:08d}.JPEG", 10 + n)
+        expected.append((10 + n, label, "val"))
+    put(top / "test" / "ILSVRC2012_test_00000001.JPEG", 20)
+    if val == "kaggle":
+        lines = [f"ILSVRC2012_val_{n:08d},{label} 85 1 499 272 {label} 3 4 5 6 " for n, label in enumerate(truth, 1)]
+        write(folder / "labels" / "LOC_val_solution.csv", "\n".join(["ImageId,PredictionString", *reversed(lines), ""]))
+        write(folder / "labels" / "LOC_synset_mapping.txt", "".join(f"{label} tench, Tinca tinca\n" for label in sorted(SYNSETS)))
+    if val == "devkit":
+        data = folder / "labels" / "ILSVRC2012_devkit_t12" / "data"
+        write(data / "ILSVRC2012_validation_ground_truth.txt", "".join(f"{SYNSETS[label]}\n" for label in truth))
+        rows = [(number, label, "words") for label, number in SYNSETS.items()] + [(1001, "n00001740", "entity")]
+        synsets = np.array([rows], dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O")]).T
+        scipy.io.savemat(data / "meta.mat", {"synsets": synsets})
+    return {"manifest": [*expected, (20, "", "test")]}
 
 
 def folders(folder: pathlib.Path, with_splits: bool) -> dict:

@@ -3,17 +3,21 @@
 Some seconds, with fixed seeds; CVMAE_FUZZ=N tries N times as many inputs.
 """
 
+import io
 import json
 import os
 
 import numpy as np
 import pytest
+import scipy.io
 
 from cvmae.data import decode
 from cvmae.data.manifest import ManifestError, read_manifest
-from cvmae.data.prepare.labels import hmdb51, kinetics, ssv2, ucf101
+from cvmae.data.prepare.labels import diving48, hmdb51, imagenet, jester, kinetics, ssv2, ucf101
+from cvmae.data.prepare.labels.matlab import read_structs
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.records import SplitError
+from cvmae.data.video_files import VideoFiles
 from tests.data import videos
 
 TIMES = max(1, int(os.environ.get("CVMAE_FUZZ", "1")))
@@ -24,6 +28,12 @@ WORDS = [
 CSV = "path,label,split,start,end\na.mp4,run,train,0,1\nb.mp4,jump,val,,\nc.mp4,0,train,nan,2.5\n"
 ROWS = [{"path": "a", "label": 0, "split": "train", "start": 1.5}, {"path": "b", "label": "run", "split": "train", "end": None}]
 JSON = "\n".join(map(json.dumps, ROWS))
+
+
+def read_imagenet(folder):
+    return imagenet.read(VideoFiles(folder, pictures=True), folder)
+
+
 LABELS = {  # reader, and its files
     "k400": (
         kinetics.read,
@@ -44,6 +54,27 @@ LABELS = {  # reader, and its files
         | {f"testlist0{n}.txt": "Run/v_3.avi\n" for n in (1, 2, 3)},
     ),
     "hmdb51": (hmdb51.read, {f"run_test_split{n}.txt": "a.avi 1\nb.avi 2\n" for n in (1, 2, 3)}),
+    "diving48": (
+        diving48.read,
+        {"Diving48_vocab.json": '[["Back", "15som"], ["Inward", "25som"]]'}
+        | {
+            f"Diving48_V2_{n}.json": f'[{{"vid_name": "{n}", "label": 1, "start_frame": 0, "end_frame": 9}}]'
+            for n in ("train", "test")
+        },
+    ),
+    "jester": (
+        jester.read,
+        {"jester-v1-labels.csv": "Run\nJump\n", "jester-v1-train.csv": "1;Run\n2;Jump\n", "jester-v1-test.csv": "4\n"}
+        | {"jester-v1-validation.csv": "3;Run\n"},
+    ),
+    "imagenet": (
+        read_imagenet,
+        {
+            "LOC_val_solution.csv": "ImageId,PredictionString\nILSVRC2012_val_00000001,n01440764 1 2 3 4\n",
+            "LOC_synset_mapping.txt": "n01440764 tench\nn01443537 goldfish\n",
+            "ILSVRC2012_val_00000001.JPEG": "",
+        },
+    ),
 }
 
 
@@ -110,6 +141,41 @@ def test_label_files(tmp_path, dataset):
 
     passed, failed = outcomes(300 * TIMES, attempt, PrepareError)
     assert passed and failed
+
+
+def test_matlab_files():
+    """Those of SciPy, whose own reader ends the process on some of these."""
+    rng, good = (
+        np.random.default_rng(2),
+        matlab_bytes({"synsets": np.array([(1, "n01440764")], [("ID", "O"), ("WNID", "O")])}, False),
+    )
+
+    def attempt(_):
+        data = bytearray(good)
+        for _ in range(rng.integers(1, 4)):
+            data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        read_structs(bytes(data[: None if rng.integers(4) else rng.integers(len(data))]), "synsets")
+
+    passed, failed = outcomes(1000 * TIMES, attempt, ValueError)
+    assert passed and failed
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_matlab_files_are_read_as_scipy_wrote_them(compressed):
+    rows = [(n, f"n{n:08d}", "größe, wide" if n % 2 else "", n / 4, np.arange(n)) for n in range(1, 8)]
+    fields = ["ID", "WNID", "words", "height", "children"]
+    content = matlab_bytes({"other": np.eye(3), "synsets": np.array(rows, [(name, "O") for name in fields])}, compressed)
+    structs = read_structs(content, "synsets")
+    assert [(s["ID"], s["WNID"], s["words"], s["height"]) for s in structs] == [row[:4] for row in rows]
+    assert structs[0]["children"] == 0.0  # the first of its values
+    with pytest.raises(ValueError, match="no structs called other"):
+        read_structs(content, "other")
+
+
+def matlab_bytes(variables, compressed) -> bytes:
+    file = io.BytesIO()
+    scipy.io.savemat(file, variables, do_compression=compressed)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["a.mp4", "a.ts", "a.mkv", "a.avi", "a.gif"])

@@ -169,3 +169,23 @@ def test_a_missing_split_names_the_field(datasets, folder, tmp_path, files):
     c.data.hf, c.data.split = {"path": str(folder), "config": "", "video": "video", "label": "label"}, "test"
     with pytest.raises(ConfigError, match=r"config.data.split='test': .*Unknown split .*\(--config.data.split=NAME"):
         open_split(c.data, "split")
+
+
+def test_a_column_of_pictures(datasets, tmp_path):
+    """As the hub has ImageNet: the feature Image, decoded here like a file."""
+    from PIL import Image
+
+    pixels = [np.random.default_rng(n).integers(0, 256, (16, 24, 3), dtype=np.uint8) for n in range(3)]
+    for n, array in enumerate(pixels):
+        Image.fromarray(array).save(tmp_path / f"{n}.png")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["n01", "n02"])})
+    rows = {"image": [str(tmp_path / f"{n}.png") for n in range(3)], "label": [0, 1, -1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "train-0.parquet"))
+    config = small_config(data__source="hf", batch_size=3).unlock()
+    config.data.hf = {"path": str(tmp_path / "{split}-*.parquet"), "config": "", "video": "image", "label": "label"}
+    source = make_source(config.data, "train")
+    assert source.class_names == ("n01", "n02") and source.labels.tolist() == [0, 1, UNLABELED]
+    with make_loader(config, source) as loader:
+        batch = next(loader)
+    for video, index in zip(batch["video"], batch["index"], strict=True):
+        assert video.shape == (4, 16, 24, 3) and (video == pixels[index]).all()

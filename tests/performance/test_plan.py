@@ -307,7 +307,9 @@ def test_training_clips_come_from_the_flag_the_data_or_the_published_number(tmp_
         traced_step.training_clips(load(f"{CONFIGS / 'ssv2.py'}", {"data.name": "mine"}), 0)
 
 
-@pytest.mark.parametrize("name", ["ssv2", "k400", "ucf101", "hmdb51", "metaworld", "motion", "demo"])
+@pytest.mark.parametrize(
+    "name", ["ssv2", "k400", "ucf101", "hmdb51", "imagenet", "diving48", "jester", "metaworld", "motion", "demo"]
+)
 @pytest.mark.parametrize("task", ["pretrain", "finetune"])
 def test_every_config_names_its_data_set(name, task):
     c = load(f"{CONFIGS / name}.py:task={task}")

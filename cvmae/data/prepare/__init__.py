@@ -11,6 +11,9 @@ writes only into --out:
     videos256/      the re-encoded videos: short side 256, a keyframe at least every 12 frames, no sound
     packed/         with --pack: the videos and labels in array_record shards, for data.source=tfds
 
+Pictures (--dataset=imagenet, or folder with --pictures) are read as they are, each a clip of one frame. Folders of numbered frames, as
+Jester is published, become videos by --transcode.
+
 Paths in a manifest are relative to its folder, so a config needs no data.root; if the videos move, only the link changes.
 Labels are class names, or empty where none are published.
 

@@ -28,12 +28,15 @@ flags.DEFINE_enum(
     "dataset",
     None,
     (*DATASETS, METAWORLD),
-    "Data set. folder: VIDEOS/CLASS/* or VIDEOS/{train,val,test}/CLASS/*, without --labels. metaworld: rendered here, without --videos.",
+    "Data set. imagenet: folders of pictures. folder: VIDEOS/CLASS/* or VIDEOS/{train,val,test}/CLASS/*, without --labels. metaworld: rendered here, without --videos.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string("videos", None, "Folder with the videos; never written to.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "labels", "", "Folder with the label files as published; for Kinetics also a single CSV file.", flag_values=FLAGS
+    "labels",
+    "",
+    "Folder with the label files as published; for Kinetics also a single CSV file; for imagenet only where val is no class folders.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string("out", None, "Folder to write to; a repeated run continues from its files.", flag_values=FLAGS)
 flags.DEFINE_integer(
@@ -50,6 +53,7 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 flags.DEFINE_bool("pack", False, "Also pack the videos into array_record shards.", flag_values=FLAGS)
+flags.DEFINE_bool("pictures", False, "For folder: take pictures too, each a clip of one frame.", flag_values=FLAGS)
 flags.DEFINE_enum("runner", "local", RUNNERS, "local: processes on this machine; beam: Apache Beam.", flag_values=FLAGS)
 flags.DEFINE_string("beam_options", "", "Options of Apache Beam in one string; empty: its local runner.", flag_values=FLAGS)
 flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.", flag_values=FLAGS)

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from cvmae.data import worker_pool
 from cvmae.data.prepare import beam, outputs, places, val_split, work
-from cvmae.data.prepare.labels import folder, hmdb51, kinetics, ssv2, ucf101
+from cvmae.data.prepare.frame_folders import FPS, FrameFolders, open_folders
+from cvmae.data.prepare.labels import diving48, folder, hmdb51, imagenet, jester, kinetics, ssv2, ucf101
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.outputs import Row
 from cvmae.data.prepare.pack import pack
@@ -19,7 +20,9 @@ from cvmae.data.video_files import FolderError, VideoFiles
 
 READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
-DATASETS = (*READERS, "folder")
+READERS |= {"diving48": diving48.read, "jester": jester.read}
+DATASETS = (*READERS, "imagenet", "folder")
+WITHOUT_LABELS = ("imagenet", "folder")  # whose folders may be the labels
 RUNNERS = ("local", "beam")
 # A file that is longer than the annotated part by more than this is taken for the uncut video.
 _SLACK_S = 1.0
@@ -45,6 +48,7 @@ class Options:
     val_share: float = 0.1
     seed: int = 0
     beam_options: str = ""
+    pictures: bool = False
 
     def __post_init__(self):
         for field, choices in (("dataset", DATASETS), ("check", work.CHECKS), ("runner", RUNNERS)):
@@ -53,7 +57,7 @@ class Options:
         for field, is_valid, expected in (
             ("videos", self.videos, "the folder with the videos"),
             ("out", self.out, "a folder for the manifests"),
-            ("labels", self.labels or self.dataset == "folder", "the folder or file with the label files"),
+            ("labels", self.labels or self.dataset in WITHOUT_LABELS, "the folder or file with the label files"),
             ("transcode", self.transcode == 0 or (self.transcode >= 16 and self.transcode % 2 == 0), "even, 16 or more, or 0"),
             ("val_share", 0 <= self.val_share < 1, "a share, 0 or more and less than 1"),
             ("workers", self.workers >= 0, "a number of processes, 0 for one per core"),
@@ -61,6 +65,12 @@ class Options:
         ):
             if not is_valid:
                 raise PrepareError(f"--{field}={getattr(self, field)} must be {expected}")
+        if self.pictures and self.dataset != "folder":
+            raise PrepareError(f"--pictures does not apply to --dataset={self.dataset}: it is an option of folder; leave it out")
+        if self.transcode and (self.pictures or self.dataset == "imagenet"):
+            raise PrepareError(
+                f"--transcode={self.transcode} does not apply to pictures, which are read as they are; leave it out"
+            )
 
 
 def prepare(options: Options) -> dict[str, str]:
@@ -74,11 +84,8 @@ def prepare(options: Options) -> dict[str, str]:
       StopRun: files cannot be written.
     """
     places.check_places(options.videos, options.out, options.transcode, options.pack)
-    try:
-        files = VideoFiles(options.videos)
-    except FolderError as error:
-        raise PrepareError(f"--videos: {error}") from error
-    listing = folder.read(files) if options.dataset == "folder" else READERS[options.dataset](options.labels)
+    files = _open_files(options)
+    listing = _read_listing(options, files)
     located, problems = _locate(options, listing, files)
     with State(options.out) as state:
         usable = _check_videos(options, listing, located, problems, state)
@@ -101,6 +108,26 @@ def prepare(options: Options) -> dict[str, str]:
         if options.pack:
             _pack(options, listing, usable, state)
     return manifests
+
+
+def _open_files(options) -> VideoFiles | FrameFolders:
+    """Returns the videos or pictures below --videos. Raises: PrepareError if they cannot be read."""
+    try:
+        folders = open_folders(options.videos) if options.dataset == "jester" else None
+        if folders and not options.transcode:
+            raise PrepareError(
+                f"--videos={options.videos} has folders of frames such as {folders.paths[0]}/00001.jpg: --transcode=256 makes a video "
+                f"of each (frames of less than 256 keep their size), as does `ffmpeg -framerate {FPS} -i ID/%05d.jpg ID.mp4`"
+            )
+        return folders or VideoFiles(options.videos, options.pictures or options.dataset == "imagenet")
+    except FolderError as error:
+        raise PrepareError(f"--videos: {error}") from error
+
+
+def _read_listing(options, files) -> Listing:
+    if options.dataset == "folder":
+        return folder.read(files)
+    return imagenet.read(files, options.labels) if options.dataset == "imagenet" else READERS[options.dataset](options.labels)
 
 
 def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, str, str]]]:

@@ -17,7 +17,7 @@ from cvmae.data.prepare.outputs import write_classes
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.sources import FileSource
 from cvmae.data.tar_shards import expand, load_index
-from cvmae.data.video_files import EXTENSIONS
+from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing, write_json
 
 SHARD_BYTES = 256 * 2**20
@@ -124,7 +124,7 @@ def _write(path, source, indices) -> None:
             extension = os.path.splitext(record.payload)[1].lower()
             try:
                 with open(record.payload, "rb") as file:
-                    _add(tar, f"{key}{extension if extension in EXTENSIONS else '.mp4'}", file.read())
+                    _add(tar, f"{key}{extension if extension in EXTENSIONS | PICTURES else '.mp4'}", file.read())
             except OSError as error:
                 raise PrepareError(f"{record.payload}: {error.strerror}; remove it from the manifest") from error
             if record.label >= 0:

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class PrepareError(Exception):
@@ -40,6 +42,17 @@ def read_lines(path: str, expected: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(read_text(path, expected).splitlines(), 1):
         if line.strip():
             yield f"{path}:{number}", line.strip()
+
+
+def read_json(path: str, expected: str) -> tuple[Any, str]:
+    """Returns the value of a JSON file, and its text. Raises: PrepareError if it cannot be read."""
+    text = read_text(path, expected)
+    try:
+        return json.loads(text), text
+    except json.JSONDecodeError as error:
+        raise PrepareError(f"{path}:{error.lineno}: not JSON ({error.msg}); expected {expected}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
+        raise PrepareError(f"{path}: JSON that is no label file ({str(error)[:60]}); expected {expected}") from error
 
 
 def read_table(path: str, needed: Iterable[str], expected: str) -> Iterator[tuple[str, dict[str, str]]]:

@@ -10,6 +10,7 @@ from av.video.reformatter import VideoReformatter
 
 from cvmae.data.decode import DecodeError, each_frame, read_table, stored_pixel_aspect
 from cvmae.data.frame_table import FrameTable
+from cvmae.data.prepare.frame_folders import FPS, folder_identity, frame_paths
 from cvmae.data.worker_pool import StopRun
 
 GOP = 12  # frames between keyframes at most, and so the most frames that are decoded before the first frame of a clip
@@ -46,12 +47,51 @@ def transcode(source: str, target: str, side: int, temporary: str) -> FrameTable
     if _mark_of(target) == mark:
         return read_table(target)
     table = read_table(source)
+    return _write(target, temporary, mark, _timed_frames(source, table), len(table), side, aspect)
+
+
+def transcode_frames(folder: str, target: str, side: int, temporary: str) -> FrameTable:
+    """Writes the frames of a folder, `00001.jpg` and so on, as a video of FPS frames per second; see `transcode`.
+
+    Raises:
+      DecodeError: a frame is missing, cannot be read, or has another size than the first.
+      StopRun, RuntimeError: see `transcode`.
+    """
+    mark = f"cvmae {side} {GOP} {FPS} fps of {' '.join(map(str, folder_identity(folder)))}"
+    if _mark_of(target) == mark:
+        return read_table(target)
+    try:
+        paths = frame_paths(folder)
+    except ValueError as error:
+        raise DecodeError(folder, str(error)) from error
+    return _write(target, temporary, mark, _frames_of(folder, paths), len(paths), side, Fraction(1))
+
+
+def _frames_of(folder, paths):
+    """Yields the pictures as frames with their times. Raises: DecodeError."""
+    size = None
+    for number, path in enumerate(paths):
+        try:
+            frame = next(each_frame(path))
+        except DecodeError as error:
+            raise DecodeError(folder, f"{os.path.basename(path)}: {error.reason}") from error
+        if size not in (None, (frame.width, frame.height)):
+            raise DecodeError(
+                folder, f"{os.path.basename(path)} is {frame.width}x{frame.height}, the first frame {size[0]}x{size[1]}"
+            )
+        size = frame.width, frame.height
+        frame.pts, frame.time_base = number, Fraction(1, FPS)
+        yield frame
+
+
+def _write(target, temporary, mark, frames, count, side, aspect) -> FrameTable:
+    """Encodes `count` frames, and moves the file to `target` once it is complete and read back."""
     try:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"}) as container:
             container.metadata["comment"] = mark
-            _encode(container, _timed_frames(source, table), side, aspect)
-        written = _verified(temporary, len(table))
+            _encode(container, frames, side, aspect)
+        written = _verified(temporary, count)
         os.replace(temporary, target)
     except (av.error.FFmpegError, OSError) as error:
         reason = f"{target} cannot be written: {error.strerror or error}"

@@ -7,7 +7,8 @@ import av
 
 from cvmae.data.decode import DecodeError, each_frame, read_frames, read_table
 from cvmae.data.frame_table import FrameTable
-from cvmae.data.prepare.transcode import transcode
+from cvmae.data.prepare.frame_folders import folder_identity
+from cvmae.data.prepare.transcode import transcode, transcode_frames
 
 CHECKS = ("full", "quick", "none")
 FUNCTION = f"{__name__}:process"
@@ -17,7 +18,7 @@ def make_job(path: str, check: str, *, side: int = 0, target: str = "", temporar
     """Returns a job for `process`.
 
     Args:
-      path: of the video.
+      path: of the video, or of a folder of frames, which needs `side`.
       check: "full" decodes every frame, "quick" the first, middle and last, "none" nothing.
       side: above 0, the video is re-encoded to `target` with this shorter side in pixels (see transcode), which decodes
         every frame whatever `check` is.
@@ -62,6 +63,8 @@ def process(job: dict) -> dict:
 def identity(path: str) -> list[int] | None:
     """Returns [size in bytes, modification time in ns], by which a changed file is recognized; None without a file."""
     try:
+        if os.path.isdir(path):
+            return folder_identity(path)
         status = os.stat(path)
     except OSError:
         return None
@@ -73,7 +76,8 @@ def _decode(job) -> FrameTable:
     path = job["path"]
     if job["side"]:
         temporary = os.path.join(job["temporary"], f"{platform.node()}-{os.getpid()}.mp4")
-        return transcode(path, job["target"], job["side"], temporary)
+        write = transcode_frames if os.path.isdir(path) else transcode
+        return write(path, job["target"], job["side"], temporary)
     table = read_table(path)
     if job["check"] == "quick":
         for index in sorted({0, len(table) // 2, len(table) - 1}):

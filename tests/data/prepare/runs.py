@@ -11,7 +11,8 @@ COMMAND = [sys.executable, "-m", "cvmae.data.prepare"]
 
 def options(folder, dataset="hmdb51", **changes) -> Options:
     """Options for a layout in `folder`: `videos`, `labels`, and `out`; one process."""
-    labels = "" if dataset == "folder" else str(folder / "labels")
+    needs_no_labels = dataset == "folder" or (dataset == "imagenet" and not (folder / "labels").exists())
+    labels = "" if needs_no_labels else str(folder / "labels")
     return Options(dataset, str(folder / "videos"), str(folder / "out"), labels, **{"workers": 1} | changes)
 
 

@@ -3,10 +3,12 @@
 import pytest
 
 from cvmae.data.prepare import PrepareError
-from cvmae.data.prepare.labels import hmdb51, kinetics, ssv2, ucf101
+from cvmae.data.prepare.labels import diving48, hmdb51, imagenet, jester, kinetics, ssv2, ucf101
+from cvmae.data.video_files import VideoFiles
 from tests.data import layouts
 
 READERS = {"ssv2": ssv2.read, "kinetics": kinetics.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
+READERS |= {"diving48": diving48.read, "jester": jester.read}
 COLUMNS = "expected label,youtube_id,time_start,time_end,split"
 HEADER = "label,youtube_id,time_start,time_end,split\n"
 
@@ -14,6 +16,7 @@ HEADER = "label,youtube_id,time_start,time_end,split\n"
 @pytest.fixture(autouse=True)
 def without_videos(monkeypatch):
     monkeypatch.setattr(layouts, "put", lambda path, number: None)
+    monkeypatch.setattr(layouts, "put_frames", lambda path, number: None)
 
 
 def build(folder, dataset):
@@ -96,6 +99,61 @@ def build(folder, dataset):
             None,
             "sit_test_split2.txt: no such file; --labels is the folder with CLASS_test_split1",
         ),
+        # Diving48
+        (
+            "diving48",
+            "Diving48_vocab.json",
+            "[]",
+            "Diving48_vocab.json: no list of dives; expected a list of dives, each a list of words",
+        ),
+        ("diving48", "Diving48_vocab.json", '[["a"], "b"]', "Diving48_vocab.json: dive 1 is 'b'; expected a list of dives"),
+        ("diving48", "Diving48_vocab.json", '[["a", "b"], ["a", "b"]]', "Diving48_vocab.json: dive 1, a b, is there twice"),
+        ("diving48", "Diving48_V2_test.json", "{}", "Diving48_V2_test.json:1: dict is not a list"),
+        ("diving48", "Diving48_V2_train.json", '["a"]', "Diving48_V2_train.json: entry 1: vid_name 'None' is no file name"),
+        ("diving48", "Diving48_V2_train.json", '[{"vid_name": "../a"}]', "entry 1: vid_name '../a' is no file name"),
+        (
+            "diving48",
+            "Diving48_V2_train.json",
+            '[{"vid_name": "a", "label": 3}]',
+            "entry 1, a: label '3' is no number of a dive, 0 to 2",
+        ),
+        ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a", "label": true}]', "label 'True' is no number of a dive"),
+        (
+            "diving48",
+            "Diving48_V2_train.json",
+            '[{"vid_name": "a", "label": 0, "start_frame": 0, "end_frame": 0}]',
+            "entry 1, a: start_frame 0 and end_frame 0 are no frames, the first less than the second",
+        ),
+        (
+            "diving48",
+            "Diving48_V2_train.json",
+            '[{"vid_name": "a", "label": 0, "start_frame": 5, "end_frame": 9}]',
+            "entry 1, a: start_frame is 5, but published files begin with the dive; cut it, and write 0",
+        ),
+        ("diving48", "Diving48_V2_train.json", "[" * 9999, "Diving48_V2_train.json: JSON that is no label file"),
+        (
+            "diving48",
+            "Diving48_V2_test.json",
+            None,
+            "labels: has no Diving48_V2_test.json; --labels is the folder with Diving48_vocab",
+        ),
+        # Jester
+        (
+            "jester",
+            "jester-v1-labels.csv",
+            "a\nb\na\n",
+            "jester-v1-labels.csv:3: 'a' is not a new class name; expected one class name",
+        ),
+        (
+            "jester",
+            "jester-v1-train.csv",
+            "1;Swiping Left\n2;Swiping Up\n",
+            "train.csv:2: class 'Swiping Up' is not in jester-v1-labels.csv",
+        ),
+        ("jester", "jester-v1-train.csv", "1\n", "jester-v1-train.csv:1: class '' is not in .*; expected id;class name"),
+        ("jester", "jester-v1-validation.csv", "a/b;Swiping Left\n", "validation.csv:1: id 'a/b' is no name of a file or folder"),
+        ("jester", "jester-v1-test.csv", "..\n", "jester-v1-test.csv:1: id '..' is no name of a file or folder"),
+        ("jester", "jester-v1-validation.csv", None, "labels: has no jester-v1-validation.csv; --labels is the folder with"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, dataset, file, text, message):
@@ -117,7 +175,8 @@ def test_a_folder_that_is_empty_or_not_there(tmp_path, dataset):
 
 
 @pytest.mark.parametrize(
-    "dataset, within", [("ssv2", "labels"), ("ucf101", "ucfTrainTestlist"), ("hmdb51", "testTrainMulti_7030_splits")]
+    "dataset, within",
+    [("ssv2", "labels"), ("ucf101", "ucfTrainTestlist"), ("hmdb51", "testTrainMulti_7030_splits"), ("diving48", "annotations")],
 )
 def test_the_folder_of_the_archive_will_do_too(tmp_path, dataset, within):
     labels = build(tmp_path, dataset)
@@ -131,6 +190,8 @@ def test_classes_are_in_the_official_order(tmp_path):
     assert [layouts.SSV2_TEMPLATES[name] for name in ssv2_classes] == ["0", "1", "2"]
     assert ucf101.read(str(build(tmp_path / "ucf101", "ucf101"))).classes == layouts.UCF_CLASSES
     assert hmdb51.read(str(build(tmp_path / "hmdb51", "hmdb51"))).classes == layouts.HMDB_CLASSES
+    assert diving48.read(str(build(tmp_path / "diving48", "diving48"))).classes == tuple(map(" ".join, layouts.DIVES))
+    assert jester.read(str(build(tmp_path / "jester", "jester"))).classes == layouts.JESTER_CLASSES
     names = ("air drumming", "massaging person's head", "wrapping present")
     assert kinetics.read(str(build(tmp_path / "kinetics", "kinetics"))).classes == names
 
@@ -152,3 +213,93 @@ def test_kinetics_files_without_the_column_split_are_of_the_split_in_their_name(
     layouts.write(tmp_path / "k_val.csv", "label,youtube_id,time_start,time_end\nb,y,0,10\n")
     layouts.write(tmp_path / "notes.csv", "anything\n")
     assert [split for _, split in kinetics.read(str(tmp_path)).manifests["manifest"]] == ["train", "val"]
+
+
+def pictures(folder, *paths) -> VideoFiles:
+    for path in paths:
+        layouts.write(folder / "videos" / path, "")
+    return VideoFiles(str(folder / "videos"), pictures=True)
+
+
+FLAT = "val/ILSVRC2012_val_00000001.JPEG"
+TRUTH, META = (f"ILSVRC2012_devkit_t12/data/{name}" for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"))
+
+
+@pytest.mark.parametrize(
+    "val, file, text, message",
+    [
+        ("kaggle", "LOC_val_solution.csv", "ImageId,Label\n", "LOC_val_solution.csv:1: the header lacks PredictionString"),
+        (
+            "kaggle",
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\na,dog 1 2\n",
+            "csv:2: 'dog' is no WordNet id such as n01440764",
+        ),
+        (
+            "kaggle",
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\n",
+            "val_00000001.JPEG: .*labels has no label of it; --labels is",
+        ),
+        ("kaggle", "LOC_synset_mapping.txt", "n1 tench\n", "LOC_synset_mapping.txt:1: 'n1' is no WordNet id"),
+        (
+            "kaggle",
+            "LOC_val_solution.csv",
+            None,
+            "val_00000001.JPEG: .*labels has no label of it; --labels is the folder with LOC_val",
+        ),
+        ("devkit", TRUTH, "3\n1001\n", r"ground_truth.txt:2: '1001' is no ILSVRC2012_ID of meta.mat"),
+        (
+            "devkit",
+            TRUTH,
+            None,
+            "labels: has no LOC_val_solution.csv or ILSVRC2012_validation_ground_truth.txt; --labels is the folder",
+        ),
+        ("devkit", META, "MATLAB 5.0 MAT-file" * 20, "meta.mat: no list of synsets .*; expected meta.mat of the development kit"),
+        ("devkit", META, "", r"meta.mat: no list of synsets \(no MATLAB 5 file\)"),
+        ("devkit", META, " " * 126 + "IM", r"meta.mat: no list of synsets \(no structs called synsets\)"),
+        ("devkit", META, " " * 126 + "IM" + "\0" * 7, r"meta.mat: no list of synsets \(damaged: "),
+        ("devkit", META, None, "labels: has no meta.mat; --labels is the folder with"),
+    ],
+)
+def test_labels_of_imagenet_that_are_wrong_are_named(val, file, text, message, tmp_path):
+    layouts.imagenet(tmp_path, val)
+    path = tmp_path / "labels" / file
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    with pytest.raises(PrepareError, match=message):
+        imagenet.read(pictures(tmp_path, FLAT), str(tmp_path / "labels"))
+
+
+def test_pictures_of_imagenet_without_labels(tmp_path):
+    with pytest.raises(
+        PrepareError, match="no picture in it; expected train/nXXXXXXXX.* unpacked from .*; 1 left out: train.tar"
+    ):
+        imagenet.read(pictures(tmp_path, "train.tar"), "")
+    with pytest.raises(PrepareError, match="no picture of ImageNet in it, only such as cat.jpg; expected train/nXXXXXXXX"):
+        imagenet.read(pictures(tmp_path, "cat.jpg"), "")
+    with pytest.raises(
+        PrepareError, match=f"{FLAT}: it is in no folder of a class; --labels is the folder with LOC_val_solution.csv"
+    ):
+        imagenet.read(pictures(tmp_path, FLAT), "")
+
+
+def test_classes_of_imagenet_are_numbered_as_published(tmp_path):
+    """By sorted ids, not by ILSVRC2012_ID; a class without a picture has its number, and 1001 of meta.mat is no class."""
+    layouts.imagenet(tmp_path, "devkit")
+    files = pictures(tmp_path, FLAT, "train/n02119789/n02119789_1.JPEG", "cat.jpg")
+    listing = imagenet.read(files, str(tmp_path / "labels"))
+    assert listing.classes == ("n01440764", "n01443537", "n02119789")
+    assert {path: video.label for path, video in listing.videos.items()} == {
+        FLAT: "n01440764",
+        "train/n02119789/n02119789_1.JPEG": "n02119789",
+    }
+    assert [path for path, _ in files.left_out] == ["cat.jpg"]
+    layouts.imagenet(tmp_path / "kaggle", "kaggle")
+    assert imagenet.read(files, str(tmp_path / "kaggle" / "labels")).classes == listing.classes
+    (tmp_path / "videos" / FLAT).unlink()  # class folders alone: the ids that are there, of train if no folder names a split
+    listing = imagenet.read(pictures(tmp_path, "n01440764/a.JPEG"), "")
+    assert listing.classes == ("n01440764", "n02119789")
+    assert [split for _, split in listing.manifests["manifest"]] == ["train", "train"]

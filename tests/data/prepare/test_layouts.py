@@ -23,6 +23,13 @@ LAYOUTS = {
     "ucf101": ("ucf101", layouts.ucf101, {}),
     "ucf101 flat": ("ucf101", layouts.ucf101, {"flat": True}),
     "hmdb51": ("hmdb51", layouts.hmdb51, {}),
+    "diving48": ("diving48", layouts.diving48, {}),
+    "jester": ("jester", layouts.jester, {}),
+    "jester without its folder": ("jester", layouts.jester, {"layout": "{}"}),
+    "jester as videos": ("jester", layouts.jester, {"layout": "{}.mp4"}),
+    "imagenet in class folders": ("imagenet", layouts.imagenet, {}),
+    "imagenet of Kaggle": ("imagenet", layouts.imagenet, {"val": "kaggle"}),
+    "imagenet with the development kit": ("imagenet", layouts.imagenet, {"val": "devkit"}),
     "folder with splits": ("folder", layouts.folders, {"with_splits": True}),
     "folder": ("folder", layouts.folders, {"with_splits": False}),
 }
@@ -49,7 +56,7 @@ def content(manifest, split):
 def test_a_published_layout_becomes_manifests_of_the_right_videos(tmp_path, name):
     dataset, build, how = LAYOUTS[name]
     expected = build(tmp_path, **how)
-    manifests = run(tmp_path, dataset)
+    manifests = run(tmp_path, dataset, transcode=32 if dataset == "jester" else 0)
     assert list(manifests) == list(expected)
     assert table(tmp_path / "out" / "report.csv") == [["path", "problem", "detail"]]
     for manifest, rows in expected.items():

@@ -144,3 +144,37 @@ def test_options_that_cannot_be(changes, message):
     right = {"dataset": "ssv2", "videos": "videos", "out": "out", "labels": "labels"}
     with pytest.raises(PrepareError, match=message):
         Options(**right | changes)
+
+
+def test_pictures_of_a_plain_folder_are_prepared_on_demand(tmp_path):
+    for number, path in enumerate(("train/cat/a.jpg", "val/cat/b.JPEG", "train/dog/c.jpg")):
+        layouts.put(tmp_path / "videos" / path, number)
+    with pytest.raises(PrepareError, match=r"no video file in it; .*3 left out: .*; --pictures takes pictures$"):
+        prepare(options(tmp_path, "folder"))
+    manifest = prepare(options(tmp_path, "folder", pictures=True))["manifest"]
+    assert table(manifest)[1:] == [
+        ["videos/train/cat/a.jpg", "cat", "train"],
+        ["videos/train/dog/c.jpg", "dog", "train"],
+        ["videos/val/cat/b.JPEG", "cat", "val"],
+    ]
+
+
+def test_options_that_do_not_apply_to_pictures_are_refused(tmp_path):
+    with pytest.raises(PrepareError, match="--pictures does not apply to --dataset=ssv2: it is an option of folder"):
+        options(tmp_path, "ssv2", pictures=True)
+    for how in ({"dataset": "imagenet"}, {"dataset": "folder", "pictures": True}):
+        with pytest.raises(PrepareError, match="--transcode=256 does not apply to pictures, which are read as they are"):
+            options(tmp_path, transcode=256, **how)
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, capsys):
+    layouts.imagenet(tmp_path)
+    broken = tmp_path / "videos" / "train" / "n01440764" / "n01440764_8.JPEG"
+    broken.write_bytes(broken.read_bytes()[:300])
+    prepare(options(tmp_path, "imagenet"))
+    assert [row[:2] for row in table(tmp_path / "out" / "report.csv")[1:]] == [
+        ["train/n01440764/n01440764_8.JPEG", "undecodable"]
+    ]
+    out = capsys.readouterr().out
+    assert ["classes", "3", "3", "1,000"] in [line.split() for line in out.splitlines()]
+    assert "with fewer than 1,000 the numbers are the published ones only where --labels has LOC_synset_mapping.txt" in out

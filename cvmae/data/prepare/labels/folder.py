@@ -15,7 +15,8 @@ def read(files: VideoFiles) -> Listing:
     """
     if not files.paths:
         left_out = files.left_out_text()
-        raise PrepareError(f"--videos has no video file in it; expected {_LAYOUTS}{left_out and f'; {left_out}'}")
+        remedy = "; --pictures takes pictures" if files.has_pictures else ""
+        raise PrepareError(f"--videos has no video file in it; expected {_LAYOUTS}{left_out and f'; {left_out}'}{remedy}")
     tops = {path.split("/")[0] for path in files.paths if "/" in path}
     has_splits = bool(tops) and tops <= set(SPLITS) and all("/" in path for path in files.paths)
     videos = []

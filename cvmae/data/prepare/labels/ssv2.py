@@ -1,12 +1,11 @@
 """Reader of the label files of Something-Something V2: `labels.json`, `train.json`, `validation.json`, `test.json` and
 `test-answers.csv`, the last two if they are there."""
 
-import json
 import os
 import re
 
 from cvmae.data.prepare.listing import Listing, Video
-from cvmae.data.prepare.text import PrepareError, find_file, read_lines, read_text
+from cvmae.data.prepare.text import PrepareError, find_file, read_json, read_lines
 
 FILES = "labels.json, train.json and validation.json of Something-Something V2"
 _TEMPLATES = '{"template": "id", ...} with the ids 0, 1, ...'
@@ -49,17 +48,9 @@ def _find(labels, name, extension=".json", optional=False):
         raise
 
 
-def _json(path, expected):
-    text = read_text(path, expected)
-    try:
-        return json.loads(text), text
-    except json.JSONDecodeError as error:
-        raise PrepareError(f"{path}:{error.lineno}: not JSON ({error.msg}); expected {expected}") from error
-
-
 def _templates(path):
     """Returns {template: number} of `labels.json`."""
-    ids, _ = _json(path, _TEMPLATES)
+    ids, _ = read_json(path, _TEMPLATES)
     if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
         raise PrepareError(f"{path}: the ids are not 0, 1, ... each once; expected {_TEMPLATES}")
     return {_bare(template): int(number) for template, number in ids.items()}
@@ -67,7 +58,7 @@ def _templates(path):
 
 def _entries(path):
     """Yields pairs (entry, function that returns its "file:line")."""
-    entries, text = _json(path, _ENTRIES)
+    entries, text = read_json(path, _ENTRIES)
     if not isinstance(entries, list):
         raise PrepareError(f"{path}:1: {type(entries).__name__} is not a list; expected {_ENTRIES}")
     for number, entry in enumerate(entries, 1):

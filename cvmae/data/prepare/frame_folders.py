@@ -1,0 +1,70 @@
+"""Videos that are published as folders of numbered pictures, `ID/00001.jpg`, as Jester is."""
+
+import os
+
+from cvmae.data.prepare.listing import Video
+from cvmae.data.video_files import FolderError
+
+FPS = 12  # of 20BN's data sets, at which their frames were taken; files do not record it
+_FRAME = "%05d.jpg"
+
+
+class FrameFolders:
+    """Folders of frames below a folder; it has the members of `VideoFiles` that a run reads.
+
+    Attributes:
+      paths: sorted paths of the folders, relative to `root`.
+      odd, left_out: empty; a folder that no label file lists is not looked into.
+    """
+
+    def __init__(self, root: str, below: str):
+        self._by_name = {name: f"{below}/{name}" if below else name for name in _folders(os.path.join(root, below))}
+        self.paths = sorted(self._by_name.values())
+        self.odd: list[str] = []
+        self.left_out: list[tuple[str, str]] = []
+
+    def find(self, video: Video) -> list[str]:
+        """Returns the path of the folder of a video, or []."""
+        return [self._by_name[stem] for stem in video.stems if stem in self._by_name][:1]
+
+
+def open_folders(root: str) -> FrameFolders | None:
+    """Returns the folders of frames in a folder or in one of its subfolders; None without any.
+
+    Raises: FolderError if a folder cannot be read.
+    """
+    for below in ("", *_folders(root)):
+        if any(os.path.isfile(frame_path(os.path.join(root, below, name), 1)) for name in _folders(os.path.join(root, below))):
+            return FrameFolders(root, below)
+    return None
+
+
+def frame_path(folder: str, number: int) -> str:
+    """Returns the path of a frame, whose numbers count from 1."""
+    return os.path.join(folder, _FRAME % number)
+
+
+def frame_paths(folder: str) -> list[str]:
+    """Returns the paths of the frames of a folder in order.
+
+    Raises: ValueError without a frame, or where a number is missing.
+    """
+    names = {name for name in os.listdir(folder) if name.endswith(".jpg") and not name.startswith(".")}
+    paths = [frame_path(folder, number) for number in range(1, len(names) + 1)]
+    missing = next((path for path in paths if os.path.basename(path) not in names), None)
+    if missing or not paths:
+        raise ValueError(f"{os.path.basename(missing or frame_path(folder, 1))} is missing")
+    return paths
+
+
+def folder_identity(folder: str) -> list[int]:
+    """Returns [bytes, newest modification time in ns] of the files in a folder, by which a changed one is recognized."""
+    files = [entry.stat() for entry in os.scandir(folder) if entry.is_file()]
+    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
+
+
+def _folders(folder) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_dir())
+    except OSError as error:
+        raise FolderError(f"{folder}: {error.strerror}; the folder must be readable") from error

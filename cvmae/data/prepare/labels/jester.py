@@ -1,0 +1,53 @@
+"""Reader of the label files of Jester, version 1: `jester-v1-labels.csv`, `-train.csv`, `-validation.csv`, and `-test.csv` if it is there."""
+
+import os
+
+from cvmae.data.prepare.listing import Listing, Video
+from cvmae.data.prepare.text import PrepareError, find_file, read_lines
+
+FILES = "jester-v1-labels.csv, jester-v1-train.csv and jester-v1-validation.csv"
+_WITHIN = ("labels", "annotations")
+_NAMES = "one class name on each line"
+_EXPECTED = {"train": "id;class name", "validation": "id;class name", "test": "an id, or id;class name"}
+
+
+def read(labels: str) -> Listing:
+    """Returns the listing of all splits. Class numbers are the lines of `jester-v1-labels.csv`; published tests are unlabeled.
+
+    Args:
+      labels: folder with the label files.
+
+    Raises:
+      PrepareError: a file is missing, or a line is not as published.
+    """
+    classes = _classes(find_file(labels, ("jester-v1-labels.csv",), FILES, _WITHIN))
+    listing = Listing(classes, {"manifest": []})
+    for name, split in (("train", "train"), ("validation", "val"), ("test", "test")):
+        file = f"jester-v1-{name}.csv"
+        try:
+            path = find_file(labels, (file,), FILES, _WITHIN)
+        except PrepareError:
+            if name != "test":
+                raise
+            continue
+        for where, line in read_lines(path, _EXPECTED[name]):
+            listing.add("manifest", split, _video(where, line, name, classes), where)
+    return listing
+
+
+def _classes(path) -> tuple[str, ...]:
+    names: list[str] = []
+    for where, line in read_lines(path, _NAMES):
+        if ";" in line or line in names:
+            raise PrepareError(f"{where}: {line[:40]!r} is not a new class name; expected {_NAMES}")
+        names.append(line)
+    return tuple(names)
+
+
+def _video(where, line, name, classes) -> Video:
+    identity, semicolon, label = (part.strip() for part in line.partition(";"))
+    if not identity or os.path.basename(identity) != identity or identity in (os.curdir, os.pardir):
+        raise PrepareError(f"{where}: id {identity[:40]!r} is no name of a file or folder; expected {_EXPECTED[name]}")
+    if label not in classes and (semicolon or name != "test"):
+        raise PrepareError(f"{where}: class {label[:40]!r} is not in jester-v1-labels.csv; expected {_EXPECTED[name]}")
+    return Video(identity, label, (identity,))

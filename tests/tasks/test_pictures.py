@@ -1,0 +1,90 @@
+"""Tasks on folders of pictures as ImageNet has them: prepared, trained, tested, and what pre-training on them says and refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cvmae
+from cvmae.config import ConfigError, load
+from cvmae.data.prepare import Options, prepare
+from tests.tiny_configs import CONFIGS
+
+COLORS = {"n01440764": (200, 40, 40), "n01443537": (40, 40, 200)}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Two classes that differ in color, in the published folders."""
+    folder, draw = tmp_path_factory.mktemp("imagenet"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for label, color in COLORS.items():
+            (folder / "ILSVRC" / split / label).mkdir(parents=True)
+            for number in range(count):
+                noise = draw.integers(-20, 20, (48, 56, 3))
+                image = Image.fromarray((np.array(color) + noise).astype(np.uint8))
+                image.save(folder / "ILSVRC" / split / label / f"{label}_{number}.JPEG")
+    return prepare(Options("imagenet", str(folder / "ILSVRC"), str(folder / "out"), workers=1))["manifest"]
+
+
+def config(argument, manifest, **fields):
+    changes = {name.replace("__", "."): value for name, value in fields.items()}
+    changes |= {"data.source": "files", "data.manifest": manifest}
+    return load(f"{CONFIGS / 'imagenet.py'}:{argument},runlocal", changes)
+
+
+def test_a_linear_probe_tells_two_colors(manifest, tmp_path):
+    splits = {"data__split": "train", "data__eval_split": "val"}  # 1 % of 16 pictures is none
+    few = {"total": "12_steps", "eval_every": "12_steps", "probe__rates": (1e-2,), "probe__weight_decays": (1e-4,)}
+    numbers = cvmae.run(config("task=linear", manifest, **few, **splits), tmp_path)
+    assert numbers["test/accuracy/top1"] == 1.0
+    assert [line.split(",")[1] for line in (tmp_path / "per_class.csv").read_text().splitlines()[1:]] == list(COLORS)
+
+
+def test_features_of_a_picture_are_one_window(manifest, tmp_path):
+    cvmae.run(config("task=extract", manifest, data__split="val"), tmp_path)
+    features = cvmae.FeatureFolder(str(tmp_path / "features"))
+    assert len(features) == 8
+    for arrays in features.values():
+        assert arrays["features"].shape[0] == 1 and np.isfinite(arrays["features"]).all()
+
+
+FEW = {"batch_size": 4, "report__pictures": 0, "eval_every": "0_steps"}
+
+
+def image_mae(manifest, **fields):
+    """Stage 0 on single frames, as the config has it without runlocal."""
+    return config("", manifest, data__num_frames=1, video_branch__tubelet=1, **FEW, **fields)
+
+
+def test_the_image_mae_is_pretrained_on_single_frames(manifest, tmp_path, capfd):
+    cvmae.run(image_mae(manifest, total="2_steps"), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [sorted(key for key in line if key.startswith("loss/")) for line in lines if "loss" in line] == [
+        ["loss/mse_image"]
+    ] * 2
+    assert "pictures only" not in capfd.readouterr().err  # which are meant
+
+
+@pytest.mark.slow
+def test_the_image_branch_of_a_run_on_videos_starts_from_it(manifest, tmp_path, capfd):
+    cvmae.run(image_mae(manifest, total="1_steps"), tmp_path / "stage0")
+    videos = load(f"{CONFIGS / 'ssv2.py'}:runlocal", {"image_branch.init_from": str(tmp_path / "stage0"), "total": "1_steps"})
+    videos.eval_every, videos.report.pictures = "0_steps", 0
+    for term in videos.loss:
+        videos.loss[term] = float(term in ("mse_video", "cross_video"))
+    cvmae.run(videos, tmp_path / "run")
+    assert "image_branch encoder starts untrained" not in capfd.readouterr().err
+
+
+def test_a_video_objective_on_pictures_alone_is_noted_and_reversed_negatives_are_refused(manifest, tmp_path, capfd):
+    few = FEW | {"total": "1_steps"}
+    cvmae.run(config("parent=videomae", manifest, **few), tmp_path / "run")
+    assert "note: config.data.split='train' has pictures only, so every clip is one repeated frame" in capfd.readouterr().err
+    c = config("parent=videomae", manifest, contrast__time_reversed_negatives=True, loss__intra_video=1.0, **few)
+    with pytest.raises(
+        ConfigError, match="time_reversed_negatives=True needs videos: a clip of a picture.*data.split='train' has"
+    ):
+        cvmae.run(c, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
