@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from cvmae.data.frame_table import FrameTable, packets_of, table_from_count, table_from_packets
-from cvmae.data.probe import TOLERANT, video_stream
+from cvmae.data.probe import SCRIPTS, TOLERANT, video_stream
 from cvmae.data.upright import is_transposed, upright_rgb
 
 # Codecs whose decoders can skip non-reference frames exactly, which saves a quarter of the time and more, and hold frames back.
@@ -143,6 +143,8 @@ class _Video:
         # FFmpeg would take a picture called 1%02d.jpg for a sequence of pictures.
         options = {"pattern_type": "none"} if isinstance(file, str) and "%" in file else {}
         self._container = av.open(file, options=options, **TOLERANT)
+        if self._container.format.name in SCRIPTS:
+            raise DecodeError(self._name, "a playlist, which names other files: list those")
         self._stream = video_stream(self._container)
         if self._stream is None:
             only = ", only a picture, such as the cover of a song" if self._container.streams.video else ""
@@ -156,7 +158,9 @@ class _Video:
 
     def table(self) -> FrameTable:
         """Returns the frame table; decodes the whole file only if its packets do not give the display order."""
-        table = table_from_packets(self._container, self._stream, self._decode_again)
+        # After a seek FFmpeg gives packets of a program stream (.mpg, .vob) their neighbors' pts, so its frames are counted.
+        is_program_stream = self._container.format.name == "mpeg"
+        table = None if is_program_stream else table_from_packets(self._container, self._stream, self._decode_again)
         if table is None:
             self._reopen()
             table = table_from_count(self._stream, sum(1 for _ in self._decode_all()))

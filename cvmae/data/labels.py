@@ -180,6 +180,8 @@ def _class_names(path):
     except csv.Error as error:
         raise LabelError(f"{path}: not a CSV file ({error}); expected number,name") from error
     if header != ["number", "name"]:
+        if sorted(re.split(r"[,;\t]", ",".join(header).replace(" ", "").lower())) == ["name", "number"]:
+            raise LabelError(f"{path}:1: the header is {','.join(header)[:40]!r}; write number,name, separated by a comma")
         return ()
     names: dict[str, None] = {}  # a dict for its order
     for number, row in enumerate(rows):

@@ -164,6 +164,9 @@ def _csv_rows(path, file):
     reader = csv.DictReader(file)
     names = reader.fieldnames or ()
     _check_fields(f"{path}:1", names, "the header line")
+    for name in names:
+        if name not in COLUMN_NAMES and name.strip().lower() in COLUMN_NAMES:
+            raise ManifestError(f"{path}:1: the header has {name!r}; write {name.strip().lower()}, as in {COLUMNS}")
     twice = sorted({name for name in names if names.count(name) > 1} & set(COLUMN_NAMES))
     if twice:
         raise ManifestError(f"{path}:1: the header line has {', '.join(twice)} twice; expected {COLUMNS}")

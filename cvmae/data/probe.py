@@ -8,6 +8,7 @@ from av.stream import Disposition
 # A title in an old encoding must not make a video unreadable. PyAV 19 replaces such bytes by default and has no such option.
 TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
+SCRIPTS = frozenset(("concat", "hls"))  # formats that name other files, which FFmpeg would read
 PICTURE = "a picture"  # the reason of `no_video` for a file of one
 
 # Codecs that draw text files.
@@ -34,6 +35,8 @@ def no_video(path: str) -> str:
             if stream is None:
                 return "no video stream, only a picture" if container.streams.video else "no video stream"
             name = container.format.name
+            if name in SCRIPTS:
+                return "a playlist"
             if stream.codec_context is None:
                 return "no decoder for its video codec"
             if stream.codec_context.name in _TEXT:

@@ -118,8 +118,14 @@ class FileSource:
         return part_key(path.as_posix(), entry.start, entry.end)
 
     def parts(self) -> list[tuple[str, float | None, float | None]]:
-        """Returns (file, start, end) of every record; a file has one name, however it is written."""
-        return [(os.path.abspath(entry.path), entry.start, entry.end) for entry in self._entries]
+        """Returns (file, start, end) of every record; a file has one name, however it is written and through whatever links."""
+        folder = functools.cache(os.path.realpath)
+
+        def name(path: str) -> str:
+            path = os.path.join(folder(os.path.dirname(path)), os.path.basename(path))
+            return os.path.realpath(path) if os.path.islink(path) else path
+
+        return [(name(entry.path), entry.start, entry.end) for entry in self._entries]
 
     @property
     def identity(self) -> str:

@@ -27,7 +27,7 @@ from cvmae.tasks.validate import validate
 from cvmae.training import provenance
 from cvmae.training.preemption import default_termination, ending_on_sigterm
 from cvmae.training.workdir_lock import locked
-from cvmae.workdir import FEATURES, Report, Workdir
+from cvmae.workdir import FEATURES, FROZEN_TASKS, Report, Workdir
 
 
 class FrozenTask(abc.ABC):
@@ -65,6 +65,7 @@ class FrozenTask(abc.ABC):
         task = cls(config, sources, Placement(mesh))
         weights = jax.device_put(task.load(), replicated(mesh))
         workdir = Workdir.create(path)
+        _check_workdir(workdir, config.task)
         among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
         with locked(workdir), ending_on_sigterm():
             processes.log_once(f"workdir {workdir}{among}", *notes)
@@ -137,6 +138,13 @@ class FrozenTask(abc.ABC):
         for pairs in processes.allgather_json(bad_files.pairs):
             bad_files.add([tuple(pair) for pair in pairs])
         return features
+
+
+def _check_workdir(workdir: Workdir, task: str) -> None:
+    """Raises ConfigError where a workdir holds a run that trained: this task would write over its config and its report."""
+    there = (workdir.read_config() or {}).get("task")
+    if there is not None and there not in FROZEN_TASKS:
+        raise ConfigError(f"{workdir} holds a run of task={there}, whose files task={task} would replace: give another --workdir")
 
 
 def video_encoder(config):

@@ -21,6 +21,8 @@ STATE, POSITION = "state", "position"
 _POSITION_FILE = f"{POSITION}/metadata"
 _ARRAYS_FILE = f"{STATE}/_METADATA"
 _INDEX_FILE = f"{STATE}/manifest.ocdbt"
+# Errors of a disk or a connection that may be over soon, and say nothing about the files.
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN, errno.EHOSTDOWN}
 
 
 def is_step(name: str) -> bool:
@@ -83,9 +85,14 @@ def try_reading(function: Callable[[], Any], checkpoint: pathlib.Path) -> tuple[
     except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):  # JAX's: a device has no room for the arrays
         raise
     except Exception as error:  # Orbax, TensorStore and JSON raise nearly every kind for files that are missing, cut or changed
-        if (number := storage_error_number(error)) in (errno.EACCES, errno.EPERM):
+        number = storage_error_number(error) or getattr(error, "errno", None)
+        if number in (errno.EACCES, errno.EPERM):
             raise ConfigError(
                 f"checkpoint {checkpoint} cannot be read ({os.strerror(number)}): make its files readable"
+            ) from error
+        if number in _PASSING:
+            raise ConfigError(
+                f"checkpoint {checkpoint} cannot be read ({os.strerror(number)}), and may be whole: give the command again when its disk answers"
             ) from error
         return None, shorten(error, checkpoint)
 

@@ -353,3 +353,20 @@ def test_a_picture_is_turned_as_its_exif_says(orientation, tmp_path):
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.jpg")), np.int32)
     [frame] = decode.read_frames(str(tmp_path / "a.jpg"), [0])
     assert frame.shape == expected.shape and np.abs(frame - expected).mean() < 3  # two decoders' chroma at the edges
+
+
+@pytest.mark.parametrize("suffix, gop", [("mpg", 12), ("vob", 12), ("mpg", 5)])
+def test_frames_of_a_program_stream_are_those_of_a_full_decode(suffix, gop, tmp_path):
+    """After a seek FFmpeg gives its packets the pts of their neighbors."""
+    path = str(tmp_path / f"a.{suffix}")
+    videos.write_video(path, 60, codec="mpeg1video", fps=25, options={"g": str(gop), "bf": "0"})
+    expected = np.stack([decode.upright_rgb(frame) for frame in decode.each_frame(path)])
+    for indices in ([25, 27, 29, 31], [49], [25, 26, 49], list(range(59, -1, -7))[::-1]):
+        np.testing.assert_array_equal(decode.read_frames(path, indices), expected[indices])
+
+
+def test_a_playlist_is_not_followed(tmp_path):
+    videos.write_video(tmp_path / "a.mp4", 5)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile 'a.mp4'\n")
+    with pytest.raises(decode.DecodeError, match="a playlist, which names other files"):
+        decode.read_table(str(tmp_path / "list.mp4"))

@@ -58,6 +58,14 @@ def test_classes_beside_the_manifest_number_its_labels(tmp_path):
     assert read_manifest(write(tmp_path, "path,label,split\n1,run,train\n"), "train").class_names == ("run",)
 
 
+@pytest.mark.parametrize("header", ["Number,Name", "number, name", "number;name", "name,number"])
+def test_a_classes_file_with_another_header_is_not_passed_over(tmp_path, header):
+    write(tmp_path, f"{header}\n0,run\n", "classes.csv")
+    path = write(tmp_path, "path,label,split\na.mp4,run,train\n")
+    with pytest.raises(ManifestError, match="classes.csv:1: the header is .*; write number,name"):
+        read_manifest(path, "train")
+
+
 @pytest.mark.parametrize(
     "classes, labels, message",
     [
@@ -97,6 +105,7 @@ def test_a_byte_order_mark_and_windows_lines(tmp_path):
         ("path,label,split,start\na,0,train,soon\n", "l.csv", "l.csv:2: start is 'soon'; give seconds"),
         ("path,label,split,start,end\na,0,train,2,1\n", "l.csv", "l.csv:2: start 2.0 and end 1.0 are not"),
         ("path,label,split\na,0,train\n", "l.csv", "no video has split 'test'; the splits there are: train"),
+        ("path,label,split, Start,end\na,0,train,1,2\n", "l.csv", "l.csv:1: the header has ' Start'; write start, as in"),
         ("path,label,split\n", "l.csv", "no video has split 'test'.*no rows"),
         ('{"path": "a", "label": 0, "split": "test"}\n{"path": \n', "l.jsonl", "l.jsonl:2: not JSON"),
         ('{"path": "a", "split": "test"}\n', "l.jsonl", "l.jsonl:1: the object lacks label"),

@@ -37,7 +37,7 @@ def folder():
 def test_tables_count_every_frame(folder, name):
     table = decode.read_table(os.path.join(folder, name))
     assert len(table) == VIDEOS[name][0]
-    assert table.reliable and (np.diff(table.times) > 0).all() and 20 < table.fps < 31
+    assert table.reliable == (not name.endswith(".mpg")) and (np.diff(table.times) > 0).all() and 20 < table.fps < 31
 
 
 @pytest.mark.parametrize("name", VIDEOS)

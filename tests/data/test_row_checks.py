@@ -36,6 +36,17 @@ def test_rows_without_a_problem_have_no_note(tmp_path):
     assert check_rows(sources(tmp_path, clean(4) + parts), FIELDS, labeled=True) == []
 
 
+def test_a_file_through_a_link_is_the_same_file(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "t0.mp4").touch()
+    (tmp_path / "file.mp4").symlink_to(tmp_path / "real" / "t0.mp4")
+    (tmp_path / "folder").symlink_to(tmp_path / "real")
+    rows = [*clean(4), "real/t0.mp4,0,train,,"]
+    for link in ("file.mp4", "folder/t0.mp4"):
+        [line, *_] = check_rows(sources(tmp_path, [*rows, f"{link},0,val,,"]), FIELDS, labeled=True)
+        assert "1 of 5 videos are also in data.split='train'" in line
+
+
 def test_files_in_two_splits_are_counted_and_named(tmp_path):
     rows = [*clean(4), "t0.mp4,0,val,,", "./x/../t1.mp4,1,val,2,", f"{tmp_path}/t2.mp4,0,val,,3"]
     for labeled in (True, False):

@@ -1,6 +1,7 @@
 """Nearest neighbors and retrieval by the command's own way: features from the workdir, interrupted or not."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -125,6 +126,14 @@ def test_extraction_goes_on_where_it_was(tmp_path):
     assert numbers["extract/written"] == 1 and numbers["extract/skipped"] == 2
     np.testing.assert_array_equal(np.load(gone)["features"], content)
     assert all((gone.parent / name).stat().st_mtime_ns == time for name, time in files.items() if name != gone.name)
+
+
+@pytest.mark.parametrize("task", ["knn", "retrieval", "extract"])
+def test_the_workdir_of_a_run_that_trained_is_not_written_over(task, tmp_path):
+    (tmp_path / "config.json").write_text('{"task": "pretrain"}')
+    with pytest.raises(ConfigError, match=f"holds a run of task=pretrain, whose files task={task} would replace: give another"):
+        run(downstream(task), str(tmp_path))
+    assert os.listdir(tmp_path) == ["config.json"]
 
 
 def test_videos_that_cannot_be_read_are_listed_beside_the_features_of_their_split(tmp_path, monkeypatch):

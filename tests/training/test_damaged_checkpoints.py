@@ -4,6 +4,7 @@ Files are deleted, cut and bit-flipped at random. CVMAE_FUZZ_SECONDS sets for ho
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -208,3 +209,18 @@ def test_damage_at_random_is_survived(saved, tmp_path):
         shutil.rmtree(folder)
         seed += 1
     assert {2, 4} <= set(taken)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ETIMEDOUT])
+def test_a_disk_that_does_not_answer_is_no_damage(folder, number, monkeypatch):
+    usual = pathlib.Path.read_text
+
+    def unanswered(self, *args, **kwargs):
+        if self.parent.name == "position":
+            raise OSError(number, os.strerror(number), str(self))
+        return usual(self, *args, **kwargs)
+
+    monkeypatch.setattr(pathlib.Path, "read_text", unanswered)
+    with pytest.raises(ConfigError, match="cannot be read .*, and may be whole: give the command again"):
+        restore(folder, state(1000))
+    assert names(folder) == ["2", "4"]
