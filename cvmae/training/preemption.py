@@ -22,9 +22,22 @@ from cvmae.parallel import processes
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended, as shells count it
 TERMINATED = 143  # and that SIGTERM ended
 GRACE_S = 5.0  # for an orderly end after the second Ctrl-C
+SAME_S = 0.5  # a Ctrl-C so soon after SIGTERM is one request: scripts send SIGTERM where a terminal sends Ctrl-C to all
 MERGED_S = 0.3  # for Python's handler to run a second time after the second Ctrl-C
 
 _WAITING: list[threading.Event] = []  # of the blocks that are open, one inside the other: a signal asks all of them
+
+
+class _Request:
+    """The first signal that asked to stop, and its time."""
+
+    def __init__(self, number: int):
+        self._number, self._time = number, time.monotonic()
+
+    def is_repeated_by(self, number: int) -> bool:
+        """Returns True if a signal that comes now asks for a second time, to stop at once."""
+        is_same = self._number == signal.SIGTERM and time.monotonic() - self._time < SAME_S
+        return number == signal.SIGINT and not is_same
 
 
 class SignalWatcher:
@@ -49,16 +62,16 @@ class SignalWatcher:
         self._thread.start()
 
     def _watch(self) -> None:
-        asked = False
+        request: _Request | None = None
         while received := self._reader.recv(1):
             number = received[0]
             if number not in (signal.SIGINT, signal.SIGTERM):
                 continue
-            if not asked:
-                asked = True
+            if request is None:
+                request = _Request(number)
                 again = "; Ctrl-C again to stop now, without saving" if number == signal.SIGINT else ""
                 print(f"\nstopping: saving after this step{again}", file=sys.stderr, flush=True)
-            elif number == signal.SIGINT:
+            elif request.is_repeated_by(number):
                 print("\nstopping now, without saving", file=sys.stderr, flush=True)
                 self._end_within_grace()
 
@@ -99,16 +112,20 @@ def stop_requested():
     block inside another one hears the signals, and the outer one acts on them when the inner one is over.
     """
     asked, alone = threading.Event(), processes.is_single_process()
+    request: list[_Request] = []  # empty until the first signal
 
     def stop(step: int) -> bool:
         return asked.is_set() if alone else multihost_utils.reached_preemption_sync_point(step)
 
     def ask(number, frame):
         """Handles a signal: the first asks every open block to stop, a second Ctrl-C raises KeyboardInterrupt."""
+        if asked.is_set() and request and not request[0].is_repeated_by(number):
+            return
         if asked.is_set() and number == signal.SIGINT:
             if _watcher is not None:
                 _watcher.interrupted = True
             raise KeyboardInterrupt
+        request.append(_Request(number))
         for event in _WAITING:
             event.set()
         if not alone:

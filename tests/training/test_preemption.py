@@ -99,9 +99,20 @@ def test_an_interrupt_after_a_termination_leaves_time_to_clean_up(started):
     process = started(IN_PYTHON.replace("    finally:\n", "    finally:\n        time.sleep(5 * preemption.MERGED_S)\n"))
     process.send_signal(signal.SIGTERM)
     line_with(process.stderr, "stopping")
+    time.sleep(1.2 * preemption.SAME_S)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert stdout == "cleaned up True\n" and stderr.count("Traceback") == 1 and "newest checkpoint" not in stderr
+
+
+@pytest.mark.parametrize("code", [IN_PYTHON, FIRST_IN_C], ids=["apart", "merged"])
+def test_a_ctrl_c_that_a_script_passes_on_as_a_termination_is_one_request(started, code):
+    process = started(code)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    line_with(process.stderr, "saving after this step")
+    time.sleep(2 * preemption.SAME_S)
+    assert process.poll() is None
 
 
 def test_termination_is_answered_too_and_ends_nothing(started):
