@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -23,8 +23,14 @@ class ConfigError(ValueError):
 
 def nearest(name: str, known) -> str:
     """A hint that names the known word nearest to `name`, or all of them where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    words = list(known)
+    return did_you_mean(name, words) or f"known: {', '.join(sorted(words))}"
+
+
+def did_you_mean(name: str, words: Sequence[str]) -> str:
+    """A hint that names the word nearest to `name`; empty where none is near."""
+    close = difflib.get_close_matches(name, words, n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import ml_collections
 
-from cvmae.config import load
+from cvmae.config import flatten, load
 
 _LIBRARY = pathlib.Path(ml_collections.__file__).parent
 _SOURCE = re.compile(r"\[[A-Za-z][\w -]*\]")  # [MAE], [V-JEPA 2]: where a value comes from
@@ -38,14 +38,14 @@ def field_comments(path: str, config) -> dict[str, str]:
     """
     with _recorded_lines() as record:
         as_written = load(path)
-    comments = {}
+    comments, values = {}, flatten(config)
     for name, node, key in _fields(as_written):
         lines = record.get((id(node), key), [])
         texts = [_comment_of(line, key) for line in lines]
         newest = next((number for number in reversed(range(len(texts))) if texts[number]), None)
         if newest is None:
             continue
-        is_changed = newest < len(texts) - 1 or _value(config, name) != node[key]
+        is_changed = newest < len(texts) - 1 or values[name] != node[key]
         comments[name] = _without_sources(texts[newest]) if is_changed else texts[newest]
     return comments
 
@@ -93,12 +93,6 @@ def _fields(config, prefix: str = "") -> Iterator[tuple[str, ml_collections.Conf
             yield from _fields(value, f"{prefix}{key}.")
         else:
             yield prefix + key, config, key
-
-
-def _value(config, name: str):
-    for key in name.split("."):
-        config = config[key]
-    return config
 
 
 def _comment_of(line: Line, key: str) -> str:

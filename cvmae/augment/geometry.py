@@ -95,10 +95,8 @@ def from_planes(planes: Num[Array, "*V H C T W"]) -> Num[Array, "*V T H W C"]:
 
 def planes_to_patches(planes: Num[Array, "B H C T W"], tubelet: int, patch: int) -> Num[Array, "B N P"]:
     """Cuts clips of `to_planes` into tokens, time-major, then rows, then columns, with values in the order (t p p C)."""
-    ways = {"tpu": cut_with_clips_last, "default": _cut}
-    return jax.lax.platform_dependent(
-        planes, **{name: functools.partial(way, tubelet=tubelet, patch=patch) for name, way in ways.items()}
-    )
+    on_tpu, elsewhere = (functools.partial(cut, tubelet=tubelet, patch=patch) for cut in (cut_with_clips_last, _cut))
+    return jax.lax.platform_dependent(planes, tpu=on_tpu, default=elsewhere)
 
 
 def _cut(planes, tubelet, patch):

@@ -17,8 +17,8 @@ def mirrored_name(name: str) -> str:
 def mirror_table(class_names: Sequence[str]) -> tuple[int, ...]:
     """Returns for each class the class of its mirrored clips, for flips that change the label (Something-Something, Jester).
 
-    A class whose name has none of the words left, right, clockwise and counterclockwise is its own mirror. A class whose mirrored name no class has gets
-    -1: its clips must not be flipped. Case does not matter.
+    A class whose name has none of the words left, right, clockwise and counterclockwise is its own mirror. A class whose mirrored
+    name no class has gets -1: its clips must not be flipped. Case does not matter.
 
     Raises:
       ValueError: two names are the same but for case, so a mirrored name would be ambiguous.

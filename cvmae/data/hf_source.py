@@ -38,7 +38,8 @@ class HfSource:
         if not path:
             raise ValueError("data.source=hf needs data.hf.path, a hub id, a folder of a data set, or a pattern of Parquet files")
         self._path, self._config, self._video, self._label, self._split = path, config, video, label, split
-        rows = _open(os.path.expanduser(path), config, split)
+        self._expanded = os.path.expanduser(path)
+        rows = _open(self._expanded, config, split)
         for field, column in (("video", video), ("label", label)):
             if column not in rows.features and (column or field == "video"):
                 raise ValueError(f"data.hf.{field}={column!r} is no column of {path}; it has {', '.join(rows.features)}")
@@ -67,19 +68,17 @@ class HfSource:
         """Returns the values of the label column in every split."""
         import pyarrow.parquet
 
-        path = os.path.expanduser(self._path)
-        if path.endswith(".parquet"):
-            files = glob.glob(path.replace("{split}", "*"))
+        if self._expanded.endswith(".parquet"):
+            files = glob.glob(self._expanded.replace("{split}", "*"))
             tables = [pyarrow.parquet.read_table(file, columns=[self._label]) for file in files]
             return {value for table in tables for value in table.column(0).unique().to_pylist()}
-        splits = _open(path, self._config, None)
+        splits = _open(self._expanded, self._config, None)
         return {value for rows in splits.values() if self._label in rows.features for value in rows.unique(self._label)}
 
     @property
     def _folder(self) -> str:
         """The folder that paths of videos are relative to."""
-        path = os.path.expanduser(self._path)
-        return os.path.dirname(path) if path.endswith(".parquet") else path
+        return os.path.dirname(self._expanded) if self._expanded.endswith(".parquet") else self._expanded
 
     def __len__(self):
         return len(self._rows)

@@ -18,7 +18,7 @@ from cvmae.models.heads import pool
 from cvmae.models.patches import Grid
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
-from cvmae.parallel.progress import evaluation_bar
+from cvmae.parallel.progress import advance, evaluation_bar
 
 TOKENS = ("pooled", "slots", "all")
 COLUMNS = ("values", "labels", "index", "clip")
@@ -160,7 +160,7 @@ def feature_rows(
         evaluation_bar(len(source) * views.clips - start_row, "features") as bar,
     ):
         for values, batch in encoded_batches(encode, loader, placement):
-            bar.update(min(len(values), bar.total - bar.n))  # the last batch is padded
+            advance(bar, len(values))
             if bad_files is not None:
                 bad_files.update(batch["failures"])
             yield {"values": values, "labels": batch["label"]} | {name: batch[name] for name in ("index", "clip", "valid")}

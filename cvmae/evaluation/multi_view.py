@@ -15,7 +15,7 @@ from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
-from cvmae.parallel.progress import evaluation_bar
+from cvmae.parallel.progress import advance, evaluation_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def predict_views(
             np.add.at(sums, index[keep], values[keep])
             np.add.at(counts, index[keep], 1)
             labels[index[keep]] = batch["label"][keep]
-            bar.update(min(len(keep), bar.total - bar.n))  # the last batch is padded
+            advance(bar, len(keep))
     if sums is None:
         raise ConfigError("there is no video to test")
     mean = sums / np.maximum(counts, 1).reshape(-1, *[1] * (sums.ndim - 1))

@@ -27,6 +27,11 @@ def evaluation_bar(total: int, name: str, unit: str = "clip") -> tqdm:
     return tqdm(total=total, desc=name, unit=unit, disable=_is_off(), **settings)
 
 
+def advance(bar: tqdm, rows: int) -> None:
+    """Counts the rows of a batch of `evaluation_bar`'s pass; the last batch may hold more than are left, its padding."""
+    bar.update(min(rows, bar.total - bar.n))
+
+
 def _interval() -> float:
     return TERMINAL_S if sys.stderr.isatty() else LOG_S
 

@@ -1,11 +1,10 @@
 """Which values mean something, for every field of a config."""
 
-import difflib
 import fnmatch
 import re
 
 from cvmae.augment.pretrain_views import FIRST_VIEWS
-from cvmae.config import require, steps
+from cvmae.config import did_you_mean, require, steps
 from cvmae.data import clips, sources
 from cvmae.evaluation import extract, feature_files, features
 from cvmae.interop import inflate
@@ -219,8 +218,8 @@ def check_of(field: str):
 def _near(value, expected: str) -> str:
     """Returns a hint that names the word of `one_of` nearest to a value; empty where none is near."""
     words = expected.removeprefix("one of ").split(", ") if expected.startswith("one of ") else []
-    close = difflib.get_close_matches(str(value), words, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(str(value), words)
+    return hint and f"; {hint}"
 
 
 def check_field(field: str, value) -> None:

@@ -112,20 +112,21 @@ def stop_requested():
     block inside another one hears the signals, and the outer one acts on them when the inner one is over.
     """
     asked, alone = threading.Event(), processes.is_single_process()
-    request: list[_Request] = []  # empty until the first signal
+    request: _Request | None = None  # of this block
 
     def stop(step: int) -> bool:
         return asked.is_set() if alone else multihost_utils.reached_preemption_sync_point(step)
 
     def ask(number, frame):
         """Handles a signal: the first asks every open block to stop, a second Ctrl-C raises KeyboardInterrupt."""
-        if asked.is_set() and request and not request[0].is_repeated_by(number):
+        nonlocal request
+        if request is not None and not request.is_repeated_by(number):
             return
         if asked.is_set() and number == signal.SIGINT:
             if _watcher is not None:
                 _watcher.interrupted = True
             raise KeyboardInterrupt
-        request.append(_Request(number))
+        request = _Request(number)
         for event in _WAITING:
             event.set()
         if not alone:

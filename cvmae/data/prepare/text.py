@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -18,12 +19,17 @@ def find_file(folder: str, names: Iterable[str], expected: str, within: Iterable
     Raises: PrepareError with the text `expected` if there is no such file.
     """
     names = tuple(names)
-    for parent in (folder, *(os.path.join(folder, name) for name in within)):
-        for name in names:
-            if os.path.isfile(os.path.join(parent, name)):
-                return os.path.join(parent, name)
+    if path := find_optional(folder, names, within):
+        return path
     problem = f"has no {' or '.join(names)}" if os.path.isdir(folder) else "is not a folder"
     raise PrepareError(f"{folder}: {problem}; --labels is the folder with {expected}")
+
+
+def find_optional(folder: str, names: Iterable[str], within: Iterable[str] = ()) -> str:
+    """Returns the path that `find_file` does, "" if there is no such file."""
+    parents = (folder, *(os.path.join(folder, name) for name in within))
+    paths = (os.path.join(parent, name) for parent, name in itertools.product(parents, names))
+    return next(filter(os.path.isfile, paths), "")
 
 
 def read_text(path: str, expected: str) -> str:

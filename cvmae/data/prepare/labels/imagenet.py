@@ -11,7 +11,7 @@ import re
 
 from cvmae.data.prepare.labels.matlab import read_structs
 from cvmae.data.prepare.listing import Listing, Video
-from cvmae.data.prepare.text import PrepareError, find_file, read_lines, read_table
+from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_lines, read_table
 from cvmae.data.video_files import VideoFiles
 
 FILES = "LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt and meta.mat, of ImageNet"
@@ -84,14 +84,14 @@ def _membership(path) -> tuple[str, str] | None:
 def _labels(folder) -> tuple[dict[str, str], set[str]]:
     """Returns {name of a validation picture without suffix: WordNet id}, and the ids of all classes that files list."""
     listed: set[str] = set()
-    if synsets := _optional(folder, _SYNSETS):
+    if synsets := find_optional(folder, (_SYNSETS,), _WITHIN):
         listed = {_wordnet_id(where, line.split()[0], "id and words") for where, line in read_lines(synsets, "id and words")}
-    if table := _optional(folder, _CSV):
+    if table := find_optional(folder, (_CSV,), _WITHIN):
         columns = "ImageId,PredictionString"
         rows = read_table(table, columns.split(","), columns)
         known = {row["ImageId"]: _wordnet_id(where, (row["PredictionString"].split() or [""])[0], columns) for where, row in rows}
         return known, listed | set(known.values())
-    truth = _optional(folder, _TRUTH)
+    truth = find_optional(folder, (_TRUTH,), _WITHIN)
     if not truth:
         if listed:
             return {}, listed
@@ -103,13 +103,6 @@ def _labels(folder) -> tuple[dict[str, str], set[str]]:
             raise PrepareError(f"{where}: {line[:40]!r} is no ILSVRC2012_ID of meta.mat; expected one number on each line")
         known[f"ILSVRC2012_val_{len(known) + 1:08d}"] = ids[int(line)]
     return known, listed | set(ids.values())
-
-
-def _optional(folder, name) -> str:
-    try:
-        return find_file(folder, (name,), FILES, _WITHIN)
-    except PrepareError:
-        return ""
 
 
 def _wordnet_id(where, text, expected) -> str:

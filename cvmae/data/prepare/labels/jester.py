@@ -3,7 +3,7 @@
 import os
 
 from cvmae.data.prepare.listing import Listing, Video
-from cvmae.data.prepare.text import PrepareError, find_file, read_lines
+from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_lines
 
 FILES = "jester-v1-labels.csv, jester-v1-train.csv and jester-v1-validation.csv"
 _WITHIN = ("labels", "annotations")
@@ -23,14 +23,9 @@ def read(labels: str) -> Listing:
     classes = _classes(find_file(labels, ("jester-v1-labels.csv",), FILES, _WITHIN))
     listing = Listing(classes, {"manifest": []})
     for name, split in (("train", "train"), ("validation", "val"), ("test", "test")):
-        file = f"jester-v1-{name}.csv"
-        try:
-            path = find_file(labels, (file,), FILES, _WITHIN)
-        except PrepareError:
-            if name != "test":
-                raise
-            continue
-        for where, line in read_lines(path, _EXPECTED[name]):
+        files = (f"jester-v1-{name}.csv",)
+        path = find_optional(labels, files, _WITHIN) if name == "test" else find_file(labels, files, FILES, _WITHIN)
+        for where, line in read_lines(path, _EXPECTED[name]) if path else ():
             listing.add("manifest", split, _video(where, line, name, classes), where)
     return listing
 

@@ -5,7 +5,7 @@ import os
 import re
 
 from cvmae.data.prepare.listing import Listing, Video
-from cvmae.data.prepare.text import PrepareError, find_file, read_json, read_lines
+from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_json, read_lines
 
 FILES = "labels.json, train.json and validation.json of Something-Something V2"
 _TEMPLATES = '{"template": "id", ...} with the ids 0, 1, ...'
@@ -39,13 +39,8 @@ def read(labels: str) -> Listing:
 
 
 def _find(labels, name, extension=".json", optional=False):
-    try:
-        names = (f"{name}{extension}", f"something-something-v2-{name}{extension}")
-        return find_file(labels, names, FILES, within=("labels",))
-    except PrepareError:
-        if optional:
-            return ""
-        raise
+    names, within = (f"{name}{extension}", f"something-something-v2-{name}{extension}"), ("labels",)
+    return find_optional(labels, names, within) if optional else find_file(labels, names, FILES, within)
 
 
 def _templates(path):
