@@ -1,13 +1,21 @@
 """Unreadable videos: their report within a batch, the list in the workdir, and the limit that stops a run."""
 
 import csv
+import io
 import json
 import os
+import re
+import sys
 
 import numpy as np
 
+from cvmae.files import copy_aside, replacing, set_aside
+from cvmae.storage.path import AnyPath, as_path
+from cvmae.storage.remote_path import RemotePath
+
 REPORT_BYTES = 512
 _NAME_CHARS, _REASON_CHARS = 240, 160
+_COLUMNS = ["path", "reason"]
 
 
 class BadDataError(Exception):
@@ -52,14 +60,30 @@ class BadFiles:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike, total: int, max_fraction: float, name: str = "bad_files.csv", writes: bool = True
+        self,
+        workdir: str | os.PathLike | RemotePath,
+        total: int,
+        max_fraction: float,
+        name: str = "bad_files.csv",
+        writes: bool = True,
     ):
-        self._path, self._writes = os.path.join(workdir, name), writes
+        self._path, self._writes = as_path(workdir) / name, writes
         self._total, self._max_fraction = total, max_fraction
         self._known: dict[tuple[str, str], None] = {}  # a dict for its order
-        if os.path.exists(self._path):
-            with open(self._path, encoding="utf-8", newline="") as file:
-                self._known = {(row["path"], row["reason"]): None for row in csv.DictReader(file)}
+        if self._path.exists():
+            self._known, is_whole = _read_list(self._path)
+            if writes and not is_whole:
+                self._renew()
+
+    def _renew(self) -> None:
+        """Sets a damaged list aside, and writes its good lines again."""
+        # Other processes read it at the same time, so it is never away.
+        new = set_aside(self._path) if self._path.is_dir() else copy_aside(self._path)
+        print(
+            f"{self._path} is damaged: it is kept as {new.name}, and {len(self._known)} of its lines are taken", file=sys.stderr
+        )
+        with replacing(self._path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([_COLUMNS, *self._known])
 
     def __len__(self) -> int:
         """Returns the number of distinct bad videos so far."""
@@ -101,9 +125,28 @@ class BadFiles:
         self._known.update(dict.fromkeys(pairs))
         if not self._writes:
             return
-        is_new = not os.path.exists(self._path)
-        with open(self._path, "a", encoding="utf-8", newline="") as file:
+        if isinstance(self._path, RemotePath):  # nothing can be appended there
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([_COLUMNS, *self._known])
+            self._path.write_text(text.getvalue())
+            return
+        is_new = not self._path.exists()
+        with self._path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if is_new:
-                writer.writerow(["path", "reason"])
+                writer.writerow(_COLUMNS)
             writer.writerows(pairs)
+
+
+def _read_list(path: AnyPath) -> tuple[dict[tuple[str, str], None], bool]:
+    """Returns the lines of a list that are whole, and True if all are."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.reader(file))
+    except (IsADirectoryError, csv.Error):
+        return {}, False
+    # A surrogate stands for a byte that is no UTF-8.
+    good = [row for row in rows[1:] if len(row) == 2 and not re.search("[\0\ud800-\udfff]", "".join(row))]
+    is_whole = rows[:1] == [_COLUMNS] and len(good) == len(rows) - 1
+    pairs = [(path, reason) for path, reason in good]
+    return dict.fromkeys(pairs if rows[:1] == [_COLUMNS] else ()), is_whole

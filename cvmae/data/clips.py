@@ -39,6 +39,7 @@ class ClipSpec:
       num_sampled: F, frames for the image branch.
       frame_sampling: a word of FRAME_SAMPLINGS, see `sample_frame_index`.
       square_pixels: True applies the aspect ratio of a file's pixels where frames are resized.
+      extra: frames that a clip has beyond `num_frames`, for views that begin at different ones; none of them is sampled.
 
     Raises:
       ValueError: a field is out of range; the message names it.
@@ -54,6 +55,7 @@ class ClipSpec:
     num_sampled: int
     frame_sampling: str
     square_pixels: bool = False
+    extra: int = 0
 
     def __post_init__(self):
         for field, choices in (("fit", FITS), ("sampling", SAMPLINGS), ("frame_sampling", FRAME_SAMPLINGS)):
@@ -62,10 +64,17 @@ class ClipSpec:
         for field in ("num_frames", "stride", "height", "width"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+        if self.extra < 0:
+            raise ValueError(f"extra must be 0 or more, got {self.extra}")
         if self.fps < 0:
             raise ValueError(f"fps must be 0 (use stride) or more, got {self.fps}")
         if not 0 <= self.num_sampled <= self.num_frames:
             raise ValueError(f"cannot sample {self.num_sampled} frames from a clip of {self.num_frames}")
+
+    @property
+    def length(self) -> int:
+        """The number of frames that are read for a clip."""
+        return self.num_frames + self.extra
 
     def deterministic(self) -> "ClipSpec":
         """Returns a copy for evaluation, in which every random choice is replaced by the middle one."""
@@ -140,7 +149,7 @@ def clip_indices(
     end: float | None = None,
     view: ClipView = MIDDLE,
 ) -> np.ndarray:
-    """Returns the source frames of one clip, int64 [T], not decreasing.
+    """Returns the source frames of one clip, int64 [T + `spec.extra`], not decreasing.
 
     With `middle`, several clips start evenly spaced, the first at the beginning and the last so that it ends with the video
     (VideoMAE and mae_st on Kinetics). With `uniform`, clip c of C takes the frame at the fraction (c + 1/2) / C of each
@@ -159,10 +168,10 @@ def clip_indices(
     """
     low, high = part_of_video(times, start, end)
     part = times[low:high]
-    steps = np.arange(spec.num_frames)
+    steps = np.arange(spec.length)
     numerator, denominator = spacing(view.clip, view.clips)
     if spec.sampling == "uniform":
-        indices = (2 * view.clips * steps + 2 * view.clip + 1) * len(part) // (2 * view.clips * spec.num_frames)
+        indices = (2 * view.clips * steps + 2 * view.clip + 1) * len(part) // (2 * view.clips * spec.length)
     elif spec.fps > 0:
         offsets = steps * (spec.stride / spec.fps)
         spare = max(0.0, part[-1] - part[0] - offsets[-1])

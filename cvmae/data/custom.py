@@ -7,6 +7,7 @@ import numpy as np
 
 from cvmae.data.labels import label_sets_of
 from cvmae.data.records import Record, Source
+from cvmae.storage.cache import RemoteFile
 
 MEMBERS = ("__len__", "__getitem__", "class_names", "labels", "identity", "key")
 
@@ -98,7 +99,7 @@ def _check_record(record, label: int, name: str) -> None:
         raise SourceError(f"{name} is of type {type(record).__name__}: give a cvmae.Record")
     payload = record.payload
     is_frames = isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
-    if not is_frames and not (isinstance(payload, str | bytes) and payload):
+    if not is_frames and not (isinstance(payload, str | bytes | RemoteFile) and payload):
         shown = (
             f"{payload.dtype}{list(payload.shape)}" if isinstance(payload, np.ndarray) else f"of type {type(payload).__name__}"
         )

@@ -9,6 +9,12 @@ import numpy as np
 # Containers of streams that can be joined anywhere, as broadcast is: the first packets may refer to frames that are not there.
 _JOINABLE = frozenset(("mpegts", "mpeg", "mpegvideo", "h264", "hevc"))
 
+# Those of MP4 and QuickTime, and all containers that give the size of a packet before its content, so that a last one that is cut short is marked.
+MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+SIZED = frozenset((MOV, "matroska,webm", "avi", "flv"))
+# The frame of the last packet is displayed among the last ones; decoders hold no more of them back.
+_REORDERED = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class FrameTable:
@@ -51,7 +57,7 @@ def table_from_packets(container, stream, decoded: Callable[[], Iterable[av.Vide
     """Builds the table by demuxing a PyAV video stream to its end; returns None where packets do not give the display order.
 
     Frame counts in headers are not used: they can be wrong, and WebM has none. Packets marked "discard" lie outside the edit
-    list of an MP4 and are never shown. Where a file may begin between keyframes, its beginning is decoded, and the table has
+    list of an MP4 and are never shown; packets that the end of the file cuts off are no frames, but in MP4. Where a file may begin between keyframes, its beginning is decoded, and the table has
     only the frames that come out. Returns None if a pts is absent or repeated, and for H.264 with B-frames in AVI: that
     container has no pts, and the ones that the demuxer makes up do not follow the display order.
 
@@ -62,7 +68,10 @@ def table_from_packets(container, stream, decoded: Callable[[], Iterable[av.Vide
     if container.format.name == "avi" and stream.codec_context.name == "h264" and stream.codec_context.has_b_frames:
         return None
     seconds, rate = float(stream.time_base), header_fps(stream)
-    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in packets_of(container, stream) if p.size]
+    # The header of an MP4 lists its frames, so that one that is not there is missing, not cut off.
+    all_packets = packets_of(container, stream)
+    kept = all_packets if container.format.name == MOV else _without_cut(all_packets)
+    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in kept if p.size]
     shown = [(pts, is_key) for pts, is_key, is_discard in packets if not is_discard]
     if not shown or len({pts for pts, _ in shown if pts is not None}) < len(shown):
         return None
@@ -77,6 +86,44 @@ def table_from_packets(container, stream, decoded: Callable[[], Iterable[av.Vide
     times = (pts - pts[0]) * seconds
     fps = (len(pts) - 1) / times[-1] if times[-1] > 0 else rate
     return FrameTable(pts, times, np.array([k for _, k in shown], bool), fps, reliable=True)
+
+
+def _without_cut(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """Yields the packets that have a content, without the last ones if these are cut short."""
+    waiting = []
+    for packet in packets:
+        if packet.size:
+            waiting.append(packet)
+            if not packet.is_corrupt:
+                yield from waiting
+                waiting = []
+
+
+def without_cut_end(table: FrameTable, frames: Iterable[av.VideoFrame]) -> FrameTable:
+    """Returns a table without the frames that the end of the file cuts off, which are damaged or do not come out of the decoder.
+
+    Args:
+      table: reliable.
+      frames: decoded from a keyframe of the table to the end of the file.
+    """
+    intact = {frame.pts: not frame.is_corrupt for frame in frames}
+    if not intact and table.keyframe.sum() > 2:  # nothing was decoded from the place that was looked for
+        return table
+    first = min((pts for pts in intact if pts is not None), default=table.pts[0])
+    last = [int(pts) for pts in table.pts[-_REORDERED:] if pts >= first]
+    count = _whole([intact.get(pts, False) for pts in last], len(table))
+    return dataclasses.replace(table, pts=table.pts[:count], times=table.times[:count], keyframe=table.keyframe[:count])
+
+
+def count_frames(frames: Iterable[av.VideoFrame]) -> int:
+    """Returns the number of frames without those that the end of the file cuts off, which are damaged."""
+    intact = [not frame.is_corrupt for frame in frames]
+    return _whole(intact[-_REORDERED:], len(intact))
+
+
+def _whole(last: list[bool], count: int) -> int:
+    """Returns the number of the frames before the first of the last ones, of `count`, that is not whole."""
+    return count - len(last) + last.index(False) if False in last else count
 
 
 def _without_lost(packets, key_pts, frames):

@@ -1,13 +1,16 @@
 """Source of a Hugging Face `datasets` set, `data.source=hf`: a hub id, a folder, or Parquet files."""
 
-import glob
 import hashlib
+import itertools
 import os
 
 import numpy as np
 
-from cvmae.data.labels import CLASSES, MISSING, UNLABELED, number_labels, split_label
+from cvmae.data.labels import CLASSES, MISSING, UNLABELED, label_notes, number_labels, split_label
 from cvmae.data.records import Record, SplitError, UnreadableError
+from cvmae.data.times import parse_part
+from cvmae.storage.cache import FileCache, RemoteFile, open_binary
+from cvmae.storage.path import dirname, expand_user, glob, is_remote, join
 
 HIDDEN = "-1"  # the label of test sets whose labels are not published, by convention of the hub
 
@@ -15,8 +18,8 @@ HIDDEN = "-1"  # the label of test sets whose labels are not published, by conve
 class HfSource:
     """Source of a split of a Hugging Face data set, whose videos are not decoded by `datasets`.
 
-    `datasets` converts Parquet files into memory-mapped Arrow files in its cache, once. Float columns `start` and `end` are the part
-    of the video to use, in seconds, as in a manifest; missing or NaN: open.
+    `datasets` converts Parquet files into memory-mapped Arrow files in its cache, once. Columns `start` and `end`, numbers or texts, are
+    the part of the video to use, in seconds, by the rules of a manifest.
 
     Args:
       path: a hub id, a folder (of Parquet files, or saved by `save_to_disk`), or a pattern of Parquet files, in which `{split}`
@@ -34,43 +37,55 @@ class HfSource:
 
     label_sets = None
 
-    def __init__(self, path: str, config: str, video: str, label: str, split: str):
+    def __init__(self, path: str, config: str, video: str, label: str, split: str, cache: FileCache | None = None):
         if not path:
             raise ValueError("data.source=hf needs data.hf.path, a hub id, a folder of a data set, or a pattern of Parquet files")
         self._path, self._config, self._video, self._label, self._split = path, config, video, label, split
-        self._expanded = os.path.expanduser(path)
+        self._expanded, self._cache = expand_user(path), cache
         rows = _open(self._expanded, config, split)
         for field, column in (("video", video), ("label", label)):
             if column not in rows.features and (column or field == "video"):
                 raise ValueError(f"data.hf.{field}={column!r} is no column of {path}; it has {', '.join(rows.features)}")
-        self._rows = _undecoded(rows.select_columns([name for name in (video, "start", "end") if name in rows.features]), video)
-        self.class_names, self.labels = self._number(rows)
+        self._rows = _undecoded(rows.select_columns([video]), video)
+        self._parts = self._read_parts(rows)
+        self.class_names, self.labels, notes = self._number(rows)
+        self.notes = tuple(f"{path}: {note}" for note in notes)
         self.identity = self._digest()
 
-    def _number(self, rows) -> tuple[tuple[str, ...], np.ndarray]:
-        """Returns the class names, and the labels of all rows, int32 [n]. Raises: LabelError."""
+    def _read_parts(self, rows) -> list[tuple[float | None, float | None]] | None:
+        """Returns the part of the video of every row, in seconds; None without such columns. Raises: TimeError."""
+        columns = [rows.select_columns([name])[:][name] if name in rows.features else None for name in ("start", "end")]
+        if columns == [None, None]:
+            return None
+        starts, ends = (column or itertools.repeat(None, len(rows)) for column in columns)
+        return [parse_part(f"{self._path}: row {row}", *part) for row, part in enumerate(zip(starts, ends, strict=True))]
+
+    def _number(self, rows) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
+        """Returns the class names, the labels of all rows, int32 [n], and notes. Raises: LabelError."""
         from datasets import ClassLabel
 
         if not self._label:
-            return (), np.full(len(rows), UNLABELED, np.int32)
+            return (), np.full(len(rows), UNLABELED, np.int32), []
         column, feature = rows.select_columns([self._label])[:][self._label], rows.features[self._label]
         if isinstance(feature, ClassLabel):
-            return tuple(feature.names), np.array([UNLABELED if n is None or n < 0 else n for n in column], np.int32)
+            return tuple(feature.names), np.array([UNLABELED if n is None or n < 0 else n for n in column], np.int32), []
         where = f"{self._path}: column {self._label}"
         texts = [split_label(where, value, False)[0] for value in column]
         # All splits are judged together, so that a class has one number in each.
         of_all = {split_label(where, value, False)[0] for value in self._labels_of_all_splits()}
         known = {text for text in of_all | set(texts) if text.lower() not in MISSING and text != HIDDEN}
-        names, numbers = number_labels(dict.fromkeys(sorted(known), where), os.path.join(self._folder, CLASSES))
-        return names, np.array([numbers.get(text, UNLABELED) for text in texts], np.int32)
+        names, numbers = number_labels(dict.fromkeys(sorted(known), where), join(self._folder, CLASSES))
+        return names, np.array([numbers.get(text, UNLABELED) for text in texts], np.int32), label_notes(names, numbers)
 
     def _labels_of_all_splits(self) -> set:
         """Returns the values of the label column in every split."""
         import pyarrow.parquet
 
         if self._expanded.endswith(".parquet"):
-            files = glob.glob(self._expanded.replace("{split}", "*"))
-            tables = [pyarrow.parquet.read_table(file, columns=[self._label]) for file in files]
+            tables = []
+            for file in glob(self._expanded.replace("{split}", "*")):
+                with open_binary(file) as opened:
+                    tables.append(pyarrow.parquet.read_table(opened, columns=[self._label]))
             return {value for table in tables for value in table.column(0).unique().to_pylist()}
         splits = _open(self._expanded, self._config, None)
         return {value for rows in splits.values() if self._label in rows.features for value in rows.unique(self._label)}
@@ -78,7 +93,7 @@ class HfSource:
     @property
     def _folder(self) -> str:
         """The folder that paths of videos are relative to."""
-        return os.path.dirname(self._expanded) if self._expanded.endswith(".parquet") else self._expanded
+        return dirname(self._expanded) if self._expanded.endswith(".parquet") else self._expanded
 
     def __len__(self):
         return len(self._rows)
@@ -91,10 +106,10 @@ class HfSource:
         if payload is None:
             if not path:
                 raise UnreadableError(name, f"the column {self._video} is empty")
-            payload = os.path.join(self._folder, path)
-        return Record(
-            f"{name} ({path})" if path else name, int(self.labels[index]), _seconds(row, "start"), _seconds(row, "end"), payload
-        )
+            payload = join(self._folder, path)
+            payload = RemoteFile(payload, self._cache) if is_remote(payload) else payload
+        start, end = (None, None) if self._parts is None else self._parts[int(index)]
+        return Record(f"{name} ({path})" if path else name, int(self.labels[index]), start, end, payload)
 
     def key(self, index):
         """Returns the last part of the path, the split and the number of the row."""
@@ -159,8 +174,3 @@ def _undecoded(rows, video: str):
             f"data.hf.video={video!r} holds {feature}; expected the feature Video or Image, encoded bytes, or paths of files"
         )
     return rows
-
-
-def _seconds(row: dict, column: str) -> float | None:
-    value = row.get(column)
-    return None if value is None or np.isnan(value) else float(value)

@@ -1,14 +1,40 @@
 """Texts of labels in manifests: which of them mean a class, by name or by number, which mean none, and which are refused."""
 
+import collections
 import csv
-import os
+import io
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+
+from cvmae.data.text_files import TextError, read_utf8
+from cvmae.storage.path import exists
 
 CLASSES = "classes.csv"
 UNLABELED = -1
-# In lower case. Data frames and spreadsheets write an empty cell as one of these; -1 is this package's own word for it.
-MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>", "-1", "-1.0"))
+# In lower case: what data frames, spreadsheets and programs write for an empty cell.
+EMPTY = frozenset(
+    (
+        "",
+        "nan",
+        "-nan",
+        "none",
+        "null",
+        "nil",
+        "na",
+        "n/a",
+        "<na>",
+        "nat",
+        "#n/a",
+        "#na",
+        "#n/a n/a",
+        "1.#qnan",
+        "-1.#qnan",
+        "1.#ind",
+    )
+)
+MISSING = EMPTY | {"-1", "-1.0", "-1.#ind"}  # for a label also -1, this package's own word
+NONE_OF_THEM = "<none of the classes>"  # a label, where clips have several: the clip is known to have none of the classes
 
 # Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes.
 _SPARSE_FROM, _LEAST_USED = 1000, 0.1
@@ -30,7 +56,7 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
 
     A label that `classes` lists is that class, whatever its text. Of the others, the texts in MISSING, in any case, are no
     label, and texts that are several labels are refused. If most of the rest are numbers, all have to be class numbers, 0 to C - 1;
-    otherwise all are names.
+    otherwise all are names. Texts are compared in the normal form NFC of Unicode, see `split_label`.
 
     Args:
       labels: distinct texts of all splits, stripped, with the place of the first row that has it, "file:line".
@@ -46,8 +72,13 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
     names = _class_names(classes)
     listed = set(names)
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
+    if NONE_OF_THEM in labels.keys() - listed:
+        raise LabelError(
+            f"{labels[NONE_OF_THEM]}: label {NONE_OF_THEM!r} means something where clips have several labels: set "
+            "--config.data.multi_label=True, or leave it empty"
+        )
     for label, where in labels.items():
-        if label not in listed and _SEVERAL.fullmatch(label):
+        if label not in listed and (_SEVERAL.fullmatch(label) or (multi_label and _is_list(label, labels))):
             remedy = (
                 f"separate them by ;, or list it in {CLASSES}" if multi_label else f"{_ONE}, or list it in {CLASSES}; {_MORE}"
             )
@@ -82,22 +113,79 @@ def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
         raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {_MORE}")
     if isinstance(value, str) and multi_label:
         values = value.split(";")
-    return tuple("" if part is None else str(part).strip() for part in values)
+    texts = tuple("" if part is None else normal_form(str(part)) for part in values)
+    none = [" ".join(text.lower().split()) == NONE_OF_THEM for text in texts]
+    if not any(none):
+        return texts
+    if multi_label and not all(is_none or text.lower() in MISSING for text, is_none in zip(texts, none, strict=True)):
+        raise LabelError(f"{where}: label {str(value)[:60]!r} has {NONE_OF_THEM} beside a class; give one of the two")
+    return (NONE_OF_THEM,)
 
 
-def number_label_sets(rows: Sequence[frozenset[int]]) -> tuple[tuple[tuple[int, ...], ...], list[int]]:
+def normal_form(text: str) -> str:
+    """Returns a label's text without spaces around it, in the normal form NFC: an accent may be written as one character or as two."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def number_label_sets(rows: Sequence[frozenset[int] | None]) -> tuple[tuple[tuple[int, ...], ...], list[int]]:
     """Numbers sets of labels, so that a clip with several labels needs one number.
 
     Args:
-      rows: the class numbers of every row of a manifest; empty for no label.
+      rows: the class numbers of every row of a manifest, an empty set for none of the classes; None for no label.
 
     Returns:
       The distinct sets, each as ascending class numbers, in sorted order, which does not depend on the order of the rows; and
       for every row the index of its set among them, or UNLABELED.
     """
-    sets = tuple(sorted({tuple(sorted(row)) for row in rows if row}))
+    sets = tuple(sorted({tuple(sorted(row)) for row in rows if row is not None}))
     index = {frozenset(numbers): row for row, numbers in enumerate(sets)}
-    return sets, [index.get(row, UNLABELED) for row in rows]
+    return sets, [UNLABELED if row is None else index[row] for row in rows]
+
+
+def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
+    """Returns lines about labels that may not be meant as they are read.
+
+    Args:
+      names: of the classes, () where these have only numbers.
+      labels: {text: class number} of the labels that are there, see `number_labels`.
+    """
+    notes, twins = [], collections.defaultdict(list)
+    for name in names:
+        twins[_fold(name)].append(name)
+    for group in twins.values():
+        if len(group) > 1:
+            classes = " and ".join(repr(name[:40]) for name in group)
+            notes.append(f"{len(group)} classes differ only in case or spaces, {classes}; write them alike if they are one")
+    numbers = [label for label in labels if label in names and _is_number(label)]
+    if 0 < len(numbers) < len(names) and len(labels) > len(numbers):
+        shown = ", ".join(numbers[:3])
+        notes.append(
+            f"labels are numbers ({shown}) and names; most are names, so all are taken as names, numbered in sorted order"
+        )
+    wide = [name for name in names if not name.isascii() and unicodedata.normalize("NFKC", name).isdecimal()]
+    if wide:
+        notes.append(f"labels such as {wide[0]!r} are numbers in other characters than 0 to 9, so they are taken as names")
+    used = set(labels.values())
+    if not names and used and 0 not in used:
+        notes.append(
+            f"no label is 0, the lowest is {min(used)}: classes are numbered from 0; subtract 1 if these are numbered from 1"
+        )
+    return notes
+
+
+def _fold(name: str) -> str:
+    """Returns a name without case, compatibility forms, characters that do not show, and runs of spaces."""
+    shown = "".join(character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
+    return " ".join(shown.casefold().split())
+
+
+def _is_list(label: str, labels: Collection[str]) -> bool:
+    """Returns True where a text is several of the labels with commas or bars, or has a bracket without its partner, as a part of `[0;2]`."""
+    parts = [part.strip() for part in re.split(r"[,|]", label)]
+    if len(parts) > 1 and all(map(labels.__contains__, parts)):
+        return True
+    pairs = (("[", "]"), ("(", ")"), ("{", "}"))
+    return any((label.startswith(a) and b not in label) or (label.endswith(b) and a not in label) for a, b in pairs)
 
 
 def label_sets_of(source):
@@ -168,15 +256,14 @@ def _is_number(label: str) -> bool:
 
 def _class_names(path):
     """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose."""
-    if not os.path.exists(path):
+    if not exists(path):
         return ()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+        header, *rows = list(csv.reader(io.StringIO(read_utf8(path), newline=""))) or [[]]
     except OSError as error:
         raise LabelError(f"{path}: {error.strerror}; it has to be a file with number,name, or not to be there") from error
-    except UnicodeDecodeError as error:
-        raise LabelError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except TextError as error:
+        raise LabelError(str(error)) from error
     except csv.Error as error:
         raise LabelError(f"{path}: not a CSV file ({error}); expected number,name") from error
     if header != ["number", "name"]:
@@ -185,6 +272,7 @@ def _class_names(path):
         return ()
     names: dict[str, None] = {}  # a dict for its order
     for number, row in enumerate(rows):
+        row = row[:1] + [unicodedata.normalize("NFC", name) for name in row[1:]]
         if len(row) != 2 or row[0] != str(number) or row[1] in names:
             raise LabelError(f"{path}:{number + 2}: {','.join(row)!r} is not class {number} and a name; expected number,name")
         names[row[1]] = None

@@ -192,6 +192,11 @@ class Mixture:
         part, number = self._find(index)
         return dataclasses.replace(self._sources[part][number], label=UNLABELED)
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources, in the order of `names`."""
+        return self._sources
+
     def key(self, index):
         part, number = self._find(index)
         return f"{self.names[part]}/{self._sources[part].key(number)}"

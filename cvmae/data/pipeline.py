@@ -10,22 +10,23 @@ from typing import Protocol
 
 import grain
 import numpy as np
-from absl import flags
 
-from cvmae.data import clips, decode, worker_processes
+from cvmae.data import clips, decode
 from cvmae.data.bad_files import REPORT_BYTES, BadDataError, pack_failures
+from cvmae.data.loader import Loader
 from cvmae.data.manifest import UNLABELED
 from cvmae.data.mixture import Mixture, part_range
 from cvmae.data.proportions import EPOCHS, clip_indices_of
 from cvmae.data.records import Record, Source, UnreadableError
 from cvmae.data.timeout import TimeLimitError, call_with_limit
+from cvmae.storage import counters
 
 ATTEMPTS = 8  # records tried for one clip before the run stops
 ARRAY_FPS = 25.0  # frames per second assumed for videos stored as arrays
 
 
-def clip_spec(config) -> clips.ClipSpec:
-    """Returns the ClipSpec of a config. Raises: ValueError, naming the field."""
+def clip_spec(config, *, for_views: bool = False) -> clips.ClipSpec:
+    """Returns the ClipSpec of a config; `for_views` adds the frames of views that begin later. Raises: ValueError, naming the field."""
     data, image = config.data, config.get("image_branch")  # downstream tasks have no image branch and sample no frames
     height, width = data.frame_size
     return clips.ClipSpec(
@@ -39,10 +40,11 @@ def clip_spec(config) -> clips.ClipSpec:
         num_sampled=image.frames if image else 0,
         frame_sampling=image.frame_sampling if image else "middle",
         square_pixels=data.get("square_pixels", False),  # configs before version 0.2 have no such field
+        extra=config.augment.get("plus_shift", 0) if for_views else 0,  # downstream tasks have no such field
     )
 
 
-def make_loader(config, source: Source, *, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> "Loader":
+def make_loader(config, source: Source, *, start_step: int = 0, process_index: int = 0, process_count: int = 1) -> Loader:
     """Makes a loader of endless training batches, reshuffled every epoch, beginning with the batch of step `start_step`.
 
     The global batch has config.batch_size = B clips; process p of P gets the examples [p b, (p + 1) b), b = B / P. A batch is
@@ -63,7 +65,9 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
         raise ValueError(f"batch_size={config.batch_size} is not divisible by {process_count} processes")
     if not len(source):
         raise ValueError("the source holds no records")
-    read = _ReadTraining(Reader(source, clip_spec(config), config.data.timeout_s, _part_specs(config, source)))
+    read = _ReadTraining(
+        Reader(source, clip_spec(config, for_views=True), config.data.timeout_s, _part_specs(config, source, True))
+    )
     if isinstance(source, Mixture):
         stream = clip_indices_of(source, config.seed, config.batch_size).seed(config.seed)
     else:
@@ -72,26 +76,28 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
     return Loader(batches[start_step * process_count + process_index :: process_count], config.data)
 
 
-def make_eval_loader(config, source: Source, batch_size: int, start: int = 0, **shard) -> "Loader":
+def make_eval_loader(config, source: Source, batch_size: int, start: int = 0, **shard) -> Loader:
     """Makes a deterministic loader of every record once, in order, from record `start`; random choices become the middle ones.
 
     Batches are those of `make_loader`, with `valid`, bool [b]: False for padding of the last batch and for records that cannot
     be read, which are not replaced here. Such examples are zeros, with label -1. shard: process_index and process_count, see
     `padded_loader`.
     """
-    return padded_loader(_EvaluationExamples(evaluation_reader(config, source)), batch_size, config.data, start, **shard)
+    return padded_loader(
+        _EvaluationExamples(evaluation_reader(config, source, for_views=True)), batch_size, config.data, start, **shard
+    )
 
 
-def evaluation_reader(config, source: Source) -> "Reader":
-    """Returns a reader of clips without random choices."""
-    specs = tuple(spec.deterministic() for spec in _part_specs(config, source))
-    return Reader(source, clip_spec(config).deterministic(), config.data.timeout_s, specs)
+def evaluation_reader(config, source: Source, *, for_views: bool = False) -> "Reader":
+    """Returns a reader of clips without random choices; `for_views`: see `clip_spec`."""
+    specs = tuple(spec.deterministic() for spec in _part_specs(config, source, for_views))
+    return Reader(source, clip_spec(config, for_views=for_views).deterministic(), config.data.timeout_s, specs)
 
 
-def _part_specs(config, source) -> tuple[clips.ClipSpec, ...]:
+def _part_specs(config, source, for_views: bool) -> tuple[clips.ClipSpec, ...]:
     """Returns the ClipSpec of each source of a mixture; () for any other source."""
     sampling = source.sampling if isinstance(source, Mixture) else ()
-    return tuple(dataclasses.replace(clip_spec(config), **changes) for changes in sampling)
+    return tuple(dataclasses.replace(clip_spec(config, for_views=for_views), **changes) for changes in sampling)
 
 
 class Examples(Protocol):
@@ -108,7 +114,7 @@ class Examples(Protocol):
 
 def padded_loader(
     examples: Examples, batch_size: int, data, start: int = 0, process_index: int = 0, process_count: int = 1
-) -> "Loader":
+) -> Loader:
     """Makes a loader of the examples from `start` on, once, in order, with the last batch padded to batch_size.
 
     Adds `valid` and `failures` to each example, see `make_eval_loader`. Of each batch, process p of P reads the examples
@@ -117,43 +123,6 @@ def padded_loader(
     count = -(-max(0, len(examples) - start) // batch_size) * batch_size
     batches = grain.MapDataset.range(start, start + count).map(_ReadEvaluation(examples)).batch(batch_size // process_count)
     return Loader(batches[process_index::process_count], data)
-
-
-class Loader:
-    """Iterator over the batches of a Grain dataset; close() ends its threads and worker processes."""
-
-    def __init__(self, batches: grain.MapDataset, data):
-        # Grain's workers read absl flags, which are not parsed in a library or a notebook.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
-        # Grain's defaults would hold 500 batches in memory in every process.
-        ahead = max(data.prefetch, data.threads) if data.threads else 0
-        dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
-        if data.workers:
-            options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-            dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.end_with_parent)
-        self._iterator = iter(dataset)
-        self._starts_workers = data.workers > 0  # with the first batch
-
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        if not self._starts_workers:
-            return next(self._iterator)
-        self._starts_workers = False
-        with worker_processes.start():
-            return next(self._iterator)
-
-    def close(self):
-        """Ends the loader; it cannot be used afterwards."""
-        self._iterator.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
 
 @contextlib.contextmanager
@@ -187,11 +156,19 @@ class Reader:
 
     def cut(self, index: int, rng: np.random.Generator, view: clips.ClipView = clips.MIDDLE) -> tuple[Record, list[np.ndarray]]:
         """Returns a record, and the crops of one clip of it, each uint8 [T, H0, W0, 3]. Raises: UnreadableError."""
-        record = self.source[index]
-        part = self.part_of(index)
+        with counters.timed():
+            record = self.source[index]
+        part, own = self.part_of(index), counters.current()
         spec = self.part_specs[part] if part is not None else self.spec
+        if isinstance(record.payload, bytes):
+            counters.add(bytes_read=len(record.payload))
+
+        def cut():
+            with counters.counting(own), counters.timed(reads_files=isinstance(record.payload, str)):
+                return cut_clip(record, spec, rng, view)
+
         with unreadable(record.name):
-            return record, call_with_limit(lambda: cut_clip(record, spec, rng, view), self.timeout_s)
+            return record, call_with_limit(cut, self.timeout_s)
 
     def part_of(self, index: int) -> int | None:
         """Returns the number of the source of a record in a mixture; None without a mixture."""
@@ -205,8 +182,8 @@ class Reader:
         return _example(video, frame_index, record.label, index)
 
     def blank_clip(self) -> np.ndarray:
-        """Returns a clip of zeros, uint8 [T, H0, W0, 3]."""
-        return np.zeros((self.spec.num_frames, self.spec.height, self.spec.width, 3), np.uint8)
+        """Returns a clip of zeros, of the shape of those that are read."""
+        return np.zeros((self.spec.length, self.spec.height, self.spec.width, 3), np.uint8)
 
 
 def _example(video, frame_index, label, index):
@@ -254,7 +231,7 @@ class _ReadTraining(grain.transforms.RandomMap):
 
     def random_map(self, index, rng):
         """Returns the example of record `index`, or of the first readable one drawn after it. Raises: BadDataError."""
-        key, failures = int(rng.integers(2**63)), []
+        key, failures, own = int(rng.integers(2**63)), [], counters.Counters()
         part, (low, high) = self.reader.part_of(index), part_range(self.reader.source, index)
         while len(failures) < ATTEMPTS:
             # Each attempt has its own generator: a decoder that ran into the time limit may still be using the previous one.
@@ -262,11 +239,14 @@ class _ReadTraining(grain.transforms.RandomMap):
             if failures:
                 index = low + int(attempt_rng.integers(high - low))
             try:
-                example = self.reader.read(index, attempt_rng)
+                with counters.counting(own):
+                    example = self.reader.read(index, attempt_rng)
             except UnreadableError as error:
                 failures.append(error.args)
+                own.add(unreadable=1)
             else:
-                example["failures"] = pack_failures(failures)
+                own.add(clips=1)
+                example |= {"failures": pack_failures(failures), counters.KEY: own.values()}
                 return example if part is None else example | {"source": np.int32(part)}
         names = ", ".join(dict.fromkeys(name for name, _ in failures))
         raise BadDataError(f"{ATTEMPTS} videos in a row cannot be read ({names}); the first: {failures[0][1]}")

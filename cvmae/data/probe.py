@@ -5,6 +5,10 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from cvmae.files import LFS_POINTER, is_lfs_pointer
+from cvmae.storage.cache import open_binary
+from cvmae.storage.path import is_remote
+
 # A title in an old encoding must not make a video unreadable. PyAV 19 replaces such bytes by default and has no such option.
 TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
@@ -30,21 +34,25 @@ def is_picture(stream) -> bool:
 def no_video(path: str) -> str:
     """Returns the reason why a file is not taken for a video by its content; "" if it is one."""
     try:
-        with av.open(path, **TOLERANT) as container:
-            stream = video_stream(container)
-            if stream is None:
-                return "no video stream, only a picture" if container.streams.video else "no video stream"
-            name = container.format.name
-            if name in SCRIPTS:
-                return "a playlist"
-            if stream.codec_context is None:
-                return "no decoder for its video codec"
-            if stream.codec_context.name in _TEXT:
-                return "text"
-            if name.endswith("_pipe") or name == "image2":
-                return PICTURE
-            if name == "gif" and sum(1 for packet, _ in zip(container.demux(stream), range(2)) if packet.size) < 2:
-                return PICTURE
+        with open_binary(path) as file:
+            if is_lfs_pointer(file.read(64)):
+                return LFS_POINTER
+            file.seek(0)
+            with av.open(file if is_remote(path) else path, **TOLERANT) as container:
+                stream = video_stream(container)
+                if stream is None:
+                    return "no video stream, only a picture" if container.streams.video else "no video stream"
+                name = container.format.name
+                if name in SCRIPTS:
+                    return "a playlist"
+                if stream.codec_context is None:
+                    return "no decoder for its video codec"
+                if stream.codec_context.name in _TEXT:
+                    return "text"
+                if name.endswith("_pipe") or name == "image2":
+                    return PICTURE
+                if name == "gif" and sum(1 for packet, _ in zip(container.demux(stream), range(2)) if packet.size) < 2:
+                    return PICTURE
     except (av.error.FFmpegError, OSError, ValueError) as error:
         return f"no video: {getattr(error, 'strerror', None) or error}"
     return ""

@@ -4,8 +4,9 @@ Position n of the stream is a closed form of n, so that any worker, process or r
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import grain
@@ -62,6 +63,68 @@ class Proportions(grain.transforms.DatasetSelectionMap):
         return source, before[source]
 
 
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """Endless passes over the records `low` to `high` - 1, each shuffled by itself; no record is twice among `span` positions in a row.
+
+    Grain's shuffle draws each pass by itself, so that the end of one and the beginning of the next may share a record: in a batch it
+    would be its own negative. Such records of a beginning change places with later ones of their pass. A source of less than 3 x `span`
+    records may have too few others to change with.
+
+    Attributes:
+      low: first record.
+      high: the one after the last.
+      seed: of the shuffle.
+      span: positions.
+    """
+
+    low: int
+    high: int
+    seed: int
+    span: int
+
+    def __len__(self):
+        return (self.high - self.low) * EPOCHS
+
+    def __getitem__(self, position):
+        number, offset = divmod(int(position), self.high - self.low)
+        return _shuffled(self, number, _exchanges(self, number).get(offset, offset))
+
+
+@functools.lru_cache(maxsize=64)
+def _grain_shuffle(low: int, high: int, seed: int) -> grain.MapDataset:
+    return grain.MapDataset.range(low, high).seed(seed).shuffle().repeat(EPOCHS)
+
+
+def _shuffled(passes: Passes, number: int, offset: int) -> int:
+    """Returns the record that Grain's shuffle has at an offset of pass `number`."""
+    length = passes.high - passes.low
+    return int(_grain_shuffle(passes.low, passes.high, passes.seed)[number * length + offset])
+
+
+@functools.lru_cache(maxsize=64)
+def _exchanges(passes: Passes, number: int) -> dict[int, int]:
+    """Returns the offsets of pass `number` whose records change places with each other.
+
+    Only offsets outside the last `span` change, so that the end of every pass is that of Grain's shuffle, and no pass depends on more than
+    the one before.
+    """
+    length, span = passes.high - passes.low, passes.span
+    if not number or length <= span:
+        return {}
+    ending = {_shuffled(passes, number - 1, offset) for offset in range(length - span, length)}
+    repeated = [offset for offset in range(span) if _shuffled(passes, number, offset) in ending]
+    others = (offset for offset in range(span, length - span) if _shuffled(passes, number, offset) not in ending)
+    pairs = list(zip(repeated, others, strict=False))
+    return dict(pairs) | {later: first for first, later in pairs}
+
+
+def most_of_a_batch(weights: Sequence[int], batch_size: int) -> list[int]:
+    """Returns the most positions that a batch may have of each source: its share, and what `Proportions.counts` may differ by."""
+    slack = 2 * max(1, len(weights) - 2)
+    return [min(batch_size, -(-batch_size * weight // sum(weights)) + slack) for weight in weights]
+
+
 def clip_indices_of(mixture: Mixture, seed: int, batch_size: int) -> grain.MapDataset:
     """Returns the endless stream of record numbers of a mixture.
 
@@ -73,11 +136,10 @@ def clip_indices_of(mixture: Mixture, seed: int, batch_size: int) -> grain.MapDa
       seed: config.seed.
       batch_size: clips of the global batch.
     """
-    streams = []
-    for number, name in enumerate(mixture.names):
+    streams, weights = [], integer_weights(mixture.weights)
+    for number, (name, span) in enumerate(zip(mixture.names, most_of_a_batch(weights, batch_size), strict=True)):
         own_seed = int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=4).digest())
-        streams.append(grain.MapDataset.range(*mixture.range_of(number)).seed(own_seed).shuffle().repeat(EPOCHS))
-    weights = integer_weights(mixture.weights)
+        streams.append(grain.MapDataset.source(Passes(*mixture.range_of(number), own_seed, span)))
     length = min(len(stream) * sum(weights) // weight for stream, weight in zip(streams, weights, strict=True))
     mixed = grain.MapDataset.select_from_datasets(streams, Proportions(weights, min(length, 2**62)))
     return WindowShuffleMapDataset(mixed, window_size=batch_size, seed=seed)

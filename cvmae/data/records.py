@@ -5,6 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from cvmae.storage.cache import RemoteFile
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -14,14 +16,14 @@ class Record:
       name: for error messages and bad_files.csv.
       label: class number, or with several labels the row of `Source.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
-      payload: a path, the bytes of an encoded file, or frames uint8 [n, H, W, 3].
+      payload: a path, also `gs://...` and `s3://...`, the bytes of an encoded file, a file in a bucket, or frames uint8 [n, H, W, 3].
     """
 
     name: str
     label: int
     start: float | None
     end: float | None
-    payload: str | bytes | np.ndarray
+    payload: str | bytes | RemoteFile | np.ndarray
 
 
 def part_key(path: str, start: float | None, end: float | None) -> str:
@@ -52,7 +54,7 @@ class Source(Protocol):
       class_names: () if classes have only numbers.
       labels: int32 [n], the label of every record, read without decoding a video.
       label_sets: may be absent, or None, if a video has one label, a class number. With several labels, bool [S, C]: row s has
-        True for each class of the set of labels s, and `labels` are rows of this table, the same in all splits.
+        True for each class of the set of labels s, none for clips that have none of the classes, and `labels` are rows of this table, the same in all splits.
       identity: a text that differs if records or labels differ; it does not depend on the folder of the files. A run resumes only
         on a source of the same identity.
     """

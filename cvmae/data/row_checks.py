@@ -134,7 +134,7 @@ def _without_training(name, train_name, train, source):
     clips = sum(number for labels, number in tested.items() if not trained.issuperset(labels))
     text = f"{train_name} has no video of {len(lacking)} of {count} classes ({shown}), {name} has {clips:,} of them"
     # A clip with several labels says something as long as one of them is trained.
-    unknown = sum(number for labels, number in tested.items() if trained.isdisjoint(labels))
+    unknown = sum(number for labels, number in tested.items() if labels and trained.isdisjoint(labels))
     _refuse_above(unknown, tested.total(), text, "check that both splits number their classes alike")
     return [text]
 

@@ -19,6 +19,8 @@ from cvmae.data.subset import Subset, choose, parse_split, strata
 from cvmae.data.synthetic import SyntheticSource
 from cvmae.data.tar_source import TarSource
 from cvmae.data.tfds_source import TfdsSource
+from cvmae.storage.cache import FileCache, RemoteFile
+from cvmae.storage.path import is_remote
 
 KINDS = ("files", "tfds", "motion", "synthetic", "webdataset", "hf", "custom")
 
@@ -48,6 +50,12 @@ def make_source(data, split: str, custom: Mapping[str, Source] | None = None) ->
     return source if part is None else Subset(source, choose(strata(source), part))
 
 
+def file_cache(data) -> FileCache | None:
+    """Returns the local cache of config.data for files in buckets; None where none is asked for."""
+    folder = data.get("cache_dir", "")  # configs before the field lack it
+    return FileCache(folder, int(data.cache_gb * 1e9)) if folder else None
+
+
 def open_split(data, field: str, custom: Mapping[str, Source] | None = None) -> Source:
     """Opens the source of the split that config.data.`field` names, `split`, `eval_split` or `test_split`; see `make_source`.
 
@@ -70,7 +78,7 @@ def _full_split(data, split: str) -> Source:
             raise ValueError(f"data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split{remedy}")
         try:
             several, pictures = data.get("multi_label", False), data.get("pictures", False)
-            return FileSource(read_manifest(data.manifest, split, data.root, several, pictures))
+            return FileSource(read_manifest(data.manifest, split, data.root, several, pictures), file_cache(data))
         except ManifestError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise ManifestError(f"{error}{how_to_prepare(data.get('name', ''))}") from error
@@ -81,9 +89,9 @@ def _full_split(data, split: str) -> Source:
 
         return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
     if data.source == "webdataset":
-        return TarSource(data.webdataset.shards, split, data.get("pictures", False))
+        return TarSource(data.webdataset.shards, split, data.get("pictures", False), file_cache(data))
     if data.source == "hf":
-        return HfSource(split=split, **data.hf.to_dict())
+        return HfSource(split=split, cache=file_cache(data), **data.hf.to_dict())
     if data.source == "synthetic":
         # Long enough for a random start to matter, short enough to cost nothing.
         height, width = data.frame_size
@@ -93,10 +101,10 @@ def _full_split(data, split: str) -> Source:
 
 
 class FileSource:
-    """Source of the videos in a manifest."""
+    """Source of the videos in a manifest; of those in buckets, copies are kept in `cache`."""
 
-    def __init__(self, manifest: Manifest):
-        self._entries, self._folder = manifest.entries, manifest.folder
+    def __init__(self, manifest: Manifest, cache: FileCache | None = None):
+        self._entries, self._folder, self._cache = manifest.entries, manifest.folder, cache
         self.class_names, self.notes = manifest.class_names, manifest.notes
         self.labels = np.array([entry.label for entry in manifest.entries], np.int32)
         self.label_sets = None if manifest.label_sets is None else _table(manifest.label_sets, len(manifest.class_names))
@@ -106,22 +114,34 @@ class FileSource:
 
     def __getitem__(self, index):
         entry = self._entries[index]
-        return Record(entry.path, entry.label, entry.start, entry.end, entry.path)
+        payload = RemoteFile(entry.path, self._cache) if is_remote(entry.path) else entry.path
+        return Record(entry.path, entry.label, entry.start, entry.end, payload)
 
     def key(self, index):
         """Returns the path relative to the manifest's folder, with `@START-END` if only a part of the video is used."""
         entry = self._entries[index]
-        path = pathlib.Path(os.path.relpath(entry.path, self._folder))
-        if ".." in path.parts:  # outside the folder
-            path = pathlib.Path(os.path.abspath(entry.path))
-            path = pathlib.Path("elsewhere", *path.parts[1:])
-        return part_key(path.as_posix(), entry.start, entry.end)
+        return part_key(self._relative(entry.path), entry.start, entry.end)
+
+    def _relative(self, file: str) -> str:
+        if is_remote(file):
+            folder = self._folder.rstrip("/") + "/"
+            return file.removeprefix(folder) if file.startswith(folder) else f"elsewhere/{file.partition('://')[2]}"
+        path = pathlib.Path(file if is_remote(self._folder) else os.path.relpath(file, self._folder))
+        if ".." in path.parts or path.is_absolute():  # outside the folder
+            path = pathlib.Path("elsewhere", *pathlib.Path(os.path.abspath(file)).parts[1:])
+        return path.as_posix()
+
+    def video_file(self, index) -> str:
+        """Returns the path of the file of a record."""
+        return self._entries[index].path
 
     def parts(self) -> list[tuple[str, float | None, float | None]]:
         """Returns (file, start, end) of every record; a file has one name, however it is written and through whatever links."""
         look = functools.cache(_real_folder)
 
         def name(path: str) -> str:
+            if is_remote(path):
+                return path
             folder, links = look(os.path.dirname(path))
             path = os.path.join(folder, os.path.basename(path))
             return os.path.realpath(path) if os.path.basename(path) in links else path
@@ -162,7 +182,7 @@ def _hash_keys(source: Source):
 
 def _table(label_sets: tuple[tuple[int, ...], ...], classes: int) -> np.ndarray:
     """Returns sets of class numbers as bool [S, C]; `classes` of 0 takes C from the highest number."""
-    table = np.zeros((len(label_sets), classes or max((1 + numbers[-1] for numbers in label_sets), default=0)), bool)
+    table = np.zeros((len(label_sets), classes or max((1 + numbers[-1] for numbers in label_sets if numbers), default=0)), bool)
     for row, numbers in enumerate(label_sets):
         table[row, list(numbers)] = True
     return table

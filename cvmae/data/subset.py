@@ -100,14 +100,14 @@ def choose(labels: np.ndarray, part: Slice) -> np.ndarray:
 def strata(source) -> np.ndarray:
     """Returns the class that each record of a source counts for in a slice, int [n], -1 unlabeled.
 
-    It is the label; of several the rarest in the split, and of equally rare ones that of the lower number. Sets of labels
+    It is the label; of several the rarest in the split, and of equally rare ones that of the lower number; C for none of the C classes. Sets of labels
     themselves are no classes to slice by: most may be those of one clip.
     """
     labels, sets = source.labels, label_sets_of(source)
     if sets is None or not len(sets):
         return labels
     clips = np.bincount(labels[labels >= 0], minlength=len(sets)) @ sets.astype(np.int64)
-    rarest = np.where(sets, clips, np.iinfo(np.int64).max).argmin(1)
+    rarest = np.where(sets.any(1), np.where(sets, clips, np.iinfo(np.int64).max).argmin(1), sets.shape[1])
     return np.where(labels < 0, -1, rarest[labels])
 
 
@@ -142,6 +142,8 @@ class Subset:
         self.class_names, self.labels = source.class_names, source.labels[records]
         self.label_sets = label_sets_of(source)
         self.notes = getattr(source, "notes", ())
+        if hasattr(source, "video_file"):
+            self.video_file = self._video_file
 
     def __len__(self):
         return len(self._records)
@@ -151,6 +153,9 @@ class Subset:
 
     def key(self, index):
         return self._source.key(int(self._records[index]))
+
+    def _video_file(self, index):
+        return self._source.video_file(int(self._records[index]))
 
     def parts(self):
         """Returns (file, start, end) of every record; empty where the other source has no files of its own."""

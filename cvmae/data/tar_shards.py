@@ -11,7 +11,7 @@ extension says what a file is, as in the webdataset library:
 Labels may also be names, if a `classes.csv` beside the shards lists them.
 """
 
-import glob
+import functools
 import itertools
 import json
 import os
@@ -22,6 +22,9 @@ from typing import NamedTuple
 from cvmae.data.manifest import ManifestError
 from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing
+from cvmae.storage.cache import open_binary
+from cvmae.storage.path import as_path, dirname, expand_user, glob, is_remote
+from cvmae.storage.remote_path import RemotePath
 
 SUFFIX = ".index.json"
 VERSION = 2  # 2: pictures too
@@ -74,9 +77,15 @@ def expand(pattern: str) -> list[str]:
       ShardError: a pattern names no file that is there.
     """
     paths: list[str] = []
+    listing = functools.cache(lambda folder: RemotePath(folder).listing())  # one request, not one for each shard
     for part in pattern.split("::"):
-        for path in _expand_braces(os.path.expanduser(part)):
-            files = sorted(glob.glob(path)) if re.search(r"[*?\[]", path) else [path] if os.path.isfile(path) else []
+        for path in _expand_braces(expand_user(part)):
+            if re.search(r"[*?\[]", path):
+                files = glob(path)
+            elif is_remote(path):
+                files = [path] if listing(dirname(path)).get(RemotePath(path).name) else []
+            else:
+                files = [path] if os.path.isfile(path) else []
             if not files:
                 raise ShardError(
                     f"{path}: no such shard; data.webdataset.shards is a pattern such as 'DIR/{{split}}-{{0000..0099}}.tar'"
@@ -114,15 +123,14 @@ def load_index(path: str) -> tuple[ShardIndex, str]:
       ShardError: the shard is broken or cannot be read.
     """
     try:
-        status = os.stat(path)
+        stamp = _stamp(path)
     except OSError as error:
         raise ShardError(f"{path}: {error.strerror}; check data.webdataset.shards") from error
-    stamp = {"version": VERSION, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
     try:
-        with open(path + SUFFIX, encoding="utf-8") as file:
-            saved = json.load(file)
-        if all(saved[name] == value for name, value in stamp.items()):
-            return ShardIndex(tuple(Sample(*row) for row in saved["samples"]), tuple(saved["without_video"])), ""
+        saved = json.loads(as_path(path + SUFFIX).read_text(encoding="utf-8"))
+        index = ShardIndex(tuple(Sample(*row) for row in saved["samples"]), tuple(saved["without_video"]))
+        if all(saved.get(name) == value for name, value in stamp.items()) or _is_copied(path, saved, stamp, index):
+            return index, ""
     except (OSError, ValueError, KeyError, TypeError):
         pass  # it is made below
     index = make_index(path)
@@ -133,9 +141,30 @@ def load_index(path: str) -> tuple[ShardIndex, str]:
     except OSError as error:
         return (
             index,
-            f"{os.path.dirname(path) or '.'}: indices of shards cannot be kept ({error.strerror}) and are made at every start",
+            f"{dirname(path) or '.'}: indices of shards cannot be kept ({error.strerror}) and are made at every start",
         )
     return index, ""
+
+
+def _stamp(path: str) -> dict:
+    """Returns what tells a shard from another version of it. Raises: OSError."""
+    if is_remote(path):
+        size, stamp = RemotePath(path).status()
+        return {"version": VERSION, "bytes": size, "stamp": stamp}
+    status = os.stat(path)
+    return {"version": VERSION, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _is_copied(path: str, saved: dict, stamp: dict, index: ShardIndex) -> bool:
+    """Returns True where an index was copied into a bucket with its shard: sizes agree, and its last member is where it says."""
+    if not is_remote(path) or "mtime_ns" not in saved or any(saved[name] != stamp[name] for name in ("version", "bytes")):
+        return False
+    last = max(index.samples, key=lambda sample: sample.offset)
+    header = RemotePath(path).read_range(last.offset - _BLOCK, last.offset)
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == last.size
+    except tarfile.TarError:
+        return False
 
 
 def make_index(path: str) -> ShardIndex:
@@ -143,14 +172,16 @@ def make_index(path: str) -> ShardIndex:
     members: dict[str, dict[str, tuple[int, int]]] = {}
     last, end = "", 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_binary(path) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
+            size = opened.seek(0, os.SEEK_END)
+            opened.seek(0)
             for member in tar:
                 last, end = member.name, member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
                     raise ShardError(f"{path}: member {member.name} is a link or no plain file; write its content into the shard")
-                if member.offset_data + member.size > os.path.getsize(path):
+                if member.offset_data + member.size > size:
                     raise ShardError(
                         f"{path}: member {member.name} is cut short; the shard is not complete: copy or write it again"
                     )
@@ -159,7 +190,7 @@ def make_index(path: str) -> ShardIndex:
                     raise ShardError(f"{path}: member {member.name} is there twice; keys have to differ within a shard")
                 if extension:
                     members[key][extension] = (member.offset_data, member.size)
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             file.seek(end)
             if file.read(_BLOCK) != bytes(_BLOCK):
                 raise ShardError(
@@ -184,7 +215,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _is_gzip(path):
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         return file.read(2) == b"\x1f\x8b"
 
 

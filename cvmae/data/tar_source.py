@@ -1,14 +1,19 @@
 """Source of the videos in tar shards, `data.source=webdataset`; `tar_shards` says what a shard holds."""
 
+import concurrent.futures
 import functools
 import hashlib
 import os
 
 import numpy as np
 
-from cvmae.data.labels import CLASSES, UNLABELED, LabelError, number_labels, split_label
+from cvmae.data.labels import CLASSES, UNLABELED, LabelError, label_notes, number_labels, split_label
 from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
+from cvmae.storage.cache import FileCache, RemoteFile
+from cvmae.storage.path import dirname, is_remote, isfile, join
+
+_THREADS = 16  # that wait for the indices of shards in a bucket
 
 
 class TarSource:
@@ -18,6 +23,7 @@ class TarSource:
       shards: a pattern, see `tar_shards.expand`; `{split}` in it is the name of the split.
       split: its name.
       pictures: True takes a picture where a sample has no video.
+      cache: keeps copies of the videos in buckets.
 
     Raises:
       ShardError: a shard is missing or broken, or there is no video.
@@ -25,19 +31,20 @@ class TarSource:
 
     label_sets = None
 
-    def __init__(self, shards: str, split: str, pictures: bool = False):
+    def __init__(self, shards: str, split: str, pictures: bool = False, cache: FileCache | None = None):
         if not shards:
             raise ShardError(
                 "data.source=webdataset needs data.webdataset.shards, a pattern such as 'DIR/{split}-{0000..0099}.tar'; "
                 "python -m cvmae.data.prepare --shards=webdataset writes shards"
             )
-        self._paths = [os.path.abspath(path) for path in expand(shards.replace("{split}", split))]
-        folder = os.path.commonpath([os.path.dirname(path) for path in self._paths])
-        self._shards = [os.path.splitext(os.path.relpath(path, folder))[0] for path in self._paths]  # once, not for every key
+        expanded = expand(shards.replace("{split}", split))
+        self._paths, self._cache = [path if is_remote(path) else os.path.abspath(path) for path in expanded], cache
+        self._shards = _relative_names(self._paths)  # once, not for every key
         self._samples: list[tuple[int, Sample]] = []
         notes, without, left_out = [], [], []
-        for number, path in enumerate(self._paths):
-            index, note = load_index(path)
+        with concurrent.futures.ThreadPoolExecutor(_THREADS if any(map(is_remote, self._paths)) else 1) as pool:
+            indices = list(pool.map(load_index, self._paths))
+        for number, (path, (index, note)) in enumerate(zip(self._paths, indices, strict=True)):
             notes.append(note)
             without += [f"{os.path.basename(path)}/{key}" for key in index.without_video]
             self._samples += [(number, sample) for sample in index.samples if pictures or not sample.is_picture]
@@ -61,16 +68,17 @@ class TarSource:
         for number, sample in self._samples:
             for text in split_label(self._where(number, sample), sample.label, False):
                 places.setdefault(text, self._where(number, sample))
-        classes = os.path.join(os.path.dirname(self._paths[0]), CLASSES)
+        classes = join(dirname(self._paths[0]), CLASSES)
         try:
             names, numbers = number_labels(places, classes)
         except LabelError as error:
             raise ShardError(str(error)) from error
-        if names and not os.path.exists(classes):
+        if names and not isfile(classes):
             # Sorted names of one split would be numbered otherwise in another one.
             raise ShardError(
                 f"{next(iter(numbers.items()))[0]!r} is a class by name; list the names in {classes}, with number,name"
             )
+        self.notes += tuple(f"{dirname(self._paths[0])}: {note}" for note in label_notes(names, numbers))
         return names, numbers
 
     def _where(self, number, sample):
@@ -84,9 +92,12 @@ class TarSource:
         path = self._paths[number]
         name = f"{path}/{sample.key}{sample.extension}"
         try:
-            with open(path, "rb") as file:
-                file.seek(sample.offset)
-                video = file.read(sample.size)
+            if is_remote(path):
+                video = RemoteFile(path, self._cache, sample.offset, sample.size).read()
+            else:
+                with open(path, "rb") as file:
+                    file.seek(sample.offset)
+                    video = file.read(sample.size)
         except OSError as error:
             raise UnreadableError(name, error.strerror or str(error)) from error
         if len(video) < sample.size:
@@ -106,3 +117,10 @@ class TarSource:
     def identity(self) -> str:
         keys = "\n".join(f"{self.key(index)} {sample.size}" for index, (_, sample) in enumerate(self._samples))
         return hashlib.blake2b(keys.encode() + self.labels.tobytes(), digest_size=16).hexdigest()
+
+
+def _relative_names(paths: list[str]) -> list[str]:
+    """Returns the paths of shards relative to the folder that they share, without their suffixes."""
+    plain = [f"/{path.partition('://')[2]}" if is_remote(path) else path for path in paths]
+    folder = os.path.commonpath([os.path.dirname(path) for path in plain])
+    return [os.path.splitext(os.path.relpath(path, folder))[0] for path in plain]

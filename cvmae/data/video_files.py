@@ -1,10 +1,13 @@
 """Video files below a folder, and the search for the file of a video in a label file."""
 
 import collections
+import errno
 import os
 import typing
 
 from cvmae.data.probe import PICTURE, no_video
+from cvmae.storage.path import is_remote
+from cvmae.storage.remote_path import RemotePath
 
 if typing.TYPE_CHECKING:
     from cvmae.data.prepare.listing import Video
@@ -41,7 +44,7 @@ class FolderError(Exception):
 
 
 class VideoFiles:
-    """Video files below a folder, and pictures if wanted; links are followed, hidden files and folders are left out.
+    """Video files below a folder, also of a bucket, and pictures if wanted; links are followed, hidden files and folders are left out.
 
     A file whose suffix is neither one of common videos nor one of other common files is opened: its content decides.
 
@@ -60,9 +63,12 @@ class VideoFiles:
     """
 
     def __init__(self, root: str, pictures: bool = False):
-        if not os.path.isdir(root):
+        if is_remote(root):
+            reasons = dict(_list(RemotePath(root), pictures))
+        elif not os.path.isdir(root):
             raise FolderError(f"{root}: not a folder")
-        reasons = dict(_walk(root, "", frozenset(), pictures))
+        else:
+            reasons = dict(_walk(root, "", frozenset(), pictures))
         paths = [path for path, reason in reasons.items() if not reason]
         self.paths = sorted(path for path in paths if _is_text(path))
         self.odd = sorted(ascii(path) for path in paths if not _is_text(path))
@@ -93,6 +99,26 @@ class VideoFiles:
         return f"{len(self.left_out):,} left out: {shown}{'; ...' if len(self.left_out) > _SHOWN else ''}"
 
 
+def _list(root: RemotePath, pictures: bool):
+    """Yields the pairs of `_walk` for the objects below a folder of a bucket, where there are neither links nor empty folders."""
+    try:
+        files = root.files()
+    except OSError as error:
+        raise FolderError(f"{root}: {error.strerror}") from error
+    if not files:
+        raise FolderError(f"{root}: no such folder, or nothing lies in it")
+    for file in files:
+        path = file.relative_to(root)
+        if any(part.startswith(".") for part in path.parts):
+            if _suffix(path.name) in EXTENSIONS and not path.name.startswith("._"):
+                yield path.as_posix(), "hidden, its name begins with a dot"
+        elif _suffix(path.name) in EXTENSIONS or (pictures and _suffix(path.name) in PICTURES):
+            yield path.as_posix(), ""
+        else:
+            reason = _REASONS.get(_suffix(path.name)) or no_video(str(file))
+            yield path.as_posix(), "" if pictures and reason == PICTURE else reason
+
+
 def _walk(root, below, above, pictures):
     """Yields (relative path, "" or the reason why it is left out) of the files and empty folders in root/below.
 
@@ -112,8 +138,11 @@ def _walk(root, below, above, pictures):
         path = f"{below}/{entry.name}" if below else entry.name
         if entry.name.startswith("."):
             # Not even named: folders and files of the system, of which there is one beside each file on some disks (._a.mp4).
-            if _suffix(path) in EXTENSIONS and not entry.name.startswith("._") and not entry.is_dir():
+            is_named = _suffix(path) in EXTENSIONS and not entry.name.startswith("._")
+            if is_named and (_is_loop(entry) or not entry.is_dir()):
                 yield path, "hidden, its name begins with a dot"
+        elif _is_loop(entry):
+            yield path, "a link that leads back to itself"
         elif entry.is_dir():
             yield from _walk(root, path, above | {identity}, pictures)
         elif _suffix(path) in EXTENSIONS or (pictures and _suffix(path) in PICTURES):
@@ -123,6 +152,15 @@ def _walk(root, below, above, pictures):
             yield path, "" if pictures and reason == PICTURE else reason
         else:
             yield path, "no file that can be opened, such as a broken link"
+
+
+def _is_loop(entry):
+    """Returns True for a link whose way never ends, by which the system's questions about it fail."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _suffix(path):

@@ -27,11 +27,13 @@ class Windows:
       frames: int64 [n, T], indices of source frames.
       start_s: float64 [n], display time of the first frame of each window, in seconds since the first frame of the file.
       end_s: float64 [n], display time of the last frame of each window.
+      regular: number of the first windows that start at a multiple of the window stride: all, or all but the last.
     """
 
     frames: np.ndarray
     start_s: np.ndarray
     end_s: np.ndarray
+    regular: int
 
     def __len__(self):
         return len(self.frames)
@@ -62,13 +64,16 @@ def plan_windows(
     part, steps, hop = times[low:high], np.arange(spec.num_frames), window_stride or spec.num_frames
     if spec.fps > 0:
         step = spec.stride / spec.fps
-        starts = part[0] + _starts(part[-1] - part[0] - steps[-1] * step, hop * step)
-        indices = clips.displayed_frames(part, starts[:, None] + steps * step)
+        starts = _starts(part[-1] - part[0] - steps[-1] * step, hop * step)
+        indices = clips.displayed_frames(part, part[0] + starts[:, None] + steps * step)
     else:
-        starts = _starts(len(part) - 1 - steps[-1] * spec.stride, hop * spec.stride)
-        indices = starts.astype(np.int64)[:, None] + steps * spec.stride
+        step = spec.stride
+        starts = _starts(len(part) - 1 - steps[-1] * step, hop * step)
+        indices = starts.astype(np.int64)[:, None] + steps * step
     frames = low + np.minimum(indices, len(part) - 1)
-    return Windows(frames, times[frames[:, 0]], times[frames[:, -1]])
+    last = len(starts) - 1
+    regular = last + bool(abs(starts[-1] - last * hop * step) <= 1e-6 * hop * step)
+    return Windows(frames, times[frames[:, 0]], times[frames[:, -1]], regular)
 
 
 def _starts(spare: float, hop: float) -> np.ndarray:

@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import json
+import math
 import os
+import pathlib
 import queue
 import signal
 import subprocess
@@ -25,7 +27,35 @@ class Failure(str):
 
 def available_cores() -> int:
     """Returns the cores that this process may use: a container or scheduler may grant fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(min(cores, cgroup_cores(pathlib.Path("/"))))
+
+
+def cgroup_cores(root: pathlib.Path) -> float:
+    """Returns the processor time that Linux grants this process's control group, in cores; infinity without a limit.
+
+    Args:
+      root: folder that has `proc` and `sys`.
+    """
+    limits, folder = [math.inf], root / "sys/fs/cgroup"
+    groups = _read(root / "proc/self/cgroup").splitlines()
+    own = next((line[len("0::/") :] for line in groups if line.startswith("0::/")), "")
+    # In a container the path of the group may be that of the host, and only the top is there.
+    for group in {folder, *(folder / parent for parent in (pathlib.PurePath(own), *pathlib.PurePath(own).parents))}:
+        quota, _, period = _read(group / "cpu.max").partition(" ")
+        if quota.isdigit() and period.strip().isdigit():
+            limits.append(int(quota) / int(period))
+    quota, period = (_read(folder / "cpu" / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    if quota.isdigit() and period.isdigit():  # version 1; -1 for no limit
+        limits.append(int(quota) / int(period))
+    return max(1.0, min(limits)) if len(limits) > 1 else math.inf
+
+
+def _read(file: pathlib.Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 class Worker:

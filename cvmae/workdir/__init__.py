@@ -1,15 +1,19 @@
 """A run's folder: the names of its files, and the one schema of `report.json` that every task writes and every reader reads."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
 from cvmae.config import ConfigError, require
-from cvmae.files import write_json
+from cvmae.files import REMEDIES, lost_link, write_json
 from cvmae.parallel import processes
+from cvmae.storage.client import check_scheme, scheme_of
+from cvmae.storage.path import AnyPath, as_path
+from cvmae.storage.remote_path import RemotePath
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -30,7 +34,10 @@ FIGURES = "figures"
 FIGURE_LIST = "figures/figures.json"
 PAGE = "report.html"
 PROFILE = "profile"
+TRACKERS = "trackers.json"
 
+WRITABLE = ("gs", "s3")  # schemes of buckets that a run can write to
+_MOVE = "bring back the one that the run wrote, or move it away, or give another --workdir"
 FROZEN_TASKS = ("knn", "retrieval", "extract", "visualize")  # whose old report.json held their name and nothing else
 
 
@@ -43,12 +50,14 @@ class Report:
       metrics: the task's numbers by name; accuracies are fractions in 0..1.
       baseline: the same numbers of the untrained encoder, where they were measured.
       details: whatever else belongs to them: how many videos, which head of a probe was best.
+      step: of the state that they are of; None for a task that trains nothing, and in files of before version 0.2.
     """
 
     task: str
     metrics: dict[str, float]
     baseline: dict[str, float] = dataclasses.field(default_factory=dict)
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    step: int | None = None
 
     @classmethod
     def of_json(cls, value: dict, task: str = "") -> "Report":
@@ -78,24 +87,44 @@ class Report:
         for name in ("metrics", "baseline", "details"):
             if not isinstance(getattr(report, name), dict):
                 raise ValueError(f"{name} is to be an object, not {type(getattr(report, name)).__name__}")
+        if not isinstance(report.step, int | None):
+            raise ValueError(f"step is to be a whole number, not {type(report.step).__name__}")
         return report
 
 
-def check_path(path: str | os.PathLike) -> None:
-    """Raises ConfigError where a path has a scheme, such as gs://, which would become a folder of that name here."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", os.fspath(path))
+def check_path(path: str | os.PathLike | RemotePath) -> None:
+    """Raises ConfigError where a path can be no folder here, or has a scheme that nothing can be written to, such as hdfs://, or a mistyped gs:/."""
+    text = str(path)
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text)
+    scheme = scheme_of(text)
     require(
-        match is None,
-        f"--workdir={path} is no folder of this machine, and {match and match[1]}: is not supported: give a folder; a bucket can be "
-        "mounted as one",
+        match is None or scheme in WRITABLE,
+        f"--workdir={path} is no folder of this machine, and {match and match[1]}: is not supported: give a folder, or a path that "
+        f"begins with {' or '.join(f'{name}://' for name in WRITABLE)}",
     )
+    check_scheme(text)
+    if scheme:
+        return
+    try:
+        lost = lost_link(text)
+        os.stat(text)
+    except (FileNotFoundError, NotADirectoryError):  # `Workdir.create` says what it is
+        require(not lost, f"--workdir={path} cannot be a folder: {lost}")
+    except (OSError, ValueError) as error:  # ValueError: a zero byte
+        raise _no_folder(path, error) from error
+
+
+def _no_folder(path: str | os.PathLike | RemotePath, error: Exception) -> ConfigError:
+    number = getattr(error, "errno", None)
+    remedy = REMEDIES[number] if number in (errno.ENAMETOOLONG, errno.ELOOP) else "give another"
+    return ConfigError(f"--workdir={path} cannot be a folder ({getattr(error, 'strerror', None) or error}): {remedy}")
 
 
 class Workdir:
-    """The folder of one run. Of several processes the main one writes; all may read."""
+    """The folder of one run, on a disk or in a bucket. Of several processes the main one writes; all may read."""
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
+    def __init__(self, path: str | os.PathLike | RemotePath):
+        self.path = as_path(path)
 
     @classmethod
     def create(cls, path: str | os.PathLike) -> "Workdir":
@@ -104,11 +133,14 @@ class Workdir:
         workdir = cls(path)
         try:
             workdir.path.mkdir(parents=True, exist_ok=True)
+            if isinstance(workdir.path, RemotePath):
+                with contextlib.suppress(PermissionError):  # a bucket may allow its objects and say nothing of itself
+                    workdir.path.check_bucket()
         except OSError as error:
-            raise ConfigError(f"--workdir={path} cannot be a folder ({error.strerror}): give another") from error
+            raise _no_folder(path, error) from error
         return workdir
 
-    def __truediv__(self, name: str) -> pathlib.Path:
+    def __truediv__(self, name: str) -> AnyPath:
         """The path of a file in the folder."""
         return self.path / name
 
@@ -126,12 +158,24 @@ class Workdir:
     def read_config(self) -> dict | None:
         """The config as nested dicts; None where the folder has none. Raises: ConfigError."""
         path = self / CONFIG
-        if not path.exists():
-            return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path} is not JSON ({error}): delete it, or give another --workdir") from error
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            require(not lost_link(path), lost_link(path))
+            return None
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}): bring it back, or give another --workdir") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path} is not JSON ({error}): {_MOVE}") from error
+        require(isinstance(config, dict), f"{path} is not the config of a run: {_MOVE}")
+        return config
+
+    def read_trackers(self) -> dict[str, dict]:
+        """Returns the notes that trackers keep in the folder, by their name; {} where nothing can be read."""
+        try:
+            return dict(json.loads((self / TRACKERS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def write_report(self, report: Report) -> None:
         """Writes the numbers of a finished run."""
@@ -145,9 +189,19 @@ class Workdir:
           ValueError: the file is damaged.
         """
         path = self / REPORT
-        if not path.exists():
-            return None
         try:
             return Report.of_json(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+
+    def read_starts(self) -> list[dict] | None:
+        """The starts of the run that `training.provenance` recorded, the oldest first; [] without a file, None where it is damaged."""
+        try:
+            starts = json.loads((self / PROVENANCE).read_text(encoding="utf-8"))["starts"]
+        except FileNotFoundError:
+            return []
+        except (IsADirectoryError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else None

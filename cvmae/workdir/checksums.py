@@ -6,13 +6,13 @@ sharding; any changed bit changes it. Checkpoints of earlier versions have none.
 
 import hashlib
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cvmae.parallel import processes
+from cvmae.storage.path import AnyPath
 from cvmae.workdir.saved_steps import try_reading
 
 ITEM = "checksums"
@@ -64,7 +64,7 @@ def describe(state, position: dict) -> dict:
     return {"arrays": of_arrays(state), "position": of_position(position)}
 
 
-def read(checkpoint: pathlib.Path, position: dict) -> tuple[dict[str, int], str]:
+def read(checkpoint: AnyPath, position: dict) -> tuple[dict[str, int], str]:
     """Reads the checksums of the arrays of a checkpoint, {} for one of an earlier version, and checks its position.
 
     Returns:

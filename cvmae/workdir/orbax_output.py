@@ -5,13 +5,11 @@ import logging
 import sys
 from collections.abc import Iterator
 
-from cvmae.files import storage_error_number
-
 _next_hook: list = []
 
 
 def mute() -> None:
-    """Mutes, for the rest of the process, storage errors that Orbax both logs and raises, and its failed asyncio tasks."""
+    """Mutes, for the rest of the process, errors that Orbax both logs and raises, and its failed asyncio tasks."""
     for name, keeps in (("absl", _is_news), ("asyncio", _is_not_of_orbax)):
         logging.getLogger(name).addFilter(keeps)  # the same function is added once
     if not _next_hook:
@@ -36,11 +34,8 @@ def _is_of_others(record: logging.LogRecord) -> bool:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Returns False for what Orbax logs on the way, and for errors of the storage, which it also raises."""
-    if "orbax" not in record.pathname:
-        return True
-    error = record.exc_info[1] if record.exc_info else None
-    return record.levelno >= logging.ERROR and (error is None or storage_error_number(error) is None)
+    """Returns False for what Orbax logs on the way, and for exceptions, which it also raises."""
+    return "orbax" not in record.pathname or (record.levelno >= logging.ERROR and not record.exc_info)
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

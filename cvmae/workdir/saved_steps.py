@@ -1,49 +1,96 @@
-"""Steps of a workdir's checkpoints: which are there, which are damaged, and how a damaged one is set aside.
+"""Steps of a workdir's checkpoints: which are there, which are damaged, and what else lies beside them.
 
 Runs that resume and `cvmae.interop` share these rules. Orbax writes a checkpoint under a temporary name and renames it to its
 step once it is complete, so a damaged one comes of the storage or of somebody's hand, not of a run that was killed.
 """
 
+import dataclasses
 import errno
 import json
 import os
-import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from cvmae.config import ConfigError
 from cvmae.files import storage_error_number
+from cvmae.storage.path import AnyPath, as_path
+from cvmae.storage.remote_path import RemotePath
 from cvmae.workdir import orbax_output
 
 STATE, POSITION = "state", "position"
 _POSITION_FILE = f"{POSITION}/metadata"
 _ARRAYS_FILE = f"{STATE}/_METADATA"
 _INDEX_FILE = f"{STATE}/manifest.ocdbt"
+COMMITTED = "commit_success.txt"  # of a complete checkpoint in a bucket, as Orbax calls it
+_TEMPORARY = re.compile(r"([0-9]{1,18})\.orbax-checkpoint-tmp.*")  # Orbax's name of a checkpoint that is not complete
 # Errors of a disk or a connection that may be over soon, and say nothing about the files.
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN, errno.EHOSTDOWN}
 
 
 def is_step(name: str) -> bool:
     """Returns True if a folder's name is a step as Orbax writes it: ASCII digits without leading zeros."""
-    return name.isascii() and name.isdigit() and str(int(name)) == name
+    return name.isascii() and name.isdigit() and len(name) < 19 and str(int(name)) == name
 
 
-def saved_steps(checkpoints: str | os.PathLike) -> list[int]:
-    """Returns the steps of all checkpoints in a folder in ascending order, damaged ones included; none if it is missing."""
-    folder = pathlib.Path(checkpoints)
+def saved_steps(checkpoints: str | os.PathLike | RemotePath) -> list[int]:
+    """Returns the steps of all checkpoints in a folder in ascending order, damaged ones included; none if it is missing.
+
+    In a bucket, where nothing is renamed, those count that have the marker which is written last.
+    """
+    folder = as_path(checkpoints)
+    if isinstance(folder, RemotePath):
+        steps = (name for name, status in folder.listing().items() if status is None and is_step(name))
+        return sorted(int(name) for name in steps if (folder / name / COMMITTED).is_file())
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if is_step(path.name) and path.is_dir())
 
 
-def whole_steps(checkpoints: str | os.PathLike) -> list[int]:
+@dataclasses.dataclass(frozen=True)
+class Leftovers:
+    """The entries of a folder of checkpoints that are no steps.
+
+    Attributes:
+      files: files that have the name of a step, which is a folder.
+      unfinished: folders of checkpoints that a run began to write and did not finish, {name: step}.
+      misnamed: folders of a step whose names Orbax would write otherwise, such as 08, {name: step}.
+      damaged: checkpoints that were set aside.
+    """
+
+    files: tuple[str, ...] = ()
+    unfinished: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    misnamed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+
+
+def find_leftovers(checkpoints: str | os.PathLike | RemotePath) -> Leftovers:
+    """Looks at a folder of checkpoints, which may be missing, for what a run does not resume from."""
+    folder = as_path(checkpoints)
+    if isinstance(folder, RemotePath):
+        is_folder = {name: status is None for name, status in folder.listing().items()}
+    else:
+        is_folder = {path.name: path.is_dir() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+    folders = [name for name, value in is_folder.items() if value]
+    unfinished = {name: int(match[1]) for name in folders if (match := _TEMPORARY.fullmatch(name))}
+    if isinstance(folder, RemotePath):  # nothing is renamed there: the marker of a complete one is missing
+        unfinished |= {name: int(name) for name in folders if is_step(name) and not (folder / name / COMMITTED).is_file()}
+    return Leftovers(
+        tuple(name for name, value in is_folder.items() if is_step(name) and not value),
+        unfinished,
+        {name: int(name) for name in folders if name.isdecimal() and not is_step(name)},
+        tuple(name for name in folders if ".damaged" in name),
+    )
+
+
+def whole_steps(checkpoints: str | os.PathLike | RemotePath) -> list[int]:
     """Returns the steps without visible damage (see `find_damage`) in ascending order."""
-    return [step for step in saved_steps(checkpoints) if not find_damage(pathlib.Path(checkpoints) / str(step))]
+    return [step for step in saved_steps(checkpoints) if not find_damage(as_path(checkpoints) / str(step))]
 
 
-def find_damage(checkpoint: pathlib.Path) -> str:
+def find_damage(checkpoint: AnyPath) -> str:
     """Says why a checkpoint is damaged, as far as its small files tell; empty if they are whole. Arrays are not read."""
     for name in (_POSITION_FILE, _ARRAYS_FILE, _INDEX_FILE):
         if not (checkpoint / name).is_file():
@@ -61,16 +108,16 @@ def find_damage(checkpoint: pathlib.Path) -> str:
     return ""
 
 
-def read_position(checkpoint: pathlib.Path) -> dict:
+def read_position(checkpoint: AnyPath) -> dict:
     """Returns the position that a checkpoint holds. Raises: OSError or ValueError, it cannot be read."""
     return _read_json(checkpoint / _POSITION_FILE)
 
 
-def _read_json(file: pathlib.Path) -> Any:
+def _read_json(file: AnyPath) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def try_reading(function: Callable[[], Any], checkpoint: pathlib.Path) -> tuple[Any, str]:
+def try_reading(function: Callable[[], Any], checkpoint: AnyPath) -> tuple[Any, str]:
     """Calls a function that reads a checkpoint, without the pages that Orbax logs where it fails.
 
     Returns:
@@ -97,7 +144,7 @@ def try_reading(function: Callable[[], Any], checkpoint: pathlib.Path) -> tuple[
         return None, shorten(error, checkpoint)
 
 
-def shorten(error: BaseException, checkpoint: pathlib.Path) -> str:
+def shorten(error: BaseException, checkpoint: AnyPath) -> str:
     """Returns the first line of an error of at most 200 characters, with paths relative to the checkpoint."""
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         text = f"{os.fsdecode(error.filename)} is missing"
@@ -105,16 +152,3 @@ def shorten(error: BaseException, checkpoint: pathlib.Path) -> str:
         text = str(error) or type(error).__name__
     text = text.replace(f"{checkpoint}{os.sep}", "").partition("\n")[0].strip()
     return f"{text:.200}" or type(error).__name__
-
-
-def set_aside(checkpoint: pathlib.Path) -> pathlib.Path:
-    """Renames a damaged checkpoint to STEP.damaged, or STEP.damaged.1 and so on where there is one, and returns its new path.
-
-    Raises:
-      OSError: it cannot be renamed.
-    """
-    number, new = 0, checkpoint.with_name(f"{checkpoint.name}.damaged")
-    while new.exists():
-        number += 1
-        new = checkpoint.with_name(f"{checkpoint.name}.damaged.{number}")
-    return checkpoint.rename(new)

@@ -9,6 +9,7 @@ def small_config(**changes) -> ml_collections.ConfigDict:
         {
             "seed": 0,
             "batch_size": 4,
+            "augment": {"plus_shift": 0},
             "image_branch": {"frames": 1, "frame_sampling": "random"},
             "data": {
                 "source": "synthetic",

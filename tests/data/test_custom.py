@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import re
+import shutil
 import sys
 import zipfile
 
@@ -28,17 +29,32 @@ def readme_block(first: str) -> str:
     return re.sub(r"^    ", "", block[1], flags=re.MULTILINE)
 
 
-@pytest.fixture
-def own(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
     """The README's example as a module, as worker processes import it."""
-    path = tmp_path / "zipped.py"
+    folder = tmp_path_factory.mktemp("own")
+    path = folder / "zipped.py"
     path.write_text(readme_block("import zipfile"))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    spec = importlib.util.spec_from_file_location("zipped", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "zipped", module)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        spec = importlib.util.spec_from_file_location("zipped", path)
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "zipped", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def source(own, tmp_path_factory):
+    return zipped(own, tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def stopped(source, tmp_path_factory):
+    """The workdir of a run after 2 steps, of which tests take copies."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    cvmae.run(config("2_steps"), workdir, source=source)
+    return workdir
 
 
 def zipped(own, folder, count=12, name="clips.zip"):
@@ -54,18 +70,17 @@ def config(total="4_steps", **fields):
     return load(f"{ROOT / 'configs/ssv2.py'}:runlocal", changes | {"total": total, "eval_every": "0_steps"})
 
 
-def test_the_example_of_the_readme_trains_and_resumes_in_the_same_bits(own, tmp_path):
-    source = zipped(own, tmp_path)
+def test_the_example_of_the_readme_trains_and_resumes_in_the_same_bits(source, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "cut")
     cvmae.run(config(), tmp_path / "whole", source=source)
-    cvmae.run(config("2_steps"), tmp_path / "cut", source=source)
     cvmae.run(config(), tmp_path / "cut", source=source)
     assert_same_state(saved_state(tmp_path / "whole", 4), saved_state(tmp_path / "cut", 4))
     assert metric_lines(tmp_path / "whole")[-1]["data/replaced_clips"] == 0
     assert '"source": "custom"' in (tmp_path / "whole" / "config.json").read_text()
 
 
-def test_a_run_resumes_only_on_the_same_source(own, tmp_path):
-    cvmae.run(config("2_steps"), tmp_path / "run", source=zipped(own, tmp_path))
+def test_a_run_resumes_only_on_the_same_source(own, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "run")
     with pytest.raises(ConfigError, match="made with clips=12, this run has 11"):
         cvmae.run(config(), tmp_path / "run", source=zipped(own, tmp_path, 11, "fewer.zip"))
     with pytest.raises(ConfigError, match="training data changed"):
@@ -89,10 +104,9 @@ def test_frames_are_those_of_the_files_in_worker_processes_too(own, tmp_path):
     assert {int(index) for batch in batches[0] for index in batch["index"]} == set(range(6))
 
 
-def test_other_splits_need_their_own_source(own, tmp_path):
-    c = config()
+def test_other_splits_need_their_own_source(source, tmp_path):
+    c = config("2_steps")
     c.unlock().eval_every = "2_steps"
-    source = zipped(own, tmp_path)
     with pytest.raises(
         ConfigError, match=r"data.eval_split: split '\w+' has no source; there is one for 'train': give cvmae.run"
     ):
@@ -101,8 +115,7 @@ def test_other_splits_need_their_own_source(own, tmp_path):
     assert "eval/loss" in metric_lines(tmp_path / "run")[-1] or numbers
 
 
-def test_a_downstream_task_takes_a_source_for_each_split(own, tmp_path):
-    source = zipped(own, tmp_path)
+def test_a_downstream_task_takes_a_source_for_each_split(source, tmp_path):
     c = load(f"{ROOT / 'configs/ssv2.py'}:task=retrieval,runlocal", {"init_from": "untrained", "features.clips": 2})
     splits = {c.data.split.partition("[")[0]: source, c.data.test_split: source}
     assert cvmae.run(c, tmp_path / "run", source=splits)

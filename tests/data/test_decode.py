@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cvmae.data import decode
+from cvmae.data import decode, open_video
 from tests.data import videos
 
 COUNT = 40
@@ -65,20 +65,20 @@ def test_frames_equal_those_of_a_full_decode(tmp_path, kind):
 
 def test_a_file_without_non_reference_frames_skipped_is_the_same(h264, monkeypatch):
     skipped = decode.read_frames(h264, CHOICES)
-    monkeypatch.setattr(decode, "_SKIPPING", frozenset())
+    monkeypatch.setattr(open_video, "_SKIPPING", frozenset())
     np.testing.assert_array_equal(decode.read_frames(h264, CHOICES), skipped)
 
 
 def test_decoding_starts_at_the_keyframe_and_stops_at_the_last_wanted_frame(h264, monkeypatch):
     seen = []
-    original = decode._Video._decode_wanted
+    original = open_video.OpenVideo._decode_wanted
 
     def spy(self, *args, **kwargs):
         for item in original(self, *args, **kwargs):
             seen.append(item)
             yield item
 
-    monkeypatch.setattr(decode._Video, "_decode_wanted", spy)
+    monkeypatch.setattr(open_video.OpenVideo, "_decode_wanted", spy)
     decode.read_frames(h264, [22])
     assert 0 < len(seen) <= 5
 
@@ -88,8 +88,10 @@ def test_nothing_is_decoded_after_the_last_wanted_frame(tmp_path, monkeypatch, k
     """The decoder holds frames back to sort them: they are flushed, with the bits of a full decode."""
     path = videos.write_video(tmp_path / kind, COUNT, **KINDS[kind])
     truth, table, decoded = decode_all(path), decode.read_table(path), []
-    original = decode._Video._decode
-    monkeypatch.setattr(decode._Video, "_decode", lambda self, packet: (decoded.append(packet.pts), original(self, packet))[1])
+    original = open_video.OpenVideo._decode
+    monkeypatch.setattr(
+        open_video.OpenVideo, "_decode", lambda self, packet: (decoded.append(packet.pts), original(self, packet))[1]
+    )
     for index in range(0, COUNT, 3):
         wanted = [index, min(index + 2, COUNT - 1)]
         np.testing.assert_array_equal(decode.read_frames(path, wanted, table=table), truth[wanted])
@@ -97,7 +99,7 @@ def test_nothing_is_decoded_after_the_last_wanted_frame(tmp_path, monkeypatch, k
 
 
 def test_a_stream_whose_seek_fails_on_the_way_restarts_from_the_beginning(h264, monkeypatch):
-    original, starts = decode._Video._decode_wanted, []
+    original, starts = open_video.OpenVideo._decode_wanted, []
 
     def failing(self, wanted, until=None):
         starts.append(until)
@@ -106,15 +108,15 @@ def test_a_stream_whose_seek_fails_on_the_way_restarts_from_the_beginning(h264, 
                 raise decode.DecodeError("video", "broken here")
             yield item
 
-    monkeypatch.setattr(decode._Video, "_decode_wanted", failing)
+    monkeypatch.setattr(open_video.OpenVideo, "_decode_wanted", failing)
     numbers, frames = zip(*decode.stream_chosen(h264, lambda table: np.arange(22, 35)))
     assert numbers == tuple(range(22, 35)) == tuple(videos.numbers_of(np.stack(frames)))
     assert len(starts) == 2 and starts[0] is not None and starts[1] is None
 
 
 def test_a_stream_is_refused_where_frames_come_out_of_order(h264, monkeypatch):
-    original = decode._Video._decode_wanted
-    monkeypatch.setattr(decode._Video, "_decode_wanted", lambda *args, **named: reversed(list(original(*args, **named))))
+    original = open_video.OpenVideo._decode_wanted
+    monkeypatch.setattr(open_video.OpenVideo, "_decode_wanted", lambda *args, **named: reversed(list(original(*args, **named))))
     with pytest.raises(decode.DecodeError, match="the frame at pts .* comes too late"):
         list(decode.stream_chosen(h264, lambda table: np.arange(22, 35)))
 
@@ -139,8 +141,8 @@ class UndatedPacket:
 def test_a_wanted_frame_that_is_decoded_without_pts_is_an_error(tmp_path, monkeypatch, kind, problem):
     path = videos.write_video(tmp_path / kind, 8, **KINDS[kind])
     table = decode.read_table(path)
-    packets_of = decode.packets_of
-    monkeypatch.setattr(decode, "packets_of", lambda *args: (UndatedPacket(p, int(table.pts[3])) for p in packets_of(*args)))
+    packets_of = open_video.packets_of
+    monkeypatch.setattr(open_video, "packets_of", lambda *args: (UndatedPacket(p, int(table.pts[3])) for p in packets_of(*args)))
     with pytest.raises(decode.DecodeError, match=problem):
         decode.read_frames(path, [3, 7], table=table)  # frame 3 leaves the decoder before it is flushed
     assert videos.numbers_of(decode.read_frames(path, [1, 2], table=table)) == [1, 2]
@@ -337,7 +339,7 @@ def test_a_frame_that_is_missing_in_another_codec_is_an_error(tmp_path, monkeypa
     source = tmp_path / "divx.avi"
     videos.write_video(source, 20, **DIVX)
     videos.without_picture(source, 10)
-    monkeypatch.setattr(decode, "_HOLDING", frozenset())
+    monkeypatch.setattr(open_video, "_HOLDING", frozenset())
     with pytest.raises(decode.DecodeError, match="1 of 2 frames are missing"):
         decode.read_frames(str(source), [9, 10])
 
@@ -360,7 +362,7 @@ def test_frames_of_a_program_stream_are_those_of_a_full_decode(suffix, gop, tmp_
     """After a seek FFmpeg gives its packets the pts of their neighbors."""
     path = str(tmp_path / f"a.{suffix}")
     videos.write_video(path, 60, codec="mpeg1video", fps=25, options={"g": str(gop), "bf": "0"})
-    expected = np.stack([decode.upright_rgb(frame) for frame in decode.each_frame(path)])
+    expected = np.stack([open_video.upright_rgb(frame) for frame in decode.each_frame(path)])
     for indices in ([25, 27, 29, 31], [49], [25, 26, 49], list(range(59, -1, -7))[::-1]):
         np.testing.assert_array_equal(decode.read_frames(path, indices), expected[indices])
 

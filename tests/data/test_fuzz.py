@@ -6,6 +6,7 @@ Some seconds, with fixed seeds; CVMAE_FUZZ=N tries N times as many inputs.
 import io
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -17,17 +18,42 @@ from cvmae.data.prepare.labels import diving48, hmdb51, imagenet, jester, kineti
 from cvmae.data.prepare.labels.matlab import read_structs
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.records import SplitError
+from cvmae.data.sources import FileSource
 from cvmae.data.video_files import VideoFiles
 from tests.data import videos
 
 TIMES = max(1, int(os.environ.get("CVMAE_FUZZ", "1")))
 WORDS = [
     *("0", "1", "7", "10.0", "-1", "-3", "1e9", "9" * 40, "nan", "None", "inf", "run", "jump", "a;b", "[0, 2]", "0,2", "(1,2)"),
+    *(
+        "#N/A",
+        "nil",
+        "NaT",
+        "<NA>",
+        "<none of the classes>",
+        "[0;2]",
+        "caf\u00e9",
+        "cafe\u0301",
+        "Run",
+        "run ",
+        "\u00a0run",
+        "\u200b",
+    ),
     *("", " ", '"', '""', "'", "\n", "\r\n", "\0", "\ufeff", "\ud83d\ude00", "{}", "[[", "]]", "null", "true", "../x", "~", "%s"),
 ]
 CSV = "path,label,split,start,end\na.mp4,run,train,0,1\nb.mp4,jump,val,,\nc.mp4,0,train,nan,2.5\n"
 ROWS = [{"path": "a", "label": 0, "split": "train", "start": 1.5}, {"path": "b", "label": "run", "split": "train", "end": None}]
 JSON = "\n".join(map(json.dumps, ROWS))
+
+# Beginnings of files that are no text, or of another encoding.
+OTHERS = [
+    b"version https://git-lfs.github.com/spec/v1\n",
+    b"PK\x03\x04",
+    b"\x1f\x8b",
+    b"\xff\xfe",
+    b"caf\xe9,",
+    b"\0\0\0\x20ftypisom",
+]
 
 
 def read_imagenet(folder):
@@ -115,11 +141,15 @@ def test_manifests(tmp_path, name, content):
 
     def attempt(number):
         (tmp_path / name).write_bytes(damaged(rng, content.encode()))
+        if rng.integers(20) == 0:  # another kind of file
+            (tmp_path / name).write_bytes(OTHERS[rng.integers(len(OTHERS))] + damaged(rng, content.encode()))
         if number % 4 == 0:
             (tmp_path / "classes.csv").write_bytes(damaged(rng, b"number,name\n0,run\n1,jump\n"))
         else:
             (tmp_path / "classes.csv").unlink(missing_ok=True)
-        manifest = read_manifest(str(tmp_path / name), "train")
+        manifest = read_manifest(str(tmp_path / name), "train", multi_label=number % 3 == 0)
+        assert all("\n" not in note for note in manifest.notes)
+        FileSource(manifest)
         for entry in manifest.entries:
             assert entry.path.encode() and -1 <= entry.label < 10**6
             assert 0 <= (entry.start or 0) < (np.inf if entry.end is None else entry.end)
@@ -178,10 +208,17 @@ def matlab_bytes(variables, compressed) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["a.mp4", "a.ts", "a.mkv", "a.avi", "a.gif"])
+FORMS = {
+    "a.avi": {"codec": "mpeg4", "options": {}},
+    "a.mpg": {"codec": "mpeg2video", "fps": 25, "options": {"g": "12", "bf": "2"}},
+    "a.wmv": {"codec": "wmv2", "options": {}},
+}
+
+
+@pytest.mark.parametrize("kind", ["a.mp4", "a.ts", "a.mkv", "a.avi", "a.gif", "a.mpg", "a.wmv", "a.flv", "a.h264"])
 def test_containers(tmp_path, kind):
     """Cut at the beginning or the end, and with flipped bits."""
-    form = {"codec": "mpeg4", "options": {}} if kind == "a.avi" else {}
+    form = FORMS.get(kind, {})
     if kind == "a.gif":
         pytest.importorskip("PIL.Image")
         from PIL import Image
@@ -203,4 +240,22 @@ def test_containers(tmp_path, kind):
         assert frames.shape[0] == 4 and frames.dtype == np.uint8
 
     passed, failed = outcomes(60 * TIMES, attempt, decode.DecodeError)
+    assert passed and failed
+
+
+@pytest.mark.parametrize("kind", ["a.ts", "a.mkv", "a.mpg", "a.wmv", "a.flv", "a.h264"])
+def test_containers_that_are_only_cut(tmp_path, kind):
+    """Every frame of the table can be read, wherever the file ends."""
+    content = pathlib.Path(videos.write_video(tmp_path / kind, 20, **FORMS.get(kind, {}))).read_bytes()
+    rng = np.random.default_rng(3)
+
+    def attempt(_):
+        cut = content[: int(rng.integers(1, len(content)))]
+        try:
+            table = decode.read_table(cut)
+        except decode.DecodeError as error:
+            raise ValueError(str(error)) from error
+        assert len(decode.read_frames(cut, range(len(table)))) == len(table)
+
+    passed, failed = outcomes(30 * TIMES, attempt, ValueError)
     assert passed and failed

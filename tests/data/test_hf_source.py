@@ -1,6 +1,7 @@
 """Hugging Face data sets: made by `datasets` itself, read as hub folders, saved sets and Parquet files, with the clips of the local files."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +31,9 @@ def datasets():
 def offline(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
+        for name in ("huggingface_hub.constants", "datasets.config"):
+            if name in sys.modules:  # which has read the variable already
+                patch.setattr(sys.modules[name], "HF_HUB_OFFLINE", True)
         patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
@@ -117,6 +121,27 @@ def test_paths_are_relative_to_the_folder_of_the_set(datasets, files, tmp_path):
     assert (source[1].start, source[1].end) == (None, None) and source.key(1) == "list.parquet/train/1"
     with pytest.raises(UnreadableError):
         source[3]
+
+
+@pytest.mark.parametrize(
+    "column, expected",
+    [(["0.5", "", " 1 ", "nan"], [0.5, None, 1.0, None]), ([0, 1, 2, None], [0.0, 1.0, 2.0, None]), (["#N/A"] * 4, [None] * 4)],
+)
+def test_times_follow_the_rules_of_a_manifest(datasets, files, tmp_path, column, expected):
+    rows = {"video": ["0.mp4"] * 4, "label": [0, 1, 0, 1], "start": column}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "list.parquet"))
+    source = open_set(tmp_path / "list.parquet")
+    assert [source[index].start for index in range(4)] == expected and source[0].end is None
+
+
+@pytest.mark.parametrize(
+    "column", [["0.5", "soon"], [0.5, float("inf")], [-1.0, 0.0], ["1", "00:01"], [[1.0], [2.0]], [True, False]]
+)
+def test_what_is_no_time_is_refused(datasets, files, tmp_path, column):
+    rows = {"video": ["0.mp4"] * 2, "label": [0, 1], "start": column}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "list.parquet"))
+    with pytest.raises(ValueError, match=r"list.parquet: row [01]: start .*; give seconds"):
+        open_set(tmp_path / "list.parquet")
 
 
 def test_names_of_a_class_label_are_kept(datasets, files, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -158,6 +159,51 @@ def test_numbers_as_a_data_frame_with_an_empty_cell_writes_them(tmp_path):
     assert [entry.label for entry in read_manifest(path, "train").entries] == [10, 2, UNLABELED, 0]
 
 
+@pytest.mark.parametrize("text", ["#N/A", "nil", "<NA>", "NaT", "#NA", "-nan", "NIL", "1.#QNAN", "#N/A N/A", "nat"])
+def test_what_programs_write_for_an_empty_cell(tmp_path, text):
+    manifest = labeled(tmp_path, "run", text, "jump")
+    assert manifest.class_names == ("jump", "run") and manifest.entries[1].label == UNLABELED
+    path = write(tmp_path, f"path,label,split,start,end\na,0,train,{text},2\n")
+    assert read_manifest(path, "train").entries[0].start is None
+
+
+def test_accents_in_one_character_and_in_two_are_one_class(tmp_path):
+    one, two = "caf\u00e9", "cafe\u0301"
+    assert labeled(tmp_path, one, two, "x").class_names == (one, "x")
+    assert [entry.label for entry in labeled(tmp_path, one, two, "x").entries] == [0, 0, 1]
+    write(tmp_path, f"number,name\n0,x\n1,{two}\n", "classes.csv")
+    assert [entry.label for entry in labeled(tmp_path, one, two, "x").entries] == [1, 1, 0]
+    write(tmp_path, f"number,name\n0,{one}\n1,{two}\n", "classes.csv")
+    with pytest.raises(ManifestError, match="classes.csv:3: .* is not class 1 and a name"):
+        labeled(tmp_path, one)
+
+
+@pytest.mark.parametrize(
+    "labels, note",
+    [
+        (("Run", "run", "x"), "2 classes differ only in case or spaces, 'Run' and 'run'; write them alike if they are one"),
+        (("run fast", "run  fast", "x"), "2 classes differ only in case or spaces, 'run  fast' and 'run fast'"),
+        (("run fast", "run\u00a0fast"), "2 classes differ only in case or spaces"),
+        (("run", "run\u200b"), "2 classes differ only in case or spaces"),
+        (("STRASSE", "stra\u00dfe"), "2 classes differ only in case or spaces"),
+        (("0", "1", "run", "jump"), "labels are numbers \\(0, 1\\) and names; most are names, so all are taken as names"),
+        (("1", "2", "4", "5"), "no label is 0, the lowest is 1: classes are numbered from 0; subtract 1 if"),
+        (("7", "12"), "no label is 0, the lowest is 7"),
+        (("\uff11", "\uff12"), "labels such as '\uff11' are numbers in other characters than 0 to 9"),
+    ],
+)
+def test_labels_that_may_not_be_meant_so_are_named(tmp_path, labels, note):
+    [found] = labeled(tmp_path, *labels).notes
+    assert re.match(f"{re.escape(str(tmp_path))}/labels.csv: {note}", found) and "\n" not in found
+
+
+@pytest.mark.parametrize(
+    "labels", [("run", "jump"), ("0", "1"), ("", "nan"), ("0", "2", "run fast")[:2], ("walk/run", "walk run")]
+)
+def test_other_labels_have_no_note(tmp_path, labels):
+    assert labeled(tmp_path, *labels).notes == ()
+
+
 def test_missing_labels_among_names(tmp_path):
     manifest = labeled(tmp_path, "run", "nan", "None", "jump", "-1")
     assert manifest.class_names == ("jump", "run")
@@ -275,3 +321,73 @@ def test_json_that_is_no_row_is_refused(tmp_path, line):
 def test_a_column_that_is_there_twice(tmp_path):
     with pytest.raises(ManifestError, match="list.csv:1: the header line has label twice"):
         read_manifest(write(tmp_path, "path,label,label,split\na,0,1,train\n"), "train")
+
+
+@pytest.mark.parametrize(
+    "rows, line",
+    [
+        ('a,"x,train\nb,y,train\nc,"x,train\nd,y,train\n', 2),
+        ('a,x,train\n"b,y,train\nc,x,train\n', 3),
+        ('a,x,train\nb,y,"train\nc,x,train\n', 3),
+        ('a,"x\ny",train\n', 2),
+        ('a,"x\ry",train\r\n', 2),
+    ],
+)
+def test_a_quoted_field_over_several_lines_is_refused(tmp_path, rows, line):
+    with pytest.raises(
+        ManifestError, match=f"list.csv:{line}: a quoted field runs over several lines, .*; close the quote"
+    ) as caught:
+        read_manifest(write(tmp_path, f"path,label,split\n{rows}"), "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_path_may_have_a_line_break(tmp_path):
+    manifest = read_manifest(write(tmp_path, 'path,label,split\n"a\nb, c.mp4",x,train\nb.mp4,y,train\n'), "train")
+    assert [entry.path for entry in manifest.entries] == [f"{tmp_path}/a\nb, c.mp4", f"{tmp_path}/b.mp4"]
+
+
+@pytest.mark.parametrize(
+    "names", ["start_time,end_time", "startTime,endTime", "start_frame,end_frame", "begin,stop", "t_start,t_end", "from,to"]
+)
+def test_times_under_other_names_are_refused(tmp_path, names):
+    first, second = names.split(",")
+    refused = f"has {first}, {second}, which would not be read: write start and end, in seconds"
+    with pytest.raises(ManifestError, match=f"list.csv:1: the header line {refused}"):
+        read_manifest(write(tmp_path, f"path,label,split,{names}\na.mp4,x,train,1,2\n"), "train")
+    row = json.dumps({"path": "a.mp4", "label": "x", "split": "train", first: 1, second: 2})
+    with pytest.raises(ManifestError, match=f"list.jsonl:1: the object {refused}"):
+        read_manifest(write(tmp_path, row + "\n", "list.jsonl"), "train")
+
+
+def test_other_columns_are_the_users(tmp_path):
+    read_manifest(write(tmp_path, "path,label,split,end_effector,gender,first_step,fps\na.mp4,x,train,1,2,3,4\n"), "train")
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("path\tlabel\tsplit", r"; it is 'path\tlabel\tsplit': put commas in place of '\t'"),
+        ("path;label;split;start", "put commas in place of ';'"),
+        ("path|label|split", "put commas in place of '|'"),
+        ("path label split", "put commas in place of ' '"),
+        ("path, label, split", "the header has ' label'; write label"),
+        ("Path,LABEL,Split", "the header has 'Path'; write path"),
+        ("a.mp4,0,train", "lacks path, label, split; expected path,label,split[,start,end]; it is 'a.mp4,0,train'"),
+        ("<!DOCTYPE html>", "; it is '<!DOCTYPE html>'"),
+    ],
+)
+def test_a_header_that_is_none_is_shown_with_what_to_change(tmp_path, header, said):
+    with pytest.raises(ManifestError) as refused:
+        read_manifest(write(tmp_path, f"{header}\na.mp4,0,train\n"), "train")
+    message = str(refused.value)
+    assert said in message and message.startswith(f"{tmp_path}/list.csv:1: ") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "path", ["file:///data/a.mp4", "http://host/a.mp4", "https://host/a.mp4", "hdfs://n/a.mp4", "FILE:///a.mp4"]
+)
+def test_a_path_with_another_scheme_is_refused_at_its_line(tmp_path, path):
+    scheme = path.partition("://")[0].lower()
+    refused = f"list.csv:3: path '{path}' begins with {scheme}://; give a path of this machine, or one with gs://, s3://, hf://"
+    with pytest.raises(ManifestError, match=refused):
+        read_manifest(write(tmp_path, f"path,label,split\na.mp4,x,train\n{path},x,train\n"), "train")

@@ -11,7 +11,7 @@ import pytest
 from cvmae.data import sources
 from cvmae.data.mixture import Mixture, MixtureError, parse_mixture, sections
 from cvmae.data.pipeline import make_eval_loader, make_loader
-from cvmae.data.proportions import Proportions, clip_indices_of, integer_weights
+from cvmae.data.proportions import Passes, Proportions, clip_indices_of, integer_weights, most_of_a_batch
 from cvmae.data.records import UnreadableError
 from tests.data import videos
 from tests.data.configs import small_config
@@ -62,18 +62,19 @@ def test_the_stream_has_the_counts_of_the_closed_form_and_every_clip_once_a_pass
     c = mixed_config()
     mixture = opened(c)
     stream = clip_indices_of(mixture, 3, 4)
-    drawn = [stream[position] for position in range(4 * 300)]
+    drawn = [stream[position] for position in range(4 * 75)]
     by_source = collections.defaultdict(list)
     for index in drawn:
         by_source[mixture.part_of(index)].append(index)
-    assert [len(by_source[part]) for part in (0, 1)] == [400, 800]
+    assert [len(by_source[part]) for part in (0, 1)] == [100, 200]
     for part, size in ((0, 10), (1, 14)):
         low, high = mixture.range_of(part)
         assert high - low == size and set(by_source[part]) == set(range(low, high))
         # Passes follow each other; the one that is not complete makes a difference of 1.
         counts = collections.Counter(by_source[part]).values()
         assert max(counts) - min(counts) <= 1
-    assert drawn != [clip_indices_of(mixture, 4, 4)[position] for position in range(len(drawn))]
+    other = clip_indices_of(mixture, 4, 4)
+    assert drawn != [other[position] for position in range(len(drawn))]
 
 
 def test_every_batch_has_its_share_in_a_random_order():
@@ -201,3 +202,32 @@ def test_what_cannot_be_mixed_is_named_in_one_line(mixture, own, message):
 def test_fields_that_are_none_or_equal_change_nothing():
     own = {"a": {"manifest": None, "num_frames": 4, "synthetic": {"clips": None}}}
     assert len(opened(mixed_config("a:2", own))) == 10
+
+
+@pytest.mark.parametrize(("length", "span"), [(12, 4), (30, 7), (31, 10), (64, 9)])
+def test_no_clip_is_twice_within_a_batch_at_the_end_of_a_pass(length, span):
+    passes = Passes(5, 5 + length, 3, span)
+    drawn = [passes[position] for position in range(40 * length)]
+    plain = [int(record) for record in grain.MapDataset.range(5, 5 + length).seed(3).shuffle().repeat(40)]
+    assert any(len(set(plain[at : at + span])) < span for at in range(len(plain) - span)), "nothing to mend"
+    assert all(len(set(drawn[at : at + span])) == span for at in range(len(drawn) - span))
+    for begin in range(0, len(drawn), length):
+        assert sorted(drawn[begin : begin + length]) == list(range(5, 5 + length))
+        assert drawn[begin + length - span : begin + length] == plain[begin + length - span : begin + length]
+
+
+def test_a_source_smaller_than_that_still_has_every_clip_in_each_pass():
+    passes = Passes(0, 6, 1, 4)
+    assert all(sorted(passes[position] for position in range(begin, begin + 6)) == list(range(6)) for begin in range(0, 60, 6))
+
+
+@pytest.mark.parametrize("weights", [(1, 2), (1, 1, 1), (7, 1, 3), (2, 2, 5, 1)])
+@pytest.mark.parametrize("batch", [1, 8, 30])
+def test_a_batch_has_no_more_of_a_source_than_is_kept_apart(weights, batch):
+    counts = np.array([Proportions(weights).counts(step * batch) for step in range(500)])
+    assert (np.diff(counts, axis=0).max(0) <= most_of_a_batch(weights, batch)).all()
+
+
+def test_batches_of_a_mixture_hold_every_clip_once():
+    c = mixed_config("a:1,b:2", batch_size=6, data__synthetic__clips=14, own={"a": {}, "b": {"synthetic": {"clips": 20}}})
+    assert all(len(set(batch["index"].tolist())) == 6 for batch in batches(c, 60))

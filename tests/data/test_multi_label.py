@@ -9,6 +9,7 @@ from cvmae.data.manifest import UNLABELED, ManifestError, read_manifest
 from cvmae.data.row_checks import check_rows
 from cvmae.data.sources import FileSource, make_source
 from cvmae.data.subset import Subset, strata
+from cvmae.evaluation.multi_label import labels_of
 from cvmae.training.identity import describe
 from tests.data.configs import small_config
 from tests.tiny_configs import config
@@ -36,6 +37,39 @@ def test_labels_are_separated_by_semicolons(tmp_path):
     assert source.class_names == ("fly", "jump", "run") and source.label_sets.dtype == bool
     assert sets_of(source) == [[1, 2], [1], None, [1, 2], None]
     assert source.labels.dtype == np.int32 and source.labels[2] == UNLABELED
+
+
+def test_none_of_the_classes_is_a_label_and_an_empty_cell_is_none(tmp_path):
+    source = opened(tmp_path, "run;jump", "<none of the classes>", "", "nan", " <None  of the Classes> ;", "jump")
+    assert sets_of(source) == [[0, 1], [], None, None, [], [0]] and source.class_names == ("jump", "run")
+    assert source.label_sets.tolist() == [[False, False], [True, False], [True, True]]
+    assert labels_of(source.labels, source.label_sets).tolist() == [[1, 1], [0, 0], [-1, -1], [-1, -1], [0, 0], [1, 0]]
+    assert strata(source).tolist() == [1, 2, -1, -1, 2, 0]  # a stratum of its own in slices
+    (tmp_path / "list.jsonl").write_text('{"path": "a", "label": ["<none of the classes>"], "split": "train"}')
+    assert read_manifest(str(tmp_path / "list.jsonl"), "train", multi_label=True).label_sets == ((),)
+    assert checked(tmp_path, "a;b", ("<none of the classes>", "val"), ("a", "val")) == []
+
+
+@pytest.mark.parametrize(
+    "label, several, message",
+    [
+        ("run;<none of the classes>", True, "list.csv:2: label .* has <none of the classes> beside a class; give one of the two"),
+        (
+            "<none of the classes>",
+            False,
+            "list.csv:2: label '<none of the classes>' means something where .*--config.data.multi_label=True",
+        ),
+        ("[0;2]", True, r"list.csv:2: label '\[0' is several labels; separate them by ;, or list it"),
+        ("a,b", True, "list.csv:2: label 'a,b' is several labels; separate them by ;, or list it"),
+        ("b | a", True, "list.csv:2: label 'b | a' is several labels".replace("|", r"\|")),
+        ("(run;jump)", True, r"list.csv:2: label '\(run' is several labels"),
+        ("{a; b}", True, r"list.csv:2: label '\{a' is several labels"),
+    ],
+)
+def test_lists_and_none_of_the_classes_in_the_wrong_place(tmp_path, label, several, message):
+    with pytest.raises(ManifestError, match=message) as caught:
+        read_manifest(write(tmp_path, label, "a;b" if several else "a"), "train", multi_label=several)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_part_is_dropped_and_a_number_has_one_spelling(tmp_path):

@@ -6,10 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from cvmae.data import pipeline, sources
+from cvmae.data import clip_views, pipeline, sources
 from cvmae.data.bad_files import BadDataError, unpack_failures
 from cvmae.data.manifest import UNLABELED
 from tests.data import videos
+from tests.data.batches import assert_same_batches
 from tests.data.configs import small_config
 
 
@@ -23,14 +24,6 @@ def evaluate(config, batch_size):
     source = sources.make_source(config.data, config.data.eval_split)
     with pipeline.make_eval_loader(config, source, batch_size) as loader:
         return [{key: np.array(value) for key, value in batch.items()} for batch in loader]
-
-
-def assert_same(some, others):
-    assert len(some) == len(others)
-    for one, other in zip(some, others):
-        assert one.keys() == other.keys()
-        for key in one:
-            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
 
 
 def differ(some, others):
@@ -91,13 +84,13 @@ def test_every_epoch_has_every_record_once_in_a_new_order():
 
 def test_batches_depend_on_the_seed_alone(folder):
     config = file_config(folder)
-    assert_same(take(config, 3), take(config, 3))
+    assert_same_batches(take(config, 3), take(config, 3))
     assert differ(take(config, 3), take(file_config(folder, seed=1), 3))
 
 
 @pytest.mark.parametrize("changes", [{"data__workers": 2, "data__threads": 1}, {"data__threads": 2, "data__prefetch": 3}])
 def test_workers_and_threads_change_nothing(folder, changes):
-    assert_same(take(file_config(folder, "bad2.csv"), 6), take(file_config(folder, "bad2.csv", **changes), 6))
+    assert_same_batches(take(file_config(folder, "bad2.csv"), 6), take(file_config(folder, "bad2.csv", **changes), 6))
 
 
 def test_processes_divide_the_same_global_batch(folder):
@@ -106,15 +99,15 @@ def test_processes_divide_the_same_global_batch(folder):
     for count in (2, 4):
         parts = [take(config, 4, process_index=p, process_count=count) for p in range(count)]
         joined = [{key: np.concatenate([part[step][key] for part in parts]) for key in complete[0]} for step in range(4)]
-        assert_same(joined, complete)
+        assert_same_batches(joined, complete)
 
 
 def test_starting_at_a_step_equals_the_uninterrupted_run(folder):
     config = file_config(folder)
     complete = take(config, 8)
-    assert_same(take(config, 3, start_step=5), complete[5:])
+    assert_same_batches(take(config, 3, start_step=5), complete[5:])
     parts = [take(config, 2, start_step=6, process_index=p, process_count=2) for p in (0, 1)]
-    assert_same([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts)], complete[6:])
+    assert_same_batches([{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*parts)], complete[6:])
 
 
 def test_a_batch_size_not_divisible_by_the_processes_is_refused():
@@ -125,7 +118,7 @@ def test_a_batch_size_not_divisible_by_the_processes_is_refused():
 def test_a_bad_file_is_replaced_the_same_way_each_time_and_reported(folder):
     config = file_config(folder, "bad2.csv")
     batches = take(config, 6)
-    assert_same(batches, take(config, 6))
+    assert_same_batches(batches, take(config, 6))
     reports = np.concatenate([batch["failures"] for batch in batches])
     assert set(unpack_failures(reports)) == {(f"{folder}/gone{i}.mp4", "No such file or directory") for i in (0, 1)}
     index = np.concatenate([batch["index"] for batch in batches])
@@ -175,7 +168,7 @@ def test_evaluation_marks_bad_files_and_does_not_replace_them(folder):
 
 
 def test_evaluation_with_workers_is_the_same(folder):
-    assert_same(evaluate(file_config(folder), 5), evaluate(file_config(folder, data__workers=2, data__threads=1), 5))
+    assert_same_batches(evaluate(file_config(folder), 5), evaluate(file_config(folder, data__workers=2, data__threads=1), 5))
 
 
 CHANGES = [
@@ -200,6 +193,18 @@ def test_sampling_fields_take_effect(folder, changes):
         assert (clip == [1, 3, 6, 8]).all()
     else:
         assert (batch["frame_index"] == 0).all()
+
+
+def test_clips_for_shifted_views_are_longer_and_sampled_frames_are_of_the_first_view(folder):
+    shifted = file_config(folder, augment__plus_shift=3, image_branch__frames=4)
+    [batch] = take(shifted, 1)
+    clip = np.array([videos.numbers_of(video) for video in batch["video"]]) - 10 * batch["index"][:, None]
+    assert clip.shape == (4, 7) and (np.diff(clip) == 1).all()
+    assert (batch["frame_index"] == np.arange(4)).all()
+    assert evaluate(shifted, 4)[0]["video"].shape[1] == 7
+    source = sources.make_source(shifted.data, "val")
+    with clip_views.make_view_loader(shifted, source, 4, clip_views.TestViews(1, 1)) as loader:  # of features
+        assert next(iter(loader))["video"].shape[-4] == 4
 
 
 def test_shape_fields_take_effect(folder):

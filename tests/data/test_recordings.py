@@ -129,3 +129,48 @@ def test_a_cover_picture_is_no_video(tmp_path, form, codec, cover):
 def test_a_video_with_a_cover_is_read_without_it(tmp_path):
     path = song(tmp_path / "clip.mp4", "mp4", moving=True)
     assert videos.numbers_of(decode.read_frames(path, range(len(decode.read_table(path))))) == [0, 1, 2, 3, 4]
+
+
+# name -> arguments of write_video, of files whose end is missing
+CUT = {
+    "mpeg2.mpg": {"codec": "mpeg2video", "fps": 25, "options": {"g": "12", "bf": "2"}},
+    "mpeg1.mpg": {"codec": "mpeg1video", "fps": 25, "options": {"g": "12", "bf": "2"}},
+    "mpeg2.vob": {"codec": "mpeg2video", "fps": 25, "options": {"g": "12", "bf": "0"}},
+    "mpeg2.m2v": {"codec": "mpeg2video", "fps": 25, "options": {"g": "12", "bf": "2"}},
+    "h264.ts": {},
+    "h264.h264": {},
+    "mpeg2.ts": {"codec": "mpeg2video", "fps": 25, "options": {"g": "12", "bf": "2"}},
+    "h264.mkv": {},
+    "h264.flv": {},
+    "wmv2.wmv": {"codec": "wmv2"},
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_that_is_cut_at_its_end_has_the_frames_that_decode(tmp_path, name):
+    """Each frame of the table is read, those that the whole file has, and none is lost but the one that is cut and what it carries."""
+    source = videos.write_video(tmp_path / name, 40, **{"size": (64, 96)} | CUT[name])
+    whole = {bytes(frame) for frame in decode.read_frames(source, range(40))}
+    content, draw, counts = pathlib.Path(source).read_bytes(), np.random.default_rng(0), []
+    for _ in range(8):
+        end = int(draw.integers(len(content) // 2, len(content)))
+        (tmp_path / f"cut{name}").write_bytes(content[:end])
+        path = str(tmp_path / f"cut{name}")
+        frames = decode.read_frames(path, range(len(decode.read_table(path))))
+        known = sum(bytes(frame) in whole for frame in frames)
+        assert known >= len(frames) - 1  # the decoder does not notice each cut
+        with av.open(path) as file:
+            packets = sum(1 for packet in file.demux(video=0) if packet.size)
+        assert packets - 9 <= len(frames) <= packets
+        counts.append(packets - len(frames))
+    assert min(counts) <= 1
+
+
+def test_damage_in_the_middle_is_no_end(tmp_path):
+    source = videos.write_video(tmp_path / "a.mpg", 60, **{"size": (64, 96)} | CUT["mpeg2.mpg"])
+    content = bytearray(pathlib.Path(source).read_bytes())
+    at = len(content) // 3
+    content[at : at + 600] = np.random.default_rng(0).bytes(600)
+    (tmp_path / "damaged.mpg").write_bytes(content)
+    with pytest.raises(decode.DecodeError):
+        decode.read_frames(str(tmp_path / "damaged.mpg"), range(len(decode.read_table(str(tmp_path / "damaged.mpg")))))

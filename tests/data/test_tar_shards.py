@@ -107,7 +107,10 @@ def test_shards_of_the_webdataset_library_are_read(files, tmp_path):
     assert [source[index].payload for index in range(3)] == clips
     assert source.labels.tolist() == [7, UNLABELED, 3] and source[0].start == 0.5
     assert [source.key(index) for index in (1, 2)] == ["a-000/run/0001.mp4", "a-001/run/0000.mp4"]
-    assert source.notes == (f"{tmp_path}/a-{{000..001}}.tar: 1 samples without a video are left out, such as a-000.tar/run/0002",)
+    assert source.notes == (
+        f"{tmp_path}/a-{{000..001}}.tar: 1 samples without a video are left out, such as a-000.tar/run/0002",
+        f"{tmp_path}: no label is 0, the lowest is 3: classes are numbered from 0; subtract 1 if these are numbered from 1",
+    )
 
 
 def test_our_shards_are_read_by_the_webdataset_library(files, shards):

@@ -104,6 +104,20 @@ def test_a_run_names_what_is_left_out(folder):
         read_manifest(str(folder / "others"), "train")
 
 
+def test_a_link_that_leads_back_to_itself_is_left_out(tmp_path):
+    videos.write_video(tmp_path / "a.mp4", 2)
+    for name, target in {"self": "self", "b.mp4": "b.mp4", ".c.mp4": ".c.mp4", "d": "e", "e": "d", ".f": ".f"}.items():
+        (tmp_path / name).symlink_to(target)
+    files = VideoFiles(str(tmp_path))
+    looped = "a link that leads back to itself"
+    assert files.paths == ["a.mp4"]
+    assert files.left_out == [
+        (".c.mp4", "hidden, its name begins with a dot"),
+        *((name, looped) for name in ("b.mp4", "d", "e", "self")),
+    ]
+    assert "5 left out" in read_manifest(str(tmp_path), "train").notes[0]
+
+
 def test_an_empty_class_folder_is_named(tmp_path):
     for name in ("full", "empty", "others/.cache"):
         (tmp_path / name).mkdir(parents=True)

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cvmae.data import clips, decode, frame_table, sources, windows
+from cvmae.data import clips, decode, frame_table, open_video, sources, windows
 from tests.data import videos
 from tests.data.configs import small_config
 
@@ -94,9 +94,9 @@ def record(folder, name, **changes):
 @pytest.mark.parametrize("stride", [0, 1, 3, 7])
 def test_windows_are_read_in_one_pass(folder, stride, monkeypatch):
     decoded, tables = [], []
-    upright, table = decode.upright_rgb, decode._Video.table
-    monkeypatch.setattr(decode, "upright_rgb", lambda frame: decoded.append(0) or upright(frame))
-    monkeypatch.setattr(decode._Video, "table", lambda self: tables.append(0) or table(self))
+    upright, table = open_video.upright_rgb, open_video.OpenVideo.table
+    monkeypatch.setattr(open_video, "upright_rgb", lambda frame: decoded.append(0) or upright(frame))
+    monkeypatch.setattr(open_video.OpenVideo, "table", lambda self: tables.append(0) or table(self))
     planned, read = windows.open_windows(record(folder, "a.mp4"), SPEC, stride)
     assert planned.frames.tolist() == plan(30, stride).frames.tolist()
     assert [videos.numbers_of(video) for video in read] == planned.frames.tolist()

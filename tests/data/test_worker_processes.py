@@ -1,13 +1,20 @@
 """Signals to every process of a run, as Ctrl-C, `timeout` and scancel send them: the loader's workers go on until it is closed."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
+import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from cvmae.data.pipeline import make_loader
+from cvmae.data.sources import make_source
 from tests.commands import ROOT
+from tests.data.configs import small_config
 
 READS = """
 import multiprocessing, signal
@@ -57,3 +64,25 @@ def test_a_signal_to_all_processes_ends_no_worker(moment, tmp_path):
     assert process.returncode == 0, stderr
     assert stdout.splitlines()[-1] == f"0 [{int(signal.SIGINT)}, {int(signal.SIGTERM)}]"
     assert "Traceback" not in stderr and "resource_tracker" not in stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="shared memory has no files here")
+def test_memory_that_a_program_still_held_is_freed_with_the_loader():
+    config = small_config(data__workers=1)
+
+    @jax.jit
+    def sums(batch):  # long enough that the batch is dropped here while the program reads it
+        square = jax.lax.fori_loop(0, 200, lambda _, x: jnp.tanh(x @ x), jnp.ones((300, 300)) * batch["index"].mean())
+        return square.sum() + sum(value.astype(jnp.float32).sum() for value in batch.values())
+
+    with make_loader(config, make_source(config.data, "train")) as loader:
+        batch = next(loader)
+        files = [pathlib.Path("/dev/shm") / value.shm.name.lstrip("/") for value in batch.values()]
+        result = sums(jax.device_put(batch))
+        del batch
+        result.block_until_ready()
+        assert any(file.exists() for file in files)
+    deadline = time.monotonic() + 60  # a thread of Grain deletes the files
+    while any(file.exists() for file in files) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(file.exists() for file in files)

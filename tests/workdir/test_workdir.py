@@ -42,7 +42,7 @@ def test_a_report_comes_back_as_it_was_written(tmp_path):
     report = Report("linear", {"accuracy/top1": 0.5}, {"accuracy/top1": 0.25}, {"clips": 3, "best": {"rate": 0.1}})
     workdir.write_report(report)
     assert workdir.read_report() == report
-    assert set(json.loads((workdir / "report.json").read_text())) == {"task", "metrics", "baseline", "details"}
+    assert set(json.loads((workdir / "report.json").read_text())) == {"task", "metrics", "baseline", "details", "step"}
 
 
 @pytest.mark.parametrize("value", [[], 3, {}, {"metrics": 3}, {"test": []}, {"knn": None}, {"metrics": {}, "details": "x"}])

@@ -7,7 +7,6 @@ after both, the same command continues the run.
 """
 
 import dataclasses
-import os
 import signal
 import sys
 from typing import TypeVar
@@ -15,11 +14,13 @@ from typing import TypeVar
 from absl import app, flags
 
 from cvmae.cli import fail, parse_own
+from cvmae.config import ConfigError
 from cvmae.data import metaworld
 from cvmae.data.prepare import Options, PrepareError, StopRun, prepare
 from cvmae.data.prepare.run import DATASETS, RUNNERS
 from cvmae.data.prepare.tar_writer import index_shards, write_shards
 from cvmae.data.prepare.work import CHECKS
+from cvmae.storage.path import join
 
 FLAGS = flags.FlagValues()  # not the global flags, so that commands with the same names can be imported in one process
 METAWORLD = "metaworld"
@@ -144,7 +145,7 @@ def main(argv: list[str]) -> None:
             print(f"{shards:,} shards with {videos:,} videos have an index")
         elif FLAGS.shards:
             paths = write_shards(FLAGS.manifest, FLAGS.out, FLAGS.root)
-            pattern = os.path.join(FLAGS.out, "{split}-*.tar")
+            pattern = join(FLAGS.out, "{split}-*.tar")
             print(
                 f"{len(paths):,} shards: {FLAGS.out} (--config.data.source=webdataset --config.data.webdataset.shards='{pattern}')"
             )
@@ -152,7 +153,7 @@ def main(argv: list[str]) -> None:
             metaworld.prepare(_options(metaworld.Options))
         else:
             prepare(_options(Options))
-    except PrepareError as error:
+    except (PrepareError, ConfigError) as error:
         fail(error, 2)
     except (StopRun, OSError) as error:
         fail(error, 1)

@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import os
 import statistics
 
 from cvmae.data import published
 from cvmae.data.prepare.listing import Listing
 from cvmae.data.prepare.text import write_table
 from cvmae.data.row_checks import Part, repeated, shared
+from cvmae.storage.path import join
 
 _MAX_TABLE = 20  # classes
 _SHOWN = 10  # names in a line
@@ -48,19 +48,19 @@ def write_manifests(out: str, listing: Listing, usable: dict[str, Row]) -> dict[
         for row, split in rows:
             part = ["" if value is None else f"{value:g}" for value in (row.start, row.end)] if has_parts else []
             table.append([row.path, row.label, split, *part])
-        paths[manifest] = os.path.join(out, f"{manifest}.csv")
+        paths[manifest] = join(out, f"{manifest}.csv")
         write_table(paths[manifest], ["path", "label", "split", *(["start", "end"] if has_parts else [])], table)
     return paths
 
 
 def write_classes(out: str, classes: tuple[str, ...]) -> None:
     """Writes `out`/classes.csv: the number and name of each class, including classes without a usable video."""
-    write_table(os.path.join(out, "classes.csv"), ["number", "name"], enumerate(classes))
+    write_table(join(out, "classes.csv"), ["number", "name"], enumerate(classes))
 
 
 def write_report(out: str, problems: list[tuple[str, str, str]]) -> str:
     """Writes `out`/report.csv with the rows (path, problem, detail), sorted and each once; returns its path."""
-    path = os.path.join(out, "report.csv")
+    path = join(out, "report.csv")
     write_table(path, ["path", "problem", "detail"], sorted(set(problems)))
     return path
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from cvmae.data.prepare.outputs import Row
 from cvmae.data.prepare.work import identity
 from cvmae.data.worker_pool import Failure, StopRun
+from cvmae.storage.cache import open_binary
+from cvmae.storage.path import is_remote
 
 SHARD_BYTES = 256 * 2**20
 FUNCTION = f"{__name__}:write_shard"
@@ -83,7 +85,7 @@ def write_shard(job: dict) -> dict:
     try:
         writer = ArrayRecordWriter(temporary, "group_size:1")  # one record per group, since records are read singly
         for record in job["records"]:
-            with open(record["path"], "rb") as file:
+            with open_binary(record["path"]) as file:
                 example = {key: record[key] for key in features if key in record} | {"video": file.read()}
             writer.write(features.serialize_example(example))
         writer.close()
@@ -113,7 +115,7 @@ def _plan(out, dataset, rows, classes, shard_bytes):
 
 
 def _record(out, row, number, parts):
-    path = os.path.abspath(os.path.join(out, row.path))
+    path = row.path if is_remote(row.path) else os.path.abspath(os.path.join(out, row.path))
     record = {"path": path, "file": identity(path), "name": row.name, "label": number.get(row.label, -1)}
     if parts:
         record |= {name: math.nan if value is None else value for name, value in (("start", row.start), ("end", row.end))}

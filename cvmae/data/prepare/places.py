@@ -7,12 +7,20 @@ from collections.abc import Iterable
 
 from cvmae.data.prepare.state import FOLDER
 from cvmae.data.prepare.text import PrepareError
+from cvmae.storage.path import as_path, is_remote
 
 _LINK, _PACKED = "videos", "packed"
 
 
 def check_places(videos: str, out: str, side: int, pack: bool) -> None:
     """Checks the folders of a run. Raises: PrepareError if --videos is no folder, or if the run would write into it."""
+    if is_remote(out) and (side or pack):
+        option = f"--transcode={side}" if side else "--pack"
+        raise PrepareError(f"{option} writes to a local folder, not to --out={out}: give a local --out, and copy what is written")
+    if is_remote(videos) or is_remote(out):
+        if not is_remote(videos) and not os.path.isdir(videos):
+            raise PrepareError(f"{videos}: not a folder; --videos is the folder with the videos")
+        return  # `prepare` writes tables to a bucket, and nothing below --videos
     if not os.path.isdir(videos):
         raise PrepareError(f"{videos}: not a folder; --videos is the folder with the videos")
     if _inside(out, videos):
@@ -28,8 +36,13 @@ def reach(videos: str, out: str) -> str:
 
     The link is made here. With it, paths in manifests do not depend on where the videos lie on this machine, and if they move,
     only the link changes. If there can be no link (a file system without links, another file of this name), the path is a
-    relative one that leads out of the folder.
+    relative one that leads out of the folder. Of videos in a bucket it is their path there, relative where `out` is a folder above them.
     """
+    if is_remote(videos):
+        below = f"{as_path(out)}/"
+        return str(as_path(videos)).removeprefix(below)
+    if is_remote(out):
+        return os.path.realpath(videos)
     direct = os.path.relpath(os.path.realpath(videos), os.path.realpath(out))
     link = os.path.join(out, _LINK)
     if not direct.startswith(os.pardir) or (os.path.lexists(link) and not os.path.islink(link)):

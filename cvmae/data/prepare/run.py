@@ -17,6 +17,7 @@ from cvmae.data.prepare.pack import pack
 from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.video_files import FolderError, VideoFiles
+from cvmae.storage.path import is_remote, join
 
 READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
@@ -113,7 +114,7 @@ def prepare(options: Options) -> dict[str, str]:
 def _open_files(options) -> VideoFiles | FrameFolders:
     """Returns the videos or pictures below --videos. Raises: PrepareError if they cannot be read."""
     try:
-        folders = open_folders(options.videos) if options.dataset == "jester" else None
+        folders = open_folders(options.videos) if options.dataset == "jester" and not is_remote(options.videos) else None
         if folders and not options.transcode:
             raise PrepareError(
                 f"--videos={options.videos} has folders of frames such as {folders.paths[0]}/00001.jpg: --transcode=256 makes a video "
@@ -159,11 +160,14 @@ def _check_videos(options, listing, located, problems, state) -> dict[str, Row]:
     answers = _answers(options, jobs, state)
     usable = {}
     for name, path in located.items():
-        problem, detail, (start, end) = _judge(answers[path], listing.videos[name].span if name in uncut else None)
-        if problem:
+        answer = answers[path]
+        problem, detail, (start, end) = _judge(answer, listing.videos[name].span if name in uncut else None)
+        if problem or isinstance(answer, worker_pool.Failure):
             problems.append((path, problem, detail))
         else:
-            size = os.path.getsize(os.path.join(options.out, paths[path]))
+            # That of a video in a bucket was asked for when it was checked.
+            in_bucket = is_remote(options.videos) and not options.transcode
+            size = answer["file"][0] if in_bucket else os.path.getsize(os.path.join(options.out, paths[path]))
             usable[name] = Row(name, paths[path], listing.videos[name].label, start, end, size)
     return usable
 
@@ -200,7 +204,7 @@ def _jobs(options, located, measured, state):
     top = places.reach(options.videos, options.out)
     jobs = {
         file: work.make_job(
-            os.path.abspath(os.path.join(options.videos, file)),
+            join(options.videos, file) if is_remote(options.videos) else os.path.abspath(os.path.join(options.videos, file)),
             options.check,
             side=options.transcode,
             target=os.path.abspath(os.path.join(options.out, targets[file])) if targets else "",

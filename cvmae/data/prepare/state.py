@@ -6,6 +6,7 @@ import shutil
 
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.prepare.work import identity
+from cvmae.files import local_folder
 
 FOLDER = ".prepare"
 
@@ -22,7 +23,7 @@ class State:
     """
 
     def __init__(self, out: str):
-        self._out, self._folder = out, os.path.join(out, FOLDER)
+        self._out, self._folder = out, os.path.join(local_folder(out, "prepare"), FOLDER)
         self.temporary = os.path.join(self._folder, "temporary")
         self._answers: dict[str, dict] = {}
         self._journal_path = os.path.join(self._folder, "answers.jsonl")
@@ -40,7 +41,7 @@ class State:
         # The run that wrote these files has ended.
         shutil.rmtree(self.temporary, ignore_errors=True)
         os.makedirs(self.temporary, exist_ok=True)
-        needed = (self._journal_path, os.path.join(self._out, "manifest.csv"))
+        needed = (self._journal_path, os.path.join(local_folder(self._out, "prepare"), "manifest.csv"))
         self.has_older_split = all(map(os.path.exists, needed)) and not os.path.exists(self._splits_path)
         self._open_journal(self._journal_path)
         return self

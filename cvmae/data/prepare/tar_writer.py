@@ -19,6 +19,9 @@ from cvmae.data.sources import FileSource
 from cvmae.data.tar_shards import expand, load_index
 from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing, write_json
+from cvmae.storage.cache import RemoteFile, open_binary
+from cvmae.storage.path import as_path, exists, is_remote, join
+from cvmae.storage.remote_path import RemotePath
 
 SHARD_BYTES = 256 * 2**20
 PLAN = "shards.json"  # what the shards hold: a folder of other shards is never continued
@@ -54,8 +57,8 @@ def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHA
         write_classes(out, names)
     paths = []
     for name, (source, sizes) in plan.items():
-        path = os.path.join(out, name)
-        if not os.path.exists(path):
+        path = join(out, name)
+        if not exists(path):
             with replacing(path) as temporary:
                 _write(temporary, source, sizes)
         load_index(path)
@@ -83,7 +86,7 @@ def _cut(source, shard_bytes) -> list[dict[int, int]]:
     shards: list[dict[int, int]] = [{}]
     filled = 0
     for index in range(len(source)):
-        size = _size(source[index].payload)
+        size = _size(_path(source[index]))
         if shards[-1] and filled + size > shard_bytes:
             shards.append({})
             filled = 0
@@ -92,9 +95,14 @@ def _cut(source, shard_bytes) -> list[dict[int, int]]:
     return shards
 
 
-def _size(path) -> int:
+def _path(record) -> str:
+    """Returns the path of a record's video, also with a scheme."""
+    return record.payload.url if isinstance(record.payload, RemoteFile) else record.payload
+
+
+def _size(path: str) -> int:
     try:
-        return os.path.getsize(path)
+        return RemotePath(path).status().size if is_remote(path) else os.path.getsize(path)
     except OSError as error:
         raise PrepareError(f"{path}: {error.strerror}; remove it from the manifest") from error
 
@@ -105,13 +113,13 @@ def _check_plan(out, plan) -> None:
     for name, (source, sizes) in plan.items():
         rows = [(source.key(index), int(source.labels[index]), size) for index, size in sizes.items()]
         state.update(f"{name} {rows} {source.class_names}".encode())
-    path = os.path.join(out, PLAN)
-    os.makedirs(out, exist_ok=True)
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            if json.load(file) != {"digest": state.hexdigest()}:
-                raise PrepareError(f"--out={out} has the shards of another manifest; give a new folder")
-    elif any(name.endswith(".tar") or name == CLASSES for name in os.listdir(out)):
+    folder = as_path(out)
+    path = folder / PLAN
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != {"digest": state.hexdigest()}:
+            raise PrepareError(f"--out={out} has the shards of another manifest; give a new folder")
+    elif any(file.name.endswith(".tar") or file.name == CLASSES for file in folder.iterdir()):
         raise PrepareError(f"--out={out} has shards or a {CLASSES} that this command did not write; give a new folder")
     write_json(path, {"digest": state.hexdigest()})
 
@@ -121,12 +129,13 @@ def _write(path, source, indices) -> None:
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for index in indices:
             record, key = source[index], _key(source.key(index), keys)
-            extension = os.path.splitext(record.payload)[1].lower()
+            video = _path(record)
+            extension = os.path.splitext(video)[1].lower()
             try:
-                with open(record.payload, "rb") as file:
+                with open_binary(video) as file:
                     _add(tar, f"{key}{extension if extension in EXTENSIONS | PICTURES else '.mp4'}", file.read())
             except OSError as error:
-                raise PrepareError(f"{record.payload}: {error.strerror}; remove it from the manifest") from error
+                raise PrepareError(f"{video}: {error.strerror}; remove it from the manifest") from error
             if record.label >= 0:
                 _add(tar, f"{key}.cls", str(record.label).encode())
             part = {name: value for name, value in (("start", record.start), ("end", record.end)) if value is not None}

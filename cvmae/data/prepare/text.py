@@ -8,6 +8,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cvmae.data.text_files import TextError, read_utf8
+from cvmae.storage.path import is_remote, isdir, isfile, join
+from cvmae.storage.remote_path import RemotePath
+
 
 class PrepareError(Exception):
     """Error in an option or an input file; the message names it and a remedy."""
@@ -21,26 +25,25 @@ def find_file(folder: str, names: Iterable[str], expected: str, within: Iterable
     names = tuple(names)
     if path := find_optional(folder, names, within):
         return path
-    problem = f"has no {' or '.join(names)}" if os.path.isdir(folder) else "is not a folder"
+    problem = f"has no {' or '.join(names)}" if isdir(folder) else "is not a folder"
     raise PrepareError(f"{folder}: {problem}; --labels is the folder with {expected}")
 
 
 def find_optional(folder: str, names: Iterable[str], within: Iterable[str] = ()) -> str:
     """Returns the path that `find_file` does, "" if there is no such file."""
-    parents = (folder, *(os.path.join(folder, name) for name in within))
-    paths = (os.path.join(parent, name) for parent, name in itertools.product(parents, names))
-    return next(filter(os.path.isfile, paths), "")
+    parents = (folder, *(join(folder, name) for name in within))
+    paths = (join(parent, name) for parent, name in itertools.product(parents, names))
+    return next(filter(isfile, paths), "")
 
 
 def read_text(path: str, expected: str) -> str:
     """Returns the text of a UTF-8 file, without the byte order mark. Raises: PrepareError if it cannot be read."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        return read_utf8(path).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise PrepareError(f"{path}: {error.strerror}; expected {expected}") from error
-    except UnicodeDecodeError as error:
-        raise PrepareError(f"{path}: not UTF-8 text ({error.reason}); expected {expected}") from error
+    except TextError as error:
+        raise PrepareError(f"{error}; expected {expected}") from error
 
 
 def read_lines(path: str, expected: str) -> Iterator[tuple[str, str]]:
@@ -87,6 +90,9 @@ def write_table(path: str, header: Iterable[str], rows: Iterable[Iterable]) -> N
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
+    if is_remote(path):
+        RemotePath(path).write_text(text.getvalue())
+        return
     temporary = f"{path}.part"  # a fixed name, so that a repeated run overwrites what a killed one left
     with open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text.getvalue())

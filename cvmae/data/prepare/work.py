@@ -9,6 +9,8 @@ from cvmae.data.decode import DecodeError, each_frame, read_frames, read_table
 from cvmae.data.frame_table import FrameTable
 from cvmae.data.prepare.frame_folders import folder_identity
 from cvmae.data.prepare.transcode import transcode, transcode_frames
+from cvmae.storage.path import is_remote
+from cvmae.storage.remote_path import RemotePath
 
 CHECKS = ("full", "quick", "none")
 FUNCTION = f"{__name__}:process"
@@ -60,9 +62,11 @@ def process(job: dict) -> dict:
     return answer | {"frames": len(table), "seconds": float(table.times[-1] + 1 / table.fps)}
 
 
-def identity(path: str) -> list[int] | None:
-    """Returns [size in bytes, modification time in ns], by which a changed file is recognized; None without a file."""
+def identity(path: str) -> list | None:
+    """Returns [size in bytes, modification time in ns, or of a file in a bucket its stamp], by which a changed file is recognized; None without a file."""
     try:
+        if is_remote(path):
+            return list(RemotePath(path).status())
         if os.path.isdir(path):
             return folder_identity(path)
         status = os.stat(path)

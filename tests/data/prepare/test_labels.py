@@ -71,7 +71,7 @@ def build(folder, dataset):
         ("kinetics", "train.csv", HEADER + "a,b,20,10,train\n", "train.csv:2: time_start '20' and time_end '10' are no seconds"),
         ("kinetics", "train.csv", HEADER + ",b,1,2,train\n", f"train.csv:2: no label, and this is no test video; {COLUMNS}"),
         ("kinetics", "train.csv", HEADER + "a,,1,2,train\n", "train.csv:2: youtube_id '' is no file name"),
-        ("kinetics", "train.csv", HEADER.replace("label", "la\xff"), "train.csv: not UTF-8 text"),
+        ("kinetics", "train.csv", HEADER.replace("label", "la\xff"), "train.csv:1: not UTF-8 text, byte 0xff in column 3"),
         # UCF101
         ("ucf101", "classInd.txt", "1 Archery\n3 Bowling\n", "classInd.txt:2: '3 Bowling' is not class 2 and a new name"),
         ("ucf101", "classInd.txt", "1 Archery\n2 Archery\n", "classInd.txt:2: '2 Archery' is not class 2 and a new name"),

@@ -5,6 +5,7 @@ import re
 
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, read_lines
+from cvmae.storage.path import isdir, join, names_in
 
 FILES = "CLASS_test_split1.txt to CLASS_test_split3.txt of each class of HMDB51"
 _FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits")  # folder names in the published archive
@@ -26,7 +27,7 @@ def read(labels: str) -> Listing:
     listing = Listing(classes, {f"split{n}": [] for n in (1, 2, 3)})
     for n in (1, 2, 3):
         for label in classes:
-            path = os.path.join(folder, f"{label}_test_split{n}.txt")
+            path = join(folder, f"{label}_test_split{n}.txt")
             if (label, n) not in files:
                 raise PrepareError(f"{path}: no such file; --labels is the folder with {FILES}")
             for where, line in read_lines(path, _EXPECTED):
@@ -40,12 +41,12 @@ def read(labels: str) -> Listing:
 
 def _files(labels):
     """Returns (folder, {(class, split number)}) of the label files that are there."""
-    for folder in (labels, *(os.path.join(labels, name) for name in _FOLDERS)):
-        names = os.listdir(folder) if os.path.isdir(folder) else ()
+    for folder in (labels, *(join(labels, name) for name in _FOLDERS)):
+        names = names_in(folder) if isdir(folder) else ()
         matches = (re.fullmatch(r"(.+)_test_split([123])\.txt", name) for name in names if not name.startswith("."))
         if files := {(match[1], int(match[2])) for match in matches if match}:
             return folder, files
-    problem = "has no *_test_split1.txt" if os.path.isdir(labels) else "is not a folder"
+    problem = "has no *_test_split1.txt" if isdir(labels) else "is not a folder"
     raise PrepareError(f"{labels}: {problem}; --labels is the folder with {FILES}")
 
 

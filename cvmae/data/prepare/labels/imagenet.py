@@ -13,6 +13,7 @@ from cvmae.data.prepare.labels.matlab import read_structs
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_lines, read_table
 from cvmae.data.video_files import VideoFiles
+from cvmae.storage.cache import open_binary
 
 FILES = "LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt and meta.mat, of ImageNet"
 LAYOUTS = "train/nXXXXXXXX/*.JPEG and val/nXXXXXXXX/*.JPEG or val/ILSVRC2012_val_*.JPEG"
@@ -114,7 +115,7 @@ def _wordnet_id(where, text, expected) -> str:
 def _meta(path) -> dict[int, str]:
     """Returns the WordNet id of each number, ILSVRC2012_ID, of the classes of the challenge, which are not in the order of the ids."""
     try:
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             synsets = read_structs(file.read(), "synsets")
     except (OSError, ValueError) as error:
         raise PrepareError(

@@ -1,10 +1,10 @@
 """Reader of the label files of Kinetics-400, -600 and -700: a CSV file for each split, or one for all splits."""
 
-import glob
 import os
 
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, read_table
+from cvmae.storage.path import isdir, isfile, join, names_in
 
 COLUMNS = "label,youtube_id,time_start,time_end,split"
 SPLITS = {"train": "train", "val": "val", "validate": "val", "validation": "val", "test": "test"}
@@ -32,11 +32,13 @@ def read(labels: str) -> Listing:
 
 
 def _files(labels):
-    if os.path.isfile(labels):
+    if isfile(labels):
         return [labels]
-    files = [path for path in sorted(glob.glob(os.path.join(glob.escape(labels), "*.csv"))) if _split_of_name(path)]
+    is_folder = isdir(labels)
+    names = names_in(labels) if is_folder else []
+    files = [join(labels, name) for name in names if name.endswith(".csv") and not name.startswith(".") and _split_of_name(name)]
     if not files:
-        problem = "has no CSV file for train, val or test" if os.path.isdir(labels) else "No such file or directory"
+        problem = "has no CSV file for train, val or test" if is_folder else "No such file or directory"
         raise PrepareError(f"{labels}: {problem}; --labels is a CSV file, or the folder of those, with the columns {COLUMNS}")
     return files
 

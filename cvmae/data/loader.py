@@ -1,0 +1,58 @@
+"""The iterator over batches, with the threads and worker processes that read them ahead."""
+
+import contextlib
+import gc
+
+import grain
+import numpy as np
+from absl import flags
+
+from cvmae.data import worker_processes
+from cvmae.storage import counters
+
+
+class Loader:
+    """Iterator over the batches of a Grain dataset; close() ends its threads and worker processes.
+
+    Attributes:
+      counts: what reading the batches that were drawn has cost, float64 [len(counters.FIELDS)].
+    """
+
+    def __init__(self, batches: grain.MapDataset, data):
+        # Grain's workers read absl flags, which are not parsed in a library or a notebook.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        # Grain's defaults would hold 500 batches in memory in every process.
+        ahead = max(data.prefetch, data.threads) if data.threads else 0
+        dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
+        if data.workers:
+            options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
+            dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.end_with_parent)
+        self._iterator = iter(dataset)
+        self._has_workers = self._starts_workers = data.workers > 0  # which start with the first batch
+        self.counts = np.zeros(len(counters.FIELDS))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        with worker_processes.start() if self._starts_workers else contextlib.nullcontext():
+            self._starts_workers = False
+            batch = next(self._iterator)
+        if counters.KEY in batch:  # of training clips; no part of what is learned from
+            self.counts = self.counts + batch.pop(counters.KEY).sum(0)
+        return batch
+
+    def close(self):
+        """Ends the loader; it cannot be used afterwards."""
+        self._iterator.close()
+        if self._has_workers:
+            # JAX may compute on the workers' shared memory itself, and lets go of it in threads of its own; only Python's collector then frees
+            # it. At the exit of the process that would be too late, and Python warns of leaked memory.
+            gc.collect()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()

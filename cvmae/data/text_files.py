@@ -1,0 +1,60 @@
+"""Reading of text files that people write, as UTF-8; what is no such text is named in one line, with the place and the remedy."""
+
+from cvmae.data.probe import no_video
+from cvmae.files import LFS_POINTER, is_lfs_pointer
+from cvmae.storage.path import as_path
+
+_HEAD = 4096
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
+
+
+class TextError(ValueError):
+    """A file is no text that can be read; the message is one line that names it, the place and the remedy."""
+
+
+def read_utf8(path: str) -> str:
+    """Returns the text of a UTF-8 file, without the byte order mark that spreadsheets put before it; line ends stay as they are.
+
+    Raises:
+      TextError: it is a file of another kind, or has a byte that is not UTF-8.
+      OSError: it cannot be read.
+    """
+    with as_path(path).open("rb") as file:
+        content = file.read(_HEAD)
+        if is_lfs_pointer(content):
+            raise TextError(f"{path}: {LFS_POINTER}")
+        if content.startswith(_UTF_16):
+            raise TextError(f"{path}: not UTF-8 text but UTF-16; save it as UTF-8")
+        if kind := _binary_kind(path, content):
+            raise TextError(f"{path}: not UTF-8 text but {kind}")
+        content += file.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TextError(_describe(path, content, error.start)) from error
+
+
+def _binary_kind(path: str, head: bytes) -> str:
+    """Names the kind of a file that is no text by its beginning; empty for one that may be."""
+    if head.startswith(_ZIP):
+        return "a zip archive, as spreadsheets (.xlsx) are; save it as CSV in UTF-8"
+    if head.startswith(_GZIP):
+        return "compressed by gzip; unpack it"
+    if b"\0" not in head:
+        return ""
+    return "a binary file; give a text file" if no_video(path) else "a video or a picture; give the text file that lists videos"
+
+
+def _describe(path: str, content: bytes, at: int) -> str:
+    """Returns the message of a byte that is not UTF-8, at a position of the file."""
+    start = max(content.rfind(b"\n", 0, at), content.rfind(b"\r", 0, at)) + 1
+    line = len(content[:start].decode("utf-8").splitlines()) + 1 if start else 1
+    column = len(content[start:at].decode("utf-8-sig" if not start else "utf-8")) + 1
+    encoding = "Windows-1252" if any(0x80 <= byte < 0xA0 for byte in content) else "ISO-8859-1"
+    letter = content[at : at + 1].decode(encoding, errors="replace")
+    guess = f"in {encoding} it is {letter!r}" if letter.isprintable() and letter != "\ufffd" else "it is of another encoding"
+    return (
+        f"{path}:{line}: not UTF-8 text, byte 0x{content[at]:02x} in column {column} ({guess}); save the file as UTF-8, such as by "
+        f"iconv -f {encoding} -t UTF-8"
+    )

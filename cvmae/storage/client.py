@@ -1,0 +1,210 @@
+"""Connections to object stores by fsspec: one for each scheme and process, one rule of retries, and errors as one line.
+
+Errors of reading and writing are OSErrors with a number, a text and the path, as those of local files are; what the user has to
+set up (a package, credentials) is a SetupError. The libraries' own retries are turned off where they can be, as they would multiply with these.
+"""
+
+import asyncio
+import errno
+import functools
+import http.client
+import importlib.util
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from cvmae.config import ConfigError
+from cvmae.storage import counters
+
+R = TypeVar("R")
+ATTEMPTS = 5
+HUB_ATTEMPTS = 3  # the hub's library repeats most requests by itself, five times in half a minute, and cannot be told not to
+BACKOFF_S = 0.25  # before the second attempt, doubled before each later one
+TIMEOUT_S = 30.0  # without a byte from the server
+
+# The package that speaks a scheme, the extra that brings it, and what to do without credentials.
+LIBRARIES = {
+    "gs": ("gcsfs", "gcs"),
+    "s3": ("s3fs", "s3"),
+    "hf": ("huggingface_hub", "hub"),
+}
+SCHEMES = ", ".join(f"{name}://" for name in LIBRARIES)  # for messages
+CREDENTIALS = {
+    "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; FSSPEC_S3='{\"anon\": true}' reads public buckets without",
+    "hf": "run `hf auth login`, or set HF_TOKEN",
+}
+_TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
+_TRANSIENT_ERRNO = {errno.EIO, errno.EBUSY, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED}
+_NETWORK_PACKAGES = {"aiohttp", "aiobotocore", "botocore", "requests", "urllib3", "httpx", "httpcore", "httpx2", "httpcore2"}
+_PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+class SetupError(ConfigError):
+    """A package or credentials are missing; the message is one line that says what to install or set."""
+
+
+def scheme_of(path: str) -> str:
+    """Returns the scheme of `s3://bucket/key`, lower case; "" for a path without one."""
+    scheme, separator, _ = path.partition("://")
+    return scheme.lower() if separator and scheme.isalnum() else ""
+
+
+def check_scheme(path: str) -> None:
+    """Raises SetupError where the scheme of a path is unknown, or its package is not installed; nothing for a local path."""
+    scheme = scheme_of(path)
+    if not scheme:
+        return
+    if scheme not in LIBRARIES:
+        raise SetupError(f"{path}: {scheme}:// is not supported; give a local path, or one that begins with {SCHEMES}")
+    package, extra = LIBRARIES[scheme]
+    if importlib.util.find_spec(package) is None:
+        raise SetupError(f"{path}: {scheme}:// needs the package {package}: pip install 'crossvideomae[{extra}]'")
+
+
+@functools.cache
+def _filesystem(scheme: str, process: int):
+    """Makes the client of a scheme; a forked process has its own, as connections and event loops do not survive a fork."""
+    del process
+    fresh: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}  # another process may have written
+    if scheme == "s3":
+        from s3fs import S3FileSystem
+
+        config = {"retries": {"max_attempts": 0}, "read_timeout": TIMEOUT_S, "connect_timeout": 10, "max_pool_connections": 64}
+        filesystem = S3FileSystem(config_kwargs=config, **fresh)
+        filesystem.retries = 1
+        return filesystem
+    if scheme == "gs":
+        # Not the class that asks the kind of every bucket over gRPC, which emulators and proxies do not speak.
+        from gcsfs.core import GCSFileSystem
+
+        class Client(GCSFileSystem):
+            """GCS without retries of its own."""
+
+            _request = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
+
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs errors, with tracebacks, that it also raises
+        token = {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
+        return Client(requests_timeout=TIMEOUT_S, **token, **fresh)
+    from huggingface_hub import HfFileSystem
+
+    class Ranges(HfFileSystem):
+        """The hub without the 5 MB that it would read ahead of every range."""
+
+        def cat_file(self, path, start=None, end=None, **options):
+            return super().cat_file(path, start, end, **({} if end is None else {"cache_type": "none"}) | options)
+
+    return Ranges(**fresh)
+
+
+def filesystem(path: str):
+    """Returns the fsspec file system of a path with a scheme. Raises: SetupError."""
+    check_scheme(path)
+    return _filesystem(scheme_of(path), os.getpid())
+
+
+def call(path: str, operation: Callable[[Any], R], *, attempts: int = 0) -> R:
+    """Returns `operation(file system)`, called again after errors that may pass, with pauses that double.
+
+    Args:
+      path: with a scheme, for the file system and for messages.
+      operation: may be called several times.
+      attempts: 0 for those of the scheme.
+
+    Raises:
+      SetupError: a package or credentials are missing.
+      OSError: it failed otherwise; FileNotFoundError, FileExistsError and PermissionError say so.
+    """
+    client = filesystem(path)
+    attempts = attempts or (HUB_ATTEMPTS if scheme_of(path) == "hf" else ATTEMPTS)
+    for attempt in range(attempts):
+        try:
+            return operation(client)
+        except Exception as error:
+            if isinstance(error, ConfigError) or not is_error_of_storage(error):
+                raise
+            if attempt == attempts - 1 or not is_transient(error):
+                raise translate(error, path, attempt + 1) from error
+        counters.add(retries=1)
+        # A share of chance, so that many processes do not come back at the same moment.
+        time.sleep(BACKOFF_S * 2**attempt * (0.5 + random.random()))
+    raise AssertionError("not reached")
+
+
+def is_error_of_storage(error: Exception) -> bool:
+    """Returns True for an error of a store or the network, False for one of this program."""
+    package = type(error).__module__.partition(".")[0]
+    known = (OSError, asyncio.TimeoutError, http.client.HTTPException)
+    return isinstance(error, known) or package in _NETWORK_PACKAGES | {"gcsfs", "google", "s3fs", "huggingface_hub", "fsspec"}
+
+
+def status_of(error: BaseException) -> int | None:
+    """Returns the HTTP status that an error came of; None if it is not known."""
+    if type(error).__module__ == "aiohttp.http_exceptions":  # the 400 of an answer that was cut off is aiohttp's own
+        return None
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = getattr(error, "code", None) or getattr(error, "status", None) or getattr(response, "status_code", None)
+    if isinstance(code, int | str) and str(code).isdigit():
+        return int(code)
+    cause = error.__cause__
+    return status_of(cause) if cause is not None else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Returns True for an error that may be over soon: a busy server, a timeout, a lost connection."""
+    if isinstance(error, _PERMANENT) or _lacks_credentials(error):
+        return False
+    status = status_of(error)
+    if status is not None and status >= 400:
+        return status in _TRANSIENT_STATUS
+    if isinstance(error, TimeoutError | ConnectionError | asyncio.TimeoutError | http.client.HTTPException):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _TRANSIENT_ERRNO
+    name, package = type(error).__name__, type(error).__module__.partition(".")[0]
+    return package in _NETWORK_PACKAGES and "Validation" not in name
+
+
+def _lacks_credentials(error: BaseException) -> bool:
+    """Returns True where a request could not be signed, or was not signed and had to be."""
+    name = type(error).__name__
+    if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError"):
+        return True
+    if status_of(error) == 401 or "Anonymous caller" in str(error):
+        return True
+    return error.__cause__ is not None and _lacks_credentials(error.__cause__)
+
+
+def translate(error: Exception, path: str, attempts: int = 1) -> Exception:
+    """Returns an error of a library as a SetupError, or as an OSError with a number, one line and the path."""
+    scheme = scheme_of(path)
+    if _lacks_credentials(error):
+        what = (
+            "the hub has no such repository (check the name), or it is private"
+            if scheme == "hf"
+            else f"no credentials for {scheme}://"
+        )
+        return SetupError(f"{path}: {what}: {CREDENTIALS[scheme]}")
+    for kind, number, text in (
+        (FileNotFoundError, errno.ENOENT, "no such object or bucket"),
+        (FileExistsError, errno.EEXIST, "it exists already"),
+        (PermissionError, errno.EACCES, f"access is denied; {CREDENTIALS.get(scheme, '')}"),
+        (IsADirectoryError, errno.EISDIR, "it is a folder"),
+    ):
+        if isinstance(error, kind):
+            return kind(number, text, path)
+    status = status_of(error)
+    if status == 403 or "Forbidden" in str(error):
+        return PermissionError(errno.EACCES, f"access is denied; {CREDENTIALS.get(scheme, '')}", path)
+    if status in (404, 412):
+        return translate(FileNotFoundError() if status == 404 else FileExistsError(), path)
+    reason = " ".join(str(error).split())[:160].strip(", ") or type(error).__name__
+    if reason == str(status):
+        reason = f"HTTP status {status}"
+    tried = f", after {attempts} attempts" if attempts > 1 else ""
+    return OSError(errno.EIO, f"{reason}{tried}", path)

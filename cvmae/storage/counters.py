@@ -1,0 +1,108 @@
+"""Counters of what reading clips costs: seconds, bytes, retries, hits of a cache, by whichever part of reading knows of them.
+
+Each clip has counters of its own, made where it is read (a thread, or a worker process); they travel with the batch, and the loader adds
+them up. So whatever reads for a clip may call `add`, and need not know where it runs.
+"""
+
+import contextlib
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+# clips: that were read; seconds: by the clock, of the threads that read; cpu_seconds: of the processor. bytes_read: of files, as far as the system tells it.
+# unreadable: records that could not be read; retries, cache_hits, cache_misses: of sources that have such.
+FIELDS = ("clips", "seconds", "cpu_seconds", "bytes_read", "unreadable", "retries", "cache_hits", "cache_misses")
+KEY = "counters"  # of a batch: float64 [b, len(FIELDS)]
+
+
+class Counters:
+    """Counters of one clip; several threads may add to them."""
+
+    def __init__(self):
+        self._values, self._lock = np.zeros(len(FIELDS)), threading.Lock()
+
+    def add(self, **amounts: float) -> None:
+        """Adds to counters by name."""
+        with self._lock:
+            for name, amount in amounts.items():
+                self._values[FIELDS.index(name)] += amount
+
+    def values(self) -> np.ndarray:
+        """Returns the counters, float64 [len(FIELDS)], as they are now: a call that was given up may add to them later."""
+        with self._lock:
+            return self._values.copy()
+
+
+_current: contextvars.ContextVar[Counters | None] = contextvars.ContextVar("counters", default=None)
+
+
+def current() -> Counters | None:
+    """Returns the counters of the clip that this thread reads; None outside."""
+    return _current.get()
+
+
+def add(**amounts: float) -> None:
+    """Adds to the counters of the clip that this thread reads; outside of one nothing is counted."""
+    counters = current()
+    if counters is not None:
+        counters.add(**amounts)
+
+
+@contextlib.contextmanager
+def counting(counters: Counters | None) -> Iterator[None]:
+    """Makes `counters` those of this thread in the block; a thread that works for another one takes its `current()`."""
+    token = _current.set(counters)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextlib.contextmanager
+def timed(reads_files: bool = False) -> Iterator[None]:
+    """Counts the seconds of the block, and if `reads_files` the bytes that this thread reads in it."""
+    if current() is None:
+        yield
+        return
+    read = _bytes_read() if reads_files else 0
+    begin, begin_cpu = time.perf_counter(), time.thread_time()
+    try:
+        yield
+    finally:
+        seconds, cpu = time.perf_counter() - begin, time.thread_time() - begin_cpu
+        add(seconds=seconds, cpu_seconds=cpu, bytes_read=_bytes_read() - read if reads_files else 0)
+
+
+class _ThreadIO:
+    """The file in which Linux counts what a thread reads; absent elsewhere."""
+
+    def __init__(self):
+        try:
+            self._file = os.open("/proc/thread-self/io", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+
+    def bytes_read(self) -> int:
+        """Returns the bytes read by system calls so far, also those that the page cache gave; 0 where that is not counted."""
+        try:
+            return int(os.pread(self._file, 64, 0).split(b"\n", 1)[0].removeprefix(b"rchar: "))
+        except (OSError, ValueError):
+            return 0
+
+    def __del__(self):
+        if self._file >= 0:
+            os.close(self._file)
+
+
+_local = threading.local()
+
+
+def _bytes_read() -> int:
+    files = getattr(_local, "files", None)
+    if files is None:
+        files = _local.files = _ThreadIO()
+    return files.bytes_read()

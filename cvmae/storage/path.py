@@ -1,0 +1,76 @@
+"""Functions over paths of both kinds, local ones and those with a scheme, which go through neither os.path nor pathlib."""
+
+import glob as globbing
+import os
+import pathlib
+import re
+
+from cvmae.storage.client import scheme_of
+from cvmae.storage.remote_path import RemotePath
+
+AnyPath = pathlib.Path | RemotePath
+
+
+def is_remote(path: object) -> bool:
+    """Returns True for a RemotePath, and for a text with a scheme."""
+    return isinstance(path, RemotePath) or (isinstance(path, str) and bool(scheme_of(path)))
+
+
+def as_path(path: "str | os.PathLike | RemotePath") -> AnyPath:
+    """Returns a RemotePath for a path with a scheme, else a pathlib.Path."""
+    if isinstance(path, RemotePath):
+        return path
+    text = os.fspath(path)
+    return RemotePath(text) if isinstance(text, str) and scheme_of(text) else pathlib.Path(text)
+
+
+def join(folder: str, *names: str) -> str:
+    """Joins paths as os.path.join does, also where the folder, or a name, has a scheme; `..` is resolved where one has."""
+    path = folder
+    for name in names:
+        if scheme_of(name):
+            path = name
+        elif not scheme_of(path):
+            path = os.path.join(path, name)
+        else:
+            path = f"{path.rstrip('/')}/{name}"
+    return str(RemotePath(path)) if scheme_of(path) else path
+
+
+def expand_user(path: str) -> str:
+    """Returns a path with the home folder in place of `~`; one with a scheme as it is."""
+    return path if scheme_of(path) else os.path.expanduser(path)
+
+
+def glob(pattern: str) -> list[str]:
+    """Returns the files of a pattern with `*`, `?` and `[...]`, sorted; in a bucket only below its folders without any."""
+    if not scheme_of(pattern):
+        return sorted(globbing.glob(pattern))
+    parts = pattern.split("/")
+    first = next((number for number, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts) - 1)
+    return [str(path) for path in RemotePath("/".join(parts[:first])).glob("/".join(parts[first:]))]
+
+
+def dirname(path: str) -> str:
+    """Returns the folder of a path."""
+    return str(RemotePath(path).parent) if scheme_of(path) else os.path.dirname(path)
+
+
+def names_in(path: str) -> list[str]:
+    """Returns the sorted names of what lies in a folder. Raises: OSError."""
+    return list(RemotePath(path).listing()) if scheme_of(path) else sorted(os.listdir(path))
+
+
+def exists(path: str) -> bool:
+    """Returns True if there is such a file or folder."""
+    return RemotePath(path).exists() if scheme_of(path) else os.path.exists(path)
+
+
+def isfile(path: str) -> bool:
+    """Returns True if there is such a file."""
+    return RemotePath(path).is_file() if scheme_of(path) else os.path.isfile(path)
+
+
+def isdir(path: str) -> bool:
+    """Returns True if there is such a folder."""
+    return RemotePath(path).is_dir() if scheme_of(path) else os.path.isdir(path)
