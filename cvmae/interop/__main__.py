@@ -1,11 +1,13 @@
-"""Imports and exports weights:
+"""Imports, exports and uploads weights:
 
     python -m cvmae.interop import --from=mae --weights=mae_pretrain_vit_base_full.pth --out=DIR
     python -m cvmae.interop export --to=hf-videomae --checkpoint=WORKDIR --out=DIR
+    python -m cvmae.interop push DIR --to=hf:USER/NAME
 
 `import` checks every key of a file, a transformers folder or a hub id and writes it in this package's own format, for `init_from`
-of any config and `cvmae.load`. `export` takes a workdir, or anything that `import` takes. Exit codes: 0 done; 1 the disk failed;
-2 the command is wrong or the weights do not fit.
+of any config and `cvmae.load`. `export` takes a workdir, or anything that `import` takes. `push` uploads what either wrote
+to the Hugging Face hub: it lists repository, visibility, files and sizes, and asks before anything goes. Exit codes: 0 done; 1 the
+disk failed, or the hub did not take it; 2 the command is wrong or the weights do not fit.
 """
 
 import dataclasses
@@ -16,6 +18,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from cvmae.cli import parse_own
+from cvmae.config import nearest
+from cvmae.interop import push
 from cvmae.interop.huggingface import write_hf_videomae
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import KINDS as INFLATIONS
@@ -23,16 +27,17 @@ from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps import KINDS
 from cvmae.interop.load import read
 from cvmae.interop.native import ARRAYS, write_archive
+from cvmae.interop.onnx_export import write_onnx
 from cvmae.interop.pretrained import PARTS, Pretrained
 from cvmae.interop.stablehlo import export_stablehlo
 from cvmae.models.patches import Grid
 
-FORMATS = ("hf-videomae", *ARRAYS, "stablehlo")
+FORMATS = ("hf-videomae", *ARRAYS, "stablehlo", "onnx")
 FLAGS = flags.FlagValues()  # this command's own, so that other commands may have flags of the same names in one process
 flags.DEFINE_enum("from", "auto", KINDS, "import: the kind of the weights; auto detects it from the keys.", flag_values=FLAGS)
 flags.DEFINE_string("weights", None, "import: a file, a folder, or a hub id owner/name[@revision].", flag_values=FLAGS)
 flags.DEFINE_enum("format", "safetensors", tuple(ARRAYS), "import: the format of the arrays that are written.", flag_values=FLAGS)
-flags.DEFINE_enum("to", None, FORMATS, "export: the format to write.", flag_values=FLAGS)
+flags.DEFINE_string("to", None, f"export: the format to write: {', '.join(FORMATS)}; push: hf:USER/NAME.", flag_values=FLAGS)
 flags.DEFINE_string(
     "checkpoint", None, "export: a workdir, WORKDIR/checkpoints/STEP, or anything that import takes.", flag_values=FLAGS
 )
@@ -40,6 +45,12 @@ flags.DEFINE_enum(
     "part", "", ("", *PARTS), "export: the part to write; empty: the most that the format can express.", flag_values=FLAGS
 )
 flags.DEFINE_enum("branch", "video", ("video", "image"), "The branch of a pre-training workdir.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "license",
+    "",
+    "Id of the license of the weights for the model card, such as apache-2.0, cc-by-nc-4.0 or other; empty: not stated.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_string("out", None, "The folder to write; not there yet, or empty.", flag_values=FLAGS)
 flags.DEFINE_integer(
     "heads", 0, "Attention heads, if neither the file nor the published sizes give them.", lower_bound=0, flag_values=FLAGS
@@ -57,18 +68,26 @@ flags.DEFINE_list(
 )
 flags.DEFINE_enum("inflate", "none", INFLATIONS, "Turns an image encoder into a video encoder.", flag_values=FLAGS)
 flags.DEFINE_integer("tubelet", 2, "Frames of a tubelet, for --inflate.", lower_bound=1, flag_values=FLAGS)
-NEEDED = {"import": ("weights", "out"), "export": ("checkpoint", "to", "out")}
+flags.DEFINE_bool("private", False, "push: only you and those you let in see the new repository.", flag_values=FLAGS)
+flags.DEFINE_bool("dry_run", False, "push: lists what would go, and ends.", flag_values=FLAGS)
+flags.DEFINE_bool("yes", False, "push: uploads without asking, for scripts.", flag_values=FLAGS)
+flags.DEFINE_bool("update", False, "push: replaces files of a repository that is there already.", flag_values=FLAGS)
+NEEDED = {"import": ("weights", "out"), "export": ("checkpoint", "to", "out"), "push": ("to",)}
 
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error ends the program with one line."""
     try:
         rest = parse_own(argv, FLAGS, __doc__)
-        if len(rest) != 2 or rest[1] not in NEEDED:
+        if len(rest) < 2 or rest[1] not in NEEDED or (rest[1] != "push" and len(rest) > 2):
             raise ValueError(f"give what to do: {' or '.join(NEEDED)} (then options, which start with --)")
+        if rest[1] == "push" and len(rest) != 3:
+            raise ValueError("push takes one folder that export wrote: python -m cvmae.interop push DIR --to=hf:USER/NAME")
         for name in NEEDED[rest[1]]:
             if not FLAGS[name].value:
                 raise ValueError(f"--{name} is missing: {FLAGS[name].help}")
+        if rest[1] == "export" and FLAGS.to not in FORMATS:
+            raise ValueError(f"--to={FLAGS.to}: {nearest(FLAGS.to, FORMATS)}")
         return rest
     except (flags.Error, ValueError) as error:
         fail(error, 2)
@@ -86,7 +105,7 @@ def read_weights(path: str, kind: str) -> Pretrained:
     if len(size) != 2:
         raise ValueError(f"--image_size={','.join(FLAGS.image_size)}: expected one number or HEIGHT,WIDTH")
     hints = ModelHints(FLAGS.heads, FLAGS.decoder_heads, FLAGS.num_frames, size)
-    pretrained = read(path, kind, branch=FLAGS.branch, hints=hints)
+    pretrained = dataclasses.replace(read(path, kind, branch=FLAGS.branch, hints=hints), license=FLAGS.license)
     if FLAGS.inflate == "none":
         return pretrained
     grid = pretrained.encoder.grid
@@ -97,6 +116,8 @@ def export(pretrained: Pretrained) -> list[str]:
     """Writes the format of --to; returns notes for the user."""
     if FLAGS.to == "hf-videomae":
         return write_hf_videomae(pretrained, FLAGS.out, FLAGS.part)
+    if FLAGS.to == "onnx":
+        return write_onnx(pretrained, FLAGS.out, FLAGS.part)
     if FLAGS.to == "stablehlo":
         export_stablehlo(pretrained, FLAGS.out, FLAGS.part)
     else:
@@ -104,9 +125,30 @@ def export(pretrained: Pretrained) -> list[str]:
     return []
 
 
+def push_folder(folder: str) -> None:
+    """Lists what goes to the hub, asks, and uploads it; an error ends the program with one line."""
+    try:
+        upload = push.Upload.of(folder, FLAGS.to, FLAGS.private)
+        print(*upload.lines(), sep="\n")
+        if FLAGS.dry_run:
+            print("dry run: nothing was uploaded")
+            return
+        if not FLAGS.yes and not (sys.stdin.isatty() and input("upload? [y/N] ").strip().lower() in ("y", "yes")):
+            raise ValueError("not confirmed, nothing was uploaded: answer y in a terminal, or give --yes")
+    except (ValueError, FileNotFoundError) as error:
+        fail(error, 2)
+    try:
+        print(f"uploaded: {push.push(upload, FLAGS.update)}")
+    except push.PushError as error:
+        fail(error, 1)
+
+
 def main(argv: list[str]) -> None:
     """Reads, writes, and prints what was written."""
     logging.set_verbosity(logging.WARNING)
+    if argv[1] == "push":
+        push_folder(argv[2])
+        return
     try:
         if argv[1] == "import":
             kind = FLAGS.flag_values_dict()["from"]  # `from` is a word of Python, so it is no attribute

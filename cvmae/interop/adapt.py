@@ -1,42 +1,22 @@
 """Fits weights to the modules of a run: position tables, normalization, dtypes; refuses other models with the flags to set."""
 
 import dataclasses
-import shlex
 
 import numpy as np
 from flax import traverse_util
 
+from cvmae.interop.compatible import ENCODER_FIELDS, check_compatible, refusal, variant_of
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
-from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError, amount, differences, vit_of
+from cvmae.interop.preprocessing import fold_normalization, normalizations_differ
+from cvmae.interop.pretrained import Pretrained, WeightsError, amount, block_encoder_of, differences
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
-from cvmae.models.positions import Positions, interpolate_params
-from cvmae.models.vit import VIT_SIZES, Encoder, ViTSize, decode_variant
-
-# Fields of a branch that must agree for parameters to mean the same. The number and size of frames may differ.
-ENCODER_FIELDS = {
-    "variant": lambda encoder: (encoder.trunk.size, encoder.grid.patch),
-    "tubelet": lambda encoder: encoder.grid.tubelet,
-    "positions": lambda encoder: encoder.positions,
-    "cls_token": lambda encoder: encoder.cls_token,
-    "qkv_bias": lambda encoder: encoder.trunk.qkv_bias,
-    "eps": lambda encoder: encoder.trunk.eps,
-    "mlp": lambda encoder: encoder.trunk.mlp,
-}
-# The decoder's layout may differ: all layouts give the same predictions.
-DECODER_FIELDS = {
-    "decoder.width": lambda decoder: decoder.trunk.size.width,
-    "decoder.depth": lambda decoder: decoder.trunk.size.depth,
-    "decoder.heads": lambda decoder: decoder.trunk.size.heads,
-    "decoder.positions": lambda decoder: decoder.positions,
-    "decoder.cls": lambda decoder: decoder.cls,
-    "decoder.embed_bias": lambda decoder: decoder.embed_bias,
-    "mlp": lambda decoder: decoder.trunk.mlp,  # one field of both
-    "decoder.norm_eps": lambda decoder: decoder.norm_eps,
-}
+from cvmae.models.factorized import BlockEncoder, FactorizedEncoder
+from cvmae.models.positions import Interpolation, Positions, interpolate_params
+from cvmae.models.vit import VIT_SIZES, Encoder, decode_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +53,7 @@ def load_encoder(start: InitFrom, encoder: Backbone, config=None) -> tuple[dict,
 
     Raises:
       ValueError: the weights are of another kind of encoder, and the message lists the fields as flags to copy; or `encoder` is
-        no ViT. WorkdirError or WeightsError: the weights are damaged or do not fit.
+        neither a ViT nor a factorized encoder. WorkdirError or WeightsError: the weights are damaged or do not fit.
       FileNotFoundError: there are no such weights.
     """
     params, notes = load_branch(start, encoder, None, config)
@@ -92,9 +72,9 @@ def encoder_fields(start: InitFrom, variant: str = "") -> dict:
     """
     heads = decode_variant(variant)[0].heads if variant else 0
     source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False))
-    fields = {field: get(source.vit) for field, get in ENCODER_FIELDS.items()}
-    fields |= {"variant": _variant(*fields["variant"]), "final_norm": source.vit.final_norm}
-    if source.vit.trunk.size not in VIT_SIZES.values():
+    fields = {field: get(source.block_encoder) for field, get in ENCODER_FIELDS.items()}
+    fields |= {"variant": variant_of(*fields["variant"]), "final_norm": source.encoder.final_norm}
+    if source.block_encoder.trunk.size not in VIT_SIZES.values():
         raise ValueError(f"the encoder in {source.name} is of {fields['variant']}")
     if start.inflate != "none":
         del fields["tubelet"], fields["positions"]
@@ -106,27 +86,42 @@ def load_branch(start: InitFrom, encoder: Backbone, decoder: DecoderSpec | None,
 
     Args, Returns, Raises: see `load_encoder`; `decoder`: the decoder to fill, None for none.
     """
-    if not start.decoder:
-        decoder = None
-    vit = vit_of(encoder, f"{start.branch}_branch")
-    hints = ModelHints(vit.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
+    target = block_encoder_of(encoder, f"{start.branch}_branch")
+    reconstructs, decoder = decoder is not None, decoder if start.decoder else None
+    hints = ModelHints(target.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
     source = read(start.path, branch=start.branch, hints=hints)
+    if reconstructs and not source.reconstructs:
+        remedy = f"leave the reconstruction of its branch out by --config.loss.mse_{start.branch}=0"
+        raise ValueError(f"{source.name} is an encoder of features, with no decoder to pixels: {remedy}")
     if start.inflate != "none":
-        source = inflate(source, vit.grid, start.inflate)
-    decoder = decoder if source.decoder else None
-    check_compatible(source, vit, decoder, start.branch)
-    params, notes = adapt_encoder(source, vit, config)
-    lines = [f"{start.branch}_branch encoder from {source.name}: {amount(params)}", *source.notes, *notes]
-    lines += [f"left out: {key}, {reason}" for key, reason in source.ignored.items()]
+        source = inflate(source, target.grid, start.inflate)
+    return adapt_branch(source, target, decoder if source.decoder else None, start.branch, config)
+
+
+def adapt_branch(
+    source: Pretrained, encoder: BlockEncoder, decoder: DecoderSpec | None, branch: str, config
+) -> tuple[dict, list[str]]:
+    """Adapts weights to an encoder, and to a decoder if one is given, which the weights then have.
+
+    Args:
+      source: the weights.
+      encoder, decoder: to fill.
+      branch: `video` or `image`, for messages.
+      config, Returns, Raises: see `load_encoder`.
+    """
+    check_compatible(source, encoder, decoder, branch)
+    params, notes = adapt_encoder(source, encoder, config)
+    lines = [f"{branch}_branch encoder from {source.name}: {amount(params)}", *source.notes, *notes]
+    lines += source.left_out()
     if decoder is None:
         return {"encoder": params}, lines
-    decoder_params, notes = adapt_decoder(source, vit, decoder)
-    lines += [f"{start.branch}_branch decoder from the same: {amount(decoder_params)}", *notes]
+    decoder_params, notes = adapt_decoder(source, encoder, decoder)
+    lines += [f"{branch}_branch decoder from the same: {amount(decoder_params)}", *notes]
     return {"encoder": params, "decoder": decoder_params}, lines
 
 
 def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, ...] = (), config=None) -> tuple[dict, list[str]]:
-    """Loads the parameters of a classifier: `encoder`, `norm` if it has one, and `head`.
+    """Loads the parameters of a classifier: `encoder`, `norm` or `pooler` if it has one, and `head`.
 
     Args:
       start: the weights.
@@ -136,15 +131,19 @@ def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, .
 
     Returns, Raises: see `load_encoder`; also ValueError if the weights have no head, or one of other classes.
     """
-    encoder = vit_of(classifier.encoder, f"{start.branch}_branch")
+    encoder = block_encoder_of(classifier.encoder, f"{start.branch}_branch")
     source = read(start.path, hints=ModelHints(encoder.trunk.size.heads, decoder=False))
     head = source.head
     if head is None:
         raise ValueError(f"{source.name} has no head: give a classifier's weights, or config.head.init=new")
-    pairs = {"head.pool": (head.pool, classifier.pool), "head.eps": (head.eps, classifier.eps)}
+    pairs: dict = {"head.pool": (head.pool, classifier.pool), "head.eps": (head.eps, classifier.eps)}
+    if head.pool == "attentive":
+        pooler = classifier.pooler
+        pairs["head.blocks"] = head.blocks, pooler.depth if pooler else 0
+        pairs["head.heads"] = head.heads, pooler.heads if pooler else 0
     flags = {field: source_value for field, (source_value, value) in pairs.items() if source_value != value}
     if flags:
-        raise ValueError(_refusal(source, flags))
+        raise ValueError(refusal(source, flags))
     if head.classes != classifier.classes:
         raise ValueError(
             f"the head in {source.name} has {head.classes} classes, the data {classifier.classes}: take head.init=new"
@@ -155,7 +154,9 @@ def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, .
     check_compatible(source, encoder, None, start.branch)
     params, notes = adapt_encoder(source, encoder, config)
     lines = [f"classifier of {head.classes} classes from {source.name}: {amount(source.params)}", *source.notes, *notes]
-    return {"encoder": params} | {part: source.params[part] for part in ("norm", "head") if part in source.params}, lines
+    return {"encoder": params} | {
+        part: source.params[part] for part in ("norm", "pooler", "head") if part in source.params
+    }, lines
 
 
 def _are_placeholders(names: tuple[str, ...]) -> bool:
@@ -163,58 +164,10 @@ def _are_placeholders(names: tuple[str, ...]) -> bool:
     return all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names))
 
 
-def check_compatible(source: Pretrained, encoder: Encoder, decoder: DecoderSpec | None, branch: str) -> None:
-    """Raises ValueError, with the flags to copy, if weights belong to other modules than those to fill."""
-    flags = _differing(ENCODER_FIELDS, source.vit, encoder)
-    if encoder.positions == "learned":
-        flags.pop("positions", None)
-    # A fine-tuned classifier that pools the mean has no last norm, whatever its config says.
-    if encoder.final_norm and not source.encoder.final_norm:
-        flags["final_norm"] = False
-    if source.encoder.grid.time_patches == 1 and encoder.grid.time_patches > 1 and source.encoder.grid.tubelet == 1:
-        raise ValueError(
-            f"{source.name} is an encoder of images: give config.{branch}_branch.inflate (mean or center) to start a video encoder from it"
-        )
-    if decoder is not None:
-        assert source.decoder is not None  # the caller asks for none where the weights have none
-        flags |= _differing(DECODER_FIELDS, source.decoder, decoder)
-        tubelet = source.decoder.target_tubelet(source.encoder.grid)
-        if tubelet != decoder.target_tubelet(encoder.grid):
-            flags["decoder.target_frames"] = tubelet * encoder.grid.time_patches
-    if flags:
-        or_not = f" - or leave its decoder out by --config.{branch}_branch.init_decoder=False" if _of_decoder(flags) else ""
-        flags = {f"{branch}_branch.{field}": value for field, value in flags.items()}
-        raise ValueError(f"{_refusal(source, flags)}{or_not}")
-
-
-def _refusal(source: Pretrained, flags: dict) -> str:
-    text = " ".join(shlex.quote(f"--config.{field}={_flag_value(field, value)}") for field, value in flags.items())
-    return f"the model in {source.name} was trained with other settings: give other weights, or these flags: {text}"
-
-
-def _of_decoder(flags) -> bool:
-    return any(field.startswith("decoder.") for field in flags)
-
-
-def _differing(fields: dict, source_module, module) -> dict:
-    """Returns {field: its value in the weights' module} for the fields in which the two modules differ."""
-    return {field: get(source_module) for field, get in fields.items() if get(source_module) != get(module)}
-
-
-def _flag_value(field: str, value) -> str:
-    """Writes a setting as the command line takes it."""
-    return _variant(*value) if field.endswith("_branch.variant") else str(value)
-
-
-def _variant(size: ViTSize, patch: int) -> str:
-    names = [name for name, known in VIT_SIZES.items() if known == size]
-    return f"{names[0] if names else f'<{size}, which no variant has>'}/{patch}"
-
-
-def adapt_encoder(source: Pretrained, encoder: Encoder, config=None) -> tuple[dict, list[str]]:
+def adapt_encoder(source: Pretrained, encoder: BlockEncoder, config=None) -> tuple[dict, list[str]]:
     """Adapts the encoder's arrays to another grid and to a config's normalization; returns them, and notes on what changed."""
     params, notes = dict(source.params["encoder"]), []
-    positions, position_notes = adapt_positions(params.pop("positions", {}), source.vit, encoder)
+    positions, position_notes = adapt_positions(params.pop("positions", {}), source.block_encoder, encoder)
     if positions:
         params["positions"] = positions
     if not encoder.final_norm and params.pop("norm", None) is not None:
@@ -229,7 +182,7 @@ def adapt_encoder(source: Pretrained, encoder: Encoder, config=None) -> tuple[di
     return params, notes + position_notes
 
 
-def adapt_decoder(source: Pretrained, encoder: Encoder, decoder: DecoderSpec) -> tuple[dict, list[str]]:
+def adapt_decoder(source: Pretrained, encoder: BlockEncoder, decoder: DecoderSpec) -> tuple[dict, list[str]]:
     """Adapts the decoder's arrays to another grid; returns them, and notes on what changed."""
     assert source.decoder is not None  # the caller asks for none where the weights have none
     params = dict(source.params["decoder"])
@@ -241,7 +194,7 @@ def adapt_decoder(source: Pretrained, encoder: Encoder, decoder: DecoderSpec) ->
     return params | ({"positions": positions} if positions else {}), [f"decoder {note}" for note in notes]
 
 
-def adapt_positions(params: dict, source: Encoder, target: Encoder) -> tuple[dict, list[str]]:
+def adapt_positions(params: dict, source: BlockEncoder, target: BlockEncoder) -> tuple[dict, list[str]]:
     """Adapts the parameters of `Positions` of one encoder to another encoder; returns them, and notes on what changed."""
     old, new, notes = source.grid, target.grid, []
     shapes = ["x".join(map(str, grid.shape)) for grid in (old, new)]
@@ -252,6 +205,8 @@ def adapt_positions(params: dict, source: Encoder, target: Encoder) -> tuple[dic
         notes.append(f"positions {source.positions} become the start of learned ones")
     if old.shape == new.shape:
         return params, notes
+    if source.positions == "rope3d":
+        return params, [*notes, f"positions rope3d {shapes[0]} -> {shapes[1]} computed for the new grid"]
     if not params:
         computed = f"positions {source.positions} {shapes[0]} -> {shapes[1]} computed for the new grid, not interpolated"
         return params, [*notes, f"{computed} (--config.video_branch.positions=learned starts from the old ones, interpolated)"]
@@ -261,7 +216,10 @@ def adapt_positions(params: dict, source: Encoder, target: Encoder) -> tuple[dic
         "table": (" -> ".join(shapes), True),
     }
     changed = [(key, spans[key][0]) for key in params if key in spans and spans[key][1]]
-    return interpolate_params(params, old, new), notes + [f"positions/{key} {span} interpolated" for key, span in changed]
+    # VideoPrism and DINOv2 with registers filter the table before it is made smaller; the others do not.
+    is_factorized = isinstance(source, FactorizedEncoder)
+    way = Interpolation(antialias=is_factorized or source.registers > 0, bilinear=is_factorized)
+    return interpolate_params(params, old, new, way), notes + [f"positions/{key} {span} interpolated" for key, span in changed]
 
 
 def match_template(arrays: dict, template, name: str) -> dict:
@@ -271,29 +229,3 @@ def match_template(arrays: dict, template, name: str) -> dict:
         raise WeightsError(name, problems)
     flat, wanted = (traverse_util.flatten_dict(tree, sep="/") for tree in (arrays, template))
     return traverse_util.unflatten_dict({k: np.asarray(flat[k], wanted[k].dtype) for k in wanted}, sep="/")
-
-
-def normalizations_differ(one: Normalization, other: Normalization) -> bool:
-    """Returns True if two normalizations differ by more than rounding."""
-    return any(not np.allclose(one[name], other[name], rtol=0, atol=1e-6) for name in ("mean", "std"))
-
-
-def fold_normalization(embed: dict, source: Normalization, target: Normalization) -> dict:
-    """Rewrites a patch embedding so that frames normalized by `target` give what those normalized by `source` gave.
-
-    Exact but for rounding: (p - mean) / std is an affine map of every pixel, and so is the embedding.
-
-    Args:
-      embed: `kernel` [(t p p C), D] and `bias` [D].
-      source: the normalization that the embedding was trained with, of pixels in 0..1.
-      target: the normalization of the frames that it will be applied to.
-    """
-    mean, std = (np.asarray(source[name], np.float64) for name in ("mean", "std"))
-    new_mean, new_std = (np.asarray(target[name], np.float64) for name in ("mean", "std"))
-    by_channel = embed["kernel"].astype(np.float64).reshape(-1, len(mean), embed["kernel"].shape[-1])
-    kernel = by_channel * (new_std / std)[:, None]
-    bias = embed["bias"] + np.einsum("xcd,c->d", by_channel, (new_mean - mean) / std)
-    return {
-        "kernel": kernel.reshape(embed["kernel"].shape).astype(embed["kernel"].dtype),
-        "bias": bias.astype(embed["bias"].dtype),
-    }

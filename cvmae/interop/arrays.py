@@ -16,8 +16,9 @@ import numpy as np
 from ml_dtypes import bfloat16  # safetensors finds the dtype by its name, which this import makes known to numpy
 from safetensors import SafetensorError, safe_open
 
+from cvmae.files import LFS_POINTER, is_lfs_pointer
 from cvmae.interop import torch_file
-from cvmae.interop.pretrained import WeightsError
+from cvmae.interop.pretrained import WeightsError, first_line, unreadable
 
 INDEX = "model.safetensors.index.json"  # transformers' list of the files that hold a large model's arrays
 TORCH_INDEX = "pytorch_model.bin.index.json"  # the same of files of torch.save
@@ -108,6 +109,7 @@ def read_arrays(file) -> dict[str, np.ndarray]:
       FileNotFoundError: there is no such file.
     """
     file = find_file(file)
+    _refuse_pointer(file)
     suffix = known_suffix(file)
     if suffix in TORCH_SUFFIXES:
         arrays = torch_file.read_state(file)
@@ -116,6 +118,22 @@ def read_arrays(file) -> dict[str, np.ndarray]:
     if not arrays:
         raise WeightsError(file, ["it holds no arrays"])
     return arrays
+
+
+def _refuse_pointer(file: str) -> None:
+    """Raises WeightsError for what git keeps in place of a large file."""
+    with open(file, "rb") as opened:
+        if is_lfs_pointer(opened.read(64)):
+            raise WeightsError(file, [f"it is {LFS_POINTER}"])
+
+
+def empty(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Lists every array without values, one a line."""
+    return [
+        f"empty: {key} is {list(array.shape)}, without a value: save the model again where it was made"
+        for key, array in arrays.items()
+        if not array.size
+    ]
 
 
 def non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -129,6 +147,25 @@ def non_finite(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return problems
 
 
+def all_zero(params: Mapping[str, np.ndarray], sources: Mapping[str, str] | None = None) -> list[str]:
+    """Lists every kernel, and every scale of a norm, of an encoder or decoder whose values are all zero, one a line.
+
+    No training leaves such: a file whose download was interrupted does, where the system fills the rest with zeros.
+
+    Args:
+      params: arrays by parameter path.
+      sources: {path: the key of the file}, for messages.
+    """
+    zero = [path for path, array in params.items() if _is_trained(path) and array.size and not np.any(array)]
+    remedy = "as an interrupted download leaves it: get the file again"
+    return [f"all zero: the {params[path].size} values of {(sources or {}).get(path, path)}, {remedy}" for path in zero]
+
+
+def _is_trained(path: str) -> bool:
+    part, _, rest = path.partition("/")
+    return part in ("encoder", "decoder") and rest.endswith(("kernel", "scale")) and "layer_scale" not in rest
+
+
 @contextlib.contextmanager
 def _safetensors(file: str):
     try:
@@ -139,16 +176,21 @@ def _safetensors(file: str):
 
 
 def _read_safetensors(file: str) -> dict[str, np.ndarray]:
-    arrays, problems = {}, []
+    arrays, reasons = {}, {}
     with _safetensors(file) as opened:
         for key in opened.keys():  # noqa: SIM118 - a safetensors file is not iterable
             try:
                 arrays[key] = opened.get_tensor(key)
             except (AttributeError, TypeError, ValueError, MemoryError):  # numpy lacks the dtype, or refuses the shape
                 entry = opened.get_slice(key)
-                problems.append(f"{key} cannot be read: numpy has no {entry.get_dtype()} array of the shape {entry.get_shape()}")
-    if problems:
-        raise WeightsError(file, problems)
+                dtype = entry.get_dtype()
+                reasons[key] = (
+                    f"it is {dtype}, whose scales are not among the weights: get them in float32 or bfloat16"
+                    if dtype.startswith("F8")
+                    else f"numpy has no {dtype} array of the shape {entry.get_shape()}"
+                )
+    if reasons:
+        raise WeightsError(file, unreadable(reasons))
     return arrays
 
 
@@ -157,7 +199,7 @@ def _open_npz(file: str) -> np.lib.npyio.NpzFile:
         opened = np.load(file, allow_pickle=False)
     except _NPZ_ERRORS as error:
         # numpy takes a file that is no archive for a pickle, and advises to load it anyway.
-        why = "it is no zip archive" if "pickle" in str(error) else _first_line(error)
+        why = "it is no zip archive" if "pickle" in str(error) else _reason(error)
         raise WeightsError(file, [f"it is not a readable npz file: {why}"]) from error
     if isinstance(opened, np.ndarray):
         raise WeightsError(file, ["it is not an npz file but a single array without a key: save it with np.savez(key=array)"])
@@ -171,7 +213,7 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
             try:
                 array = opened[key]
             except _NPZ_ERRORS as error:
-                why = "it is pickled, which could run code" if "allow_pickle" in str(error) else _first_line(error)
+                why = "it is pickled, which could run code" if "allow_pickle" in str(error) else _reason(error)
                 problems.append(f"{key} cannot be read: {why}")
                 continue
             if not isinstance(array, np.ndarray):
@@ -187,8 +229,8 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or "it is cut short"
+def _reason(error: Exception) -> str:
+    return first_line(error) or "it is cut short"
 
 
 def _weight_map(file: str) -> dict[str, str]:
@@ -220,6 +262,7 @@ def _read_shards(file: str) -> dict[str, np.ndarray]:
         if not os.path.isfile(shard):
             problems.append(f"{name} is missing: every file that the index names must be beside it")
             continue
+        _refuse_pointer(shard)
         shard_arrays = _read_safetensors(shard) if name.endswith(".safetensors") else torch_file.read_state(shard)
         wanted = {key for key, file_name in shards.items() if file_name == name}
         problems += [f"{name} does not hold {key}, which the index lists" for key in sorted(wanted - shard_arrays.keys())]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from cvmae.interop.keymap import TRANSFORMS, KeyMap, Rule, Table
+from cvmae.interop.keymap import KeyMap, Rule, Table
+from cvmae.interop.transforms import TRANSFORMS
 from cvmae.models.patches import Grid
 
 # Tables come from sines in float64 or float32; real files differ from the computed ones by about 1e-7, another layout by 1.

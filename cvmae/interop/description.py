@@ -8,9 +8,11 @@ import json
 import math
 import pathlib
 
+from cvmae.files import without_paths
 from cvmae.interop.pretrained import FrameSampling, Head, Normalization, Pretrained, WeightsError
 from cvmae.models.autoencoder import CLS_KINDS, LAYOUTS, DecoderSpec
 from cvmae.models.classifier import LOSSES, POOLS
+from cvmae.models.factorized import FactorizedEncoder
 from cvmae.models.patches import TARGET_NORMS, Grid
 from cvmae.models.positions import KINDS
 from cvmae.models.vit import MLPS, QKV_BIASES, Encoder, TransformerConfig, ViTSize
@@ -24,12 +26,17 @@ STORED = {
     TransformerConfig: ("size", "qkv_bias", "eps"),
     Grid: ("num_frames", "height", "width", "tubelet", "patch"),
     Encoder: ("trunk", "grid", "positions", "cls_token", "final_norm"),
+    FactorizedEncoder: ("trunk", "grid", "temporal_blocks", "final_norm"),
     DecoderSpec: ("trunk", "layout", "positions", "cls", "embed_bias", "norm_eps", "target_frames"),
     Head: ("classes", "pool", "eps", "names"),
     FrameSampling: ("stride", "fps", "square_pixels"),
 }
 # Fields that are written where they differ from their default, so that other descriptions stay those of earlier versions.
-OPTIONAL: dict[type, tuple[str, ...]] = {TransformerConfig: ("mlp",), Head: ("loss",)}
+OPTIONAL: dict[type, tuple[str, ...]] = {
+    TransformerConfig: ("mlp", "layer_scale", "softcap"),
+    Encoder: ("registers",),
+    Head: ("loss", "blocks", "heads"),
+}
 CHOICES = {
     "qkv_bias": QKV_BIASES,
     "mlp": MLPS,
@@ -39,15 +46,18 @@ CHOICES = {
     "pool": POOLS,
     "loss": LOSSES,
 }
+# Of `encoder.backbone`, which is absent for a ViT.
+ENCODERS = {"factorized": FactorizedEncoder}
 MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head, "sampling": FrameSampling}
 # `pixels`: the normalization.
 FIELDS = ("format", "version", "arrays", "encoder", "decoder", "head", "target_norm", "pixels", "notes")
-OPTIONAL_FIELDS = ("sampling",)  # exports of before it, and of weights that do not record it, have none
+# `sampling` is absent in exports of before it and of weights that do not record it, `reconstructs` where it is True.
+OPTIONAL_FIELDS = ("sampling", "reconstructs")
 
 
 def to_json(pretrained: Pretrained, arrays: str) -> dict:
-    """Describes weights as JSON; `arrays` is the name of the file that holds them. Raises: ValueError, the encoder is no ViT."""
-    modules = {"encoder": pretrained.vit, "decoder": pretrained.decoder, "head": pretrained.head}
+    """Describes weights as JSON; `arrays` is the name of the file that holds them. Raises: ValueError, see `block_encoder_of`."""
+    modules = {"encoder": pretrained.block_encoder, "decoder": pretrained.decoder, "head": pretrained.head}
     description = {
         "format": FORMAT,
         "version": __version__,
@@ -55,9 +65,10 @@ def to_json(pretrained: Pretrained, arrays: str) -> dict:
         **{name: _plain(module) for name, module in modules.items()},
         "target_norm": pretrained.target_norm,
         "pixels": {name: list(map(float, values)) for name, values in pretrained.normalization.items()},
-        "notes": list(pretrained.notes),
+        "notes": [without_paths(note) for note in pretrained.notes],
     }
-    return description | ({} if pretrained.sampling is None else {"sampling": _plain(pretrained.sampling)})
+    sampling = {} if pretrained.sampling is None else {"sampling": _plain(pretrained.sampling)}
+    return description | sampling | ({} if pretrained.reconstructs else {"reconstructs": False})
 
 
 def _plain(value):
@@ -65,7 +76,10 @@ def _plain(value):
     if type(value) in STORED:
         defaults = {field.name: field.default for field in dataclasses.fields(value)}
         names = [name for name in OPTIONAL.get(type(value), ()) if getattr(value, name) != defaults[name]]
-        return {name: _plain(getattr(value, name)) for name in (*STORED[type(value)], *names)}
+        backbone = next((name for name, kind in ENCODERS.items() if isinstance(value, kind)), None)
+        return ({"backbone": backbone} if backbone else {}) | {
+            name: _plain(getattr(value, name)) for name in (*STORED[type(value)], *names)
+        }
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -103,9 +117,12 @@ def parse_fields(description: dict, arrays: tuple[str, ...]) -> tuple[dict, list
     names = (name for name in (*FIELDS, *OPTIONAL_FIELDS) if name not in ("format", "version"))
     fields = {name: description.get(name) for name in names}
     for name, module_class in MODULES.items():
-        if fields[name] is not None or name == "encoder":
+        if name == "encoder":
+            fields[name] = _encoder(fields[name], problems)
+        elif fields[name] is not None:
             fields[name] = _module(module_class, fields[name], name, problems)
     fields["normalization"] = _normalization(fields.pop("pixels"), problems)
+    fields["reconstructs"] = _value(bool, description.get("reconstructs", True), "reconstructs", problems)
     fields["notes"] = _value(tuple, fields["notes"], "notes", problems)
     _check_choice("arrays", fields["arrays"], arrays, problems)
     _check_choice("target_norm", fields["target_norm"], ("", *TARGET_NORMS), problems)
@@ -113,6 +130,16 @@ def parse_fields(description: dict, arrays: tuple[str, ...]) -> tuple[dict, list
     if head is not None and head.names and len(head.names) != head.classes:
         problems.append(f"head.names has {len(head.names)} names; head.classes is {head.classes}")
     return fields, problems
+
+
+def _encoder(value, problems: list[str]):
+    """Makes the encoder from JSON; None if that cannot be. Appends to `problems`."""
+    if not isinstance(value, dict) or "backbone" not in value:
+        return _module(Encoder, value, "encoder", problems)
+    fields = dict(value)
+    backbone = fields.pop("backbone")
+    _check_choice("encoder.backbone", backbone, tuple(ENCODERS), problems)
+    return _module(ENCODERS.get(backbone if isinstance(backbone, str) else "", Encoder), fields, "encoder", problems)
 
 
 def _module(module_class, value, field: str, problems: list[str]):
@@ -156,7 +183,7 @@ def _value(value_type, value, field: str, problems: list[str]):
         if not isinstance(value, bool):
             problems.append(f"{field} is {value!r}; expected true or false")
     elif value_type is int:
-        least = 0 if name == "target_frames" else 1
+        least = 0 if name in ("target_frames", "blocks") else 1
         if not is_number or not isinstance(value, int) or value < least:
             problems.append(f"{field} is {value!r}; expected a whole number of at least {least}")
         elif value > LARGEST:

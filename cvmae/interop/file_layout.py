@@ -6,7 +6,8 @@ import numpy as np
 from flax import traverse_util
 
 from cvmae.interop.convert import Converted
-from cvmae.interop.keymap import TRANSFORMS, Conv, KeyMap, Rule
+from cvmae.interop.keymap import KeyMap, Rule
+from cvmae.interop.transforms import TRANSFORMS, Conv
 from cvmae.models.patches import Grid
 
 
@@ -17,6 +18,7 @@ def leave_out_parts(converted: Converted) -> tuple[str, ...]:
     """
     ends = {
         "norm/": ("head/", "the norm of pooled features is left out: the head that it belongs to is not in the file"),
+        "pooler/": ("head/", "the pooler is left out: the head that it belongs to is not in the file"),
         "decoder/": ("decoder/blocks/", "the ends of the decoder are left out: its blocks are not in the file"),
     }
     notes = []

@@ -4,8 +4,10 @@ import os
 import pathlib
 import re
 
+from cvmae.interop import remote
 from cvmae.interop.arrays import known_suffix
-from cvmae.interop.pretrained import WeightsError
+from cvmae.interop.pretrained import WeightsError, first_line
+from cvmae.storage.path import expand_user, is_remote
 
 PREFIX = "hf:"
 EXPECTED = "give a workdir, a weights file or folder, or a hub id owner/name"
@@ -24,19 +26,44 @@ def is_hub_id(text) -> bool:
     Without `hf:`, text is a path if it exists, if its first folder exists, or if it ends like a weights file.
     """
     text = os.fspath(text)
+    if is_remote(text):
+        return False
     if text.startswith(PREFIX):
         return True
     return bool(_ID.fullmatch(text)) and not os.path.isdir(text.partition("/")[0]) and not known_suffix(text)
 
 
-def resolve(path) -> str | pathlib.Path:
-    """Returns the local path of weights: the path itself, or the folder to which a hub id was downloaded.
+def full_id(path) -> str:
+    """Returns a hub id with `hf:` before it; empty for a path."""
+    text = os.path.expanduser(os.fspath(path))
+    return PREFIX + text.removeprefix(PREFIX) if is_hub_id(text) else ""
+
+
+def repository_of(hub_id: str) -> str:
+    """Returns `owner/name` of a hub id; empty if it is malformed."""
+    match = _ID.fullmatch(hub_id.removeprefix(PREFIX))
+    return match["name"] if match else ""
+
+
+def resolve(path, step: int | None = None) -> str | pathlib.Path:
+    """Returns the local path of weights: the path itself, or the copy of what is on the hub or in a bucket.
+
+    Args:
+      path: see `load.read`.
+      step: of a workdir in a bucket, the checkpoint that is wanted; None takes the newest.
 
     Raises:
       FileNotFoundError: there is no such path, and no such model on the hub or it could not be reached; the message is one line.
       WeightsError: a hub id with `hf:` is malformed, or huggingface_hub is not installed.
     """
-    path = os.path.expanduser(os.fspath(path))
+    path = expand_user(os.fspath(path))
+    if is_remote(path):
+        try:
+            return remote.fetch(path, step)
+        except OSError as error:
+            raise FileNotFoundError(
+                str(error) if error.filename is None else f"no weights at {path}: {error.strerror}"
+            ) from error
     if not is_hub_id(path):
         if not os.path.exists(path):
             or_hub = f" (hf:{path} for one that looks like this path)" if _ID.fullmatch(path) and not known_suffix(path) else ""
@@ -100,7 +127,7 @@ def _snapshot(name: str, revision: str | None, cache_dir, **options) -> pathlib.
     try:
         return pathlib.Path(snapshot_download(name, revision=revision, cache_dir=cache, **options))
     except errors.HFValidationError as error:
-        raise WeightsError(name, [f"it is no hub id: {_first_line(error)}"]) from error
+        raise WeightsError(name, [f"it is no hub id: {first_line(error)}"]) from error
     except errors.GatedRepoError as error:
         why = "its owner gives access on request: ask for it on the model's page, then log in with `hf auth login`"
         raise FileNotFoundError(f"{name} on the hub: {why}") from error
@@ -123,8 +150,4 @@ def _unreachable(name: str, cache, error: Exception) -> str:
     if error.__cause__ is not None and reason.startswith("Got: "):  # huggingface_hub's names the class before the text
         reason = str(error.__cause__)
     what = f"{name}: the hub could not be reached, and not all of it is in the cache folder {cache}"
-    return f"{what}: connect once, or give a local folder ({_first_line(reason)})"
-
-
-def _first_line(reason) -> str:
-    return str(reason).strip().partition("\n")[0]
+    return f"{what}: connect once, or give a local folder ({first_line(reason)})"

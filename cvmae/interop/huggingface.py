@@ -1,19 +1,22 @@
 """Writes folders that transformers' VideoMAE classes load; `huggingface_config` reads such folders."""
 
+import pathlib
+
 import numpy as np
 import safetensors.numpy
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.convert import export_arrays
-from cvmae.interop.huggingface_config import ACTIVATIONS, CONFIG, FIXED_EPS, MULTI_LABEL, PROCESSOR
+from cvmae.interop.huggingface_config import CONFIG, PROCESSOR
+from cvmae.interop.huggingface_models import ACTIVATIONS, FIXED_EPS, MULTI_LABEL
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
+from cvmae.interop.model_card import CARD, Export, write_card
 from cvmae.interop.pretrained import Head, Pretrained
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.vit import Encoder, TransformerConfig
-from cvmae.version import __version__
 
-WEIGHTS, README = "model.safetensors", "README.md"
+WEIGHTS = "model.safetensors"
 # Releases of transformers that load the biases of VideoMAE's queries and values as zeros and only report unexpected keys: they
 # renamed them in the model without a rule for published files, which came with https://github.com/huggingface/transformers/pull/48675.
 LOST_BIASES = ("5.5.1", "5.17.0")
@@ -49,7 +52,7 @@ def write_hf_videomae(pretrained: Pretrained, folder, part: str = "") -> list[st
         # transformers requires this metadata to make torch tensors of the arrays.
         safetensors.numpy.save_file(arrays, new / WEIGHTS, {"format": "pt"})
         write_json(new / CONFIG, hf_config(pretrained, part))
-        (new / README).write_text(readme(pretrained, part), encoding="utf-8")
+        write_card(new, pretrained, part, _export(pretrained, part), pathlib.Path(folder).absolute().name)
         if pretrained.normalization:
             write_json(new / PROCESSOR, processor_config(pretrained))
     return notes + array_notes + _notes(pretrained, part)
@@ -158,7 +161,7 @@ def _notes(pretrained: Pretrained, part: str) -> list[str]:
     elif pretrained.encoder.grid.height != pretrained.encoder.grid.width:
         notes.append("transformers' processor pads frames that are narrower or lower than the crop; this package enlarges them")
     if pretrained.sampling is not None:
-        notes.append(f"transformers has no fields for the sampling of frames, {pretrained.sampling}: {README} says it")
+        notes.append(f"transformers has no fields for the sampling of frames, {pretrained.sampling}: {CARD} says it")
     return notes
 
 
@@ -169,7 +172,7 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
         "architectures": [CLASSES[part]],
         "model_type": "videomae",
         "num_channels": 3,
-        "hidden_act": ACTIVATIONS[pretrained.vit.trunk.mlp],
+        "hidden_act": ACTIVATIONS[pretrained.vit.trunk.mlp][0],
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         **config_fields(pretrained.vit, decoder),
@@ -232,29 +235,32 @@ def processor_config(pretrained: Pretrained) -> dict:
     }
 
 
-def readme(pretrained: Pretrained, part: str) -> str:
-    """Returns README.md: how to load the folder, and with which versions of transformers, checked by their sources."""
+def _export(pretrained: Pretrained, part: str) -> Export:
+    """Returns the lines of the model card: how to load the folder, and with which versions of transformers, checked by their sources."""
     first, last = LOST_BIASES
-    lines = [
-        f"# {CLASSES[part]}",
+    usage = [
+        "import numpy as np",
+        "import transformers",
         "",
-        f"Written by cvmae {__version__}.",
-        "",
-        "    import transformers",
-        "",
-        f"    model, info = transformers.{CLASSES[part]}.from_pretrained(FOLDER, output_loading_info=True)",
-        '    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info',
-        "",
+        'folder = "."  # this folder, or OWNER/NAME on the Hugging Face hub',
+        f"model, info = transformers.{CLASSES[part]}.from_pretrained(folder, output_loading_info=True)",
+        'assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info',
     ]
-    if pretrained.sampling is not None:
-        lines += [f"Frames of its training clips were sampled with {pretrained.sampling} (fps=0.0: at the rate of the file).", ""]
-    if pretrained.vit.trunk.qkv_bias == "none":
-        lines.append("This model has no biases of queries and values: any version of transformers with VideoMAE loads it.")
+    if pretrained.normalization and part != "autoencoder":  # which would need a mask
+        usage += [
+            "processor = transformers.AutoImageProcessor.from_pretrained(folder)",
+            f"frames = [np.zeros((240, 320, 3), np.uint8)] * {pretrained.encoder.grid.num_frames}  # of a clip, RGB",
+            'outputs = model(**processor(frames, return_tensors="pt"))',
+        ]
     else:
-        lines += [
+        del usage[0]
+    if pretrained.vit.trunk.qkv_bias == "none":
+        remarks = ["This model has no biases of queries and values: any version of transformers with VideoMAE loads it."]
+    else:
+        remarks = [
             f"Versions of transformers that are safe: {FIRST_WHOLE} and later, and 5.5.0 and earlier.",
             "",
             f"Versions {first} to {last} load this model, as every published VideoMAE, with the biases of queries and values at zero:",
             "they report `q_bias` and `v_bias` as unexpected keys, raise no error, and the outputs are wrong. The lines above find that.",
         ]
-    return "\n".join(lines) + "\n"
+    return Export("hf-videomae", "transformers", tuple(usage), tuple(remarks))

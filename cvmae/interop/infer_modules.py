@@ -1,22 +1,25 @@
 """Infers the modules of a file's arrays from their shapes, from config.json and from the recipe of its kind."""
 
 import dataclasses
+import math
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import numpy as np
 
 from cvmae.interop.convert import Converted
-from cvmae.interop.huggingface_config import CONFIG, FIELDS
+from cvmae.interop.huggingface_config import CONFIG
+from cvmae.interop.huggingface_models import FIELDS
 from cvmae.interop.keymap import KeyMap
 from cvmae.interop.pretrained import Head, WeightsError, too_large
+from cvmae.models import rotary
 from cvmae.models.autoencoder import DecoderSpec
+from cvmae.models.factorized import BlockEncoder, FactorizedEncoder
 from cvmae.models.patches import Grid
-from cvmae.models.positions import PositionEmbedding
+from cvmae.models.positions import PositionEmbedding, PositionTable
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
-
-PUBLISHED_FRAMES, PUBLISHED_SIDE = 16, 224
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +40,18 @@ class ModelHints:
     decoder: bool = True
 
 
-def _other_size(name: str, recorded: int, size: int) -> str:
-    """Returns the problem of a size that config.json gives otherwise than the arrays."""
+def _other_size(name: str, field: str, recorded: int, size: int) -> str:
+    """Returns the problem of a size that config.json gives in `field` otherwise than the arrays."""
     of = "the width of the arrays" if name.endswith("width") else "the number of blocks in the file"
     remedy = "give the config.json and the whole file of one model"
-    return f"{CONFIG}: {FIELDS[name]} is {recorded}; expected {size}, {of}: {remedy}"
+    return f"{CONFIG}: {field} is {recorded}; expected {size}, {of}: {remedy}"
 
 
 @dataclasses.dataclass(frozen=True)
 class InferredModules:
     """The modules of a file, see `pretrained.Pretrained`."""
 
-    encoder: Encoder
+    encoder: BlockEncoder
     decoder: DecoderSpec | None
     head: Head | None
     notes: tuple[str, ...]
@@ -76,16 +79,30 @@ def infer_modules(
         raise WeightsError(key_map.kind, [*converted.problems, missing])
     reader = _Reader(key_map, arrays, converted, config, hints)
     grid = reader.grid()
-    encoder = Encoder(
-        reader.trunk("encoder"),
-        grid,
-        reader.positions("encoder", key_map.encoder.get("positions")),
-        key_map.encoder.get("cls_token", "encoder/cls" in converted.arrays),
-        config.get("final_norm", reader.has("encoder/norm/")),
-    )
+    encoder = _ENCODERS[key_map.backbone](reader, grid)
     decoder = reader.decoder(grid, key_map.decoder) if key_map.decoder is not None and reader.has("decoder/") else None
     head = reader.head(key_map.head) if key_map.head is not None and reader.has("head/") else None
     return InferredModules(encoder, decoder, head, tuple(reader.notes))
+
+
+def _vit(reader: "_Reader", grid: Grid) -> Encoder:
+    fields, config = reader.key_map.encoder, reader.config
+    return Encoder(
+        reader.trunk("encoder"),
+        grid,
+        reader.positions("encoder", fields.get("positions")),
+        fields.get("cls_token", "encoder/cls" in reader.converted.arrays),
+        config.get("final_norm", reader.has("encoder/norm/")),
+        reader.shape("encoder/registers", (0,))[0],
+    )
+
+
+def _factorized(reader: "_Reader", grid: Grid) -> FactorizedEncoder:
+    final_norm = reader.config.get("final_norm", reader.has("encoder/norm/"))
+    return FactorizedEncoder(reader.trunk("encoder"), grid, reader.temporal_blocks(), final_norm)
+
+
+_ENCODERS: dict[str, Callable[..., BlockEncoder]] = {"vit": _vit, "factorized": _factorized}  # by `KeyMap.backbone`
 
 
 class _Reader:
@@ -109,16 +126,29 @@ class _Reader:
         pattern = re.compile(rf"{branch}/blocks/block(\d+)/(.*)")
         matches = [match for match in map(pattern.fullmatch, self.converted.arrays) if match]
         depth = self._depth(branch, {int(match[1]) for match in matches})
-        for name, inferred in (("width", width), ("depth", depth)):
-            recorded = self.config.get(f"{prefix}{name}", inferred)
-            if recorded != inferred:
-                raise WeightsError(self.key_map.kind, [_other_size(f"{prefix}{name}", recorded, inferred)])
+        self._check_size(f"{prefix}width", FIELDS[f"{prefix}width"], width)
+        self._check_size(f"{prefix}depth", self.config.get("depth_field", FIELDS[f"{prefix}depth"]), depth)
         hidden = self.config.get(f"{prefix}hidden", self.shape(f"{branch}/blocks/block0/mlp_in/kernel", (0, 4 * width))[-1])
         names = {match[2] for match in matches}
         bias = "qkv" if "attention/key/bias" in names else "qv" if "attention/query/bias" in names else "none"
         size = ViTSize(width, depth, self.heads(prefix, width), hidden / width)
-        eps, mlp = self.config.get("eps", self.key_map.encoder["eps"]), self.config.get("mlp", "gelu")
-        return TransformerConfig(size, self.config.get("qkv_bias", bias), eps, mlp=mlp)
+        eps, mlp = self.config.get("eps", self.key_map.encoder["eps"]), self.key_map.encoder.get("mlp", "gelu")
+        mlp = self.config.get("mlp", "swiglu" if "mlp_gate/kernel" in names else mlp)
+        scale = "layer_scale1/scale" in names
+        softcap = self.config.get("softcap", self.key_map.encoder.get("softcap", 0.0))
+        return TransformerConfig(size, self.config.get("qkv_bias", bias), eps, mlp=mlp, layer_scale=scale, softcap=softcap)
+
+    def temporal_blocks(self) -> int:
+        """Returns the number of temporal blocks of a factorized encoder. Raises: WeightsError, config.json has another."""
+        matches = map(re.compile(r"encoder/temporal/block(\d+)/.*").fullmatch, self.converted.arrays)
+        depth = self._depth("temporal encoder", {int(match[1]) for match in matches if match})
+        self._check_size("temporal_blocks", "num_temporal_layers", depth)
+        return depth
+
+    def _check_size(self, name: str, field: str, inferred: int) -> None:
+        recorded = self.config.get(name, inferred)
+        if recorded != inferred:
+            raise WeightsError(self.key_map.kind, [_other_size(name, field, recorded, inferred)])
 
     def _depth(self, branch: str, blocks: set[int]) -> int:
         """Returns the number of blocks; a few may be missing, which is reported array by array."""
@@ -137,8 +167,10 @@ class _Reader:
         return statistics.mode(widths)
 
     def heads(self, prefix: str, width: int) -> int:
-        """Returns the number of attention heads, which no array shows."""
+        """Returns the number of attention heads, which few files show."""
         recorded, hint = self.config.get(f"{prefix}heads"), getattr(self.hints, f"{prefix}heads")
+        if not recorded and (shown := self._heads_shown(prefix, width)):
+            return shown
         published = (self.key_map.decoder_heads if prefix else self.key_map.heads).get(width)
         heads = recorded or hint or published
         if not heads:
@@ -146,9 +178,20 @@ class _Reader:
             raise WeightsError(self.key_map.kind, [problem])
         if not recorded and hint and hint != published:
             self.notes.append(f"{prefix}heads of width {width} are not in the file: taken to be {hint}")
-        if width % heads:
-            raise WeightsError(self.key_map.kind, [f"{prefix}width {width} is not a multiple of {heads} heads"])
+        smallest = rotary.SMALLEST_HEAD if self.key_map.encoder.get("positions") == "rope3d" else 1
+        if width % heads or width // heads < smallest:
+            field = FIELDS[f"{prefix}heads"] if recorded else f"--{prefix}heads"
+            where = f"{CONFIG}: {field}" if recorded else field
+            expected = f"a number that divides {width}, the width of the arrays"
+            expected += f", into heads of {smallest} values or more, as rotary positions need" if smallest > 1 else ""
+            raise WeightsError(self.key_map.kind, [f"{where} is {heads}; expected {expected}: correct it"])
         return heads
+
+    def _heads_shown(self, prefix: str, width: int) -> int:
+        """Returns the number of heads of a query's kernel in the file that has an axis of them; 0 without, or if it does not divide."""
+        key = self.converted.sources.get(f"{'decoder' if prefix else 'encoder'}/blocks/block0/attention/query/kernel")
+        shape: tuple[int, ...] = self.arrays[key].shape if key else ()
+        return shape[1] if len(shape) == 3 and width % shape[1] == 0 else 0
 
     def positions(self, branch: str, fixed: PositionEmbedding | None) -> PositionEmbedding:
         if f"{branch}/positions/space" in self.converted.arrays:
@@ -161,18 +204,27 @@ class _Reader:
         """Returns the grid: patches of the convolution's kernel, frames and sides of the positions, config.json or hints."""
         key = self.converted.sources["encoder/embed/kernel"]
         shape = self.arrays[key].shape
-        if 0 in shape or shape[-1] != shape[-2]:
-            wanted = "expected square patches, the last two axes, and no axis of length 0"
-            raise WeightsError(self.key_map.kind, [f"mis-shaped: {key} is {list(shape)}, {wanted}"])
+        side = shape[-1] if len(shape) > 2 else math.isqrt(shape[0] // 3)  # [3 · side², D] of the patches of a frame
+        is_square = shape[-1] == shape[-2] if len(shape) > 2 else 3 * side**2 == shape[0]
+        if 0 in shape or not is_square:
+            wanted = "the last two axes" if len(shape) > 2 else "whose pixels in RGB are the first of two axes"
+            raise WeightsError(
+                self.key_map.kind,
+                [f"mis-shaped: {key} is {list(shape)}, expected square patches, {wanted}, and no axis of length 0"],
+            )
         tubelet = self.config.get("tubelet", shape[2] if len(shape) == 5 else 1)
-        patch = self.config.get("patch", shape[-1])
+        patch = self.config.get("patch", side)
         frames = self.config.get("num_frames") or self._frames(tubelet, image=len(shape) == 4)
         height, width = self.config.get("size") or self._size(patch, frames // tubelet)
+        recorded = self.config.get("size_recorded", (height, width))
+        if recorded != (height, width):
+            sizes = f"{recorded[0]}x{recorded[1]} pixels, and patches of {patch} fill {height}x{width} of them"
+            self.notes.append(f"{CONFIG} has frames of {sizes}: that is the size taken")
         try:
             grid = Grid(frames, height, width, tubelet, patch)
         except ValueError as error:
             raise WeightsError(self.key_map.kind, [f"{error}; give others by --num_frames and --image_size"]) from error
-        if problem := too_large(grid, shape[0]):
+        if problem := too_large(grid, self.shape("encoder/embed/kernel")[-1]):
             raise WeightsError(self.key_map.kind, [f"{problem}; give others by --num_frames and --image_size"])
         return grid
 
@@ -181,8 +233,8 @@ class _Reader:
         if image or time_patches:
             return tubelet * max(1, time_patches)
         if not self.hints.num_frames:
-            self.notes.append(f"the number of frames is not in the file: taken to be {PUBLISHED_FRAMES}, as published")
-        return self.hints.num_frames or PUBLISHED_FRAMES
+            self.notes.append(f"the number of frames is not in the file: taken to be {self.key_map.num_frames}, as published")
+        return self.hints.num_frames or self.key_map.num_frames
 
     def _size(self, patch: int, time_patches: int) -> tuple[int, int]:
         """Returns the height and width of a frame, from the number of positions if there is a table."""
@@ -193,8 +245,8 @@ class _Reader:
             count = fixed[0].side(np.asarray(self.arrays[self.converted.fixed[fixed[0].source]])) ** 2
         if not count:
             if not all(self.hints.size):
-                self.notes.append(f"the size of frames is not in the file: taken to be {PUBLISHED_SIDE}, as published")
-            return self.hints.size if all(self.hints.size) else (PUBLISHED_SIDE, PUBLISHED_SIDE)
+                self.notes.append(f"the size of frames is not in the file: taken to be {self.key_map.side}, as published")
+            return self.hints.size if all(self.hints.size) else (self.key_map.side, self.key_map.side)
         height, width = self.hints.size
         if height * width == count * patch**2:
             return height, width
@@ -211,7 +263,7 @@ class _Reader:
         return DecoderSpec(
             self.trunk("decoder"),
             fields["layout"],
-            self.positions("decoder", fields.get("positions")),
+            cast(PositionTable, self.positions("decoder", fields.get("positions"))),
             fields.get("cls", cls),
             fields.get("embed_bias", True),
             self.config.get("decoder_norm_eps", fields["norm_eps"]),
@@ -219,10 +271,20 @@ class _Reader:
         )
 
     def head(self, fields: Mapping) -> Head:
+        """Returns the head that the arrays and `fields`, those of the format, describe. Raises: WeightsError."""
         if not self.has("head/kernel"):
             raise WeightsError(
                 self.key_map.kind, ["missing: the weight of the head, whose bias is there: take both out, or none"]
             )
         classes = self.shape("head/kernel")[-1]
+        if self.has("pooler/"):
+            trunk = self.trunk("encoder")  # whose heads and eps the pooler shares
+            numbers = {
+                int(path.split("/")[2].removeprefix("block"))
+                for path in self.converted.arrays
+                if path.startswith("pooler/blocks/")
+            }
+            blocks = self._depth("pooler", numbers) if numbers else 0
+            return Head(classes, "attentive", trunk.eps, blocks=blocks, heads=trunk.size.heads)
         pool = self.config.get("pool", "mean" if self.has("norm/") else "first")
         return Head(classes, pool, fields["eps"])

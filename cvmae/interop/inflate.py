@@ -8,7 +8,6 @@ import numpy as np
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.patches import Grid
 from cvmae.models.positions import Positions
-from cvmae.models.vit import Encoder
 
 KINDS = ("none", "mean", "center", "centre")  # `centre`: the spelling of configs before 0.2
 
@@ -32,8 +31,10 @@ def inflate(source: Pretrained, grid: Grid, kind: str) -> Pretrained:
     old = source.vit
     if old.grid.num_frames > 1:
         raise ValueError(f"{source.name} is a video encoder of {old.grid.num_frames} frames already: leave inflate at 'none'")
+    if old.positions == "rope3d":
+        raise ValueError(f"{source.name} has rotary positions, which no table over space can start from: leave inflate at 'none'")
     new_grid = dataclasses.replace(old.grid, num_frames=grid.num_frames, tubelet=grid.tubelet)
-    encoder = Encoder(old.trunk, new_grid, "separable", old.cls_token, old.final_norm)
+    encoder = old.clone(grid=new_grid, positions="separable")
     params = dict(source.params["encoder"])
     module = Positions(old.positions, old.grid, old.trunk.size.width, old.cls_token)
     table, cls = (np.asarray(a) for a in module.apply({"params": params.get("positions", {})}))

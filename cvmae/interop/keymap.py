@@ -9,137 +9,9 @@ import functools
 import re
 from collections.abc import Mapping
 
-import einops
 import numpy as np
 
 from cvmae.models import positions
-from cvmae.models.patches import Grid
-
-
-class Transform:
-    """Turns an array of a file into `count` parameters, and back; each raises ValueError for an impossible shape.
-
-    Both ways move numbers and change none, so that a file written from what was read has the same bytes.
-    """
-
-    count = 1
-
-    def read(self, array: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns the parameters of a file's array."""
-        raise NotImplementedError
-
-    def write(self, arrays: tuple[np.ndarray, ...], grid: Grid) -> np.ndarray:
-        """Returns the file's array of parameters; `grid` gives the sizes of a patch."""
-        raise NotImplementedError
-
-
-class Copy(Transform):
-    """An array that both sides store alike."""
-
-    def read(self, array):
-        return (array,)
-
-    def write(self, arrays, grid):
-        return arrays[0]
-
-
-class Linear(Transform):
-    """A linear weight: torch's [out, in] and Flax's [in, out]."""
-
-    def read(self, array):
-        if array.ndim != 2:
-            raise ValueError(f"a linear weight has 2 axes, not {array.ndim}")
-        return (array.T,)
-
-    def write(self, arrays, grid):
-        return arrays[0].T
-
-
-class Conv(Transform):
-    """A patch convolution [D, C, (t,) p, p] and the kernel [(t p p C), D] of the matrix product over `patchify`'s order."""
-
-    def __init__(self, axes: int):
-        self.axes = axes
-
-    def read(self, array):
-        if array.ndim != self.axes:
-            raise ValueError(f"a patch convolution has {self.axes} axes here, not {array.ndim}")
-        kernel = array if array.ndim == 5 else array[:, :, None]
-        return (einops.rearrange(kernel, "out c t h w -> (t h w c) out"),)
-
-    def write(self, arrays, grid):
-        sides = {"t": grid.tubelet, "h": grid.patch, "w": grid.patch}
-        kernel = einops.rearrange(arrays[0], "(t h w c) out -> out c t h w", **sides)
-        return kernel if self.axes == 5 else kernel[:, :, 0]
-
-
-class ClsToken(Transform):
-    """A token: [1, 1, D] and [D]."""
-
-    def read(self, array):
-        if array.ndim < 1 or array.size != array.shape[-1]:
-            raise ValueError("a token has one axis longer than 1, the last")
-        return (array.reshape(-1),)
-
-    def write(self, arrays, grid):
-        return arrays[0][None, None]
-
-
-class PositionTable(Transform):
-    """A position table: [1, N, D] and [N, D]."""
-
-    def read(self, array):
-        if array.ndim != 3 or len(array) != 1:
-            raise ValueError("a position table has 3 axes, the first of them 1 long")
-        return (array[0],)
-
-    def write(self, arrays, grid):
-        return arrays[0][None]
-
-
-class ClsTokenAndPositionTable(PositionTable):
-    """A position table [1, 1 + N, D] whose first row is that of cls, and [D], [N, D]."""
-
-    count = 2
-
-    def read(self, array):
-        (rows,) = super().read(array)
-        if not len(rows):
-            raise ValueError("a position table has a row for cls and one for each position")
-        return rows[0], rows[1:]
-
-    def write(self, arrays, grid):
-        return np.concatenate([arrays[0][None], arrays[1]])[None]
-
-
-class FusedQKV(Transform):
-    """Query, key and value stacked along the first axis: [3·D, ...] and three of [D, ...], each read by `each`."""
-
-    count = 3
-
-    def __init__(self, each: Transform):
-        self.each = each
-
-    def read(self, array):
-        if array.ndim < 1 or len(array) % 3:
-            raise ValueError("query, key and value in one array have a first axis that is a multiple of 3")
-        return tuple(self.each.read(third)[0] for third in np.split(array, 3))
-
-    def write(self, arrays, grid):
-        return np.concatenate([self.each.write((array,), grid) for array in arrays])
-
-
-TRANSFORMS = {
-    "copy": Copy(),
-    "linear": Linear(),
-    "conv2d": Conv(4),
-    "conv3d": Conv(5),
-    "token": ClsToken(),
-    "rows": PositionTable(),
-    "token_and_rows": ClsTokenAndPositionTable(),
-    "qkv_linear": FusedQKV(Linear()),
-    "qkv_copy": FusedQKV(Copy()),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +21,7 @@ class Rule:
     Attributes:
       source: the key in the file; `{i}` stands for the number of a block.
       target: the paths of parameters, joined by `/`, with the same `{i}`; one, or as many as the transform gives.
-      transform: a name in `TRANSFORMS`.
+      transform: a name in `transforms.TRANSFORMS`.
     """
 
     source: str
@@ -213,11 +85,14 @@ class KeyMap:
       rules: the places of its arrays. If several name one parameter (other spellings of an array), the first is written.
       tables: its fixed position tables.
       ignored: keys (with `*` for anything) that are left out, each with the reason.
-      encoder, decoder, head: settings of the modules that shapes cannot show: attributes of `Encoder` and `TransformerConfig`, of
+      backbone: the kind of its encoder, of `build.BACKBONES`.
+      encoder, decoder, head: settings of the modules that shapes cannot show: attributes of the encoder and its `TransformerConfig`, of
         `DecoderSpec`, of `pretrained.Head`; None if the layout has no decoder or head.
       heads: attention heads by width of the published encoders, `decoder_heads` of the decoders.
       normalization: `mean` and `std` of the kind's recipe.
       target_norm: the decoder's targets (`patches.TARGET_NORMS`); empty if unknown.
+      reconstructs: False for an encoder of features, whose branch is not to reconstruct pixels.
+      num_frames, side: of the clips of the published models.
     """
 
     kind: str
@@ -226,6 +101,7 @@ class KeyMap:
     rules: tuple[Rule, ...]
     tables: tuple[Table, ...] = ()
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    backbone: str = "vit"
     encoder: dict = dataclasses.field(default_factory=dict)
     decoder: dict | None = None
     head: dict | None = None
@@ -233,6 +109,9 @@ class KeyMap:
     decoder_heads: dict[int, int] = dataclasses.field(default_factory=dict)
     normalization: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     target_norm: str = ""
+    reconstructs: bool = True
+    num_frames: int = 16
+    side: int = 224
 
     def fits(self, keys) -> bool:
         """Returns True if a file with these keys is of this layout."""
@@ -282,18 +161,3 @@ class KeyMap:
             if re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), key):
                 return reason
         return None
-
-
-def in_blocks(source: str, branch: str, rows) -> tuple[Rule, ...]:
-    """Returns the rules of a stack of blocks.
-
-    Args:
-      source: the prefix of a block's keys in the file, with `{i}`.
-      branch: `encoder` or `decoder`.
-      rows: (name in the file, path or paths of parameters, transform) for each array inside one block.
-    """
-    rules = []
-    for name, target, transform in rows:
-        targets = (target,) if isinstance(target, str) else target
-        rules.append(Rule(f"{source}.{name}", tuple(f"{branch}/blocks/block{{i}}/{path}" for path in targets), transform))
-    return tuple(rules)

@@ -8,17 +8,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from cvmae.interop import hub
-from cvmae.interop.arrays import find_file, non_finite, read_arrays
+from cvmae.interop.arrays import all_zero, empty, find_file, non_finite, read_arrays
 from cvmae.interop.convert import TABLE_TOLERANCE, Converted, import_arrays
 from cvmae.interop.file_layout import file_differences, leave_out_parts
-from cvmae.interop.huggingface_config import class_names, read_config, read_normalization
+from cvmae.interop.huggingface_config import class_names, read_config, read_normalization, repeated_names
 from cvmae.interop.infer_modules import InferredModules, ModelHints, infer_modules
 from cvmae.interop.key_maps import KINDS, OWN_KIND, find_key_map, with_trained_table
+from cvmae.interop.key_maps.videoprism import unstack
 from cvmae.interop.keymap import KeyMap
 from cvmae.interop.native import is_archive, read_archive
-from cvmae.interop.own_checkpoint import is_workdir, load_workdir
+from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.interop.preprocessing import preprocessing_of
-from cvmae.interop.pretrained import Normalization, Pretrained, WeightsError
+from cvmae.interop.pretrained import Normalization, Origin, Pretrained, WeightsError
+from cvmae.interop.saved_run import is_workdir
 from cvmae.interop.wrappers import unwrap
 
 
@@ -65,14 +67,16 @@ def read(
     """
     if kind not in KINDS:
         raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    local = hub.resolve(path)
+    local, origin = hub.resolve(path, step), Origin(hub.full_id(path))
     is_own = is_archive(local) or is_workdir(local)
     if is_own != (kind == OWN_KIND) and kind != "auto":
         what = "a workdir or an export of this package" if is_own else "neither a workdir nor an export of this package"
         raise WeightsError(os.fspath(path), [f"it is {what}, which kind {kind!r} does not mean: leave it at 'auto'"])
     if is_archive(local):
-        return read_archive(local)
-    return load_workdir(local, branch, step) if is_workdir(local) else read_file(local, kind, hints)
+        return dataclasses.replace(read_archive(local), origin=origin)
+    if is_workdir(local):
+        return load_workdir(local, branch, step)
+    return dataclasses.replace(read_file(local, kind, hints), origin=origin)
 
 
 def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pretrained:
@@ -89,7 +93,9 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
       FileNotFoundError: there is no such file.
     """
     file = find_file(path)
-    arrays = read_arrays(file)
+    arrays = unstack(read_arrays(file), os.fspath(file))
+    if problems := empty(arrays):
+        raise WeightsError(os.fspath(file), problems)
     unwrapped = unwrap(arrays.keys(), file)
     arrays = {key: arrays[key] for key in unwrapped.bare_keys}
     bare = {short: arrays[key] for key, short in unwrapped.bare_keys.items()}
@@ -98,7 +104,9 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
     converted = import_arrays(arrays, key_map, unwrapped.bare_keys)
     converted.ignored |= unwrapped.ignored
     converted.problems += non_finite(arrays)
-    notes = unwrapped.notes + (() if hints.decoder else _drop_decoder(converted)) + leave_out_parts(converted)
+    notes = (
+        unwrapped.notes + _encoder_alone(bare) + (() if hints.decoder else _drop_decoder(converted)) + leave_out_parts(converted)
+    )
     config, normalization, config_notes = _read_beside(folder, key_map)
     modules = _infer(name, key_map, arrays, converted, config, hints)
     head = modules.head
@@ -106,6 +114,7 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         names, problems = class_names(config.get("id2label"), head.classes, converted.sources["head/kernel"])
         head = dataclasses.replace(head, names=names, loss=config.get("loss", "softmax"))
         converted.problems += problems
+        notes += repeated_names(names)
     notes = modules.notes + notes + config_notes
     if converted.casts:
         notes += (f"weights of {', '.join(sorted(converted.casts))} are cast to float32",)
@@ -120,12 +129,20 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         notes,
         converted.ignored,
         converted.sources,
+        reconstructs=key_map.reconstructs,
     )
     template, grid = pretrained.template(), modules.encoder.grid
     problems = converted.problems + file_differences(converted, template, key_map, arrays, unwrapped.bare_keys, grid)
-    if problems:
+    if problems := problems or all_zero(converted.arrays, converted.sources):
         raise WeightsError(name, problems)
     return pretrained
+
+
+def _encoder_alone(bare: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns a note if all keys begin with the name of the encoder in VideoMAE's pre-trained models, which holds a decoder too."""
+    if not all(key.startswith("encoder.") for key in bare):
+        return ()
+    return ("all keys begin with 'encoder.', as in a pre-trained VideoMAE: they are read as its encoder, without a decoder",)
 
 
 def _drop_decoder(converted: Converted) -> tuple[str, ...]:
@@ -142,7 +159,7 @@ def _read_beside(folder: pathlib.Path, key_map: KeyMap) -> tuple[dict, Normaliza
         return {}, key_map.normalization, ()
     config = read_config(folder, key_map.kind)
     missing = "no config.json beside it: attention heads, eps and grid are taken to be those of transformers' defaults"
-    return config, read_normalization(folder), () if config else (missing,)
+    return config, read_normalization(folder) or key_map.normalization, () if config else (missing,)
 
 
 def _infer(

@@ -13,8 +13,9 @@ import safetensors.numpy
 from flax import traverse_util
 
 from cvmae.files import new_folder, write_json
-from cvmae.interop.arrays import non_finite, read_arrays
+from cvmae.interop.arrays import all_zero, non_finite, read_arrays
 from cvmae.interop.description import from_json, parse_fields, to_json
+from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.pretrained import Pretrained, WeightsError, differences, too_large
 
 DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
@@ -22,7 +23,7 @@ ARRAYS = {"safetensors": "params.safetensors", "npz": "params.npz"}
 
 
 def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> None:
-    """Writes weights in this package's own format, all or nothing.
+    """Writes weights in this package's own format with a model card, all or nothing.
 
     Args:
       pretrained: the weights.
@@ -44,8 +45,28 @@ def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> 
     with new_folder(folder) as new:
         write_arrays(new / ARRAYS[kind], arrays)
         write_json(new / DESCRIPTION, description)
+        write_card(new, pretrained, pretrained.parts[-1], _export(pretrained, kind), pathlib.Path(folder).absolute().name)
         if pretrained.sources or pretrained.ignored:
             _write_keys(new / KEYS, pretrained)
+
+
+def _export(pretrained: Pretrained, kind: str) -> Export:
+    """Returns the lines of the model card, which load the folder that they are run in."""
+    grid = pretrained.encoder.grid
+    clips = f"np.zeros((1, {grid.num_frames}, {grid.height}, {grid.width}, 3), np.float32)  # normalized as in training"
+    if pretrained.normalization:
+        clips = f"preprocessing(np.zeros(({grid.num_frames}, 240, 320, 3), np.uint8))  # the frames of a clip, RGB"
+    usage = (
+        "import numpy as np",
+        "",
+        "import cvmae  # the package crossvideomae",
+        "",
+        'folder = "."  # this folder, or hf:OWNER/NAME on the Hugging Face hub',
+        "module, params, preprocessing = cvmae.load(folder)",
+        f"clips = {clips}",
+        'outputs = module.apply({"params": params}, clips)',
+    )
+    return Export(kind, "crossvideomae", usage)
 
 
 def write_arrays(file: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
@@ -94,17 +115,30 @@ def read_archive(path) -> Pretrained:
     if problems := _impossible(blank, arrays):
         raise WeightsError(str(folder / DESCRIPTION), problems)
     try:
+        arrays, prefix = _without_prefix(arrays, blank)
         problems = _misfits(arrays, blank)
     except ValueError as error:  # sizes that no module can have
         raise WeightsError(str(folder / DESCRIPTION), [str(error)]) from error
     if problems:
         raise WeightsError(str(file), problems)
-    return dataclasses.replace(blank, params=traverse_util.unflatten_dict(arrays, sep="/"))
+    notes = (f"the prefix {prefix!r} is taken off the keys of {file.name}",) if prefix else ()
+    return dataclasses.replace(blank, params=traverse_util.unflatten_dict(arrays, sep="/"), notes=blank.notes + notes)
+
+
+def _without_prefix(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> tuple[dict[str, np.ndarray], str]:
+    """Takes off what a wrapper (`module.`, `_orig_mod.`) put before every key; returns the arrays and the prefix, empty without one."""
+    paths = traverse_util.flatten_dict(pretrained.template(), sep="/")
+    last = next(reversed(paths))
+    for key in arrays:
+        prefix = key.removesuffix(last)
+        if prefix and key.endswith(last) and arrays.keys() == {prefix + path for path in paths}:
+            return {path: arrays[prefix + path] for path in paths}, prefix
+    return arrays, ""
 
 
 def _impossible(pretrained: Pretrained, arrays: dict[str, np.ndarray]) -> list[str]:
     """Lists sizes of the description that would take all memory or time to compare with the arrays, one a line."""
-    encoder = pretrained.vit
+    encoder = pretrained.block_encoder
     trunks = {"encoder": encoder.trunk} | ({} if pretrained.decoder is None else {"decoder": pretrained.decoder.trunk})
     problems = []
     for name, trunk in trunks.items():
@@ -114,13 +148,18 @@ def _impossible(pretrained: Pretrained, arrays: dict[str, np.ndarray]) -> list[s
             )
         if problem := too_large(encoder.grid, trunk.size.width):
             problems.append(f"{name}.trunk.size.width and encoder.grid: {problem}")
+    temporal = getattr(encoder, "temporal_blocks", 0)
+    if temporal > len(arrays):
+        problems.append(f"encoder.temporal_blocks is {temporal}; expected no more blocks than the {len(arrays)} arrays")
+    if pretrained.head is not None and pretrained.head.blocks > len(arrays):
+        problems.append(f"head.blocks is {pretrained.head.blocks}; expected no more blocks than the {len(arrays)} arrays")
     return problems
 
 
 def _misfits(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> list[str]:
-    """Lists every array that is missing, left over, mis-shaped, not float32 or not finite, one a line."""
+    """Lists every array that is missing, left over, mis-shaped, not float32, not finite or zero where it cannot be, one a line."""
     problems = differences(arrays, pretrained.template())
     problems += [
         f"of another dtype: {path} is {a.dtype}; expected float32" for path, a in arrays.items() if a.dtype != np.float32
     ]
-    return problems + non_finite(arrays)
+    return problems + non_finite(arrays) or all_zero(arrays)

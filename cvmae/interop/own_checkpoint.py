@@ -1,8 +1,6 @@
-"""Reads weights from a workdir of this package: its config, and one branch of its newest complete checkpoint."""
+"""Reads weights from a workdir of this package: one branch of a checkpoint, as the model that the run's config describes."""
 
 import dataclasses
-import json
-import pathlib
 
 import jax
 import ml_collections
@@ -10,115 +8,27 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from cvmae.interop.pretrained import FrameSampling, Head, Pretrained, WeightsError, differences
+from cvmae.interop.arrays import read_arrays
+from cvmae.interop.pretrained import FrameSampling, Head, Origin, Pretrained, WeightsError, differences
+from cvmae.interop.saved_run import DamagedWorkdirError, SavedRun, WorkdirError, read_workdir
+from cvmae.models.autoencoder import without_latent_head
 from cvmae.models.build import build_encoder, decoder_spec, image_grid, video_grid
+from cvmae.models.trained_part import join, merge_lora
 from cvmae.workdir import CHECKPOINTS, CONFIG, PREDICTIONS, checksums
-from cvmae.workdir.saved_steps import find_damage, is_step, read_position, saved_steps, try_reading
+from cvmae.workdir.saved_steps import read_position, try_reading
 
 # The places of a branch in a state: a probe's frozen encoder, pre-training, fine-tuning; the moving average first.
 HOLDERS = {
     "video": (("frozen",), ("ema", "video"), ("ema",), ("params", "video"), ("params",)),
     "image": (("ema", "image"), ("params", "image")),
 }
-PARTS = ("encoder", "decoder", "norm", "head")
-
-
-class WorkdirError(ValueError):
-    """A workdir that cannot be read; the message is one line that names the folder and what to give."""
-
-
-class DamagedWorkdirError(WorkdirError):
-    """A checkpoint whose files are damaged; the message names it and what to give.
-
-    Attributes:
-      why: the damage.
-    """
-
-    def __init__(self, checkpoint: pathlib.Path, why: str):
-        super().__init__(f"checkpoint {checkpoint} is damaged ({why}): give another step")
-        self.why = why
-
-
-@dataclasses.dataclass(frozen=True)
-class SavedRun:
-    """A complete checkpoint and the config of its run.
-
-    Attributes:
-      folder: the workdir.
-      config: its config.json.
-      step: the checkpoint's.
-      older: complete steps before it, the newest first, to take where its values are damaged; none where a step was named.
-      notes: newer checkpoints that are damaged, one a line.
-    """
-
-    folder: pathlib.Path
-    config: dict
-    step: int
-    older: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def checkpoint(self) -> pathlib.Path:
-        return self.folder / CHECKPOINTS / str(self.step)
-
-
-def _split(path) -> tuple[pathlib.Path, int | None]:
-    """Returns the workdir of WORKDIR, WORKDIR/checkpoints or WORKDIR/checkpoints/STEP, and the step."""
-    path = pathlib.Path(path).absolute()
-    if is_step(path.name) and path.parent.name == CHECKPOINTS:
-        return path.parent.parent, int(path.name)
-    return (path.parent if path.name == CHECKPOINTS else path), None
-
-
-def is_workdir(path) -> bool:
-    """Returns True if `path` is, or lies in, a folder that holds checkpoints of this package."""
-    return (_split(path)[0] / CHECKPOINTS).is_dir()
-
-
-def read_workdir(path, step: int | None = None) -> SavedRun:
-    """Reads the config of a workdir, and finds the checkpoint to read.
-
-    Args:
-      path: WORKDIR, or WORKDIR/checkpoints/STEP.
-      step: None takes the path's, or the newest complete one, as a run that resumes does.
-
-    Raises:
-      WorkdirError: there is no config, no complete checkpoint, or none of that step.
-    """
-    folder, in_path = _split(path)
-    step = in_path if step is None else step
-    file = folder / CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        why = f"{folder} is no workdir, it holds no readable config.json ({error.strerror})"
-        raise WorkdirError(f"{why}: give a folder that was the --workdir of a run") from error
-    except ValueError as error:
-        raise WorkdirError(f"{file} is not JSON ({error}): give a folder that was the --workdir of a run") from error
-    checkpoints = folder / CHECKPOINTS
-    damage = {number: find_damage(checkpoints / str(number)) for number in reversed(saved_steps(checkpoints))}
-    steps = [number for number, why in damage.items() if not why]
-    why = f" ({'; '.join(f'{number}: {text}' for number, text in damage.items())})" if damage else ""
-    if not steps:
-        raise WorkdirError(f"{checkpoints} holds no complete checkpoint{why}: let the run save one, or give another workdir")
-    if step is None:
-        notes = tuple(_damage_note(folder, number, text) for number, text in damage.items() if text and number > steps[0])
-        return SavedRun(folder, config, steps[0], tuple(steps[1:]), notes)
-    if step not in steps:
-        why = f" ({damage[step]})" if damage.get(step) else ""
-        known = ", ".join(map(str, sorted(steps)))
-        raise WorkdirError(f"{folder} has no complete checkpoint of step {step}{why}: take one of {known}")
-    return SavedRun(folder, config, step)
-
-
-def _damage_note(folder: pathlib.Path, step: int, why: str) -> str:
-    return f"checkpoint {folder / CHECKPOINTS / str(step)} is damaged ({why}): an older step is taken"
+PARTS = ("encoder", "decoder", "norm", "pooler", "head")
 
 
 def has_branch(path, branch: str) -> bool:
     """Returns True if the checkpoint of a workdir holds a branch. Raises: WorkdirError, see `read_workdir`; or it is damaged."""
     run = read_workdir(path)
-    tree = _read_tree(run)
+    tree = read_tree(run)
     try:
         _find(run, tree, branch)
     except WorkdirError:
@@ -126,10 +36,10 @@ def has_branch(path, branch: str) -> bool:
     return True
 
 
-def _read_tree(run: SavedRun):
-    """Returns the tree of the shapes of a checkpoint. Raises: DamagedWorkdirError."""
+def read_tree(run: SavedRun):
+    """Returns the tree of the shapes and dtypes of a checkpoint. Raises: DamagedWorkdirError."""
     handler = ocp.PyTreeCheckpointHandler()
-    tree, why = try_reading(lambda: handler.metadata(epath.Path(run.checkpoint / "state")).tree, run.checkpoint)
+    tree, why = try_reading(lambda: handler.metadata(epath.Path(str(run.checkpoint)) / "state").tree, run.checkpoint)
     handler.close()
     if why or not isinstance(tree, dict):
         raise DamagedWorkdirError(run.checkpoint, why or "it holds no tree of arrays")
@@ -151,8 +61,9 @@ def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretra
       WeightsError: the checkpoint does not hold the model that the workdir's config describes; all differences are listed.
     """
     run, holder, params = _read_newest(read_workdir(path, step), branch)
+    params, left_out = without_latent_head(params)
     try:
-        model = _describe(run, branch, holder, params)
+        model = dataclasses.replace(describe_branch(run, branch, holder, params), ignored=left_out)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WorkdirError(f"{run.folder / CONFIG} does not describe the {branch} branch: {error}") from error
     problems = differences(params, model.template())
@@ -161,17 +72,20 @@ def load_workdir(path, branch: str = "video", step: int | None = None) -> Pretra
     return model
 
 
-def _describe(run: SavedRun, branch: str, holder: tuple[str, ...], params: dict) -> Pretrained:
-    """Returns the modules of a branch; settings that change no parameter's meaning (dtype, attention, drop path) are defaults."""
+def describe_branch(run: SavedRun, branch: str, holder: tuple[str, ...], params: dict) -> Pretrained:
+    """Returns a branch of a run with its modules; settings that change no parameter's meaning (dtype, attention, drop path) are defaults."""
     config = ml_collections.ConfigDict(run.config | {"attention": "auto", "dtype": "float32", "remat": "none", "scan": False})
     fields = config[f"{branch}_branch"]
     encoder = build_encoder(config, fields, video_grid(config) if branch == "video" else image_grid(config))
     # A classifier's norm takes the place of the last norm, whatever the config says.
     encoder = encoder.clone(final_norm=fields.final_norm and "norm" in params["encoder"])
-    head = None
+    head: Head | None = None
+    name_notes: tuple[str, ...] = ()
     if "head" in params:
-        fields_of_head = config.head.pool, config.head.eps, _class_names(run), config.head.get("loss", "softmax")
-        head = Head(params["head"]["kernel"].shape[-1], *fields_of_head)
+        c = config.head  # of before some fields, which it lacks
+        names, name_notes = _class_names(run)
+        pooler = (c.get("blocks", 0), c.get("heads", 0)) if c.pool == "attentive" else ()
+        head = Head(params["head"]["kernel"].shape[-1], c.pool, c.eps, names, c.get("loss", "softmax"), *pooler)
     return Pretrained(
         f"{run.checkpoint}{' (moving average)' if holder[0] == 'ema' else ''}",
         encoder,
@@ -180,8 +94,9 @@ def _describe(run: SavedRun, branch: str, holder: tuple[str, ...], params: dict)
         head,
         fields.target_norm if "decoder" in params else "",
         {name: tuple(config.augment[name]) for name in ("mean", "std")},
-        run.notes,
+        run.notes + name_notes,
         sampling=_sampling(run.config.get("data", {})),
+        origin=Origin("", run.checkpoint, branch, averaged=holder[0] == "ema"),
     )
 
 
@@ -193,13 +108,16 @@ def _sampling(data: dict) -> FrameSampling | None:
     return FrameSampling(data["stride"], float(data.get("fps", 0.0)), data.get("square_pixels", False))
 
 
-def _class_names(run: SavedRun) -> tuple[str, ...]:
-    """Returns the names that fine-tuning wrote beside its predictions; none before it has ended."""
+def _class_names(run: SavedRun) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the names that fine-tuning wrote beside its predictions, none before it has ended; and a note if they cannot be read."""
     file = run.folder / PREDICTIONS
     if not file.is_file():
-        return ()
-    with np.load(file, allow_pickle=False) as arrays:
-        return tuple(map(str, arrays["class_names"]))
+        return (), ()
+    try:
+        return tuple(map(str, read_arrays(file)["class_names"])), ()
+    except (WeightsError, KeyError) as error:
+        why = error.problems[0] if isinstance(error, WeightsError) else "it has no class_names"
+        return (), (f"{file}: {why}: the names of the classes are left out",)
 
 
 def _read_newest(run: SavedRun, branch: str) -> tuple[SavedRun, tuple[str, ...], dict]:
@@ -207,41 +125,68 @@ def _read_newest(run: SavedRun, branch: str) -> tuple[SavedRun, tuple[str, ...],
     try:
         return run, *read_branch(run, branch)
     except DamagedWorkdirError as error:
-        if not run.older:
+        damaged = {**run.damaged, run.step: error.why}
+        if not run.older and len(damaged) == 1:
             raise
-        notes = (*run.notes, _damage_note(run.folder, run.step, error.why))
-        older = dataclasses.replace(run, step=run.older[0], older=run.older[1:], notes=notes)
+        if not run.older:
+            reasons = "; ".join(f"{step} ({why})" for step, why in damaged.items())
+            raise WorkdirError(
+                f"{run.folder / CHECKPOINTS} holds no whole checkpoint: {reasons}: bring back what is missing, or give another workdir"
+            ) from error
+        older = dataclasses.replace(run, step=run.older[0], older=run.older[1:], damaged=damaged)
         return _read_newest(older, branch)
 
 
 def read_branch(run: SavedRun, branch: str) -> tuple[tuple[str, ...], dict]:
     """Returns the place of a branch in a checkpoint, and its arrays, numpy in nested dicts under `PARTS`.
 
-    Shapes are those of the checkpoint, not compared with any model's.
+    The arrays of a fine-tuned part of a model come with the frozen ones, its updates (LoRA) merged. Shapes are those of the
+    checkpoint, not compared with any model's.
 
     Raises:
       WorkdirError: the checkpoint is damaged or holds no such branch.
     """
-    tree = _read_tree(run)
+    tree = read_tree(run)
     holder = _find(run, tree, branch)
-    item = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), _at(tree, holder))
     if holder == ("frozen",):
-        item = {"encoder": item}
-    item = {part: item[part] for part in PARTS if part in item}
-    nested = item["encoder"] if holder == ("frozen",) else item
+        return holder, {"encoder": read_state_arrays(run, {"frozen": tree["frozen"]})["frozen"]}
+    nested = {part: value for part, value in _at(tree, holder).items() if part in PARTS}
     for key in reversed(holder):
         nested = {key: nested}
+    rest = tree["frozen"] if _at(tree, ("frozen", "encoder")) else None
+    read = read_state_arrays(run, nested if rest is None else nested | {"frozen": rest})
+    arrays = _at(read, holder)
+    return holder, arrays if rest is None else _whole(run, arrays, read["frozen"])
+
+
+def _whole(run: SavedRun, trained: dict, frozen: dict) -> dict:
+    """Returns the arrays of a classifier of whose encoder a part was trained."""
+    try:
+        alpha = float(run.config["finetune"]["lora_alpha"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkdirError(
+            f"{run.folder / CONFIG} has no number finetune.lora_alpha: give a workdir with its own config"
+        ) from error
+    return merge_lora(join(trained, frozen), alpha)
+
+
+def read_state_arrays(run: SavedRun, tree: dict) -> dict:
+    """Returns arrays of a checkpoint, numpy, for the leaves of `tree`, a part of the state with shapes and dtypes.
+
+    Raises:
+      DamagedWorkdirError: they cannot be read, or their checksums differ.
+    """
+    nested = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
     restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), nested)
     args = ocp.args.PyTreeRestore(item=nested, restore_args=restore, partial_restore=True)
     handler = ocp.PyTreeCheckpointHandler()
-    read, why = try_reading(lambda: handler.restore(epath.Path(run.checkpoint / "state"), args=args), run.checkpoint)
+    read, why = try_reading(lambda: handler.restore(epath.Path(str(run.checkpoint)) / "state", args=args), run.checkpoint)
     handler.close()
     if not why:
         sums, why = checksums.read(run.checkpoint, read_position(run.checkpoint))
     if why := why or checksums.find_difference(read, sums):
         raise DamagedWorkdirError(run.checkpoint, why)
-    arrays = _at(read, holder)
-    return holder, {"encoder": arrays} if holder == ("frozen",) else arrays
+    return read
 
 
 def _at(tree, keys):
@@ -254,6 +199,9 @@ def _at(tree, keys):
 def _find(run: SavedRun, tree, branch: str) -> tuple[str, ...]:
     """Returns the path of a branch in a checkpoint of this structure."""
     for holder in HOLDERS[branch]:
+        # What is frozen in fine-tuning has the parts of a classifier, in pre-training the teacher, under a probe it is the encoder itself.
+        if holder == ("frozen",) and any(_at(tree, ("frozen", part)) for part in ("encoder", "teacher")):
+            continue
         if _at(tree, holder if holder == ("frozen",) else (*holder, "encoder")):
             return holder
     names = ", ".join(tree.get("params") or tree)

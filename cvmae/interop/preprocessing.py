@@ -1,4 +1,4 @@
-"""Turns decoded frames into the clips of a pre-trained encoder: resize, center crop, normalize."""
+"""Turns decoded frames into the clips of a pre-trained encoder (resize, center crop, normalize), or fits an encoder to its clips."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvmae.interop.pretrained import Pretrained
+from cvmae.interop.pretrained import Normalization, Pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,3 +77,29 @@ def preprocessing_of(pretrained: Pretrained) -> Preprocessing:
     """Returns the preprocessing of these weights' clips; `mean` and `std` are None if the normalization is unknown."""
     grid, normalization = pretrained.encoder.grid, pretrained.normalization
     return Preprocessing(grid.num_frames, grid.height, grid.width, normalization.get("mean"), normalization.get("std"))
+
+
+def normalizations_differ(one: Normalization, other: Normalization) -> bool:
+    """Returns True if two normalizations differ by more than rounding."""
+    return any(not np.allclose(one[name], other[name], rtol=0, atol=1e-6) for name in ("mean", "std"))
+
+
+def fold_normalization(embed: dict, source: Normalization, target: Normalization) -> dict:
+    """Rewrites a patch embedding so that frames normalized by `target` give what those normalized by `source` gave.
+
+    Exact but for rounding: (p - mean) / std is an affine map of every pixel, and so is the embedding.
+
+    Args:
+      embed: `kernel` [(t p p C), D] and `bias` [D].
+      source: the normalization that the embedding was trained with, of pixels in 0..1.
+      target: the normalization of the frames that it will be applied to.
+    """
+    mean, std = (np.asarray(source[name], np.float64) for name in ("mean", "std"))
+    new_mean, new_std = (np.asarray(target[name], np.float64) for name in ("mean", "std"))
+    by_channel = embed["kernel"].astype(np.float64).reshape(-1, len(mean), embed["kernel"].shape[-1])
+    kernel = by_channel * (new_std / std)[:, None]
+    bias = embed["bias"] + np.einsum("xcd,c->d", by_channel, (new_mean - mean) / std)
+    return {
+        "kernel": kernel.reshape(embed["kernel"].shape).astype(embed["kernel"].dtype),
+        "bias": bias.astype(embed["bias"].dtype),
+    }

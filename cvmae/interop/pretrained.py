@@ -1,6 +1,7 @@
 """Weights in memory: the modules they belong to, their parameters, and the normalization they were trained with."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -11,8 +12,9 @@ from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier, Loss, Pool
+from cvmae.models.factorized import BlockEncoder
 from cvmae.models.patches import Grid
-from cvmae.models.vit import Encoder
+from cvmae.models.vit import Encoder, ViTSize
 
 LARGEST_TABLE = 1 << 28  # values of a position table, 1 GiB: damaged sizes would take all of the memory
 PARTS = ("encoder", "autoencoder", "classifier")
@@ -28,16 +30,35 @@ class WeightsError(ValueError):
         self.problems = problems
 
 
+def first_line(reason) -> str:
+    """Returns the first line of an error or a text."""
+    return str(reason).strip().partition("\n")[0]
+
+
+def unreadable(reasons: Mapping[str, str]) -> list[str]:
+    """Returns the problems of arrays that cannot be read, {key: why}, one a line; arrays with one reason share a line."""
+    keys_of: dict[str, list[str]] = {}
+    for key, why in reasons.items():
+        keys_of.setdefault(why, []).append(key)
+    return [
+        f"{keys[0]} cannot be read: {why}"
+        if len(keys) == 1
+        else f"{len(keys)} arrays cannot be read, the first is {keys[0]}: {why}"
+        for why, keys in keys_of.items()
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
     """A classifier's head; see `cvmae.Classifier`.
 
     Attributes:
       classes: their number.
-      pool: `mean` or `first`.
-      eps: of the norm between pooling and head.
+      pool: `mean`, `first` or `attentive`.
+      eps: of the norm between pooling and head, or of the pooler's norms.
       names: the classes' names; empty if unknown.
       loss: `softmax`, one class a clip; or `sigmoid`, each class by itself.
+      blocks, heads: of the pooler of `attentive`: its blocks of self-attention, and attention heads.
     """
 
     classes: int
@@ -45,6 +66,16 @@ class Head:
     eps: float = 1e-6
     names: tuple[str, ...] = ()
     loss: Loss = "softmax"
+    blocks: int = 0
+    heads: int = 0
+
+    def __post_init__(self):
+        if self.pool == "attentive" and not self.heads:
+            raise ValueError("pool='attentive' needs the number of its heads")
+
+    def pooler(self, width: int) -> ViTSize | None:
+        """Returns the size of the pooler over tokens of a width; None for other pooling."""
+        return ViTSize(width, self.blocks, self.heads) if self.pool == "attentive" else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +97,23 @@ class FrameSampling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """The place that weights were read from, for the model card of an export.
+
+    Attributes:
+      hub_id: their id on the Hugging Face hub, as `hf:owner/name` or with `@revision`; empty if they are not from there.
+      checkpoint: WORKDIR/checkpoints/STEP, for weights of a run; else None.
+      branch: that of a run, `video` or `image`; else empty.
+      averaged: True for the moving average of a run.
+    """
+
+    hub_id: str = ""
+    checkpoint: pathlib.Path | None = None
+    branch: str = ""
+    averaged: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
     """Weights of any kind as modules and parameters of this package.
 
@@ -73,7 +121,7 @@ class Pretrained:
       name: their source and kind, for messages.
       encoder: the module of `params["encoder"]`, for the grid that it was trained on.
       params: float32 numpy arrays in nested dicts: `encoder`; with a decoder `decoder`; with a head `head` and, if it pools
-        the mean, `norm`.
+        the mean, `norm`, if by attention, `pooler`.
       decoder: that of a masked autoencoder, None without one.
       head: that of a classifier, None without one.
       target_norm: the normalization of the decoder's targets (`patches.TARGET_NORMS`); empty if unknown.
@@ -82,6 +130,9 @@ class Pretrained:
       ignored: keys of the file that were left out, each with the reason.
       sources: {path of a parameter: the key of the file it came from}; empty for files of this package.
       sampling: that of the training clips; None if unknown.
+      reconstructs: False for an encoder of features (DINOv2, SigLIP, VideoPrism), whose branch is not to reconstruct pixels.
+      origin: where they were read from.
+      license: their id among the licenses of the Hugging Face hub; empty if unknown.
     """
 
     name: str
@@ -95,6 +146,9 @@ class Pretrained:
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     sampling: FrameSampling | None = None
+    reconstructs: bool = True
+    origin: Origin = Origin()
+    license: str = ""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -106,6 +160,11 @@ class Pretrained:
     def vit(self) -> Encoder:
         """The encoder, for what only a ViT has. Raises: ValueError, see `vit_of`."""
         return vit_of(self.encoder, self.name)
+
+    @property
+    def block_encoder(self) -> BlockEncoder:
+        """The encoder, for what only stacks of blocks have. Raises: ValueError, see `block_encoder_of`."""
+        return block_encoder_of(self.encoder, self.name)
 
     def take(self, part: str = "") -> tuple[Backbone | Autoencoder | Classifier, dict]:
         """Returns a module and its parameters.
@@ -129,7 +188,8 @@ class Pretrained:
         if part == "autoencoder" and self.decoder is not None:
             return Autoencoder(self.encoder, Decoder(self.decoder, self.encoder.grid))
         if part == "classifier" and self.head is not None:
-            return Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps)
+            pooler = self.head.pooler(self.block_encoder.trunk.size.width) if self.head.pool == "attentive" else None
+            return Classifier(self.encoder, self.head.classes, self.head.pool, eps=self.head.eps, pooler=pooler)
         raise ValueError(f"{self.name} has no part {part!r}, only {', '.join(self.parts)}")
 
     def only(self, part: str) -> "Pretrained":
@@ -144,9 +204,20 @@ class Pretrained:
 
     def summary(self) -> list[str]:
         """Lists the source, its parts with their sizes, what was left out, and the notes, one a line."""
-        present = [part for part in ("encoder", "decoder", "norm", "head") if part in self.params]
+        present = [part for part in ("encoder", "decoder", "norm", "pooler", "head") if part in self.params]
         lines = [self.name, *(f"  {part}: {amount(self.params[part])}" for part in present)]
-        return lines + [f"left out: {key}, {reason}" for key, reason in self.ignored.items()] + list(self.notes)
+        return lines + self.left_out() + list(self.notes)
+
+    def left_out(self) -> list[str]:
+        """Lists the keys of the file that were left out, with the reason; many keys with one reason are one line."""
+        keys: dict[str, list[str]] = {}
+        for key, reason in self.ignored.items():
+            keys.setdefault(reason, []).append(key)
+        lines = []
+        for reason, names in keys.items():
+            many = f"{names[0]} ... {names[-1]} ({len(names)} keys)"
+            lines += [f"left out: {name}, {reason}" for name in (names if len(names) < 5 else [many])]
+        return lines
 
     def template(self) -> dict:
         """Returns the shapes and dtypes that `params` should have."""
@@ -162,11 +233,21 @@ def vit_of(encoder: Backbone, name: str) -> Encoder:
     """Returns an encoder that is a ViT.
 
     Raises:
-      ValueError: it is another backbone, whose weights no other project has; the message begins with `name`.
+      ValueError: it is another backbone; the message begins with `name`.
     """
     if not isinstance(encoder, Encoder):
         kind = type(encoder).__name__
-        raise ValueError(f"{name} has the encoder {kind}: weights are adapted, drawn and exported for the backbone vit alone")
+        raise ValueError(
+            f"{name} has the encoder {kind}: blocks are read, drawn, inflated and exported for the backbone vit alone"
+        )
+    return encoder
+
+
+def block_encoder_of(encoder: Backbone, name: str) -> BlockEncoder:
+    """Returns an encoder whose weights other projects have: a ViT or a factorized encoder. Raises: ValueError, as `vit_of`."""
+    if not isinstance(encoder, BlockEncoder):
+        kind = type(encoder).__name__
+        raise ValueError(f"{name} has the encoder {kind}: weights are adapted for the backbones vit and factorized alone")
     return encoder
 
 

@@ -1,6 +1,7 @@
 """Writes an encoder or a classifier as one program for every platform, which jax runs without this package."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ from flax import traverse_util
 from jax import export
 
 from cvmae.files import new_folder
+from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.native import write_arrays
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
-from cvmae.interop.pretrained import FrameSampling, Pretrained, vit_of
+from cvmae.interop.pretrained import Pretrained, vit_of
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
@@ -19,24 +21,11 @@ from cvmae.models.heads import pool
 from cvmae.models.vit import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PROGRAM, PARAMS, USAGE = "model.jax_export", "params.npz", "README.txt"
-
-_USAGE = """\
-{what}
-
-    import jax, jax.export, numpy as np
-    exported = jax.export.deserialize(bytearray(open("{program}", "rb").read()))
-    params = dict(np.load("{params}"))
-    video = np.zeros({shape}, np.uint8)  # two clips, RGB, frames already cut to {height}x{width}
-    {result} = jax.jit(exported.call)(params, video)
-
-{sampling}Needs jax, numpy and flatbuffers alone, on {platforms}; any number of clips. Written by jax {version}, and to be read by
-those of the next six months (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
-"""
+PROGRAM, PARAMS = "model.jax_export", "params.npz"
 
 
 def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
-    """Writes model.jax_export, its parameters as params.npz, and README.txt, which shows how to run it, all or nothing.
+    """Writes model.jax_export, its parameters as params.npz, and README.md, which shows how to run it, all or nothing.
 
     The program takes a flat dict of float32 parameters by path and uint8 clips [b, T, H, W, 3], RGB, for any b, which it
     normalizes. A classifier gives logits, float32 [b, classes]; an encoder a dict of float32 `tokens` [b, N, D], `pooled`
@@ -66,7 +55,8 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     with new_folder(folder) as new:
         (new / PROGRAM).write_bytes(program)
         write_arrays(new / PARAMS, params)
-        (new / USAGE).write_text(usage(module, preprocessing, pretrained.sampling), encoding="utf-8")
+        name = "classifier" if isinstance(module, Classifier) else "encoder"
+        write_card(new, pretrained, name, _export(module, preprocessing), pathlib.Path(folder).absolute().name)
 
 
 def export_program(module: Backbone | Classifier, params: dict, preprocessing: Preprocessing) -> export.Exported:
@@ -94,28 +84,30 @@ def _portable(module: Backbone | Classifier) -> Encoder | Classifier:
     """Returns the module with operations that every platform has; `auto` would choose attention for the machine that exports."""
     encoder = _vit(module)
     encoder = encoder.clone(trunk=dataclasses.replace(encoder.trunk, attention="einsum", dtype=jnp.float32))
-    return module.clone(encoder=encoder) if isinstance(module, Classifier) else encoder
+    return module.clone(encoder=encoder, attention="einsum") if isinstance(module, Classifier) else encoder
 
 
-def usage(module: Backbone | Classifier, preprocessing: Preprocessing, sampling: FrameSampling | None = None) -> str:
-    """Returns README.txt: five lines that run the program with jax and numpy alone, its inputs and outputs, and their sampling."""
+def _export(module: Backbone | Classifier, preprocessing: Preprocessing) -> Export:
+    """Returns the lines of the model card: five that run the program with jax and numpy alone, its inputs and outputs."""
     encoder = _vit(module)
-    shape = (2, preprocessing.num_frames, preprocessing.height, preprocessing.width, 3)
+    height, width = preprocessing.height, preprocessing.width
     if isinstance(module, Classifier):
-        what, result = f"A video classifier: logits, float32 [clips, {module.classes}].", "logits"
+        what, result = f"logits, float32 [clips, {module.classes}]", "logits"
     else:
-        names = "`tokens` [clips, {n}, {d}] and `pooled` [clips, {d}]" + (", `cls` [clips, {d}]" if encoder.cls_token else "")
-        names = names.format(n=encoder.grid.tokens, d=encoder.trunk.size.width)
-        what, result = f"A video encoder: a dict of float32 {names}.", "features"
-    return _USAGE.format(
-        what=what,
-        result=result,
-        shape=shape,
-        height=preprocessing.height,
-        width=preprocessing.width,
-        program=PROGRAM,
-        params=PARAMS,
-        sampling="" if sampling is None else f"Frames of its training clips: {sampling} (fps=0.0: at the rate of the file).\n",
-        platforms=", ".join(PLATFORMS),
-        version=jax.__version__,
+        tokens, size = encoder.grid.tokens, encoder.trunk.size.width
+        cls = f", `cls` [clips, {size}]" if encoder.cls_token else ""
+        what = f"a dict of float32 `tokens` [clips, {tokens}, {size}] and `pooled` [clips, {size}]{cls}"
+        result = "features"
+    usage = (
+        "import jax, jax.export, numpy as np",
+        f'exported = jax.export.deserialize(bytearray(open("{PROGRAM}", "rb").read()))',
+        f'params = dict(np.load("{PARAMS}"))',
+        f"video = np.zeros({(2, preprocessing.num_frames, height, width, 3)}, np.uint8)  # two clips, RGB, cut to {height}x{width}",
+        f"{result} = jax.jit(exported.call)(params, video)",
     )
+    compatibility = "https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees"
+    remarks = (
+        f"It gives {what}. Needs jax, numpy and flatbuffers alone, on {', '.join(PLATFORMS)}; any number of clips.",
+        f"Written by jax {jax.__version__}, and to be read by those of the [next six months]({compatibility}).",
+    )
+    return Export("stablehlo", "jax", usage, remarks)

@@ -10,10 +10,12 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from cvmae.interop import numpy_pickles
-from cvmae.interop.pretrained import WeightsError
+from cvmae.interop.pretrained import WeightsError, first_line, unreadable
 
-# Keys of the state dict in published checkpoints: MAE and VideoMAE, mae_st, DeepSpeed's, Lightning's; the first one present.
-CONTAINERS = ("model", "model_state", "module", "state_dict")
+# Keys of the state dict in published checkpoints: MAE and VideoMAE, mae_st, DeepSpeed's, Lightning's, V-JEPA 2's (the average of its
+# encoder, which its authors evaluate, before the encoder itself); the first one present.
+CONTAINERS = ("model", "model_state", "module", "state_dict", "target_encoder", "encoder")
+_DEPTH = 4  # state dicts in each other, {'model': {'state_dict': ...}}
 _REMEDY = (
     "get these weights as safetensors or as a bare state dict, from torch.save(model.state_dict(), FILE) where they were made"
 )
@@ -38,7 +40,7 @@ _LOAD_ERRORS = (
 def read_state(file: str) -> dict[str, np.ndarray]:
     """Reads the arrays of the state dict in a torch file.
 
-    The state dict is under one of `CONTAINERS`, or is all of the file; what stands beside it (optimizer, epoch, arguments) is
+    The state dict is under one of `CONTAINERS`, also of two in each other, or is all of the file; what stands beside it (optimizer, epoch, arguments) is
     ignored. Keys are those of the file: `wrappers.unwrap` takes off what DistributedDataParallel and others put before them.
 
     Returns:
@@ -49,14 +51,14 @@ def read_state(file: str) -> dict[str, np.ndarray]:
         reading it would run code, which is never done.
     """
     state = _state_dict(_load(file), file)
-    arrays, problems = {}, []
+    arrays, reasons = {}, {}
     for key, value in state.items():
         try:
             arrays[key] = _array(value)
         except (TypeError, ValueError, RuntimeError, MemoryError) as error:
-            problems.append(f"{key} cannot be read: {_first_line(error)}")
-    if problems:
-        raise WeightsError(file, problems)
+            reasons[key] = first_line(error)
+    if reasons:
+        raise WeightsError(file, unreadable(reasons))
     return arrays
 
 
@@ -91,20 +93,27 @@ def _why_not(error: Exception) -> str:
         return "it is a TorchScript program, which is not run; save the state_dict() of its module instead"
     if isinstance(error, pickle.UnpicklingError):  # torch's reason stands between advice on running it anyway
         text = text.partition("\n\nCheck the documentation")[0].rpartition("\n\n")[2]
-    reason = _first_line(text)
+    reason = first_line(text)
     return f"it is damaged, or no file of torch.save: {reason if ' ' in reason else 'its records do not fit together':.150}"
 
 
 def _state_dict(loaded, file: str) -> Mapping:
-    """Returns the state dict in the contents of a file."""
+    """Returns the state dict in the contents of a file, the innermost of those in each other."""
     import torch
 
     if not isinstance(loaded, Mapping):
         raise WeightsError(file, [f"it holds a {type(loaded).__name__}, not a state dict"])
-    state = next((loaded[key] for key in CONTAINERS if isinstance(loaded.get(key), Mapping)), loaded)
-    if state is loaded and not any(isinstance(value, torch.Tensor) for value in loaded.values()):
+    state, path = loaded, ""
+    for _ in range(_DEPTH):
+        key = next((key for key in CONTAINERS if isinstance(state.get(key), Mapping)), None)
+        if key is None:
+            break
+        state, path = state[key], f"{path} under {key!r}"
+    values = (torch.Tensor, numpy_pickles.Array)
+    if not any(isinstance(value, values) for value in state.values()) and (state or not path):
         expected = f"expected tensors, or a state dict under {', '.join(CONTAINERS)}"
-        raise WeightsError(file, [f"it holds no state dict, only {', '.join(map(repr, loaded)) or 'nothing'}: {expected}"])
+        shown = ", ".join(f"{key!r:.40}" for key in list(state)[:8]) or "nothing"
+        raise WeightsError(file, [f"it holds no state dict{path}, only {shown}: {expected}"])
     names = [repr(key) for key in state if not isinstance(key, str)]
     if names:
         raise WeightsError(file, [f"its state dict has the key {name}, which is no string" for name in names])
@@ -119,6 +128,9 @@ def _array(value) -> np.ndarray:
         return value.value
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"it is of type {type(value).__name__}, not a tensor")
+    if str(value.dtype).startswith("torch.float8"):
+        name = str(value.dtype).removeprefix("torch.")
+        raise TypeError(f"it is {name}, whose scales are not among the weights: get them in float32 or bfloat16")
     tensor = value.detach()
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise TypeError(f"it is a tensor of {tensor.layout} on {tensor.device} ({tensor.dtype}), not a plain one")
@@ -127,7 +139,3 @@ def _array(value) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(bfloat16).copy()
     return np.array(tensor.numpy(), order="C")
-
-
-def _first_line(reason) -> str:
-    return str(reason).strip().partition("\n")[0]

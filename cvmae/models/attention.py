@@ -35,7 +35,7 @@ LARGEST_BLOCK = 768  # with what its gradient keeps beside it this fits the on-c
 MANY = 512  # tokens, from which weights are larger than queries, keys and values together by far, and a kernel without them pays
 
 
-def choose(kernel: str, device, dtype, tokens: int, heads: int, width: int, rules: Rules | None) -> str:
+def choose(kernel: str, device, dtype, tokens: int, heads: int, width: int, rules: Rules | None, softcap: float = 0.0) -> str:
     """Returns the kernel that `auto` stands for here; any other name is returned as it is.
 
     `auto` takes a Pallas kernel only with rules: XLA cannot partition it, and arrays without rules may be sharded.
@@ -48,7 +48,14 @@ def choose(kernel: str, device, dtype, tokens: int, heads: int, width: int, rule
       heads: number of heads.
       width: of one head.
       rules: of the module.
+      softcap: of the logits, see `attend`; above 0 it is `einsum` that `auto` stands for.
+
+    Raises:
+      ValueError: the kernel has no soft cap.
     """
+    check_softcap(softcap, kernel)
+    if softcap:
+        return "einsum"
     if kernel != "auto":
         return kernel
     if device.platform == "cpu":
@@ -79,6 +86,7 @@ def attend_projected(
     heads: int,
     kernel: str,
     rules: Rules | None = None,
+    softcap: float = 0.0,
 ) -> Float[Array, "B Nq D"]:
     """Softmax attention of arrays as the projections give them, D = heads · width; see `attend`.
 
@@ -86,14 +94,14 @@ def attend_projected(
     """
     device, width = target_device(rules), query.shape[-1] // heads
     tokens = min(query.shape[1], key.shape[1])
-    kernel = choose(kernel, device, query.dtype, tokens, heads, width, rules)
+    kernel = choose(kernel, device, query.dtype, tokens, heads, width, rules, softcap)
     if kernel == "lanes":
         return _lanes(query, key, value, heads, rules, device)
 
     def split(array):
         return constrain(rearrange(array, "b n (h d) -> b n h d", h=heads), rules, "batch", "tokens", "heads", None)
 
-    mixed = attend(split(query), split(key), split(value), kernel, rules)
+    mixed = attend(split(query), split(key), split(value), kernel, rules, softcap)
     return checkpoint_name(rearrange(mixed, "b n h d -> b n (h d)"), lanes_attention.OUTPUT)
 
 
@@ -103,6 +111,7 @@ def attend(
     value: Float[Array, "B Nk heads width"],
     kernel: str,
     rules: Rules | None = None,
+    softcap: float = 0.0,
 ) -> Float[Array, "B Nq heads width"]:
     """Softmax attention with the scale 1 / √width; the softmax is taken in float32.
 
@@ -112,15 +121,17 @@ def attend(
       query, key, value: of one dtype, which is that of the result.
       kernel: one of ATTENTIONS.
       rules: how arrays are sharded over which devices; None: not at all, on JAX's default device.
+      softcap: c; if above 0, logits l become c · tanh(l / c), which only `einsum` computes, and `auto` stands for it.
 
     Raises:
-      ValueError: the kernel does not run on the devices that the program is for, or not on this dtype or width.
+      ValueError: the kernel does not run on the devices that the program is for, or not on this dtype or width, or has no soft cap.
     """
     device = target_device(rules)
     heads, width = query.shape[2:]
-    kernel = choose(kernel, device, query.dtype, min(query.shape[1], key.shape[1]), heads, width, rules)
+    tokens = min(query.shape[1], key.shape[1])
+    kernel = choose(kernel, device, query.dtype, tokens, heads, width, rules, softcap)
     if kernel == "einsum":
-        return _einsum(query, key, value)
+        return _einsum(query, key, value, softcap)
     if kernel == "blocked":
         return shard_map_local(blocked_attention.attend, rules, HEADS, query, key, value)
     if kernel == "xla":
@@ -137,18 +148,27 @@ def attend(
     return _splash(query, key, value, rules, interpret=device.platform == "cpu")
 
 
-def weights(query: Float[Array, "B Nq heads width"], key: Float[Array, "B Nk heads width"]) -> Float[Array, "B heads Nq Nk"]:
+def check_softcap(softcap: float, kernel: str) -> None:
+    """Raises ValueError for a soft cap with a kernel that has none."""
+    if softcap and kernel not in ("auto", "einsum"):
+        raise ValueError(f"attention={kernel!r} has no soft cap of logits, and softcap is {softcap:g}: take attention='auto'")
+
+
+def weights(
+    query: Float[Array, "B Nq heads width"], key: Float[Array, "B Nk heads width"], softcap: float = 0.0
+) -> Float[Array, "B heads Nq Nk"]:
     """The softmax weights, float32."""
-    return jax.nn.softmax(_logits(query, key), axis=-1)
+    return jax.nn.softmax(_logits(query, key, softcap), axis=-1)
 
 
-def _logits(query, key):
-    return jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
+def _logits(query, key, softcap: float):
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
+    return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
-def _einsum(query, key, value):
+def _einsum(query, key, value, softcap: float):
     """Divides by the weights' sum last, where there are fewer numbers: 0.8 of the time of a softmax before the product on CPU."""
-    logits = _logits(query, key)
+    logits = _logits(query, key, softcap)
     raw = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     mixed = jnp.einsum("bhqk,bkhd->bqhd", raw.astype(value.dtype), value, preferred_element_type=jnp.float32)
     return (mixed / rearrange(raw.sum(-1), "b h q -> b q h 1")).astype(value.dtype)

@@ -11,11 +11,12 @@ from jaxtyping import Array, Float
 
 from cvmae.array_types import AnyArray
 from cvmae.models import masking
-from cvmae.models.backbone import Backbone
+from cvmae.models.backbone import Backbone, EncoderOutput
 from cvmae.models.choices import check_choice
+from cvmae.models.layers import layer_norm, linear
 from cvmae.models.patches import Grid, as_patches, normalize_targets, target_frames
-from cvmae.models.positions import PositionEmbedding, Positions
-from cvmae.models.vit import Blocks, EncoderOutput, TransformerConfig, layer_norm, linear
+from cvmae.models.positions import Positions, PositionTable
+from cvmae.models.vit import Blocks, TransformerConfig
 from cvmae.parallel.logical_axes import constrain
 
 Layout = Literal["unshuffle", "concat"]
@@ -32,7 +33,7 @@ class DecoderSpec:
       trunk: the blocks.
       layout: `unshuffle` puts mask tokens back in the order of the grid (MAE, mae_st); `concat` appends them to the visible tokens
         (VideoMAE). The predictions are the same function of the set of tokens.
-      positions: one of `positions.KINDS`.
+      positions: one of `positions.TABLES`.
       cls: `none`; `own`, a learned token of the decoder, the encoder's being dropped (mae_st); `encoder`, the encoder's, projected (MAE).
       embed_bias: True gives the projection from the encoder a bias (False in VideoMAE).
       norm_eps: of the last layer norm (1e-5 in transformers' VideoMAE, where the blocks have 1e-12).
@@ -41,7 +42,7 @@ class DecoderSpec:
 
     trunk: TransformerConfig
     layout: Layout = "unshuffle"
-    positions: PositionEmbedding = "separable"
+    positions: PositionTable = "separable"
     cls: DecoderCls = "none"
     embed_bias: bool = True
     norm_eps: float = 1e-6
@@ -49,7 +50,7 @@ class DecoderSpec:
 
     def __post_init__(self):
         check_choice("decoder.layout", self.layout, Layout)
-        check_choice("decoder.positions", self.positions, PositionEmbedding)
+        check_choice("decoder.positions", self.positions, PositionTable)
         check_choice("decoder.cls", self.cls, DecoderCls)
 
     def target_tubelet(self, grid: Grid) -> int:
@@ -67,20 +68,52 @@ class DecoderSpec:
         return count // grid.time_patches
 
 
+@flax.struct.dataclass
+class Decoded:
+    """Predictions of patches, float32, by the heads of a decoder; None of a head that it lacks.
+
+    Attributes:
+      pixels: [B, M, P].
+      latents: [B, M, D], of a teacher's features.
+    """
+
+    pixels: jax.Array | None
+    latents: jax.Array | None
+
+
+LATENT_HEAD = "predict_latents"  # the head's parameters
+
+
 class Decoder(nn.Module):
-    """A narrow ViT that predicts masked patches from visible tokens."""
+    """A narrow ViT that predicts masked patches from visible tokens: their pixels, features of a teacher, or both.
+
+    Attributes:
+      spec: its blocks and tokens.
+      grid: of the tokens.
+      pixels: False leaves out the head to pixels.
+      latent_width: width of the features that a second head predicts; 0 for no such head.
+    """
 
     spec: DecoderSpec
     grid: Grid
+    pixels: bool = True
+    latent_width: int = 0
+
+    def __call__(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Float[Array, "B M P"]:
+        """Predicts pixels, see `decode_heads`. Raises: ValueError, see there; or the decoder predicts no pixels."""
+        pixels = self.decode_heads(encoded, mask, predict_all).pixels
+        if pixels is None:
+            raise ValueError("this decoder predicts a teacher's features alone: build it with pixels=True")
+        return pixels
 
     @nn.compact
-    def __call__(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Float[Array, "B M P"]:
+    def decode_heads(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Decoded:
         """Predicts patches, float32, in the order of `mask.masked`; only tokens that are predicted enter the blocks.
 
         Args:
           encoded: the encoder's output for `mask`.
           mask: the permutation of the tokens.
-          predict_all: True returns [B, N, P] in the order of the grid instead, visible patches included.
+          predict_all: True returns all N patches in the order of the grid instead, visible patches included.
 
         Raises:
           ValueError: `predict_all` with a subsampled mask.
@@ -106,7 +139,12 @@ class Decoder(nn.Module):
         x = self._select(x[:, 1:] if spec.cls != "none" else x, mask, predict_all)
         x = layer_norm(spec.norm_eps, trunk.dtype, "norm")(x)
         patch_dim = spec.target_tubelet(self.grid) * self.grid.patch**2 * 3
-        return linear(patch_dim, trunk.dtype, "predict", trunk.rules)(x).astype(jnp.float32)
+        widths = {"predict": patch_dim if self.pixels else 0, LATENT_HEAD: self.latent_width}
+        pixels, latents = (
+            linear(width, trunk.dtype, name, trunk.rules)(x).astype(jnp.float32) if width else None
+            for name, width in widths.items()
+        )
+        return Decoded(pixels, latents)
 
     def _cls(self, embed, encoded: EncoderOutput, position):
         """The first token [B, 1, width]: the decoder's own or the encoder's, with its position."""
@@ -175,10 +213,17 @@ class Autoencoder(nn.Module):
         return spec is not None and spec.layout == "unshuffle" and not mask.subsampled and many
 
     def decode(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Float[Array, "B M P"]:
-        """Predicts patches; see `Decoder`. Raises: ValueError, there is no decoder."""
+        """Predicts the pixels of patches; see `Decoder`. Raises: ValueError, there is no decoder."""
+        return self._with_decoder()(encoded, mask, predict_all)
+
+    def decode_heads(self, encoded: EncoderOutput, mask: masking.Mask, predict_all: bool = False) -> Decoded:
+        """Predicts patches by every head of the decoder; see `Decoder`. Raises: ValueError, there is no decoder."""
+        return self._with_decoder().decode_heads(encoded, mask, predict_all)
+
+    def _with_decoder(self) -> Decoder:
         if self.decoder is None:
             raise ValueError("this autoencoder has no decoder: build it with one")
-        return self.decoder(encoded, mask, predict_all)
+        return self.decoder
 
 
 def make_targets(
@@ -208,3 +253,15 @@ def make_targets(
     if mask is not None:
         patches = masking.take_masked(patches, mask)
     return Targets(*normalize_targets(patches, norm))
+
+
+def without_latent_head(params: dict) -> tuple[dict, dict[str, str]]:
+    """Returns parameters of an autoencoder without a head to a teacher's features, and what was left out, each with the reason."""
+    decoder = params.get("decoder", {})
+    if LATENT_HEAD not in decoder:
+        return params, {}
+    decoder = {key: value for key, value in decoder.items() if key != LATENT_HEAD}
+    if "predict" in decoder:
+        return params | {"decoder": decoder}, {f"decoder/{LATENT_HEAD}": "the head to a teacher's features"}
+    rest = {part: value for part, value in params.items() if part != "decoder"}
+    return rest, {"decoder": "it predicts a teacher's features, no pixels"}

@@ -6,12 +6,27 @@ Another encoder is a file of its own in this folder with the module and a functi
 
 from typing import Any, Protocol, runtime_checkable
 
+import flax.struct
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from cvmae.array_types import AnyArray
 from cvmae.models.masking import Mask
 from cvmae.models.patches import Grid
-from cvmae.models.vit import EncoderOutput
+
+
+@flax.struct.dataclass
+class EncoderOutput:
+    """The output of an encoder: tokens [B, K, D] in the order of the mask, and cls [B, D], or None without a cls token."""
+
+    tokens: jax.Array
+    cls: jax.Array | None
+
+    @property
+    def pooled(self) -> jax.Array:
+        """The mean over tokens, float32 [B, D]; the cls token is left out."""
+        return self.tokens.astype(jnp.float32).mean(axis=1)
 
 
 @runtime_checkable
@@ -19,8 +34,8 @@ class Backbone(Protocol):
     """A Flax module that encodes the visible tokens of a clip.
 
     Training, decoders, heads and features of the output need no more than this. ViT alone: features of a single block
-    (`FeatureSpec.layer`), attention maps, pre-training from patches that are cut before (`takes_patches`), layer-wise learning rates,
-    and weights of other projects.
+    (`FeatureSpec.layer`), attention maps and pre-training from patches that are cut before (`takes_patches`); ViT and the factorized
+    encoder: layer-wise learning rates and weights of other projects.
 
     Attributes:
       grid: the tokens that a clip is cut into; a mask is a permutation of them.

@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int32
 from cvmae.array_types import AnyArray
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.backbone import EncoderOutput
 from cvmae.models.heads import ProjectionHead, pool, pool_time_patches
-from cvmae.models.vit import EncoderOutput
 from cvmae.parallel.logical_axes import Rules
 
 # Fields of `CrossVideoOutput`, by the branch that computes them.
-VIDEO_OUTPUTS = frozenset({"video_features", "video_predictions", "z", "f", "f_valid"})
+VIDEO_OUTPUTS = frozenset({"video_features", "video_predictions", "video_latents", "z", "f", "f_valid"})
 IMAGE_OUTPUTS = frozenset({"image_features", "image_predictions", "h"})
 
 
@@ -45,6 +45,10 @@ class ActiveTerms:
         """Returns True if an output of the video branch is needed."""
         return bool(self.outputs & VIDEO_OUTPUTS)
 
+    def has_decoder(self, branch: str) -> bool:
+        """Returns True if masked patches of a branch, `video` or `image`, are predicted: their pixels or their features."""
+        return bool(self.outputs & {f"{branch}_predictions", f"{branch}_latents"})
+
 
 @flax.struct.dataclass
 class CrossVideoOutput:
@@ -55,6 +59,7 @@ class CrossVideoOutput:
       image_predictions: float32 [B·F, N - K, P].
       video_grid_predictions, image_grid_predictions: the same of all N patches, in the order of the grid; None where the decoder
         predicts masked patches only (`Autoencoder.decodes_grid`).
+      video_latents, video_grid_latents: likewise, predictions of a teacher's features, of the teacher's width.
       z: float32 [B, V, E], embeddings at the level of the video.
       f: float32 [B, V, F, E], embeddings of the time patches of the sampled frames.
       f_valid: bool [B, F], True if that time patch has visible tokens in every view.
@@ -67,6 +72,8 @@ class CrossVideoOutput:
     image_predictions: jax.Array | None = None
     video_grid_predictions: jax.Array | None = None
     image_grid_predictions: jax.Array | None = None
+    video_latents: jax.Array | None = None
+    video_grid_latents: jax.Array | None = None
     z: jax.Array | None = None
     f: jax.Array | None = None
     f_valid: jax.Array | None = None
@@ -145,7 +152,7 @@ class CrossVideo(nn.Module):
         encoded = self.video.encode(video, mask)
         pooled, width = pool(encoded.tokens), encoded.tokens.shape[-1]
         outputs = {"video_features": first_views(pooled, views, 1)}
-        if "video_predictions" in needed:
+        if self.terms.has_decoder("video"):
             count = min(views, 2)
             predicted = EncoderOutput(
                 first_views(encoded.tokens, views, count),
@@ -178,10 +185,14 @@ class CrossVideo(nn.Module):
 
 def _predictions(branch: str, autoencoder: Autoencoder, encoded: EncoderOutput, mask: masking.Mask) -> dict[str, jax.Array]:
     """Predictions of the masked patches, and of all patches where that moves no token by the mask; what is not read costs nothing."""
-    if not autoencoder.decodes_grid(mask):
-        return {f"{branch}_predictions": autoencoder.decode(encoded, mask)}
-    grid = autoencoder.decode(encoded, mask, predict_all=True)
-    return {f"{branch}_grid_predictions": grid, f"{branch}_predictions": masking.take_masked(grid, mask)}
+    in_grid = autoencoder.decodes_grid(mask)
+    decoded = autoencoder.decode_heads(encoded, mask, predict_all=in_grid)
+    heads = {"predictions": decoded.pixels, "latents": decoded.latents}
+    made = {name: values for name, values in heads.items() if values is not None}
+    if not in_grid:
+        return {f"{branch}_{name}": values for name, values in made.items()}
+    masked = {f"{branch}_{name}": masking.take_masked(values, mask) for name, values in made.items()}
+    return masked | {f"{branch}_grid_{name}": values for name, values in made.items()}
 
 
 def first_of_mask(mask: masking.Mask, views: int, count: int) -> masking.Mask:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from cvmae.array_types import AnyArray
-from cvmae.models.vit import linear
+from cvmae.models.layers import linear
 from cvmae.parallel.logical_axes import Rules
 
 

@@ -1,5 +1,6 @@
 """Position embeddings: fixed sinusoids as float32 numpy constants, learned tables as a Flax module, tables for other grids."""
 
+import dataclasses
 import math
 from typing import Literal, get_args
 
@@ -12,7 +13,10 @@ from cvmae.array_types import AnyArray
 from cvmae.models.choices import check_choice
 from cvmae.models.patches import Grid
 
-PositionEmbedding = Literal["separable", "learned", "sincos1d", "sincos2d", "sincos3d"]
+PositionTable = Literal["separable", "learned", "sincos1d", "sincos2d", "sincos3d"]
+TABLES = get_args(PositionTable)
+# `rope3d` is no table: it rotates the queries and keys of every block (`models.rotary`).
+PositionEmbedding = Literal[PositionTable, "rope3d"]
 KINDS = get_args(PositionEmbedding)
 FIXED = ("sincos1d", "sincos2d", "sincos3d")
 
@@ -90,7 +94,7 @@ class Positions(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Float[AnyArray, "N width"], Float[AnyArray, " width"]]:
-        check_choice("positions", self.embedding, PositionEmbedding)
+        check_choice("positions", self.embedding, PositionTable)
         if self.embedding in FIXED:
             return jnp.asarray(fixed_table(self.embedding, self.grid, self.width)), jnp.zeros(self.width)
         init = nn.initializers.truncated_normal(0.02)
@@ -106,9 +110,9 @@ def _linear(distance):
     return np.maximum(0.0, 1.0 - distance)
 
 
-def _cubic(distance):
-    """Keys' cubic convolution with a = -0.75, which is PyTorch's."""
-    a, d = -0.75, distance
+def _cubic(distance, a: float = -0.75):
+    """Keys' cubic convolution with a = -0.75, which is PyTorch's; where it filters (`antialias`), a is -0.5."""
+    d = distance
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * (d**3 - 5 * d**2 + 8 * d - 4)
     return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
@@ -127,11 +131,38 @@ def _weights(old: int, new: int, kernel, reach: int) -> np.ndarray:
     return weights
 
 
-def interpolate(table, old: tuple[int, int, int], new: tuple[int, int, int]) -> Float[np.ndarray, "N D"]:
+def _filter_weights(old: int, new: int, kernel, reach: int) -> np.ndarray:
+    """The matrix of `_weights` with a kernel that is widened where there are fewer samples than before: PyTorch's antialias=True.
+
+    Samples beyond the border have no part in it.
+    """
+    scale = old / new
+    center = (np.arange(new) + 0.5) * scale
+    reached = np.abs(np.arange(old) + 0.5 - center[:, None]) / max(scale, 1.0)
+    weights = kernel(reached, -0.5) if kernel is _cubic else kernel(reached)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolation:
+    """The way to interpolate a table.
+
+    Attributes:
+      antialias: as in torch.nn.functional.interpolate: filters where there are fewer samples than before.
+      bilinear: linear over rows and columns (VideoPrism) and not bicubic.
+    """
+
+    antialias: bool = False
+    bilinear: bool = False
+
+
+def interpolate(
+    table, old: tuple[int, int, int], new: tuple[int, int, int], way: Interpolation = Interpolation()
+) -> Float[np.ndarray, "N D"]:
     """Interpolates a table [M, D] over a grid of `old` = (time patches, rows, columns) to one of `new`; the dtype stays.
 
     Bicubic over rows and columns, as MAE and DeiT do for positions, and linear over time, by the rules of
-    torch.nn.functional.interpolate(align_corners=False, antialias=False). An axis whose length does not change is left alone.
+    torch.nn.functional.interpolate(align_corners=False), unless `way` says otherwise. An axis whose length does not change is left alone.
 
     Raises:
       ValueError: the table is not over the old grid.
@@ -140,18 +171,19 @@ def interpolate(table, old: tuple[int, int, int], new: tuple[int, int, int]) -> 
     if table.shape[0] != count:
         raise ValueError(f"a position table of {table.shape[0]} rows is not over {'x'.join(map(str, old))} = {count} tokens")
     values = table.reshape(*old, -1)
-    for axis, (kernel, reach) in enumerate(((_linear, 1), (_cubic, 2), (_cubic, 2))):
+    space = (_linear, 1) if way.bilinear else (_cubic, 2)
+    for axis, (kernel, reach) in enumerate(((_linear, 1), space, space)):
         if old[axis] != new[axis]:
-            weights = _weights(old[axis], new[axis], kernel, reach)
+            weights = (_filter_weights if way.antialias else _weights)(old[axis], new[axis], kernel, reach)
             values = np.moveaxis(np.tensordot(weights, values.astype(np.float64), (1, axis)), 0, axis)
     return values.reshape(math.prod(new), -1).astype(table.dtype)
 
 
-def interpolate_params(params, old: Grid, new: Grid) -> dict:
+def interpolate_params(params, old: Grid, new: Grid, way: Interpolation = Interpolation()) -> dict:
     """Interpolates the parameters of `Positions` over one grid to another; see `interpolate`. The row of cls stays as it is."""
     interpolated = dict(params)
     for name in {"space", "time", "table"} & params.keys():
-        interpolated[name] = interpolate(params[name], _span(name, old), _span(name, new))
+        interpolated[name] = interpolate(params[name], _span(name, old), _span(name, new), way)
     return interpolated
 
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cvmae.models.attention import AttentionKernel, attend
-from cvmae.models.vit import Blocks, TransformerConfig, ViTSize, gelu, layer_norm, linear
+from cvmae.models.layers import gelu, layer_norm, linear
+from cvmae.models.vit import Blocks, TransformerConfig, ViTSize
 from cvmae.parallel.logical_axes import Rules
 
 
@@ -31,24 +32,24 @@ class FeatureNorm(nn.Module):
         return norm(features)
 
 
-class AttentiveProbe(nn.Module):
-    """An attentive probe (V-JEPA): blocks of self-attention over all tokens, then one learned query that attends to them.
+class AttentivePooler(nn.Module):
+    """Pools tokens by attention (V-JEPA): blocks of self-attention over all of them, then one learned query that attends to them.
 
     Attributes:
-      classes: number of classes.
       size: width D of the tokens, number of self-attention blocks (`depth`, may be 0), and heads.
       attention, eps, rules: as in `vit.TransformerConfig`.
+      project: False leaves out the linear layer behind the query's attention (V-JEPA 2).
     """
 
-    classes: int
     size: ViTSize
     attention: AttentionKernel = "auto"
     eps: float = 1e-6
     rules: Rules | None = None
+    project: bool = True
 
     @nn.compact
-    def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B classes"]:
-        """Returns logits, float32."""
+    def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B D"]:
+        """Returns the pooled features, float32."""
         width, dtype, rules = self.size.width, tokens.dtype, self.rules
         trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype, rules=rules)
         tokens = Blocks(trunk, name="blocks")(tokens)
@@ -56,9 +57,8 @@ class AttentiveProbe(nn.Module):
         x = jnp.broadcast_to(query, (tokens.shape[0], 1, width))
         x = x + self._cross_attention(x, layer_norm(self.eps, dtype, "norm1")(tokens))
         y = linear(round(width * self.size.mlp_ratio), dtype, "mlp_in", rules)(layer_norm(self.eps, dtype, "norm2")(x))
-        x = x + linear(width, dtype, "mlp_out", rules)(gelu(trunk, y))
-        init = nn.initializers.truncated_normal(0.02)
-        return nn.Dense(self.classes, kernel_init=init, name="head")(x[:, 0].astype(jnp.float32))
+        x = x + linear(width, dtype, "mlp_out", rules)(gelu(y, False, rules))
+        return x[:, 0].astype(jnp.float32)
 
     def _cross_attention(self, query, tokens):
         """Attends from the query [B, 1, D] to the tokens [B, N, D]; returns [B, 1, D]."""
@@ -67,5 +67,29 @@ class AttentiveProbe(nn.Module):
             return linear(self.size.width, x.dtype, name, self.rules)(x).reshape(*x.shape[:2], self.size.heads, -1)
 
         heads = to_heads("query_in", query), to_heads("key", tokens), to_heads("value", tokens)
-        mixed = attend(*heads, self.attention, self.rules)
-        return linear(self.size.width, tokens.dtype, "out", self.rules)(mixed.reshape(query.shape))
+        mixed = attend(*heads, self.attention, self.rules).reshape(query.shape)
+        return linear(self.size.width, tokens.dtype, "out", self.rules)(mixed) if self.project else mixed
+
+
+class AttentiveProbe(nn.Module):
+    """An attentive probe (V-JEPA): a linear head on an `AttentivePooler`, whose parameters stand beside its own.
+
+    Attributes:
+      classes: number of classes.
+      size, attention, eps, rules: of the pooler.
+    """
+
+    classes: int
+    size: ViTSize
+    attention: AttentionKernel = "auto"
+    eps: float = 1e-6
+    rules: Rules | None = None
+
+    def setup(self):
+        self.pooler = AttentivePooler(self.size, self.attention, self.eps, self.rules)
+        nn.share_scope(self, self.pooler)
+        self.head = nn.Dense(self.classes, kernel_init=nn.initializers.truncated_normal(0.02))
+
+    def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B classes"]:
+        """Returns logits, float32."""
+        return self.head(self.pooler(tokens))

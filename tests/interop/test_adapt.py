@@ -45,7 +45,7 @@ def trained(folder, module: Encoder):
     return params
 
 
-@pytest.mark.parametrize("kind", ["separable", "learned"])
+@pytest.mark.parametrize("kind", ["separable", pytest.param("learned", marks=pytest.mark.slow)])
 def test_other_frames_and_sizes(kind, tmp_path):
     """From 16 frames of 224 pixels to 8 and 32 frames, to 160 and 320 pixels, and to the same grid again."""
     module = encoder(16, 224, 32, positions=kind)

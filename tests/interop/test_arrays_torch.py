@@ -301,7 +301,7 @@ def test_what_is_no_state_dict_of_tensors(tmp_path, save, saved, problem):
 def test_a_dtype_that_numpy_lacks_is_named(tmp_path):
     torch.save({"a": torch.ones(2).to(torch.float8_e4m3fn), "b": torch.ones(2)}, tmp_path / "a.pth")
     (problem,) = problems(tmp_path / "a.pth")
-    assert problem.startswith("a cannot be read: ") and "Float8_e4m3fn" in problem
+    assert problem.startswith("a cannot be read: ") and "float8_e4m3fn" in problem
 
 
 def test_shards_of_torch(tmp_path, save):

@@ -112,7 +112,7 @@ FIELDS = [
     ("hidden_size", 64, "config.json: hidden_size is 64; expected 48, the width of the arrays"),
     ("num_hidden_layers", 12, "config.json: num_hidden_layers is 12; expected 2, the number of blocks in the file"),
     ("num_hidden_layers", True, "num_hidden_layers is True; expected a whole number"),
-    ("num_attention_heads", 5, "width 48 is not a multiple of 5 heads"),
+    ("num_attention_heads", 5, "config.json: num_attention_heads is 5; expected a number that divides 48"),
     ("num_attention_heads", None, "num_attention_heads is None"),
     ("intermediate_size", 2.5, "intermediate_size is 2.5"),
     ("intermediate_size", 100, r"intermediate.dense.weight is \[96, 48\], expected \[100, 48\]"),

@@ -82,7 +82,10 @@ def test_import(name, auto, tmp_path, capsys):
     assert loaded.take(part)[0] == module
     jax.tree.map(np.testing.assert_array_equal, loaded.take(part)[1], params)
     printed = capsys.readouterr().out
-    assert f"as {key_map.kind}, {key_map.layout}" in printed and "written: cvmae.json, keys.csv, params.safetensors" in printed
+    assert (
+        f"as {key_map.kind}, {key_map.layout}" in printed
+        and "written: README.md, cvmae.json, keys.csv, params.safetensors" in printed
+    )
     with open(tmp_path / "out" / "keys.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {row["key"] for row in rows} == set(load_file(tmp_path / "file.safetensors"))
@@ -107,10 +110,10 @@ def exports(tmp_path_factory):
 OUTGOING = {
     ("videomae", "hf-videomae", ""): ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"],
     ("classifier", "hf-videomae", ""): ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"],
-    ("videomae", "safetensors", "encoder"): ["cvmae.json", "params.safetensors"],
-    ("mae_st", "npz", ""): ["cvmae.json", "params.npz"],
-    ("classifier", "stablehlo", ""): ["README.txt", "model.jax_export", "params.npz"],
-    ("mae_st", "stablehlo", "encoder"): ["README.txt", "model.jax_export", "params.npz"],
+    ("videomae", "safetensors", "encoder"): ["README.md", "cvmae.json", "params.safetensors"],
+    ("mae_st", "npz", ""): ["README.md", "cvmae.json", "params.npz"],
+    ("classifier", "stablehlo", ""): ["README.md", "model.jax_export", "params.npz"],
+    ("mae_st", "stablehlo", "encoder"): ["README.md", "model.jax_export", "params.npz"],
 }
 
 
@@ -135,10 +138,14 @@ def test_what_transformers_cannot_express_names_the_fields(exports, tmp_path, ca
 
 
 WRONG = {
-    "nothing to do": ((), "give what to do: import or export"),
-    "something else": (("convert",), "give what to do: import or export"),
+    "nothing to do": ((), "give what to do: import or export or push"),
+    "something else": (("convert",), "give what to do: import or export or push"),
     "no weights": (("import", "--out=x"), "--weights is missing"),
     "no format": (("export", "--checkpoint=x", "--out=x"), "--to is missing"),
+    "no such format": (("export", "--checkpoint=x", "--out=x", "--to=hf-videoma"), "hf-videomae"),
+    "too many words": (("export", "x", "--checkpoint=x", "--out=x", "--to=npz"), "give what to do"),
+    "no folder": (("push", "--to=hf:a/b"), "push takes one folder"),
+    "no place": (("push", "x"), "--to is missing"),
     "unknown kind": (("import", "--from=mvd", "--weights=x", "--out=x"), "should be one of"),
     "no such file": (("import", "--weights=absent.pth", "--out=x"), "no weights at absent.pth"),
     "image size": (("import", "--weights=x.pth", "--out=x", "--image_size=1,2,3"), "expected one number or HEIGHT,WIDTH"),
@@ -185,9 +192,9 @@ def test_inflation(tmp_path):
 def test_load_in_one_line(exports):
     module, params, preprocessing = cvmae.load(exports / "classifier")
     frames = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), dtype=np.uint8)
-    assert module.apply({"params": params}, preprocessing(frames)).shape == (1, 5)
+    assert jax.jit(module.apply)({"params": params}, preprocessing(frames)).shape == (1, 5)
     module, params, _ = cvmae.load(exports / "classifier", "encoder")
-    assert module.apply({"params": params}, preprocessing(frames)).tokens.shape == (1, 8, 16)
+    assert jax.jit(module.apply)({"params": params}, preprocessing(frames)).tokens.shape == (1, 8, 16)
 
 
 def test_a_kind_that_is_not_there(exports):

@@ -21,6 +21,7 @@ from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.load import read
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Head
+from tests.interop.encoder_folders import FOLDERS, make_videoprism_npz
 from tests.interop.pretrained_models import pretrained, videomae
 from tests.requirements import missing
 
@@ -36,6 +37,7 @@ VALUES: list = [
     1,
     -1,
     3,
+    5,
     7,
     1 << 15,
     1 << 31,
@@ -81,7 +83,7 @@ def make_npz(folder: pathlib.Path) -> pathlib.Path:
     return folder / "a.npz"
 
 
-def make_pth(folder: pathlib.Path, is_zip: bool = True) -> pathlib.Path:
+def make_pth(folder: pathlib.Path, is_zip: bool = True, nested: bool = False) -> pathlib.Path:
     """Writes the same as `torch.save`, beside what people keep in such files."""
     if not importlib.util.find_spec("torch"):
         missing("parity", "torch comes with the extra: pip install '.[parity]'")
@@ -89,7 +91,11 @@ def make_pth(folder: pathlib.Path, is_zip: bool = True) -> pathlib.Path:
 
     state = {key: torch.from_numpy(array) for key, array in load_file(make_folder(folder / "hf")).items()}
     beside = {"best": np.float64(0.7), "random": np.arange(4), "out": pathlib.Path("out"), "epoch": 3}
-    torch.save({"model": state, **beside}, folder / "a.pth", _use_new_zipfile_serialization=is_zip)
+    torch.save(
+        {"model": {"state_dict": state, "epoch": 3} if nested else state, **beside},
+        folder / "a.pth",
+        _use_new_zipfile_serialization=is_zip,
+    )
     return folder / "a.pth"
 
 
@@ -162,9 +168,11 @@ FORMATS = {
     "npz": make_npz,
     "pth": make_pth,
     "pth before torch 1.6": lambda folder: make_pth(folder, is_zip=False),
+    "pth of state dicts in each other": lambda folder: make_pth(folder, nested=True),
     "index": make_index,
     "cvmae.json": make_archive,
-}
+    "videoprism": make_videoprism_npz,
+} | FOLDERS
 
 
 def rounds():
@@ -196,10 +204,11 @@ def test_bytes(name, tmp_path):
     assert not all(outcomes)
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "cvmae.json", INDEX])
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "cvmae.json", INDEX, *FOLDERS])
 def test_values(name, tmp_path):
     folder = tmp_path / "a"
-    {"cvmae.json": make_archive, INDEX: make_index}.get(name, make_folder)(folder)
+    ({"cvmae.json": make_archive, INDEX: make_index} | FOLDERS).get(name, make_folder)(folder)
+    name = "config.json" if name in FOLDERS else name
     content, outcomes = json.loads((folder / name).read_text()), []
     for seed in rounds():
         rng, changed = np.random.default_rng(seed), content
@@ -211,9 +220,12 @@ def test_values(name, tmp_path):
     assert not all(outcomes)
 
 
-def test_arrays(tmp_path):
+@pytest.mark.parametrize("name", ["hf-videomae", "videoprism"])
+def test_arrays(name, tmp_path):
     """Arrays of other shapes and dtypes, and keys that are left out or renamed."""
-    arrays, outcomes = load_file(make_folder(tmp_path / "hf")), []
+    is_torch = name == "hf-videomae"
+    arrays = load_file(make_folder(tmp_path / "hf")) if is_torch else dict(np.load(make_videoprism_npz(tmp_path)))
+    outcomes = []
     dtypes = ["f2", "f8", "i4", "u1", "?", "c8", "U3", "S2", ">f4"]
     for seed in rounds():
         rng = np.random.default_rng(seed)
@@ -233,5 +245,5 @@ def test_arrays(tmp_path):
                 changed[key] = array.swapaxes(0, -1) if array.ndim else array
         np.savez(tmp_path / "a.npz", **changed)
         outcomes.append(attempt(tmp_path / "a.npz", seed))
-    print(f"arrays: {len(outcomes)} files, {sum(outcomes)} read")
+    print(f"arrays of {name}: {len(outcomes)} files, {sum(outcomes)} read")
     assert not all(outcomes)

@@ -28,7 +28,7 @@ def embeddings(module, params, clip):
         trunk=dataclasses.replace(module.trunk, size=dataclasses.replace(module.trunk.size, depth=0)), final_norm=False
     )
     params = {key: value for key, value in params.items() if key not in ("blocks", "norm")}
-    return module.apply({"params": params}, clip)
+    return jax.jit(module.apply)({"params": params}, clip)
 
 
 @pytest.mark.parametrize("kind", ["mean", "center"])

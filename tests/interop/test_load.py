@@ -64,7 +64,7 @@ def test_assumptions_are_noted(video_file):
     assert any("heads of width 16 are not in the file: taken to be 2" in note for note in loaded.notes)
     with pytest.raises(WeightsError, match="how many heads attend over width 16: give --heads"):
         read_file(video_file[2])
-    with pytest.raises(WeightsError, match="width 16 is not a multiple of 3 heads"):
+    with pytest.raises(WeightsError, match="--heads is 3; expected a number that divides 16"):
         read_file(video_file[2], hints=ModelHints(3, 2))
     with pytest.raises(WeightsError, match="height=20 is not a multiple .*--image_size"):
         read_file(video_file[2], hints=ModelHints(2, 2, 4, (20, 16)))

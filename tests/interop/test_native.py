@@ -15,7 +15,7 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
-from cvmae.interop.native import is_archive, read_archive, write_archive
+from cvmae.interop.native import is_archive, read_archive, write_archive, write_arrays
 from cvmae.interop.pretrained import FrameSampling, Head, WeightsError
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.patches import Grid
@@ -27,6 +27,10 @@ GRID = Grid(4, 16, 24, 2, 8)
 ENCODER = Encoder(TransformerConfig(ViTSize(16, 2, 2, 3.0), "qkv", 3e-6), GRID, "separable", cls_token=True)
 DECODER = DecoderSpec(TransformerConfig(ViTSize(8, 1, 2), "qkv"), "unshuffle", "separable", "own", norm_eps=2e-5, target_frames=2)
 MEAN = ENCODER.clone(cls_token=False, positions="sincos1d", final_norm=False)
+FEATURES = ENCODER.clone(
+    trunk=dataclasses.replace(ENCODER.trunk, mlp="swiglu", layer_scale=True), positions="learned", registers=3
+)
+ROTARY = ENCODER.clone(cls_token=False, positions="rope3d")
 CASES = {
     "encoder": pretrained(ENCODER, normalization={}),
     "autoencoder": pretrained(ENCODER, DECODER, target_norm="patch", notes=("a note", "another one")),
@@ -34,6 +38,8 @@ CASES = {
         MEAN, head=Head(3, "mean", 1e-5, ("a", "ö", "c c")), normalization={"mean": (0.5,) * 3, "std": (0.1, 1, 2)}
     ),
     "both": pretrained(ENCODER, DECODER, Head(2, "first")),
+    "features": pretrained(FEATURES, reconstructs=False),
+    "attentive": pretrained(ROTARY, head=Head(3, "attentive", blocks=1, heads=2)),
     "sampled": pretrained(ENCODER, sampling=FrameSampling(3, 12.5, square_pixels=False)),
 }
 
@@ -43,7 +49,9 @@ CASES = {
 def test_the_same_comes_back(name, kind, tmp_path):
     source, folder = CASES[name], tmp_path / "new" / "folder"
     write_archive(source, folder, kind)
-    assert sorted(os.listdir(folder)) == ["cvmae.json", f"params.{kind}"] and os.listdir(tmp_path / "new") == ["folder"]
+    assert sorted(os.listdir(folder)) == ["README.md", "cvmae.json", f"params.{kind}"] and os.listdir(tmp_path / "new") == [
+        "folder"
+    ]
     for path in (folder, str(folder), folder / "cvmae.json", folder / f"params.{kind}"):
         assert is_archive(path)
     restored = read_archive(folder if name != "encoder" else folder / f"params.{kind}")
@@ -294,3 +302,36 @@ def test_damage(kind, tmp_path, monkeypatch):
     (tmp_path / "a" / "cvmae.json").write_text("{")
     with pytest.raises(WeightsError, match="cvmae.json does not fit:\n  it is not readable JSON"):
         read_archive(tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_arrays_that_an_interrupted_download_left_at_zero_are_named(kind, tmp_path):
+    source = CASES["features"]
+    arrays = traverse_util.flatten_dict(source.params, sep="/")
+    lost = ["encoder/blocks/block1/mlp_out/kernel", "encoder/norm/scale", "encoder/embed/kernel"]
+    kept = [path for path in arrays if path.endswith(("bias", "layer_scale1/scale"))]  # may be zero
+    assert set(lost) <= set(arrays) and len(kept) > 4
+    params = arrays | {path: np.zeros_like(arrays[path]) for path in [*lost, *kept]}
+    write_archive(dataclasses.replace(source, params=traverse_util.unflatten_dict(arrays, sep="/")), tmp_path / "out", kind)
+    write_arrays(tmp_path / "out" / f"params.{kind}", params)
+    with pytest.raises(WeightsError) as refused:
+        read_archive(tmp_path / "out")
+    problems = [line.partition(": ")[2] for line in str(refused.value).splitlines() if "all zero" in line]
+    assert sorted(line.split(" values of ")[1].split(",")[0] for line in problems) == sorted(lost)
+    assert all(line.endswith("as an interrupted download leaves it: get the file again") for line in problems)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "foo.bar.", "model/"])
+def test_a_prefix_of_all_keys_is_taken_off_and_named(prefix, tmp_path):
+    source = CASES["both"]
+    write_archive(source, tmp_path / "out")
+    file = tmp_path / "out" / "params.safetensors"
+    arrays = load_file(file)
+    write_arrays(file, {prefix + path: array for path, array in arrays.items()})
+    restored = read_archive(tmp_path / "out")
+    assert restored.notes[-1] == f"the prefix {prefix!r} is taken off the keys of params.safetensors"
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.params, source.params))
+    first, *others = arrays
+    write_arrays(file, {first: arrays[first], **{prefix + path: arrays[path] for path in others}})
+    with pytest.raises(WeightsError, match="missing"):
+        read_archive(tmp_path / "out")

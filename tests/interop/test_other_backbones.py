@@ -20,7 +20,7 @@ from tests.models.test_build import Linear, build_linear
 from tests.tiny_configs import config, make_task
 
 GRID = Grid(4, 32, 32, 2, 16)
-REFUSED = "has the encoder Linear: .* for the backbone vit alone"
+REFUSED = "has the encoder Linear: .* for the backbone(s vit and factorized| vit) alone"
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -52,9 +51,10 @@ def check(config, batch: int, folder, name: str, backward: bool = True):
     image = rng.normal(size=(batch, grid.height, grid.width, 3)).astype(np.float32)
     noise = rng.uniform(size=(batch, grid.tokens)).astype(np.float32)
     reference, restore = hf_models.vit_mae_run(model, image, noise, loaded.template(), backward)
-    mask = masking.from_noise(jnp.asarray(noise), masking.visible_count(grid.tokens, config.mask_ratio, "down"))
+    visible = masking.visible_count(grid.tokens, config.mask_ratio, "down")
+    mask = jax.jit(masking.from_noise, static_argnums=1)(noise, visible)
     np.testing.assert_array_equal(mask.ids_restore, restore)
-    clip = jnp.asarray(image)[:, None]
+    clip = image[:, None]
     norm = "patch" if config.norm_pix_loss else "none"
     actual = hf_models.run_module(module, params, clip, clip, mask, norm, predict_all=True, backward=backward)
     hf_models.compare(actual, reference, name)
@@ -66,7 +66,10 @@ def found_name(key: str) -> str:
     return key.replace("decoder.decoder_encoder.layer.", "decoder.decoder_layers.")
 
 
-@pytest.mark.parametrize("name", CASES)
+MORE = ("other sizes", "eps 1e-6")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in MORE else []) for name in CASES])
 def test_tiny(name, tmp_path):
     check(transformers.ViTMAEConfig(**TINY | CASES[name]), 2, tmp_path, name)
 

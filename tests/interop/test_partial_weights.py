@@ -173,7 +173,7 @@ def test_other_channels_are_said_in_words(layout, channels, tmp_path):
     assert "this model takes 3" in problem
 
 
-@pytest.mark.parametrize("layout", [VIDEOMAE, HF_VIDEOMAE])
+@pytest.mark.parametrize("layout", [VIDEOMAE, pytest.param(HF_VIDEOMAE, marks=pytest.mark.slow)])
 def test_every_wrong_shape_is_given_as_the_file_has_it(layout, tmp_path):
     """For each key in turn, one more value along the last axis."""
     _, file = saved(tmp_path, videomae(1), layout, lambda key: True)

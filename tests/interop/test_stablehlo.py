@@ -32,7 +32,7 @@ CASES = {
     "classifier": (pretrained(MEAN, head=Head(3), normalization=NORMALIZATION), ""),
     "encoder of a classifier": (pretrained(MEAN, head=Head(3), normalization=NORMALIZATION), "encoder"),
 }
-# Runs the lines of each folder's README.txt, then what they made on batches of 1 and 3, where nothing but jax is there.
+# Runs the lines of each folder's README.md, then what they made on batches of 1 and 3, where nothing but jax is there.
 ALONE = """
     import sys
 
@@ -46,7 +46,7 @@ ALONE = """
 
     for folder in sys.argv[1:]:
         os.chdir(folder)
-        lines = [line.strip() for line in open("README.txt") if line.startswith("    ")]
+        lines = open("README.md").read().partition("```python\\n")[2].partition("```")[0].splitlines()
         assert len(lines) == 5, lines
         names = {}
         exec("\\n".join(lines), names)
@@ -83,7 +83,7 @@ def written(tmp_path_factory):
     for name, (source, part) in CASES.items():
         folders[name] = tmp_path_factory.mktemp("exported") / "out"
         export_stablehlo(source, folders[name], part)
-        assert sorted(os.listdir(folders[name])) == ["README.txt", "model.jax_export", "params.npz"]
+        assert sorted(os.listdir(folders[name])) == ["README.md", "model.jax_export", "params.npz"]
         for batch in (1, 3):
             np.save(folders[name] / f"batch{batch}.npy", clips(source, batch))
     subprocess.run([sys.executable, "-c", textwrap.dedent(ALONE), *map(str, folders.values())], check=True)

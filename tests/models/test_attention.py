@@ -30,7 +30,11 @@ RULES = make_rules(local_mesh(), {"batch": "data+fsdp", "heads": "model"})
 
 
 def heads(dtype, tokens: int = 7, width: int = 8):
-    return [jax.random.normal(jax.random.key(i), (2, tokens, 3, width), dtype) for i in range(3)]
+    draw = np.random.default_rng(0)
+    return [draw.normal(size=(2, tokens, 3, width)).astype(dtype) for _ in range(3)]
+
+
+kernel = jax.jit(attend, static_argnums=3)
 
 
 def textbook(q, k, v):
@@ -47,7 +51,7 @@ def test_kernels_agree(kind, dtype, tolerance):
     if kind == "cudnn" and dtype == jnp.float32:
         pytest.skip("cuDNN's attention has no float32")
     arrays = heads(dtype)
-    out = attend(*arrays, kind)
+    out = kernel(*arrays, kind)
     assert out.dtype == dtype
     np.testing.assert_allclose(np.asarray(out, np.float64), textbook(*arrays)[1], atol=tolerance)
 
@@ -56,27 +60,26 @@ def test_kernels_agree(kind, dtype, tolerance):
 def test_a_token_added_for_cudnn_changes_nothing(queries, keys):
     """By XLA's kernel, which takes the same arguments: cuDNN's would refuse the gradient with 7 tokens."""
     query, (_, key, value) = heads(jnp.float32, queries)[0], heads(jnp.float32, keys)
-    assert attention._even(query, key, value, "xla").shape == query.shape
+    assert jax.eval_shape(lambda *arrays: attention._even(*arrays, "xla"), query, key, value).shape == query.shape
 
-    def loss(attend, *arrays):
-        return (attend(*arrays) ** 2).sum()
+    def gradients(attend):
+        return jax.jit(jax.grad(lambda *arrays: (attend(*arrays) ** 2).sum(), (0, 1, 2)))(query, key, value)
 
-    even = jax.grad(lambda *a: loss(lambda *b: attention._even(*b, "xla"), *a), argnums=(0, 1, 2))(query, key, value)
-    plain = jax.grad(lambda *a: loss(lambda *b: attend(*b, "einsum"), *a), argnums=(0, 1, 2))(query, key, value)
-    for ours, expected in zip(even, plain):
+    even = gradients(lambda *arrays: attention._even(*arrays, "xla"))
+    for ours, expected in zip(even, gradients(lambda *arrays: attend(*arrays, "einsum"))):
         np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 def test_weights_are_those_of_the_textbook():
     q, k, v = heads(jnp.float32)
-    np.testing.assert_allclose(attention.weights(q, k), textbook(q, k, v)[0], atol=1e-6)
+    np.testing.assert_allclose(jax.jit(attention.weights)(q, k), textbook(q, k, v)[0], atol=1e-6)
 
 
 @pytest.mark.device
 def test_softmax_does_not_overflow_in_bfloat16():
-    q = k = 60 * jnp.ones((1, 4, 1, 8), jnp.bfloat16)
+    q = k = np.full((1, 4, 1, 8), 60, jnp.bfloat16)
     for kind in RUNNING:
-        assert np.isfinite(attend(q, k, jnp.ones_like(q), kind).astype(jnp.float32)).all()
+        assert np.isfinite(np.asarray(kernel(q, k, np.ones_like(q), kind), np.float32)).all()
 
 
 @pytest.mark.device
@@ -89,15 +92,15 @@ def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
     monkeypatch.setattr(attention, "LARGEST_BLOCK", 128)
     monkeypatch.setattr(blocked_attention, "BLOCK", 64)
     assert block_size(150) == 128
-    arrays, direction = heads(dtype, tokens=150), jax.random.normal(jax.random.key(3), (2, 150, 3, 8))
+    arrays, direction = heads(dtype, tokens=150), heads(jnp.float32, 150)[2]
 
     def gradients(kind, *arrays):
         return jax.jit(jax.grad(lambda *a: (attend(*a, kind) * direction).sum(), (0, 1, 2)))(*arrays)
 
-    for gradient, exact in zip(gradients(kind, *arrays), gradients("xla", *(a.astype(jnp.float32) for a in arrays))):
+    for gradient, exact in zip(gradients(kind, *arrays), gradients("xla", *(a.astype(np.float32) for a in arrays))):
         assert gradient.dtype == dtype
         rounding = tolerance if HERE == "cpu" or dtype == jnp.bfloat16 else 10 * tolerance  # other devices sum in other orders
-        np.testing.assert_allclose(gradient.astype(jnp.float32), exact, atol=rounding * float(jnp.abs(exact).max()))
+        np.testing.assert_allclose(np.asarray(gradient, np.float32), exact, atol=rounding * float(np.abs(exact).max()))
 
 
 @pytest.mark.device
@@ -105,13 +108,13 @@ def test_gradients_over_several_blocks(kind, dtype, tolerance, monkeypatch):
 def test_gradients_of_even_and_odd_numbers_of_tokens(tokens):
     """The kernel that a training step in bfloat16 takes, by cuDNN on GPUs, against JAX's softmax in float32."""
     kernel = "cudnn" if HERE == "gpu" else "blocked"
-    arrays, direction = heads(jnp.bfloat16, tokens, 32), jax.random.normal(jax.random.key(3), (2, tokens, 3, 32))
+    arrays, direction = heads(jnp.bfloat16, tokens, 32), heads(jnp.float32, tokens, 32)[2]
 
     def gradients(kind, *arrays):
         return jax.jit(jax.grad(lambda *a: (attend(*a, kind) * direction).sum(), (0, 1, 2)))(*arrays)
 
-    for gradient, exact in zip(gradients(kernel, *arrays), gradients("xla", *(a.astype(jnp.float32) for a in arrays))):
-        np.testing.assert_allclose(gradient.astype(jnp.float32), exact, atol=2e-2 * float(jnp.abs(exact).max()))
+    for gradient, exact in zip(gradients(kernel, *arrays), gradients("xla", *(a.astype(np.float32) for a in arrays))):
+        np.testing.assert_allclose(np.asarray(gradient, np.float32), exact, atol=2e-2 * float(np.abs(exact).max()))
 
 
 def test_blocks_hold_no_weights(optimized):
@@ -190,7 +193,7 @@ def test_the_kernel_is_the_one_asked_for(kind, name, monkeypatch):
         return query
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", record)
-    assert attend(*heads(jnp.bfloat16), kind).shape == (2, 7, 3, 8)
+    assert jax.eval_shape(lambda *arrays: attend(*arrays, kind), *heads(jnp.bfloat16)).shape == (2, 7, 3, 8)
     assert asked == [name]
 
 
@@ -207,4 +210,4 @@ def test_the_kernel_is_the_one_asked_for(kind, name, monkeypatch):
 def test_a_kernel_that_cannot_run_says_why(kind, device, dtype, width, message, monkeypatch):
     monkeypatch.setattr(attention, "target_device", lambda rules: device)
     with pytest.raises(ValueError, match=message):
-        attend(*heads(dtype, width=width), kind)
+        jax.eval_shape(lambda *arrays: attend(*arrays, kind), *heads(dtype, width=width))

@@ -10,12 +10,15 @@ import pytest
 from cvmae.evaluation.embed import load_encoder
 from cvmae.evaluation.features import make_encode
 from cvmae.models import build, masking
+from cvmae.models.backbone import EncoderOutput
 from cvmae.models.patches import Grid, patchify
 from cvmae.models.probes import AttentiveProbe
-from cvmae.models.vit import Encoder, EncoderOutput, TransformerConfig
+from cvmae.models.vit import Encoder, TransformerConfig
 from cvmae.objective.objective import build_model
 from cvmae.parallel.mesh import local_mesh, make_rules
 from cvmae.tasks import fields, run
+from cvmae.training.checkpoint import Checkpoints
+from cvmae.workdir import Workdir
 from tests.tiny_configs import config, downstream, labeled_batch, make_task, samples
 
 
@@ -99,11 +102,22 @@ def test_another_backbone_makes_features(linear):
     c = downstream("knn")
     c.video_branch.backbone = "linear"
     video = labeled_batch(c, 2)["video"][:, None]
-    params = Linear(build.video_grid(c)).init(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]
+    params = jax.jit(Linear(build.video_grid(c)).init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"]
     assert make_encode(c)(params, video).shape == (2, 32)
 
 
-def test_another_backbone_embeds_from_its_workdir(linear, monkeypatch, tmp_path):
+def test_another_backbone_embeds_from_its_workdir(linear, tmp_path):
+    c = config(("mse_video",))
+    c.video_branch.backbone = "linear"
+    checkpoints = Checkpoints(str(tmp_path), 1)
+    checkpoints.save(1, make_task(c).initial_state(), {"step": 1})
+    checkpoints.close()
+    Workdir(tmp_path).write_config(c)
+    assert load_encoder(tmp_path)(np.zeros((1, 4, 40, 50, 3), np.uint8)).shape == (1, 32)
+
+
+@pytest.mark.slow
+def test_a_run_of_another_backbone_embeds_from_its_workdir(linear, monkeypatch, tmp_path):
     monkeypatch.setitem(fields.CHECKS, "*_branch.backbone", fields.one_of("vit", "linear"))  # made of `BACKBONES` at import
     c = config(("mse_video",), total="1_steps", report__pictures=0)
     c.video_branch.backbone = "linear"

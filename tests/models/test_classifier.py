@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.models.classifier import Classifier, dropout
+from cvmae.models.classifier import Classifier
+from cvmae.models.layers import dropout
 from cvmae.models.patches import Grid
+from cvmae.models.probes import AttentivePooler
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
 GRID = Grid(4, 16, 16, 2, 8)
@@ -39,16 +41,20 @@ def run(module, params, clips=CLIPS, keys=None):
 
 
 @pytest.mark.parametrize("cls_token", [True, False])
-@pytest.mark.parametrize("pool", ["mean", "first"])
+@pytest.mark.parametrize("pool", ["mean", "first", "attentive"])
 def test_against_numpy(pool, cls_token):
-    module = classifier(pool, cls_token, eps=0.01)
+    module = classifier(pool, cls_token, eps=0.01, pooler=ViTSize(16, 1, 2))
     params = make(module)
-    assert set(params) == {"encoder", "head"} | ({"norm"} if pool == "mean" else set())
-    encoded = module.encoder.apply({"params": params["encoder"]}, CLIPS)
+    assert set(params) == {"encoder", "head"} | {"mean": {"norm"}, "attentive": {"pooler"}}.get(pool, set())
+    encoded = jax.jit(module.encoder.apply)({"params": params["encoder"]}, CLIPS)
     if pool == "mean":
         x = np.asarray(encoded.tokens).mean(1)
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.01)
         x = x * params["norm"]["scale"] + params["norm"]["bias"]
+    elif pool == "attentive":
+        pooler = AttentivePooler(ViTSize(16, 1, 2), eps=0.01, project=False)
+        x = np.asarray(jax.jit(pooler.apply)({"params": params["pooler"]}, encoded.tokens))
+        assert "out" not in params["pooler"]
     else:
         x = encoded.cls if cls_token else encoded.tokens[:, 0]
     logits = run(module, params)
@@ -75,7 +81,7 @@ def test_logits_are_float32_whatever_the_encoder_computes_in():
 
 def test_dropout_zeroes_a_fraction_and_scales_the_rest():
     x, keys = jnp.ones((40, 500)), jax.random.split(jax.random.key(0), 40)
-    out = np.asarray(dropout(x, 0.3, keys))
+    out = np.asarray(jax.jit(dropout, static_argnums=1)(x, 0.3, keys))
     assert set(np.unique(out)) == {np.float32(0), np.float32(1 / 0.7)}
     assert (out == 0).mean() == pytest.approx(0.3, abs=0.01)
     assert len(np.unique(out, axis=0)) == 40

@@ -12,8 +12,12 @@ GRID = Grid(8, 32, 24, 2, 8)  # 4 time patches of 4 x 3 spatial patches
 SSV2 = Grid(16, 224, 224, 2, 16)
 
 
+# Compiled as a whole: op by op, every operation of every shape would be a program of its own.
+draw_masks = jax.jit(masking.draw, static_argnums=(1, 2, 3, 4))
+
+
 def draw(kind: str, ratio: float, rounding: str = "up", batch: int = 3, seed: int = 0, grid: Grid = GRID):
-    return masking.draw(jax.random.split(jax.random.key(seed), batch), grid, kind, ratio, rounding)
+    return draw_masks(jax.random.split(jax.random.key(seed), batch), grid, kind, ratio, rounding)
 
 
 @pytest.mark.parametrize("rounding", masking.ROUNDINGS)
@@ -56,8 +60,8 @@ def test_block_kinds_keep_the_order_of_the_grid(kind):
 @pytest.mark.parametrize("kind", masking.KINDS)
 def test_a_sample_depends_on_its_own_key_alone(kind):
     keys = jax.random.split(jax.random.key(5), 16)
-    batch = masking.draw(keys, GRID, kind, 0.5)
-    part = masking.draw(keys[6:9], GRID, kind, 0.5)
+    batch = draw_masks(keys, GRID, kind, 0.5)
+    part = draw_masks(keys[6:9], GRID, kind, 0.5)
     np.testing.assert_array_equal(batch.ids_shuffle[6:9], part.ids_shuffle)
     assert len({tuple(row) for row in np.asarray(batch.hidden).tolist()}) > 3
 
@@ -138,21 +142,34 @@ def test_values_and_gradients_of_gathers(name, kind):
     """Against take_along_axis, whose gradient is a scatter."""
     take, reference, shape = TAKES[name]
     mask = draw(kind, 0.5)
-    x = jax.random.normal(jax.random.key(1), shape)
-    out = take(x, mask)
-    np.testing.assert_array_equal(out, reference(x, mask))
-    weight = jax.random.normal(jax.random.key(2), out.shape)
-    gathered, reference_gradient = (jax.jit(jax.grad(lambda x, f=f: (f(x, mask) * weight).sum())) for f in (take, reference))
-    np.testing.assert_allclose(gathered(x), reference_gradient(x), rtol=1e-6, atol=1e-6)
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    weight = np.random.default_rng(2).normal(size=jax.eval_shape(take, x, mask).shape).astype(np.float32)
+
+    def weighted(function):
+        def loss(x):
+            out = function(x, mask)
+            return (out * weight).sum(), out
+
+        return jax.jit(jax.grad(loss, has_aux=True))
+
+    gathered, reference_gradient = weighted(take), weighted(reference)
+    (gradient, out), (expected_gradient, expected) = gathered(x), reference_gradient(x)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-6, atol=1e-6)
     assert "scatter" in reference_gradient.lower(x).as_text()  # else the next line would show nothing
     assert "scatter" not in gathered.lower(x).as_text()
 
 
 def test_restore_undoes_the_shuffle():
     mask = draw("random", 0.6)
-    x = jax.random.normal(jax.random.key(3), (3, GRID.tokens, 4))
-    shuffled = jnp.concatenate([masking.take_visible(x, mask), masking.take_masked(x, mask)], axis=1)
-    np.testing.assert_array_equal(masking.restore(shuffled, mask), x)
+    x = np.random.default_rng(3).normal(size=(3, GRID.tokens, 4)).astype(np.float32)
+
+    @jax.jit
+    def shuffle_and_back(x):
+        shuffled = jnp.concatenate([masking.take_visible(x, mask), masking.take_masked(x, mask)], axis=1)
+        return masking.restore(shuffled, mask)
+
+    np.testing.assert_array_equal(shuffle_and_back(x), x)
 
 
 def test_masks_are_the_same_under_jit():
@@ -168,7 +185,7 @@ def test_masks_are_the_same_under_jit():
 )
 @pytest.mark.parametrize("grid", [Grid(8, 32, 32, 2, 16), Grid(16, 32, 64, 2, 16), Grid(8, 64, 64, 2, 16)])
 def test_the_probability_of_a_visible_time_patch_is_the_frequency(kind, ratio, grid):
-    mask = masking.draw(jax.random.split(jax.random.key(0), 4000), grid, kind, ratio)
+    mask = draw(kind, ratio, batch=4000, grid=grid)
     visible = ~np.asarray(mask.hidden).reshape(4000, grid.time_patches, grid.spatial_patches)
     expected = masking.visible_time_patch_probability(grid, kind, ratio)
     np.testing.assert_allclose(visible.any(-1).mean(0), expected, atol=0.04)

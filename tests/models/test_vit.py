@@ -21,8 +21,13 @@ def shapes(encoder: Encoder):
 
 
 def clip_and_mask(grid: Grid, batch: int = 2, ratio: float = 0.5):
-    clip = jax.random.normal(jax.random.key(1), (batch, grid.num_frames, grid.height, grid.width, 3))
-    return clip, masking.draw(jax.random.split(jax.random.key(2), batch), grid, "random", ratio)
+    clip = np.random.default_rng(1).normal(size=(batch, grid.num_frames, grid.height, grid.width, 3)).astype(np.float32)
+    draw = jax.jit(lambda key: masking.draw(jax.random.split(key, batch), grid, "random", ratio))
+    return clip, draw(jax.random.key(2))
+
+
+def visible_rows(tokens, mask):
+    return np.take_along_axis(np.asarray(tokens), np.asarray(mask.ids_keep)[..., None], axis=1)
 
 
 @pytest.mark.parametrize("variant, width, patch", [("B/16", 768, 16), ("H/14", 1280, 14), ("Ti/8", 192, 8), ("test/4", 32, 4)])
@@ -41,7 +46,10 @@ def test_decode_variant_refuses(variant):
 MILLIONS = {"Ti": 5.6, "S": 21.9, "B": 86.2, "L": 303.9, "H": 631.7}
 
 
-@pytest.mark.parametrize("name", VIT_SIZES)
+DEEP = [name for name, size in VIT_SIZES.items() if size.depth > 24 and name not in MILLIONS]  # which take long to trace
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in VIT_SIZES])
 def test_parameter_counts(name):
     size = VIT_SIZES[name]
     encoder = Encoder(TransformerConfig(size), Grid(16, 224, 224, 2, 16), "sincos1d")
@@ -78,9 +86,14 @@ def test_embedding_visible_tokens_is_embedding_all_and_dropping(positions, cls_t
     grid = IMAGE if positions == "sincos2d" else GRID
     encoder = Encoder(TransformerConfig(ViTSize(16, 0, 2)), grid, positions, cls_token, final_norm=False)
     clip, mask = clip_and_mask(grid)
-    params = encoder.init(jax.random.key(0), clip)
-    everything, visible = encoder.apply(params, clip), encoder.apply(params, clip, mask)
-    np.testing.assert_allclose(visible.tokens, masking.take_visible(everything.tokens, mask), atol=1e-5)
+
+    @jax.jit
+    def run(key):
+        params = encoder.init(key, clip)
+        return encoder.apply(params, clip), encoder.apply(params, clip, mask)
+
+    everything, visible = run(jax.random.key(0))
+    np.testing.assert_allclose(visible.tokens, visible_rows(everything.tokens, mask), atol=1e-5)
     assert (visible.cls is not None) == cls_token
     if cls_token:
         np.testing.assert_array_equal(visible.cls, everything.cls)
@@ -93,10 +106,14 @@ def test_hidden_tokens_are_out_of_sight():
     params = jax.jit(encoder.init)(jax.random.key(0), clip)
     encode = jax.jit(encoder.apply)
     visible = encode(params, clip, mask)
-    assert np.abs(visible.tokens - masking.take_visible(encode(params, clip).tokens, mask)).max() > 1e-2
+    assert np.abs(visible.tokens - visible_rows(encode(params, clip).tokens, mask)).max() > 1e-2
 
-    patches = patchify(clip, GRID.tubelet, GRID.patch)
-    other = unpatchify(jnp.where(mask.hidden[..., None], 7.0, patches), GRID)
+    @jax.jit
+    def with_other_hidden_pixels(clip):
+        patches = patchify(clip, GRID.tubelet, GRID.patch)
+        return unpatchify(jnp.where(mask.hidden[..., None], 7.0, patches), GRID)
+
+    other = with_other_hidden_pixels(clip)
     changed = encode(params, other, mask)
     np.testing.assert_array_equal(visible.tokens, changed.tokens)
     np.testing.assert_array_equal(visible.cls, changed.cls)
@@ -118,10 +135,15 @@ def test_hidden_states_are_sown_for_every_block():
 
 
 def test_the_tanh_gelu_is_near_the_exact_one():
-    x = jnp.linspace(-3, 3, 2 * 5 * 32, dtype=jnp.float32).reshape(2, 5, 32)
+    x = np.linspace(-3, 3, 2 * 5 * 32, dtype=np.float32).reshape(2, 5, 32)
     exact, tanh = (Block(TransformerConfig(VIT_SIZES["test"], mlp=mlp)) for mlp in ("gelu", "gelu_tanh"))
-    params = exact.init(jax.random.key(0), x)
-    difference = np.abs(exact.apply(params, x) - tanh.apply(params, x)).max()
+
+    @jax.jit
+    def run(key, x):
+        params = exact.init(key, x)
+        return exact.apply(params, x), tanh.apply(params, x)
+
+    difference = np.abs(np.subtract(*run(jax.random.key(0), x))).max()
     assert 0 < difference < 2e-3
     with pytest.raises(ValueError, match="mlp is 'relu'; expected one of gelu, gelu_tanh"):
         TransformerConfig(VIT_SIZES["test"], mlp="relu")

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from cvmae.interop.key_maps.dinov2 import HF_DINOV2
 from cvmae.interop.key_maps.mae import (
     HF_VIT_MAE,
     HF_VIT_MAE_ENCODER,
@@ -17,6 +18,7 @@ from cvmae.interop.key_maps.mae import (
     MAE_TRAINED_TABLE,
 )
 from cvmae.interop.key_maps.mae_st import MAE_ST
+from cvmae.interop.key_maps.siglip import HF_SIGLIP
 from cvmae.interop.key_maps.videomae import (
     HF_VIDEOMAE,
     HF_VIDEOMAE_CLASSIFIER,
@@ -26,6 +28,8 @@ from cvmae.interop.key_maps.videomae import (
     VIDEOMAE_CLASSIFIER,
     VIDEOMAE_ENCODER,
 )
+from cvmae.interop.key_maps.videoprism import HF_VIDEOPRISM, VIDEOPRISM
+from cvmae.interop.key_maps.vjepa2 import HF_VJEPA2, HF_VJEPA2_CLASSIFIER, VJEPA2
 from cvmae.interop.keymap import KeyMap
 from cvmae.interop.pretrained import WeightsError
 
@@ -44,6 +48,13 @@ KEY_MAPS: tuple[KeyMap, ...] = (
     HF_VIDEOMAE_ENCODER,
     HF_VIDEOMAE_CLASSIFIER,
     HF_VIDEOMAE_HEADLESS,
+    *HF_DINOV2,
+    *HF_SIGLIP,
+    HF_VJEPA2,
+    HF_VJEPA2_CLASSIFIER,
+    VJEPA2,
+    *HF_VIDEOPRISM,
+    *VIDEOPRISM,
 )
 # VideoMAEv2 kept VideoMAE's names; its giant differs in size alone.
 ALIASES = {"videomaev2": "videomae"}

@@ -1,5 +1,7 @@
 """Rows (source, target, transform) that the key maps share: layers of ViT blocks, for `keymap.in_blocks`, and recipes' constants."""
 
+from cvmae.interop.keymap import Rule
+
 # The names of transformers, as save_pretrained writes them.
 TRANSFORMERS = (
     ("attention.attention.query.weight", "attention/query/kernel", "linear"),
@@ -32,9 +34,11 @@ TIMM = (
 )
 # With query, key and value in one matrix, as in MAE and VideoMAE.
 FUSED = ("attn.qkv.weight", tuple(f"attention/{name}/kernel" for name in ("query", "key", "value")), "qkv_linear")
+FUSED_BIAS = ("attn.qkv.bias", tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "qkv_copy")
 
 # Attention heads by width; files do not show them.
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}
+UNIT_RANGE = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # of pixels that stay in 0..1
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -51,3 +55,18 @@ def linear(source: str, target: str) -> tuple[tuple[str, str, str], ...]:
 def patches(source: str, conv: str) -> tuple[tuple[str, str, str], ...]:
     """Returns the rows of the patch embedding's weight and bias; `conv` is `conv2d` or `conv3d`."""
     return ((f"{source}.weight", "encoder/embed/kernel", conv), (f"{source}.bias", "encoder/embed/bias", "copy"))
+
+
+def in_blocks(source: str, branch: str, rows) -> tuple[Rule, ...]:
+    """Returns the rules of a stack of blocks.
+
+    Args:
+      source: the prefix of a block's keys in the file, with `{i}`.
+      branch: `encoder` or `decoder`.
+      rows: (name in the file, path or paths of parameters, transform) for each array inside one block.
+    """
+    rules = []
+    for name, target, transform in rows:
+        targets = (target,) if isinstance(target, str) else target
+        rules.append(Rule(f"{source}.{name}", tuple(f"{branch}/blocks/block{{i}}/{path}" for path in targets), transform))
+    return tuple(rules)

@@ -2,11 +2,10 @@
 
 import dataclasses
 
-from cvmae.interop.key_maps.common import FUSED, HEADS, IMAGENET, TIMM, TRANSFORMERS, linear, norm, patches
-from cvmae.interop.keymap import KeyMap, Rule, Table, in_blocks
+from cvmae.interop.key_maps.common import FUSED, FUSED_BIAS, HEADS, IMAGENET, TIMM, TRANSFORMERS, in_blocks, linear, norm, patches
+from cvmae.interop.keymap import KeyMap, Rule, Table
 
-_FUSED_BIAS = ("attn.qkv.bias", tuple(f"attention/{name}/bias" for name in ("query", "key", "value")), "qkv_copy")
-_BLOCK = (*TIMM, FUSED, _FUSED_BIAS)
+_BLOCK = (*TIMM, FUSED, FUSED_BIAS)
 _DECODER = {"layout": "unshuffle", "positions": "sincos2d", "cls": "encoder"}
 
 

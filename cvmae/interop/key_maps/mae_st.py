@@ -1,7 +1,7 @@
 """mae_st's files (facebookresearch's SpatioTemporalMAE, `.pth`): separate query, key and value, learned positions."""
 
-from cvmae.interop.key_maps.common import HEADS, TIMM, linear, norm, patches
-from cvmae.interop.keymap import KeyMap, Rule, in_blocks
+from cvmae.interop.key_maps.common import HEADS, TIMM, in_blocks, linear, norm, patches
+from cvmae.interop.keymap import KeyMap, Rule
 
 _BLOCK = (
     *TIMM,

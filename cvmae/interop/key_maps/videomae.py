@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from cvmae.interop.key_maps.common import FUSED, HEADS, IMAGENET, TIMM, TRANSFORMERS, linear, norm, patches
-from cvmae.interop.keymap import KeyMap, Rule, in_blocks
+from cvmae.interop.key_maps.common import FUSED, HEADS, IMAGENET, TIMM, TRANSFORMERS, in_blocks, linear, norm, patches
+from cvmae.interop.keymap import KeyMap, Rule
 
 # Queries and values have a bias, keys have none.
 _BLOCK = (*TIMM, FUSED, ("attn.q_bias", "attention/query/bias", "copy"), ("attn.v_bias", "attention/value/bias", "copy"))
