@@ -89,7 +89,7 @@ def _to_gray(pixels):
 
 def accuracies_in_gray(objective, params, samples) -> dict:
     """Computes the accuracy of every contrastive term for gray views and frames, as `gray_accuracy/TERM`, float32 scalars."""
-    inputs = without_color(objective.step_inputs(samples))
+    inputs = without_color(objective.step_inputs(samples, params))
     _, metrics = objective.loss_and_metrics(objective.forward(params, inputs), inputs)
     return {f"gray_{name}": value for name, value in metrics.items() if name.startswith("accuracy/")}
 

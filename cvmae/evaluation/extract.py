@@ -11,16 +11,21 @@ from tqdm import tqdm
 from cvmae.config import require
 from cvmae.data.bad_files import BadFiles, pack_failures
 from cvmae.data.labels import label_sets_of
+from cvmae.data.pipeline import clip_spec
 from cvmae.data.windows import Failed, Opened, Window, WindowLoader, Windows
 from cvmae.evaluation.feature_cache import encoder_identity, open_cache, process_slice
-from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles, make_files
+from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles
+from cvmae.evaluation.feature_sequences import SUMMARY, GrowingSequence, NpyFiles, check_names, summary
 from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
 from cvmae.evaluation.multi_view import whole_batch
+from cvmae.files import write_json
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 from cvmae.parallel.progress import evaluation_bar
+from cvmae.storage.path import as_path
 
 DTYPES = ("float32", "float16")
+FORMATS: dict[str, type[NpzFiles] | type[RecordFiles]] = {"npz": NpzFiles, "array_record": RecordFiles, "npy": NpyFiles}
 # Errors that the name of a file causes; all others would be met by the next file as well.
 _OF_THE_NAME = frozenset((errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST))
 
@@ -39,7 +44,7 @@ def extract_features(
 ) -> dict[str, int]:
     """Writes the features of every video of a source that has no file in `folder` yet.
 
-    Windows are those of `data.windows.plan_windows`, files those of `feature_files`. Windows of several videos share a batch, and
+    Windows are those of `data.windows.plan_windows`, files those of `feature_files`, and of `feature_sequences` with format npy. Windows of several videos share a batch, and
     the composition of batches depends on the timing of the decoding threads, so runs may differ in the last bit. Unreadable
     videos, and those whose names no file can have, are listed in bad_files.csv and have no file; the next run tries them again.
     Each process handles videos of its own, and all processes return the total counts.
@@ -51,7 +56,7 @@ def extract_features(
       folder: the output folder, which must contain nothing but these features.
       spec: the features to extract.
       window_stride: clip frames from the start of one window to the start of the next; 0: windows do not overlap.
-      format: `npz` or `array_record`.
+      format: one of `FORMATS`.
       dtype: dtype of the features in the files, `float32` or `float16`.
       placement: the placement of batches on devices.
 
@@ -63,10 +68,10 @@ def extract_features(
       ConfigError: the folder holds features of other settings, or several processes would write the same shards.
       ValueError: an argument is wrong, or a value is too large for float16.
     """
-    _check_files(format, dtype)
-    encode = make_encode(config, spec, placement)
-    files, names = make_files(folder, format), output_names(source)
-    open_cache(folder, encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]})
+    names = output_names(source)
+    _check_files(format, dtype, spec, names)
+    encode, files = make_encode(config, spec, placement), FORMATS[format](as_path(folder))
+    _claim_folder(config, encode, params, spec, folder, (window_stride, format, dtype))
     todo = [number for number, name in enumerate(names) if name not in files]
     skipped = len(source) - len(todo)
     processes.barrier(f"looked at {folder}")  # before any write, so that all processes see the same missing files
@@ -84,14 +89,31 @@ def extract_features(
     return {"videos": len(source), "skipped": skipped} | writing.counts_of_all()
 
 
-def _check_files(format: str, dtype: str) -> None:
-    """Raises ValueError for an unknown dtype, ConfigError for a format that several processes cannot write."""
+def _claim_folder(config, encode, params, spec: FeatureSpec, folder, settings: tuple[int, str, str]) -> None:
+    """Makes the folder that of these features, and writes features.json for npy; settings: window stride, format and dtype."""
+    open_cache(folder, encoder_identity(config, params, spec) | {"windows": list(settings)})
+    if settings[1] == "npy" and processes.is_main_process():
+        clip = jax.ShapeDtypeStruct((1, 1, config.data.num_frames, *config.data.frame_size, 3), np.uint8)
+        width = jax.eval_shape(encode, params, clip).shape[-1]
+        write_json(as_path(folder) / SUMMARY, summary(clip_spec(config), settings[0], width))
+
+
+def _check_files(format: str, dtype: str, spec: FeatureSpec, names: list[str]) -> None:
+    """Raises ValueError for an unknown dtype or format, ConfigError for a format that cannot hold the features of these videos."""
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
+    require(
+        format != "npy" or spec.tokens == "pooled",
+        f"config.extract.format='npy' has one vector a window, not tokens={spec.tokens!r}: take tokens=pooled, or format=npz",
+    )
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     require(
-        format == "npz" or processes.is_single_process(),
+        format != "array_record" or processes.is_single_process(),
         f"config.extract.format={format!r} is written by one process alone: take npz, or one process",
     )
+    if format == "npy":
+        check_names(names)
 
 
 def output_names(source) -> list[str]:
@@ -137,8 +159,9 @@ class _Video:
 
     label: int
     windows: Windows
+    kept: int  # the number of the first windows that have a row
     rows: int = 0
-    file: GrowingFile | None = None
+    file: GrowingFile | GrowingSequence | None = None
 
 
 class _Writing:
@@ -146,7 +169,7 @@ class _Writing:
 
     def __init__(
         self,
-        files: NpzFiles | RecordFiles,
+        files: NpzFiles | RecordFiles | NpyFiles,
         names: list[str],
         bad: BadFiles,
         dtype: np.dtype,
@@ -166,7 +189,8 @@ class _Writing:
             self._drop(number)
 
     def open(self, event: Opened) -> None:
-        self._videos[event.number] = _Video(event.label, event.windows)
+        kept = event.windows.regular if isinstance(self._files, NpyFiles) else len(event.windows)
+        self._videos[event.number] = _Video(event.label, event.windows, kept)
 
     def fail(self, event: Failed) -> None:
         """Records an unreadable video. Raises: BadDataError if there are too many."""
@@ -184,18 +208,19 @@ class _Writing:
     def _append(self, number, values):
         video, name = self._videos[number], self._names[number]
         if video.file is None:  # opened late: with one window per video, a batch of files would be open at once
-            video.file = self._begin(number, name, (len(video.windows), *values.shape[1:]))
+            video.file = self._begin(number, name, (video.kept, *values.shape[1:]))
             if video.file is None:
                 return
         video.file.append(self._cast(name, values))
         video.rows += len(values)
         if video.rows == len(video.windows):
             label = self._label(video.label)
-            video.file.finish(start_s=video.windows.start_s, end_s=video.windows.end_s, label=label, path=name)
+            more = {} if self._label_sets is None else {"labeled": np.array(video.label >= 0)}
+            video.file.finish(start_s=video.windows.start_s, end_s=video.windows.end_s, label=label, path=name, **more)
             self._files.add(name, video.file)
             del self._videos[number]
             self.written += 1
-            self.windows += video.rows
+            self.windows += video.kept
             self._bar.update()
 
     def _label(self, label: int) -> np.ndarray:
@@ -204,7 +229,7 @@ class _Writing:
             return np.array(label, np.int32)
         return np.flatnonzero(self._label_sets[label] if label >= 0 else ()).astype(np.int32)
 
-    def _begin(self, number, name, shape) -> GrowingFile | None:
+    def _begin(self, number, name, shape) -> GrowingFile | GrowingSequence | None:
         """Opens the file of a video; None, and the video is listed, if no file can have its name."""
         try:
             return self._files.begin(name, shape, self._dtype)

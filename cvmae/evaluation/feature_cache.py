@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import pathlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 import jax
@@ -17,9 +16,10 @@ from cvmae.data.clip_views import TestViews
 from cvmae.data.pipeline import clip_spec
 from cvmae.evaluation.features import COLUMNS, Features, FeatureSpec, feature_rows, make_encode
 from cvmae.evaluation.multi_view import whole_batch
-from cvmae.files import replacing, write_json
+from cvmae.files import replacing, set_aside, write_json
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
+from cvmae.storage.path import AnyPath, as_path
 
 IDENTITY = "identity.json"
 SHARD_ROWS = 2048  # 6 MiB of 768 values a row; an interruption loses at most one shard
@@ -40,12 +40,13 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     clips = dataclasses.asdict(clip_spec(config).deterministic())
     if not clips["square_pixels"]:  # caches of earlier versions, which had no such setting, stay valid
         del clips["square_pixels"]
-    mlp = config.video_branch.get("mlp", "gelu")
-    mlp = {} if mlp == "gelu" else {"mlp": mlp}  # caches of before the field stay valid
+    # Caches of before these fields stay valid.
+    later = {"mlp": "gelu", "layer_scale": False, "registers": 0, "softcap": 0.0, "temporal_blocks": 0}
+    later = {name: value for name, default in later.items() if (value := config.video_branch.get(name, default)) != default}
     return {
         "parameters": fingerprint(params),
-        "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype} | mlp,
-        "clips": {name: value for name, value in clips.items() if name not in ("num_sampled", "frame_sampling")},
+        "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype} | later,
+        "clips": {name: value for name, value in clips.items() if name not in ("num_sampled", "frame_sampling", "extra")},
         "augment": {name: config.augment[name] for name in ("size", "mean", "std")},
         "features": dataclasses.asdict(spec),
     }
@@ -65,7 +66,7 @@ def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
     Raises:
       ConfigError: the cache has another identity; the message lists the differences.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / IDENTITY, json.loads(json.dumps(identity))
     if processes.is_main_process() and not path.exists():
@@ -75,7 +76,7 @@ def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
         raise ConfigError(
             f"{path}, which another process wrote, is not here: --workdir must be a folder that all processes share"
         )
-    existing = json.loads(path.read_text(encoding="utf-8"))
+    existing = _read_identity(path)
     if existing["identity"] != wanted:
         there, here = (flatten(value) for value in (existing["identity"], wanted))
         differs = [
@@ -85,6 +86,20 @@ def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
             f"{folder} holds features of something else: {'; '.join(differs[:4])}. Give another --workdir, or delete that folder"
         )
     return existing["layout"]
+
+
+def _read_identity(path: AnyPath) -> dict:
+    """Returns what `open_cache` wrote. Raises: ConfigError, it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(value["identity"], dict) and isinstance(value["layout"], dict):
+            return value
+        why = "it lacks identity and layout"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or f"{error}"
+    raise ConfigError(
+        f"{path} does not say what the features beside it are ({why}): give another --workdir, or move {path.parent} away"
+    )
 
 
 def cached_features(
@@ -154,7 +169,7 @@ def cached_rows(folder, identity: dict, rows: int, read: Callable[[int], Generat
     Raises:
       ConfigError: the cache has another identity.
     """
-    folder = pathlib.Path(folder)
+    folder = as_path(folder)
     shard_rows = open_cache(folder, identity | {"rows": rows}, {"shard_rows": shard_rows})["shard_rows"]
     starts = range(0, rows, shard_rows)
     shards = [_load(folder, number) for number in range(len(starts))]
@@ -202,7 +217,7 @@ def _cut(batches: Iterator[dict], sizes: Iterable[int]) -> Iterator[dict[str, np
         waiting, count = [{name: column[size:] for name, column in rows.items()}], count - size
 
 
-def _save(folder: pathlib.Path, number: int, columns: dict[str, np.ndarray]) -> None:
+def _save(folder: AnyPath, number: int, columns: dict[str, np.ndarray]) -> None:
     """Writes a shard as NUMBER-CHECKSUM.npz, with the checksum of the file."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **columns)
@@ -210,14 +225,15 @@ def _save(folder: pathlib.Path, number: int, columns: dict[str, np.ndarray]) -> 
         temporary.write_bytes(content.getvalue())
 
 
-def _load(folder: pathlib.Path, number: int) -> dict[str, np.ndarray] | None:
-    """Loads a shard; returns None if it is missing. A shard whose checksum does not match is deleted."""
+def _load(folder: AnyPath, number: int) -> dict[str, np.ndarray] | None:
+    """Loads a shard; returns None if it is missing. A shard whose checksum does not match is set aside."""
     for path in folder.glob(f"{number:05d}-*.npz"):
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() else b""
         if path.stem.partition("-")[2] == _checksum(content):
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in COLUMNS}
-        path.unlink()
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            processes.log_once(f"{path} is damaged: set aside as {set_aside(path).name}, its features are computed again")
     return None
 
 

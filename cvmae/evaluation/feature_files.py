@@ -4,7 +4,8 @@ The features of one video are an .npz with
 
     features  float32 or float16 [windows, ...]
     start_s, end_s  float64 [windows]  times of the first and the last frame of a window, seconds since the first frame of the video
-    label     int32 [], -1 unlabeled; of a source whose videos have several labels int32 [k], the class numbers, [0] if unlabeled
+    label     int32 [], -1 unlabeled; of a source whose videos have several labels int32 [k], the class numbers, [0] for none
+    labeled   bool [], with several labels: False if unlabeled, True also for a video that has none of the classes
     path      str [], the name of the video
 
 `npz`: FOLDER/NAME.npz, where NAME is the video's path relative to the manifest's folder, including the extension. A file name
@@ -14,25 +15,30 @@ a header, describes record r (name,label,windows; several labels are separated b
 
 import csv
 import errno
+import functools
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
 
+from cvmae.data.labels import NONE_OF_THEM
 from cvmae.files import replacing
+from cvmae.storage.path import AnyPath, as_path, is_remote
+from cvmae.storage.remote_path import RemotePath
 
-FORMATS = ("npz", "array_record")
 SHARD_VIDEOS = 1024
 _SHARD, _WAITING = ".array_record", "waiting"
-_TEMPORARY = ".tmp"
-_NAME_BYTES = 255  # of a file or folder, on nearly every file system
+TEMPORARY = ".tmp"
+NAME_BYTES = 255  # of a file or folder, on nearly every file system
 _HASH = re.compile(r"~[0-9a-f]{16}")
 
 
@@ -79,28 +85,45 @@ class GrowingFile:
 class NpzFiles:
     """Writer of FOLDER/NAME.npz; a file appears only when it is complete."""
 
-    def __init__(self, folder: pathlib.Path, suffix: str = ".npz"):
-        self._folder, self._suffix = folder, suffix
+    def __init__(self, folder: AnyPath, suffix: str = ".npz"):
+        self._folder, self._suffix, self._numbers = folder, suffix, itertools.count()
+
+    @functools.cached_property
+    def _in_bucket(self) -> set[AnyPath] | None:
+        """The files of a folder in a bucket, which are asked for once; None for a local folder."""
+        return set(self._folder.files()) if isinstance(self._folder, RemotePath) else None
+
+    @functools.cached_property
+    def _temporary(self) -> tempfile.TemporaryDirectory:
+        return tempfile.TemporaryDirectory(prefix="cvmae-features-")
 
     def __contains__(self, name: str) -> bool:
-        """Returns True if there is a file for this video."""
-        return os.path.isfile(self.path(name))  # False for a path that is too long
+        """Returns True if there is a file for this video; a local one that is empty or cut does not count."""
+        path = self.path(name)
+        if isinstance(path, pathlib.Path):  # False for a path that is too long
+            return os.path.isfile(path) and self.is_whole(path)
+        return path in (self._in_bucket or ())
+
+    def is_whole(self, path: pathlib.Path) -> bool:
+        """Returns True if a local file ends where it should; its values are not read."""
+        return zipfile.is_zipfile(path)  # the directory of a zip file is at its end
 
     def names(self) -> list[str]:
         """Returns the names of the videos that have a file, sorted."""
+        start = len(self._folder.as_posix()) + 1
         paths = self._folder.rglob(f"*{self._suffix}")
-        return sorted(self._name(path, path.relative_to(self._folder).as_posix().removesuffix(self._suffix)) for path in paths)
+        return sorted(self._name(path, path.as_posix()[start:].removesuffix(self._suffix)) for path in paths)
 
-    def path(self, name: str) -> pathlib.Path:
+    def path(self, name: str) -> AnyPath:
         """Returns the path of a video's file."""
-        return self._folder / (shortened(name, _NAME_BYTES - len(self._suffix + _TEMPORARY)) + self._suffix)
+        return self._folder / (shortened(name, NAME_BYTES - len(self._suffix + TEMPORARY)) + self._suffix)
 
     def _name(self, path, name):
         """Returns the name of the video of a file at `path`, whose own name is `name` and may be a shortened one."""
         if not _HASH.search(name):
             return name
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 full = str(arrays["path"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # written by something else
             return name
@@ -108,14 +131,28 @@ class NpzFiles:
 
     def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingFile:
         """Opens a temporary file for the features of a video; `add` renames it once it is finished. Raises: OSError."""
+        return GrowingFile(self.temporary(name), shape, dtype)
+
+    def temporary(self, name: str) -> pathlib.Path:
+        """Returns the local path at which the file of a video is written. Raises: IsADirectoryError, a folder has its name."""
         path = self.path(name)
+        if isinstance(path, RemotePath):
+            return pathlib.Path(self._temporary.name) / f"{next(self._numbers)}{TEMPORARY}"
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder has its name", str(path))
-        return GrowingFile(path.with_name(path.name + _TEMPORARY), shape, dtype)
+        return path.with_name(path.name + TEMPORARY)
 
     def add(self, name: str, file: GrowingFile) -> None:
-        """Renames a finished file to its final path."""
-        os.replace(file.path, self.path(name))
+        """Renames a finished file to its final path, or uploads it to a bucket."""
+        self.publish(file.path, self.path(name))
+
+    def publish(self, local: pathlib.Path, path: AnyPath) -> None:
+        """Renames a finished file to its path, or uploads it to a bucket."""
+        if isinstance(path, RemotePath):
+            path.upload(local)
+            local.unlink()
+        else:
+            os.replace(local, path)
 
     def finish(self) -> None:
         """Ends the run; there is nothing left to write."""
@@ -127,7 +164,7 @@ class RecordFiles:
     The features of one video are in memory while its record is written.
     """
 
-    def __init__(self, folder: pathlib.Path, shard_videos: int = SHARD_VIDEOS):
+    def __init__(self, folder: AnyPath, shard_videos: int = SHARD_VIDEOS):
         self._folder, self._shard_videos = folder, shard_videos
         self._files = NpzFiles(folder / _WAITING, ".waiting")
         self._shards = shards_of(folder)
@@ -136,7 +173,7 @@ class RecordFiles:
         for name in self._files.names():
             if name in self._packed:  # an earlier run was interrupted between writing the shard and deleting its files
                 self._files.path(name).unlink()
-            else:
+            elif name in self._files:
                 self._waiting.append(name)
 
     def __contains__(self, name: str) -> bool:
@@ -154,7 +191,11 @@ class RecordFiles:
     def finish(self) -> None:
         if self._waiting:
             self._pack()
-        shutil.rmtree(self._folder / _WAITING, ignore_errors=True)
+        waiting = self._folder / _WAITING
+        if isinstance(waiting, RemotePath):
+            waiting.remove_tree()
+        else:
+            shutil.rmtree(waiting, ignore_errors=True)
 
     def _pack(self):
         """Writes the waiting videos as a shard and deletes their files. The CSV comes first: a shard without one is never seen."""
@@ -169,6 +210,8 @@ class RecordFiles:
                 writer.write(content)
                 with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                     label = ";".join(map(str, np.atleast_1d(arrays["label"]).tolist()))
+                    if not label and bool(arrays["labeled"]):
+                        label = NONE_OF_THEM
                     lines.append((name, label, len(arrays["start_s"])))
             writer.close()
             _write_names(shard, lines)
@@ -179,14 +222,14 @@ class RecordFiles:
         self._waiting = []
 
 
-def shards_of(folder: pathlib.Path) -> list[pathlib.Path]:
+def shards_of(folder: AnyPath) -> list[AnyPath]:
     """Returns the shards of a folder, in order."""
     return sorted(folder.glob(f"features-*{_SHARD}"))
 
 
-def names_of(shard: pathlib.Path) -> list[str]:
+def names_of(shard: AnyPath) -> list[str]:
     """Returns the names of a shard's records, in order."""
-    with open(shard.with_suffix(".csv"), encoding="utf-8", newline="") as file:
+    with shard.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         return [row["name"] for row in csv.DictReader(file)]
 
 
@@ -197,19 +240,14 @@ def _write_names(shard, lines):
         writer.writerows(lines)
 
 
-def make_files(folder, format: str) -> NpzFiles | RecordFiles:
-    """Makes the writer of a format. Raises: ValueError for an unknown format."""
-    if format not in FORMATS:
-        raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
-    return {"npz": NpzFiles, "array_record": RecordFiles}[format](pathlib.Path(folder))
-
-
 class FeatureFolder(Mapping):
     """Mapping {name of a video: its arrays} of a folder of either format; the arrays of a video are read on access."""
 
     def __init__(self, folder):
         """Opens a folder. Raises: FileNotFoundError if it contains no features."""
-        self._files, shards = NpzFiles(pathlib.Path(folder)), shards_of(pathlib.Path(folder))
+        self._files, shards = NpzFiles(as_path(folder)), shards_of(as_path(folder))
+        if shards and is_remote(shards[0]):
+            raise ValueError(f"{folder} holds {_SHARD} shards, which are read from a disk only: copy the folder")
         names = [name for shard in shards for name in names_of(shard)] if shards else self._files.names()
         if not names:
             raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {_SHARD} shards")
@@ -218,8 +256,8 @@ class FeatureFolder(Mapping):
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
         position = self._positions[name]
-        file = self._files.path(name) if self._records is None else io.BytesIO(self._records[position])
-        with np.load(file, allow_pickle=False) as arrays:
+        file = self._files.path(name).open("rb") if self._records is None else io.BytesIO(self._records[position])
+        with file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
 
     def __iter__(self) -> Iterator[str]:

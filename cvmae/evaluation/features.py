@@ -2,20 +2,23 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import einops
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cvmae import augment
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.evaluation.multi_view import flat_crops, mean_over_crops
+from cvmae.interop.pretrained import vit_of
 from cvmae.models.backbone import Backbone
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.models.heads import pool
 from cvmae.models.patches import Grid
+from cvmae.models.vit import layer_norm
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 from cvmae.parallel.progress import advance, evaluation_bar
@@ -69,15 +72,51 @@ class Features:
 
 
 def encode_tokens(encoder: Backbone, params, clips, spec: FeatureSpec):
-    """Computes features float32 [B, ...] of normalized clips [B, T, H, W, 3]."""
-    block = spec.block(encoder.depth)
+    """Computes features float32 [B, ...] of normalized clips [B, T, H, W, 3]. Raises: ValueError, see `_block_of`."""
+    block = _block_of(encoder, spec)
     if block is None:
         tokens = encoder.apply({"params": params}, clips).tokens
     else:
         _, captured = encoder.apply({"params": params}, clips, mutable=["intermediates"])
         tokens = captured["intermediates"]["blocks"]["hidden"][block]
-        tokens = tokens[:, 1:] if encoder.cls_token else tokens
+        tokens = tokens[:, tokens.shape[1] - encoder.grid.tokens :]  # without cls and registers, which stand before them
     return reduce_tokens(tokens, encoder.grid, spec.tokens)
+
+
+def _block_of(encoder: Backbone, spec: FeatureSpec) -> int | None:
+    """Returns the block whose output is read; None for the encoder's. Raises: ValueError, there is no such block, or it is no ViT's."""
+    block = spec.block(encoder.depth)
+    if block is not None:
+        vit_of(encoder, f"layer={spec.layer}, norm={spec.norm} reads a block, and the model")
+    return block
+
+
+def block_tokens(encoder: Backbone, params, clips, layers: Sequence[int]):
+    """Returns tokens of several blocks, each through the encoder's last norm if it has one, block after block: [B, blocks * N, D].
+
+    The tokens of the last block alone are the encoder's output. As V-JEPA 2's probes on Diving48 and Jester read them.
+
+    Args:
+      encoder: of any kind for its output, layers (-1,); a ViT for others.
+      params: its parameters.
+      clips: normalized, [B, T, H, W, 3].
+      layers: indices of blocks, from 0, or from -1 backwards.
+
+    Raises:
+      ValueError: the encoder is no ViT, or has no such block.
+    """
+    if tuple(layers) == (-1,):
+        return encoder.apply({"params": params}, clips).tokens
+    vit = vit_of(encoder, f"probe.layers={tuple(layers)} reads blocks, and the model")
+    if outside := [layer for layer in layers if not -vit.depth <= layer < vit.depth]:
+        raise ValueError(f"layer {outside[0]}: the encoder has {vit.depth} blocks; give {-vit.depth} to {vit.depth - 1}")
+    _, captured = vit.apply({"params": params}, clips, mutable=["intermediates"])
+    hidden = captured["intermediates"]["blocks"]["hidden"]
+    tokens = jnp.stack([hidden[layer] for layer in layers], axis=1)
+    tokens = tokens[:, :, vit.prefix :]
+    if vit.final_norm:
+        tokens = layer_norm(vit.trunk.eps, vit.trunk.dtype, "norm").apply({"params": params["norm"]}, tokens)
+    return einops.rearrange(tokens, "b l n d -> b (l n) d")
 
 
 def reduce_tokens(tokens, grid: Grid, kind: str):
@@ -102,7 +141,7 @@ def make_encode(config, spec: FeatureSpec = FeatureSpec(), placement: Placement 
       ValueError: the encoder has no such layer.
     """
     encoder = build_encoder(config, config.video_branch, video_grid(config), rules=placement.rules(config))
-    spec.block(encoder.depth)
+    _block_of(encoder, spec)
 
     @jax.jit
     def encode(params, video):

@@ -166,7 +166,7 @@ class HeldOut:
 
 def terms_and_features(objective, params, samples) -> dict:
     """Computes every metric of the objective, and the pooled features of each branch as `video` and `image`, [rows, D]."""
-    inputs = objective.step_inputs(samples)
+    inputs = objective.step_inputs(samples, params)
     output = objective.forward(params, inputs)
     features = {branch: getattr(output, f"{branch}_features") for branch in ("video", "image")}
     _, metrics = objective.loss_and_metrics(output, inputs)

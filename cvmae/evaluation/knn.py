@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from cvmae.evaluation.classification import TOP, check_labels, top_k_accuracy
-from cvmae.evaluation.multi_label import MAP, mean_average_precision
+from cvmae.evaluation.multi_label import MAP, has_label, mean_average_precision
 from cvmae.evaluation.nearest import nearest
 
 KS, TEMPERATURE = (10, 20, 100, 200), 0.07  # DINO's
@@ -54,9 +54,9 @@ def multi_label_knn_report(train, train_labels, test, test_labels, ks=KS, temper
 
     Args:
       train: features [m, D].
-      train_labels: bool [m, C]; clips without a label do not vote.
+      train_labels: int8 or bool [m, C], see `multi_label`; clips without a label do not vote.
       test: features [n, D].
-      test_labels: bool [n, C]; clips without a label are left out.
+      test_labels: int8 or bool [n, C]; clips without a label are left out.
       ks: numbers of neighbors; more than the labeled training clips means all of them.
       temperature: see `knn_report`.
 
@@ -67,12 +67,12 @@ def multi_label_knn_report(train, train_labels, test, test_labels, ks=KS, temper
       ValueError: no labeled clip on one of the sides, a temperature or k that is not above 0, or features or labels that do not
         fit.
     """
-    train_labels = np.asarray(train_labels, bool)
-    rows = np.where(train_labels.any(1), np.arange(len(train_labels)), -1)
+    train_labels = np.asarray(train_labels)
+    rows = np.where(has_label(train_labels), np.arange(len(train_labels)), -1)
     similarity, neighbors = nearest_labels(train, rows, test, len(rows), ks)
     return {
         f"{MAP}/k={k}": mean_average_precision(
-            _vote_for_each(similarity[:, :k], train_labels, neighbors[:, :k], temperature), test_labels
+            _vote_for_each(similarity[:, :k], train_labels > 0, neighbors[:, :k], temperature), test_labels
         )
         for k in ks
     }

@@ -1,6 +1,8 @@
 """Metrics of clips with several labels: average precision of every class, and their mean (mAP).
 
-Labels are bool [n, C], True for each class of a clip; a clip without any label is unlabeled and left out everywhere. The average
+Labels are int8 [n, C]: 1 for each class of a clip, 0 for the others, all -1 for a clip without a label, which is left out everywhere; a
+clip that is known to have none of the classes has 0 for all, and is a negative of each. Or bool [n, C], where a clip without any
+class is one without a label. The average
 precision of a class is scikit-learn's `average_precision_score`: the sum over the ranking of the clips, by the score of the class,
 of precision times the step of recall, with ties taken together. mAP is the mean over the classes that at least one clip has.
 """
@@ -36,10 +38,10 @@ def average_precisions(scores, labels) -> np.ndarray:
 
     Args:
       scores: float [n, C], higher for a more probable class; any monotonic function of it, class by class, gives the same.
-      labels: bool [n, C].
+      labels: int8 or bool [n, C].
 
     Raises:
-      ValueError: shapes do not match, labels are not bool, scores of a labeled clip are not finite, or no clip is labeled.
+      ValueError: shapes do not match, labels are of another dtype, scores of a labeled clip are not finite, or no clip is labeled.
     """
     scores, labels = _labeled(scores, labels)
     from sklearn import metrics  # takes a second to import, which no start of a run should wait for
@@ -60,7 +62,7 @@ def label_rows(scores, labels, class_names) -> list[LabelRow]:
 
     Args:
       scores: float [n, C].
-      labels: bool [n, C].
+      labels: int8 or bool [n, C].
       class_names: C names.
 
     Raises:
@@ -69,7 +71,7 @@ def label_rows(scores, labels, class_names) -> list[LabelRow]:
     precisions = average_precisions(scores, labels)
     if len(class_names) != len(precisions):
         raise ValueError(f"there are {len(precisions)} classes but {len(class_names)} class names: give one name a class")
-    clips = np.asarray(labels).sum(0)
+    clips = (np.asarray(labels) > 0).sum(0)
     return [
         LabelRow(number, str(name), int(count), float(value) if count else None)
         for number, (name, count, value) in enumerate(zip(class_names, clips, precisions, strict=True))
@@ -85,27 +87,34 @@ def write_label_csv(path, rows: list[LabelRow]) -> None:
 
 
 def labels_of(rows, label_sets) -> np.ndarray:
-    """Returns the labels of clips, bool [n, C], from rows of a table of label sets.
+    """Returns the labels of clips, int8 [n, C], from rows of a table of label sets.
 
     Args:
-      rows: int [n], -1 unlabeled, which gets no label.
+      rows: int [n], -1 unlabeled, which gets -1 for every class.
       label_sets: bool [S, C], see `cvmae.data.sources.Source`.
     """
     rows, label_sets = np.asarray(rows), np.asarray(label_sets, bool)
-    labels = np.zeros((len(rows), label_sets.shape[1]), bool)
+    labels = np.full((len(rows), label_sets.shape[1]), -1, np.int8)
     labels[rows >= 0] = label_sets[rows[rows >= 0]]
     return labels
+
+
+def has_label(labels: np.ndarray) -> np.ndarray:
+    """Returns True for the clips that have a label, bool [n], none of the classes included; labels: int8 or bool [n, C]."""
+    return np.asarray(labels.any(1) if labels.dtype == bool else (labels >= 0).all(1))
 
 
 def _labeled(scores, labels):
     """Checks the arguments and returns the rows that have a label."""
     scores, labels = np.asarray(scores), np.asarray(labels)
-    if scores.ndim != 2 or labels.shape != scores.shape or labels.dtype != bool:
-        raise ValueError(f"expected scores [n, C] and labels bool [n, C], not {scores.shape} and {labels.dtype} {labels.shape}")
-    keep = labels.any(1)
-    if not keep.any():
-        raise ValueError(f"none of the {len(labels)} clips has a label: average precision needs labeled clips")
+    if scores.ndim != 2 or labels.shape != scores.shape or labels.dtype not in (bool, np.int8):
+        raise ValueError(
+            f"expected scores [n, C] and labels int8 or bool [n, C], not {scores.shape} and {labels.dtype} {labels.shape}"
+        )
+    keep = has_label(labels)
+    if not (labels[keep] > 0).any():
+        raise ValueError(f"none of the {len(labels)} clips has a class: average precision needs clips with labels")
     finite = np.isfinite(scores).all(1) | ~keep
     if not finite.all():
         raise ValueError(f"the scores of row {finite.argmin()} are not finite: {(~finite).sum()} such rows")
-    return scores[keep], labels[keep]
+    return scores[keep], labels[keep] > 0

@@ -13,6 +13,7 @@ from cvmae import augment
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews, make_view_loader
+from cvmae.evaluation.multi_label import has_label
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 from cvmae.parallel.progress import advance, evaluation_bar
@@ -24,7 +25,7 @@ class Predictions:
 
     Attributes:
       probabilities: float32 [n, ...], the mean over a video's crops and readable clips; zeros without a readable clip.
-      labels: int32 [n], -1 unlabeled or unreadable; or of clips with several labels bool [n, C], all False for these.
+      labels: int32 [n], -1 unlabeled or unreadable; or of clips with several labels int8 [n, C], all -1 for these.
       readable: bool [n], True with at least one readable clip.
     """
 
@@ -35,7 +36,7 @@ class Predictions:
     @property
     def labeled(self) -> np.ndarray:
         """True for the videos that have a label, bool [n]."""
-        return np.asarray(self.labels.any(1) if self.labels.ndim == 2 else self.labels >= 0)
+        return np.asarray(has_label(self.labels) if self.labels.ndim == 2 else self.labels >= 0)
 
 
 def cropped(video, config):

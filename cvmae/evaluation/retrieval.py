@@ -47,9 +47,10 @@ def same_class(queries, labels, gallery, gallery_labels, exclude_self: bool = Fa
 
     Args:
       queries: [q, D].
-      labels: int [q]; clips with -1 are left out. Or bool [q, C], True for each label; clips without any are left out.
+      labels: int [q]; clips with -1 are left out. Or int8 or bool [q, C], see `multi_label`; clips without any class
+        are left out.
       gallery: [g, D].
-      gallery_labels: int [g] or bool [g, C], as `labels`.
+      gallery_labels: int [g], or int8 or bool [g, C], as `labels`.
       exclude_self: True if the gallery is the queries again; no clip then retrieves itself.
 
     Returns:
@@ -107,6 +108,8 @@ def _report(ranks, precisions):
 
 def _labeled(features, labels, name):
     features, labels = np.asarray(features), np.asarray(labels)
+    if labels.dtype == np.int8:  # a clip of none of the classes shares none, as one without a label
+        labels = labels > 0
     shape = features.shape[:1] if labels.dtype != bool else (*features.shape[:1], *labels.shape[1:2])
     if features.ndim != 2 or labels.shape != shape or labels.ndim != 1 + (labels.dtype == bool):
         raise ValueError(f"{name}: expected features [n, D] and labels [n], not {features.shape} and {labels.shape}")

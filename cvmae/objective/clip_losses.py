@@ -25,6 +25,11 @@ def mse_image(output, inputs, config) -> ClipLosses:
     return _patches(comparisons.image_errors(output, inputs, config), inputs)
 
 
+def latent_video(output, inputs, config) -> ClipLosses:
+    """Prediction of a teacher's features of the masked patches of v and v⁺, of each clip."""
+    return _patches(comparisons.latent_errors(output, inputs), inputs)
+
+
 def _patches(errors: PatchErrors, inputs) -> ClipLosses:
     values, mask = errors
     if mask is not None:  # scaled so that the mean over all patches is that over the masked ones

@@ -6,7 +6,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from cvmae.models.crossvideo import CrossVideoOutput, first_of_mask
-from cvmae.models.masking import Mask
+from cvmae.models.masking import Mask, take_masked
 from cvmae.objective.losses import masked_mse
 from cvmae.objective.targets import image_targets, video_targets
 
@@ -47,6 +47,18 @@ def video_errors(output: CrossVideoOutput, inputs, config) -> PatchErrors:
     targets = video_targets(config, inputs, grid_order=True)
     mask = first_of_mask(inputs.video_mask, views, min(views, 2))
     return PatchErrors(masked_mse(output.video_grid_predictions, targets.values), mask)
+
+
+def latent_errors(output: CrossVideoOutput, inputs) -> PatchErrors:
+    """Errors of the predicted features of the patches of v and v⁺."""
+    assert output.video_latents is not None
+    if inputs.video_latents is None:
+        raise ValueError("the teacher's features are missing: make the inputs by `Objective.step_inputs` with its parameters")
+    views = inputs.slots.shape[1]
+    mask = first_of_mask(inputs.video_mask, views, min(views, 2))
+    if output.video_grid_latents is None:
+        return PatchErrors(masked_mse(output.video_latents, take_masked(inputs.video_latents, mask)), None)
+    return PatchErrors(masked_mse(output.video_grid_latents, inputs.video_latents), mask)
 
 
 def image_errors(output: CrossVideoOutput, inputs, config) -> PatchErrors:

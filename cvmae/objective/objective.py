@@ -6,12 +6,13 @@ from jax import Array
 from jaxtyping import Float, Key
 
 from cvmae.array_types import AnyArray
-from cvmae.augment import normalize
+from cvmae.augment import normalize, shared_fraction
 from cvmae.models import build
 from cvmae.models.autoencoder import Targets
-from cvmae.models.crossvideo import CrossVideo, CrossVideoOutput
+from cvmae.models.crossvideo import CrossVideo, CrossVideoOutput, first_views
 from cvmae.models.masking import visible_time_patch_probability
 from cvmae.objective.clip_losses import sum_by_source
+from cvmae.objective.latents import TEACHER, teacher_features
 from cvmae.objective.losses import feature_std, weighted_sum
 from cvmae.objective.targets import target_pixels, video_targets
 from cvmae.objective.terms import active_terms, weighted_terms
@@ -39,6 +40,8 @@ class Objective:
       terms: the names of the active loss terms, and what the model computes for them.
       loss_terms: the active loss terms, in the order in which they are computed.
       num_sources: S, the number of sources of a mixture; 0 without one. Samples of a mixture have "source", int32 [B].
+      teacher: the frozen encoder whose features are predicted; None without such a term. Its parameters are the entry `teacher` of the
+        `params` of `__call__` and `step_inputs`, and no part of those of `init`.
       source_terms: the loss terms that the loss of each source is made of; () without a mixture.
 
     Raises:
@@ -57,6 +60,7 @@ class Objective:
         self.config, self.warmup_steps = config, dict(warmup_steps or {})
         self.model, self.rules = build_model(config, rules), rules
         self.terms, self.loss_terms = self.model.terms, weighted_terms(config)
+        self.teacher = build.build_teacher(config, rules) if "video_latents" in self.terms.outputs else None
         self.make_inputs = InputBuilder(config, self.terms)
         self.num_sources = num_sources
         self.source_terms = tuple(term for term in self.loss_terms if num_sources and term.clip_losses)
@@ -65,12 +69,14 @@ class Objective:
     def expected_valid(self) -> float | None:
         """The expected fraction, 0..1, of valid pairs of the frame-level terms: `valid/TERM`. None if there is no such term.
 
-        A pair is valid if every view has a visible token at the frame's time patch, and views are masked independently.
+        A pair is valid if every view has a visible token at the frame's time patch, and views are masked independently. Where v⁺
+        begins at another frame (`augment.plus_shift`), it has to hold the frame, which is any of v's.
         """
         if "f_valid" not in self.terms.outputs:
             return None
         mask = self.make_inputs.video_mask
-        return visible_time_patch_probability(mask.grid, mask.mask_kind, mask.ratio, mask.rounding) ** self.terms.views
+        visible = visible_time_patch_probability(mask.grid, mask.mask_kind, mask.ratio, mask.rounding) ** self.terms.views
+        return visible * shared_fraction(mask.grid.num_frames, self.make_inputs.views.plus_shift)
 
     def init(self, key: Key[Array, ""], samples):
         """Returns initial parameters of the model; only the shapes of `samples` matter."""
@@ -80,7 +86,7 @@ class Objective:
         """Computes the loss and the metrics of a batch.
 
         Args:
-          params: of `model`.
+          params: of `model`, and of the teacher where there is one.
           samples: see the class.
           step: the training step, int32 scalar; None takes the weights that terms have after their warm-up.
 
@@ -89,7 +95,7 @@ class Objective:
           (0..1) and `valid/TERM` (the fraction of pairs that count), and `feature_std/BRANCH`. With `source_terms` also `source_sums`,
           float32 [N, S, 2], for `source_losses`.
         """
-        inputs = self.step_inputs(samples)
+        inputs = self.step_inputs(samples, params)
         output = self.forward(params, inputs)
         loss, metrics = self.loss_and_metrics(output, inputs, step)
         if self.source_terms:
@@ -113,9 +119,20 @@ class Objective:
         means = sums[..., 0] / jnp.where(sums[..., 1] > 0, sums[..., 1], 1)
         return (terms[:, None] * means).sum(0)
 
-    def step_inputs(self, samples) -> ModelInputs:
-        """Makes the inputs of a training step: views and masks, with only the masked tokens that the decoders are to predict."""
-        return self.make_inputs.subsample(self.make_inputs(samples), samples)
+    def step_inputs(self, samples, params=None) -> ModelInputs:
+        """Makes the inputs of a training step: views and masks, with only the masked tokens that the decoders are to predict.
+
+        Args:
+          samples: see the class.
+          params: with those of the teacher, for its features; not read without a teacher.
+        """
+        inputs = self.make_inputs.subsample(self.make_inputs(samples), samples)
+        if self.teacher is None or params is None:
+            return inputs
+        views = self.terms.views
+        clips = first_views(self._encoded(self.teacher, inputs.video, inputs.video_patches), views, min(views, 2))
+        norm = self.config.video_branch.teacher.norm
+        return inputs.replace(video_latents=teacher_features(self.teacher, params[TEACHER], clips, norm))
 
     def loss_and_metrics(
         self, output: CrossVideoOutput, inputs: ModelInputs, step=None
@@ -136,7 +153,9 @@ class Objective:
 
     def forward(self, params, inputs: ModelInputs) -> CrossVideoOutput:
         """Runs the model."""
-        output = self.model.apply({"params": params}, *self._model_arguments(inputs))
+        output = self.model.apply(
+            {"params": {name: part for name, part in params.items() if name != TEACHER}}, *self._model_arguments(inputs)
+        )
         assert isinstance(output, CrossVideoOutput)  # no collection is mutable, which would come with it
         return output
 
@@ -161,12 +180,13 @@ class Objective:
         return target_pixels(pixels, branch.target_norm, self.config.augment.mean, self.config.augment.std)
 
     def _model_arguments(self, inputs: ModelInputs):
-        video = self._encoded(self.model.video, inputs.video, inputs.video_patches)
-        image = self._encoded(self.model.image, inputs.image, inputs.image_patches)
+        video, image = (None if branch is None else branch.encoder for branch in (self.model.video, self.model.image))
+        video = self._encoded(video, inputs.video, inputs.video_patches)
+        image = self._encoded(image, inputs.image, inputs.image_patches)
         return video, inputs.video_mask, image, inputs.image_mask, inputs.slots
 
-    def _encoded(self, branch, pixels, patches):
-        """The normalized clips that the encoder of a branch reads, as patches where it takes them and they are made; or None."""
-        if patches is not None and branch is not None and getattr(branch.encoder, "takes_patches", False):
+    def _encoded(self, encoder, pixels, patches):
+        """The normalized clips that an encoder reads, as patches where it takes them and they are made; or None."""
+        if patches is not None and getattr(encoder, "takes_patches", False):
             return self.normalize(patches)
         return None if pixels is None else self.normalize(pixels)

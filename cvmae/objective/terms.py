@@ -44,6 +44,7 @@ class LossTerm:
         negatives as the third view.
       clip_losses: `clip_losses(output, inputs, config) -> (values, weights)`, float32 [B] each, whose weighted mean is the loss: for the
         loss of each source of a mixture, which leaves out terms without it.
+      target: the value of `config.video_branch.target` that it is of; "" for a term of any. Other configs leave it out whatever its weight.
       title: what reports call `accuracy/NAME`; "" for a term without an accuracy, which gets no row.
 
     Raises:
@@ -59,6 +60,7 @@ class LossTerm:
     reversed_negatives: bool = False
     title: str = ""
     clip_losses: Callable | None = None
+    target: str = ""
 
     def __post_init__(self):
         if not self.name.isidentifier():
@@ -79,6 +81,11 @@ class LossTerm:
         """The branches whose outputs it reads: "video", "image" or both."""
         outputs = {"video": VIDEO_OUTPUTS, "image": IMAGE_OUTPUTS}
         return tuple(branch for branch, names in outputs.items() if names & set(self.needs))
+
+    def is_active(self, config) -> bool:
+        """Returns True if a config has a weight above 0 for it, and its target; configs of earlier versions have only pixels."""
+        target = config.video_branch.get("target", "pixels")
+        return bool(config.loss.get(self.name)) and self.target in ("", target)
 
     def __call__(self, output, inputs, config) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and metrics by METRIC, float32 scalars.
@@ -106,6 +113,11 @@ def mse_video(output: CrossVideoOutput, inputs, config):
 def mse_image(output: CrossVideoOutput, inputs, config):
     """Reconstruction of the masked patches of the sampled frames."""
     return _mse(comparisons.image_errors(output, inputs, config))
+
+
+def latent_video(output: CrossVideoOutput, inputs, config):
+    """Prediction of a frozen teacher's features of the masked patches of v and v⁺."""
+    return _mse(comparisons.latent_errors(output, inputs))
 
 
 def _mse(errors: PatchErrors):
@@ -166,7 +178,12 @@ TERMS = (
     _contrastive(cross_video, "video", ("z", "h")),
     _contrastive(cross_frame, "frame", ("f", "f_valid", "h")),
 )
-_registry = {term.name: term for term in TERMS}
+# Ours, not in the paper, and off without video_branch.target=latent: METHOD section 6.
+LATENT_VIDEO = LossTerm(
+    "latent_video", "patch", ("video_latents",), latent_video, clip_losses=clip_losses.latent_video, target="latent"
+)
+BUILT_IN = (*TERMS, LATENT_VIDEO)
+_registry = {term.name: term for term in BUILT_IN}
 
 
 def register(term: LossTerm) -> LossTerm:
@@ -192,15 +209,15 @@ def unregister(name: str) -> None:
     """Removes a registered term, for example to define it differently in a notebook.
 
     Raises:
-      ValueError: the term is one of the method, or is not registered.
+      ValueError: the term is built in, or is not registered.
     """
-    if name not in _registry or _registry[name] in TERMS:
-        raise ValueError(f"{name!r} is no registered loss term: registered are {', '.join(_names()[len(TERMS) :]) or 'none'}")
+    if name not in _registry or _registry[name] in BUILT_IN:
+        raise ValueError(f"{name!r} is no registered loss term: registered are {', '.join(_names()[len(BUILT_IN) :]) or 'none'}")
     del _registry[name]
 
 
 def registered_terms() -> tuple[LossTerm, ...]:
-    """All terms: those of the method, then your own in the order of their registration."""
+    """All terms: those of the method, the one of a teacher, then your own in the order of their registration."""
     return tuple(_registry.values())
 
 
@@ -223,7 +240,7 @@ def weighted_terms(config) -> tuple[LossTerm, ...]:
     for section in ("loss", "loss_warmup"):
         for name in config[section]:
             find_term(name, section)
-    terms = tuple(term for term in registered_terms() if config.loss.get(term.name))
+    terms = tuple(term for term in registered_terms() if term.is_active(config))
     if not terms:
         raise ConfigError("config.loss: every weight is 0, so there is nothing to train: set one of them above 0")
     return terms

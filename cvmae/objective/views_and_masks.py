@@ -26,9 +26,11 @@ class ModelInputs(flax.struct.PyTreeNode):
       video_mask: a mask for each of the B·V views.
       image: float32 [B·F, 1, H, W, 3], pixels in 0..1; None without an image branch.
       image_mask: a mask for each of the B·F frames; None without an image branch.
-      slots: int32 [B, V, F], the temporal position, in tubelets, of each sampled frame in each view.
+      slots: int32 [B, V, F], the temporal position, in tubelets, of each sampled frame in each view; below 0 or above the last one
+        if the frame is not in the view.
       video_patches: float32 [B·V, N, P], `video` cut into tokens; None: not made.
       image_patches: float32 [B·F, N, P], `image` cut into tokens; None: not made.
+      video_latents: float32 [B·min(V, 2), N, D], a teacher's features of v and v⁺ in the order of the grid; None without a teacher.
     """
 
     video: Array
@@ -38,6 +40,7 @@ class ModelInputs(flax.struct.PyTreeNode):
     slots: Array
     video_patches: Array | None = None
     image_patches: Array | None = None
+    video_latents: Array | None = None
 
 
 def sample_keys(key: Key[Array, ""], step, count: int) -> dict[str, Key[Array, " {count}"]]:
@@ -51,10 +54,12 @@ def view_spec(config, views: int) -> augment.ViewSpec:
     crop = augment.Crop(c.size, c.scale, c.ratio, c.flip)
     plus = augment.Crop(c.size, c.plus_scale, c.plus_ratio, c.flip)
     color = augment.Color(c.brightness, c.contrast, c.saturation, c.hue, c.color_probability)
-    # Configs of earlier versions lack these four.
+    # Configs of earlier versions lack these five.
     distortion = augment.Distortion(*(c.get(name, 0.0) for name in ("grayscale", "blur", "solarize")))
-    first_view = c.get("first_view", "crop")
-    return augment.ViewSpec(crop, plus, color, views, config.image_branch.crop, DTYPES[config.dtype], distortion, first_view)
+    first_view, shift = c.get("first_view", "crop"), c.get("plus_shift", 0)
+    return augment.ViewSpec(
+        crop, plus, color, views, config.image_branch.crop, DTYPES[config.dtype], distortion, first_view, shift
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,8 @@ class InputBuilder:
         """Makes views, masks and temporal positions.
 
         Args:
-          samples: {"video": uint8 [B, T, H0, W0, 3], "frame_index": int32 [B, F], and the keys [B] of `sample_keys`}.
+          samples: {"video": uint8 [B, T0, H0, W0, 3], "frame_index": int32 [B, F], and the keys [B] of `sample_keys`}; T0 is T, or
+            T + `augment.plus_shift`.
         """
         pixels = self._pixels(samples["views"], samples["video"], samples["frame_index"])
         # The samples of a batch first, their views and frames second, so that no sharded row moves.
@@ -110,7 +116,7 @@ class InputBuilder:
             video_mask=self.video_mask.draw(samples["mask_video"], self.views.views),
             image_mask=None if self.image_mask is None else self.image_mask.draw(samples["mask_image"], count),
             image=pixels.get("image"),
-            slots=self.slots(samples["frame_index"]),
+            slots=self.slots(samples["views"], samples["frame_index"]),
             video_patches=pixels["video_patches"],
             image_patches=pixels.get("image_patches"),
         )
@@ -150,9 +156,12 @@ class InputBuilder:
                 masks[f"{name}_mask"] = spec.subsample(mask, samples[f"mask_{name}"], decoder.subsample, decoder.share)
         return inputs.replace(**masks)
 
-    def slots(self, frame_index: Int[Array | np.ndarray, "B F"]) -> Int[Array, "B V F"]:
+    def slots(self, keys: Key[Array, " B"], frame_index: Int[Array | np.ndarray, "B F"]) -> Int[Array, "B V F"]:
         """Temporal position of each sampled frame in each view, int32 [B, V, F]; the reversed clip counts from its end."""
-        grid = self.video_mask.grid
-        forward = frame_index // grid.tubelet
-        backward = (grid.num_frames - 1 - frame_index) // grid.tubelet
-        return jnp.stack([forward, forward, backward][: self.views.views], axis=1)
+        grid, frames = self.video_mask.grid, jnp.asarray(frame_index)
+        in_plus = frames
+        if self.views.plus_shift:
+            starts = jax.vmap(lambda key: augment.draw_starts(key, self.views))(keys)
+            in_plus = frames + starts[:, :1] - starts[:, 1:]
+        in_views = [frames, in_plus, grid.num_frames - 1 - frames][: self.views.views]
+        return jnp.stack(in_views, axis=1) // grid.tubelet

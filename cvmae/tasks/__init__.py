@@ -55,15 +55,13 @@ def run(config, workdir: str | os.PathLike, *, source=None, report_page: bool = 
 
     check_path(workdir)
     config, custom = _with_source(config, source)
+    config = _keep_cooldown(config, workdir)
     compilation_cache.enable(config.get("compilation_cache", "auto"))
     config, notes = fill_fields(config)
     config, more = _keep_pixels(config, workdir)
     processes.log_once(*notes, *more)
     with storage_errors("a file of the run", workdir):
-        numbers = find_task(config.task).run(config, os.fspath(workdir), custom)
-        if numbers and report_page:
-            _write_page(workdir)
-    return numbers
+        return find_task(config.task).run(config, os.fspath(workdir), custom, report_page)
 
 
 def _with_source(config, source):
@@ -83,6 +81,16 @@ def _with_source(config, source):
         return config.lock(), by_split(source, config.data.split)
 
 
+def _keep_cooldown(config, workdir: str | os.PathLike):
+    """Returns the config with the step that a workdir was begun from, where it cools down a run, and all that followed from it."""
+    if not config.get("cooldown", {}).get("init_from"):
+        return config
+    from cvmae.tasks.cooldown import keep_cooldown
+    from cvmae.workdir import Workdir
+
+    return keep_cooldown(config, Workdir(workdir).read_config() or {})
+
+
 def _keep_pixels(config, workdir: str | os.PathLike):
     """Returns the config with the `data.square_pixels` that a workdir was begun with, and notes; before version 0.2 it was False."""
     from cvmae.workdir import Workdir
@@ -93,11 +101,3 @@ def _keep_pixels(config, workdir: str | os.PathLike):
     config = config.copy_and_resolve_references()
     config.data.square_pixels = False
     return config.lock(), ["note: config.data.square_pixels=False, as this workdir was begun; a new --workdir takes True"]
-
-
-def _write_page(workdir: str | os.PathLike) -> None:
-    from cvmae.parallel import processes
-    from cvmae.report.page import write_page
-
-    if processes.is_main_process():
-        write_page([workdir])

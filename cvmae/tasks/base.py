@@ -1,6 +1,7 @@
 """The tasks that train: what the loop calls of each, and the way from a config to a report that all of them share."""
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -11,21 +12,26 @@ import numpy as np
 
 from cvmae.config import steps
 from cvmae.data.mixture import Mixture
+from cvmae.data.pipeline import clip_spec
 from cvmae.data.sources import Source, open_split
+from cvmae.files import storage_errors
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
 from cvmae.parallel.state_sharding import StateSharding
 from cvmae.tasks.mixtures import check_shares
 from cvmae.tasks.notes import check_clips, row_notes, source_notes, training_notes
-from cvmae.tasks.results import Results, draw, write
+from cvmae.tasks.results import Results, draw, write, write_page
 from cvmae.tasks.validate import is_contrastive, validate
+from cvmae.tasks.workers import resolve_workers
 from cvmae.training import loop
 from cvmae.training.loop import Schedule
 from cvmae.training.optimizer import path_of
 from cvmae.training.preemption import ending_on_sigterm
+from cvmae.training.trackers import Trackers, opened
 from cvmae.training.train_state import TrainState
 from cvmae.training.workdir_lock import locked
-from cvmae.workdir import Workdir
+from cvmae.workdir import CONFIG, Workdir
+from cvmae.workdir.strangers import set_strangers_aside
 
 
 class Task(abc.ABC):
@@ -70,13 +76,14 @@ class Task(abc.ABC):
         self.state_sharding = StateSharding(self.rules, config.get("optimizer_sharding", "auto"), self.STACKED)
 
     @classmethod
-    def run(cls, config, path: str, custom: Mapping[str, Source] | None = None) -> dict[str, float]:
+    def run(cls, config, path: str, custom: Mapping[str, Source] | None = None, report_page: bool = False) -> dict[str, float]:
         """Trains in the workdir `path` to the end, then writes and draws the results; called again it resumes.
 
         Args:
           config: of the run.
           path: the workdir.
           custom: see `open_split`.
+          report_page: see `cvmae.tasks.run`.
 
         Returns:
           The last logged metrics and the numbers of the report as `PREFIX/NAME`. Empty if a signal asked to stop: the state is
@@ -86,6 +93,7 @@ class Task(abc.ABC):
         """
         validate(config)
         source = open_split(config.data, "split", custom)
+        config, lines = resolve_workers(config, source)
         check_clips(config, len(source))
         if isinstance(source, Mixture) and is_contrastive(config):
             check_shares(source, config.batch_size)
@@ -94,27 +102,37 @@ class Task(abc.ABC):
         task.custom = custom
         task.check_data()
         workdir = Workdir.create(path)
-        with locked(workdir):
-            return task._run(workdir)
+        with storage_errors("a file of the run", workdir), locked(workdir):
+            set_strangers_aside(workdir)
+            with opened(config, workdir) as trackers:
+                processes.log_once(*lines)
+                return task._run(workdir, trackers, report_page)
 
-    def _run(self, workdir: Workdir) -> dict[str, float]:
+    def _run(self, workdir: Workdir, trackers: Trackers, report_page: bool) -> dict[str, float]:
         """Trains, writes and draws, see `run`."""
         config, schedule = self.config, self.schedule
         processes.log_once(
             f"workdir {workdir}",
             loop.describe(config, schedule, len(self.source)),
             *self.describe(),
+            *([] if (workdir / CONFIG).exists() else self.first_notes()),
             *training_notes(config, schedule, jax.default_backend()),
             *source_notes(self.source),
             *row_notes(config, self.compared_sources(), self.LABELED),
         )
-        state, metrics, finished = loop.run(self, self.source, schedule, workdir)
+        state, metrics, finished = loop.run(self, self.source, schedule, workdir, trackers)
         if not finished:
+            trackers.end = "stopped"
             return {}
         with ending_on_sigterm():
             results = self.results(state, workdir)
+            if results.report is not None:
+                results = dataclasses.replace(results, report=dataclasses.replace(results.report, step=int(state.step)))
             write(results, workdir)
             draw(results, workdir)
+            write_page(report_page, workdir)
+            trackers.report(schedule.total, results.report)
+            trackers.end = "finished"
         numbers = {} if results.report is None else results.report.metrics
         return metrics | {f"{self.PREFIX}/{name}": value for name, value in numbers.items()}
 
@@ -137,6 +155,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def describe(self) -> list[str]:
         """Returns lines for the start of a run: how the task is going to learn."""
+
+    def first_notes(self) -> list[str]:
+        """Returns notes for the first start of a run, which one that resumes does not repeat."""
+        return []
 
     @abc.abstractmethod
     def check_data(self) -> None:
@@ -212,8 +234,16 @@ class Task(abc.ABC):
             return state
         # The optimizer starts from zeros whatever the parameters are.
         params = _replace(state.params, pretrained)
+        frozen = None if state.frozen is None else _replace(state.frozen, pretrained)
         ema = None if state.ema is None else jax.jit(_copy, out_shardings=self.state_shardings.ema)(params)
-        return state.replace(params=params, ema=ema)
+        return state.replace(params=params, ema=ema, frozen=frozen)
+
+    def initial_params(self):
+        """Returns the parameters of `initial_state`, without the memory of an optimizer's state."""
+        pretrained = self.load_pretrained()
+        init = jax.jit(lambda key: self.init_state(key).params, out_shardings=self.state_shardings.params)
+        params = init(jax.random.fold_in(self.key, 0))
+        return params if pretrained is None else _replace(params, pretrained)
 
     def abstract_state(self) -> TrainState:
         """Returns shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
@@ -224,7 +254,7 @@ class Task(abc.ABC):
         """Returns shapes and dtypes of the BATCH_KEYS of a batch of `clips` clips."""
         data = self.config.data
         known = {
-            "video": ((data.num_frames, *data.frame_size, 3), jnp.uint8),
+            "video": ((clip_spec(self.config, for_views=True).length, *data.frame_size, 3), jnp.uint8),
             "frame_index": ((self.config.get("image_branch", {}).get("frames", 0),), jnp.int32),
             "label": ((), jnp.int32),
             "source": ((), jnp.int32),
@@ -254,10 +284,11 @@ def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
-def _replace(tree: dict, part: dict) -> dict:
-    """Returns the tree with the leaves of `part`, which has some of its keys, each on the devices of the leaf that it replaces."""
+def _replace(tree: dict, loaded: dict) -> dict:
+    """Returns the tree with those of its leaves that `loaded` has too taken from there, each on the devices of its own leaf."""
     new = {
-        key: _replace(tree[key], value) if isinstance(value, dict) else jax.device_put(value, tree[key].sharding)
-        for key, value in part.items()
+        key: _replace(value, loaded[key]) if isinstance(value, dict) else jax.device_put(loaded[key], value.sharding)
+        for key, value in tree.items()
+        if key in loaded
     }
     return tree | new

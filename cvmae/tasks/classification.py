@@ -65,12 +65,20 @@ class ClassificationTask(Task):
         """Returns a function for `evaluation.multi_view.predict_views`: crops of a batch to probabilities."""
 
     def check_data(self) -> None:
-        """Opens the splits of evaluation and of the test at the end, and checks that their labels are classes."""
+        """Opens the splits of evaluation and of the test at the end, and checks that their labels are classes, of several."""
+        require(
+            self.classes > 1 or self.label_sets is not None,
+            f"config.data.split={self.config.data.split!r}: all clips are of one class, {self.class_names[0]!r}, so there is nothing to tell "
+            "apart: give clips of several classes",
+        )
         for field, source in (("eval_split", self.eval_source), ("test_split", self.test_source)):
             most = highest_class(source)
             require(
                 most < self.classes, f"config.data.{field}: label {most} is not one of the {self.classes} classes of data.split"
             )
+            # A split without any label is predicted; one whose labels are of no class has no mAP.
+            labeled = bool((np.asarray(source.labels) >= 0).any())
+            require(self.label_sets is None or most >= 0 or not labeled, no_class(self.config, field))
 
     def compared_sources(self):
         """Returns the splits of training, of evaluation and of the test at the end."""
@@ -148,9 +156,11 @@ class ClassificationTask(Task):
         return dataclasses.replace(predictions, labels=labels_of(predictions.labels, self.label_sets))
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
-        """Returns `accuracy/top1` and so on, or with the sigmoid loss `mAP`, fractions in 0..1; empty where nothing has a label."""
+        """Returns `accuracy/top1` and so on, or with the sigmoid loss `mAP`, fractions in 0..1; empty where nothing has a label to score."""
         if not predictions.labeled.any():
             return {}
+        if self.label_sets is not None and not (predictions.labels > 0).any():
+            return {}  # the clips that have a class cannot be read
         if self.label_sets is not None:
             return {MAP: mean_average_precision(predictions.probabilities, predictions.labels)}
         accuracies = summarize(predictions.probabilities, predictions.labels, self.class_names)
@@ -194,10 +204,20 @@ def count_classes(source, classes: int, split: str) -> tuple[int, tuple[str, ...
             f"config.data.split={split!r} has {(labels < 0).sum()} clips without a label: give every clip one, or another split"
         )
     count = classes or len(source.class_names) or highest + 1
+    if not count:
+        raise ConfigError(
+            f"config.data.split={split!r} has no class: each clip is labeled as one of none; give clips of the classes"
+        )
     if highest >= count:
         raise ConfigError(f"the labels of config.data.split={split!r} go up to {highest}, but there are {count} classes")
     names = source.class_names or tuple(str(number) for number in range(count))
     return count, names + tuple(str(number) for number in range(len(names), count))
+
+
+def no_class(config, field: str) -> str:
+    """Returns the message for a split, config.data.`field`, in which no clip has a class."""
+    where = f" of config.data.manifest={config.data.manifest!r}" if config.data.get("manifest") else ""
+    return f"config.data.{field}={config.data[field]!r}{where}: no clip has a class to compare with; give clips of the classes, or another split"
 
 
 def highest_class(source) -> int:

@@ -2,7 +2,8 @@
 
 from cvmae.evaluation.extract import extract_features
 from cvmae.evaluation.features import FeatureSpec
-from cvmae.tasks.frozen import FrozenTask
+from cvmae.parallel.processes import log_once
+from cvmae.tasks.frozen import FrozenTask, bad_files_note
 from cvmae.workdir import FEATURES
 
 
@@ -23,4 +24,6 @@ class Extract(FrozenTask):
             dtype=c.dtype,
             placement=self.placement,
         )
+        if counts["unreadable"]:
+            log_once(bad_files_note(counts["unreadable"], counts["videos"], workdir / FEATURES))
         return dict(counts)

@@ -6,10 +6,12 @@ import re
 from cvmae.augment.pretrain_views import FIRST_VIEWS
 from cvmae.config import did_you_mean, require, steps
 from cvmae.data import clips, sources
-from cvmae.evaluation import extract, feature_files, features
+from cvmae.data.auto_workers import AUTO
+from cvmae.evaluation import extract, features
 from cvmae.interop import inflate
 from cvmae.models import autoencoder, build, classifier, masking, patches, positions, vit
 from cvmae.models.attention import ATTENTIONS
+from cvmae.objective import latents
 from cvmae.parallel.state_sharding import MODES
 from cvmae.tasks import TASKS
 from cvmae.training.optimizer import COOLDOWN_SHAPES, SCHEDULES
@@ -23,6 +25,10 @@ def one_of(*words):
 
 def at_least(low):
     return f"at least {low}", lambda value: value >= low
+
+
+def is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def between(low, high):
@@ -48,6 +54,8 @@ PLACE = "(time, row, column), each from 0 to 1", lambda value: len(value) == 3 a
 MESH = "at least 1, or -1 for what the others leave", lambda value: value == -1 or value >= 1
 FREE = "anything", lambda value: True
 
+TARGETS = ("pixels", "latent")  # of video_branch.target
+
 # Field, or pattern of fields, to (what is expected, test). The first match counts, and every field matches one.
 CHECKS = {
     "task": one_of(*TASKS),
@@ -60,6 +68,7 @@ CHECKS = {
     "*_every": FREE,
     "checkpoint_keep": at_least(1),
     "profile": FREE,  # parse_steps names its form
+    "log.*": FREE,  # trackers.check names the forms
     "dtype": one_of(*build.DTYPES),
     "attention": one_of(*ATTENTIONS),
     "remat": one_of(*vit.REMATS),
@@ -91,7 +100,11 @@ CHECKS = {
     "data.multi_label": FREE,
     "data.pictures": FREE,
     "data.root": FREE,
+    "data.cache_dir": FREE,
+    "data.cache_gb": ABOVE_0,
     "data.*split": ("a word such as train", bool),
+    "data.workers": ("a whole number, at least 0, or auto", lambda value: value == AUTO or is_count(value)),
+    "data.threads": ("a whole number, at least 0, or auto", lambda value: value == AUTO or is_count(value)),
     "data.*": at_least(0),
     "augment.size": SIZE,
     "augment.mirror_labels": FREE,
@@ -109,13 +122,14 @@ CHECKS = {
     "augment.blur": between(0, 1),
     "augment.solarize": between(0, 1),
     "augment.first_view": one_of(*FIRST_VIEWS),
+    "augment.plus_shift": at_least(0),
     "augment.hue": between(0, 0.5),
     "augment.mean": COLOR,
     "augment.std": SPREAD,
     "augment.*": at_least(0),
     "*_branch.backbone": one_of(*build.BACKBONES),
     "*_branch.positions": one_of(*positions.KINDS),
-    "*_branch.decoder.positions": one_of(*positions.KINDS),
+    "*_branch.decoder.positions": one_of(*positions.TABLES),
     "*_branch.qkv_bias": one_of(*vit.QKV_BIASES),
     "*_branch.mlp": one_of(*vit.MLPS),
     "*_branch.mask.kind": one_of(*masking.KINDS),
@@ -131,12 +145,21 @@ CHECKS = {
     "*_branch.*eps": ABOVE_0,
     "*_branch.variant": FREE,  # decode_variant's message names the sizes
     "*_branch.cls_token": FREE,
+    "*_branch.layer_scale": FREE,
+    "*_branch.registers": at_least(0),
+    "*_branch.softcap": at_least(0),
+    "*_branch.temporal_blocks": at_least(0),
     "*_branch.final_norm": FREE,
     "*_branch.decoder.embed_bias": FREE,
     "image_branch.tubelet": ("1: a frame has no time axis", lambda value: value == 1),
     "image_branch.frame_sampling": one_of(*clips.FRAME_SAMPLINGS),
     "image_branch.crop": one_of("shared", "independent"),
     "image_branch.train": one_of("full", "frozen"),
+    "video_branch.target": one_of(*TARGETS),
+    "video_branch.teacher.init_from": FREE,
+    "video_branch.teacher.norm": one_of(*latents.LATENT_NORMS),
+    "video_branch.teacher.*": FREE,  # fill_teacher_fields compares them with the weights
+    "video_branch.train": FREE,  # TrainedPart.parse names its forms
     "*_branch.init_from": FREE,
     "*_branch.init_decoder": FREE,
     "video_branch.inflate": one_of(*inflate.KINDS),
@@ -148,6 +171,7 @@ CHECKS = {
     "contrast.time_reversed_negatives": FREE,
     "loss.*": at_least(0),
     "loss_warmup.*": FREE,
+    "cooldown.init_from": FREE,
     "optimizer.warmup": FREE,
     "optimizer.schedule": one_of(*SCHEDULES),
     "optimizer.cooldown": FREE,
@@ -159,16 +183,22 @@ CHECKS = {
     "optimizer.layer_decay": ("above 0 and at most 1", lambda value: 0 < value <= 1),
     "optimizer.*": at_least(0),
     "report.*": at_least(0),
+    "monitor.collapse": BELOW_1,
+    "monitor.clips": at_least(0),
     "head.init": one_of("new", "weights"),
     "head.eps": ABOVE_0,
+    "head.heads": at_least(1),
     "head.pool": one_of(*classifier.POOLS),
     "head.loss": one_of(*classifier.LOSSES),
     "head.dropout": BELOW_1,
     "head.drop_path": BELOW_1,
     "head.*": at_least(0),
+    "finetune.train": FREE,  # TrainedPart.parse names its forms
+    "finetune.lora_alpha": ABOVE_0,
     "probe.rates": each("above 0", lambda value: value > 0),
     "probe.weight_decays": each("at least 0", lambda value: value >= 0),
     "probe.heads": at_least(1),
+    "probe.layers": each("a whole number", lambda value: isinstance(value, int)),
     "probe.loss": one_of(*classifier.LOSSES),
     "probe.*": at_least(0),
     "test.*": at_least(1),
@@ -177,7 +207,7 @@ CHECKS = {
     "knn.neighbours": each("at least 1", lambda value: value >= 1),
     "knn.temperature": ABOVE_0,
     "extract.tokens": one_of(*features.TOKENS),
-    "extract.format": one_of(*feature_files.FORMATS),
+    "extract.format": one_of(*extract.FORMATS),
     "extract.dtype": one_of(*extract.DTYPES),
     "extract.window_stride": at_least(0),
     "visualize.records": ("record numbers, each at least 0", lambda values: all(value >= 0 for value in values)),
@@ -224,8 +254,8 @@ def _near(value, expected: str) -> str:
 
 def check_field(field: str, value) -> None:
     """Checks one field by itself."""
-    if field.startswith("data.sources.") and value is None:
-        return  # the source of a mixture has that of config.data
+    if field.startswith(("data.sources.", "video_branch.teacher.")) and value is None:
+        return  # the source of a mixture has that of config.data; the fields of no teacher are open
     expected, holds = check_of(re.sub(r"^data\.sources\.[^.]+", "data", field)) or (
         f"known to {__name__}.CHECKS",
         lambda _: False,

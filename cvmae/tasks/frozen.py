@@ -16,18 +16,22 @@ from cvmae.data.sources import Source, open_split
 from cvmae.evaluation.feature_cache import cached_features
 from cvmae.evaluation.features import Features, FeatureSpec, make_encode
 from cvmae.evaluation.multi_label import labels_of
+from cvmae.files import storage_errors
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, local_mesh, make_mesh, replicated
 from cvmae.report.words import is_count
+from cvmae.storage.path import AnyPath
 from cvmae.tasks.init_from import load_video_encoder
 from cvmae.tasks.notes import frozen_notes, row_notes
-from cvmae.tasks.results import Results, write
+from cvmae.tasks.results import Results, write, write_page
 from cvmae.tasks.validate import validate
+from cvmae.tasks.workers import resolve_workers
 from cvmae.training import provenance
 from cvmae.training.preemption import default_termination, ending_on_sigterm
 from cvmae.training.workdir_lock import locked
-from cvmae.workdir import FEATURES, FROZEN_TASKS, Report, Workdir
+from cvmae.workdir import BAD_FILES, FEATURES, FROZEN_TASKS, Report, Workdir
+from cvmae.workdir.strangers import set_strangers_aside
 
 
 class FrozenTask(abc.ABC):
@@ -50,8 +54,14 @@ class FrozenTask(abc.ABC):
         self.config, self.sources, self.placement = config, sources, placement
 
     @classmethod
-    def run(cls, config, path: str, custom: Mapping[str, Source] | None = None) -> dict[str, float]:
-        """Computes the task's numbers and writes them into the workdir `path`; `custom`: see `open_split`.
+    def run(cls, config, path: str, custom: Mapping[str, Source] | None = None, report_page: bool = False) -> dict[str, float]:
+        """Computes the task's numbers and writes them into the workdir `path`.
+
+        Args:
+          config: of the task.
+          path: the workdir.
+          custom: see `open_split`.
+          report_page: see `cvmae.tasks.run`.
 
         Returns: the numbers as `TASK/NAME`. Raises: see `cvmae.tasks.run`.
         """
@@ -60,16 +70,20 @@ class FrozenTask(abc.ABC):
         default_termination()
         fields = [field for field in ("split", "test_split") if field in config.data]
         sources = {field: open_split(config.data, field, custom) for field in fields}
-        notes = frozen_notes(config, sources, jax.default_backend())
+        config, lines = resolve_workers(config, sources["split"] if "split" in sources else next(iter(sources.values())))
+        notes = lines + frozen_notes(config, sources, jax.default_backend())
         notes += row_notes(config, sources, labeled=config.task in ("knn", "retrieval"))
         task = cls(config, sources, Placement(mesh))
         weights = jax.device_put(task.load(), replicated(mesh))
         workdir = Workdir.create(path)
         _check_workdir(workdir, config.task)
         among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
-        with locked(workdir), ending_on_sigterm():
+        with storage_errors("a file of the run", workdir), locked(workdir), ending_on_sigterm():
+            set_strangers_aside(workdir)
             processes.log_once(f"workdir {workdir}{among}", *notes)
-            return task._record(task.compute(weights, workdir), workdir)
+            numbers = task._record(task.compute(weights, workdir), workdir)
+            write_page(report_page, workdir)
+            return numbers
 
     def _record(self, metrics: dict[str, float], workdir: Workdir) -> dict[str, float]:
         """Writes the task's numbers and config into the workdir, and returns them as `TASK/NAME`."""
@@ -86,7 +100,7 @@ class FrozenTask(abc.ABC):
         return next((label_sets_of(source) for source in self.sources.values()), None)
 
     def labels_of(self, features: Features) -> np.ndarray:
-        """Returns the labels of features: class numbers int32 [n], -1 unlabeled; of clips with several labels bool [n, C]."""
+        """Returns the labels of features: class numbers int32 [n], -1 unlabeled; of clips with several labels int8 [n, C], see `multi_label`."""
         return features.labels if self.label_sets is None else labels_of(features.labels, self.label_sets)
 
     def load(self) -> Any:
@@ -137,7 +151,14 @@ class FrozenTask(abc.ABC):
         )
         for pairs in processes.allgather_json(bad_files.pairs):
             bad_files.add([tuple(pair) for pair in pairs])
+        if len(bad_files):
+            processes.log_once(bad_files_note(len(bad_files), len(source), folder))
         return features
+
+
+def bad_files_note(count: int, total: int, folder: AnyPath) -> str:
+    """Returns a line about videos that have no features, and where they are listed."""
+    return f"{count:,} of {total:,} videos have no features, {folder / BAD_FILES} says which and why"
 
 
 def _check_workdir(workdir: Workdir, task: str) -> None:

@@ -2,7 +2,7 @@
 
 from cvmae.config import UNTRAINED, config_errors
 from cvmae.interop.adapt import InitFrom, load_branch, load_classifier, load_encoder, match_template
-from cvmae.models.autoencoder import Autoencoder
+from cvmae.models.autoencoder import LATENT_HEAD, Autoencoder
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
 from cvmae.parallel.processes import log_once
@@ -66,9 +66,11 @@ def load_pretraining_branch(config, name: str, template, module: Autoencoder) ->
         return None
     with config_errors(f"{name}_branch.init_from"):
         start = InitFrom(branch.init_from, name, branch.init_decoder, branch.get("inflate", "none"))
-        decoder = None if module.decoder is None else module.decoder.spec
+        # No weights have a head to the features of this run's teacher.
+        decoder = module.decoder.spec if module.decoder is not None and module.decoder.pixels else None
         params, notes = load_branch(start, module.encoder, decoder, config)
-        params = match_template(params, {part: template[part] for part in params}, branch.init_from)
+        wanted = {part: {key: leaf for key, leaf in template[part].items() if key != LATENT_HEAD} for part in params}
+        params = match_template(params, wanted, branch.init_from)
     fresh = [part for part in template if part not in params]
     log_once(*notes, *(f"{name}_branch {part} starts untrained" for part in fresh))
     return params

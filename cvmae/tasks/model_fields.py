@@ -1,9 +1,10 @@
 """Fields of a config that others decide: the encoder's, which are those of the weights, and data.multi_label, set by the loss."""
 
-from cvmae.config import UNTRAINED, config_errors
+from cvmae.config import UNTRAINED, config_errors, require
 
 # An encoder of random weights, and the type of each field: the defaults of pre-training's video branch in configs/common.py.
 UNTRAINED_ENCODER = {
+    "backbone": "vit",
     "variant": "B/16",
     "tubelet": 2,
     "positions": "separable",
@@ -11,6 +12,10 @@ UNTRAINED_ENCODER = {
     "qkv_bias": "qkv",
     "eps": 1e-6,
     "mlp": "gelu",
+    "layer_scale": False,
+    "registers": 0,
+    "softcap": 0.0,
+    "temporal_blocks": 0,
     "final_norm": True,
 }
 
@@ -30,7 +35,7 @@ def is_sigmoid(config) -> bool:
 
 
 def fill_fields(config):
-    """Sets the fields that others decide, see `fill_multi_label` and `fill_encoder_fields`.
+    """Sets the fields that others decide, see the other `fill` functions here and `cooldown.fill_cooldown`.
 
     Args:
       config: of any task, locked or not.
@@ -39,18 +44,43 @@ def fill_fields(config):
       (a locked copy of the config with every field set, or the config itself if nothing was open; notes for the user).
 
     Raises:
-      ConfigError: see `fill_encoder_fields`.
+      ConfigError: see `fill_encoder_fields`, `fill_teacher_fields` and `fill_cooldown`.
     """
+    config = fill_teacher_fields(config)
+    if "cooldown" in config and (config.cooldown.init_from or None in (config.total, config.seed, config.optimizer.base_lr)):
+        from cvmae.tasks.cooldown import fill_cooldown  # slow to import, and every config file imports this module
+
+        return fill_cooldown(config)
     return fill_encoder_fields(fill_multi_label(config))
+
+
+def fill_teacher_fields(config):
+    """Sets the fields of the encoder of config.video_branch.teacher that are None to those of its weights, where it is used.
+
+    Returns:
+      A locked copy of the config, or the config itself if nothing was open.
+
+    Raises:
+      ConfigError: the weights are missing or damaged, no config describes their encoder, or a field is set to another value.
+    """
+    teacher = config.get("video_branch", {}).get("teacher", {})
+    unset = _unset_fields(teacher)
+    if not unset or not teacher.init_from or config.video_branch.target != "latent":
+        return config
+    values = _encoder_fields("video_branch.teacher.init_from", teacher.init_from, teacher)
+    for name, value in values.items():
+        require(
+            name in unset or teacher[name] == value,
+            f"config.video_branch.teacher.{name}={teacher[name]!r}, but the encoder in {teacher.init_from} has {value!r}: leave the field out",
+        )
+    return _with_fields(config, {f"video_branch.teacher.{name}": values[name] for name in unset})
 
 
 def fill_multi_label(config):
     """Returns a locked copy with data.multi_label=True where the loss is sigmoid and the field False; else the config itself."""
     if not is_sigmoid(config) or config.data.get("multi_label") is not False:
         return config
-    config = config.copy_and_resolve_references()
-    config.data.multi_label = True
-    return config.lock()
+    return _with_fields(config, {"data.multi_label": True})
 
 
 def fill_encoder_fields(config):
@@ -65,18 +95,34 @@ def fill_encoder_fields(config):
       ConfigError: the weights are missing or damaged, or no config describes their encoder.
     """
     branch = config.get("video_branch", {})
-    unset = [name for name in UNTRAINED_ENCODER if name in branch and branch[name] is None]
+    unset = _unset_fields(branch)
     if not unset:
         return config, []
     values = UNTRAINED_ENCODER
     if config.init_from not in ("", UNTRAINED):
-        from cvmae.interop.adapt import InitFrom, encoder_fields  # slow to import, and every config file imports this module
+        values = _encoder_fields("init_from", config.init_from, branch, inflate=branch.inflate)
+    filled = _with_fields(config, {f"video_branch.{name}": values[name] for name in unset})
+    return filled, _recipe_notes(filled, unset)
 
-        with config_errors("init_from"):
-            values = values | encoder_fields(InitFrom(config.init_from, inflate=branch.inflate), branch.variant or "")
-    filled = config.copy_and_resolve_references()
-    filled.video_branch.update({name: values[name] for name in unset})
-    return filled.lock(), _recipe_notes(filled, unset)
+
+def _unset_fields(section) -> list[str]:
+    """Returns the fields of an encoder that a section of a config has and leaves open."""
+    return [name for name in UNTRAINED_ENCODER if name in section and section[name] is None]
+
+
+def _encoder_fields(field: str, path: str, section, **options) -> dict:
+    """Returns the fields of the encoder whose weights a field of the config names. Raises: ConfigError, which names the field."""
+    from cvmae.interop.adapt import InitFrom, encoder_fields  # slow to import, and every config file imports this module
+
+    with config_errors(field):
+        return UNTRAINED_ENCODER | encoder_fields(InitFrom(path, **options), section.variant or "")
+
+
+def _with_fields(config, values: dict):
+    """Returns a locked copy of a config with other values of some fields, each under its dotted name."""
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(values)
+    return config.lock()
 
 
 def _recipe_notes(config, filled: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cvmae.config import config_errors, require, steps
+from cvmae.config import UNTRAINED, config_errors, require, steps
 from cvmae.data.row_checks import check_rows
 from cvmae.data.sources import Source
 from cvmae.data.video_files import is_picture
@@ -72,12 +72,35 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
     notes = _shared_notes(config, backend)
     epoch, total = schedule.steps_per_epoch, schedule.total
     warmup = steps(config.optimizer.warmup, "optimizer.warmup", steps_per_epoch=epoch, total=total)
+    if 0 < epoch < 1 and config.data.source != "synthetic":
+        clips = round(epoch * config.batch_size)
+        notes.append(
+            f"note: config.batch_size={config.batch_size} is more than the {clips} clips of config.data.split={config.data.split!r}: a batch "
+            f"holds clips several times, and config.total={config.total} is {total} steps; take --config.batch_size={clips} or less"
+        )
     if total and warmup >= total and config.data.source != "synthetic":  # a trial run is not meant to learn
         notes.append(
             f"note: config.optimizer.warmup={config.optimizer.warmup} is {warmup} steps, all of the run: the learning rate never "
             "reaches its peak"
         )
-    return notes
+    return notes + _frozen_random(config)
+
+
+def _frozen_random(config) -> list[str]:
+    """Returns a note if a part of an encoder is frozen that has random weights."""
+    if config.data.source == "synthetic":
+        return []
+    if config.task == "pretrain":
+        section, start = "video_branch", config.video_branch.init_from or config.get("cooldown", {}).get("init_from")
+    else:
+        section, start = "finetune", config.get("init_from", UNTRAINED) != UNTRAINED
+    part = config.get(section, {}).get("train", "all")
+    field = "config.init_from" if section == "finetune" else "config.video_branch.init_from"
+    return (
+        []
+        if part == "all" or start
+        else [f"note: config.{section}.train={part} freezes random weights: give {field}, or take all"]
+    )
 
 
 def export_notes(encoder: Backbone) -> list[str]:
@@ -87,7 +110,10 @@ def export_notes(encoder: Backbone) -> list[str]:
     reasons = refusals(Pretrained("", encoder, {}), "encoder")
     if not reasons:
         return []
-    return [f"note: the encoder of this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats"]
+    return [
+        f"note: the encoder of this run cannot be exported as hf-videomae ({'; '.join(reasons)}), only in other formats; the argument "
+        "exportable, --config=FILE.py:exportable, sets both"
+    ]
 
 
 def valid_notes(config, objective: Objective) -> list[str]:
@@ -195,6 +221,18 @@ def ending(config, config_path: str, workdir: str, data_flags: Sequence[str] = (
     command = f"python -m cvmae.main --config={with_task(config_path, following)} --config.init_from={start}"
     command = " ".join([command, *map(shlex.quote, data_flags), *_label_flags(config, following, data_flags)])
     return [*lines, f"next, for example: {command}"]
+
+
+def data_flags(arguments: Sequence[str]) -> list[str]:
+    """Returns the flags of config.data among the arguments of a command, each as one word, `--config.data.FIELD=VALUE`."""
+    flags = []
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, _ = argument.partition("=")
+        if not name.startswith("-") or not name.lstrip("-").startswith(("config.data.", "noconfig.data.")):
+            continue
+        takes_next = not equals and following and not following.startswith("-") and not name.lstrip("-").startswith("no")
+        flags.append(f"--{argument.lstrip('-')}{f'={following}' if takes_next else ''}")
+    return flags
 
 
 def _label_flags(config, following: str, data_flags: Sequence[str]) -> list[str]:

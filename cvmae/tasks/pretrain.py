@@ -1,16 +1,24 @@
 """Pre-training of both branches."""
 
+import jax
 import jax.numpy as jnp
 
+from cvmae.config import ConfigError
 from cvmae.data.mixture import mixture_names
+from cvmae.evaluation.drift import DriftMonitor, Start
 from cvmae.evaluation.heldout import HeldOut, evaluate_pretraining, report_table
+from cvmae.models.trained_part import TrainedPart
+from cvmae.models.vit import decode_variant
+from cvmae.objective.latents import TEACHER
 from cvmae.objective.objective import Objective
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel import processes
 from cvmae.tasks.base import Task
+from cvmae.tasks.cooldown import continue_run
 from cvmae.tasks.init_from import load_pretraining_branch
 from cvmae.tasks.notes import check_reversible, export_notes, picture_notes, valid_notes
 from cvmae.tasks.results import Results
+from cvmae.tasks.teacher import load_teacher
 from cvmae.training import optimizer as optim
 from cvmae.training.loop import Schedule
 from cvmae.training.train_state import TrainState, accumulate_gradients, apply_gradients, create_state
@@ -25,6 +33,7 @@ class Pretrain(Task):
     """
 
     held_out: HeldOut
+    _start: Start | None = None  # of the drift, measured at the first evaluation of a process
     BATCH_KEYS: tuple[str, ...] = ("video", "frame_index")
     PREFIX = "report"
 
@@ -34,21 +43,51 @@ class Pretrain(Task):
         self.mixture = mixture_names(config.data)
         if self.mixture:
             self.BATCH_KEYS = ("video", "frame_index", "source")
+        self.depth = decode_variant(config.video_branch.variant)[0].depth
+        # Configs of earlier versions lack the field.
+        self.part = TrainedPart.parse(config.video_branch.get("train", "all"), self.depth)
         self.objective = Objective(config, warmups, self.rules, len(self.mixture))
         self.learning_rate = optim.resolve_schedule(config, schedule.total, schedule.steps_per_epoch)
         self.optimizer = optim.make_optimizer(config.optimizer, self.learning_rate, self.is_frozen)
 
     def is_frozen(self, path: str) -> bool:
-        """Returns True for the image encoder where config.image_branch.train freezes it."""
+        """Returns True for the image encoder where config.image_branch.train freezes it, and for what video_branch.train leaves out."""
+        if path.startswith("/video/encoder/"):
+            return not self.part.is_trained(path.removeprefix("/video"), self.depth)
         return self.config.image_branch.train == "frozen" and path.startswith("/image/encoder/")
+
+    def _stop_frozen(self, params):
+        """Returns parameters of which the frozen ones have no gradient, so that none is computed below the first that learns."""
+        if self.part.kind == "all":
+            return params  # no gradient reaches a frozen image encoder: the model stops it
+
+        def stop(keys, leaf):
+            return jax.lax.stop_gradient(leaf) if self.is_frozen(optim.path_of(keys)) else leaf
+
+        return jax.tree_util.tree_map_with_path(stop, params)
 
     def init_state(self, key) -> TrainState:
         """Returns a new state; two clips are enough to know the shapes of parameters."""
         params = self.objective.init(key, self.blank_batch(2) | sample_keys(key, 0, 2))
-        return create_state(params, self.optimizer, self.config.optimizer.ema_decay)
+        teacher = self._teacher_shapes()
+        # Zeros, whose place the weights take.
+        frozen = None if teacher is None else {TEACHER: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), teacher)}
+        return create_state(params, self.optimizer, self.config.optimizer.ema_decay, frozen)
+
+    def _teacher_shapes(self):
+        """Returns shapes and dtypes of the teacher's parameters; None without a teacher."""
+        teacher, data = self.objective.teacher, self.config.data
+        if teacher is None:
+            return None
+        clip = jnp.zeros((1, data.num_frames, *self.config.augment.size, 3))
+        return jax.eval_shape(lambda: teacher.init(jax.random.key(0), clip)["params"])
+
+    def _with_teacher(self, params, state: TrainState) -> dict:
+        """Returns parameters of the model beside those of the teacher, for the objective."""
+        return params | (state.frozen or {})
 
     def load_pretrained(self) -> dict | None:
-        """Returns the branches that start from weights, `video` and `image`; None where no branch does.
+        """Returns the branches that start from weights, `video` and `image`, and the `teacher`; None where nothing does.
 
         Raises:
           ConfigError: a file does not fit its branch; the message lists why.
@@ -56,14 +95,21 @@ class Pretrain(Task):
         model, template = self.objective.model, self.abstract_state().params
         branches = {name: module for name, module in (("video", model.video), ("image", model.image)) if module is not None}
         loaded = {name: load_pretraining_branch(self.config, name, template[name], module) for name, module in branches.items()}
+        if self.objective.teacher is not None:
+            loaded[TEACHER] = load_teacher(self.config, self._teacher_shapes(), self.objective.teacher)
         return {name: params for name, params in loaded.items() if params is not None} or None
+
+    def initial_state(self) -> TrainState:
+        """Returns the state before the first step, see `base.Task`; with config.cooldown.init_from that of a run which this one continues."""
+        state, path = super().initial_state(), self.config.get("cooldown", {}).get("init_from")
+        return continue_run(state, path, self.config, self.objective.model) if path else state
 
     def train_step(self, state: TrainState, batch):
         """Returns the updated state and the metrics of the objective, of each source of a mixture, and of the optimizer."""
         samples = batch | sample_keys(self.key, state.step, batch["video"].shape[0])
 
         def loss(params, micro_batch):
-            return self.objective(params, micro_batch, state.step)
+            return self.objective(self._with_teacher(self._stop_frozen(params), state), micro_batch, state.step)
 
         gradients, metrics = accumulate_gradients(loss, state.params, samples, self.config.accumulate, self.shard_update)
         if self.objective.source_terms:
@@ -87,24 +133,62 @@ class Pretrain(Task):
             names = ", ".join(sorted(term.name for term in left_out))
             lines.append(f"note: loss/NAME of a source leaves out {names}: its LossTerm has no clip_losses")
         video = self.objective.model.video
+        if self.part.kind != "all":
+            lines.append(
+                f"video_branch.train={self.config.video_branch.train}: the embedding and the first {self.depth - self.part.number} of "
+                f"{self.depth} blocks of the video encoder are frozen"
+            )
+        if self.objective.teacher is not None:
+            teacher = self.config.video_branch.teacher
+            lines.append(
+                f"video_branch.target=latent: predicts features of {teacher.init_from} ({teacher.variant}, norm {teacher.norm}), frozen"
+            )
         lines += valid_notes(self.config, self.objective)
         lines += picture_notes(self.config, self.source) if video is not None else []
         if self.config.report.labelled and self.config.data.get("multi_label"):
             lines.append(
                 "note: config.data.multi_label=True: the report counts clips as unlabeled, without a linear probe and the nearest label"
             )
-        return lines + (export_notes(video.encoder) if video is not None else [])
+        return lines
+
+    def first_notes(self) -> list[str]:
+        """Returns a note where the video encoder cannot be exported to transformers."""
+        video = self.objective.model.video
+        return [] if video is None else export_notes(video.encoder)
 
     def check_data(self) -> None:
         """Checks that reversed clips differ from clips, and opens the evaluation split where something will read it."""
         check_reversible(self.config, self.source)
         report = self.config.report
-        if report.pictures or report.labelled or self.resolve(self.config.eval_every, "eval_every"):
+        if report.pictures or report.labelled or self._monitored or self.resolve(self.config.eval_every, "eval_every"):
             self.held_out = HeldOut(self.objective, self.open_split("eval_split"), self.placement)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Returns every metric of the objective on the evaluation split, as `eval/NAME`."""
-        return {f"eval/{name}": value for name, value in self.held_out.terms(self.evaluated(state)).items()}
+        """Returns every metric of the objective on the evaluation split, as `eval/NAME`, and the drift where it is monitored.
+
+        Warns where the features of the video encoder collapse.
+        """
+        params = self.evaluated(state)
+        metrics = self.held_out.terms(self._with_teacher(params, state))
+        if self._monitored:
+            monitor = DriftMonitor(self.held_out, self._monitored, self.config.monitor.collapse)
+            if self._start is None:
+                self._start = monitor.start(self._starting_params())
+            drift = monitor.compare(params, self._start)
+            processes.log_once(*filter(None, [monitor.warning(int(state.step), drift, metrics, self._start)]))
+            metrics |= drift
+        return {f"eval/{name}": value for name, value in metrics.items()}
+
+    @property
+    def _monitored(self) -> int:
+        """Number of held-out clips on which the drift is measured; 0 for none, as in configs of earlier versions."""
+        return self.config.get("monitor", {}).get("clips", 0)
+
+    def _starting_params(self):
+        """Returns the parameters that the run started from, the same after any interruption."""
+        if self.config.get("cooldown", {}).get("init_from"):
+            return self.evaluated(self.initial_state())
+        return self.initial_params()
 
     def results(self, state: TrainState, workdir: Workdir) -> Results:
         """Computes reconstructions, and what was learned beside the untrained model, as config.report asks."""
@@ -115,17 +199,27 @@ class Pretrain(Task):
             reconstruction = self._reconstruct(params, c.pictures)
         if not c.labelled:
             return Results(None, reconstruction=reconstruction)
-        metrics = evaluate_pretraining(self.held_out, params, self.source, c.labelled, c.clips)
+        metrics = evaluate_pretraining(self.held_out, self._with_teacher(params, state), self.source, c.labelled, c.clips)
         if "probe/accuracy" not in metrics:
             processes.log_once(
                 "note: no linear probe: the clips of config.data.eval_split have several labels each, or fewer than two classes"
             )
-        baseline = {}
-        if c.untrained:
-            untrained = self.evaluated(self.initial_state())
-            baseline = evaluate_pretraining(self.held_out, untrained, self.source, c.labelled, c.clips)
+        baseline = self._baseline() if c.untrained else {}
         report = Report("pretrain", metrics, baseline)
         return Results(report, report_table(metrics, baseline), reconstruction=reconstruction)
+
+    def _baseline(self) -> dict[str, float]:
+        """Returns the report of the model before the first step; empty where the run that it went on from is gone by now."""
+        try:
+            start = self.initial_state()
+            untrained = self._with_teacher(self.evaluated(start), start)
+        except ConfigError as error:
+            if not self.config.cooldown.init_from:
+                raise
+            processes.log_once(f"note: no report of the start: {error}")
+            return {}
+        c = self.config.report
+        return evaluate_pretraining(self.held_out, untrained, self.source, c.labelled, c.clips)
 
     def _reconstruct(self, params, count: int):
         from cvmae.visualize.reconstruction import reconstruct_samples  # see `results.draw`

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cvmae.config import require
+from cvmae.evaluation.features import block_tokens
 from cvmae.evaluation.multi_label import MAP
 from cvmae.evaluation.multi_view import Predictions, flat_crops, mean_over_crops
 from cvmae.models.build import DTYPES, build_encoder, build_probe, video_grid
 from cvmae.models.heads import pool
 from cvmae.models.probes import FeatureNorm
-from cvmae.tasks.classification import MIDDLE, ClassificationTask
+from cvmae.tasks.classification import MIDDLE, ClassificationTask, highest_class, no_class
 from cvmae.tasks.init_from import load_video_encoder
 from cvmae.training import optimizer as optim
 from cvmae.training.loop import Schedule
@@ -34,6 +36,7 @@ class Probe(ClassificationTask):
         self.encoder = build_encoder(config, config.video_branch, video_grid(config), rules=self.rules)
         self.probe = build_probe(config, self.classes, self.rules)
         self.grid = list(itertools.product(config.probe.rates, config.probe.weight_decays))
+        self.ema_decay = config.optimizer.get("ema_decay", 0.0)  # configs of before the field
         warmup = self.resolve(config.optimizer.warmup, "optimizer.warmup")
         self.rate_factor = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(schedule.total, warmup + 1), 0.0)
         self._predict = jax.jit(self._pure_predict)
@@ -45,6 +48,11 @@ class Probe(ClassificationTask):
             f"{self.classes} classes; the frozen encoder is {self.config.init_from}",
             f"{len(self.grid)} heads at once: rates {tuple(c.rates)}, weight decays {tuple(c.weight_decays)}",
         ]
+
+    def check_data(self) -> None:
+        """Checks the labels of the splits, and that those of the evaluation split can tell which head is best."""
+        super().check_data()
+        require(len(self.grid) == 1 or highest_class(self.eval_source) >= 0, no_class(self.config, "eval_split"))
 
     def _optimizer(self, rate, weight_decay):
         c = self.config.optimizer
@@ -64,7 +72,8 @@ class Probe(ClassificationTask):
         keys = jax.random.split(probe_key, len(self.grid))
         params = jax.vmap(lambda key: self.probe.init(key, features)["params"])(keys)
         opt_state = jax.vmap(self._optimizer(0.0, 0.0).init)(params)
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, frozen=encoder, stats=stats)
+        ema = jax.tree.map(jnp.copy, params) if self.ema_decay else None
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, ema, frozen=encoder, stats=stats)
 
     def initial_state(self) -> TrainState:
         """The state before the first step: new heads, and the encoder of config.init_from (untrained where it says so)."""
@@ -76,7 +85,8 @@ class Probe(ClassificationTask):
 
     def _features(self, encoder, clips):
         """Returns the input of a head: float32 [B, D], or all tokens [B, N, D]."""
-        tokens = self.encoder.apply({"params": encoder}, clips).tokens
+        layers = self.config.probe.get("layers", (-1,))  # configs of before the field
+        tokens = block_tokens(self.encoder, encoder, clips, layers)
         return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
 
     def _as_parameters(self, tree):
@@ -112,7 +122,8 @@ class Probe(ClassificationTask):
         params, opt_state, losses, hits = self._over_heads(advance, state.params, state.opt_state, rates, decays)
         metrics = {"loss": losses.min(), "loss/median_head": jnp.median(losses), "accuracy/top1": hits.max()}
         metrics["optimizer/rate_factor"] = jnp.asarray(factor, jnp.float32)
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, stats=stats), metrics
+        ema = optax.incremental_update(params, state.ema, 1 - self.ema_decay) if self.ema_decay else None
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema, stats=stats), metrics
 
     def _pure_predict(self, state: TrainState, video):
         features = self._features(state.frozen, flat_crops(video, self.config))
@@ -123,7 +134,7 @@ class Probe(ClassificationTask):
 
     def predict(self, state: TrainState):
         """Probabilities [b, heads, C] of a batch of crops."""
-        inputs = state.replace(opt_state=None)
+        inputs = state.replace(params=self.evaluated(state), opt_state=None, ema=None)
         return lambda batch: self._predict(inputs, batch["video"])
 
     def evaluate(self, state: TrainState) -> dict[str, float]:

@@ -53,11 +53,13 @@ def write(results: Results, workdir: Workdir) -> None:
 
 
 def _write_predictions(predictions: Predictions, class_names: tuple[str, ...], paths: tuple[str, ...], workdir: Workdir) -> None:
+    labeled = predictions.labeled
     arrays = {name: getattr(predictions, name) for name in ("probabilities", "labels", "readable")}
+    if predictions.labels.ndim == 2:  # a clip that has none of the classes is labeled
+        arrays |= {"labels": predictions.labels > 0, "labeled": labeled}
     with replacing(workdir / PREDICTIONS) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays, class_names=np.array(class_names), paths=np.array(paths))
-    labeled = predictions.labeled
-    if not labeled.any():
+    if not (predictions.labels > 0 if predictions.labels.ndim == 2 else labeled).any():
         return
     scores, labels = predictions.probabilities[labeled], predictions.labels[labeled]
     if labels.ndim == 2:
@@ -85,3 +87,11 @@ def draw(results: Results, workdir: Workdir) -> None:
         labeled = predictions.labeled
         matrix = confusion_matrix(predictions.probabilities[labeled], predictions.labels[labeled])
         draw_confusion(workdir / CONFUSION, matrix, results.class_names)
+
+
+def write_page(wanted: bool, workdir: Workdir) -> None:
+    """Writes `report.html` where it is wanted; in the main process."""
+    if wanted and processes.is_main_process():
+        from cvmae.report.page import write_page  # see `draw`
+
+        write_page([workdir.path])

@@ -11,12 +11,17 @@ from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten, require
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.interop.pretrained import vit_of
-from cvmae.models import build, masking, positions, vit
+from cvmae.models import build, masking, positions, rotary, vit
+from cvmae.models.trained_part import TrainedPart
 from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
+from cvmae.storage.client import check_scheme
+from cvmae.storage.path import expand_user, is_remote, isdir
 from cvmae.tasks.fields import check_field
 from cvmae.tasks.mixtures import check_mixture
 from cvmae.tasks.model_fields import is_sigmoid, loss_field
+from cvmae.tasks.teacher import check_teacher
+from cvmae.training import trackers
 from cvmae.visualize.attention import AttentionSpec
 
 
@@ -39,16 +44,25 @@ def validate(config, devices=None) -> None:
             f"config.{section}.manifest={data.manifest!r} is not read with config.{section}.source={data.source!r} (runlocal sets "
             f"synthetic): add --config.{section}.source=files, or leave the manifest out",
         )
-    folder = config.data.source == "files" and os.path.isdir(os.path.expanduser(config.data.manifest))
+    folder = config.data.source == "files" and _is_folder(config.data.manifest)
     require(
         not folder or "total" not in config,
         f"config.data.manifest={config.data.manifest!r} is a folder, which has neither splits nor labels to learn from: make a "
         "manifest of it by python -m cvmae.data.prepare --dataset=folder",
     )
     check_multi_label(config)
+    trackers.check(config.get("log", {}))
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
+
+
+def _is_folder(path: str) -> bool:
+    """Returns True for a folder of this machine or of a bucket; a path that cannot be looked at is left to its reader."""
+    try:
+        return isdir(expand_user(path))
+    except OSError:
+        return False
 
 
 def check_multi_label(config) -> None:
@@ -70,6 +84,8 @@ def check_multi_label(config) -> None:
 
 def check_pretraining(config) -> None:
     """Checks the parts of both branches that active terms need."""
+    check_teacher(config)
+    check_start(config.video_branch.get("teacher", {}).get("init_from", ""), "video_branch.teacher.init_from")
     with config_errors():
         terms = active_terms(config)
     wanted = [name for name in ("video", "image") if getattr(terms, f"{name}_branch")]
@@ -78,15 +94,44 @@ def check_pretraining(config) -> None:
         f"config.report.labelled={config.report.labelled} probes the video encoder, but every term of the video branch has weight 0: "
         "set --config.report.labelled=0",
     )
+    require(
+        terms.views > 1 or not config.augment.get("plus_shift"),
+        f"config.augment.plus_shift={config.augment.get('plus_shift')} moves v⁺ in time, but no term with a weight compares it with v: "
+        "set it to 0, or the weight of an intra- or cross-modal term above 0",
+    )
     for name in wanted:
         check_grid(config, name)
     with config_errors():
         build.build_model(config, terms)
     for name in wanted:
-        check_positions(config, name, f"{name}_predictions" in terms.outputs)
+        check_positions(config, name, terms.has_decoder(name))
     for name in ("video", "image"):
         check_branch_start(config[f"{name}_branch"], name, name in wanted)
     check_inflate(config.video_branch, config.video_branch.init_from)
+    check_monitor(config, "video" in wanted)
+    starts = [f"config.{name}_branch.init_from" for name in ("video", "image") if config[f"{name}_branch"].init_from]
+    require(
+        not starts or not config.get("cooldown", {}).get("init_from"),
+        f"config.cooldown.init_from with {' and '.join(starts)}: the run continues with its own weights; leave one of them out",
+    )
+
+
+def check_monitor(config, has_video: bool) -> None:
+    """Checks the part of the video encoder that is trained, and that there is something to monitor."""
+    with config_errors("video_branch.train"):
+        depth = vit.decode_variant(config.video_branch.variant)[0].depth
+        TrainedPart.parse(config.video_branch.get("train", "all"), depth)
+    clips = config.get("monitor", {}).get("clips", 0)
+    remedies = {
+        "every term of the video branch has weight 0": has_video,
+        "config.eval_every is 0": not _is_never(config.eval_every),
+    }
+    for why, fine in remedies.items():
+        require(not clips or fine, f"config.monitor.clips={clips}, but {why}: set --config.monitor.clips=0")
+
+
+def _is_never(duration: str) -> bool:
+    return not steps(duration, "eval_every", steps_per_epoch=1, total=100)
 
 
 def check_downstream(config) -> None:
@@ -94,7 +139,10 @@ def check_downstream(config) -> None:
     check_grid(config, "video")
     check_positions(config, "video", False)
     if config.task == "finetune":
-        build.build_classifier(config, 2)
+        with config_errors():
+            build.build_classifier(config, 2)
+        with config_errors("finetune.train"):
+            build.trained_part(config)
     if config.task in ("linear", "attentive"):
         with config_errors():
             build.build_probe(config, 2)
@@ -104,8 +152,13 @@ def check_downstream(config) -> None:
         f"config.data.fit={config.data.fit!r} leaves nothing to crop in more than one way: set it to crop, or one crop",
     )
     layer = next((config[name].layer for name in ("features", "extract", "visualize") if name in config), -1)
-    depth = vit.decode_variant(config.video_branch.variant)[0].depth
+    depth, _ = build.num_blocks(config.video_branch)
     require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
+    for name in config.get("probe", {}).get("layers", ()):
+        require(
+            -depth <= name < depth,
+            f"config.probe.layers has {name}: {config.video_branch.variant} has {depth} blocks, {-depth} to {depth - 1}",
+        )
     require(
         bool(config.init_from),
         "config.init_from is empty: give a workdir, a weights file or folder, or a hub id owner/name; or untrained, for an encoder of "
@@ -193,7 +246,11 @@ def check_grid(config, name: str) -> None:
 def check_positions(config, name: str, decoder: bool) -> None:
     """Checks that fixed position tables exist for the grid and width of a branch."""
     branch = config[f"{name}_branch"]
-    stacks = [("positions", branch.positions, vit.decode_variant(branch.variant)[0].width)]
+    size = vit.decode_variant(branch.variant)[0]
+    if branch.positions == "rope3d":
+        with config_errors(f"{name}_branch.positions"):
+            rotary.table(grid_of(config, name), size.width // size.heads)
+    stacks = [("positions", branch.positions, size.width)]
     if decoder:
         stacks.append(("decoder.positions", branch.decoder.positions, branch.decoder.width))
     for field, kind, width in stacks:
@@ -204,9 +261,11 @@ def check_positions(config, name: str, decoder: bool) -> None:
 
 def check_start(path: str, field: str) -> None:
     """Raises ConfigError if there are no weights at `path`; a hub id is only checked for its form."""
-    local = os.path.expanduser(path)
+    if is_remote(path):  # whether it is there, its reader says
+        check_scheme(path)
+        return
     require(
-        not path or os.path.exists(local) or hub.is_hub_id(path),
+        not path or os.path.exists(os.path.expanduser(path)) or hub.is_hub_id(path),
         f"config.{field}={path!r} does not exist: give a workdir, a weights file or folder, or a hub id owner/name",
     )
 

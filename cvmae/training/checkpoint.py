@@ -4,6 +4,7 @@ The position in the data is the step alone: the pipeline gives batch `step` of t
 workers and processes, so a checkpoint holds no iterator and restores on other counts of both.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -15,13 +16,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from cvmae.config import ConfigError
-from cvmae.files import storage_errors
+from cvmae.config import ConfigError, require
+from cvmae.files import identify, lost_link, set_aside, storage_errors
 from cvmae.parallel import processes
+from cvmae.storage.path import AnyPath, as_path
+from cvmae.storage.remote_path import RemotePath
 from cvmae.training import identity
 from cvmae.training.optimizer import path_of
+from cvmae.training.staged_checkpoints import StagedManager, is_staged, local_copy
 from cvmae.workdir import CHECKPOINTS, checksums, orbax_output
-from cvmae.workdir.saved_steps import STATE, find_damage, read_position, saved_steps, set_aside, try_reading
+from cvmae.workdir.saved_steps import STATE, Leftovers, find_damage, find_leftovers, read_position, saved_steps, try_reading
 
 
 def shapes(params) -> dict[str, tuple[int, ...]]:
@@ -32,7 +36,7 @@ def shapes(params) -> dict[str, tuple[int, ...]]:
 PERMANENT = "permanent"  # the entry of the position of a checkpoint that is never deleted
 
 
-def _is_permanent(checkpoint: pathlib.Path) -> bool:
+def _is_permanent(checkpoint: AnyPath) -> bool:
     """Returns True if a checkpoint says that it is never deleted, or is damaged and could have said so."""
     position, why = try_reading(lambda: read_position(checkpoint), checkpoint)
     return bool(why) or not isinstance(position, dict) or bool(position.get(PERMANENT))
@@ -66,17 +70,31 @@ class Checkpoints:
     of the workdir ask for.
     """
 
-    def __init__(self, workdir: str | os.PathLike, keep: int):
+    def __init__(self, workdir: str | os.PathLike | RemotePath, keep: int):
         """Opens `workdir`/checkpoints, where the newest `keep` are kept."""
         orbax_output.mute()
-        self.folder, self._keep = epath.Path(workdir).absolute() / CHECKPOINTS, keep
+        self._keep = keep
+        self._path: AnyPath = (as_path(workdir) / CHECKPOINTS).absolute()
+        self._there: tuple[int, int] | None = None  # the folder that Orbax writes to
+        require(
+            not is_staged(self._path) or processes.is_single_process(),
+            f"--workdir={workdir}: checkpoints of several processes cannot be written to s3://, for which Orbax has no driver: give a "
+            "gs:// path or a folder that all processes share",
+        )
+
+    @property
+    def folder(self) -> str:
+        """The folder of the checkpoints, for messages."""
+        return str(self._path)
 
     @functools.cached_property
-    def _manager(self) -> ocp.CheckpointManager:
+    def _manager(self) -> ocp.CheckpointManager | StagedManager:
         # Made after damaged checkpoints are set aside: it lists the steps once.
         policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(self._keep), _Listed(self._permanent)])
+        # Orbax looks for them in a thread of its own, which fails if the folder is deleted meanwhile: only where there are some.
+        has_unfinished = processes.allgather_json(bool(self._leftovers.unfinished))[0]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, cleanup_tmp_directories=True, lightweight_initialize=True
+            preservation_policy=policy, cleanup_tmp_directories=has_unfinished, lightweight_initialize=True
         )
         handlers = {
             "state": ocp.StandardCheckpointHandler(),
@@ -84,7 +102,16 @@ class Checkpoints:
             "checksums": ocp.JsonCheckpointHandler(),
         }
         with storage_errors("the folder of the checkpoints", self.folder):
-            return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+            if is_staged(self._path):
+                return StagedManager(self._path, self._keep, self._permanent, handlers)
+            manager = ocp.CheckpointManager(epath.Path(self.folder), options=options, item_handlers=handlers)
+            self._there = identify(self._path)
+            return manager
+
+    @functools.cached_property
+    def _leftovers(self) -> Leftovers:
+        """Parts of the folder that a run does not resume from, as they were at the start."""
+        return find_leftovers(self._path)
 
     @functools.cached_property
     def _permanent(self) -> set[int]:
@@ -116,8 +143,15 @@ class Checkpoints:
         manager = self._manager
         self._permanent.update({step} if permanent else ())
         with self._storage_errors():
+            # Orbax would create the folders again, on another disk where a mount is lost.
+            if isinstance(self._path, pathlib.Path) and processes.is_main_process() and not self._path.is_dir():
+                os.stat(self._path.parent)
+                processes.log_once(
+                    f"{self.folder} is gone, deleted during the run: created again for the checkpoint of step {step}"
+                )
             # An error of writing the one before comes out here.
             manager.save(step, args=ocp.args.Composite(**items), force=True)
+            self._there = identify(self._path)
 
     def restore(self, abstract_state, expected: dict | None = None, *, allow_data_change: bool = False):
         """Returns the newest whole (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
@@ -135,6 +169,7 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         misfits: dict[int, str] = {}
+        self._name_leftovers()
         for step in reversed(processes.allgather_json(saved_steps(self._path))[0]):
             try:
                 restored = self._restore_step(step, abstract_state, expected or {}, allow_data_change)
@@ -148,7 +183,7 @@ class Checkpoints:
                 return restored
         for step, why in misfits.items():
             raise ConfigError(
-                f"checkpoint {self.folder / str(step)} does not fit this config ({why}): "
+                f"checkpoint {self._path / str(step)} does not fit this config ({why}): "
                 "give another --workdir, or the config that the checkpoint was made with"
             )
         if damaged:
@@ -159,27 +194,49 @@ class Checkpoints:
             )
         return None
 
-    @property
-    def _path(self) -> pathlib.Path:
-        return pathlib.Path(self.folder)
-
     def _restore_step(self, step: int, abstract_state, expected: dict, allow_data_change: bool) -> tuple[Any, dict]:
         """Reads a checkpoint. Raises: DamagedError, MisfitError, ConfigError, each in all processes alike."""
         path = self._path / str(step)
+        with local_copy(path) if is_staged(path) else contextlib.nullcontext(path) as path:
+            return self._read_step(path, abstract_state, expected, allow_data_change)
+
+    def _read_step(self, path: AnyPath, abstract_state, expected: dict, allow_data_change: bool) -> tuple[Any, dict]:
         # One process looks, and all hear of it.
         _agree(find_damage(path) if processes.is_main_process() else "")
         position = read_position(path)
         sums, why = checksums.read(path, position)
         _agree(why)
         identity.check(position, expected, allow_data_change)
-        there, why = try_reading(lambda: ocp.StandardCheckpointHandler().metadata(epath.Path(path) / STATE).tree, path)
+        there, why = try_reading(lambda: ocp.StandardCheckpointHandler().metadata(epath.Path(str(path)) / STATE).tree, path)
         _agree(why)
         _check_shapes(there, abstract_state)
         restore = ocp.args.StandardRestore(abstract_state)
-        state, why = try_reading(lambda: ocp.StandardCheckpointHandler().restore(epath.Path(path) / STATE, args=restore), path)
+        state, why = try_reading(
+            lambda: ocp.StandardCheckpointHandler().restore(epath.Path(str(path)) / STATE, args=restore), path
+        )
         _agree(why)
         _agree(checksums.find_difference(state, sums))
         return state, position
+
+    def _name_leftovers(self) -> None:
+        """Sets files aside that have the name of a step, which Orbax would delete, and names folders that are no steps.
+
+        Raises:
+          ConfigError: a step is a link that leads nowhere.
+        """
+        lines, refusal = [], ""
+        if processes.is_main_process():
+            left = self._leftovers
+            refusal = next(filter(None, (lost_link(self._path / name) for name in left.files)), "")
+            for name in () if refusal else left.files:
+                with storage_errors("the name of a file among the checkpoints", self.folder):
+                    new = set_aside(self._path / name)
+                lines.append(f"{self._path / name} is a file, no checkpoint: set aside as {new.name}")
+            steps = saved_steps(self._path)
+            lines += [f"{self._path / name} is not read: a step is named {step}" for name, step in left.misnamed.items() if steps]
+        if refusal := processes.allgather_json(refusal)[0]:
+            raise ConfigError(refusal)
+        processes.log_once(*lines)
 
     def _set_aside(self, damaged: dict[int, str], step: int) -> None:
         """Renames damaged checkpoints, and says so; `step` is that of the one to go on from."""
@@ -187,7 +244,7 @@ class Checkpoints:
             with storage_errors("the name of a damaged checkpoint", self.folder):
                 new = set_aside(self._path / str(number)) if processes.is_main_process() else None
             processes.log_once(
-                f"checkpoint {self.folder / str(number)} is damaged ({why}): set aside as {new and new.name}, resuming from step {step}"
+                f"checkpoint {self._path / str(number)} is damaged ({why}): set aside as {new and new.name}, resuming from step {step}"
             )
         processes.barrier("damaged checkpoints are set aside")
 
@@ -210,7 +267,7 @@ class Checkpoints:
         """Turns errors of the storage in the block into StorageErrors that name the last good checkpoint."""
         steps = saved_steps(self._path)
         stays = f"the checkpoint of step {steps[-1]} stays" if steps else "no checkpoint was written yet"
-        return storage_errors("a checkpoint", self.folder, stays)
+        return storage_errors("a checkpoint", self._path, stays, self._there, only_writes=True)
 
 
 def _agree(why: str) -> None:

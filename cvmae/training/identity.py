@@ -1,12 +1,18 @@
-"""The identity of a run: what must be the same where a checkpoint is to go on, its data included."""
+"""The identity of a run: what must be the same where a checkpoint is to go on, its data included, and which other fields changed."""
 
 import hashlib
+import json
+import os
+from collections.abc import Mapping
+
+import numpy as np
 
 from cvmae.config import UNTRAINED, ConfigError, flatten
 from cvmae.data.labels import label_sets_of
 from cvmae.data.mixture import Mixture
 from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
+from cvmae.workdir import PROVENANCE, Workdir
 
 # The entries of an identity that are of the data, and what a message calls them.
 DATA = {
@@ -16,8 +22,24 @@ DATA = {
     "source_classes": "the names of the classes",
     "source_mixture": "the sources of the mixture or their weights",
     "source": "the source",
+    "file_sizes": "the contents of the files, whose sizes are others",
 }
+_LOOKED_AT = 64  # files of a source, evenly spread, whose sizes are compared: a look at each takes minutes on NFS
 ALLOW = "data.allow_change"
+# Beginnings of fields whose change at a resume is not told.
+UNTOLD = (
+    # They say when something is written, and where to.
+    *("log_every", "eval_every", "checkpoint_every", "checkpoint_keep", "checkpoint_keep_every", "profile", "log."),
+    # They say how fast clips are read, and where copies of them lie.
+    *("data.workers", "data.threads", "data.prefetch", "data.cache_", "data.motion.cache_dir", "compilation_cache"),
+    # They say what computes a step: its numbers are the same but for rounding.
+    *("mesh.", "sharding.", "optimizer_sharding", "remat", "scan"),
+    # They are read at the end alone, so the report is of their last values.
+    *("report.", "test."),
+    ALLOW,
+)
+_TOLD = 8  # changed fields in a line, and characters of a value: all is in the record
+_VALUE_CHARACTERS = 60
 
 
 def describe(config, source: Source) -> dict:
@@ -31,12 +53,19 @@ def describe(config, source: Source) -> dict:
     starts = {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
     # Before version 0.2 an empty field asked for an untrained encoder.
     identity |= {field: "" if value == UNTRAINED else value for field, value in starts.items()}
+    branch = config.get("video_branch", {})
+    if branch.get("target") == "latent":
+        identity |= {field: value for field, value in flatten(config).items() if field.startswith("video_branch.teacher.")}
+    finetune = config.get("finetune", {})  # of fine-tuning; configs of earlier versions lack it
+    identity |= {"finetune.train": finetune.train} if finetune else {}
+    if finetune and finetune.train.startswith("lora"):
+        identity["finetune.lora_alpha"] = finetune.lora_alpha
     return identity | _describe_data(source)
 
 
 def _describe_data(source: Source) -> dict:
     """Returns the entries of DATA. The parts of a source tell what changed; to know the labels of tfds, every record is read."""
-    data = {"clips": len(source), "source": source.identity}
+    data = {"clips": len(source), "source": source.identity, "file_sizes": file_sizes(source)}
     if isinstance(source, TfdsSource):
         return data
     if isinstance(source, Mixture):
@@ -46,6 +75,31 @@ def _describe_data(source: Source) -> dict:
         "source_labels": _digest(source.labels.astype("<i4").tobytes() + _label_sets(source)),
         "source_classes": _digest(repr(source.class_names).encode()),
     }
+
+
+def file_sizes(source: Source) -> list[int]:
+    """Returns the bytes of some files of a source, evenly spread, -1 for one that is not there; none where videos are in no files."""
+    if isinstance(source, Mixture):
+        return [size for part in source.sources for size in file_sizes(part)]
+    path_of = getattr(source, "video_file", None)
+    if path_of is None or not len(source):
+        return []
+    numbers = np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).astype(int))
+    return [_size(path_of(int(number))) for number in numbers]
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return -1
+
+
+def _differ(name: str, there, here) -> bool:
+    """Returns True if an entry of an identity is another; sizes of files that were or are not there are not compared."""
+    if name != "file_sizes" or not isinstance(there, list) or len(there) != len(here):
+        return name != "file_sizes" and there != here
+    return any(a != b for a, b in zip(there, here, strict=True) if -1 not in (a, b))
 
 
 def _digest(content: bytes) -> str:
@@ -69,7 +123,7 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
     Raises:
       ConfigError: another task, batch, seed, start or data set; the message says what changed.
     """
-    changed = [name for name, value in expected.items() if position.get(name, value) != value]
+    changed = [name for name, value in expected.items() if _differ(name, position.get(name, value), value)]
     for name in changed:
         if name not in DATA:
             raise ConfigError(
@@ -93,3 +147,43 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
         f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split), give another --workdir, "
         f"or --config.{ALLOW}=True to continue with the new data"
     )
+
+
+def changed_fields(there: Mapping, here: Mapping) -> dict[str, list]:
+    """Returns the fields whose values differ between two configs that both have them, {field: [before, now]}, as JSON holds them.
+
+    Fields of `UNTOLD` and the weights that a run starts from, which `check` compares, are left out.
+
+    Args:
+      there: the config of the earlier start, from its file.
+      here: the config of this one.
+    """
+    before, now = flatten(there), flatten(here)
+    fields = [name for name in now if name in before and not name.startswith(UNTOLD) and not name.endswith("init_from")]
+    # NaN differs from itself.
+    return {
+        name: [before[name], now[name]] for name in fields if before[name] != now[name] and repr(before[name]) != repr(now[name])
+    }
+
+
+def tell_changed_fields(workdir: Workdir, config, step: int) -> dict[str, list]:
+    """Prints which fields differ from those that the workdir's run had until now, and returns them, see `changed_fields`.
+
+    Args:
+      workdir: with the config of the earlier start; the main process reads it.
+      config: of this start.
+      step: that the run resumes from; at step 0 there is nothing to compare.
+    """
+    if not step or not processes.is_main_process():
+        return {}
+    changed = changed_fields(workdir.read_config() or {}, json.loads(config.to_json_best_effort()))
+    if changed:
+        values = [f"{name} {_shown(before)} -> {_shown(now)}" for name, (before, now) in list(changed.items())[:_TOLD]]
+        more = f" and {len(changed) - _TOLD} more, see {PROVENANCE}" if len(changed) > _TOLD else ""
+        processes.log_once(f"resumed with other fields than before step {step}: {', '.join(values)}{more}")
+    return changed
+
+
+def _shown(value) -> str:
+    text = repr(tuple(value) if isinstance(value, list) else value)
+    return text if len(text) <= _VALUE_CHARACTERS else f"{text[: _VALUE_CHARACTERS - 3]}..."

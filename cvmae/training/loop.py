@@ -18,14 +18,18 @@ from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import Loader, make_loader
 from cvmae.data.proportions import ClipCounts
 from cvmae.data.sources import Source
+from cvmae.data.worker_pool import available_cores
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement
 from cvmae.parallel.progress import training_bar
 from cvmae.training import identity, provenance
 from cvmae.training.checkpoint import Checkpoints
+from cvmae.training.first_step import check_start
+from cvmae.training.input_meter import InputMeter, Readers
 from cvmae.training.metric_writer import Clock, MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
 from cvmae.training.preemption import stop_requested
 from cvmae.training.trace import StepTrace, parse_steps
+from cvmae.training.trackers import Trackers
 from cvmae.training.train_state import TrainState
 from cvmae.workdir import PROFILE, Workdir
 
@@ -72,6 +76,11 @@ class Schedule:
         )
         return cls(total, log, evaluate, checkpoint, keep, epoch, parse_steps(config.get("profile", ""), total))
 
+    @property
+    def first_checkpoint(self) -> int:
+        """The step of the first checkpoint."""
+        return min((interval for interval in (self.checkpoint, self.keep) if interval), default=self.total)
+
     def due(self, interval: int, step: int) -> bool:
         """Returns True where something of that interval happens at a step; at the last step everything that happens at all."""
         return bool(interval) and (step % interval == 0 or step == self.total)
@@ -85,7 +94,7 @@ class Outcome(NamedTuple):
     finished: bool
 
 
-def run(task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir) -> Outcome:
+def run(task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, trackers: Trackers | None = None) -> Outcome:
     """Trains from the newest checkpoint in `workdir`, or from the start, to the end or until a signal asks to stop.
 
     Calling it again after any interruption gives the numbers of an uninterrupted run.
@@ -95,6 +104,7 @@ def run(task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdi
       source: the training clips.
       schedule: of task.config over these clips.
       workdir: for checkpoints, metrics and the list of unreadable files.
+      trackers: take the metrics too.
 
     Raises:
       ConfigError: the checkpoint in `workdir` is of another run.
@@ -102,12 +112,14 @@ def run(task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdi
       NonFiniteError: a loss or gradient is not finite; the last good checkpoint stays.
     """
     with stop_requested() as stop:
-        with TrainLoop.open(task, source, schedule, workdir) as loop:
+        with TrainLoop.open(task, source, schedule, workdir, trackers) as loop:
+            provenance.record(workdir, loop.step, loop.changed_fields)
             workdir.write_config(task.config)  # not before the checkpoint there is known to be of this config
-            provenance.record(workdir, loop.step)
             metrics = loop.run(stop)
+            limits = loop.meter.summary(loop.loader.counts)
         # Several processes agree on a step in `stop`, once for each step.
         stopped = loop.stopping or (processes.is_single_process() and stop(loop.step))
+    processes.log_once(*limits)
     if stopped:
         processes.log_once(f"stopped at step {loop.step} of {schedule.total}, saved; the same command resumes from there")
     return Outcome(loop.state, metrics, finished=not stopped)
@@ -135,6 +147,7 @@ class TrainLoop:
 
     writer: MetricsWriter | Silent
     loader: Loader
+    meter: InputMeter
     progress: tqdm
     trace: StepTrace
 
@@ -142,6 +155,8 @@ class TrainLoop:
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
         config = self.config = task.config
         self.identity = identity.describe(config, source)
+        self.workdir = workdir
+        self.changed_fields: dict[str, list] = {}
         self.state, position = self._restore()
         self.step, self.replaced, self.clock = position["step"], position.get("replaced", 0), Clock(position.get("seconds", 0.0))
         self.clip_counts = ClipCounts(source, config.batch_size, position)
@@ -157,6 +172,7 @@ class TrainLoop:
         allow = bool(self.config.data.get("allow_change", False))  # configs of earlier versions lack it
         restored = self.checkpoints.restore(self.task.abstract_state(), self.identity, allow_data_change=allow)
         if restored is None:
+            check_start(self.workdir, self.schedule.first_checkpoint)
             return self.task.initial_state(), {"step": 0, "seconds": 0.0, "replaced": 0}
         step, total = restored[1]["step"], self.schedule.total
         require(
@@ -165,11 +181,12 @@ class TrainLoop:
             "raise config.total, or give another --workdir",
         )
         processes.log_once(f"resumed from the checkpoint of step {step}")
+        self.changed_fields = identity.tell_changed_fields(self.workdir, self.config, step)
         return restored
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir):
+    def open(cls, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, trackers: Trackers | None = None):
         """Yields a loop with its checkpoints, writer, loader and progress bar open, and closes them in the opposite order.
 
         A checkpoint that is being written is finished first. Not so after an error that may be another process's end:
@@ -181,10 +198,11 @@ class TrainLoop:
             stack.push(lambda kind, error, traceback: _close_checkpoints(checkpoints, error))
             loop = cls(task, source, schedule, workdir, checkpoints)
             loop.trace = trace
-            loop.writer = stack.enter_context(contextlib.closing(open_writer(workdir, loop.step)))
+            loop.writer = stack.enter_context(contextlib.closing(open_writer(workdir, loop.step, trackers)))
             shard = task.placement.shard
             loader = make_loader(task.config, source, start_step=loop.step, process_index=shard.index, process_count=shard.count)
             loop.loader = stack.enter_context(contextlib.closing(loader))
+            loop.meter = stack.enter_context(contextlib.closing(InputMeter(_readers(task.config, shard.count))))
             loop.progress = stack.enter_context(contextlib.closing(training_bar(schedule.total, loop.step)))
             yield loop
 
@@ -220,11 +238,13 @@ class TrainLoop:
         with self.trace.step(self.step + 1):
             begin = time.perf_counter()
             batch = next(self.loader)
-            self.clock.waited(time.perf_counter() - begin)
+            drawn = time.perf_counter()
+            self.clock.waited(drawn - begin)
             failures = self.task.placement.gather_reports(batch["failures"])
             if self._first and self._pending is None:
                 self.bad_files.update(failures())  # too many unreadable files end a run before the minutes that compilation takes
             self.state, metrics = self.task.step(self.state, batch)
+            self.meter.started(begin, drawn, metrics)
         if self.trace.finish(self.step + 1, metrics):
             self.clock.restart()
         self.read_metrics()
@@ -248,7 +268,7 @@ class TrainLoop:
         if self.schedule.due(self.schedule.log, step):
             rates = self.clock.report(self.config.batch_size)
             metrics = self.clip_counts.complete(step, metrics)
-            self.metrics = metrics | {"data/replaced_clips": self.replaced} | rates
+            self.metrics = metrics | {"data/replaced_clips": self.replaced} | rates | self.meter.report(self.loader.counts)
             self.writer.write(step, self.metrics)
             self.progress.set_postfix_str(summary(self.metrics), refresh=False)
 
@@ -266,6 +286,11 @@ def _close_checkpoints(checkpoints: Checkpoints, error: BaseException | None) ->
     if processes.is_single_process() or not only_here:
         checkpoints.close()
     return False
+
+
+def _readers(config, processes_of_run: int) -> Readers:
+    data = config.data
+    return Readers(config.batch_size, max(1, data.workers) * max(1, data.threads), processes_of_run, available_cores())
 
 
 def summary(metrics: dict[str, float]) -> str:

@@ -4,13 +4,18 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import time
 
 import jax
 import numpy as np
 
 from cvmae.parallel import processes
+from cvmae.storage.path import AnyPath, as_path
+from cvmae.storage.remote_path import RemotePath
+from cvmae.training.trackers import Trackers
 from cvmae.workdir import METRICS, TENSORBOARD
+from cvmae.workdir.metric_lines import open_lines, read_lines
 
 
 class NonFiniteError(RuntimeError):
@@ -31,15 +36,27 @@ def _tensorboard():
     return event_file_writer, summary, event_pb2
 
 
+UPLOAD_S = 60.0
+
+
 class EventsFile:
     """A file of TensorBoard's scalars.
+
+    In a bucket it is uploaded whole, every UPLOAD_S seconds and at the end, from a temporary folder: what was logged since is lost where
+    the process is killed. metrics.jsonl has it.
 
     tensorboardX's SummaryWriter writes in a thread, whose end (the disk is full) it does not notice: the run would then wait for
     it forever.
     """
 
-    def __init__(self, folder: pathlib.Path, purge_step: int, suffix: str):
+    def __init__(self, folder: AnyPath, purge_step: int, suffix: str):
+        self._remote = folder if isinstance(folder, RemotePath) else None
+        self._uploaded = time.monotonic()
+        if isinstance(folder, RemotePath):
+            self._temporary = tempfile.TemporaryDirectory(prefix="cvmae-events-")
+            folder = pathlib.Path(self._temporary.name)
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         writer, self._summary, self._events = _tensorboard()
         self._writer = writer.EventsWriter(str(folder / "events"), suffix)
         start = self._events.SessionLog(status=self._events.SessionLog.START)
@@ -54,9 +71,20 @@ class EventsFile:
         for name, value in values.items():
             self._write(step, summary=self._summary.scalar(name, value))
         self._writer.flush()
+        if self._remote is not None and time.monotonic() - self._uploaded > UPLOAD_S:
+            self._upload()
+
+    def _upload(self) -> None:
+        assert self._remote is not None
+        for file in self._folder.iterdir():
+            (self._remote / file.name).upload(file)
+        self._uploaded = time.monotonic()
 
     def close(self) -> None:
         self._writer.close()
+        if self._remote is not None:
+            self._upload()
+            self._temporary.cleanup()
 
 
 def to_floats(metrics: dict) -> dict[str, float]:
@@ -83,40 +111,29 @@ def check_finite(step: int, metrics: dict[str, float], good: int | None) -> None
 
 
 class MetricsWriter:
-    """Writes `workdir`/metrics.jsonl and TensorBoard events.
+    """Writes `workdir`/metrics.jsonl and TensorBoard events, and passes the same on to trackers.
 
     A line holds `step` and flat keys. On a restart, lines after the resumed step are dropped before anything is written.
     """
 
-    def __init__(self, workdir: str | os.PathLike, resumed_step: int):
-        self.path = pathlib.Path(workdir) / METRICS
-        self._drop_after(resumed_step)
-        self._lines = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+    def __init__(self, workdir: str | os.PathLike | RemotePath, resumed_step: int, trackers: Trackers | None = None):
+        self.path = as_path(workdir) / METRICS
+        self._lines = open_lines(workdir, resumed_step)
+        self._trackers = trackers
+        if trackers is not None and resumed_step:
+            trackers.catch_up(read_metrics(workdir))
         # TensorBoard leaves out what an earlier process wrote from this step on, also where that process saved nothing.
         purge = resumed_step + 1
         # tensorboardX names files by the second, and would write over the file of a run that ended within it.
         suffix = f".{resumed_step}.{os.getpid()}"
-        self._events = EventsFile(pathlib.Path(workdir) / TENSORBOARD, purge, suffix)
-
-    def _drop_after(self, step: int) -> None:
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                continue  # the line that a kill cut short
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        self._events = EventsFile(as_path(workdir) / TENSORBOARD, purge, suffix)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Writes one line, on disk when this returns."""
-        self._lines.write(json.dumps({"step": step} | values) + "\n")
-        self._lines.flush()
+        self._lines.write(json.dumps({"step": step} | values))
         self._events.write(step, values)
+        if self._trackers is not None:
+            self._trackers.write(step, values)
 
     def close(self) -> None:
         try:
@@ -135,15 +152,16 @@ class Silent:
         pass
 
 
-def open_writer(workdir: str | os.PathLike, resumed_step: int) -> MetricsWriter | Silent:
+def open_writer(
+    workdir: str | os.PathLike | RemotePath, resumed_step: int, trackers: Trackers | None = None
+) -> MetricsWriter | Silent:
     """The writer of this process: of several, one writes."""
-    return MetricsWriter(workdir, resumed_step) if processes.is_main_process() else Silent()
+    return MetricsWriter(workdir, resumed_step, trackers) if processes.is_main_process() else Silent()
 
 
-def read_metrics(workdir: str | os.PathLike) -> list[dict]:
+def read_metrics(workdir: str | os.PathLike | RemotePath) -> list[dict]:
     """The lines of `workdir`/metrics.jsonl."""
-    text = (pathlib.Path(workdir) / METRICS).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in read_lines(workdir)]
 
 
 class Clock:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from cvmae.config import require, steps
+from cvmae.models.trained_part import layer_of
 
 # First match wins; every parameter must match one. MAE and VideoMAE decay matrices only.
 DECAY_RULES = (
     (r"/(bias|scale)$", False),
     (r"/positions/(table|space|time|cls)$", False),
-    (r"/(cls|mask_token|query)$", False),
+    (r"/(cls|registers|mask_token|query)$", False),
     (r"/kernel$", True),
+    (r"/lora_[ab]$", True),  # matrices too, as in loralib and peft
 )
 
 
@@ -116,27 +118,18 @@ def describe(c, batch_size: int) -> str:
     return f"learning rate {peak:.3g} = base_lr {c.base_lr:g} x batch {batch_size} / 256, warm-up {c.warmup}, then {then}"
 
 
-def layer_of(path: str, depth: int) -> int:
-    """Returns the layer of a classifier's parameter, as MAE and VideoMAE number them.
-
-    0 is the embedding with its positions and cls token, i + 1 is block i, depth + 1 everything after the blocks.
-    """
-    block = re.match(r"/encoder/blocks/block(\d+)/", path)
-    if block:
-        return int(block[1]) + 1
-    return 0 if re.match(r"/encoder/(embed|positions|cls)(/|$)", path) else depth + 1
-
-
-def scale_by_layer(decay: float, depth: int) -> optax.GradientTransformation:
-    """Multiplies the update of every parameter of layer i, weight decay included, by decay^(depth + 1 - i)."""
+def scale_by_layer(decay: float, depth: int, temporal: int = 0) -> optax.GradientTransformation:
+    """Multiplies the update of every parameter of layer i, weight decay included, by decay^(depth + 1 - i); see `layer_of`."""
 
     def scale(keys, update):
-        return update * decay ** (depth + 1 - layer_of(path_of(keys), depth))
+        return update * decay ** (depth + 1 - layer_of(path_of(keys), depth, temporal))
 
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scale, updates))
 
 
-def make_optimizer(c, schedule, frozen: Callable[[str], bool] | None = None, depth: int = 0) -> optax.GradientTransformation:
+def make_optimizer(
+    c, schedule, frozen: Callable[[str], bool] | None = None, depth: int = 0, temporal: int = 0
+) -> optax.GradientTransformation:
     """Returns AdamW with gradient clipping.
 
     Args:
@@ -145,10 +138,11 @@ def make_optimizer(c, schedule, frozen: Callable[[str], bool] | None = None, dep
       frozen: returns True for the path of a parameter (see `path_of`) that never changes: no update, no decay, no moments; None
         freezes none.
       depth: blocks of the encoder, for the layer decay.
+      temporal: number of them that are temporal, the last ones of a factorized encoder.
     """
     adamw = optax.adamw(schedule, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask)
     if c.get("layer_decay", 1.0) != 1.0:
-        adamw = optax.chain(adamw, scale_by_layer(c.layer_decay, depth))
+        adamw = optax.chain(adamw, scale_by_layer(c.layer_decay, depth, temporal))
     clip = optax.clip_by_global_norm(c.clip_norm) if c.clip_norm else optax.identity()
 
     def labels(params):

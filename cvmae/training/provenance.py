@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -10,37 +9,34 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import jax
 
 import cvmae
-from cvmae.files import write_json
+from cvmae.files import set_aside, write_json
 from cvmae.parallel import processes
-from cvmae.workdir import PROVENANCE
+from cvmae.workdir import PROVENANCE, Workdir
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "av")
 
 
-def record(folder, step: int = 0) -> None:
+def record(folder, step: int = 0, changed: Mapping[str, list] | None = None) -> None:
     """Adds this start to `folder`/environment.json, `{"starts": [...]}`, the oldest first.
 
-    Names of hosts, users and environment variables are left out. A damaged file is replaced. The main process writes.
+    Names of hosts, users and environment variables are left out. A damaged file is set aside. The main process writes.
 
     Args:
       folder: the workdir.
       step: the step that the run resumes from.
+      changed: the fields of the config that were others until then, {field: [before, now]}; kept as `changed_fields`.
     """
     if processes.is_main_process():
-        path = pathlib.Path(folder) / PROVENANCE
-        write_json(path, {"starts": [*read_starts(path), describe(step)]})
-
-
-def read_starts(path) -> list[dict]:
-    """Returns the starts that a file of `record` lists; an empty list where there is no such file, or it is damaged."""
-    try:
-        return list(json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["starts"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return []
+        workdir = Workdir(folder)
+        path, starts = workdir / PROVENANCE, workdir.read_starts()
+        if starts is None:
+            processes.log_once(f"{path} is damaged: set aside as {set_aside(path).name}")
+        write_json(path, {"starts": [*(starts or ()), describe(step) | ({"changed_fields": dict(changed)} if changed else {})]})
 
 
 def describe(step: int) -> dict:

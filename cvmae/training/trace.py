@@ -2,13 +2,17 @@
 
 import contextlib
 import os
+import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 
 import jax
 
 from cvmae.config import require
 from cvmae.parallel import processes
+from cvmae.storage.path import as_path, is_remote
+from cvmae.storage.remote_path import RemotePath
 
 STEP_NAME = "train"  # by which XProf groups what happens into steps
 
@@ -45,9 +49,12 @@ class StepTrace:
     files of several on one machine would have one name.
     """
 
-    def __init__(self, steps: range, folder: str | os.PathLike):
+    def __init__(self, steps: range, folder: str | os.PathLike | RemotePath):
         self._steps = steps if processes.is_main_process() else range(0)
-        self._folder, self._open = os.fspath(folder), False
+        self._target, self._open = as_path(folder), False
+        # The profiler writes to disks only.
+        self._temporary = tempfile.TemporaryDirectory(prefix="cvmae-trace-") if is_remote(self._target) and self._steps else None
+        self._folder = self._temporary.name if self._temporary else str(self._target)
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
@@ -74,4 +81,9 @@ class StepTrace:
         if self._open:
             self._open = False
             jax.profiler.stop_trace()
-            processes.log_once(f"trace for XProf in {self._folder}: see launch/README.md")
+            if self._temporary is not None:
+                for file in pathlib.Path(self._folder).rglob("*"):
+                    if file.is_file():
+                        (self._target / file.relative_to(self._folder)).upload(file)  # type: ignore[union-attr]
+                self._temporary.cleanup()
+            processes.log_once(f"trace for XProf in {self._target}: see launch/README.md")

@@ -18,7 +18,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: float32 parameters.
       opt_state: the optimizer's state, optax's.
       ema: moving average of the parameters, or None where the config has none.
-      frozen: parameters that are used and never change: the encoder under a probe.
+      frozen: parameters that are used and never change: the encoder under a probe, and what fine-tuning leaves as it is.
       stats: running statistics of a probe's batch norm.
     """
 
@@ -35,10 +35,10 @@ class TrainState(flax.struct.PyTreeNode):
         return self.params if self.ema is None else self.ema
 
 
-def create_state(params, optimizer, ema_decay: float) -> TrainState:
+def create_state(params, optimizer, ema_decay: float, frozen=None) -> TrainState:
     """Returns the state before the first step."""
     ema = jax.tree.map(jnp.copy, params) if ema_decay else None
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema, frozen)
 
 
 def apply_gradients(state: TrainState, gradients, optimizer, ema_decay: float, shard: Callable[[Any], Any] | None = None):

@@ -1,6 +1,7 @@
 """Lock of a workdir for one run at a time: a file with the host and process of the run, which others see and respect.
 
-The file is created exclusively, which is atomic on local disks and NFS, and rewritten every few seconds with a higher number of
+The file is created exclusively, which is atomic on local disks, NFS and in buckets (where writing in place of another's file is
+conditional too), and rewritten every few seconds with a higher number of
 its beat. On the same machine the process tells whether the run lives. Elsewhere the beat does: a waiting process that sees it
 advance is refused, and one that sees none for WAIT_S takes over. No clocks of two machines are compared, and files are read
 again, so that caches of NFS and mounted buckets only delay what is seen.
@@ -18,17 +19,20 @@ import uuid
 from collections.abc import Iterator
 
 from cvmae.config import ConfigError
-from cvmae.files import write_json
+from cvmae.files import lost_link, set_aside, write_json
 from cvmae.parallel import processes
+from cvmae.storage.path import AnyPath, as_path
+from cvmae.storage.remote_path import RemotePath
 
 LOCK = "run.lock"
 BEAT_S = 10.0
 WAIT_S = 60.0  # longer than the caches of NFS keep a file
+SETTLE_S = 5.0
 _HELD: dict[str, int] = {}  # paths of the locks of this process, with the thread that holds each
 
 
 @contextlib.contextmanager
-def locked(workdir: str | os.PathLike) -> Iterator[None]:
+def locked(workdir: str | os.PathLike | RemotePath) -> Iterator[None]:
     """Holds the lock of a workdir during the block; of several processes of a run the main one does.
 
     The thread that holds it may enter again. A lock that a dead process left is taken over.
@@ -37,7 +41,7 @@ def locked(workdir: str | os.PathLike) -> Iterator[None]:
       ConfigError: another run is in the workdir; the message names its host, process and start. In all processes.
       OSError: the file cannot be written.
     """
-    path = (pathlib.Path(workdir) / LOCK).absolute()
+    path = (as_path(workdir) / LOCK).absolute()
     if _HELD.get(str(path)) == threading.get_ident():
         yield
         return
@@ -61,26 +65,33 @@ def locked(workdir: str | os.PathLike) -> Iterator[None]:
 class _Lock:
     """A lock that this process holds, and the thread that keeps it alive."""
 
-    def __init__(self, path: pathlib.Path, owner: dict):
+    def __init__(self, path: AnyPath, owner: dict):
         self._path, self._owner = path, owner
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="workdir lock", daemon=True)
         self._thread.start()
 
     @classmethod
-    def acquire(cls, path: pathlib.Path) -> "_Lock":
+    def acquire(cls, path: AnyPath) -> "_Lock":
         """Takes the lock, from a dead process too. Raises: ConfigError, a living one has it; OSError."""
         owner = describe_process()
+        if lost := lost_link(path):
+            raise ConfigError(lost)
         if not _create(path, owner):
-            there = _read(path)
-            if there is not None and is_alive(path, there):
+            there = _settle(path)
+            if there and is_alive(path, there):
                 raise _refusal(path, there)
-            write_json(path, owner)
+            aside = ""
+            if there == {} and not _is_empty(path):
+                aside = f": set aside as {set_aside(path).name}"
+            if not _take_over(path, there, owner):
+                raise _refusal(path, _read(path) or {})
             time.sleep(0.1)  # for another process that takes it over at the same time: the later one has it
-            there = _read(path)
-            if there is not None and there.get("token") != owner["token"]:
-                raise _refusal(path, there)
-            processes.log_once(f"took over {path}, which a run that has ended left")
+            now = _read(path)
+            if now and now["token"] != owner["token"]:
+                raise _refusal(path, now)
+            left = "names no process" if there == {} else "a run that has ended left"
+            processes.log_once(f"took over {path}, which {left}{aside}")
         return cls(path, owner)
 
     def _beat(self) -> None:
@@ -90,7 +101,8 @@ class _Lock:
                 if not self._is_own():
                     return
                 self._owner["beat"] += 1
-                write_json(self._path, self._owner)
+                if not _rewrite(self._path, self._owner):
+                    return
 
     def _is_own(self) -> bool:
         there = _read(self._path)
@@ -118,7 +130,7 @@ def describe_process() -> dict:
     }
 
 
-def is_alive(path: pathlib.Path, there: dict, wait_s: float | None = None) -> bool:
+def is_alive(path: AnyPath, there: dict, wait_s: float | None = None) -> bool:
     """Returns True if the process that a lock describes still runs.
 
     Args:
@@ -136,7 +148,7 @@ def is_alive(path: pathlib.Path, there: dict, wait_s: float | None = None) -> bo
         now = _read(path)
         if now is None and not path.exists():
             return False
-        if now is not None and (now.get("token"), now.get("beat")) != (there.get("token"), there.get("beat")):
+        if now and (now["token"], now.get("beat")) != (there["token"], there.get("beat")):
             return True
     return False
 
@@ -146,7 +158,7 @@ def _is_running(pid, birth) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # of another user
         pass
@@ -172,32 +184,81 @@ def _machine() -> str:
     return " ".join(parts)
 
 
-def _create(path: pathlib.Path, owner: dict) -> bool:
+def _create(path: AnyPath, owner: dict) -> bool:
     """Creates the file; returns False where it is there already. Raises: OSError."""
+    if isinstance(path, RemotePath):
+        return path.create(json.dumps(owner).encode())
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(owner))
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps(owner))
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()  # the disk is full: not even the next run should have to look at it
+        raise
     return True
 
 
-def _read(path: pathlib.Path) -> dict | None:
-    """Returns what a lock holds, {} where it is damaged, None where the file is missing."""
+def _is_empty(path: AnyPath) -> bool:
+    """Returns True for a lock without bytes, as a full disk leaves it, and for a missing one."""
+    if isinstance(path, RemotePath):
+        return not path.is_file() or path.status().size == 0
+    return not path.is_dir() and path.stat().st_size == 0
+
+
+def _rewrite(path: AnyPath, owner: dict) -> bool:
+    """Writes the file of this process's lock; returns False where another has it by now, which only a bucket can tell here."""
+    if isinstance(path, RemotePath):
+        stamp = path.status().stamp
+        there = _read(path)
+        return there is not None and there.get("token") == owner["token"] and path.replace_if(json.dumps(owner).encode(), stamp)
+    write_json(path, owner)
+    return True
+
+
+def _take_over(path: AnyPath, there: dict | None, owner: dict) -> bool:
+    """Writes the file in place of that of a process that has ended; returns False where another process was faster."""
+    if not isinstance(path, RemotePath):
+        write_json(path, owner)
+        return True
+    try:
+        stamp = path.status().stamp
+    except FileNotFoundError:
+        return path.create(json.dumps(owner).encode())
+    now = _read(path)
+    return (now or {}).get("token") == (there or {}).get("token") and path.replace_if(json.dumps(owner).encode(), stamp)
+
+
+def _read(path: AnyPath) -> dict | None:
+    """Returns what a lock holds, {} where that is no process, None where the file is missing."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (IsADirectoryError, ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    names = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("token", "machine"))
+    return value if names and isinstance(value.get("pid"), int) and 0 < value["pid"] < 1 << 31 else {}
 
 
-def _describe(path: pathlib.Path, there: dict) -> str:
+def _settle(path: AnyPath) -> dict | None:
+    """Reads a lock as `_read` does; one that holds no process again and again for SETTLE_S."""
+    there, end = _read(path), time.monotonic() + SETTLE_S
+    if there == {}:
+        processes.log_once(f"{path} names no process: waiting {SETTLE_S:g} s for a run that may be writing it at this moment")
+    while there == {} and time.monotonic() < end:
+        time.sleep(SETTLE_S / 20)
+        there = _read(path)
+    return there
+
+
+def _describe(path: AnyPath, there: dict) -> str:
     host, pid, started = (there.get(name, "?") for name in ("host", "pid", "started"))
     return f"--workdir={path.parent} is in use by process {pid} on {host}, started {started}"
 
 
-def _refusal(path: pathlib.Path, there: dict) -> ConfigError:
+def _refusal(path: AnyPath, there: dict) -> ConfigError:
     return ConfigError(f"{_describe(path, there)}: wait for its end or stop it, or give another --workdir")

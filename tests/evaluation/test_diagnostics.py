@@ -90,7 +90,7 @@ def world():
 def test_gray_inputs_differ_in_nothing_but_color(world):
     objective, _ = world
     inputs = jax.jit(objective.step_inputs)(samples(objective.config, 3))
-    gray = without_color(inputs)
+    gray = jax.jit(without_color)(inputs)
     luma = np.asarray(inputs.video, np.float64) @ [0.299, 0.587, 0.114]
     assert np.ptp(gray.video, axis=-1).max() == 0 and np.ptp(gray.image, axis=-1).max() == 0
     np.testing.assert_allclose(gray.video[..., 1], luma, atol=1e-6)

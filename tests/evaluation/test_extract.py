@@ -188,6 +188,19 @@ def test_a_run_that_ended_right_after_a_shard_has_each_video_once(folder, params
     np.testing.assert_array_equal(found["a.mkv"]["features"], arrays["features"])
 
 
+@pytest.mark.parametrize("format", ["npz", "npy"])
+def test_files_that_are_empty_or_cut_are_made_again(folder, params, tmp_path, format):
+    options = {"name": "one.csv", "format": format}
+    run(folder, params, tmp_path, **options)
+    [file] = tmp_path.glob(f"*.{format}")
+    whole = file.read_bytes()
+    for size in (0, 5, 200, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        counts = run(folder, params, tmp_path, **options)
+        assert (counts["written"], counts["skipped"]) == (1, 0) and len(file.read_bytes()) == len(whole)
+    assert run(folder, params, tmp_path, **options)["skipped"] == 1
+
+
 @pytest.mark.parametrize("format", ["npz", "array_record"])
 def test_unreadable_videos_are_listed_and_tried_again(folder, params, tmp_path, format):
     for skipped in (0, 5):

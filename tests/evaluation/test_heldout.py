@@ -71,7 +71,7 @@ def test_baselines_are_right_about_clips_they_can_know(world):
     batch = samples(c, 2)
     batch["video"] = np.full_like(batch["video"], 90)
     c.video_branch.target_norm = "none"
-    errors = reconstruction_errors(Objective(c), params, batch)
+    errors = jax.jit(reconstruction_errors, static_argnums=0)(Objective(c), params, batch)
     c.video_branch.target_norm = "patch"
     model, mean, nearest = (errors[f"reconstruction/{name}"] for name in ("model", "mean_patch", "nearest_patch"))
     assert mean < 1e-9 and nearest < 1e-9 < model
@@ -114,13 +114,12 @@ def test_features_of_the_report_are_those_of_the_encoders_alone(world):
         "frames": build_encoder(c, c.image_branch, image_grid(c)),
     }
     batch = next(held_out.samples())
-    v, frames = jax.vmap(lambda *clip: augment.make_views(*clip, spec, True))(
-        batch["views"], batch["video"], batch["frame_index"]
-    )
+    views = jax.jit(jax.vmap(lambda *clip: augment.make_views(*clip, spec, True)))
+    v, frames = views(batch["views"], batch["video"], batch["frame_index"])
     inputs = {"v": v[:, 0], "frames": frames.reshape(-1, 1, *frames.shape[2:])}
     for name, branch in (("v", "video"), ("frames", "image")):
         pixels = augment.normalize(inputs[name], c.augment.mean, c.augment.std)
-        tokens = np.asarray(encoders[name].apply({"params": params[branch]["encoder"]}, pixels).tokens)
+        tokens = np.asarray(jax.jit(encoders[name].apply)({"params": params[branch]["encoder"]}, pixels).tokens)
         expected = tokens.reshape(len(v), -1, tokens.shape[-1]).mean(1)
         np.testing.assert_allclose(features[name][: len(v)], expected, atol=2e-5)
     assert features["v"].shape == features["v_plus"].shape == features["frames"].shape == (16, 32)

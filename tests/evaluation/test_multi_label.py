@@ -59,9 +59,9 @@ def test_rows_of_the_table_and_the_file(tmp_path):
 @pytest.mark.parametrize(
     "scores, labels, message",
     [
-        (np.zeros((2, 3)), np.zeros((2, 2), bool), "expected scores .n, C. and labels bool .n, C."),
+        (np.zeros((2, 3)), np.zeros((2, 2), bool), "expected scores .n, C. and labels int8 or bool .n, C."),
         (np.zeros((2, 3)), np.zeros((2, 3)), "expected scores"),
-        (np.zeros((2, 3)), np.zeros((2, 3), bool), "none of the 2 clips has a label"),
+        (np.zeros((2, 3)), np.zeros((2, 3), bool), "none of the 2 clips has a class"),
         (np.full((2, 3), np.nan), np.ones((2, 3), bool), "scores of row 0 are not finite: 2 such rows"),
     ],
 )
@@ -74,7 +74,24 @@ def test_what_cannot_be_scored_is_refused(scores, labels, message):
 
 def test_labels_come_from_rows_of_the_table():
     table = np.array([[True, False], [True, True]])
-    np.testing.assert_array_equal(labels_of([1, -1, 0], table), [[True, True], [False, False], [True, False]])
+    found = labels_of([1, -1, 0], table)
+    np.testing.assert_array_equal(found, [[1, 1], [-1, -1], [1, 0]])
+    assert found.dtype == np.int8
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_clip_of_none_of_the_classes_is_a_negative_of_each_as_in_scikit_learn(seed):
+    scores, labels = made(seed)
+    known = np.random.default_rng(seed).random(len(labels)) < 0.8  # the others have no label
+    signed = np.where(known[:, None], labels.astype(np.int8), np.int8(-1))
+    assert (signed == 0).all(1).any()
+    classes = [0, 1, 3, 4]
+    expected = metrics.average_precision_score(labels[known][:, classes], scores[known][:, classes], average=None)
+    np.testing.assert_array_equal(average_precisions(scores, signed)[classes], expected)
+    assert (expected != average_precisions(scores, labels & known[:, None])[classes]).any()  # they are no clips without a label
+    found = multi_label_knn_report(np.eye(60), signed, np.eye(60), signed, (60,), math.inf)
+    share = np.tile(labels[known].mean(0), (known.sum(), 1))
+    assert found["mAP/k=60"] == pytest.approx(metrics.average_precision_score(labels[known][:, classes], share[:, classes]))
 
 
 def test_every_neighbor_votes_for_each_of_its_labels():

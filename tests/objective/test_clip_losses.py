@@ -1,7 +1,6 @@
 """The losses of single clips: their weighted mean is the loss of every term, and that of a source is over its clips alone."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ LAYOUTS = {
 def test_the_weighted_mean_is_the_loss_of_the_term(layout):
     c = config(**LAYOUTS[layout])
     objective, batch = Objective(c), samples(c, 8)
-    params = objective.init(jax.random.key(0), batch)
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
 
     @jax.jit
     def losses(params, batch):
@@ -40,17 +39,20 @@ def test_the_weighted_mean_is_the_loss_of_the_term(layout):
 def test_a_source_has_the_mean_of_its_own_clips():
     c = config(("mse_video",), loss__mse_video=2.0)
     objective, batch = Objective(c, num_sources=3), samples(c, 8)
-    params = objective.init(jax.random.key(0), batch)
-    source = np.array([0, 1, 1, 0, 1, 1, 1, 0], np.int32)  # none of the third
-    loss, metrics = jax.jit(objective)(params, batch | {"source": source})
-    by_source = objective.source_losses(metrics["source_sums"])
-    inputs = objective.step_inputs(batch)
-    values, _ = objective.loss_terms[0].clip_losses(objective.forward(params, inputs), inputs, c)
-    expected = [2 * values[source == number].mean() for number in (0, 1)]
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
+    batch["source"] = np.array([0, 1, 1, 0, 1, 1, 1, 0], np.int32)  # none of the third
+
+    @jax.jit
+    def clip_losses(params, batch):
+        inputs = objective.step_inputs(batch)
+        return objective.loss_terms[0].clip_losses(objective.forward(params, inputs), inputs, c)[0]
+
+    evaluate, source_losses = jax.jit(objective), jax.jit(objective.source_losses)
+    loss, metrics = evaluate(params, batch)
+    by_source, values = source_losses(metrics["source_sums"]), np.asarray(clip_losses(params, batch))
+    expected = [2 * values[batch["source"] == number].mean() for number in (0, 1)]
     np.testing.assert_allclose(by_source, [*expected, 0.0], rtol=1e-5)
     np.testing.assert_allclose(loss, (3 * by_source[0] + 5 * by_source[1]) / 8, rtol=1e-5)
     # Micro-batches of every second clip: their mean sums give the same losses.
-    halves = [
-        objective(params, jax.tree.map(lambda a, n=n: a[n::2], batch | {"source": source}))[1]["source_sums"] for n in (0, 1)
-    ]
-    np.testing.assert_allclose(objective.source_losses(jnp.stack(halves).mean(0)), by_source, rtol=1e-4)
+    halves = [evaluate(params, jax.tree.map(lambda a, n=n: a[n::2], batch))[1]["source_sums"] for n in (0, 1)]
+    np.testing.assert_allclose(source_losses(np.mean(halves, 0)), by_source, rtol=1e-4)

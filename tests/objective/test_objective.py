@@ -103,11 +103,16 @@ def run():
     return objective, params, batch, inputs
 
 
-def test_the_loss_is_the_weighted_sum_and_weights_may_rise(run):
-    objective, params, batch, _ = run
-    evaluate = jax.jit(objective)
+@pytest.fixture(scope="module")
+def gradient(run):
+    """The loss with its metrics, and its gradient, compiled once."""
+    return jax.jit(jax.value_and_grad(run[0], has_aux=True))
+
+
+def test_the_loss_is_the_weighted_sum_and_weights_may_rise(run, gradient):
+    _, params, batch, _ = run
     for step, fraction in ((0, 0.0), (5, 0.5), (10, 1.0), (50, 1.0)):
-        total, metrics = evaluate(params, batch, jnp.int32(step))
+        (total, metrics), _ = gradient(params, batch, np.int32(step))
         expected = sum(float(metrics[f"loss/{t}"]) * (fraction if t == "cross_video" else 1.0) for t in TERMS)
         np.testing.assert_allclose(total, expected, rtol=1e-5)
 
@@ -136,7 +141,7 @@ def test_the_loss_in_grid_order_is_that_of_the_masked_patches(ratio, monkeypatch
     c = config(only=("mse_video", "mse_image"), video_branch__mask__ratio=ratio, image_branch__mask__ratio=ratio)
     objective, batch = Objective(c), samples(c)
     params = jax.jit(objective.init)(jax.random.key(1), batch)
-    output = jax.jit(objective.forward)(params, objective.make_inputs(batch))
+    output = jax.eval_shape(lambda *args: objective.forward(args[0], objective.make_inputs(args[1])), params, batch)
     assert (output.video_grid_predictions is None) == (output.image_grid_predictions is None) == (ratio == 0.5)
 
     def evaluate():
@@ -163,12 +168,40 @@ def test_pixels_are_multiplied_in_the_dtype_of_the_config():
 
 def test_temporal_positions_count_from_the_end_in_the_reversed_clip():
     c = config(contrast__time_reversed_negatives=True, image_branch__frames=2)
-    slots = Objective(c).make_inputs.slots(jnp.array([[0, 3]]))
+    slots = jax.jit(Objective(c).make_inputs.slots)(samples(c)["views"][:1], np.array([[0, 3]], np.int32))
     np.testing.assert_array_equal(slots, [[[0, 1], [0, 1], [1, 0]]])
 
 
+def test_frames_that_a_shifted_view_does_not_hold_are_no_pairs():
+    """Every frame has a gray level of its own: a pair counts if v⁺ holds the frame that the image branch sees, and is at its place."""
+    whole = {
+        "augment__scale": (1.0, 1.0),
+        "augment__plus_scale": (1.0, 1.0),
+        "augment__color_probability": 0.0,
+        "augment__flip": 0.0,
+    }
+    fields = {"augment__plus_shift": 4, "video_branch__tubelet": 1, "video_branch__mask__ratio": 0.1}
+    c = config(only=("intra_frame", "cross_frame"), **fields, **whole)
+    batch = samples(c, batch=64)
+    batch["video"] = np.broadcast_to(10 * np.arange(8, dtype=np.uint8)[:, None, None, None], (64, 8, *c.data.frame_size, 3))
+    objective = Objective(c)
+    inputs = jax.jit(objective.make_inputs)(batch)
+    numbers = np.rint(np.asarray(inputs.video.reshape(64, 2, 4, -1)[..., 0]) * 25.5).astype(int)
+    seen = np.take_along_axis(numbers[:, 0], batch["frame_index"], axis=1)
+    places = [np.flatnonzero(row == frame) for row, frame in zip(numbers[:, 1], seen[:, 0])]
+    slots = np.asarray(inputs.slots)
+    np.testing.assert_array_equal(slots[:, 0], batch["frame_index"])
+    for slot, place in zip(slots[:, 1, 0], places):
+        assert slot == place[0] if len(place) else not 0 <= slot < 4
+    params = jax.jit(objective.init)(jax.random.key(1), batch)
+    output = jax.jit(objective.forward)(params, inputs)
+    np.testing.assert_array_equal(output.f_valid[:, 0], [len(place) > 0 for place in places])
+    assert 0 < output.f_valid.sum() < 64
+    np.testing.assert_allclose(output.f_valid.mean(), objective.expected_valid, atol=0.15)
+
+
 def test_a_frozen_image_encoder_gets_no_gradient():
-    c = config(image_branch__train="frozen")
+    c = config(only=("mse_image", "cross_video", "cross_frame"), image_branch__train="frozen")
     objective, batch = Objective(c), samples(c)
     params = jax.jit(objective.init)(jax.random.key(1), batch)
     gradient = jax.jit(jax.grad(lambda p: objective(p, batch, 0)[0]))(params)["image"]
@@ -176,14 +209,12 @@ def test_a_frozen_image_encoder_gets_no_gradient():
     assert any(np.any(leaf) for leaf in jax.tree.leaves(gradient["decoder"]))
 
 
-def test_a_constant_clip_gives_finite_gradients():
+def test_a_constant_clip_gives_finite_gradients(run, gradient):
     """The variance of its patches, by which target normalization divides, is 0."""
-    c = config()
-    objective, batch = Objective(c), samples(c)
-    batch["video"] = np.full_like(batch["video"], 127)
-    params = jax.jit(objective.init)(jax.random.key(1), batch)
-    gradient = jax.jit(jax.grad(lambda p: objective(p, batch, 0)[0]))(params)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    _, params, batch, _ = run
+    constant = batch | {"video": np.full_like(batch["video"], 127)}
+    _, gradients = gradient(params, constant, np.int32(10))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from cvmae import config as config_lib
-from cvmae import objective
+from cvmae import main, objective
 from cvmae.config import ConfigError
 from cvmae.evaluation.heldout import report_rows
 from cvmae.objective import LossTerm
@@ -17,7 +19,7 @@ from cvmae.objective.objective import Objective
 from cvmae.objective.terms import active_terms, weighted_terms
 from cvmae.tasks.validate import is_contrastive, validate
 from cvmae.training.metric_writer import read_metrics
-from tests.commands import arguments, run
+from tests.commands import arguments, run_here
 from tests.tiny_configs import PLAIN, TERMS, config, samples
 
 README = pathlib.Path(objective.__file__).parent / "README.md"
@@ -50,9 +52,10 @@ def term(function=mean_feature, needs=("video_features",), **fields):
     return LossTerm("mean_feature", level="video", needs=needs, function=function, **fields)
 
 
-def test_the_config_has_every_term_of_the_method_and_no_other():
-    c = config()
-    assert dict(c.loss) == dict.fromkeys(TERMS, 1.0) and dict(c.loss_warmup) == dict.fromkeys(TERMS, "0_steps")
+def test_the_config_has_every_built_in_term_and_only_those_of_the_method_are_active():
+    c, names = config(), [*TERMS, "latent_video"]
+    assert dict(c.loss) == dict.fromkeys(names, 1.0) and dict(c.loss_warmup) == dict.fromkeys(names, "0_steps")
+    assert [term.name for term in weighted_terms(c)] == list(TERMS)
 
 
 def test_branches_follow_from_what_a_term_needs():
@@ -95,11 +98,11 @@ def test_an_unknown_term_is_refused_with_the_nearest_known_one(section, name, me
         Objective(c)
 
 
-def test_a_config_file_outside_the_repository_trains_its_own_term(example, tmp_path):
+def test_a_config_file_outside_the_repository_trains_its_own_term(example, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     overrides = PLAIN | {"total": "2_steps", "eval_every": "0_steps", "checkpoint_every": "0_steps", "loss__variance": 0.25}
-    done = run(*arguments(workdir, f"{example}:runlocal", **overrides))
-    assert done.returncode == 0, done.stderr
+    command = types.SimpleNamespace(__name__=main.__name__, parse=main.parse, main=lambda argv: sys.exit(main.main(argv) or 0))
+    assert run_here(command, arguments(workdir, f"{example}:runlocal", **overrides), monkeypatch) == 0
     metrics = read_metrics(workdir)
     assert len(metrics) == 2
     for line in metrics:

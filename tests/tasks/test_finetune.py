@@ -39,11 +39,11 @@ def loss_of(t, params, batch):
 def test_the_loss_is_cross_entropy_with_smoothed_targets(plain):
     t, state, batch = plain
     params = jax.tree.map(lambda a: a + 0.05, state.params)  # a fresh head says nothing
-    loss, metrics = loss_of(t, params, batch)
+    loss, metrics = jax.jit(lambda params, batch: loss_of(t, params, batch))(params, batch)
     clips = augment.normalize(
         jax.vmap(lambda v: augment.center_crop(v / 255.0, t.config.augment.size))(batch["video"]), t.config.augment.mean, t.config.augment.std
     )  # fmt: skip
-    logits = np.asarray(t.model.apply({"params": params}, clips), np.float64)
+    logits = np.asarray(jax.jit(t.model.apply)({"params": params}, clips), np.float64)
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     own = logp[np.arange(8), batch["label"]]
     assert float(loss) == pytest.approx(-(0.9 * own + 0.1 * logp.mean(-1)).mean(), rel=1e-4)
@@ -76,7 +76,7 @@ def test_every_sample_has_its_own_augmentation_in_every_step():
 def test_repeats_make_views_of_one_clip_next_to_each_other():
     t = task(**PLAIN, augment__repeats=3, augment__flip=0.0)
     batch = labeled_batch(t.config)
-    clips, labels, keys = t.views(t.samples(batch, 0))
+    clips, labels, keys = jax.jit(lambda batch: t.views(t.samples(batch, 0)))(batch)
     np.testing.assert_array_equal(labels, np.repeat(batch["label"], 3))
     np.testing.assert_allclose(clips[0], clips[2], atol=1e-5)
     assert len(np.unique(jax.random.key_data(keys), axis=0)) == 24

@@ -14,6 +14,7 @@ from cvmae.evaluation.feature_files import FeatureFolder
 from cvmae.evaluation.features import Features
 from cvmae.tasks import frozen, run
 from cvmae.tasks.frozen import first_two_clips
+from tests.data.videos import write_video
 from tests.tiny_configs import downstream
 
 
@@ -114,6 +115,17 @@ def test_fields_of_extraction_change_what_is_written(tmp_path):
         assert found.shape == shape, change
         assert np.array_equal(found, usual["features"]) == ("extract__format" in change), change
     assert (tmp_path / "5" / "features" / "features-00000.array_record").exists()
+
+
+def test_the_end_of_an_extraction_says_where_unreadable_files_are_listed(tmp_path, capsys):
+    write_video(tmp_path / "a.mp4", 20)
+    (tmp_path / "b.mp4").write_bytes(b"x")
+    (tmp_path / "list.csv").write_text("path,label,split\na.mp4,x,train\nb.mp4,x,train\n")
+    data = {"data__source": "files", "data__manifest": str(tmp_path / "list.csv"), "data__max_bad_fraction": 0.9}
+    assert run(downstream("extract", **data), str(tmp_path / "w"))["extract/unreadable"] == 1
+    folder = tmp_path / "w" / "features"
+    assert f"1 of 2 videos have no features, {folder}/bad_files.csv says which and why" in capsys.readouterr().err
+    assert "b.mp4" in (folder / "bad_files.csv").read_text()
 
 
 def test_extraction_goes_on_where_it_was(tmp_path):

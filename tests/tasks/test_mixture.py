@@ -11,6 +11,7 @@ from cvmae.tasks.validate import validate
 from cvmae.training import loop
 from tests.commands import ROOT, assert_same_state, metric_lines, saved_state
 from tests.data.videos import write_video
+from tests.servers import serving, upload
 from tests.tiny_configs import PLAIN, downstream
 
 FEWER = PLAIN | {"eval_every": "3_steps", "log_every": "1_steps", "total": "6_steps"}
@@ -24,8 +25,11 @@ def config(mixture="a:1,b:3", own=None, **fields):
     return c.lock()
 
 
+UNEVALUATED = {"eval_every": "0_steps"}
+
+
 def test_clips_and_loss_of_each_source_and_a_change_at_a_restart(tmp_path):
-    cvmae.run(config(), tmp_path / "whole")
+    cvmae.run(config(**UNEVALUATED), tmp_path / "whole")
     lines = [line for line in metric_lines(tmp_path / "whole") if "loss" in line]
     assert [(line["clips/a"], line["clips/b"]) for line in lines] == [(2 * step, 6 * step) for step in range(1, 7)]
     for line in lines:  # two clips of a and six of b in each batch of 8
@@ -34,11 +38,11 @@ def test_clips_and_loss_of_each_source_and_a_change_at_a_restart(tmp_path):
     with pytest.raises(
         ConfigError, match=r"the sources of the mixture or their weights \(they were a:1/4,b:3/4, now a:1/2,b:1/2\)"
     ):
-        cvmae.run(config("a:1,b:1", total="8_steps"), tmp_path / "whole")
+        cvmae.run(config("a:1,b:1", total="8_steps", **UNEVALUATED), tmp_path / "whole")
     with pytest.raises(ConfigError, match=r"made with clips=88, this run has 152; .*now a:1/5,b:3/5,c:1/5"):
         own = {"a": {}, "b": {"split": "other", "synthetic": {"clips": 24}}, "c": {"split": "third"}}
-        cvmae.run(config("a:1,b:3,c:1", own, total="8_steps"), tmp_path / "whole")
-    cvmae.run(config("a:1,b:1", total="8_steps", data__allow_change=True), tmp_path / "whole")
+        cvmae.run(config("a:1,b:3,c:1", own, total="8_steps", **UNEVALUATED), tmp_path / "whole")
+    cvmae.run(config("a:1,b:1", total="8_steps", **UNEVALUATED, data__allow_change=True), tmp_path / "whole")
     last = [line for line in metric_lines(tmp_path / "whole") if "loss" in line][-1]
     assert (last["clips/a"], last["clips/b"]) == (6 * 2 + 2 * 4, 6 * 6 + 2 * 4)  # those of before, and those of the new weights
 
@@ -66,6 +70,7 @@ def assert_same_run(one, other):
     assert metric_lines(one) == metric_lines(other)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_in_the_same_bits(tmp_path):
     cvmae.run(config(**FAST), tmp_path / "whole")
     interrupt(config(**FAST), tmp_path / "cut", 4)
@@ -73,23 +78,41 @@ def test_a_killed_run_resumes_in_the_same_bits(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_killed_run_of_two_sets_from_shards_is_that_of_local_files(tmp_path):
-    files, shards = {}, {}
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory):
+    """A folder with the shards of two sets, and the workdir of a run over the files of both that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("sets")
+    files = {}
     for name, count in (("a", 9), ("b", 12)):
         rows = [(f"clip{number}.mp4", split) for split, of_split in (("train", count), ("val", 8)) for number in range(of_split)]
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
         for number in range(count):
-            write_video(tmp_path / name / f"clip{number}.mp4", 8 + number, first=7 * number)
-        manifest = tmp_path / name / "list.csv"
+            write_video(folder / name / f"clip{number}.mp4", 8 + number, first=7 * number)
+        manifest = folder / name / "list.csv"
         manifest.write_text("path,label,split\n" + "".join(f"{path},,{split}\n" for path, split in rows))
-        out = tmp_path / f"{name}-shards"
-        write_shards(str(manifest), str(out), shard_bytes=20_000)
+        write_shards(str(manifest), str(folder / "shards" / name), shard_bytes=20_000)
         files[name] = {"source": "files", "manifest": str(manifest)}
-        shards[name] = {"source": "webdataset", "webdataset": {"shards": f"{out}/{{split}}-*.tar"}}
-    cvmae.run(config(own=files, **FAST), tmp_path / "local")
-    interrupt(config(own=shards, **FAST), tmp_path / "cut", 4)
-    cvmae.run(config(own=shards, **FAST), tmp_path / "cut")
-    assert_same_run(tmp_path / "local", tmp_path / "cut")
+    cvmae.run(config(own=files, **FAST), folder / "local")
+    return folder
+
+
+def check_killed_run(shards, local, cut):
+    """Compares a run from the shards of both sets below `shards`, killed and resumed, with the one from local files."""
+    own = {name: {"source": "webdataset", "webdataset": {"shards": f"{shards}/{name}/{{split}}-*.tar"}} for name in ("a", "b")}
+    interrupt(config(own=own, **FAST), cut, 4)
+    cvmae.run(config(own=own, **FAST), cut)
+    assert_same_run(local, cut)
+
+
+def test_a_killed_run_of_two_sets_from_shards_is_that_of_local_files(two_sets, tmp_path):
+    check_killed_run(two_sets / "shards", two_sets / "local", tmp_path / "cut")
+
+
+@pytest.mark.slow  # of buckets tests/properties/test_buckets.py has a killed run, and tests/data/test_buckets.py shards
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_so_is_one_from_shards_in_a_bucket(scheme, two_sets, tmp_path):
+    with serving(scheme) as bucket:
+        check_killed_run(upload(two_sets / "shards", f"{bucket}/shards"), two_sets / "local", tmp_path / "cut")
 
 
 REFUSED = [

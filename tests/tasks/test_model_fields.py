@@ -29,7 +29,7 @@ def workdir(tmp_path_factory):
     """A run of pre-training whose encoder differs from the defaults in every field that can."""
     folder = tmp_path_factory.mktemp("pretrain") / "run"
     decoder = {"video_branch__decoder__cls": "none"}
-    run(config(("mse_video",), total="1_steps", report__pictures=0, **(OTHER | decoder)), folder)
+    run(config(("mse_video",), total="1_steps", eval_every="0_steps", report__pictures=0, **(OTHER | decoder)), folder)
     return folder
 
 

@@ -188,6 +188,42 @@ def test_without_the_field_the_manifest_is_refused_with_the_remedy(manifest, tmp
         run(of(manifest, "knn"), str(tmp_path / "run"))
 
 
+NO_CLASS = [
+    ("linear", LINEAR, "<none of the classes>"), ("finetune", FINETUNE, "<none of the classes>"),
+    ("knn", {"data__multi_label": True}, "<none of the classes>"), ("knn", {"data__multi_label": True}, ""), ("linear", LINEAR, ""),
+    ("linear", {"probe__rates": (0.1, 0.01)}, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("task, fields, label", NO_CLASS)
+def test_a_validation_split_without_a_class_is_refused_before_training(manifest, tmp_path, task, fields, label):
+    rows = pathlib.Path(manifest).read_text().splitlines()
+    one = [row if ";" not in row else row.replace(row.split(",")[1], "a") for row in rows]  # softmax has one label a video
+    rows = rows if "data__multi_label" in fields or fields in (LINEAR, FINETUNE) else one
+    rows = [f"{row.split(',')[0]},{label},val" if row.endswith(",val") else row for row in rows]
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    c = of(str(tmp_path / "list.csv"), task, data__root=manifest.rpartition("/")[0], **fields)
+    field = "test_split" if task == "knn" else "eval_split"
+    with pytest.raises(
+        ConfigError, match=f"config.data.{field}='val' of config.data.manifest='.*list.csv': no clip has a class"
+    ) as refused:
+        run(c, str(tmp_path / "run"))
+    assert "\n" not in str(refused.value) and not list(tmp_path.glob("run/*.json*"))
+
+
+@pytest.mark.parametrize("task", ["linear", "finetune"])
+def test_one_class_alone_is_nothing_to_learn(manifest, tmp_path, task):
+    rows = pathlib.Path(manifest).read_text().splitlines()
+    (tmp_path / "list.csv").write_text(
+        "\n".join([rows[0], *(f"{r.split(',')[0]},run,{r.split(',')[2]}" for r in rows[1:])]) + "\n"
+    )
+    c = of(str(tmp_path / "list.csv"), task, data__root=manifest.rpartition("/")[0])
+    with pytest.raises(
+        ConfigError, match=r"^config.data.split='train': all clips are of one class, 'run', so .*: give clips of several"
+    ):
+        run(c, str(tmp_path / "run"))
+
+
 def test_configs_of_earlier_versions_lack_the_fields():
     c = downstream("finetune").copy_and_resolve_references()
     with c.unlocked():

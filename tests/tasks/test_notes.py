@@ -4,7 +4,7 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.tasks import run
-from cvmae.tasks.notes import check_clips, ending, frozen_notes, training_notes, with_task
+from cvmae.tasks.notes import check_clips, data_flags, ending, frozen_notes, training_notes, with_task
 from cvmae.training.loop import Schedule
 from tests.tiny_configs import config, downstream, make_task
 
@@ -31,12 +31,41 @@ def test_settings_that_work_and_are_rarely_meant_are_noted():
     assert "neighbours=20: the gallery has 8 clips" in votes
 
 
+def test_a_batch_above_the_clips_is_noted():
+    probe = downstream("linear", data__source="files", batch_size=512)
+    [note] = training_notes(probe, Schedule(3, steps_per_epoch=6 / 512), "cpu")
+    assert (
+        "batch_size=512 is more than the 6 clips of config.data.split='train'" in note
+        and "is 3 steps; take --config.batch_size=6" in note
+    )
+    assert training_notes(probe, Schedule(3, steps_per_epoch=1.0), "cpu") == []
+    assert (
+        training_notes(downstream("linear", batch_size=512), Schedule(3, steps_per_epoch=0.5), "cpu") == []
+    )  # on generated videos
+
+
+def test_the_next_command_has_every_flag_of_the_data(tmp_path):
+    argv = ["main", "--config=a.py", "--config.data.test_split", "two words", "-config.data.manifest=x.csv", "--config.seed", "3"]
+    argv += ["--noconfig.data.square_pixels", "--config.data.pictures", "--workdir", "w"]
+    flags = data_flags(argv)
+    assert flags == [
+        "--config.data.test_split=two words",
+        "--config.data.manifest=x.csv",
+        "--noconfig.data.square_pixels",
+        "--config.data.pictures",
+    ]
+    line = ending(config(), "configs/ssv2.py", str(tmp_path), flags)[-1]
+    assert line.endswith(
+        "'--config.data.test_split=two words' --config.data.manifest=x.csv --noconfig.data.square_pixels --config.data.pictures"
+    )
+
+
 def test_an_encoder_that_transformers_cannot_express_is_noted():
-    [note] = make_task(config()).describe()[1:]
+    [note] = make_task(config()).first_notes()
     assert "hf-videomae" in note and "video_branch.cls_token=False" in note and "video_branch.positions=sincos1d" in note
     videomae = {"video_branch__cls_token": False, "video_branch__positions": "sincos1d", "video_branch__decoder__cls": "none"}
-    assert len(make_task(config(("mse_video",), **videomae)).describe()) == 1
-    assert len(make_task(config(("mse_image",))).describe()) == 1
+    assert make_task(config(("mse_video",), **videomae)).first_notes() == []
+    assert make_task(config(("mse_image",))).first_notes() == []
 
 
 def test_the_end_names_the_files_and_the_next_command(tmp_path):

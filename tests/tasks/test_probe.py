@@ -1,5 +1,6 @@
 """Probes: heads of a grid do not know of each other, the encoder does not move, and the linear probe is PyTorch's."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
+from cvmae.evaluation.features import block_tokens
 from cvmae.evaluation.multi_view import flat_crops
+from cvmae.models.patches import Grid
+from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.tasks import run as train
 from tests.requirements import missing
 from tests.tiny_configs import downstream, labeled_batch, make_task
@@ -69,10 +73,11 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
         linear.bias.zero_()
     groups = [{"params": [linear.weight], "weight_decay": 0.1}, {"params": [linear.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
+    views, features_of = jax.jit(lambda batch, step: t.views(t.samples(batch, step))), jax.jit(t._features)
     for number in range(3):
         batch = labeled_batch(t.config, seed=number)
-        clips, labels, _ = t.views(t.samples(t.placement.put(batch), number))
-        features = torch.tensor(np.array(t._features(state.frozen, clips)))
+        clips, labels, _ = views(t.placement.put(batch), number)
+        features = torch.tensor(np.array(features_of(state.frozen, clips)))
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * float(t.rate_factor(number))
         loss = torch.nn.functional.cross_entropy(linear(norm(features)), torch.tensor(np.array(labels)).long())
@@ -85,10 +90,38 @@ def test_the_linear_probe_is_batch_norm_and_linear_of_torch():
     crops = labeled_batch(t.config)["video"][:, None]
     found = t.predict(state)({"video": jnp.asarray(crops)})[:, 0]
     norm.eval()
-    centered = t._features(state.frozen, flat_crops(crops, t.config))
+    centered = features_of(state.frozen, jax.jit(lambda crops: flat_crops(crops, t.config))(crops))
     expected = torch.softmax(linear(norm(torch.tensor(np.array(centered)))), -1).detach().numpy()
     # torch's running variance is the unbiased one, flax's is not: 8/7 of the newest batch's share.
     np.testing.assert_allclose(found, expected, atol=0.03)
+
+
+def test_blocks_are_read_side_by_side():
+    """Each block's tokens are the output of an encoder that ends there, with the same last norm, and without its cls token."""
+    encoder = Encoder(TransformerConfig(ViTSize(16, 3, 2)), Grid(4, 16, 16, 2, 8), "separable", True)
+    clips = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
+    params = jax.jit(encoder.init)(jax.random.key(0), clips)["params"]
+    params["norm"]["scale"] = jnp.linspace(0.5, 1.5, 16)
+    tokens = jax.jit(lambda params: block_tokens(encoder, params, clips, (-3, 1, -1)))(params)
+    assert tokens.shape == (2, 3 * 8, 16)
+    for number, depth in enumerate((1, 2, 3)):
+        ended = encoder.clone(trunk=dataclasses.replace(encoder.trunk, size=ViTSize(16, depth, 2)))
+        blocks = {f"block{i}": params["blocks"][f"block{i}"] for i in range(depth)}
+        expected = jax.jit(ended.apply)({"params": params | {"blocks": blocks}}, clips).tokens
+        np.testing.assert_allclose(tokens[:, 8 * number : 8 * (number + 1)], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(block_tokens(encoder, params, clips, (-1,)), encoder.apply({"params": params}, clips).tokens)
+    with pytest.raises(ValueError, match="layer 3: the encoder has 3 blocks; give -3 to 2"):
+        block_tokens(encoder, params, clips, (3,))
+
+
+def test_an_average_of_the_heads_is_what_is_tested():
+    t = task("linear", optimizer__ema_decay=0.75)
+    first, state, _ = stepped(t, steps=1)
+    for mean, before, after in zip(*(jax.tree.leaves(tree) for tree in (state.ema, first.params, state.params))):
+        np.testing.assert_allclose(mean, 0.75 * before + 0.25 * after, rtol=1e-5, atol=1e-7)
+    batch = {"video": jnp.asarray(labeled_batch(t.config)["video"][:, None])}
+    np.testing.assert_array_equal(t.predict(state)(batch), t.predict(state.replace(params=state.ema, ema=None))(batch))
+    assert not np.array_equal(t.predict(state)(batch), t.predict(state.replace(ema=None))(batch))
 
 
 def test_all_heads_are_reported_and_the_best_by_validation_is_tested(tmp_path):
@@ -107,6 +140,8 @@ def test_all_heads_are_reported_and_the_best_by_validation_is_tested(tmp_path):
     "overrides, message",
     [
         ({"probe__heads": 5}, "config.probe.heads: width=32 is not a multiple of heads=5"),
+        ({"probe__layers": (-3, -1)}, "config.probe.layers has -3: test/16 has 2 blocks, -2 to 1"),
+        ({"probe__layers": ()}, "probe.layers=.* each a whole number"),
         ({"probe__rates": ()}, "probe.rates=.* cannot be used: it must be one number or more, each above 0"),
         ({"probe__weight_decays": (-1.0,)}, "probe.weight_decays=.* each at least 0"),
     ],

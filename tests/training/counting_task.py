@@ -7,6 +7,7 @@ import optax
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import Placement, make_mesh, replicated
 from cvmae.training import loop
+from cvmae.training.trackers import opened
 from cvmae.training.train_state import create_state
 from cvmae.workdir import Workdir
 from tests.tiny_configs import PLAIN, config
@@ -48,4 +49,8 @@ def train(path, **overrides) -> loop.Outcome:
     """Runs the loop over a tiny config in the workdir `path`, like `cvmae.tasks.run`; `a__b=v` sets a field."""
     c = config(**(PLAIN | {"eval_every": "0_steps"} | overrides))
     source = make_source(c.data, c.data.split)
-    return loop.run(Counting(c), source, loop.Schedule.of(c, len(source)), Workdir.create(path))
+    workdir = Workdir.create(path)
+    with opened(c, workdir) as trackers:
+        outcome = loop.run(Counting(c), source, loop.Schedule.of(c, len(source)), workdir, trackers)
+        trackers.end = "finished" if outcome.finished else "stopped"
+    return outcome

@@ -1,11 +1,16 @@
 """A run resumes on the data that it began with: labels, files, their order, names of classes and slices are compared."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
 from cvmae.data.manifest import Entry, Manifest
+from cvmae.data.mixture import Mixture
 from cvmae.data.sources import FileSource, make_source
-from cvmae.training.identity import check, describe
+from cvmae.data.subset import Subset
+from cvmae.training.identity import check, describe, file_sizes
 from tests.tiny_configs import config
 
 ROWS = (("a.mp4", 0), ("b.mp4", 1), ("c.mp4", 0))
@@ -51,6 +56,42 @@ def test_a_change_is_refused_with_what_changed(what, capsys):
     assert "--config.data.allow_change=True" in message and "--workdir" in message and "\n" not in message
     check_saved(CHANGES[what], allow_data_change=True)
     assert f"note: the training data changed since step 3: {what}; config.data.allow_change=True" in capsys.readouterr().err
+
+
+def test_files_of_other_sizes_are_other_data(tmp_path, capsys):
+    def write(folder, *sizes):
+        folder.mkdir(exist_ok=True)
+        for (name, _), size in zip(ROWS, sizes):
+            (folder / name).write_bytes(bytes(size))
+        return identity(folder=str(folder))
+
+    saved = write(tmp_path / "a", 3, 4, 5)
+    assert saved["file_sizes"] == [3, 4, 5]
+    check_saved(write(tmp_path / "b", 3, 4, 5), saved)  # a copy elsewhere
+    changed = write(tmp_path / "b", 3, 9, 5)
+    with pytest.raises(
+        ConfigError, match="training data changed since step 3: the contents of the files, whose sizes are others"
+    ):
+        check_saved(changed, saved)
+    check_saved(changed, saved, allow_data_change=True)
+    assert "whose sizes are others" in capsys.readouterr().err
+    (tmp_path / "b" / "b.mp4").unlink()  # a file that is not there at the moment is no change
+    missing = identity(folder=str(tmp_path / "b"))
+    assert missing["file_sizes"] == [3, -1, 5]
+    check_saved(missing, saved)
+    check_saved(saved, missing)
+    check_saved(changed, {name: value for name, value in saved.items() if name != "file_sizes"})  # of an earlier version
+
+
+def test_sizes_are_those_of_a_slice_and_of_a_few_files(tmp_path):
+    rows = [(f"{number}.mp4", number % 2) for number in range(200)]
+    for number, (name, _) in enumerate(rows):
+        (tmp_path / name).write_bytes(bytes(number))
+    source = FileSource(Manifest(tuple(Entry(str(tmp_path / name), label) for name, label in rows), ("a", "b"), str(tmp_path)))
+    assert len(file_sizes(source)) == 64 and file_sizes(source)[0] == 0 and file_sizes(source)[-1] == 199
+    mixture = Mixture({"a": source, "b": source}, {"a": Fraction(1), "b": Fraction(1)}, ({}, {}))
+    assert file_sizes(mixture) == 2 * file_sizes(source)
+    assert file_sizes(Subset(source, np.array([3, 5]))) == [3, 5] and file_sizes(make_source(config().data, "train")) == []
 
 
 def test_another_part_of_a_video_is_another_file():

@@ -41,7 +41,7 @@ def test_every_group_has_the_published_multiplier_and_decay(argument):
     optimizer = make_optimizer(c.optimizer, lambda step: 1.0, depth=DEPTH)
     # From zero gradients an update is the weight decay alone, times the layer's rate.
     zeros = jax.tree.map(jnp.zeros_like, ones)
-    updates, _ = optimizer.update(zeros, optimizer.init(ones), ones)
+    updates, _ = jax.jit(lambda: optimizer.update(zeros, optimizer.init(ones), ones))()
     for name, update in flat(updates).items():
         layer = published_layer(name)
         assert layer_of(name, DEPTH) == layer, name

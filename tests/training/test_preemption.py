@@ -130,16 +130,23 @@ def test_termination_where_nothing_trains_unwinds_python(started):
     assert process.returncode == preemption.TERMINATED and stdout == "cleaned up\n" and not stderr
 
 
-def test_termination_in_the_final_evaluation_leaves_a_run_that_goes_on(tmp_path, monkeypatch):
-    config = tiny_configs.config(("mse_video",), total="2_steps", eval_every="0_steps", report__pictures=0, report__labelled=8)
-    handler, evaluate = signal.getsignal(signal.SIGTERM), pretrain.evaluate_pretraining
+@pytest.fixture
+def short(monkeypatch):
+    """A run of two steps that ends in an evaluation, whose numbers are given: its programs would take most of the time."""
+    monkeypatch.setattr(pretrain, "evaluate_pretraining", lambda *_: {"probe/accuracy": 0.5})
+    return tiny_configs.config(("mse_video",), total="2_steps", eval_every="0_steps", report__pictures=0, report__labelled=8)
 
-    def evaluate_and_terminate(*arguments):
+
+def test_termination_in_the_final_evaluation_leaves_a_run_that_goes_on(short, tmp_path, monkeypatch):
+    config, handler = short, signal.getsignal(signal.SIGTERM)
+
+    def terminate(*_):
         os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*arguments)
+        time.sleep(60)  # ended by the signal
+        pytest.fail("the evaluation went on")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pretrain, "evaluate_pretraining", evaluate_and_terminate)
+        patched.setattr(pretrain, "evaluate_pretraining", terminate)
         with pytest.raises(SystemExit) as ended:
             run(config, str(tmp_path))
     assert ended.value.code == preemption.TERMINATED and signal.getsignal(signal.SIGTERM) == handler
@@ -147,9 +154,8 @@ def test_termination_in_the_final_evaluation_leaves_a_run_that_goes_on(tmp_path,
     assert "report/probe/accuracy" in run(config, str(tmp_path))
 
 
-def test_a_run_that_is_stopped_in_its_last_step_is_evaluated_by_the_next_one(tmp_path, monkeypatch, capsys):
-    fields = {"total": "2_steps", "eval_every": "0_steps", "report__pictures": 0, "report__labelled": 8}
-    config, save = tiny_configs.config(("mse_video",), **fields), Checkpoints.save
+def test_a_run_that_is_stopped_in_its_last_step_is_evaluated_by_the_next_one(short, tmp_path, monkeypatch, capsys):
+    config, save = short, Checkpoints.save
 
     def save_and_terminate(self, step, *values, **how):
         save(self, step, *values, **how)

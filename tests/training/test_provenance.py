@@ -10,6 +10,7 @@ import pytest
 import cvmae
 from cvmae.training import provenance
 from cvmae.training.provenance import command, commit, record
+from cvmae.workdir import Workdir
 
 
 def test_every_start_is_kept(tmp_path):
@@ -26,7 +27,7 @@ def test_every_start_is_kept(tmp_path):
 def test_a_damaged_file_is_begun_anew(tmp_path, text):
     (tmp_path / "environment.json").write_bytes(text.encode(errors="surrogateescape"))
     record(tmp_path, 7)
-    assert [start["step"] for start in provenance.read_starts(tmp_path / "environment.json")] == [7]
+    assert [start["step"] for start in Workdir(tmp_path).read_starts()] == [7]
 
 
 def test_another_process_than_the_first_writes_nothing(tmp_path, monkeypatch):
@@ -54,7 +55,7 @@ def test_nothing_more_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance.sys, "orig_argv", ["/home/me/python", "-m", "cvmae.main", "--coordinator=someone.lan:1"])
     monkeypatch.setenv("HF_TOKEN", "a-secret")
     record(tmp_path)
-    [start] = provenance.read_starts(tmp_path / "environment.json")
+    [start] = Workdir(tmp_path).read_starts()
     assert set(start) == {"time", "step", "command", "commit", "python", "versions", "system", "devices", "processes"}
     assert not [word for word in ("someone", "a-secret", "/home/me") if word in json.dumps(start)]
 

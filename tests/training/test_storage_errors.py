@@ -3,14 +3,19 @@
 import errno
 import os
 import pathlib
+import time
 
+import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
 from cvmae.files import REMEDIES, StorageError, storage_error_number, storage_errors, write_json
+from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.metric_writer import MetricsWriter, read_metrics
 from cvmae.workdir import Workdir
+from cvmae.workdir.metric_lines import open_lines
 from tests.commands import arguments, checkpoint_steps, metric_lines, run
+from tests.servers import faulty, serving
 from tests.tiny_configs import PLAIN
 
 
@@ -69,14 +74,14 @@ def test_metrics_on_a_full_disk_raise_where_they_are_written(tmp_path):
     [events] = (tmp_path / "tensorboard").iterdir()
     writer.close()
     assert len(read_metrics(tmp_path)) == 1 and events.stat().st_size
-    (tmp_path / "metrics.jsonl").unlink()
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    (tmp_path / "other").mkdir()
     writer = MetricsWriter.__new__(MetricsWriter)
-    writer._lines = open("/dev/full", "w")  # noqa: SIM115
+    writer._lines = lines = open_lines(tmp_path / "other", 0)
+    lines._file = open("/dev/full", "w")  # noqa: SIM115
     with pytest.raises(StorageError, match="No space left"), storage_errors("metrics", tmp_path):
         writer.write(2, {"loss": 1.0})
     with pytest.raises(OSError, match="No space left"):
-        writer._lines.close()
+        lines._file.close()
 
 
 LIMITED = """
@@ -110,9 +115,48 @@ def test_a_run_ends_with_one_line_and_goes_on_with_room(tmp_path):
     assert checkpoint_steps(tmp_path / "w") == [2, 4]
 
 
+def test_a_bucket_that_loses_a_checkpoint_is_one_line(monkeypatch):
+    with serving("gs") as bucket, faulty("gs") as proxy:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", proxy.url)
+        checkpoints = Checkpoints(f"{bucket}/run", keep=2)
+        checkpoints.save(1, {"a": np.ones(10, np.float32)}, {})
+        checkpoints.wait()
+        proxy.match, proxy.faults = "uploadType=media", [404] * 10_000  # TensorStore's requests
+        with pytest.raises(StorageError, match=r"^a checkpoint cannot be written: gs://bucket-of-tests/.*NOT_FOUND") as lost:
+            checkpoints.save(2, {"a": np.ones(10, np.float32)}, {})
+            checkpoints.wait()
+        assert "the checkpoint of step 1 stays, and the same command resumes" in str(lost.value) and "\n" not in str(lost.value)
+        proxy.faults.clear()
+        checkpoints.close()
+
+
 @pytest.mark.parametrize(
-    "path", ["gs://bucket/run", "s3://b/r", "hdfs://n/x", "file:///tmp/x", "gs:/bucket/run", "az+https://x/y"]
+    "error",
+    [RuntimeError("INTERNAL: see https://host/issues"), OSError("image file is truncated"), ConnectionError("of a tracker")],
 )
+def test_an_error_of_something_else_is_not_of_the_bucket(error):
+    with pytest.raises(type(error), match=str(error)), storage_errors("a file of the run", "gs://bucket/run"):
+        raise error
+
+
+@pytest.mark.slow
+def test_a_bucket_that_refuses_a_checkpoint_ends_the_command_at_once_and_it_resumes(monkeypatch):
+    with serving("gs") as bucket, faulty("gs") as proxy:
+        monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", proxy.url)
+        workdir = f"{bucket}/run"
+        words = [*arguments(workdir, **PLAIN | {"total": "6_steps", "checkpoint_every": "2_steps"}), "--noreport"]
+        proxy.match, proxy.faults = "checkpoints/4/", [403] * 10_000  # those of gcsfs, which Orbax uses
+        begun = time.monotonic()
+        done = run(*words)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.splitlines()[-1].startswith(f"error: a checkpoint cannot be written: {workdir}/checkpoints (")
+        assert time.monotonic() - begun < 200  # Orbax waits for 300 s for a checkpoint that is not to be
+        proxy.faults.clear()
+        done = run(*words)
+        assert done.returncode == 0 and "resumed from the checkpoint of step 2" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("path", ["hf://datasets/u/s", "hdfs://n/x", "file:///tmp/x", "gs:/bucket/run", "az+https://x/y"])
 def test_a_workdir_with_a_scheme_is_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from cvmae.config import ConfigError
+from cvmae.files import replacing
 from cvmae.training import workdir_lock
 from cvmae.training.workdir_lock import LOCK, describe_process, is_alive, locked
 from tests.commands import ROOT, arguments, run
@@ -22,6 +23,7 @@ HOLD = "import sys, time; from cvmae.training.workdir_lock import locked\nwith l
 def fast(monkeypatch):
     monkeypatch.setattr(workdir_lock, "BEAT_S", 0.05)
     monkeypatch.setattr(workdir_lock, "WAIT_S", 0.6)
+    monkeypatch.setattr(workdir_lock, "SETTLE_S", 0.4)
 
 
 @pytest.fixture
@@ -104,7 +106,8 @@ def test_on_another_host_the_beat_tells(tmp_path, capsys):
         number = 0
         while not stop.wait(0.1):
             number += 1
-            path.write_text(json.dumps(owner | {"beat": number}))
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(owner | {"beat": number}))
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -136,7 +139,9 @@ def test_a_damaged_lock_is_replaced(text, tmp_path):
 def test_the_beat_goes_on_and_a_lost_lock_is_left_alone(tmp_path):
     path = tmp_path / LOCK
     with locked(tmp_path):
-        time.sleep(0.5)
+        deadline = time.monotonic() + 60
+        while json.loads(path.read_text())["beat"] < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert json.loads(path.read_text())["beat"] > 2
         other = describe_process()
         path.write_text(json.dumps(other))

@@ -23,6 +23,7 @@ from cvmae.parallel import processes
 from cvmae.report.summary import mean_deviation
 from cvmae.tasks.ablate import table
 from cvmae.tasks.ablate.study import StudyRun, chosen, runs_of
+from cvmae.tasks.results import write_page
 from cvmae.training.loop import SHARED_ERRORS
 from cvmae.training.preemption import stop_requested
 from cvmae.workdir import Workdir
@@ -38,10 +39,12 @@ class Ablate:
     trains: ClassVar[bool] = False
 
     @classmethod
-    def run(cls, config, path: str, custom=None) -> dict[str, float]:
+    def run(cls, config, path: str, custom=None, report_page: bool = False) -> dict[str, float]:
         """Makes the runs of the study in the workdir `path`, see `run_study`; their data is that of the config."""
         del custom
-        return run_study(config, path)
+        numbers = run_study(config, path)
+        write_page(report_page and bool(numbers), Workdir(path))
+        return numbers
 
 
 def run_study(config, workdir: str) -> dict[str, float]:
@@ -111,7 +114,7 @@ def make(run: StudyRun, failed: dict[str, str]) -> bool:
     if processes.is_main_process():
         note.unlink(missing_ok=True)
     try:
-        return bool(tasks.run(run.config, run.folder))
+        return bool(tasks.run(run.config, str(run.folder)))
     except StorageError:
         raise  # the next run cannot be written either
     except Exception as error:

@@ -7,7 +7,6 @@ run's report.json; `note`; and `index`, the one run to make. Nothing here trains
 import dataclasses
 import json
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ import ml_collections
 
 from cvmae.config import ConfigError, check_key, flatten, nearest, require
 from cvmae.evaluation.heldout import report_rows
+from cvmae.storage.path import AnyPath, as_path
 from cvmae.tasks.validate import validate
 from cvmae.workdir import Report, Workdir
 
@@ -30,6 +30,9 @@ FREE = {
     "profile",
     "data.motion.cache_dir",
     "compilation_cache",
+    "log.wandb",
+    "log.mlflow",
+    "log.run_name",
 }
 FREE |= {f"data.{name}" for name in ("name", "workers", "threads", "prefetch", "timeout_s", "allow_change")}
 
@@ -41,7 +44,7 @@ class StudyRun:
     variant: str
     seed: int
     config: ml_collections.ConfigDict  # locked
-    folder: pathlib.Path
+    folder: AnyPath
 
     @property
     def name(self) -> str:
@@ -61,7 +64,7 @@ def runs_of(config, workdir: str | os.PathLike) -> list[StudyRun]:
     """
     study = config.study
     check_study(study)
-    folder = pathlib.Path(workdir)
+    folder = as_path(workdir)
     runs = []
     for seed in study.seeds:
         for name, overrides in study.variants:
@@ -139,7 +142,7 @@ def chosen(runs: list[StudyRun], index: int, environment: Mapping[str, str]) -> 
     return [runs[number]]
 
 
-def check_workdir(config, folder: pathlib.Path) -> None:
+def check_workdir(config, folder: AnyPath) -> None:
     """Raises ConfigError where a folder is another study's, or a run's."""
     there = read_config(folder)
     if there is None:
@@ -169,7 +172,7 @@ def check_unchanged(run: StudyRun) -> None:
         )
 
 
-def read_config(folder: pathlib.Path) -> dict | None:
+def read_config(folder: AnyPath) -> dict | None:
     """Returns config.json of a folder by dotted names; None for a folder without it. Raises: ConfigError."""
     config = Workdir(folder).read_config()
     return None if config is None else flatten(config)

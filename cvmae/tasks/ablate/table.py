@@ -3,13 +3,13 @@
 import csv
 import dataclasses
 import io
-import pathlib
 
 import matplotlib.figure
 
 from cvmae.evaluation.heldout import report_rows
 from cvmae.files import replacing
 from cvmae.report.summary import cell, markdown, mean_deviation
+from cvmae.storage.path import AnyPath
 from cvmae.tasks.ablate.study import StudyRun
 
 UNTRAINED = "untrained"
@@ -97,7 +97,7 @@ def as_csv(results: Results) -> str:
     return out.getvalue()
 
 
-def write(config, runs: list[StudyRun], folder: pathlib.Path) -> str:
+def write(config, runs: list[StudyRun], folder: AnyPath) -> str:
     """Writes table, CSV and plot of the finished runs, and returns the table.
 
     Runs of an array write the same files: each looks again when it has written, so that the last to write has seen every run.

@@ -1,0 +1,130 @@
+"""Files of features for heads of temporal localization such as ActionFormer: one .npy [T, D] per video, and how its rows lie in time.
+
+FOLDER/ID.npy holds float32 or float16 [T, D], where ID is the name of the video without its folder and extension; row t is of the
+window that starts at `t * feat_stride` frames. A last window that had to be moved back to end with the video is left out, so that
+all rows lie on that grid. FOLDER/ID.json has the path of the video, the number of windows, the times of the first and the
+last frame of the first and the last of them, seconds, and the label. FOLDER/features.json has the fields of a data set of ActionFormer
+(https://github.com/happyharrycn/actionformer_release): `feat_stride` and `num_frames` in frames, `default_fps`, `input_dim`, `file_ext`.
+"""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+
+from cvmae.config import ConfigError
+from cvmae.data.clips import ClipSpec
+from cvmae.evaluation.feature_cache import IDENTITY
+from cvmae.evaluation.feature_files import NAME_BYTES, TEMPORARY, NpzFiles, shortened
+from cvmae.files import write_json
+from cvmae.storage.path import AnyPath
+from cvmae.storage.remote_path import RemotePath
+
+SUMMARY = "features.json"
+SUFFIX, SIDECAR = ".npy", ".json"
+
+
+class GrowingSequence:
+    """A .npy file of known shape that is written row by row, and the file beside it with the other values."""
+
+    def __init__(self, path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype):
+        self.path, self.rows, self._shape, self._dtype = path, 0, shape, dtype
+        self._file = open(path, "wb")  # noqa: SIM115, it is open for as long as the video is decoded
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    @property
+    def sidecar(self) -> pathlib.Path:
+        """The path of the file beside it."""
+        return pathlib.Path(str(sidecar_of(self.path)))
+
+    def append(self, values: np.ndarray) -> None:
+        """Writes the next rows, [k, D]; those beyond the shape are left out."""
+        values = values[: max(0, self._shape[0] - self.rows)]
+        self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
+        self.rows += len(values)
+
+    def finish(
+        self, *, start_s: np.ndarray, end_s: np.ndarray, label: np.ndarray, path: str, labeled: np.ndarray | None = None
+    ) -> None:
+        """Closes the file and writes the one beside it."""
+        self._file.close()
+        last = self._shape[0] - 1
+        times = {"first_window_s": [start_s[0], end_s[0]], "last_window_s": [start_s[last], end_s[last]]}
+        labels = {"label": label.tolist()} | ({} if labeled is None else {"labeled": bool(labeled)})
+        write_json(self.sidecar, {"path": path, "windows": last + 1, **times, **labels})
+
+    def abandon(self) -> None:
+        """Closes and deletes the unfinished file."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def sidecar_of(path: AnyPath) -> AnyPath:
+    """Returns the path of ID.json of ID.npy, which may be a temporary one."""
+    return path.with_name(path.name.removesuffix(TEMPORARY).removesuffix(SUFFIX) + SIDECAR)
+
+
+class NpyFiles(NpzFiles):
+    """Writer of FOLDER/ID.npy and FOLDER/ID.json; the first appears when both are complete."""
+
+    def __init__(self, folder: AnyPath):
+        super().__init__(folder, SUFFIX)
+
+    def path(self, name: str) -> AnyPath:
+        return self._folder / (shortened(video_id(name), NAME_BYTES - len(SUFFIX + TEMPORARY)) + SUFFIX)
+
+    def is_whole(self, path: pathlib.Path) -> bool:
+        try:
+            np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape
+            return bool(json.loads(pathlib.Path(str(sidecar_of(path))).read_bytes()))
+        except (EOFError, OSError, ValueError):
+            return False
+
+    def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingSequence:  # type: ignore[override]
+        return GrowingSequence(self.temporary(name), shape, dtype)
+
+    def add(self, name: str, file: GrowingSequence) -> None:  # type: ignore[override]
+        path = self.path(name)
+        if isinstance(path, RemotePath):  # on a disk it is there already
+            self.publish(file.sidecar, sidecar_of(path))
+        self.publish(file.path, path)
+
+
+def video_id(name: str) -> str:
+    """Returns the name of a video as annotations have it: `validation/a.mp4` is `a`; of a part of it, `a@2.0-5.0`."""
+    return re.sub(r"\.\w+(?=$|[@~])", "", name.rpartition("/")[2], count=1)
+
+
+def check_names(names: list[str]) -> None:
+    """Raises ConfigError where two videos would have one file."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(video_id(name), name)
+        taken = [file for file in (SUMMARY, IDENTITY) if video_id(name) + SIDECAR == file]
+        if other != name or taken:
+            why = f"{other} and {name}" if other != name else f"{name} and {taken[0]}"
+            raise ConfigError(
+                f"config.extract.format='npy' names files by the video alone, without its folder and extension, which are the same for {why}: "
+                "rename one, or take format=npz"
+            )
+
+
+def summary(spec: ClipSpec, window_stride: int, width: int) -> dict:
+    """Returns what features.json holds.
+
+    With `spec.fps` frames are counted at that rate, which heads must take as `default_fps`; without it, at the rate of each file.
+
+    Args:
+      spec: the frames of a window.
+      window_stride: clip frames from one window to the next; 0: no overlap.
+      width: D of the features.
+    """
+    return {
+        "feat_stride": (window_stride or spec.num_frames) * spec.stride,
+        "num_frames": spec.num_frames * spec.stride,
+        "default_fps": spec.fps or None,
+        "input_dim": width,
+        "file_ext": SUFFIX,
+    }

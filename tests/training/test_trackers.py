@@ -1,0 +1,229 @@
+"""W&B offline and MLflow in a file, read back, through kills; and trackers that fail."""
+
+import collections
+import importlib.util
+import json
+import pathlib
+import signal
+import time
+
+import pytest
+
+from cvmae.config import ConfigError
+from cvmae.tasks.validate import validate
+from cvmae.training import trackers
+from cvmae.training.metric_writer import read_metrics
+from tests import commands
+from tests.requirements import missing
+from tests.tiny_configs import config
+from tests.training.counting_task import train
+from tests.training.wandb_files import offline_runs
+
+PROGRAM = (str(pathlib.Path(__file__).parent / "tracked_run.py"),)
+
+
+def need(*kinds):
+    for kind in kinds:
+        if importlib.util.find_spec(kind) is None:
+            missing(kind, f"pip install -e '.[{kind}]'")
+
+
+def tracked(workdir, step: int, wait: bool):
+    """Runs it in a process that dies before `step`, 0: never."""
+    fields = ("wandb=videos", f"mlflow=sqlite:///{workdir}.db", "run_name=first")
+    return commands.run(str(workdir), str(step), str(int(wait)), *fields, program=PROGRAM, env={"WANDB_MODE": "offline"})
+
+
+@pytest.fixture(scope="module", params=["sent before the kill", pytest.param("killed at once", marks=pytest.mark.slow)])
+def killed(request, tmp_path_factory):
+    """The workdir of a run that was killed after a checkpoint and two more steps, and then went on to its end."""
+    need("wandb", "mlflow")
+    import wandb
+
+    wandb.setup().ensure_service()  # as a notebook that uses W&B itself: its children inherit the service
+    workdir = tmp_path_factory.mktemp("killed") / "run"
+    died = tracked(workdir, 6, wait=request.param == "sent before the kill")
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    first = json.loads((workdir / "trackers.json").read_text()) if (workdir / "trackers.json").exists() else {}
+    ended = tracked(workdir, 0, wait=False)
+    assert ended.returncode == 0 and "resumed from the checkpoint of step 3" in ended.stderr, ended.stderr
+    assert "warning" not in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    return workdir, first
+
+
+def of_steps(pairs) -> dict[int, dict[str, float]]:
+    """{step: {name: value}} of (step, values); of a step that comes twice the values must be the same, times aside."""
+    steps: dict[int, dict[str, float]] = collections.defaultdict(dict)
+    for step, values in pairs:
+        for name, value in commands.without_times(values).items():
+            assert steps[step].setdefault(name, value) == value, (step, name)
+    return dict(steps)
+
+
+def logged(workdir):
+    return of_steps((line.pop("step"), line) for line in read_metrics(workdir))
+
+
+def test_wandb_offline_has_the_whole_run_in_one_id(killed):
+    workdir, first = killed
+    runs = offline_runs(workdir)
+    kept = json.loads((workdir / "trackers.json").read_text())["wandb"]
+    assert {run.id for run in runs} == {kept["id"]} and kept["project"] == "videos"
+    assert not first or first["wandb"]["id"] == kept["id"]
+    assert of_steps((int(line.pop("step")), line) for run in runs for line in run.lines()) == logged(workdir)
+    assert sorted(logged(workdir)) == list(range(1, 9))
+    last = runs[-1]
+    assert last.config()["seed"] == 0 and last.config()["data.source"] == "synthetic" and last.exit_codes == [0]
+    assert last.records["run"][0].run.display_name == "first" and last.records["run"][0].run.project == "videos"
+
+
+def test_mlflow_has_the_whole_run_in_one_run(killed):
+    from mlflow import MlflowClient
+
+    workdir, _ = killed
+    client = MlflowClient(f"sqlite:///{workdir}.db")
+    [run] = client.search_runs([client.get_experiment_by_name("cvmae").experiment_id])
+    assert run.info.run_name == "first" and run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "0" and run.data.tags["workdir"] == str(workdir)
+    history = [metric for name in run.data.metrics for metric in client.get_metric_history(run.info.run_id, name)]
+    assert of_steps((metric.step, {metric.key: metric.value}) for metric in history) == logged(workdir)
+    assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["config.json"]
+    assert (workdir.parent / "mlartifacts" / run.info.run_id / "artifacts" / "config.json").exists()
+
+
+def test_a_server_that_is_not_there_ends_no_run(tmp_path, monkeypatch, capsys):
+    need("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(trackers, "CLOSE_FAILING_S", 0.0)
+    outcome = train(tmp_path, total="8_steps", log__mlflow="http://127.0.0.1:9")
+    assert outcome.finished and len(read_metrics(tmp_path)) == 8
+    assert capsys.readouterr().err.count("warning: mlflow does not take this run") <= 1
+
+
+def test_a_run_without_trackers_keeps_nothing_of_them(tmp_path):
+    train(tmp_path, total="2_steps")
+    assert not (tmp_path / "trackers.json").exists() and not (tmp_path / "wandb").exists()
+
+
+class Recorder:
+    """A tracker that fails in the calls of the given numbers, counted over all methods."""
+
+    def __init__(self, failing=(), may_lose=0):
+        self.calls, self.failing, self.number, self.may_lose = [], set(failing), 0, may_lose
+
+    def _call(self, *call):
+        self.number += 1
+        if self.number in self.failing:
+            raise OSError(28, "No space left on device")
+        self.calls.append(call)
+
+    def open(self, run, kept, keep):
+        self._call("open", run.name, dict(kept))
+        keep(kept or {"id": "new"})
+        return "here"
+
+    def write(self, step, values):
+        self._call("write", step)
+
+    def report(self, *arguments):
+        self._call("report", *arguments)
+
+    def close(self, end):
+        self._call("close", end)
+
+
+class HangingRecorder(Recorder):
+    def open(self, run, kept, keep):
+        time.sleep(3600)
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """Starts a sender that does not wait long: what it keeps is in the list `keeps`."""
+    monkeypatch.setattr(trackers, "RETRY_S", 0.01)
+    keeps = []
+
+    def sender(tracker, kept=None):
+        run = trackers.TrackedRun("name", {}, pathlib.Path("."))
+        return trackers.Sender("wandb", tracker, run, kept or {}, lambda _, new: keeps.append(new))
+
+    sender.keeps = keeps
+    return sender
+
+
+@pytest.mark.parametrize("failing", [(), (1, 2, 3), (2,), (4, 5), (1, 3, 5, 7)])
+def test_calls_that_fail_are_made_again_in_their_order(start, failing, capsys):
+    tracker = Recorder(failing)
+    sender = start(tracker)
+    for step in (1, 2, 3):
+        sender.call("write", step, {"loss": 1.0})
+    deadline = time.monotonic() + 60
+    while len(tracker.calls) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    sender.close("finished")
+    assert [call[:2] for call in tracker.calls] == [
+        ("open", "name"),
+        *(("write", step) for step in (1, 2, 3)),
+        ("close", "finished"),
+    ]
+    assert start.keeps == [{"id": "new"}, *({"id": "new", "step": step} for step in (1, 2, 3))]
+    warnings = capsys.readouterr().err.count("does not take this run (OSError: [Errno 28] No space left on device)")
+    assert warnings >= 1 if failing else warnings == 0
+
+
+def test_a_call_that_never_succeeds_gives_way_with_one_warning(start, capsys):
+    tracker = Recorder(range(2, 2 + trackers.ATTEMPTS))
+    sender = start(tracker)
+    sender.call("write", 1, {})
+    sender.call("write", 2, {})
+    while tracker.number < 2 + trackers.ATTEMPTS:
+        time.sleep(0.01)
+    sender.close("stopped")
+    assert tracker.calls == [("open", "name", {}), ("write", 2), ("close", "stopped")]
+    assert capsys.readouterr().err.count("warning") == 1
+
+
+def test_steps_that_were_sent_before_a_restart_are_not_sent_again(start):
+    tracker = Recorder()
+    sender = start(tracker, {"id": "old", "step": 5})
+    for step in (4, 5, 6):
+        sender.call("write", step, {})
+    sender.close("finished")
+    assert tracker.calls == [("open", "name", {"id": "old"}), ("write", 5), ("write", 6), ("close", "finished")]
+
+
+def test_steps_that_a_kill_may_undo_count_as_sent_once_the_run_is_closed(start):
+    sender = start(Recorder(may_lose=2))
+    for step in (1, 2, 3, 4):
+        sender.call("write", step, {})
+    sender.close("stopped")
+    assert [kept.get("step") for kept in start.keeps] == [None, 1, 2, 4]
+
+
+def test_a_tracker_that_hangs_holds_up_neither_the_steps_nor_the_end(start, monkeypatch, capsys):
+    monkeypatch.setattr(trackers, "CLOSE_S", 0.1)
+    sender = start(HangingRecorder())
+    for step in range(3 * trackers.WAITING):
+        sender.call("write", step, {})
+    assert len(sender._calls) == trackers.WAITING
+    sender.close("finished")
+    assert "no answer for 0.1 s at the end of the run" in capsys.readouterr().err
+
+
+def test_a_tracker_that_is_not_installed_is_an_error_at_the_start(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wandb").mkdir()  # as W&B leaves one, which is no package
+    monkeypatch.syspath_prepend(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in trackers.KINDS else found(name))
+    with pytest.raises(ConfigError, match=r"^config.log.wandb='p' needs wandb: pip install 'crossvideomae\[wandb\]'"):
+        validate(config(log__wandb="p"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("wandb", "a/b", "the name of a project"), ("mlflow", "mlruns", "a URI such as http://HOST:5000")],
+)
+def test_a_value_of_another_form_is_refused(field, value, message):
+    with pytest.raises(ConfigError, match=f"^config.log.{field}='{value}' cannot be used: it must be {message}"):
+        validate(config(**{f"log__{field}": value}))
