@@ -8,7 +8,7 @@ import ml_collections
 from cvmae.configs import data_fields, variants
 
 from cvmae.config import ConfigError, nearest, parse_arg
-from cvmae.objective import TERMS
+from cvmae.objective import BUILT_IN
 from cvmae.tasks import TASKS
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER
 
@@ -16,11 +16,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def arguments(arg, **defaults):
-    """Parses the argument of a config; `task`, `variant`, `parent`, `stage`, `sources`, `fast` and `runlocal` are common to all configs."""
-    common = {"task": "pretrain", "variant": "", "parent": "", "stage": "", "sources": "", "fast": False, "runlocal": False}
+    """Parses the argument of a config; `task`, `variant` and the other keys of `common` are of all configs."""
+    common = {"task": "pretrain", "variant": "", "parent": "", "stage": "", "phase": "", "sources": ""}
+    common |= {"fast": False, "exportable": False, "runlocal": False}
     args = parse_arg(arg, **(common | defaults))
     tasks = [task for task in TASKS if task != "ablate"]
-    for name, known in (("task", tasks), ("parent", ("", *variants.PARENTS)), ("stage", ("", *variants.STAGES))):
+    choices = {"task": tasks, "parent": ("", *variants.PARENTS), "stage": ("", *variants.STAGES), "phase": ("", *variants.PHASES)}
+    for name, known in choices.items():
         if args[name] not in known:
             raise ConfigError(f"config argument {name}={args[name]!r} is unknown: {nearest(args[name], filter(None, known))}")
     if args.task == "pretrain" and not args.variant:
@@ -29,13 +31,15 @@ def arguments(arg, **defaults):
 
 
 def finish(c, args):
-    """Applies the arguments `parent`, `stage`, `sources`, `fast` and `runlocal` to a config; every config ends with it."""
+    """Applies the arguments that all configs have, except `task` and `variant`, to a config; every config ends with it."""
     if args.parent:
         variants.parent_encoder(c, args.parent)
     if args.parent and c.task == "pretrain":
         variants.parent(c, args.parent)
     variants.image_stage(c, args)
+    variants.cooldown(c, args)
     variants.fast(c, args)
+    variants.exportable(c, args)
     for name in filter(None, args.sources.split("+")):
         c.data.mixture += f"{',' if c.data.mixture else ''}{name}:1"
         c.data.sources[name] = data_fields.section(c.data)
@@ -55,6 +59,9 @@ def _augment():
     c.grayscale, c.blur, c.solarize = 0.0, 0.0, 0.0
     # crop: v is cropped alone | raw: resized and center-cropped | color: its colors change too, independently of those of v⁺; [choice]
     c.first_view = "crop"
+    # Largest number of clip frames that v⁺ begins before or after v, for which as many more are decoded; 0: both have the same frames.
+    # Two clips of a video as a pair are CVRL's (arXiv 2008.03800); [choice]
+    c.plus_shift = 0
     c.mean, c.std = IMAGENET_MEAN, IMAGENET_STD  # mean and standard deviation of pixels from 0 to 1, by channel
     return c
 
@@ -62,25 +69,38 @@ def _augment():
 def encoder(variant, positions, cls_token, tubelet):
     """Returns the fields of an encoder."""
     c = ml_collections.ConfigDict()
-    c.backbone = "vit"  # vit; see cvmae/models/backbone.py to add others
+    # vit | factorized (blocks within frames, then over time: VideoPrism, in downstream tasks); see cvmae/models/backbone.py to add others
+    c.backbone = "vit"
     c.variant = variant  # size and side of a patch, such as S/16, B/16, L/16 and H/14
     c.tubelet = tubelet  # number of frames in a patch
-    c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d
+    c.positions = positions  # separable | learned | sincos1d | sincos2d | sincos3d | rope3d (rotary: V-JEPA 2)
     c.cls_token = cls_token  # True adds a token to those of the patches
     c.qkv_bias = "qkv"  # qkv | qv | none
     c.eps = 1e-6  # of the layer norms
-    c.mlp = "gelu"  # gelu (exact: MAE, mae_st, VideoMAE) | gelu_tanh (faster on TPUs), of encoder and decoder
+    c.mlp = "gelu"  # gelu (exact: MAE, VideoMAE) | gelu_tanh (SigLIP; faster on TPUs) | swiglu (DINOv2 g), of encoder and decoder
+    c.layer_scale = False  # True multiplies the branches of the encoder's blocks by learned factors; DINOv2
+    c.registers = 0  # number of learned tokens that are no part of the output; DINOv2 with registers has 4
+    c.softcap = 0.0  # above 0: logits l of the encoder's attention become softcap * tanh(l / softcap); VideoPrism has 50
+    c.temporal_blocks = 0  # with factorized: number of blocks over time behind those of the variant; VideoPrism has 4
     c.final_norm = True  # a layer norm after the last block
     return c
 
 
 def encoder_of_weights(variant):
     """Returns the fields of an encoder that are taken from the weights of config.init_from; what a config or flag sets is compared."""
-    c = ml_collections.ConfigDict({"backbone": "vit"})  # vit; see cvmae/models/backbone.py to add others
+    c = ml_collections.ConfigDict()
     for name, default in UNTRAINED_ENCODER.items():
         c[name] = ml_collections.config_dict.placeholder(type(default))
     if variant:
         c.variant = variant  # size and side of a patch, compared with those of the weights
+    return c
+
+
+def teacher():
+    """Returns the fields of the teacher of video_branch.target=latent; those of its encoder are taken from its weights."""
+    c = encoder_of_weights("")
+    c.init_from = ""  # the teacher's weights: a workdir, weights file or folder, or hub id, as of video_branch.init_from
+    c.norm = "layer"  # of its features as targets: layer (a layer norm without scale and bias: V-JEPA) | none
     return c
 
 
@@ -100,7 +120,7 @@ def _branch(variant, positions, cls_token, tubelet, mask_ratio, decoder_depth):
             "depth": decoder_depth,  # number of blocks; [MAE], [mae_st]
             "heads": 16,  # attention heads; [MAE], [mae_st]
             "layout": "unshuffle",  # unshuffle (MAE, mae_st) | concat (VideoMAE)
-            "positions": positions,  # as those of the encoder
+            "positions": positions,  # separable | learned | sincos1d | sincos2d | sincos3d; as those of the encoder
             "cls": "own" if tubelet > 1 else "encoder",  # none | own (mae_st) | encoder (MAE)
             "embed_bias": True,  # a bias in the projection from the encoder's width; VideoMAE has none
             "norm_eps": 1e-6,  # of the layer norms
@@ -131,6 +151,17 @@ def schedule(c):
     c.schedule = "cosine"
     c.cooldown = "10_percent"  # length of the cooldown of wsd; MiniCPM takes a tenth of the run, Hägele et al. up to a fifth
     c.cooldown_shape = "linear"  # linear (V-JEPA 2) | 1-sqrt (Hägele et al., arXiv 2405.18392: a lower loss than by linear)
+
+
+def trackers() -> ml_collections.ConfigDict:
+    """Returns the fields of the trackers of tasks that train, beside metrics.jsonl and TensorBoard."""
+    return ml_collections.ConfigDict(
+        {
+            "wandb": "",  # project of Weights & Biases (extra wandb); '' for none
+            "mlflow": "",  # URI of MLflow (extra mlflow): http://HOST:PORT, databricks, sqlite:///FILE; '' for none
+            "run_name": "",  # of the run in both; '' takes the name of the workdir
+        }
+    )
 
 
 def machine(task: str) -> ml_collections.ConfigDict:
@@ -175,6 +206,7 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.checkpoint_keep = 2  # number of the newest checkpoints that are kept; of others, those of checkpoint_keep_every stay
     c.checkpoint_keep_every = "0_steps"  # interval of checkpoints that are never deleted, beside the newest; 0_steps: none
     c.profile = ""  # steps FIRST:LAST, such as 100:105, to write a trace of for XProf; see launch/README.md
+    c.log = trackers()
     c.data = data_fields.data()
     c.augment = _augment()
     c.video_branch = _branch(variant, "separable", True, 2, 0.95, 4)  # [mae_st]; ratio [paper]
@@ -189,6 +221,10 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
         branch.init_from = ""
         branch.init_decoder = True  # also load the decoder, if the weights have one
     c.video_branch.inflate = "none"  # none | mean (I3D) | center (ViViT): inflation of an image encoder's weights to video
+    # pixels | latent (ours, not in the paper): also predict a frozen teacher's features, weighted by loss.latent_video; SALT, arXiv 2509.24317
+    c.video_branch.target = "pixels"
+    c.video_branch.teacher = teacher()
+    c.video_branch.train = "all"  # all | last:BLOCKS, which freezes the embedding and the blocks before these
     c.contrast = ml_collections.ConfigDict(
         {
             "temperature": 0.1,  # [CrossPoint]
@@ -199,8 +235,11 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
         }
     )
     # The terms are the table in cvmae/objective/terms.py; a config file can register its own and set c.loss.NAME.
-    c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in TERMS})  # weight; 0 removes the term; [CrossPoint] 1 : 1
-    c.loss_warmup = ml_collections.ConfigDict({term.name: "0_steps" for term in TERMS})  # linear rise of the weight from 0
+    c.loss = ml_collections.ConfigDict({term.name: 1.0 for term in BUILT_IN})  # weight; 0 removes the term; [CrossPoint] 1 : 1
+    c.loss_warmup = ml_collections.ConfigDict({term.name: "0_steps" for term in BUILT_IN})  # linear rise of the weight from 0
+    # Workdir of a pre-training run, or WORKDIR/checkpoints/STEP, to go on from with its parameters, average and optimizer state; the
+    # argument phase=cooldown sets the schedule for it
+    c.cooldown = ml_collections.ConfigDict({"init_from": ""})
     c.optimizer = _optimizer()
     c.report = ml_collections.ConfigDict(
         {
@@ -208,6 +247,13 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
             "labelled": 0,  # number of training clips to fit a linear probe on at the end; 0 for no evaluation
             "clips": 0,  # number of held-out clips to score it on; 0: all
             "untrained": True,  # also evaluate the untrained encoder
+        }
+    )
+    # Drift of the video encoder from its start, at every evaluation: see configs/adapt.py
+    c.monitor = ml_collections.ConfigDict(
+        {
+            "clips": 0,  # number of held-out clips to compare on; 0: no monitor
+            "collapse": 0.5,  # fraction of the start's feature deviation below which a line warns; [choice]
         }
     )
     return c

@@ -1,7 +1,7 @@
 """The fields of `config.data` of all configs, with their defaults; see common.py for the sources in brackets."""
 
 import ml_collections
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from cvmae.data.mixture import SAMPLING_FIELDS, SOURCE_FIELDS
 
@@ -17,7 +17,8 @@ def data():
     # the argument sources=ssv2+k400 of a config makes these sections, of equal weights
     c.mixture = ""
     c.sources = ml_collections.ConfigDict()
-    c.manifest = ""  # for files: CSV or JSON lines with path, label, split, and optionally start and end (seconds)
+    # For files: CSV or JSON lines with path, label, split, and optionally start and end (seconds); it and its paths may be in a bucket
+    c.manifest = ""
     c.root = ""  # folder of the manifest's relative paths; '' is the manifest's folder
     c.multi_label = False  # True: labels separated by ; in the manifest; head.loss=sigmoid and probe.loss=sigmoid set it
     # True: pictures in folders and tar shards are clips of one frame repeated; False leaves them out, such as thumbnails of videos
@@ -30,9 +31,14 @@ def data():
     c.square_pixels = True  # apply the aspect ratio of a file's pixels where its frames are resized; False takes them as square
     c.fit = "crop"  # crop | stretch | pad: how a frame of another aspect ratio is fitted to frame_size
     c.clip_sampling = "random"  # random | middle | uniform
-    c.workers = 8  # processes that decode, on each host; 0 decodes in the training process
-    c.threads = 1  # threads in each of them
+    # Processes that decode, on each host; 0 decodes in the training process, auto measures a few clips and takes what the host has
+    c.workers = FieldReference(8, field_type=object)
+    c.threads = FieldReference(1, field_type=object)  # threads in each of them; or auto
     c.prefetch = 2  # batches decoded ahead, in each of them
+    # Files in buckets (gs://, s3://, hf://) are copied into this local folder, which processes and runs may share; '' reads them again
+    # each time. Beyond cache_gb, the copies that were read longest ago are deleted.
+    c.cache_dir = ""
+    c.cache_gb = 100.0  # size of cache_dir, in 10^9 bytes
     c.timeout_s = 30.0  # a file that takes longer to decode counts as unreadable
     c.max_bad_fraction = 0.01  # the run stops if a larger fraction of the split's files cannot be read
     c.allow_change = False  # True resumes although the training data (files, labels) changed since the checkpoint, and says so

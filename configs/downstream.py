@@ -62,6 +62,7 @@ def motion_probe(c):
         c.batch_size = 128  # [V-JEPA 2] 2 x 64
         c.total = "100_epochs"  # [V-JEPA 2]
         c.probe.rates, c.probe.weight_decays = (1e-3, 3e-4, 1e-4), (0.8,)  # [V-JEPA 2]
+        c.probe.layers = (-7, -5, -3, -1)  # [V-JEPA 2] 17, 19, 21 and 23 of ViT-L; its ViT-g has (-16, -11, -6, -1)
 
 
 def _trained(c):
@@ -70,6 +71,7 @@ def _trained(c):
     c.checkpoint_keep = 2  # number of the newest checkpoints that are kept
     c.checkpoint_keep_every = "0_steps"  # interval of checkpoints that are never deleted, beside the newest; 0_steps: none
     c.profile = ""  # steps FIRST:LAST, such as 100:105, to write a trace of for XProf; see launch/README.md
+    c.log = common.trackers()
     c.augment.scale, c.augment.ratio = (0.08, 1.0), (0.75, 4 / 3)  # areas and aspect ratios of crops; [VideoMAE]
     c.augment.flip = 0.5  # probability; 0 if class names contain left and right; [VideoMAE]
     c.augment.mirror_labels = False  # True gives a flipped clip the class whose name has left and right exchanged
@@ -83,12 +85,21 @@ def _finetune(c):
         {
             "init": "new",  # new | weights (the head of init_from, which must be a classifier; total=0_steps only tests it)
             "classes": 0,  # 0 takes the number from the data
-            "pool": "mean",  # mean (VideoMAE, mae_st) | first (the cls token, or else the first patch)
+            "pool": "mean",  # mean (VideoMAE, mae_st) | first (the cls token, or else the first patch) | attentive (V-JEPA 2)
+            "blocks": 3,  # of self-attention, in the pooler of pool=attentive; [V-JEPA 2]
+            "heads": 16,  # attention heads of that pooler; [V-JEPA 2] those of the encoder
             "eps": 1e-6,  # of the layer norm after pooling, 1e-6 in VideoMAE and mae_st, 1e-5 in transformers
             "dropout": 0.0,  # before the classifier
             "init_scale": 0.001,  # of the classifier's new weights; [VideoMAE]
             "drop_path": 0.1,  # largest probability of leaving out a block, that of the last one
             "loss": "softmax",  # softmax (one label a video) | sigmoid (several, separated by ; in the manifest; tested by mAP)
+        }
+    )
+    c.finetune = ml_collections.ConfigDict(
+        {
+            # all | last:BLOCKS (and all that follows them) | lora:RANK (updates of queries and values, arXiv 2106.09685, and the head)
+            "train": "all",
+            "lora_alpha": 8.0,  # strength of the updates, which the rank divides; Hu et al. take 8 for RoBERTa-B at rank 8
         }
     )
     c.augment.repeats = 1  # augmented views per decoded clip; batch size and learning rate are in clips (VideoMAE)
@@ -156,15 +167,24 @@ def _probe(c):
             "loss": "softmax",  # softmax (one label a video) | sigmoid (several, separated by ; in the manifest)
         }
     )
-    # AdamW, after a linear rise of the learning rates over `warmup`
-    c.optimizer = ml_collections.ConfigDict({"warmup": "0_steps", "b1": 0.9, "b2": 0.999, "eps": 1e-8})
+    c.optimizer = ml_collections.ConfigDict(
+        {
+            "warmup": "0_steps",  # linear rise of the learning rates
+            "b1": 0.9,  # AdamW's
+            "b2": 0.999,  # AdamW's
+            "eps": 1e-8,  # AdamW's
+            "ema_decay": 0.0,  # if above 0, heads are evaluated by an exponential moving average; published probes have none
+        }
+    )
 
 
 def _attentive(c):
     _probe(c)
     # 20 pairs of a learning rate and a weight decay; [V-JEPA 2]
     c.probe.rates, c.probe.weight_decays = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4), (0.01, 0.1, 0.4, 0.8)
-    c.probe.blocks = 3  # self-attention blocks before the cross-attention; [V-JEPA 2]
+    c.probe.blocks = 3  # self-attention blocks before the cross-attention; [V-JEPA 2] whose num_probe_blocks of 4 counts both
+    # Blocks of the encoder whose tokens are read, each through its last norm, all of them side by side; -1 is the encoder's output
+    c.probe.layers = (-1,)
     c.probe.heads = 16  # attention heads; [V-JEPA 2]
 
 
@@ -200,7 +220,7 @@ def _extract(c):
             "layer": -1,  # the block whose output is taken; -1 for the encoder's output
             "tokens": "pooled",  # pooled | slots (one vector per temporal position) | all
             "window_stride": 0,  # clip frames from one window to the next; 0: no overlap
-            "format": "npz",  # npz | array_record
+            "format": "npz",  # npz | array_record | npy (for heads of temporal localization)
             "dtype": "float32",  # float32 | float16
         }
     )

@@ -6,7 +6,8 @@
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. No recipe for HMDB51 has been published
 for this model size: pre-training and fine-tuning are those of UCF101, another small data set of short clips, with the stride of
 2 of VideoMAEv2's fine-tuning on HMDB51, and half of UCF101's fine-tuning epochs (VideoMAEv2's giant model takes 15 epochs on
-HMDB51 and 50 on UCF101). We have not run it; its accuracy is unknown. `:runlocal` takes under a minute on any machine.
+HMDB51 and 50 on UCF101). We have not run it; its accuracy is unknown. Probes have no published
+protocol, and take V-JEPA 2's for Kinetics [choice]; that of retrieval is UCF101's. `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, ucf101

@@ -19,8 +19,11 @@ Pre-training here is `stage=image`: MAE's objective alone, for the weights that 
     python -m cvmae.main --config=configs/ssv2.py --config.image_branch.init_from=STAGE0 --config.data.manifest=ssv2/manifest.csv
 
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Crops are taken from the center square, at
-`data.frame_size`. We have not run it; its accuracy is unknown (quoted: MAE's ViT-B fine-tunes to 83.6 % after 1600 epochs, as an
-image encoder). `:runlocal` takes under a minute on any machine.
+`data.frame_size`. Protocols: fine-tuning is MAE's; the attentive probe is V-JEPA 2's (configs/eval/vitl/in1k.yaml of
+facebookresearch/vjepa2) without the one of its 21 heads that has no warm-up. The linear probe has batch norm without scale as MAE's
+(main_linprobe.py of facebookresearch/mae), but AdamW, 20 epochs and a grid of rates [choice], where MAE has LARS at one rate, 90 epochs, a
+batch of 16,384 and the cls token. We have not run it; its accuracy is unknown (quoted, as an image encoder: MAE's ViT-B fine-tunes to 83.6 %
+after 1600 epochs, and probes to 68.0 %). `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream

@@ -4,7 +4,9 @@
     python -m cvmae.main --config=configs/k400.py:task=finetune --config.init_from=DIR --config.data.manifest=k400/manifest.csv
 
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it; its accuracy is
-unknown (quoted: VideoMAE's own ViT-B fine-tunes to 81.5 % after 1600 epochs). `:runlocal` takes under a minute on any machine.
+unknown (quoted: VideoMAE's own ViT-B fine-tunes to 81.5 % after 1600 epochs). Protocols: fine-tuning is VideoMAE's (5 x 3 views), the
+attentive probe V-JEPA 2's (configs/eval/vitl/k400.yaml of facebookresearch/vjepa2), but for its tokens: there those of the 8 clips are
+read together, here the softmax is averaged over clips. The linear probe has no published protocol for videos [choice]. `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream
@@ -25,6 +27,8 @@ def get_config(arg=None):
         c.optimizer.warmup = "40_epochs"  # [VideoMAE]
     else:
         c = downstream.base(args, RECIPES)  # its test, 5 x 3, is VideoMAE's for Kinetics
+    if args.task == "attentive":
+        c.test.clips = 8  # [V-JEPA 2] 8 x 3
     c.data.name = "k400"
     c.data.stride = 4  # [VideoMAE] 16 x 4
     return common.finish(c, args)

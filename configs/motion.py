@@ -5,7 +5,8 @@
     python -m cvmae.main --config=configs/motion.py:size=easy,task=linear --config.init_from=DIR --workdir=OTHER
 
 Pre-training has the paper's objective, without the time-reversed negatives of configs/demo.py: use it to compare objectives. We
-have not run it to its end; its accuracy is unknown. Downstream tasks also work with the demo's encoders; see configs/demo.py.
+have not run it to its end; its accuracy is unknown. No protocols are published, since the set is this package's: in fine-tuning and probes
+a test clip has one view, the whole clip, and a tenth of the training clips chooses the head of a probe [choice]. Downstream tasks also work with the demo's encoders; see configs/demo.py.
 """
 
 from cvmae.configs import common, downstream

@@ -6,8 +6,10 @@
 
 `fast` changes the recipe for accelerators: decoder heads of 128, and half of the masked patches in a step (configs/README.md).
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it to its end; its
-accuracy is unknown (quoted: VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). `:runlocal`
-takes under a minute on any machine.
+accuracy is unknown (quoted: VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). Protocols: fine-tuning
+is VideoMAE's (2 x 3 views), the attentive probe V-JEPA 2's (configs/eval/vitl/ssv2.yaml of facebookresearch/vjepa2), but for its
+tokens: there those of 2 clips of 16 frames with a stride of 4 are read together, here the softmax is averaged over 2 clips. The linear
+probe has no published protocol for videos [choice]. `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream

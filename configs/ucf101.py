@@ -4,8 +4,10 @@
     python -m cvmae.main --config=configs/ucf101.py:task=finetune --config.init_from=DIR --config.data.manifest=ucf101/split1.csv
 
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it; its accuracy is
-unknown (quoted: VideoMAE's own ViT-B, pre-trained on UCF101 alone, fine-tunes to 91.3 %). `:runlocal` takes under a minute on
-any machine.
+unknown (quoted: VideoMAE's own ViT-B, pre-trained on UCF101 alone, fine-tunes to 91.3 %). Protocols: fine-tuning is VideoMAE's
+(5 x 3 views); probes have no published one, and take V-JEPA 2's for Kinetics [choice]; `task=retrieval` with
+`--config.features.clips=10` is that of Video Clip Order Prediction (retrieve_clips.py of xudejing/video-clip-order-prediction): test
+videos look for training videos of their class by the cosine of the means over 10 clips. `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream

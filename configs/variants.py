@@ -1,10 +1,13 @@
-"""Changes that the arguments `parent`, `stage`, `fast` and `runlocal` make to any config; see `common.finish`."""
+"""Changes that the arguments `parent`, `stage`, `phase`, `fast`, `exportable` and `runlocal` make to any config; see `common.finish`."""
+
+from ml_collections.config_dict import placeholder
 
 from cvmae.config import UNTRAINED, ConfigError
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER
 
 PARENTS = ("videomae", "mae_st", "mae")
 STAGES = ("image",)
+PHASES = ("cooldown",)
 
 
 def parent_encoder(c, name):
@@ -23,10 +26,7 @@ def parent(c, name):
     only_term(c, "mse_image" if name == "mae" else "mse_video")
     video, image = c.video_branch, c.image_branch
     if name == "videomae":
-        video.decoder.positions, video.target_norm = "sincos1d", "patch_channel"
-        video.mask.kind, video.mask.ratio = "tube", 0.9
-        video.decoder.width, video.decoder.heads = 384, 6
-        video.decoder.layout, video.decoder.cls, video.decoder.embed_bias = "concat", "none", False
+        videomae_decoder(video)
         c.optimizer.base_lr, c.optimizer.clip_norm = 1.5e-4, 0.0
     if name == "mae_st":
         video.mask.ratio, video.mask.rounding, video.decoder.target_frames = 0.9, "down", c.data.num_frames // 2
@@ -35,12 +35,20 @@ def parent(c, name):
         c.augment.scale, c.optimizer.base_lr, c.optimizer.clip_norm = (0.2, 1.0), 1.5e-4, 0.0
 
 
+def videomae_decoder(video):
+    """Sets the masks, the targets and the decoder of a video branch to VideoMAE's."""
+    video.decoder.positions, video.target_norm = "sincos1d", "patch_channel"
+    video.mask.kind, video.mask.ratio = "tube", 0.9
+    video.decoder.width, video.decoder.heads = 384, 6
+    video.decoder.layout, video.decoder.cls, video.decoder.embed_bias = "concat", "none", False
+
+
 def only_term(c, name):
-    """Sets the weights of all loss terms but one to 0, and no probe of the video encoder where that is not trained."""
+    """Sets the weights of all loss terms but one to 0, and no probe and monitor of the video encoder where that is not trained."""
     for term in c.loss:
         c.loss[term] = float(term == name)
     if name == "mse_image":
-        c.report.labelled = 0
+        c.report.labelled = c.monitor.clips = 0
 
 
 def check_pretraining(c, args, name):
@@ -62,6 +70,24 @@ def image_stage(c, args):
         c.image_branch.frames = min(4, c.data.num_frames)  # [choice] more images from each clip that is decoded
 
 
+def cooldown(c, args):
+    """Sets a pre-training config to cool down the run of config.cooldown.init_from, if its argument `phase` asks for it.
+
+    The learning rate falls from that of the run, at its step, to `min_lr` over all steps, without a warm-up: the moments of the
+    gradients go on. As in V-JEPA 2 (arXiv 2506.09985), whose 12k steps of cooldown follow 240k, with 64 frames instead of 16.
+    """
+    check_pretraining(c, args, "phase")
+    if not args.phase:
+        return
+    optimizer = c.optimizer
+    optimizer.schedule, optimizer.warmup, optimizer.cooldown = "wsd", "0_steps", "100_percent"
+    c.loss_warmup.update(dict.fromkeys(c.loss_warmup, "0_steps"))
+    del c.total, c.seed, optimizer.base_lr
+    c.total = placeholder(str)  # of the run: epochs or steps; unset: a twentieth of the run that is cooled down
+    c.seed = placeholder(int)  # of the data order, views and masks; unset: that of the run that is cooled down, plus 1
+    optimizer.base_lr = placeholder(float)  # per 256 clips of a batch; unset: that of the run that is cooled down, at its step
+
+
 def fast(c, args):
     """Makes a pre-training config cheaper on accelerators, if its argument `fast` asks for it: another recipe, not measured.
 
@@ -71,6 +97,15 @@ def fast(c, args):
     check_pretraining(c, args, "fast")
     for branch in branches(c) if args.fast else ():
         branch.decoder.heads, branch.decoder.share = max(1, branch.decoder.width // 128), 0.5
+
+
+def exportable(c, args):
+    """Gives the video encoder positions and tokens that transformers' VideoMAE has, if the argument `exportable` asks for it.
+
+    A downstream task takes them from its weights and compares: weights of another encoder are refused.
+    """
+    if args.exportable:
+        c.video_branch.positions, c.video_branch.cls_token = "sincos1d", False  # the export hf-videomae
 
 
 def branches(c):
@@ -94,6 +129,9 @@ def runlocal(c):
     c.video_branch.update({name: value for name, value in UNTRAINED_ENCODER.items() if c.video_branch[name] is None})
     if "heads" in c.get("probe", {}):
         c.probe.heads = 2
+        c.probe.layers = (-2, -1)[-len(c.probe.layers) :]  # of 2 blocks
+    if c.video_branch.get("train", "all") != "all":
+        c.video_branch.train = "last:1"
     if "visualize" in c:
         c.visualize.clips, c.visualize.embedded, c.visualize.queries, c.visualize.gallery = 2, 16, 4, 16
     for branch in branches(c):

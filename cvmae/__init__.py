@@ -17,6 +17,7 @@ _PUBLIC = {
     "Decoder": "cvmae.models.autoencoder",
     "DecoderSpec": "cvmae.models.autoencoder",
     "Encoder": "cvmae.models.vit",
+    "FactorizedEncoder": "cvmae.models.factorized",
     "FeatureFolder": "cvmae.evaluation.feature_files",
     "Grid": "cvmae.models.patches",
     "Mask": "cvmae.models.masking",

@@ -2,7 +2,7 @@
 
     python -m cvmae.bench --config=configs/demo.py [--steps=20] [--json=FILE] [--profile]
     python -m cvmae.bench --config=configs/k400.py:parent=videomae --config.batch_size=2 --config.dtype=float32 --peer=hf
-    python -m cvmae.bench --config=configs/k400.py --decode | --attention | --latency | --loader_only
+    python -m cvmae.bench --config=configs/k400.py --decode | --attention | --latency | --encoder | --loader_only
 
 MFU (model FLOP utilization) is the operations of the model over those that the devices could do in the time of a step:
 
@@ -21,6 +21,7 @@ one thread each behind `taskset -c 0`.
 `--decode` encodes videos (H.264 with two distances of keyframes, VP9, HEVC; .mp4 and .mkv), compares the frames of each library that is
 here (torchcodec and decord come with the extra `decoders`) with a full decode, and times them on the same clips with one thread each.
 `--attention` times attention's kernels at the shapes of the step, `--latency` the encoder on one clip of 1, 2 and 4 times the frames.
+`--encoder` times the encoder on one clip of 16 to 1,024 frames, one length after the other, and counts the memory of each program.
 
 Where a config names no data, clips are synthetic, and so is what the loader reads.
 
@@ -59,6 +60,10 @@ flags.DEFINE_bool("loader_only", False, "Time the loader only.")
 flags.DEFINE_bool("decode", False, "Time decoding only, against other libraries; --steps rounds.")
 flags.DEFINE_bool("attention", False, "Time attention's kernels only, at the shapes of the training step.")
 flags.DEFINE_bool("latency", False, "Time the video encoder only, on single clips of several lengths.")
+flags.DEFINE_bool("encoder", False, "Time the video encoder only and count its memory, on single clips of --encoder_frames.")
+flags.DEFINE_list(
+    "encoder_frames", ["16", "32", "64", "128", "256", "512", "1024"], "Numbers of frames of a clip, for --encoder."
+)
 flags.DEFINE_bool("profile", False, "Also print the time of the step by kind of operation and by part of the model.")
 
 
@@ -66,6 +71,13 @@ def parse(argv: list[str]) -> list[str]:
     """Parses the command line; --help explains the command."""
     print_help(argv, __doc__, __name__)
     return parse_config(argv, EXAMPLE)
+
+
+def _numbers(words: list[str]) -> tuple[int, ...]:
+    """Returns numbers of frames. Raises: ConfigError, a word is no whole number above 0."""
+    if bad := [word for word in words if not word.isdecimal() or int(word) < 1] or ([] if words else [""]):
+        raise ConfigError(f"--encoder_frames has {bad[0]!r}: expected whole numbers above 0, such as 16,32,64")
+    return tuple(map(int, words))
 
 
 def measure() -> tuple[list[str], dict]:
@@ -79,6 +91,7 @@ def measure() -> tuple[list[str], dict]:
         threads=FLAGS.threads,
         compile_peer=FLAGS.compile_peer,
         profile=FLAGS.profile,
+        encoder_frames=_numbers(FLAGS.encoder_frames),
     )
     modes = {
         "peer": measurements.compare_with_huggingface,
@@ -86,6 +99,7 @@ def measure() -> tuple[list[str], dict]:
         "decode": measurements.measure_decode,
         "attention": measurements.measure_attention_kernels,
         "latency": measurements.measure_latency,
+        "encoder": measurements.measure_encoder_lengths,
     }
     chosen = [name for name in modes if FLAGS[name].value]
     if len(chosen) > 1:

@@ -83,7 +83,7 @@ def run_task() -> None:
     from cvmae.parallel.processes import log_once
     from cvmae.tasks import run
     from cvmae.tasks.ablate.runner import StudyError
-    from cvmae.tasks.notes import ending
+    from cvmae.tasks.notes import data_flags, ending
     from cvmae.training.metric_writer import NonFiniteError
     from cvmae.training.preemption import INTERRUPTED, TERMINATED
 
@@ -91,13 +91,15 @@ def run_task() -> None:
         workdir = FLAGS.workdir or default_workdir(config_path())
         numbers = run(FLAGS.config, workdir, report_page=FLAGS.report)
         if numbers:
-            data_flags = [argument for argument in sys.argv if argument.startswith("--config.data.")]
-            log_once(*ending(FLAGS.config, config_path(), workdir, data_flags))
+            log_once(*ending(FLAGS.config, config_path(), workdir, data_flags(sys.argv)))
         launch.shutdown()
     except ConfigError as error:
         fail(error, 2, launch.process_name(), launch.leave)
-    except (BadDataError, NonFiniteError, StorageError, StudyError) as error:
+    except (BadDataError, NonFiniteError, StudyError) as error:
         fail(error, 1, launch.process_name(), launch.leave)
+    except StorageError as error:
+        # Orbax's threads may wait for minutes for files of a checkpoint that a bucket refused, and Python's end for them.
+        fail(error, 1, launch.process_name(), launch.leave if launch.is_multi_process() else launch.leave_now)
     except KeyboardInterrupt:
         fail(
             "interrupted; the same command resumes from the newest checkpoint, or from the start",

@@ -4,7 +4,13 @@
 # Usage: ./launch/evidence.sh [--dry-run] [OUT] [--config.FIELD=VALUE ...]        OUT/NAME/SEED/TASK; fields of every run
 #   MANIFESTS=metaworld    folder of task.csv, object.csv and direction.csv
 #   SEEDS="0 1 2"          of the weights, the data order and the choice of labels
-#   VARIANTS="mae full"    some of untrained mae intra full full-stage0 full-frozen full-reversed mae-color full-color; default: all
+#   VARIANTS="mae full"    some of those below; default: those up to full-color
+#     untrained; mae: reconstruction alone; intra, full: with the contrastive terms of a modality, and of both (the paper)
+#     full-stage0, full-frozen: the image branch begins as an image MAE, and stays that; full-reversed: reversed clips as negatives
+#     mae-color, full-color: colors of both views change strongly
+#     mae-half: half of the tokens visible; intra-closed, full-closed: that, the colors, small crops, and another crop of the frame:
+#       views have as little as possible in common but what they show; full-shift: and they begin up to 4 frames apart
+#     latent: the features of a frozen teacher, that seed's mae, in place of pixels
 #   TASKS="linear-task"    some of {attentive,linear,knn,retrieval}-{task,object,direction}, finetune-N (labels a class), finetune-all
 #   STEPS=1500 BATCH=64    of every pre-training
 #   PROBE_STEPS=600 FINETUNE_STEPS=300    of every probe, and of fine-tuning with few labels; with all, STEPS
@@ -51,10 +57,15 @@ pretrain() { # ARGUMENT NAME SEED FLAGS...
     --config.report.labelled=0 ${sized[@]+"${sized[@]}"} "${@:4}"
 }
 
+half=(--config.video_branch.mask.ratio=0.5)
+colors=(--config.augment.first_view=color --config.augment.{brightness,contrast,saturation}"=0.8")
+colors+=(--config.augment.{hue,grayscale}"=0.2")
+closed=("${half[@]}" "${colors[@]}" "--config.augment.scale=(0.3,1.0)" "--config.augment.plus_scale=(0.3,1.0)")
+
 objective() { # NAME SEED: sets `changes`, the flags of a pre-training
   case $1 in
-  mae | mae-color) changes=(--config.loss.{mse_image,intra_video,intra_frame,cross_video,cross_frame}"=0") ;;
-  intra) changes=(--config.loss.{intra_video,intra_frame}"=$weight" --config.loss.{mse_image,cross_video,cross_frame}"=0") ;;
+  mae | mae-* | latent) changes=(--config.loss.{mse_image,intra_video,intra_frame,cross_video,cross_frame}"=0") ;;
+  intra | intra-*) changes=(--config.loss.{intra_video,intra_frame}"=$weight" --config.loss.{mse_image,cross_video,cross_frame}"=0") ;;
   full | full-*) changes=(--config.loss.{intra_video,intra_frame,cross_video,cross_frame}"=$weight") ;;
   esac
   case $1 in
@@ -62,10 +73,15 @@ objective() { # NAME SEED: sets `changes`, the flags of a pre-training
   full-stage0) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=full) ;;
   full-frozen) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=frozen) ;;
   full-reversed) changes+=(--config.contrast.time_reversed_negatives=True) ;;
-  mae-color | full-color)
-    changes+=(--config.augment.first_view=color --config.augment.{brightness,contrast,saturation}"=0.8")
-    changes+=(--config.augment.{hue,grayscale}"=0.2")
+  mae-color | full-color) changes+=("${colors[@]}") ;;
+  latent)
+    changes+=(--config.loss.mse_video=0 --config.video_branch.target=latent)
+    changes+=(--config.video_branch.teacher.init_from="$out/mae/$2/pretrain")
     ;;
+  mae-half) changes+=("${half[@]}") ;;
+  intra-closed) changes+=("${closed[@]}") ;;
+  full-closed) changes+=("${closed[@]}" --config.image_branch.crop=independent) ;;
+  full-shift) changes+=("${closed[@]}" --config.image_branch.crop=independent --config.augment.plus_shift=4) ;;
   *)
     echo "error: VARIANTS has $1, which is none of those that the head of $0 lists" >&2
     return 2
@@ -73,10 +89,19 @@ objective() { # NAME SEED: sets `changes`, the flags of a pre-training
   esac
 }
 
-stage0() {
+has() { # NAME: succeeds if it is one of the variants
+  [[ " ${variants[*]} " == *" $1 "* ]]
+}
+
+starts() { # what others start from, or learn from
   local seed
-  [[ " ${variants[*]} " =~ \ full-(stage0|frozen)\  ]] || return 0
-  for seed in "${seeds[@]}"; do pretrain pretrain,stage=image stage0 "$seed"; done
+  for seed in "${seeds[@]}"; do
+    if has full-stage0 || has full-frozen; then pretrain pretrain,stage=image stage0 "$seed"; fi
+    if has latent; then
+      objective mae "$seed"
+      pretrain pretrain mae "$seed" "${changes[@]}"
+    fi
+  done
 }
 
 pretrainings() {
@@ -84,6 +109,7 @@ pretrainings() {
   for seed in "${seeds[@]}"; do
     for name in "${variants[@]}"; do
       [[ $name != untrained ]] || continue
+      if [[ $name == mae ]] && has latent; then continue; fi # it is there
       objective "$name" "$seed" || return
       pretrain pretrain "$name" "$seed" "${changes[@]}"
     done
@@ -132,7 +158,7 @@ downstream() {
   done
 }
 
-first=$(stage0)
+first=$(starts)
 second=$(pretrainings)
 third=$(downstream)
 make_table "$first" "$second" "$third"

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # A run on TPU slices or GPU nodes of a Kubernetes cluster, with JobSet (kubectl) or XPK. JobSet restarts all pods when one fails, and the run
 # resumes. A rerun of this script replaces the job of that name, which saves first, and resumes from the newest checkpoint.
-# Usage: ./launch/gke.sh [--dry-run] [--config.FIELD=VALUE ...]      once before: docker build -f launch/Dockerfile --build-arg EXTRAS=tpu -t IMAGE . && docker push IMAGE
+# Usage: ./launch/gke.sh [--dry-run] [--config.FIELD=VALUE ...]      once before: docker build -f launch/Dockerfile --build-arg EXTRAS=tpu,gcs -t IMAGE . && docker push IMAGE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh
 
 CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
-WORKDIR=${WORKDIR:-/data/workdir/ssv2} # /data is CLAIM
+BUCKET=${BUCKET:-} # of Cloud Storage, for the workdir; pods read and write it as the service account of theirs that may
+CLAIM=${CLAIM-cvmae} # without BUCKET: a PersistentVolumeClaim that all pods can write, such as Filestore, mounted at /data
+if [[ -n $BUCKET ]]; then root=gs://$BUCKET; else root=/data; fi
+WORKDIR=${WORKDIR:-$root/workdir/ssv2}
 CACHE=${CACHE:-${WORKDIR%/*}/.compiled} # of compiled programs
 NAME=${NAME:-cvmae}
 IMAGE=${IMAGE:-LOCATION-docker.pkg.dev/PROJECT/cvmae/cvmae}
-CLAIM=${CLAIM:-cvmae} # a PersistentVolumeClaim that all pods can write: Filestore, or a bucket through Cloud Storage FUSE
 BY=${BY:-jobset} # jobset | xpk
 RESTARTS=${RESTARTS:-20}
 SLICES=${SLICES:-1}         # TPU: number of slices, of NODES hosts each
@@ -53,6 +55,13 @@ else # on GPU nodes the environment does not name the other processes
   words="${words%]}, \"--process=\$(JOB_COMPLETION_INDEX)\"]"
 fi
 
+mounts="{name: shm, mountPath: /dev/shm}"
+volumes="{name: shm, emptyDir: {medium: Memory}}"
+if [[ -z $BUCKET && -n $CLAIM ]]; then
+  mounts+=", {name: data, mountPath: /data}"
+  volumes+=", {name: data, persistentVolumeClaim: {claimName: $CLAIM}}"
+fi
+
 manifest=$(
   cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
@@ -82,10 +91,8 @@ spec:
               command: $words
               ports: [{containerPort: 8476}]
               resources: {limits: {$resource: $CHIPS}}
-              volumeMounts: [{name: data, mountPath: /data}, {name: shm, mountPath: /dev/shm}]
-            volumes:
-            - {name: data, persistentVolumeClaim: {claimName: $CLAIM}}
-            - {name: shm, emptyDir: {medium: Memory}}
+              volumeMounts: [$mounts]
+            volumes: [$volumes]
 YAML
 )
 run kubectl delete jobset "$NAME" --ignore-not-found

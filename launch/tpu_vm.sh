@@ -12,8 +12,8 @@ ZONE=${ZONE:-us-central1-a}
 TYPE=${TYPE:-v5litepod-8} # v5litepod-256 is a pod of 32 hosts
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite} # the image for TYPE in Google's table
 SPOT=${SPOT:-no}
-BUCKET=${BUCKET:-} # mounted at /mnt/cvmae on every host: videos and workdir. A pod and a spot VM need one
-WORKDIR=${WORKDIR:-${BUCKET:+/mnt/cvmae/}workdir/ssv2}
+BUCKET=${BUCKET:-} # of Cloud Storage, for the workdir. A pod and a spot VM need one
+WORKDIR=${WORKDIR:-${BUCKET:+gs://$BUCKET/}workdir/ssv2}
 
 tpu() { # VERB...: runs gcloud's command for this TPU
   run gcloud compute tpus tpu-vm "$1" "$NAME" --zone="$ZONE" "${@:2}"
@@ -38,10 +38,7 @@ run git archive --format=tar.gz --output=/tmp/cvmae.tar.gz HEAD
 run gcloud compute tpus tpu-vm scp /tmp/cvmae.tar.gz "$NAME": --zone="$ZONE" --worker=all
 # The images have Python 3.10.
 on_all "mkdir -p cvmae && tar -xzf cvmae.tar.gz -C cvmae && python3 -m pip install --quiet --user uv && ~/.local/bin/uv python install --quiet 3.12"
-on_all "cd cvmae && PYTHON=\$(~/.local/bin/uv python find 3.12) EXTRAS=tpu bash -c 'source launch/venv.sh'"
-if [[ -n $BUCKET ]]; then
-  on_all "mountpoint -q /mnt/cvmae || { sudo mkdir -p /mnt/cvmae && sudo chown \"\$USER\" /mnt/cvmae && gcsfuse --implicit-dirs $(quoted "$BUCKET") /mnt/cvmae; }"
-fi
+on_all "cd cvmae && PYTHON=\$(~/.local/bin/uv python find 3.12) EXTRAS=tpu,gcs bash -c 'source launch/venv.sh'"
 # What a VM has compiled is lost with it: https://docs.jax.dev/en/latest/persistent_compilation_cache.html
 cache=()
 [[ -z $BUCKET ]] || cache=(env JAX_COMPILATION_CACHE_DIR="${WORKDIR%/*}/.compiled")

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -72,10 +73,14 @@ def run_own(program, *words) -> int:
     return 0
 
 
+def without_times(values: Mapping) -> dict:
+    """Returns metrics without the times, which differ between runs."""
+    return {name: value for name, value in values.items() if not name.startswith(("time/", "input/"))}
+
+
 def metric_lines(workdir) -> list[dict]:
-    """Returns the lines of metrics.jsonl without the times, which differ between runs."""
-    lines = [json.loads(line) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+    """Returns the lines of metrics.jsonl without the times."""
+    return [without_times(json.loads(line)) for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()]
 
 
 def checkpoint_steps(workdir) -> list[int]:

@@ -7,10 +7,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cvmae.config import ConfigError, flatten, load
+from cvmae.models.build import build_encoder, video_grid
+from cvmae.objective.terms import weighted_terms
 from cvmae.tasks import TASKS as ALL_TASKS
 from cvmae.tasks import run as run_config
 from cvmae.tasks import run as train
 from cvmae.tasks.model_fields import fill_fields
+from cvmae.tasks.notes import export_notes
 from cvmae.tasks.validate import validate
 from tests.commands import arguments, checkpoint_steps, metric_lines, run
 from tests.tiny_configs import CONFIGS, TERMS
@@ -29,7 +32,19 @@ def path(name: str, argument: str = "") -> str:
 
 
 def test_the_promised_configs_are_there():
-    assert set(NAMES) >= {"demo", "motion", "metaworld", "ssv2", "k400", "ucf101", "hmdb51", "imagenet", "diving48", "jester"}
+    assert set(NAMES) >= {
+        "demo",
+        "motion",
+        "metaworld",
+        "ssv2",
+        "k400",
+        "ucf101",
+        "hmdb51",
+        "imagenet",
+        "diving48",
+        "jester",
+        "adapt",
+    }
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -151,6 +166,12 @@ def test_an_unknown_task_or_parent_names_the_nearest(argument, hint):
         load(path("k400", argument))
 
 
+@pytest.mark.parametrize("name", ["ssv2", "k400", "ucf101", "hmdb51", "imagenet", "diving48", "jester", "motion"])
+def test_the_docstring_of_a_labeled_set_names_its_protocols(name):
+    about = (CONFIGS / f"{name}.py").read_text().split('"""')[1].lower()
+    assert [word for word in ("protocol", "fine-tun", "probe", "[choice]") if word not in about] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_its_docstring_is_the_command(name):
     assert f"python -m cvmae.main --config=configs/{name}.py" in (CONFIGS / f"{name}.py").read_text().split('"""')[1]
@@ -161,7 +182,7 @@ def check_workdir(workdir, config):
     lines = metric_lines(workdir)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
     assert [line["step"] for line in lines if "eval/loss" in line] == [4, 8]
-    terms = {f"loss/{term}" for term, weight in config.loss.items() if weight}
+    terms = {f"loss/{term.name}" for term in weighted_terms(config)}
     assert {key for key in lines[0] if key.startswith("loss/")} == terms
     assert checkpoint_steps(workdir) == [2, 4, 6, 8][-config.checkpoint_keep :]
     assert json.loads((workdir / "config.json").read_text()) == json.loads(config.to_json_best_effort())
@@ -199,9 +220,16 @@ PAIRS = [
 ]
 
 
+# What is repeated takes most of the time.
+ONCE: dict[str, dict] = {
+    "finetune": {"augment.rand_augment.layers": 1},
+    "visualize": {"visualize.ratios": (0.5,), "visualize.formats": ("png",)},
+}
+
+
 @pytest.mark.parametrize("task, name", PAIRS)
 def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path):
-    config = load(path(name, f"task={task},runlocal"), {"augment.rand_augment.layers": 1} if task == "finetune" else {})
+    config = load(path(name, f"task={task},runlocal"), ONCE.get(task, {}))
     numbers = run_config(config, str(tmp_path))
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(config.to_json_best_effort())
     report = json.loads((tmp_path / "report.json").read_text())
@@ -248,7 +276,7 @@ def test_stage_image_trains_the_image_branch_of_the_same_config(name):
     validate(config)
     assert {term for term, weight in config.loss.items() if weight} == {"mse_image"}
     changed = {field for field, value in flatten(config).items() if flatten(plain)[field] != value}
-    others = {"image_branch.mask.ratio", "image_branch.frames", "report.labelled"}
+    others = {"image_branch.mask.ratio", "image_branch.frames", "report.labelled", "monitor.clips"}
     assert {field for field in changed if not field.startswith("loss.")} <= others
     assert config.image_branch.mask.ratio == 0.75
 
@@ -264,6 +292,21 @@ def test_an_unknown_stage_is_refused_and_one_after_pretraining_too():
         load(path("metaworld", "stage=imag"))
     with pytest.raises(ConfigError, match="config argument stage=image is of task=pretrain, this is task=knn: leave it out"):
         load(path("metaworld", "task=knn,stage=image"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exportable_runs_can_leave_to_transformers(name):
+    """Of every parent too; nothing else of the config changes."""
+    for argument in ("", "parent=mae_st", "parent=videomae", "task=finetune", "runlocal"):
+        start = {"init_from": "untrained"} if argument.startswith("task") else {}
+        config, plain = (fill_fields(load(path(name, f"{argument}{end}"), start))[0] for end in (",exportable", ""))
+        validate(config)
+        encoder = build_encoder(config, config.video_branch, video_grid(config))
+        assert not export_notes(encoder)
+        changed = {field for field, value in flatten(config).items() if flatten(plain)[field] != value}
+        assert changed <= {"video_branch.positions", "video_branch.cls_token"}
+        noted = export_notes(build_encoder(plain, plain.video_branch, video_grid(plain)))
+        assert bool(noted) == bool(changed) and all("--config=FILE.py:exportable, sets both" in note for note in noted)
 
 
 def test_fast_is_of_pretraining():

@@ -7,6 +7,7 @@ import pytest
 from cvmae import main
 from cvmae.tasks import pretrain
 from tests.commands import RUNLOCAL, arguments, run, run_here
+from tests.tiny_configs import PLAIN
 
 
 @pytest.fixture
@@ -59,6 +60,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {f"loss__{term}": 0.0 for term in ("mse_video", "mse_image", "intra_video", "intra_frame", "cross_video", "cross_frame")},
         "config.loss: every weight is 0",
     ),
+    (
+        {"augment__plus_shift": 2} | PLAIN,
+        "config.augment.plus_shift=2 moves v⁺ in time, but no term",
+    ),
     ({"accumulate": 8}, "leaves 1 clip in each, which has no negatives"),
     ({"image_branch__train": "frozen"}, "config.image_branch.train='frozen' without config.image_branch.init_from"),
     ({"image_branch__init_from": "nowhere"}, "config.image_branch.init_from='nowhere' does not exist: give a workdir"),
@@ -96,7 +101,7 @@ RANGES = {
     "data.frame_size": "(0,32)", "data.workers": -1, "data.timeout_s": 0.0, "data.max_bad_fraction": 1.5,
     "data.synthetic.clips": 0, "augment.flip": 1.5, "augment.scale": "(1.0,0.5)", "augment.plus_scale": "(0.0,1.0)",
     "augment.ratio": "(2.0,1.0)", "augment.brightness": -0.1, "augment.hue": 0.6, "augment.color_probability": -0.1, "augment.grayscale": 1.5, "augment.blur": -0.1,
-    "augment.solarize": 2.0,
+    "augment.solarize": 2.0, "augment.plus_shift": -1,
     "augment.std": "(0.2,0.0,0.2)", "augment.mean": "(0.5,)", "video_branch.mask.ratio": 1.0, "video_branch.eps": 0.0,
     "video_branch.tubelet": 0, "video_branch.decoder.heads": 0, "image_branch.frames": 0, "contrast.temperature": 0.0,
     "contrast.width": 0, "optimizer.base_lr": 0.0, "optimizer.b1": 1.0, "optimizer.weight_decay": -0.1,

@@ -32,7 +32,7 @@ def config(only=TERMS, **overrides):
 def samples(c, batch=4, seed=0):
     """Returns a batch of random clips with the random key of each sample."""
     draw = np.random.default_rng(seed)
-    shape = (batch, c.data.num_frames, *c.data.frame_size, 3)
+    shape = (batch, c.data.num_frames + c.augment.get("plus_shift", 0), *c.data.frame_size, 3)
     video = draw.integers(0, 256, shape, dtype=np.uint8)
     frames = draw.integers(0, c.data.num_frames, (batch, c.image_branch.frames), dtype=np.int32)
     return {"video": video, "frame_index": np.sort(frames, axis=1)} | sample_keys(jax.random.key(seed), 0, batch)

@@ -10,7 +10,7 @@ from cvmae.augment.erasing import Erasing, erase
 from cvmae.augment.finetune_views import LabeledSpec, labeled_view, labeled_views
 from cvmae.augment.geometry import Crop, center_crop, draw_box, from_planes, planes_to_patches, random_crop, resample
 from cvmae.augment.mixing import Mix, mix, multi_hot_targets, soft_targets
-from cvmae.augment.pretrain_views import ViewSpec, make_planes, make_views
+from cvmae.augment.pretrain_views import ViewSpec, draw_starts, make_planes, make_views, shared_fraction
 from cvmae.augment.randaugment import RandAugment, rand_augment, rand_augment_clips
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "center_crop",
     "distort",
     "draw_box",
+    "draw_starts",
     "erase",
     "from_planes",
     "jitter_color",
@@ -40,6 +41,7 @@ __all__ = [
     "rand_augment_clips",
     "random_crop",
     "resample",
+    "shared_fraction",
     "soft_targets",
     "to_gray",
 ]

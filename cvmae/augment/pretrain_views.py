@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Key, UInt8
 
@@ -30,6 +31,8 @@ class ViewSpec:
       dtype: of the products that resize, see `resize_planes`.
       first_view: `crop` gives v its crop alone; `raw` the largest centered box, and no flip; `color` its crop, and jitter and
         distortion of its own, so that two views do not agree by their colors.
+      plus_shift: S, the largest number of frames that v⁺ begins before or after v; clips then have S frames more than views. See
+        `draw_starts`.
 
     Raises:
       ValueError: image_crop or first_view is another word.
@@ -43,6 +46,7 @@ class ViewSpec:
     dtype: Any = jnp.float32
     distortion: Distortion = Distortion()
     first_view: str = "crop"
+    plus_shift: int = 0
 
     def __post_init__(self):
         if self.first_view not in FIRST_VIEWS:
@@ -51,15 +55,35 @@ class ViewSpec:
             raise ValueError(f"image_branch.crop is {self.image_crop!r}; expected 'shared' or 'independent'")
 
 
+def draw_starts(key: Key[Array, ""], spec: ViewSpec) -> Int[Array, "2"]:
+    """Draws the frames of a clip at which v and v⁺ begin, int32 [2], each of 0..S with the same probability.
+
+    Their distance is then the less likely the longer it is, as that of the two clips of a video in CVRL (arXiv 2008.03800), whose
+    clips are drawn from whole videos.
+
+    Args:
+      key: the key of the sample, as for `make_planes`.
+      spec: the augmentation.
+    """
+    return jax.random.randint(jax.random.fold_in(key, 1), (2,), 0, spec.plus_shift + 1)
+
+
+def shared_fraction(frames: int, plus_shift: int) -> float:
+    """Returns the expected fraction, 0..1, of the `frames` frames of v that v⁺ has too, by the distances that `draw_starts` draws."""
+    starts = np.arange(plus_shift + 1)
+    distances = np.abs(starts[:, None] - starts)
+    return float(np.maximum(0, 1 - distances / frames).mean())
+
+
 def make_planes(
-    key: Key[Array, ""], video: UInt8[Array, "T H0 W0 3"], frame_index: Int[Array, " F"], spec: ViewSpec, image: bool
+    key: Key[Array, ""], video: UInt8[Array, "T0 H0 W0 3"], frame_index: Int[Array, " F"], spec: ViewSpec, image: bool
 ) -> tuple[list[Float[Array, "H 3 T W"]], Float[Array, "H 3 F W"] | None]:
     """Makes the views of one clip, and the images of its sampled frames, in the order of axes of `geometry.to_planes`.
 
     Args:
       key: the key of the sample.
-      video: uint8 [T, H0, W0, 3].
-      frame_index: int32 [F], indices of the sampled frames in the clip.
+      video: uint8 [T0, H0, W0, 3]; T0 = T + S, see `ViewSpec.plus_shift`.
+      frame_index: int32 [F], indices of the sampled frames in v.
       spec: the augmentation.
       image: True to return the sampled frames too.
 
@@ -73,7 +97,12 @@ def make_planes(
     weights += [draw_weights(k, *size, spec.plus) for k in (plus_key, reverse_crop_key)[: spec.views - 1]]
     planes = to_planes(video)
     rows, columns = (jnp.stack(axis) for axis in zip(*weights))
-    resized = resize_planes(planes, rows, columns, spec.dtype) / 255
+    resized = list(resize_planes(planes, rows, columns, spec.dtype) / 255)
+    if spec.plus_shift:
+        starts = draw_starts(key, spec)
+        length = video.shape[0] - spec.plus_shift
+        planes = _part(planes, starts[0], length)
+        resized = [_part(view, starts[1 if number == 1 else 0], length) for number, view in enumerate(resized)]
     views = [_recolor_first(crop_key, resized[0], spec)]
     views += [_recolor(k, view, spec) for k, view in zip((color_key, reverse_color_key), resized[1:])]
     if spec.views > 2:
@@ -86,6 +115,11 @@ def make_planes(
         frames = resize_planes(planes[:, :, frame_index], rows[None], columns[None], spec.dtype)[0] / 255
         frames = _recolor_first(image_key, frames, spec)
     return views, frames
+
+
+def _part(planes, start, length):
+    """Returns `length` frames of a clip [H, 3, T0, W] from the frame `start` on."""
+    return jax.lax.dynamic_slice_in_dim(planes, start, length, axis=2)
 
 
 def _first_weights(key, size, spec):
@@ -106,7 +140,7 @@ def _recolor(key, view, spec):
 
 
 def make_views(
-    key: Key[Array, ""], video: UInt8[Array, "T H0 W0 3"], frame_index: Int[Array, " F"], spec: ViewSpec, image: bool
+    key: Key[Array, ""], video: UInt8[Array, "T0 H0 W0 3"], frame_index: Int[Array, " F"], spec: ViewSpec, image: bool
 ) -> tuple[Float[Array, "V T H W 3"], Float[Array, "F H W 3"] | None]:
     """Makes views, float32 [V, T, H, W, 3] in 0..1, and frames, float32 [F, H, W, 3] or None; arguments: see `make_planes`."""
     views, frames = make_planes(key, video, frame_index, spec, image)

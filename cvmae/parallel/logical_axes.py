@@ -17,11 +17,13 @@ NAMES = ("batch", "tokens", "embed", "heads", "mlp", "patch")
 PARAMETERS = (
     (r"/attention/(query|key|value)/kernel$", ("embed", "heads")),
     (r"/attention/(query|key|value)/bias$", ("heads",)),
+    (r"/lora_a$", ("embed", None)),
+    (r"/lora_b$", (None, "heads")),
     (r"/attention/out/kernel$", ("heads", "embed")),
-    (r"/mlp_in/kernel$", ("embed", "mlp")),
-    (r"/mlp_in/bias$", ("mlp",)),
+    (r"/mlp_(in|gate)/kernel$", ("embed", "mlp")),
+    (r"/mlp_(in|gate)/bias$", ("mlp",)),
     (r"/mlp_out/kernel$", ("mlp", "embed")),
-    (r"/predict/kernel$", ("embed", "patch")),
+    (r"/predict(_latents)?/kernel$", ("embed", "patch")),
     (r"/embed/kernel$", ("patch", "embed")),
     # Gathered row by row for every sample; sharded rows would have to be brought together first.
     (r"/positions/(table|space|time)$", ("tokens", None)),

@@ -20,6 +20,7 @@ from cvmae.models.autoencoder import make_targets
 from cvmae.models.build import build_encoder, decoder_spec, video_grid
 from cvmae.objective.losses import masked_mse
 from cvmae.objective.objective import Objective
+from cvmae.objective.terms import weighted_terms
 from cvmae.performance.timing import Times, alternate
 from cvmae.training.train_state import apply_gradients, create_state
 
@@ -48,7 +49,7 @@ def check_comparable(config) -> None:
     c, video = config, config.get("video_branch", {})
     is_videomae = (
         c.task == "pretrain"
-        and [term for term, weight in c.loss.items() if weight] == ["mse_video"]
+        and [term.name for term in weighted_terms(c)] == ["mse_video"]
         and video.decoder.layout == "concat"
         and video.target_norm == "patch_channel"
         and (video.positions, video.decoder.positions, video.qkv_bias) == ("sincos1d", "sincos1d", "qv")

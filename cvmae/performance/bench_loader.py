@@ -50,7 +50,7 @@ def measure_loader(config, source: Source, *, batches: int, rounds: int) -> Load
       BadDataError: the loader met too many videos that cannot be read. The bare loop raises the reader's error for the first.
     """
     data, size = config.data, config.batch_size
-    threads, spec = max(1, data.workers) * max(1, data.threads), pipeline.clip_spec(config)
+    threads, spec = max(1, data.workers) * max(1, data.threads), pipeline.clip_spec(config, for_views=True)
     ready = max(data.prefetch, data.threads) * max(1, data.workers) + threads
     loader_times, bare_times = [], []
     for _ in range(rounds):

@@ -8,7 +8,7 @@ import jax
 from cvmae.performance.bench_attention import AttentionTimes
 from cvmae.performance.bench_decode import OURS, TOLERANCE, DecodeTimes
 from cvmae.performance.bench_huggingface import Comparison
-from cvmae.performance.bench_latency import EncoderLatency
+from cvmae.performance.bench_latency import EncoderCost, EncoderLatency
 from cvmae.performance.bench_loader import LoaderTimes
 from cvmae.performance.plan_report import gib, si
 from cvmae.performance.timing import ratio
@@ -203,6 +203,26 @@ def latency_lines(data: dict) -> list[str]:
         f"{row['frames'] / row['times']['median_wall']:.0f} frames/s, {row['attention']}"
         for row in data["frames"]
     ]
+
+
+def length_data(measured: Sequence[EncoderCost]) -> list[dict]:
+    """Returns the data of the encoder's time and memory: a dict for each number of frames."""
+    return [dataclasses.asdict(one) | {"times": one.times and one.times.as_data()} for one in measured]
+
+
+def length_lines(data: dict) -> list[str]:
+    """Returns the lines for the data of `measurements.measure_encoder_lengths`."""
+    height, width = data["size"]
+    lines = [
+        f"the encoder on one clip of {height}x{width}, {data['dtype']}; memory of its program: parameters, clip, tokens, temporaries"
+    ]
+    for row in data["lengths"]:
+        time = row["problem"]
+        if row["times"] is not None:
+            time = f"{1e3 * row['times']['median_wall']:.2f} ms, {row['frames'] / row['times']['median_wall']:.0f} frames/s"
+        memory = f"{row['total'] / 2**20:.0f} MiB ({row['temporary'] / 2**20:.0f} of temporaries)"
+        lines.append(f"  {row['frames']:>5} frames, {row['tokens']} tokens: {time}, {memory}, {row['attention']}")
+    return lines
 
 
 def _count(number: int, noun: str) -> str:

@@ -80,9 +80,11 @@ def record_attention(uses: set[AttentionUse]):
 def _use_of(trunk, x) -> AttentionUse:
     tokens, heads, width = x.shape[1], trunk.size.heads, trunk.size.width // trunk.size.heads
     device = target_device(trunk.rules)
-    kernel = choose(trunk.attention, device, trunk.dtype, tokens, heads, width, trunk.rules)
+    kernel = choose(trunk.attention, device, trunk.dtype, tokens, heads, width, trunk.rules, trunk.softcap)
     reason = ""
-    if kernel != "cudnn":
+    if trunk.softcap:
+        reason = f"softcap={trunk.softcap:g}, which no other kernel has"
+    elif kernel != "cudnn":
         reason = f"config.attention={trunk.attention}" if trunk.attention != "auto" else why_not_cudnn(device, trunk.dtype, width)
     return AttentionUse(kernel, tokens, heads, width, reason)
 

@@ -10,12 +10,13 @@ from cvmae.data.published import CLASSES
 from cvmae.data.sources import Source, make_source
 from cvmae.performance import bench_decode, bench_huggingface, bench_report
 from cvmae.performance.bench_attention import measure_attention
-from cvmae.performance.bench_latency import measure_encoder
+from cvmae.performance.bench_latency import measure_encoder, measure_lengths
 from cvmae.performance.bench_loader import measure_loader
 from cvmae.performance.bench_step import CompiledStep, peak_flops, peak_memory
 from cvmae.performance.bench_videos import CODINGS, VideoSpec, has_encoder
 from cvmae.performance.profile import profile
 from cvmae.performance.traced_step import check_task, dataset_name, model_flops
+from cvmae.tasks.workers import resolve_workers
 
 LOADER_ROUNDS = 3
 VIDEOS = VideoSpec()  # of decoding
@@ -35,6 +36,7 @@ class Options:
       threads: threads of PyTorch on CPU; 0 is one per core.
       compile_peer: True runs PyTorch through torch.compile.
       profile: True adds where the time of the step goes.
+      encoder_frames: numbers of frames of a clip, for the encoder's time and memory.
     """
 
     steps: int
@@ -45,6 +47,7 @@ class Options:
     threads: int
     compile_peer: bool
     profile: bool
+    encoder_frames: tuple[int, ...] = ()
 
 
 def measure_training(config, options: Options) -> tuple[list[str], dict]:
@@ -157,11 +160,24 @@ def measure_latency(config, options: Options) -> tuple[list[str], dict]:
     return bench_report.latency_lines(data), data
 
 
+def measure_encoder_lengths(config, options: Options) -> tuple[list[str], dict]:
+    """Times the video encoder on single clips and counts its memory, for each of `encoder_frames`: (lines, data). Raises: ConfigError."""
+    try:
+        measured = list(measure_lengths(config, options.encoder_frames, rounds=options.steps, warmup=options.warmup))
+    except ValueError as error:
+        raise ConfigError(f"--encoder_frames={','.join(map(str, options.encoder_frames))}: {error}") from error
+    size = tuple(config.augment.size)
+    data = {"dtype": config.dtype, "size": size, "lengths": bench_report.length_data(measured)}
+    return bench_report.length_lines(data), data
+
+
 def open_data(config) -> tuple[object, Source, str]:
     """Returns (config, source of its training split, note), see `with_synthetic_fallback`. Raises: ConfigError."""
     config, note = with_synthetic_fallback(config)
     with config_errors("data"):
-        return config, make_source(config.data, config.data.split), note
+        source = make_source(config.data, config.data.split)
+    config, lines = resolve_workers(config, source)
+    return config, source, "; ".join(filter(None, [note, *lines]))
 
 
 def with_synthetic_fallback(config) -> tuple[object, str]:

@@ -29,7 +29,7 @@ class PlannedRun:
       traced_flops: operations of the step on all chips as traced, recomputation included.
       model_flops: those that the model needs, see `traced_step.model_flops`.
       hosts: machines that the chips are in, each of which decodes its own clips.
-      decoders: threads that decode on each of them, config.data.workers x threads; 0 where no videos are decoded.
+      decoders: threads that decode on each of them, config.data.workers x threads; 0 where no videos are decoded, None for auto.
     """
 
     config: str
@@ -41,7 +41,7 @@ class PlannedRun:
     traced_flops: int
     model_flops: int
     hosts: int = 1
-    decoders: int = 0
+    decoders: int | None = 0
 
 
 def gib(size: float) -> str:
@@ -165,13 +165,16 @@ def input_lines(run: PlannedRun, step: float) -> list[str]:
       run: the run; nothing is returned where it decodes no videos.
       step: seconds of a step.
     """
-    if not run.decoders:
+    if run.decoders == 0:
         return []
-    needed, most = run.batch / step / run.hosts, run.decoders * CLIPS_PER_CPU_SECOND
+    needed = run.batch / step / run.hosts
     cores = math.ceil(needed / CLIPS_PER_CPU_SECOND)
     assumed = f"{CLIPS_PER_CPU_SECOND} clips per CPU-second: 16 frames of 340x256 H.264 with a keyframe every 12"
     hosts = "the host decodes" if run.hosts == 1 else f"each of {run.hosts} hosts decodes"
     lines = [f"  input: {hosts} {needed:.0f} clips/s, {cores} cores at {assumed}"]
+    if run.decoders is None:
+        return [*lines, f"    config.data.workers=auto decodes on all cores of a host but one: take hosts of {cores + 1} or more"]
+    most = run.decoders * CLIPS_PER_CPU_SECOND
     if needed > most:
         lines.append(
             f"    warning: data.workers x data.threads = {run.decoders} reach at most {most:.0f} clips/s, so the chips wait: "

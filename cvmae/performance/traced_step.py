@@ -3,6 +3,7 @@
 import functools
 
 from cvmae.config import UNTRAINED, ConfigError, config_errors
+from cvmae.data.auto_workers import is_auto
 from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
@@ -126,9 +127,11 @@ def training_clips(config, clips: int) -> tuple[int, str]:
     return published, f"published for {name}{note}"
 
 
-def decoders(config) -> int:
-    """Returns the threads that decode on each host; 0 where the data are rendered, not decoded."""
+def decoders(config) -> int | None:
+    """Returns the threads that decode on each host; 0 where the data are rendered, not decoded, None for as many as it has cores."""
     data = config.data
+    if is_auto(data) and data.source in ("files", "tfds"):
+        return None
     return max(1, data.workers) * max(1, data.threads) if data.source in ("files", "tfds") else 0
 
 

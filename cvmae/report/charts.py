@@ -21,8 +21,10 @@ PANELS = (
     ("Mean average precision", "mAP", True),
     ("Feature standard deviation", "feature_std/", True),
     ("Effective rank of features", "feature_rank/", True),
+    ("Drift from the start", "drift/", True),
     ("Learning rate and norms", "optimizer/", True),
     ("Throughput", "time/", True),
+    ("Input", "input/", True),
     ("Other", "", False),
 )
 LEFT_OUT = ("time/seconds", "data/replaced_clips")  # shown as single numbers

@@ -8,10 +8,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import tempfile
 
 from cvmae.config import flatten
 from cvmae.report.pictures import Picture, read_pictures
+from cvmae.storage.path import AnyPath, as_path, is_remote
+from cvmae.storage.remote_path import RemotePath
 from cvmae.workdir import CONFIG, FIGURE_LIST, METRICS, PER_CLASS, PROVENANCE, REPORT, STUDY_TABLE, Report
+from cvmae.workdir.metric_lines import copy_small_files
 
 MARKS = (CONFIG, METRICS, REPORT, FIGURE_LIST)  # a workdir has at least one of them
 
@@ -63,13 +67,26 @@ def gather(paths) -> list[Run]:
     Raises:
       NoWorkdirError: a folder does not exist or is not a workdir.
     """
-    folders = list(dict.fromkeys(pathlib.Path(os.path.abspath(path)) for path in paths))
+    folders = list(
+        dict.fromkeys(as_path(path) if is_remote(str(path)) else pathlib.Path(os.path.abspath(path)) for path in paths)
+    )
     for folder in folders:
         check_workdir(folder)
-    return [read_workdir(folder, label_of(folder, folders)) for folder in folders]
+    return [_read(folder, label_of(folder, folders)) for folder in folders]
 
 
-def check_workdir(folder: pathlib.Path) -> None:
+def _read(folder: AnyPath, label: str) -> Run:
+    """Reads a workdir, one in a bucket from a copy of its small files."""
+    if not isinstance(folder, RemotePath):
+        return read_workdir(folder, label)
+    with tempfile.TemporaryDirectory(prefix="cvmae-") as copy:
+        copy_small_files(folder, pathlib.Path(copy))
+        run = read_workdir(pathlib.Path(copy), label)
+    run.path = str(folder)
+    return run
+
+
+def check_workdir(folder: AnyPath) -> None:
     """Raises NoWorkdirError if a folder is not a workdir; the message names the workdirs in it."""
     if not folder.is_dir():
         raise NoWorkdirError(
@@ -83,7 +100,7 @@ def check_workdir(folder: pathlib.Path) -> None:
         )
 
 
-def label_of(folder: pathlib.Path, folders: list[pathlib.Path]) -> str:
+def label_of(folder: AnyPath, folders: list) -> str:
     """Returns the shortest end of a path that no other of the folders shares."""
     for count in range(1, len(folder.parts)):
         last = folder.parts[-count:]

@@ -3,7 +3,6 @@
 import datetime
 import importlib.resources
 import os
-import pathlib
 import re
 from collections import defaultdict
 
@@ -14,6 +13,7 @@ import cvmae
 from cvmae.files import replacing
 from cvmae.report import charts, sections
 from cvmae.report.gather import Run, gather
+from cvmae.storage.path import AnyPath, as_path
 from cvmae.workdir import PAGE
 
 COLORS = 8  # colors in style.css; further runs repeat them with dashed lines
@@ -66,7 +66,7 @@ def render(runs: list[Run], made: datetime.datetime | None = None) -> str:
     )
 
 
-def write_page(workdirs, out: str | os.PathLike = "") -> pathlib.Path:
+def write_page(workdirs, out: str | os.PathLike = "") -> AnyPath:
     """Writes a page about one or more workdirs, and returns its path.
 
     Args:
@@ -77,7 +77,7 @@ def write_page(workdirs, out: str | os.PathLike = "") -> pathlib.Path:
       NoWorkdirError: a folder is not a workdir.
       OSError: the file cannot be written.
     """
-    path = pathlib.Path(out or pathlib.Path(workdirs[0]) / PAGE)
+    path = as_path(out) if out else as_path(workdirs[0]) / PAGE
     text = render(gather(workdirs))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")  # file names may contain bytes that are not text

@@ -67,6 +67,8 @@ def card(run: Run) -> Card:
     facts += [("time", duration(seconds[-1]))] if seconds else []
     facts += [("speed", f"{number(float(np.median(speed)))} clips/s")] if speed else []
     facts += [("starts", number(len(run.starts)))] if len(run.starts) > 1 else []
+    changed = dict.fromkeys(name for start in run.starts for name in _dict(start, "changed_fields"))
+    facts += [("changed at a resume", ", ".join(changed))] if changed else []
     return Card(
         TASK_TITLES.get(run.task, run.task),
         headline(run.report),

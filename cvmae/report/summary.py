@@ -6,12 +6,13 @@ pre-training, in seconds, with compilation and without evaluations. A cell witho
 """
 
 import json
-import pathlib
 import sys
 
 import numpy as np
 
-from cvmae.workdir import CONFIG, METRICS, REPORT, Report, Workdir
+from cvmae.storage.path import AnyPath, as_path
+from cvmae.workdir import CONFIG, REPORT, Report, Workdir
+from cvmae.workdir.metric_lines import read_lines
 
 ACCURACIES = ("accuracy/top1", "mAP")  # of a test: with one label a clip, and with several
 NEIGHBORS = ("top1/k=20", "mAP/k=20")  # the same of kNN
@@ -40,10 +41,9 @@ def training_seconds(workdir: Workdir) -> float | None:
     A run whose `total` is in steps, and whose last logged step is before it, has not finished.
     """
     config = workdir.read_config() or {}
-    path = workdir / METRICS
-    if config.get("task") != "pretrain" or not path.exists():
+    if config.get("task") != "pretrain":
         return None
-    logged = [line for line in map(_parse, path.read_text(encoding="utf-8").splitlines()) if "time/seconds" in line]
+    logged = [line for line in map(_parse, read_lines(workdir.path)) if "time/seconds" in line]
     amount, _, unit = str(config.get("total", "")).partition("_")
     unfinished = unit == "steps" and logged and logged[-1]["step"] < float(amount)
     return logged[-1]["time/seconds"] if logged and not unfinished else None
@@ -57,10 +57,16 @@ def _parse(line: str) -> dict:
         return {}
 
 
+def _files(folder, name: str) -> list[AnyPath]:
+    """Returns the files of a name in the runs below a folder, sorted."""
+    paths: list[AnyPath] = list(as_path(folder).glob(f"*/*/*/{name}"))
+    return sorted(paths, key=str)
+
+
 def collect_seconds(folder) -> dict[str, list[float]]:
     """Returns {name: seconds of pre-training of the seeds} of the finished runs below a folder."""
     rows: dict[str, list[float]] = {}
-    for path in sorted(pathlib.Path(folder).glob(f"*/*/*/{CONFIG}")):
+    for path in _files(folder, CONFIG):
         value = training_seconds(Workdir(path.parent))
         if value is not None:
             rows.setdefault(path.parts[-4], []).append(value)
@@ -70,7 +76,7 @@ def collect_seconds(folder) -> dict[str, list[float]]:
 def collect(folder) -> dict[str, dict[str, list[float]]]:
     """Returns {name: {task: accuracies of the seeds}} of the finished runs below a folder, as `score` takes them."""
     rows: dict[str, dict[str, list[float]]] = {}
-    for path in sorted(pathlib.Path(folder).glob(f"*/*/*/{REPORT}")):
+    for path in _files(folder, REPORT):
         name, _, task = path.parts[-4:-1]
         report = Workdir(path.parent).read_report()
         value = None if report is None else score(report)

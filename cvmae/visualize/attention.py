@@ -64,7 +64,7 @@ class AttentionSpec:
 def attention_weights(encoder: Encoder, params, clips) -> list[jax.Array]:
     """Returns the attention weights of every block on unmasked clips, float32 [B, heads, M, M] each: rows queries, columns keys.
 
-    M is the number of tokens; the cls token, if there is one, is the first.
+    M is the number of tokens; the cls token, if there is one, is the first, and registers stand behind it.
 
     Args:
       encoder: the module.
@@ -106,12 +106,18 @@ def attention_map(encoder: Encoder, params, clips, spec: AttentionSpec) -> jax.A
         layers = layers[-1:]
     layers = [weights.mean(1) if spec.head == -1 else weights[:, spec.head] for weights in layers]
     matrix = rollout(layers) if spec.map == "rollout" else layers[-1]
-    return map_of_query(matrix, encoder.grid, encoder.cls_token, spec)
+    return map_of_query(matrix, encoder.grid, encoder.prefix, spec)
 
 
-def map_of_query(matrix, grid: Grid, has_cls: bool, spec: AttentionSpec) -> jax.Array:
-    """Selects the map of spec.query from attention weights: [B, M, M] -> [B, T', H/p, W/p], in multiples of 1/M."""
-    first = int(has_cls)
+def map_of_query(matrix, grid: Grid, first: int, spec: AttentionSpec) -> jax.Array:
+    """Selects the map of spec.query from attention weights: [B, M, M] -> [B, T', H/p, W/p], in multiples of 1/M.
+
+    Args:
+      matrix: the weights.
+      grid: of the patches.
+      first: number of the first patch's token, behind cls and registers.
+      spec: the query.
+    """
     if spec.query == "cls":
         row = matrix[:, 0]
     elif spec.query == "mean":

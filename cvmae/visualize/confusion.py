@@ -1,12 +1,11 @@
 """Plot of a confusion matrix: row-normalized counts in color, and a list of the most frequent confusions."""
 
-import pathlib
-
 import matplotlib.colors
 import matplotlib.figure
 import numpy as np
 
 from cvmae.files import replacing
+from cvmae.storage.path import as_path
 
 NAMED, FRACTIONS = 30, 12  # maximum numbers of classes for class names on the axes, and for fractions in the cells
 NAME_CHARS = 40
@@ -28,7 +27,7 @@ def draw_confusion(path, matrix, class_names, top: int = 20) -> None:
     Raises:
       ValueError: the matrix is not square, or the number of names differs.
     """
-    matrix, path = np.asarray(matrix), pathlib.Path(path)
+    matrix, path = np.asarray(matrix), as_path(path)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(class_names) != len(matrix):
         raise ValueError(f"expected counts [C, C] and C names, not {matrix.shape} and {len(class_names)} names")
     worst = most_confused(matrix, top)

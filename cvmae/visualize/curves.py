@@ -6,6 +6,8 @@ import matplotlib.axes
 import matplotlib.figure
 import matplotlib.lines
 
+from cvmae.files import replacing
+
 PANELS = (("loss/", "loss"), ("accuracy/", "accuracy of the contrastive terms"), ("feature_std/", "feature standard deviation"))
 HELD_OUT = "dashed: held-out clips"
 
@@ -25,7 +27,8 @@ def draw_curves(path, lines: Sequence[Mapping[str, float]]) -> None:
     for axis, (prefix, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         _draw_panel(axis, lines, [name for name in names if name.startswith(prefix)], prefix)
         axis.set(title=title, xlabel="step")
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def _draw_panel(axis: matplotlib.axes.Axes, lines: Sequence[Mapping[str, float]], names: list[str], prefix: str) -> None:

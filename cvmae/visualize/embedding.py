@@ -1,10 +1,9 @@
 """Two-dimensional embeddings of clip features, colored by label."""
 
-import pathlib
-
 import numpy as np
 
 from cvmae.files import replacing
+from cvmae.storage.path import as_path
 from cvmae.visualize.pca import principal_components
 
 KINDS = ("tsne", "pca")
@@ -60,7 +59,7 @@ def draw_embedding(path, coordinates, labels, names: tuple[str, ...], title: str
     """
     import matplotlib.figure  # takes a second to import, and the names of this module are read at the start of every task
 
-    coordinates, labels, path = np.asarray(coordinates), np.asarray(labels), pathlib.Path(path)
+    coordinates, labels, path = np.asarray(coordinates), np.asarray(labels), as_path(path)
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     shown = np.sort(classes[np.argsort(-counts, kind="stable")[:NAMED]])
     figure = matplotlib.figure.Figure(figsize=(8.4 if len(shown) else 6.4, 6), layout="constrained")

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from cvmae.files import write_json
+from cvmae.storage.path import AnyPath, as_path
 from cvmae.visualize.animation import write_gif, write_mp4, write_png
 
 LIST = "figures.json"
@@ -18,7 +19,7 @@ class FigureFolder:
     """
 
     def __init__(self, workdir, fps: float = 4.0):
-        self.folder, self.fps = pathlib.Path(workdir) / "figures", fps
+        self.folder, self.fps = as_path(workdir) / "figures", fps
         self.entries: list[dict[str, str]] = []
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / LIST).exists():
@@ -26,7 +27,7 @@ class FigureFolder:
                 (self.folder / pathlib.PurePath(entry["file"]).name).unlink(missing_ok=True)
             (self.folder / LIST).unlink()
 
-    def add(self, file: str, kind: str, caption: str) -> pathlib.Path:
+    def add(self, file: str, kind: str, caption: str) -> AnyPath:
         """Adds a file to the list and returns the path to write it to."""
         self.entries.append({"file": file, "kind": kind, "caption": caption})
         return self.folder / file

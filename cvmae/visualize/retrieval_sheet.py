@@ -80,7 +80,8 @@ def label_names(class_names: tuple[str, ...], label_sets: np.ndarray | None) -> 
     """
     if label_sets is None:
         return class_names
-    return tuple(", ".join(class_name(int(label), class_names) for label in np.flatnonzero(row)) for row in label_sets)
+    sets = (", ".join(class_name(int(label), class_names) for label in np.flatnonzero(row)) for row in label_sets)
+    return tuple(names or "none of the classes" for names in sets)
 
 
 def class_name(label: int, names: tuple[str, ...]) -> str:

@@ -7,17 +7,21 @@ import flax.struct
 import jax
 
 from cvmae.config import UNTRAINED, config_errors, require
-from cvmae.interop.adapt import InitFrom, adapt_decoder, adapt_encoder, check_compatible
+from cvmae.interop import hub
+from cvmae.interop.adapt import InitFrom, adapt_decoder, adapt_encoder
+from cvmae.interop.compatible import check_compatible
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
-from cvmae.interop.own_checkpoint import has_branch, is_workdir
+from cvmae.interop.own_checkpoint import has_branch
 from cvmae.interop.pretrained import Pretrained, amount
+from cvmae.interop.saved_run import is_workdir
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig
 from cvmae.parallel.processes import log_once
+from cvmae.storage.path import is_remote
 from cvmae.visualize.reconstruction import Predicted
 
 
@@ -179,9 +183,11 @@ def _image_branch(config, encoder: Encoder) -> Branch | None:
     path, field, wanted = config.visualize.image_from, "visualize.image_from", config.visualize.semantic
     if wanted == "pca":
         return None
-    if not path and config.init_from != UNTRAINED and is_workdir(config.init_from):
-        with config_errors("init_from"):
-            path, field = (config.init_from if has_branch(config.init_from, "image") else ""), "init_from"
+    with config_errors("init_from"):
+        own = "" if path or config.init_from == UNTRAINED else config.init_from
+        own = str(hub.resolve(own)) if is_remote(own) else own
+        if own and is_workdir(own):
+            path, field = (own if has_branch(own, "image") else ""), "init_from"
     if not path:
         require(
             wanted != "image",

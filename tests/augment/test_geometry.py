@@ -14,11 +14,15 @@ from tests.augment.random_clips import clip
 KEY = jax.random.key(7)
 
 
+# Compiled as a whole: op by op, every operation of every shape would be a program of its own.
+resample = jax.jit(augment.resample, static_argnums=2)
+
+
 def test_a_crop_equals_cutting_and_resizing_by_opencv():
     cv2 = pytest.importorskip("cv2")
     video = clip(1, 12, 12)
-    box = jnp.array([2.0, 4.0, 4.0, 4.0])
-    resampled = augment.resample(jnp.asarray(video, jnp.float32), box, (8, 8))[0]
+    box = np.float32([2, 4, 4, 4])
+    resampled = resample(video.astype(np.float32), box, (8, 8))[0]
     # Twice as large: bilinear weights do not reach over the border of the box but for the outermost pixels.
     expected = cv2.resize(video[0].astype(np.float32), (24, 24), interpolation=cv2.INTER_LINEAR)[4:12, 8:16]
     np.testing.assert_allclose(resampled, expected, atol=0.02)
@@ -27,22 +31,28 @@ def test_a_crop_equals_cutting_and_resizing_by_opencv():
 @pytest.mark.parametrize("size", [(8, 8), (24, 40), (33, 7)])  # smaller, larger, and both
 def test_a_resize_equals_jax_image(size):
     video = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
-    boxes = jnp.array([[0.0, 0.0, 20.0, 30.0], [3.3, 5.9, 11.1, 17.7], [-4.0, 20.0, 12.0, 16.0]])  # the last one leaves the frame
-    for box in boxes:
+    boxes = np.float32([[0, 0, 20, 30], [3.3, 5.9, 11.1, 17.7], [-4, 20, 12, 16]])  # the last one leaves the frame
+
+    @jax.jit
+    def by_jax(pixels, box):
         scale = jnp.asarray(size, jnp.float32) / box[2:]
-        pixels = jnp.asarray(video, jnp.float32)
-        expected = jax.image.scale_and_translate(pixels, (2, *size, 3), (1, 2), scale, -box[:2] * scale, "linear")
-        np.testing.assert_allclose(augment.resample(jnp.asarray(video), box, size), expected, atol=255 * 2e-5)
+        return jax.image.scale_and_translate(pixels, (2, *size, 3), (1, 2), scale, -box[:2] * scale, "linear")
+
+    for box in boxes:
+        expected = by_jax(video.astype(np.float32), box)
+        np.testing.assert_allclose(resample(video, box, size), expected, atol=255 * 2e-5)
 
 
 def test_a_resize_in_bfloat16_is_nearer_than_the_rounding_of_a_decoder():
     """On noise, which is the worst that pixels can be: below 1 level of 255, and 0.15 in the root mean square."""
-    video = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), dtype=np.uint8))
-    draws = jax.vmap(lambda k: draw_weights(k, 40, 60, Crop((32, 32), flip=0.5)))(jax.random.split(KEY, 20))
-    exact, rounded = (resize_planes(to_planes(video), *draws, dtype) for dtype in (jnp.float32, jnp.bfloat16))
-    error = np.asarray(rounded - exact)
+    video = np.random.default_rng(0).integers(0, 256, (2, 40, 60, 3), dtype=np.uint8)
+    draw = jax.jit(jax.vmap(lambda k: draw_weights(k, 40, 60, Crop((32, 32), flip=0.5))))
+    draws = draw(jax.random.split(KEY, 20))
+    resize = jax.jit(resize_planes, static_argnums=3)
+    exact, rounded = (np.asarray(resize(to_planes(video), *draws, dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    error = rounded - exact
     assert 0 < np.abs(error).max() < 1 and np.sqrt(np.square(error).mean()) < 0.15
-    flat = resize_planes(jnp.full((40, 3, 2, 60), 255, jnp.uint8), *draws, jnp.bfloat16)
+    flat = resize(np.full((40, 3, 2, 60), 255, np.uint8), *draws, jnp.bfloat16)
     np.testing.assert_allclose(flat, 255, atol=1)
 
 

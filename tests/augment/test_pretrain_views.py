@@ -99,3 +99,40 @@ def test_a_sample_does_not_depend_on_the_others():
     together = jax.vmap(lambda k, v: augment.make_views(k, v, jnp.array([0]), spec, True)[0])(keys, videos)
     alone = views(videos[1], spec, key=keys[1])[0]
     np.testing.assert_allclose(together[1], alone, atol=1e-6)
+
+
+def test_views_of_a_shifted_clip_begin_at_frames_of_their_own():
+    """Frame i of the clip is of the gray level i, which tells where a view begins."""
+    numbered = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None], (7, 8, 8, 3))
+    spec = ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, 3, plus_shift=3)
+
+    def numbers(pixels):
+        return np.rint(np.asarray(pixels)[..., 0, 0, 0] * 255).astype(int)
+
+    begins = []
+    for seed in range(24):
+        made, frames = views(numbered, spec, frame_index=(1, 3), key=jax.random.key(seed))
+        v, plus, backwards = numbers(made)
+        np.testing.assert_array_equal(v, v[0] + np.arange(4))
+        np.testing.assert_array_equal(plus, plus[0] + np.arange(4))
+        np.testing.assert_array_equal(backwards, v[::-1])
+        np.testing.assert_array_equal(numbers(frames), v[[1, 3]])
+        begins.append((v[0], plus[0]))
+    assert {first for first, _ in begins} == {second for _, second in begins} == {0, 1, 2, 3}
+    assert len(set(begins)) > 8  # independent of each other
+
+
+def test_independent_frames_of_a_shifted_clip_are_those_of_v():
+    numbered = np.broadcast_to(np.arange(7, dtype=np.uint8)[:, None, None, None], (7, 8, 8, 3))
+    spec = ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, 1, "independent", plus_shift=3)
+    for seed in range(8):
+        made, frames = views(numbered, spec, frame_index=(2,), key=jax.random.key(seed))
+        np.testing.assert_allclose(frames[0], made[0, 2], atol=1e-6)
+
+
+def test_the_shared_fraction_is_that_of_the_drawn_starts():
+    spec = ViewSpec(FULL_FRAME, FULL_FRAME, PLAIN, 2, plus_shift=6)
+    starts = np.asarray(jax.vmap(lambda key: augment.draw_starts(key, spec))(jax.random.split(KEY, 4000)))
+    measured = [len(set(range(one, one + 4)) & set(range(two, two + 4))) / 4 for one, two in starts]
+    np.testing.assert_allclose(augment.shared_fraction(4, 6), np.mean(measured), atol=0.02)
+    assert augment.shared_fraction(4, 0) == 1.0

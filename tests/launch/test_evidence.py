@@ -56,6 +56,24 @@ def test_evidence_takes_part_of_the_table_and_larger_sizes(dry):
     assert all("side=64,variant=S/16" in words[3] and fields(words)["dtype"] == "bfloat16" for words in runs)
 
 
+def test_evidence_closes_what_views_have_in_common(dry):
+    commands, _ = dry("evidence.sh", SEEDS="0", VARIANTS="mae-half intra-closed full-closed full-shift", TASKS="knn-task")
+    mae, intra, closed, shift = (fields(words) for words in commands[1:5])
+    assert (mae["video_branch.mask.ratio"], mae["loss.intra_video"]) == ("0.5", "0") and "augment.scale" not in mae
+    assert (intra["augment.scale"], intra["loss.intra_video"], intra["loss.cross_video"]) == ("(0.3,1.0)", "1", "0")
+    assert (closed["image_branch.crop"], closed["augment.first_view"]) == ("independent", "color")
+    assert closed["loss.cross_video"] == "1"
+    assert shift.keys() - closed.keys() == {"augment.plus_shift"}
+
+
+def test_evidence_trains_a_teacher_before_its_student(dry):
+    commands, _ = dry("evidence.sh", "w", SEEDS="3", VARIANTS="latent mae", TASKS="knn-task")
+    assert workdirs(commands[1:-1]) == [
+        f"w/{run}" for run in ("mae/3/pretrain", "latent/3/pretrain", "latent/3/knn-task", "mae/3/knn-task")
+    ]
+    assert fields(commands[2])["video_branch.teacher.init_from"] == "w/mae/3/pretrain"
+
+
 def test_a_dry_run_ends_with_the_number_of_runs():
     how = {"SEEDS": "0 1", "VARIANTS": "mae", "TASKS": "knn-direction", "JOBS": "2"}
     done = subprocess.run([LAUNCH / "evidence.sh", "--dry-run", "out"], env=os.environ | how, capture_output=True, text=True)

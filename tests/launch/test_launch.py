@@ -120,12 +120,12 @@ def test_a_tpu_vm(dry):
 
 
 def test_a_spot_pod_with_a_bucket(dry):
-    commands, _ = dry("tpu_vm.sh", TYPE="v5litepod-256", SPOT="yes", BUCKET="my bucket")
+    commands, _ = dry("tpu_vm.sh", TYPE="v5litepod-256", SPOT="yes", BUCKET="my-bucket")
     assert {"--spot", "--accelerator-type=v5litepod-256"} < set(commands[1])
-    assert "my bucket" in shlex.split(remote(commands[-2])) and "gcsfuse" in remote(commands[-2])
+    assert "EXTRAS=tpu,gcs" in remote(commands[-2]) and "gcsfuse" not in str(commands)
     last = shlex.split(remote(commands[-1]))
-    assert is_the_command(last, workdir="/mnt/cvmae/workdir/ssv2")
-    assert variables(last) == {"JAX_COMPILATION_CACHE_DIR": "/mnt/cvmae/workdir/.compiled"}  # a spot VM loses its own
+    assert is_the_command(last, workdir="gs://my-bucket/workdir/ssv2")
+    assert variables(last) == {"JAX_COMPILATION_CACHE_DIR": "gs://my-bucket/workdir/.compiled"}  # a spot VM loses its own
 
 
 def pod(text: str) -> tuple[dict, dict]:
@@ -148,6 +148,18 @@ def test_tpus_by_jobset(dry):
     words = [word.replace("$$(", "$(") for word in container["command"]]  # as Kubernetes reads them
     assert is_the_command(words, workdir="/data/workdir/ssv2") and not [word for word in words if "coordinator" in word]
     assert variables(words) == {"JAX_COMPILATION_CACHE_DIR": "/data/workdir/.compiled"}
+
+
+def test_pods_with_a_bucket_mount_nothing(dry):
+    _, text = dry("gke.sh", NAME="n", BUCKET="my-bucket")
+    job, container = pod(text)
+    assert is_the_command([word.replace("$$(", "$(") for word in container["command"]], workdir="gs://my-bucket/workdir/ssv2")
+    assert variables(container["command"]) == {"JAX_COMPILATION_CACHE_DIR": "gs://my-bucket/workdir/.compiled"}
+    volumes = job["template"]["spec"]["template"]["spec"]["volumes"]
+    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in volumes] == ["shm"]
+    _, text = dry("gke.sh", NAME="n", CLAIM="c")
+    job, _ = pod(text)
+    assert job["template"]["spec"]["template"]["spec"]["volumes"][1]["persistentVolumeClaim"] == {"claimName": "c"}
 
 
 def test_gpus_by_jobset_are_told_where_process_0_is(dry):

@@ -12,7 +12,7 @@ import pytest
 
 from cvmae.config import ConfigError, check_key, load
 from cvmae.tasks import TASKS
-from cvmae.tasks.model_fields import fill_fields
+from cvmae.tasks.model_fields import UNTRAINED_ENCODER, fill_fields
 from cvmae.tasks.validate import validate
 from tests.commands import ROOT
 
@@ -41,6 +41,7 @@ RUN_BY = {
     "cvmae.plan": "tests/performance/test_plan.py: test_on_two_devices_gradients_are_reduced",
     "cvmae.bench": "tests/performance/test_bench.py: test_everything_is_measured",
     "cvmae.performance.gpu_check": "tests/performance/test_gpu_check.py: test_every_part_on_a_cpu",
+    "cvmae.evaluation.mteb": "tests/evaluation/test_mteb.py: test_classes_score_as_logistic_regression_on_the_files",
     "cvmae.interop": "tests/interop/test_command.py: test_export",
     "cvmae.data.prepare": "tests/data/prepare/test_command.py: test_a_run_that_is_killed_goes_on",
     "cvmae.data.baselines": "tests/data/test_baselines.py: test_one_fit_is_scored_on_several_splits",
@@ -104,8 +105,17 @@ def check_config(words: list[str]) -> None:
         return
     changed = overrides(words)
     known = {f: v for f, v in changed.items() if f.rpartition(".")[2] not in PLACES}
-    # A path that is there; only a run reads it.
-    starts = {"init_from": "untrained", "image_branch.init_from": str(ROOT)}
+    # A path that is there; only a run reads it. Of a run to cool down and of a teacher, what follows from it.
+    starts = {
+        "init_from": "untrained",
+        "image_branch.init_from": str(ROOT),
+        "video_branch.teacher.init_from": str(ROOT),
+        "cooldown.init_from": str(ROOT / "checkpoints" / "1"),
+    }
+    if "phase=cooldown" in config:
+        known = {"total": "100_steps", "seed": 1, "optimizer.base_lr": 1e-3} | known
+    if "video_branch.teacher.init_from" in changed:
+        known = {f"video_branch.teacher.{field}": value for field, value in UNTRAINED_ENCODER.items()} | known
     config = load(start_of(config), known | {field: path for field, path in starts.items() if field in changed})
     for field in changed:
         check_key(config, field)

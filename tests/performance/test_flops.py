@@ -17,7 +17,7 @@ B, N, D, HEADS = 2, 24, 32, 4
 
 def block():
     module, x = Block(TransformerConfig(ViTSize(D, 1, HEADS), attention="einsum")), jnp.zeros((B, N, D))
-    return module, module.init(jax.random.key(0), x), x
+    return module, jax.eval_shape(module.init, jax.random.key(0), x), x
 
 
 def count(function, *args) -> FlopCount:

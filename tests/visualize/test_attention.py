@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,12 +24,22 @@ def world():
     return encoder, jax.tree.map(lambda a: a + draw.normal(size=a.shape, scale=0.3).astype(np.float32), params), clips
 
 
-def test_weights_are_those_that_mix_the_values(world):
+# Compiled as a whole: op by op, every operation of every shape would be a program of its own.
+weights_of = jax.jit(attention_weights, static_argnums=0)
+map_of = jax.jit(attention_map, static_argnums=(0, 3))
+
+
+@pytest.fixture(scope="module")
+def world_weights(world):
+    return weights_of(*world)
+
+
+def test_weights_are_those_that_mix_the_values(world, world_weights):
     """A block's attention, made again from its weights and values, moves the stream as the block itself does."""
     encoder, params, clips = world
-    _, kept = encoder.apply({"params": params}, clips, mutable=["intermediates"])
+    _, kept = jax.jit(lambda p: encoder.apply({"params": p}, clips, mutable=["intermediates"]))(params)
     first, second = (np.asarray(a, np.float64) for a in kept["intermediates"]["blocks"]["hidden"])
-    weights = np.asarray(attention_weights(encoder, params, clips)[1], np.float64)
+    weights = np.asarray(world_weights[1], np.float64)
     assert weights.dtype == np.float64 and weights.shape == (2, 2, 13, 13)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["blocks"]["block1"])
@@ -47,10 +56,10 @@ def test_weights_are_those_that_mix_the_values(world):
 
 
 @pytest.mark.parametrize("change", [{"scan": True}, {"remat": "full"}, {"attention": "xla"}])
-def test_blocks_as_a_loop_recomputed_or_of_another_kernel_show_the_same(world, change):
+def test_blocks_as_a_loop_recomputed_or_of_another_kernel_show_the_same(world, world_weights, change):
     encoder, params, clips = world
     other = encoder.clone(trunk=dataclasses.replace(TRUNK, **change))
-    for found, expected in zip(attention_weights(other, params, clips), attention_weights(encoder, params, clips), strict=True):
+    for found, expected in zip(weights_of(other, params, clips), world_weights, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -88,7 +97,7 @@ def watching(place: tuple[int, int, int], heads: int = 2):
 def test_known_attention_is_at_its_place_in_a_clip_that_is_not_square(place):
     encoder, params, clip = watching(place)
     for spec in (AttentionSpec(), AttentionSpec(query="patch", position=(0.9, 0.9, 0.1)), AttentionSpec(head=1)):
-        found = np.asarray(attention_map(encoder, params, clip, spec)[0])
+        found = np.asarray(map_of(encoder, params, clip, spec)[0])
         expected = np.zeros((2, 2, 3))
         expected[place] = 12  # of 12 tokens one has everything
         np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -114,27 +123,27 @@ def published_rollout(layers):
     return found
 
 
-def test_rollout_is_the_published_one(world):
+def test_rollout_is_the_published_one(world, world_weights):
     draw = np.random.default_rng(2)
     layers = [w / w.sum(-1, keepdims=True) for w in draw.uniform(size=(3, 5, 5))]
-    found = np.asarray(rollout([jnp.asarray(w, jnp.float32)[None] for w in layers]))[0]
+    found = np.asarray(jax.jit(rollout)([w[None].astype(np.float32) for w in layers]))[0]
     np.testing.assert_allclose(found, published_rollout(layers), rtol=1e-5)
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
-    np.testing.assert_allclose(rollout([jnp.eye(4)[None]] * 2)[0], np.eye(4))
+    np.testing.assert_allclose(jax.jit(rollout)([np.eye(4, dtype=np.float32)[None]] * 2)[0], np.eye(4))
     # And of a model: only blocks up to `layer` count, with heads averaged before.
     encoder, params, clips = world
-    weights = [np.asarray(w).mean(1) for w in attention_weights(encoder, params, clips)]
+    weights = [np.asarray(w).mean(1) for w in world_weights]
     for layer, used in ((0, weights[:1]), (-1, weights)):
-        found = attention_map(encoder, params, clips, AttentionSpec("rollout", layer, query="cls"))
+        found = map_of(encoder, params, clips, AttentionSpec("rollout", layer, query="cls"))
         expected = np.stack([13 * published_rollout([w[b] for w in used])[0, 1:] for b in range(2)])
         np.testing.assert_allclose(np.asarray(found).reshape(2, 12), expected, rtol=1e-4)
 
 
-def test_layers_and_heads_are_chosen(world):
+def test_layers_and_heads_are_chosen(world, world_weights):
     encoder, params, clips = world
-    weights = attention_weights(encoder, params, clips)
+    weights = [np.asarray(w) for w in world_weights]
     for layer, head in ((0, -1), (1, 0), (-1, 1)):
-        found = attention_map(encoder, params, clips, AttentionSpec(layer=layer, head=head))
+        found = map_of(encoder, params, clips, AttentionSpec(layer=layer, head=head))
         matrix = weights[layer].mean(1) if head == -1 else weights[layer][:, head]
         np.testing.assert_allclose(np.asarray(found).reshape(2, 12), 13 * matrix[:, 1:, 1:].mean(1), rtol=1e-4)
 

@@ -1,5 +1,6 @@
 """`task=visualize` by the command's own way: from weights to figures.json, and every option changes what is drawn."""
 
+import functools
 import json
 
 import jax
@@ -61,11 +62,18 @@ def weights(tmp_path_factory):
     return {"init_from": str(folder / "video"), "image_from": str(folder / "image")}
 
 
+@functools.cache
+def loaded(**fields):
+    """Branches by the fields that loading reads; the same for many figures."""
+    return load_branches(pictures(**fields))
+
+
 def drawn(folder, fields) -> dict[str, bytes]:
     """The files that a config leaves, and the list of them as `figures.json`."""
     config = pictures(**fields)
     validate(config)
-    numbers = visualize(config, load_branches(config), folder)
+    read = {name: fields[name] for name in ("init_from", "image_from", "semantic", "target_norm") if name in fields}
+    numbers = visualize(config, loaded(**read), folder)
     files = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
     listed = json.loads(files["figures.json"])
     assert [set(entry) for entry in listed] == [{"file", "kind", "caption"}] * len(listed)

@@ -42,8 +42,13 @@ class Oracle(Objective):
 def test_true_targets_rebuild_the_clip(norm, target_frames):
     c = config(video_branch__target_norm=norm, video_branch__decoder__target_frames=target_frames)
     objective = Oracle(c)
-    inputs = jax.jit(objective.make_inputs)(samples(c, 2))
-    found = reconstruct(objective, None, inputs)
+
+    @jax.jit
+    def run(samples):
+        inputs = objective.make_inputs(samples)
+        return inputs, reconstruct(objective, None, inputs)
+
+    inputs, found = run(samples(c, 2))
     clip, masked, rebuilt = map(np.asarray, (found.clip, found.masked, found.rebuilt))
     frames = [0, 3] if target_frames else [0, 1, 2, 3]
     np.testing.assert_allclose(clip, np.clip(inputs.video.reshape(2, 2, 4, 32, 32, 3)[:, 0][:, frames], 0, 1), atol=1e-6)
@@ -70,7 +75,7 @@ GRID = Grid(4, 16, 24, 2, 8)
 def masked_half():
     """Clips that are not square, whose channels differ, and a mask of half of their patches."""
     pixels = np.random.default_rng(0).uniform(size=(2, 4, 16, 24, 3)).astype(np.float32) * np.float32([0.2, 0.6, 1.0])
-    return pixels, masking.draw(jax.random.split(jax.random.key(1), 2), GRID, "random", 0.5)
+    return pixels, jax.jit(lambda: masking.draw(jax.random.split(jax.random.key(1), 2), GRID, "random", 0.5))()
 
 
 def predicted(norm="patch", layout="unshuffle", target_frames=0):
@@ -86,7 +91,8 @@ def test_predictions_come_back_to_pixels_by_the_statistics_of_their_own_patch(no
     frames = [0, 3] if target_frames else [0, 1, 2, 3]
     tubelet = len(frames) // 2
     said = np.random.default_rng(1).normal(size=(2, 6, tubelet, 8, 8, 3)).astype(np.float32) * 0.3
-    found = rebuild(pixels, mask, said.reshape(2, 6, -1), predicted(norm, target_frames=target_frames))
+    about = predicted(norm, target_frames=target_frames)
+    found = jax.tree.map(np.asarray, jax.jit(rebuild, static_argnums=3)(pixels, mask, said.reshape(2, 6, -1), about))
     clip, order = pixels[:, frames].astype(np.float64), np.asarray(mask.masked).tolist()
     for b, time, row, column in np.ndindex(2, 2, 2, 3):
         place = (b, slice(time * tubelet, (time + 1) * tubelet), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
@@ -122,7 +128,7 @@ def test_both_layouts_of_the_decoder_rebuild_the_same():
 
 def test_masked_patches_are_gray_without_a_decoder():
     pixels, mask = masked_half()
-    found = hide(pixels, mask, GRID)
+    found = jax.jit(hide, static_argnums=2)(pixels, mask, GRID)
     np.testing.assert_array_equal(found.masked, found.rebuilt)
     gray = np.asarray(found.masked == 0.5).all(-1)
     assert gray.mean() == 0.5
@@ -132,11 +138,16 @@ def test_masked_patches_are_gray_without_a_decoder():
 def test_targets_of_the_config_are_those_of_the_model():
     c = config()
     objective = Objective(c)
-    inputs = objective.make_inputs(samples(c, 2))
-    values = make_targets(
-        objective.normalize(inputs.video), inputs.video_mask, decoder_spec(c, c.video_branch), video_grid(c), "patch"
-    ).values
-    np.testing.assert_allclose(objective.video_targets(inputs).values, values, rtol=1e-6)
+
+    @jax.jit
+    def targets(samples):
+        inputs = objective.make_inputs(samples)
+        spec, pixels = decoder_spec(c, c.video_branch), objective.normalize(inputs.video)
+        expected = make_targets(pixels, inputs.video_mask, spec, video_grid(c), "patch")
+        return objective.video_targets(inputs).values, expected.values
+
+    found, expected = targets(samples(c, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_curves_have_a_line_for_every_metric_and_the_legend_names_dashed_ones(tmp_path, monkeypatch):
