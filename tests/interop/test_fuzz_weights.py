@@ -1,13 +1,11 @@
 """Damaged files of weights: cut, bits flipped, values of wrong types. Either they are read, or one of this package's errors says why.
 
-A few seconds; CVMAE_FUZZ_SECONDS=600 takes as long for each format. A failure prints the seed, which repeats it.
+Some seeds of each format; CVMAE_FUZZ_SECONDS=600 goes on with others for as long. A failure prints the seed, which repeats it.
 """
 
 import importlib.util
 import json
-import os
 import pathlib
-import time
 import warnings
 
 import numpy as np
@@ -21,11 +19,12 @@ from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.load import read
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Head
+from tests.fuzz import seeds
 from tests.interop.encoder_folders import FOLDERS, make_videoprism_npz
 from tests.interop.pretrained_models import pretrained, videomae
 from tests.requirements import missing
 
-SECONDS = float(os.environ.get("CVMAE_FUZZ_SECONDS", "1"))
+COUNT = 40  # damaged files of each format
 # What a reader of weights may raise: see `load.read`.
 ALLOWED = (WeightsError, FileNotFoundError)
 HINTS = ModelHints(heads=4, num_frames=4, size=(32, 32))
@@ -175,14 +174,6 @@ FORMATS = {
 } | FOLDERS
 
 
-def rounds():
-    """Yields seeds for as long as CVMAE_FUZZ_SECONDS says, at least ten."""
-    end, seed = time.monotonic() + SECONDS, 0
-    while seed < 10 or time.monotonic() < end:
-        yield seed
-        seed += 1
-
-
 @pytest.fixture(autouse=True)
 def quiet():
     with warnings.catch_warnings():
@@ -197,7 +188,7 @@ def test_bytes(name, tmp_path):
     file = FORMATS[name](folder)
     assert attempt(file, -1)  # whole, it is read
     content, outcomes = file.read_bytes(), []
-    for seed in rounds():
+    for seed in seeds(COUNT):
         file.write_bytes(damage(content, np.random.default_rng(seed)))
         outcomes.append(attempt(file, seed))
     print(f"{name}: {len(outcomes)} files, {sum(outcomes)} read")
@@ -210,7 +201,7 @@ def test_values(name, tmp_path):
     ({"cvmae.json": make_archive, INDEX: make_index} | FOLDERS).get(name, make_folder)(folder)
     name = "config.json" if name in FOLDERS else name
     content, outcomes = json.loads((folder / name).read_text()), []
-    for seed in rounds():
+    for seed in seeds(100):
         rng, changed = np.random.default_rng(seed), content
         for _ in range(int(rng.integers(1, 4))):
             changed = replace_a_value(changed, rng)
@@ -227,7 +218,7 @@ def test_arrays(name, tmp_path):
     arrays = load_file(make_folder(tmp_path / "hf")) if is_torch else dict(np.load(make_videoprism_npz(tmp_path)))
     outcomes = []
     dtypes = ["f2", "f8", "i4", "u1", "?", "c8", "U3", "S2", ">f4"]
-    for seed in rounds():
+    for seed in seeds(COUNT):
         rng = np.random.default_rng(seed)
         changed = dict(arrays)
         for _ in range(int(rng.integers(1, 4))):

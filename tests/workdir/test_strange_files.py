@@ -1,6 +1,6 @@
 """What is not as a run wrote it: named in one line, set aside where the run can go on without it, else refused; nothing is deleted.
 
-Files of a workdir are replaced by bytes, links and folders at random. CVMAE_FUZZ_SECONDS sets for how long.
+Files of a workdir are replaced by bytes, links and folders at random. CVMAE_FUZZ_SECONDS says for how long after the first seeds.
 """
 
 import json
@@ -8,7 +8,6 @@ import os
 import pathlib
 import random
 import shutil
-import time
 
 import pytest
 
@@ -22,8 +21,8 @@ from cvmae.training.workdir_lock import LOCK, locked
 from cvmae.workdir import BAD_FILES, CONFIG, METRICS, PROVENANCE, REPORT, Report, Workdir, check_path, strangers
 from cvmae.workdir.metric_lines import last_step
 from cvmae.workdir.strangers import set_strangers_aside
+from tests.fuzz import seeds
 
-SECONDS = float(os.environ.get("CVMAE_FUZZ_SECONDS", "2"))
 STRANGE = [
     b"",
     b"\0" * 40,
@@ -273,8 +272,8 @@ def test_workdirs_at_random(tmp_path, monkeypatch, capsys):
     (whole / CONFIG).write_text('{"task": "pretrain"}')
     start(whole)
     known = [*names(whole), LOCK, "checkpoints", *strangers._FILES]
-    seed, end, outcomes = 0, time.monotonic() + SECONDS, []
-    while time.monotonic() < end or seed < 20:
+    outcomes = []
+    for seed in seeds(60):
         draw, folder = random.Random(seed), tmp_path / "w"
         shutil.copytree(whole, folder)
         done = [draw.choice(known) for _ in range(draw.choice([1, 1, 3]))]
@@ -292,6 +291,5 @@ def test_workdirs_at_random(tmp_path, monkeypatch, capsys):
             raise
         assert len(names(folder)) >= count - 1, seed  # the lock is given back
         shutil.rmtree(folder)
-        seed += 1
     print(f"{len(outcomes)} workdirs, {sum(outcomes)} went on")
     assert any(outcomes) and not all(outcomes)
