@@ -4,7 +4,7 @@
     python -m cvmae.main --config=configs/ssv2.py:fast --config.remat=kernels --config.data.manifest=ssv2/manifest.csv --workdir=DIR
     python -m cvmae.main --config=configs/ssv2.py:task=finetune --config.init_from=DIR --config.data.manifest=ssv2/manifest.csv
 
-`fast` changes the recipe for accelerators: decoder heads of 128, and half of the masked patches in a step (configs/README.md).
+`fast` changes the recipe for accelerators: decoder heads of 128, half of the masked patches in a step, tanh GELU (configs/README.md).
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it to its end; its
 accuracy is unknown (quoted: VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). Protocols: fine-tuning
 is VideoMAE's (2 x 3 views), the attentive probe V-JEPA 2's (configs/eval/vitl/ssv2.yaml of facebookresearch/vjepa2), but for its

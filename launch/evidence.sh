@@ -8,6 +8,7 @@
 #     untrained; mae: reconstruction alone; intra, full: with the contrastive terms of a modality, and of both (the paper)
 #     full-stage0, full-frozen: the image branch begins as an image MAE, and stays that; full-reversed: reversed clips as negatives
 #     mae-color, full-color: colors of both views change strongly
+#     mae-fast: with what the argument `fast` of the configs changes
 #     mae-half: half of the tokens visible; intra-closed, full-closed: that, the colors, small crops, and another crop of the frame:
 #       views have as little as possible in common but what they show; full-shift: and they begin up to 4 frames apart
 #     latent: the features of a frozen teacher, that seed's mae, in place of pixels
@@ -78,6 +79,7 @@ objective() { # NAME SEED: sets `changes`, the flags of a pre-training
     changes+=(--config.loss.mse_video=0 --config.video_branch.target=latent)
     changes+=(--config.video_branch.teacher.init_from="$out/mae/$2/pretrain")
     ;;
+  mae-fast) changes+=(--config.video_branch.{mlp=gelu_tanh,decoder.heads=1,decoder.share=0.5}) ;;
   mae-half) changes+=("${half[@]}") ;;
   intra-closed) changes+=("${closed[@]}") ;;
   full-closed) changes+=("${closed[@]}" --config.image_branch.crop=independent) ;;

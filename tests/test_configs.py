@@ -263,10 +263,10 @@ def test_fast_takes_wide_heads_and_half_of_the_masked_patches(argument, heads):
     """A decoder's width is 512, 384 in VideoMAE, 64 for motion; nothing else of the config changes."""
     c = load(f"{CONFIGS / argument}")
     video = c.video_branch
-    assert (video.decoder.heads, video.decoder.share, video.mlp) == (heads, 0.5, "gelu")
+    assert (video.decoder.heads, video.decoder.share, video.mlp, c.image_branch.mlp) == (heads, 0.5, "gelu_tanh", "gelu")
     plain = flatten(load(f"{CONFIGS / argument.replace(':fast,', ':').replace(':fast', '')}"))
     changed = {name for name, value in flatten(c).items() if plain[name] != value}
-    assert {name.rpartition(".")[2] for name in changed} == {"heads", "share"}
+    assert {name.rpartition(".")[2] for name in changed} == {"heads", "share", "mlp"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
+from cvmae.config import flatten, load
 from tests.launch.scripts import LAUNCH, ODD, is_the_command
+from tests.tiny_configs import CONFIGS
 
 
 def fields(words: list[str]) -> dict[str, str]:
@@ -64,6 +66,17 @@ def test_evidence_closes_what_views_have_in_common(dry):
     assert (closed["image_branch.crop"], closed["augment.first_view"]) == ("independent", "color")
     assert closed["loss.cross_video"] == "1"
     assert shift.keys() - closed.keys() == {"augment.plus_shift"}
+
+
+def test_evidence_makes_mae_fast_by_what_the_argument_changes(dry):
+    """In the video branch: the image branch has no loss there."""
+    commands, _ = dry("evidence.sh", SEEDS="0", VARIANTS="mae mae-fast", TASKS="knn-task")
+    plain, fast = (fields(words) for words in commands[1:3])
+    configs = [flatten(load(f"{CONFIGS}/metaworld.py{argument}")) for argument in ("", ":fast")]
+    changed = {name: str(value) for name, value in configs[1].items() if value != configs[0][name]}
+    assert {name: fast[name] for name in fast.keys() - plain.keys()} == {
+        name: value for name, value in changed.items() if name.startswith("video_branch.")
+    }
 
 
 def test_evidence_trains_a_teacher_before_its_student(dry):
