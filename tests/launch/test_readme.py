@@ -55,6 +55,7 @@ RUN_BY = {
     "tpu_vm.sh": "tests/launch/test_launch.py: test_a_tpu_vm",
     "gke.sh": "tests/launch/test_launch.py: test_tpus_by_jobset",
     "figures.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
+    "metaworld_figure.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
     "evidence.sh": "tests/launch/test_evidence.py: test_a_rerun_leaves_out_what_is_finished_and_a_failure_is_the_exit_code",
     "motion_evidence.sh": "tests/launch/test_readme.py: test_a_script_runs_commands_that_are_valid",
     "test.sh": ".ci/run",
@@ -239,7 +240,9 @@ def recorded(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("script, least", [("figures.sh", 2), ("motion_evidence.sh", 20), ("evidence.sh", 70)])
+@pytest.mark.parametrize(
+    "script, least", [("figures.sh", 2), ("metaworld_figure.sh", 2), ("motion_evidence.sh", 20), ("evidence.sh", 70)]
+)
 def test_a_script_runs_commands_that_are_valid(recorded, script, least):
     calls = [words for words in recorded(script, "w") if words[0] == "python"]
     assert all(words[1] == "-m" for words in calls)

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Draws the front page's figure of Meta-World, launch/pictures/figure_metaworld.png and .gif: pre-trains a small encoder on 96x96 clips by
+# reconstruction alone, in pixels as they are, so that a person can judge what it fills in; then draws a clip of test. A rerun resumes.
+# Usage: ./launch/metaworld_figure.sh [--dry-run] [OUT] [--config.FIELD=VALUE ...]      about half an hour on two CPU cores
+#   MANIFESTS=metaworld    folder of task.csv, see python -m cvmae.data.prepare --dataset=metaworld
+#   STEPS=1500             of pre-training
+#   CLIP=0                 number of the clip in test
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/dry_run.sh
+source launch/evidence_runs.sh
+read_arguments workdir/figure-metaworld "$@"
+manifest=${MANIFESTS:-metaworld}/task.csv
+steps=${STEPS:-1500}
+
+run source launch/venv.sh
+pretrain=(--config=configs/metaworld.py:side=96 --config.data.manifest="$manifest" --workdir="$out/pretrain" --config.batch_size=16)
+pretrain+=(--config.total="${steps}_steps" --config.optimizer.base_lr=1.6e-2 --config.eval_every=0_steps --config.checkpoint_every=10_percent)
+pretrain+=(--config.report.{labelled,pictures}"=0" --config.loss.{intra_video,intra_frame,cross_video,cross_frame}"=0")
+for branch in video_branch image_branch; do
+  pretrain+=("--config.$branch."{target_norm=none,decoder.width=128,decoder.heads=2,decoder.depth=2,decoder.share=0.5})
+done
+run python -m cvmae.main "${pretrain[@]}" ${fields[@]+"${fields[@]}"}
+run python -m cvmae.main --config=configs/metaworld.py:task=visualize,side=96 --config.init_from="$out/pretrain" --config.data.manifest="$manifest" \
+  --config.visualize.records="(${CLIP:-0},)" --config.visualize.ratios='(0.75,)' --config.visualize.queries=0 --config.visualize.embedded=0 \
+  --config.visualize.fps=4 --workdir="$out/figures"
+for kind in png gif; do
+  run cp "$out/figures/figures/clip00_masked75.$kind" launch/pictures/figure_metaworld.$kind
+done
