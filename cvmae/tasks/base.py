@@ -58,6 +58,7 @@ class Task(abc.ABC):
     LABELED: ClassVar[bool] = False
     STACKED: ClassVar[int] = 0
     custom: Mapping[str, Source] | None = None
+    evaluated_source: Source | None = None  # the clips of evaluations during training, where `check_data` opens them
 
     def __init__(self, config, mesh, schedule: Schedule, source: Source):
         """Builds the model and the optimizer.

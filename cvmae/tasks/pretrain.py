@@ -161,7 +161,8 @@ class Pretrain(Task):
         check_reversible(self.config, self.source)
         report = self.config.report
         if report.pictures or report.labelled or self._monitored or self.resolve(self.config.eval_every, "eval_every"):
-            self.held_out = HeldOut(self.objective, self.open_split("eval_split"), self.placement)
+            self.evaluated_source = self.open_split("eval_split")
+            self.held_out = HeldOut(self.objective, self.evaluated_source, self.placement)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Returns every metric of the objective on the evaluation split, as `eval/NAME`, and the drift where it is monitored.

@@ -25,6 +25,7 @@ DATA = {
     "file_sizes": "the contents of the files, whose sizes are others",
 }
 _LOOKED_AT = 64  # files of a source, evenly spread, whose sizes are compared: a look at each takes minutes on NFS
+EVALUATED = "eval_source"  # the entry of the data of evaluations, whose change is told and not refused
 ALLOW = "data.allow_change"
 # Beginnings of fields whose change at a resume is not told.
 UNTOLD = (
@@ -42,12 +43,13 @@ _TOLD = 8  # changed fields in a line, and characters of a value: all is in the 
 _VALUE_CHARACTERS = 60
 
 
-def describe(config, source: Source) -> dict:
+def describe(config, source: Source, evaluated: Source | None = None) -> dict:
     """Returns the identity of a run, numbers and texts that its checkpoints keep.
 
     Args:
       config: of the run.
       source: the training clips.
+      evaluated: the clips that evaluations during training read, where there are any.
     """
     identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed}
     starts = {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
@@ -60,6 +62,8 @@ def describe(config, source: Source) -> dict:
     identity |= {"finetune.train": finetune.train} if finetune else {}
     if finetune and finetune.train.startswith("lora"):
         identity["finetune.lora_alpha"] = finetune.lora_alpha
+    if evaluated is not None:
+        identity[EVALUATED] = evaluated.identity
     return identity | _describe_data(source)
 
 
@@ -124,6 +128,12 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
       ConfigError: another task, batch, seed, start or data set; the message says what changed.
     """
     changed = [name for name, value in expected.items() if _differ(name, position.get(name, value), value)]
+    if EVALUATED in changed:
+        changed.remove(EVALUATED)
+        processes.log_once(
+            f"note: the data of config.data.eval_split changed since step {position.get('step')} (files, labels or classes): evaluations "
+            "before and after it do not compare"
+        )
     for name in changed:
         if name not in DATA:
             raise ConfigError(

@@ -42,6 +42,7 @@ class TrainableTask(Protocol):
 
     config: Any
     placement: Placement
+    evaluated_source: Source | None
 
     def initial_state(self) -> TrainState: ...
 
@@ -154,7 +155,7 @@ class TrainLoop:
     def __init__(self, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, checkpoints: Checkpoints):
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
         config = self.config = task.config
-        self.identity = identity.describe(config, source)
+        self.identity = identity.describe(config, source, task.evaluated_source)
         self.workdir = workdir
         self.changed_fields: dict[str, list] = {}
         self.state, position = self._restore()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cvmae.data.sources import make_source
+from cvmae.data.sources import Source, make_source
 from cvmae.parallel.mesh import Placement, make_mesh, replicated
 from cvmae.training import loop
 from cvmae.training.trackers import opened
@@ -17,6 +17,8 @@ OPTIMIZER = optax.sgd(1.0)
 
 class Counting:
     """Sums 1 + the mean of every batch's frame indices: another batch, or one twice, gives another sum."""
+
+    evaluated_source: Source | None = None
 
     def __init__(self, c):
         self.config, self.mesh = c, make_mesh(c.mesh)

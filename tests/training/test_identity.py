@@ -10,7 +10,9 @@ from cvmae.data.manifest import Entry, Manifest
 from cvmae.data.mixture import Mixture
 from cvmae.data.sources import FileSource, make_source
 from cvmae.data.subset import Subset
+from cvmae.tasks import run
 from cvmae.training.identity import check, describe, file_sizes
+from cvmae.workdir.saved_steps import read_position
 from tests.tiny_configs import config
 
 ROWS = (("a.mp4", 0), ("b.mp4", 1), ("c.mp4", 0))
@@ -56,6 +58,25 @@ def test_a_change_is_refused_with_what_changed(what, capsys):
     assert "--config.data.allow_change=True" in message and "--workdir" in message and "\n" not in message
     check_saved(CHANGES[what], allow_data_change=True)
     assert f"note: the training data changed since step 3: {what}; config.data.allow_change=True" in capsys.readouterr().err
+
+
+def test_other_data_of_evaluations_is_told_and_goes_on(capsys):
+    train, other = identity(), CHANGES["the labels"]["source"]
+    saved = train | {"eval_source": train["source"]}
+    check_saved(saved, saved)
+    check_saved(train | {"eval_source": other}, train)  # a checkpoint of before the entry
+    assert not capsys.readouterr().err
+    check_saved(train | {"eval_source": other}, saved)
+    assert "note: the data of config.data.eval_split changed since step 3" in capsys.readouterr().err
+
+
+def test_a_run_that_evaluates_keeps_what_its_evaluations_read(tmp_path):
+    sizes = {"total": "2_steps", "report__pictures": 0, "report__labelled": 0}
+    for every, expected in (("1_steps", True), ("0_steps", False)):
+        c = config(("mse_video",), **sizes, eval_every=every)
+        run(c, str(tmp_path / every))
+        position = read_position(tmp_path / every / "checkpoints" / "2")
+        assert (position.get("eval_source") == make_source(c.data, c.data.eval_split).identity) is expected
 
 
 def test_files_of_other_sizes_are_other_data(tmp_path, capsys):
