@@ -68,8 +68,8 @@ class Stamps:
 
     def _of_payload(self, payload) -> str | None:
         if isinstance(payload, RemoteFile) and payload.size >= 0:
-            whole = self._of_object(payload.url)
-            return whole and f"{whole} {payload.offset}+{payload.size}"
+            stamp = self._of_object(payload.url)
+            return stamp and f"{stamp} {payload.offset}+{payload.size}"
         if isinstance(payload, RemoteFile):
             return self._of_object(payload.url)
         if isinstance(payload, str):

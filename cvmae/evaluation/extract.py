@@ -42,7 +42,7 @@ def extract_features(
     dtype: str = "float32",
     placement: Placement = HOST,
 ) -> dict[str, int]:
-    """Writes the features of every video of a source that `folder` does not have, or has of another file, part or label.
+    """Writes the features of every video of a source that `folder` lacks, or has of another file, part or label.
 
     Windows are those of `data.windows.plan_windows`, files those of `feature_files`, and of `feature_sequences` with format npy. Windows of several videos share a batch, and
     the composition of batches depends on the timing of the decoding threads, so runs may differ in the last bit. Unreadable
@@ -63,7 +63,7 @@ def extract_features(
 
     Returns:
       {videos: in the source, written: by this run and new, rewritten: by this run in place of others, skipped: there before, unreadable,
-      windows and bytes: of all that the source has in the folder now, not_in_source: videos that have features there and are not in the source}.
+      windows and bytes: of all that the source has in the folder now, not_in_source: videos with features there that the source lacks}.
 
     Raises:
       BadDataError: the fraction of unreadable videos exceeds config.data.max_bad_fraction.
@@ -75,33 +75,32 @@ def extract_features(
     encode, files = make_encode(config, spec, placement), FORMATS[format](as_path(folder))
     _claim_folder(config, encode, params, spec, folder, (window_stride, format, dtype))
     stamps = Stamps(source)
-    rows = feature_origins.look(files.stored, names, source, stamps)  # before any write, so that all processes see the same
-    processes.log_once(*feature_origins.notes(folder, names, rows))
-    there = {number: row.windows for number, row in enumerate(rows) if row.is_there}
-    outdated = {number for number, row in enumerate(rows) if row.state in feature_origins.REASONS}
-    if outdated or (as_path(folder) / INDEX).exists():
-        _list_videos(files, folder, names, there)  # without those whose features are outdated, should this run be interrupted
+    # Before any write, so that all processes see the same.
+    there, outdated = _look(files, folder, names, source, stamps)
     todo = process_slice([number for number in range(len(names)) if number not in there])
     bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
     size = whole_batch(max(1, config.batch_size // jax.process_count()))
-    with (
-        WindowLoader(config, source, todo, size, window_stride, stamps) as loader,
-        evaluation_bar(len(todo), "features", "video") as bar,
-    ):
+    loader = WindowLoader(config, source, todo, size, window_stride, stamps)
+    with loader, evaluation_bar(len(todo), "features", "video") as bar:
         with Writing(files, names, bad, np.dtype(dtype), bar, label_sets_of(source), outdated) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), placement):
                 writing.take(batch["number"], values)
         files.finish()
     written, failed = writing.of_all_processes()
     again = len(outdated & written.keys())
-    counts = {
-        "videos": len(source),
-        "written": len(written) - again,
-        "rewritten": again,
-        "skipped": len(there),
-        "unreadable": failed,
-    }
-    return counts | _describe_folder(files, folder, names, there | written)
+    counts = {"written": len(written) - again, "rewritten": again, "skipped": len(there), "unreadable": failed}
+    return {"videos": len(source)} | counts | _describe_folder(files, folder, names, there | written)
+
+
+def _look(files, folder, names: list[str], source, stamps: Stamps) -> tuple[dict[int, int], set[int]]:
+    """Returns the windows of the videos whose features stay, by their number, and the numbers of those with features that do not."""
+    rows = feature_origins.look(files.stored, names, source, stamps)
+    processes.log_once(*feature_origins.notes(folder, names, rows))
+    there = {number: row.windows for number, row in enumerate(rows) if row.is_there}
+    outdated = {number for number, row in enumerate(rows) if row.state in feature_origins.REASONS}
+    if outdated or (as_path(folder) / INDEX).exists():
+        _list_videos(files, folder, names, there)  # without those whose features are outdated, should this run be interrupted
+    return there, outdated
 
 
 def _list_videos(files, folder, names: list[str], windows: dict[int, int]) -> list[str]:

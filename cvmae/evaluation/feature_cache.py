@@ -216,7 +216,7 @@ def cached_rows(
     if any(shard is not None and _STAMPS not in shard for shard in shards) and stamps is not None:
         processes.log_once(
             f"{folder}: features of an earlier version, which did not record their videos: whether a video was replaced since cannot be "
-            "checked; move the folder away to make them again"
+            "checked; move the folder away to recompute them"
         )
     processes.barrier(f"looked at {folder}")  # before any write, so that all processes see the same missing shards
     for first, last in _stretches(process_slice([number for number, shard in enumerate(shards) if shard is None])):

@@ -26,21 +26,24 @@ def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int]]) -> None:
 
 
 def read_index(folder: AnyPath) -> list[str] | None:
-    """Returns the names of the videos that the index of a folder lists; None without one, as in folders of earlier versions.
+    """Returns the names of the videos in the index of a folder; None without an index, as in folders of earlier versions.
 
     Raises:
-      ValueError: the file is none that `write_index` wrote.
+      ValueError: the file is damaged.
     """
     try:
         with (folder / INDEX).open(encoding="utf-8", errors="surrogatepass", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != _COLUMNS:
-                raise ValueError(
-                    f"{folder / INDEX}: expected the header {','.join(_COLUMNS)}: run task=extract again, or delete the file"
-                )
-            return [row["name"] for row in reader]
+            header, *rows = csv.reader(file)
+            if tuple(header) == _COLUMNS and all(len(row) == len(_COLUMNS) for row in rows):
+                return [row[0] for row in rows]
+            why = f"expected lines of {','.join(_COLUMNS)}"
     except FileNotFoundError:
         return None
+    except (ValueError, csv.Error) as error:
+        why = str(error)
+    raise ValueError(
+        f"{folder / INDEX} is damaged ({why}): run task=extract again, which writes it, or delete it to read all that is there"
+    )
 
 
 class FeatureFolder(Mapping):
@@ -55,7 +58,7 @@ class FeatureFolder(Mapping):
         if shards and is_remote(shards[0]):
             raise ValueError(f"{folder} holds {SHARD} shards, which are read from a disk only: copy the folder")
         names = [row.name for shard in shards for row in rows_of(shard)] if shards else self._files.names()
-        # Of a video that was made again there are two records for a moment: the later one holds.
+        # Of a video that was recomputed there are two records for a moment: the later one holds.
         self._positions = {name: position for position, name in enumerate(names) if name}
         listed = read_index(as_path(folder))
         if listed is not None:

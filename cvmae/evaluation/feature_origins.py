@@ -1,4 +1,4 @@
-"""What features were made from: recorded with them, and compared with the rows that a source has now.
+"""Origins of features: recorded with them, and compared with the rows that a source has now.
 
 An origin is an object for JSON:
 
@@ -28,7 +28,7 @@ from cvmae.storage.path import AnyPath
 _THREADS, _CHUNK = 16, 4096  # that wait for a bucket or for NFS, and the rows that they have at a time
 _SHOWN = 3
 
-# The state of a row, and for one that is made again the reason.
+# The state of a row, and for one that is recomputed the reason.
 MISSING, SAME, UNRECORDED, UNSEEN = "missing", "same", "unrecorded", "unseen"
 REASONS = {
     "damaged": "damaged or cut files",
@@ -77,10 +77,10 @@ def difference(before: dict, now: dict) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class RowState:
-    """What a folder has for a row of a source.
+    """State of the features of a row of a source.
 
     Attributes:
-      state: MISSING; one of REASONS, to be made again; SAME; UNRECORDED, of an earlier version, and UNSEEN, of a video that cannot be looked
+      state: MISSING; one of REASONS, to be recomputed; SAME; UNRECORDED, of an earlier version, and UNSEEN, of a video that cannot be looked
         at now, whose features stay.
       windows: of features that stay.
     """
@@ -126,7 +126,7 @@ def look(stored: Callable[[str], Stored | None], names: Sequence[str], source: S
 
 
 def notes(folder: AnyPath, names: Sequence[str], states: Sequence[RowState]) -> list[str]:
-    """Returns lines about features that are made again, and about those that cannot be compared."""
+    """Returns lines about features that are recomputed, and about those that cannot be compared."""
     of_state: dict[str, list[str]] = {}
     for name, row in zip(names, states, strict=True):
         of_state.setdefault(row.state, []).append(name)
@@ -136,11 +136,11 @@ def notes(folder: AnyPath, names: Sequence[str], states: Sequence[RowState]) -> 
     ]
     if changed:
         count = sum(len(of_state.get(name, ())) for name in REASONS)
-        lines.append(f"{folder}: features of {count:,} of {len(names):,} videos are made again: {'; '.join(changed)}")
+        lines.append(f"{folder}: features of {count:,} of {len(names):,} videos are recomputed: {'; '.join(changed)}")
     if UNRECORDED in of_state:
         lines.append(
             f"{folder}: features of {len(of_state[UNRECORDED]):,} of {len(names):,} videos were made by an earlier version, which did not record their videos: their "
-            "labels agree, and whether a video was replaced since cannot be checked; move the folder away to make them again"
+            "labels agree, and whether a video was replaced since cannot be checked; move the folder away to recompute them"
         )
     if UNSEEN in of_state:
         lines.append(

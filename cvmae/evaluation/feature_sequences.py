@@ -86,6 +86,7 @@ class NpyFiles(NpzFiles):
         return self._folder / (shortened(video_id(name), NAME_BYTES - len(SUFFIX + TEMPORARY)) + SUFFIX)
 
     def look(self, path: AnyPath) -> Stored:
+        """Returns what the file beside one says of it, if that is as long as its shape."""
         try:
             if not isinstance(path, RemotePath):
                 np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape

@@ -1,7 +1,7 @@
 """Features of many videos in one file: the .npz of each is a record of FOLDER/features-00000.array_record.
 
 Line r of FOLDER/features-00000.csv, after a header, describes record r: name, label (several are separated by `;`), windows, and
-made_from, what it was made from as JSON, which shards of earlier versions lack. A record whose features were made again has no name; its
+made_from, what it was made from as JSON, which shards of earlier versions lack. A record whose features were recomputed has no name; its
 features are in a later shard.
 """
 
@@ -65,7 +65,7 @@ class RecordFiles:
                 self._waiting[name] = None
 
     def _is_packed(self, name: str, stored: Stored) -> bool:
-        """Returns True if a waiting file is in a shard: a run was interrupted before it deleted it. Earlier versions made nothing again."""
+        """Returns True if a waiting file is in a shard: a run was interrupted before it deleted it. Earlier versions recomputed nothing."""
         return "video" not in stored.origin or stored == self._packed[name][1].stored()
 
     def __contains__(self, name: str) -> bool:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import tarfile
 import zipfile
 
 import jax
@@ -18,6 +19,7 @@ from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.feature_writing import Writing
 from cvmae.evaluation.features import FeatureSpec, make_encode
 from cvmae.models.build import build_encoder, video_grid
+from cvmae.storage.remote_path import RemotePath
 from tests.data import videos
 from tests.servers import serving, upload
 from tests.tiny_configs import config
@@ -104,7 +106,7 @@ def test_what_changed_is_made_again_and_the_rest_stays(extracted, tmp_path, form
     expected = ZERO | {"videos": 4, "written": 1, "rewritten": 2, "skipped": 1, "windows": 7, "not_in_source": 2}
     assert extracted(now, format=format) == expected
     said = capsys.readouterr().err
-    assert "features of 2 of 4 videos are made again: 1 for other labels, such as a.mp4; 1 for videos that were replaced" in said
+    assert "features of 2 of 4 videos are recomputed: 1 for other labels, such as a.mp4; 1 for videos that were replaced" in said
     beyond = {"npz": "d.mp4.npz, e.mp4@0.0-0.3.npz", "array_record": "d.mp4, e.mp4@0.0-0.3", "npy": "d.npy, e@0.0-0.3.npy"}[
         format
     ]
@@ -245,6 +247,17 @@ def test_a_folder_of_an_earlier_version_is_gone_on_with(extracted, tmp_path, for
     assert contents(tmp_path / "out")["a.mp4"]["label"] == 1
 
 
+@pytest.mark.parametrize("damage", [b"", b"name,file\nx,y\n", b"name,file,windows\nx\n", b"\xff\xfe", b"name,file,windows\n\0"])
+def test_a_damaged_index_is_one_line_and_written_again(extracted, tmp_path, damage):
+    extracted(ROWS)
+    (tmp_path / "out" / "index.csv").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"index.csv is damaged \(.*\): run task=extract again"):
+        FeatureFolder(tmp_path / "out")
+    assert extracted(ROWS)["skipped"] == 5 and len(contents(tmp_path / "out")) == 5
+    (tmp_path / "out" / "index.csv").unlink()
+    assert len(FeatureFolder(tmp_path / "out")) == 5
+
+
 class Bytes:
     """A source of the bytes of files, and of frames, that has no files of its own."""
 
@@ -275,8 +288,6 @@ def test_videos_without_files_are_told_apart_by_their_content(extracted, tmp_pat
 
 
 def test_videos_of_a_shard_that_was_written_again(extracted, tmp_path):
-    import tarfile
-
     def shard(names):
         with tarfile.open(tmp_path / "val.tar", "w") as tar:
             for number, name in enumerate(names):
@@ -293,6 +304,26 @@ def test_videos_of_a_shard_that_was_written_again(extracted, tmp_path):
     after = contents(tmp_path / "out")
     changed = [np.abs(after[name]["features"] - before[name]["features"]).max() > 1e-3 for name in after]
     assert changed == [True, False]
+
+
+def test_a_shard_that_is_cut_short_is_listed_and_the_rest_extracted(extracted, tmp_path):
+    with tarfile.open(tmp_path / "val.tar", "w") as tar:
+        for name in "ab":
+            tar.add(tmp_path / "v" / f"{name}.mp4", f"{name}.mp4")
+    with tarfile.open(tmp_path / "val.tar") as tar:
+        second = tar.getmembers()[1].offset_data
+    c = config(data__source="webdataset", data__webdataset__shards=str(tmp_path / "{split}.tar"))
+    source = make_source(c.data, "val")
+    os.truncate(tmp_path / "val.tar", second + 100)
+    assert extracted([], source=source) == ZERO | {"videos": 2, "written": 1, "unreadable": 1, "windows": 2}
+    assert "the shard is shorter than when its index was made" in (tmp_path / "out" / "bad_files.csv").read_text()
+
+
+@pytest.mark.parametrize("length", [240, 247, 251])
+def test_sequences_of_long_names(extracted, tmp_path, length):
+    os.link(tmp_path / "v" / "a.mp4", tmp_path / "v" / ("n" * (length - 4) + ".mp4"))
+    rows = ["n" * (length - 4) + ".mp4,0,val,,"]
+    assert extracted(rows, format="npy")["written"] == extracted(rows, format="npy")["skipped"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -315,8 +346,6 @@ def test_the_same_in_a_bucket(extracted, tmp_path, bucket, format, capsys):
     expected = ZERO | {"videos": 3, "rewritten": 2, "skipped": 1, "windows": 6, "not_in_source": 2}
     assert extracted(now, **fields) == expected
     extracted(now, "fresh", format=format)
-    from cvmae.storage.remote_path import RemotePath
-
     for path in RemotePath(f"{place}/out").files():
         (tmp_path / "copy" / path.relative_to(RemotePath(f"{place}/out"))).parent.mkdir(parents=True, exist_ok=True)
         path.download(tmp_path / "copy" / path.relative_to(RemotePath(f"{place}/out")))
