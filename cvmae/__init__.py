@@ -18,7 +18,7 @@ _PUBLIC = {
     "DecoderSpec": "cvmae.models.autoencoder",
     "Encoder": "cvmae.models.vit",
     "FactorizedEncoder": "cvmae.models.factorized",
-    "FeatureFolder": "cvmae.evaluation.feature_files",
+    "FeatureFolder": "cvmae.evaluation.feature_folder",
     "Grid": "cvmae.models.patches",
     "Mask": "cvmae.models.masking",
     "Objective": "cvmae.objective.objective",

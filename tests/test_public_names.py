@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import cvmae
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from tests.commands import ROOT
 
 

@@ -144,6 +144,8 @@ class Subset:
         self.notes = getattr(source, "notes", ())
         if hasattr(source, "video_file"):
             self.video_file = self._video_file
+        if hasattr(source, "stamp"):
+            self.stamp = self._stamp
 
     def __len__(self):
         return len(self._records)
@@ -156,6 +158,9 @@ class Subset:
 
     def _video_file(self, index):
         return self._source.video_file(int(self._records[index]))
+
+    def _stamp(self, index):
+        return self._source.stamp(int(self._records[index]))
 
     def parts(self):
         """Returns (file, start, end) of every record; empty where the other source has no files of its own."""

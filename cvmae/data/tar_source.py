@@ -9,6 +9,7 @@ import numpy as np
 
 from cvmae.data.labels import CLASSES, UNLABELED, LabelError, label_notes, number_labels, split_label
 from cvmae.data.records import Record, UnreadableError, part_key
+from cvmae.data.stamps import stamp_of_path
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
 from cvmae.storage.cache import FileCache, RemoteFile
 from cvmae.storage.path import dirname, is_remote, isfile, join
@@ -112,6 +113,17 @@ class TarSource:
     def parts(self):
         """Returns (name of the member, start, end) of every record."""
         return [(f"{self._paths[n]}/{sample.key}", sample.start, sample.end) for n, sample in self._samples]
+
+    def stamp(self, index) -> str | None:
+        """Returns a text that is another one when the shard of a record was written again; None if the shard cannot be looked at."""
+        number, sample = self._samples[index]
+        shard = self._shard_stamps[number]
+        return shard and f"{shard} {sample.offset}+{sample.size}"
+
+    @functools.cached_property
+    def _shard_stamps(self) -> list[str | None]:
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(stamp_of_path, self._paths))
 
     @functools.cached_property
     def identity(self) -> str:

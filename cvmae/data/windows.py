@@ -16,6 +16,7 @@ import numpy as np
 from cvmae.data import clips, decode
 from cvmae.data.pipeline import ARRAY_FPS, clip_spec, unreadable
 from cvmae.data.records import Record, Source, UnreadableError
+from cvmae.data.stamps import Stamps, VideoStamp
 from cvmae.data.timeout import call_with_limit
 
 
@@ -128,11 +129,15 @@ def _assemble(windows: Windows, frames: Iterator[tuple[int, np.ndarray]], spec: 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """Event: record `number` was opened; as many `Window`s of it follow as it has windows, or fewer and a `Failed`."""
+    """Event: record `number` was opened; as many `Window`s of it follow as it has windows, or fewer and a `Failed`.
+
+    The stamp is that of before it was opened, so that a video that is replaced meanwhile has another one afterwards.
+    """
 
     number: int
     label: int
     windows: Windows
+    stamp: VideoStamp | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +170,19 @@ class WindowLoader:
       numbers: indices of the records to read.
       batch_size: windows of a batch, the unit of data.prefetch.
       window_stride: see `plan_windows`.
+      stamps: those of the source; None for new ones.
     """
 
-    def __init__(self, config, source: Source, numbers: Iterable[int], batch_size: int, window_stride: int):
-        data = config.data
+    def __init__(
+        self,
+        config,
+        source: Source,
+        numbers: Iterable[int],
+        batch_size: int,
+        window_stride: int,
+        stamps: Stamps | None = None,
+    ):
+        data, self._stamps = config.data, stamps or Stamps(source)
         self._source, self._spec, self._window_stride = source, clip_spec(config), window_stride
         self._numbers, self._lock, self._timeout_s = iter(numbers), threading.Lock(), data.timeout_s
         self._events: queue.Queue[Opened | Window | Failed | Exception | None] = queue.Queue(batch_size * max(1, data.prefetch))
@@ -226,15 +240,15 @@ class WindowLoader:
         return False
 
     def _read(self, number: int) -> Iterator[Opened | Window | Failed]:
-        record = self._source[number]
-
         def call_limited(fn):
             with unreadable(record.name):
                 return call_with_limit(fn, self._timeout_s)
 
         try:
+            record = self._source[number]
+            stamp = call_limited(lambda: self._stamps.of(number, record))
             windows, videos = call_limited(lambda: open_windows(record, self._spec, self._window_stride))
-            yield Opened(number, record.label, windows)
+            yield Opened(number, record.label, windows, stamp)
             for _ in range(len(windows)):
                 yield Window(number, call_limited(lambda: next(videos)))
         except UnreadableError as error:

@@ -1,21 +1,23 @@
 """Extraction of the features of videos of any length, window by window, into one file per video."""
 
-import dataclasses
-import errno
 from collections.abc import Iterator
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from cvmae.config import require
-from cvmae.data.bad_files import BadFiles, pack_failures
+from cvmae.data.bad_files import BadFiles
 from cvmae.data.labels import label_sets_of
 from cvmae.data.pipeline import clip_spec
-from cvmae.data.windows import Failed, Opened, Window, WindowLoader, Windows
-from cvmae.evaluation.feature_cache import encoder_identity, open_cache, process_slice
-from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, RecordFiles
-from cvmae.evaluation.feature_sequences import SUMMARY, GrowingSequence, NpyFiles, check_names, summary
+from cvmae.data.stamps import Stamps
+from cvmae.data.windows import Opened, Window, WindowLoader
+from cvmae.evaluation import feature_origins
+from cvmae.evaluation.feature_cache import IDENTITY, encoder_identity, open_cache, process_slice
+from cvmae.evaluation.feature_files import NpzFiles
+from cvmae.evaluation.feature_folder import INDEX, write_index
+from cvmae.evaluation.feature_sequences import SUMMARY, NpyFiles, check_names, summary
+from cvmae.evaluation.feature_shards import RecordFiles
+from cvmae.evaluation.feature_writing import Writing
 from cvmae.evaluation.features import FeatureSpec, encoded_batches, make_encode
 from cvmae.evaluation.multi_view import whole_batch
 from cvmae.files import write_json
@@ -26,8 +28,6 @@ from cvmae.storage.path import as_path
 
 DTYPES = ("float32", "float16")
 FORMATS: dict[str, type[NpzFiles] | type[RecordFiles]] = {"npz": NpzFiles, "array_record": RecordFiles, "npy": NpyFiles}
-# Errors that the name of a file causes; all others would be met by the next file as well.
-_OF_THE_NAME = frozenset((errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST))
 
 
 def extract_features(
@@ -42,11 +42,12 @@ def extract_features(
     dtype: str = "float32",
     placement: Placement = HOST,
 ) -> dict[str, int]:
-    """Writes the features of every video of a source that has no file in `folder` yet.
+    """Writes the features of every video of a source that `folder` lacks, or has of another file, part or label.
 
     Windows are those of `data.windows.plan_windows`, files those of `feature_files`, and of `feature_sequences` with format npy. Windows of several videos share a batch, and
     the composition of batches depends on the timing of the decoding threads, so runs may differ in the last bit. Unreadable
     videos, and those whose names no file can have, are listed in bad_files.csv and have no file; the next run tries them again.
+    Files of videos that the source no longer has stay; index.csv lists the videos of the source that have features.
     Each process handles videos of its own, and all processes return the total counts.
 
     Args:
@@ -61,7 +62,8 @@ def extract_features(
       placement: the placement of batches on devices.
 
     Returns:
-      {videos: in the source, written: by this run, skipped: written earlier, unreadable, windows: written by this run}.
+      {videos: in the source, written: by this run and new, rewritten: by this run in place of others, skipped: there before, unreadable,
+      windows and bytes: of all that the source has in the folder now, not_in_source: videos with features there that the source lacks}.
 
     Raises:
       BadDataError: the fraction of unreadable videos exceeds config.data.max_bad_fraction.
@@ -72,21 +74,65 @@ def extract_features(
     _check_files(format, dtype, spec, names)
     encode, files = make_encode(config, spec, placement), FORMATS[format](as_path(folder))
     _claim_folder(config, encode, params, spec, folder, (window_stride, format, dtype))
-    todo = [number for number, name in enumerate(names) if name not in files]
-    skipped = len(source) - len(todo)
-    processes.barrier(f"looked at {folder}")  # before any write, so that all processes see the same missing files
-    todo = process_slice(todo)
+    stamps = Stamps(source)
+    # Before any write, so that all processes see the same.
+    there, outdated = _look(files, folder, names, source, stamps)
+    todo = process_slice([number for number in range(len(names)) if number not in there])
     bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
     size = whole_batch(max(1, config.batch_size // jax.process_count()))
-    with (
-        WindowLoader(config, source, todo, size, window_stride) as loader,
-        evaluation_bar(len(todo), "features", "video") as bar,
-    ):
-        with _Writing(files, names, bad, np.dtype(dtype), bar, label_sets_of(source)) as writing:
+    loader = WindowLoader(config, source, todo, size, window_stride, stamps)
+    with loader, evaluation_bar(len(todo), "features", "video") as bar:
+        with Writing(files, names, bad, np.dtype(dtype), bar, label_sets_of(source), outdated) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), placement):
                 writing.take(batch["number"], values)
         files.finish()
-    return {"videos": len(source), "skipped": skipped} | writing.counts_of_all()
+    written, failed = writing.of_all_processes()
+    again = len(outdated & written.keys())
+    counts = {"written": len(written) - again, "rewritten": again, "skipped": len(there), "unreadable": failed}
+    return {"videos": len(source)} | counts | _describe_folder(files, folder, names, there | written)
+
+
+def _look(files, folder, names: list[str], source, stamps: Stamps) -> tuple[dict[int, int], set[int]]:
+    """Returns the windows of the videos whose features stay, by their number, and the numbers of those with features that do not."""
+    rows = feature_origins.look(files.stored, names, source, stamps)
+    processes.log_once(*feature_origins.notes(folder, names, rows))
+    there = {number: row.windows for number, row in enumerate(rows) if row.is_there}
+    outdated = {number for number, row in enumerate(rows) if row.state in feature_origins.REASONS}
+    if outdated or (as_path(folder) / INDEX).exists():
+        _list_videos(files, folder, names, there)  # without those whose features are outdated, should this run be interrupted
+    return there, outdated
+
+
+def _list_videos(files, folder, names: list[str], windows: dict[int, int]) -> list[str]:
+    """Writes index.csv, in the main process, and returns the files of the videos in it; `windows` by the number of the video."""
+    rows = [(names[number], files.file_of(names[number]), windows[number]) for number in sorted(windows)]
+    rows = [row for row in rows if row[1]]
+    if processes.is_main_process():
+        write_index(as_path(folder), rows)
+    return [file for _, file, _ in rows]
+
+
+def _describe_folder(files, folder, names: list[str], windows: dict[int, int]) -> dict[str, int]:
+    """Writes index.csv, notes the files of videos that the source lacks, and returns the numbers of the folder as a whole."""
+    own, counts = set(_list_videos(files, folder, names, windows)), []
+    if processes.is_main_process():
+        sizes = files.files()
+        others = _without_caches(folder, files.others(names, sizes))
+        if others:
+            processes.log_once(
+                f"{folder} also has features of videos that are not in this split of the data (any more): {len(others):,}, "
+                f"{feature_origins.such_as(others)}; they stay there, and {INDEX} and cvmae.FeatureFolder leave them out"
+            )
+        counts = [sum(size for file, size in sizes.items() if file in own), len(others)]
+    total, others_count = processes.allgather_json(counts)[0]
+    return {"windows": sum(windows.values()), "bytes": total, "not_in_source": others_count}
+
+
+def _without_caches(folder, names: list[str]) -> list[str]:
+    """Returns the files that are not of a cache, which task=knn and task=retrieval keep in folders of the same workdir."""
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    caches = tuple(f"{top}/" for top in tops if (as_path(folder) / top / IDENTITY).exists())
+    return [name for name in names if not name.startswith(caches)]
 
 
 def _claim_folder(config, encode, params, spec: FeatureSpec, folder, settings: tuple[int, str, str]) -> None:
@@ -129,7 +175,7 @@ def output_names(source) -> list[str]:
     return list(names)
 
 
-def _batches(loader: WindowLoader, size: int, writing: "_Writing") -> Iterator[dict[str, np.ndarray]]:
+def _batches(loader: WindowLoader, size: int, writing: Writing) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches {video: uint8 [size, 1, T, H0, W0, 3], number: int64 [size]} of windows; number is -1 in padding rows."""
     waiting = []
     for event in loader:
@@ -151,110 +197,3 @@ def _stack(windows: list[Window], size: int) -> dict[str, np.ndarray]:
     for row, window in enumerate(windows):
         video[row, 0], number[row] = window.video, window.number
     return {"video": video, "number": number}
-
-
-@dataclasses.dataclass
-class _Video:
-    """A video some of whose windows are still to come."""
-
-    label: int
-    windows: Windows
-    kept: int  # the number of the first windows that have a row
-    rows: int = 0
-    file: GrowingFile | GrowingSequence | None = None
-
-
-class _Writing:
-    """Writer of features, which arrive in the order of the windows of each video; incomplete files are deleted at the end."""
-
-    def __init__(
-        self,
-        files: NpzFiles | RecordFiles | NpyFiles,
-        names: list[str],
-        bad: BadFiles,
-        dtype: np.dtype,
-        bar: tqdm,
-        label_sets: np.ndarray | None = None,
-    ):
-        self._label_sets = label_sets
-        self._files, self._names, self._bad, self._dtype, self._bar = files, names, bad, dtype, bar
-        self._videos: dict[int, _Video] = {}
-        self.written = self.unreadable = self.windows = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for number in list(self._videos):
-            self._drop(number)
-
-    def open(self, event: Opened) -> None:
-        kept = event.windows.regular if isinstance(self._files, NpyFiles) else len(event.windows)
-        self._videos[event.number] = _Video(event.label, event.windows, kept)
-
-    def fail(self, event: Failed) -> None:
-        """Records an unreadable video. Raises: BadDataError if there are too many."""
-        self._drop(event.number)
-        self.unreadable += 1
-        self._bar.update()
-        self._bad.update(pack_failures([(event.name, event.reason)])[None])
-
-    def take(self, numbers: np.ndarray, values: np.ndarray) -> None:
-        """Writes features `values` [b, ...] of the records `numbers`, int64 [b], -1 for padding."""
-        for number in dict.fromkeys(numbers.tolist()):
-            if number in self._videos:  # neither padding nor a video that has failed since
-                self._append(number, values[numbers == number])
-
-    def _append(self, number, values):
-        video, name = self._videos[number], self._names[number]
-        if video.file is None:  # opened late: with one window per video, a batch of files would be open at once
-            video.file = self._begin(number, name, (video.kept, *values.shape[1:]))
-            if video.file is None:
-                return
-        video.file.append(self._cast(name, values))
-        video.rows += len(values)
-        if video.rows == len(video.windows):
-            label = self._label(video.label)
-            more = {} if self._label_sets is None else {"labeled": np.array(video.label >= 0)}
-            video.file.finish(start_s=video.windows.start_s, end_s=video.windows.end_s, label=label, path=name, **more)
-            self._files.add(name, video.file)
-            del self._videos[number]
-            self.written += 1
-            self.windows += video.kept
-            self._bar.update()
-
-    def _label(self, label: int) -> np.ndarray:
-        """Returns a label as it is written: int32 [], -1 unlabeled; of several the class numbers, int32 [k], ascending."""
-        if self._label_sets is None:
-            return np.array(label, np.int32)
-        return np.flatnonzero(self._label_sets[label] if label >= 0 else ()).astype(np.int32)
-
-    def _begin(self, number, name, shape) -> GrowingFile | GrowingSequence | None:
-        """Opens the file of a video; None, and the video is listed, if no file can have its name."""
-        try:
-            return self._files.begin(name, shape, self._dtype)
-        except OSError as error:
-            if error.errno not in _OF_THE_NAME:
-                raise
-            self.fail(Failed(number, name, f"no file for its features can be written: {error.strerror}; rename the video"))
-            return None
-
-    def counts_of_all(self) -> dict[str, int]:
-        """Sums the counts of all processes and merges their lists of bad files. Raises: BadDataError if there are too many."""
-        names = ("written", "unreadable", "windows")
-        gathered = processes.allgather_json([*(getattr(self, name) for name in names), self._bad.pairs])
-        for *_, pairs in gathered:
-            self._bad.add([tuple(pair) for pair in pairs])
-        return dict(zip(names, map(sum, list(zip(*gathered))[: len(names)])))
-
-    def _cast(self, name, values):
-        with np.errstate(over="ignore"):
-            cast = values.astype(self._dtype)
-        if np.isinf(cast).any() and np.isfinite(values).all():
-            raise ValueError(f"{name}: a feature of {np.abs(values).max():.3g} does not fit {self._dtype}: take float32")
-        return cast
-
-    def _drop(self, number):
-        video = self._videos.pop(number, None)
-        if video is not None and video.file is not None:
-            video.file.abandon()

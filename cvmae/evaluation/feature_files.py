@@ -1,4 +1,4 @@
-"""Files of extracted features: npz files, or the same npz files as records of array_record shards. No pickle.
+"""Files of extracted features, one .npz per video; no pickle. See `feature_shards` for many in one file, `feature_folder` to read them.
 
 The features of one video are an .npz with
 
@@ -8,38 +8,63 @@ The features of one video are an .npz with
     labeled   bool [], with several labels: False if unlabeled, True also for a video that has none of the classes
     path      str [], the name of the video
 
-`npz`: FOLDER/NAME.npz, where NAME is the video's path relative to the manifest's folder, including the extension. A file name
-that is too long for a file system is cut and ends with a hash of the full one, which `path` holds. `array_record`: each record of FOLDER/features-00000.array_record holds the bytes of such an .npz, and line r of FOLDER/features-00000.csv, after
-a header, describes record r (name,label,windows; several labels are separated by `;`). `FeatureFolder` reads both.
+It is FOLDER/NAME.npz, where NAME is the video's path relative to the manifest's folder, including the extension. A file name
+that is too long for a file system is cut and ends with a hash of the full one, which `path` holds. The comment of the zip file says
+what it was made from, see `Stored`.
 """
 
-import csv
+import dataclasses
 import errno
 import functools
 import hashlib
-import io
 import itertools
+import json
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 
-import grain
 import numpy as np
 
-from cvmae.data.labels import NONE_OF_THEM
-from cvmae.files import replacing
-from cvmae.storage.path import AnyPath, as_path, is_remote
-from cvmae.storage.remote_path import RemotePath
+from cvmae.files import set_aside
+from cvmae.storage.cache import open_binary
+from cvmae.storage.path import AnyPath
+from cvmae.storage.remote_path import RemotePath, Status
 
-SHARD_VIDEOS = 1024
-_SHARD, _WAITING = ".array_record", "waiting"
 TEMPORARY = ".tmp"
 NAME_BYTES = 255  # of a file or folder, on nearly every file system
+OUTDATED = "outdated"
 _HASH = re.compile(r"~[0-9a-f]{16}")
+_END, _END_BYTES = b"PK\5\6", 22  # the record at the end of a zip file, after which there is its comment alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """The features that a folder has of a video.
+
+    Attributes:
+      windows: their number.
+      origin: what they were made from, see `feature_origins`; of an earlier version only what the file says itself.
+      damaged: True if the file is empty, cut or not of this format; windows and origin mean nothing then.
+    """
+
+    windows: int = 0
+    origin: dict = dataclasses.field(default_factory=dict)
+    damaged: bool = False
+
+    def to_json(self) -> str:
+        """Returns the text that `of_json` reads."""
+        return json.dumps({"windows": self.windows, "made_from": self.origin})
+
+    @classmethod
+    def of_json(cls, text: str | bytes) -> "Stored":
+        """Reads what `to_json` returned. Raises: ValueError."""
+        value = json.loads(text)
+        if not (isinstance(value, dict) and isinstance(value.get("windows"), int) and isinstance(value.get("made_from"), dict)):
+            raise ValueError("it lacks windows and made_from")
+        return cls(value["windows"], value["made_from"])
 
 
 def shortened(name: str, limit: int) -> str:
@@ -57,7 +82,7 @@ class GrowingFile:
 
     def __init__(self, path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._dtype = path, dtype
+        self.path, self._dtype, self._windows = path, dtype, shape[0]
         self._archive = zipfile.ZipFile(path, "w")
         self._member = self._archive.open("features.npy", "w", force_zip64=True)
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -67,9 +92,11 @@ class GrowingFile:
         """Writes the next rows, [k, ...]."""
         self._member.write(np.ascontiguousarray(values, self._dtype).tobytes())
 
-    def finish(self, **arrays: np.ndarray) -> None:
-        """Writes the other arrays and closes the file."""
+    def finish(self, origin: dict | None = None, **arrays: np.ndarray) -> None:
+        """Writes the other arrays, and what the features were made from, and closes the file."""
         self._member.close()
+        if origin is not None:
+            self._archive.comment = Stored(self._windows, origin).to_json().encode()
         for name, array in arrays.items():
             with self._archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
@@ -89,24 +116,66 @@ class NpzFiles:
         self._folder, self._suffix, self._numbers = folder, suffix, itertools.count()
 
     @functools.cached_property
-    def _in_bucket(self) -> set[AnyPath] | None:
-        """The files of a folder in a bucket, which are asked for once; None for a local folder."""
-        return set(self._folder.files()) if isinstance(self._folder, RemotePath) else None
+    def _in_bucket(self) -> dict[RemotePath, Status]:
+        """The files of a folder in a bucket, which are asked for once; none for a local folder."""
+        return self._folder.files() if isinstance(self._folder, RemotePath) else {}
 
     @functools.cached_property
     def _temporary(self) -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(prefix="cvmae-features-")
 
     def __contains__(self, name: str) -> bool:
-        """Returns True if there is a file for this video; a local one that is empty or cut does not count."""
-        path = self.path(name)
-        if isinstance(path, pathlib.Path):  # False for a path that is too long
-            return os.path.isfile(path) and self.is_whole(path)
-        return path in (self._in_bucket or ())
+        """Returns True if there is a whole file for this video."""
+        stored = self.stored(name)
+        return stored is not None and not stored.damaged
 
-    def is_whole(self, path: pathlib.Path) -> bool:
-        """Returns True if a local file ends where it should; its values are not read."""
-        return zipfile.is_zipfile(path)  # the directory of a zip file is at its end
+    def stored(self, name: str) -> Stored | None:
+        """Returns what there is of a video; None without a file. Of a file only the end is read."""
+        path = self.path(name)
+        there = path in self._in_bucket if isinstance(path, RemotePath) else os.path.isfile(path)  # False for too long a path
+        return self.look(path) if there else None
+
+    def look(self, path: AnyPath) -> Stored:
+        """Returns what a file says of itself."""
+        try:
+            comment = comment_of(self._end(path))
+            return Stored.of_json(comment) if comment else _of_arrays(path)
+        except (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            if isinstance(path, RemotePath) and isinstance(error, OSError):
+                raise  # a bucket that does not answer says nothing of the file
+            return Stored(damaged=True)
+
+    def _end(self, path: AnyPath) -> bytes:
+        """Returns the end of a file, as long as the end of a zip file can be."""
+        longest = _END_BYTES + 0xFFFF
+        if isinstance(path, RemotePath):
+            size = self._in_bucket[path].size
+            return path.read_range(max(0, size - longest), size)
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - longest))
+            return file.read()
+
+    def files(self) -> dict[str, int]:
+        """Returns the bytes of every file of features below the folder, by its path relative to it."""
+        if isinstance(self._folder, RemotePath):
+            sizes = {str(path.relative_to(self._folder)): status.size for path, status in self._folder.files().items()}
+            return {path: size for path, size in sizes.items() if path.endswith(self._suffix)}
+        paths = self._folder.rglob(f"*{self._suffix}")
+        return {path.relative_to(self._folder).as_posix(): path.stat().st_size for path in paths if path.is_file()}
+
+    def file_of(self, name: str) -> str:
+        """Returns the path of the file of a video, relative to the folder."""
+        return self.path(name).as_posix()[len(self._folder.as_posix()) + 1 :]
+
+    def others(self, names: list[str], files: Iterable[str]) -> list[str]:
+        """Returns those of `files` that are of videos not among `names`, sorted."""
+        return sorted(set(files) - {self.file_of(name) for name in names})
+
+    def put_aside(self, name: str) -> None:
+        """Renames the file of a video, whose features are not those of its present row, so that nothing takes it for them."""
+        path = self.path(name)
+        if path.exists():
+            set_aside(path, OUTDATED)
 
     def names(self) -> list[str]:
         """Returns the names of the videos that have a file, sorted."""
@@ -158,110 +227,21 @@ class NpzFiles:
         """Ends the run; there is nothing left to write."""
 
 
-class RecordFiles:
-    """Writer of array_record shards of `shard_videos` videos each; videos of an incomplete shard are files in FOLDER/waiting.
-
-    The features of one video are in memory while its record is written.
-    """
-
-    def __init__(self, folder: AnyPath, shard_videos: int = SHARD_VIDEOS):
-        self._folder, self._shard_videos = folder, shard_videos
-        self._files = NpzFiles(folder / _WAITING, ".waiting")
-        self._shards = shards_of(folder)
-        self._packed = {name for shard in self._shards for name in names_of(shard)}
-        self._waiting = []
-        for name in self._files.names():
-            if name in self._packed:  # an earlier run was interrupted between writing the shard and deleting its files
-                self._files.path(name).unlink()
-            elif name in self._files:
-                self._waiting.append(name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._packed or name in self._files
-
-    def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingFile:
-        return self._files.begin(name, shape, dtype)
-
-    def add(self, name: str, file: GrowingFile) -> None:
-        self._files.add(name, file)
-        self._waiting.append(name)
-        if len(self._waiting) == self._shard_videos:
-            self._pack()
-
-    def finish(self) -> None:
-        if self._waiting:
-            self._pack()
-        waiting = self._folder / _WAITING
-        if isinstance(waiting, RemotePath):
-            waiting.remove_tree()
-        else:
-            shutil.rmtree(waiting, ignore_errors=True)
-
-    def _pack(self):
-        """Writes the waiting videos as a shard and deletes their files. The CSV comes first: a shard without one is never seen."""
-        from array_record.python.array_record_module import ArrayRecordWriter  # does not exist on Windows
-
-        shard = self._folder / f"features-{len(self._shards):05d}{_SHARD}"
-        lines = []
-        with replacing(shard) as temporary:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # for random access to single records
-            for name in self._waiting:
-                content = self._files.path(name).read_bytes()
-                writer.write(content)
-                with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                    label = ";".join(map(str, np.atleast_1d(arrays["label"]).tolist()))
-                    if not label and bool(arrays["labeled"]):
-                        label = NONE_OF_THEM
-                    lines.append((name, label, len(arrays["start_s"])))
-            writer.close()
-            _write_names(shard, lines)
-        self._shards.append(shard)
-        self._packed.update(self._waiting)
-        for name in self._waiting:
-            self._files.path(name).unlink()
-        self._waiting = []
+def comment_of(content: bytes) -> bytes:
+    """Returns the comment of a zip file, of which `content` is all or the end. Raises: ValueError, it has no end, or is cut."""
+    record = content[content.rindex(_END) :]
+    if len(record) != _END_BYTES + int.from_bytes(record[_END_BYTES - 2 : _END_BYTES], "little"):
+        raise ValueError("it is cut")
+    return record[_END_BYTES:]
 
 
-def shards_of(folder: AnyPath) -> list[AnyPath]:
-    """Returns the shards of a folder, in order."""
-    return sorted(folder.glob(f"features-*{_SHARD}"))
-
-
-def names_of(shard: AnyPath) -> list[str]:
-    """Returns the names of a shard's records, in order."""
-    with shard.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        return [row["name"] for row in csv.DictReader(file)]
-
-
-def _write_names(shard, lines):
-    with replacing(shard.with_suffix(".csv")) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("name", "label", "windows"))
-        writer.writerows(lines)
-
-
-class FeatureFolder(Mapping):
-    """Mapping {name of a video: its arrays} of a folder of either format; the arrays of a video are read on access."""
-
-    def __init__(self, folder):
-        """Opens a folder. Raises: FileNotFoundError if it contains no features."""
-        self._files, shards = NpzFiles(as_path(folder)), shards_of(as_path(folder))
-        if shards and is_remote(shards[0]):
-            raise ValueError(f"{folder} holds {_SHARD} shards, which are read from a disk only: copy the folder")
-        names = [name for shard in shards for name in names_of(shard)] if shards else self._files.names()
-        if not names:
-            raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {_SHARD} shards")
-        self._positions = {name: position for position, name in enumerate(names)}
-        self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
-
-    def __getitem__(self, name: str) -> dict[str, np.ndarray]:
-        position = self._positions[name]
-        file = self._files.path(name).open("rb") if self._records is None else io.BytesIO(self._records[position])
-        with file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._positions)
-
-    def __len__(self):
-        return len(self._positions)
+def _of_arrays(path: AnyPath) -> Stored:
+    """Returns what the arrays of an .npz say where it has no comment, that of an earlier version. Raises: OSError, ValueError, KeyError, BadZipFile."""
+    with open_binary(str(path)) as file, np.load(file, allow_pickle=False) as arrays:
+        label, windows = arrays["label"], len(arrays["start_s"])
+        origin: dict = {"path": str(arrays["path"])}
+        if not label.ndim:
+            origin["label"] = int(label)
+        elif len(label):  # an empty one is of a video without a label, or without a class
+            origin["label"] = label.tolist()
+    return Stored(windows, origin)

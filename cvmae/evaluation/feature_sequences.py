@@ -3,7 +3,7 @@
 FOLDER/ID.npy holds float32 or float16 [T, D], where ID is the name of the video without its folder and extension; row t is of the
 window that starts at `t * feat_stride` frames. A last window that had to be moved back to end with the video is left out, so that
 all rows lie on that grid. FOLDER/ID.json has the path of the video, the number of windows, the times of the first and the
-last frame of the first and the last of them, seconds, and the label. FOLDER/features.json has the fields of a data set of ActionFormer
+last frame of the first and the last of them, seconds, the label, and what it was made from. FOLDER/features.json has the fields of a data set of ActionFormer
 (https://github.com/happyharrycn/actionformer_release): `feat_stride` and `num_frames` in frames, `default_fps`, `input_dim`, `file_ext`.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from cvmae.config import ConfigError
 from cvmae.data.clips import ClipSpec
 from cvmae.evaluation.feature_cache import IDENTITY
-from cvmae.evaluation.feature_files import NAME_BYTES, TEMPORARY, NpzFiles, shortened
-from cvmae.files import write_json
+from cvmae.evaluation.feature_files import NAME_BYTES, OUTDATED, TEMPORARY, NpzFiles, Stored, shortened
+from cvmae.files import set_aside
 from cvmae.storage.path import AnyPath
 from cvmae.storage.remote_path import RemotePath
 
@@ -36,8 +36,8 @@ class GrowingSequence:
 
     @property
     def sidecar(self) -> pathlib.Path:
-        """The path of the file beside it."""
-        return pathlib.Path(str(sidecar_of(self.path)))
+        """The temporary path of the file beside it."""
+        return self.path.with_name(self.path.name.removesuffix(SUFFIX + TEMPORARY) + ".jsn" + TEMPORARY)  # no longer than its own
 
     def append(self, values: np.ndarray) -> None:
         """Writes the next rows, [k, D]; those beyond the shape are left out."""
@@ -46,24 +46,34 @@ class GrowingSequence:
         self.rows += len(values)
 
     def finish(
-        self, *, start_s: np.ndarray, end_s: np.ndarray, label: np.ndarray, path: str, labeled: np.ndarray | None = None
+        self,
+        *,
+        start_s: np.ndarray,
+        end_s: np.ndarray,
+        label: np.ndarray,
+        path: str,
+        labeled: np.ndarray | None = None,
+        origin: dict | None = None,
     ) -> None:
-        """Closes the file and writes the one beside it."""
+        """Closes the file and writes the one beside it, which also says what the features were made from."""
         self._file.close()
         last = self._shape[0] - 1
         times = {"first_window_s": [start_s[0], end_s[0]], "last_window_s": [start_s[last], end_s[last]]}
         labels = {"label": label.tolist()} | ({} if labeled is None else {"labeled": bool(labeled)})
-        write_json(self.sidecar, {"path": path, "windows": last + 1, **times, **labels})
+        made_from = {} if origin is None else {"made_from": origin}
+        beside = {"path": path, "windows": last + 1, **times, **labels, **made_from}
+        self.sidecar.write_text(json.dumps(beside, indent=2) + "\n", encoding="utf-8")
 
     def abandon(self) -> None:
-        """Closes and deletes the unfinished file."""
+        """Closes and deletes the unfinished files."""
         self._file.close()
         self.path.unlink(missing_ok=True)
+        self.sidecar.unlink(missing_ok=True)
 
 
 def sidecar_of(path: AnyPath) -> AnyPath:
-    """Returns the path of ID.json of ID.npy, which may be a temporary one."""
-    return path.with_name(path.name.removesuffix(TEMPORARY).removesuffix(SUFFIX) + SIDECAR)
+    """Returns the path of ID.json of ID.npy."""
+    return path.with_name(path.name.removesuffix(SUFFIX) + SIDECAR)
 
 
 class NpyFiles(NpzFiles):
@@ -75,20 +85,33 @@ class NpyFiles(NpzFiles):
     def path(self, name: str) -> AnyPath:
         return self._folder / (shortened(video_id(name), NAME_BYTES - len(SUFFIX + TEMPORARY)) + SUFFIX)
 
-    def is_whole(self, path: pathlib.Path) -> bool:
+    def look(self, path: AnyPath) -> Stored:
+        """Returns what the file beside one says of it, if that is as long as its shape."""
         try:
-            np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape
-            return bool(json.loads(pathlib.Path(str(sidecar_of(path))).read_bytes()))
-        except (EOFError, OSError, ValueError):
-            return False
+            if not isinstance(path, RemotePath):
+                np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape
+            beside = json.loads(sidecar_of(path).read_bytes())
+            # Of an earlier version an empty list of labels is of a video without a label, or without a class.
+            known = {name: beside[name] for name in ("path", "label") if beside[name] != []}
+            return Stored(beside["windows"], beside.get("made_from", known))
+        except (EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(path, RemotePath) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise
+            return Stored(damaged=True)
+
+    def put_aside(self, name: str) -> None:
+        super().put_aside(name)
+        if (beside := sidecar_of(self.path(name))).exists():
+            set_aside(beside, OUTDATED)
 
     def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingSequence:  # type: ignore[override]
         return GrowingSequence(self.temporary(name), shape, dtype)
 
     def add(self, name: str, file: GrowingSequence) -> None:  # type: ignore[override]
         path = self.path(name)
-        if isinstance(path, RemotePath):  # on a disk it is there already
-            self.publish(file.sidecar, sidecar_of(path))
+        if not isinstance(path, RemotePath) or path in self._in_bucket:
+            path.unlink(missing_ok=True)  # an interruption would leave it beside what says of other features what they are
+        self.publish(file.sidecar, sidecar_of(path))
         self.publish(file.path, path)
 
 

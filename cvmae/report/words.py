@@ -24,7 +24,9 @@ MEANINGS = {
     "cka/": "1: both encoders arrange the clips alike, up to rotation and scale. 0: their arrangements are unrelated.",
 }
 FRACTION = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)(map$|mAP($|/))|_1nn$|_(share|right)$")
-COUNT = re.compile(r"(^|/)(clips|files|queries|left_out|videos|written|skipped|unreadable|windows|replaced_clips)$")
+COUNT = re.compile(
+    r"(^|/)(clips|files|queries|left_out|videos|written|rewritten|skipped|not_in_source|bytes|unreadable|windows|replaced_clips)$"
+)
 
 
 def is_fraction(name: str) -> bool:

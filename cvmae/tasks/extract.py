@@ -11,7 +11,7 @@ class Extract(FrozenTask):
     """Features of config.data.split in the folder `features` of the workdir; see `evaluation.extract`."""
 
     def compute(self, weights, workdir) -> dict[str, float]:
-        """Returns the numbers of videos and windows that were written, skipped or unreadable."""
+        """Returns the numbers of the folder as it is after the run, and of what the run wrote; see `extract_features`."""
         c = self.config.extract
         counts = extract_features(
             self.config,

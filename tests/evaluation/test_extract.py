@@ -15,9 +15,9 @@ from cvmae.data.bad_files import BadDataError
 from cvmae.data.pipeline import clip_spec
 from cvmae.data.sources import make_source
 from cvmae.data.windows import plan_windows
-from cvmae.evaluation import extract, feature_files
+from cvmae.evaluation import extract, feature_files, feature_shards
 from cvmae.evaluation.extract import extract_features, output_names
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.features import FeatureSpec, make_encode
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel.mesh import Placement, local_mesh
@@ -65,6 +65,15 @@ def run(folder, params, out, name="list.csv", spec=POOLED, changes=None, **optio
     return extract_features(c, params, make_source(c.data, "val"), out, spec, **options)
 
 
+def counts(**others):
+    """The numbers of a folder that has the features of LINES and nothing else."""
+    return (
+        dict.fromkeys(("written", "rewritten", "skipped", "unreadable", "not_in_source"), 0)
+        | {"videos": 5, "windows": 18}
+        | others
+    )
+
+
 def by_hand(folder, params, index, spec=POOLED, window_stride=0):
     """One window at a time, by the reader of single clips."""
     c = file_config(folder)
@@ -95,7 +104,8 @@ def assert_same(some, others):
 @pytest.mark.parametrize("changes", [{}, {"data__workers": 3}], ids=["one thread", "three threads"])
 def test_every_video_has_the_features_of_its_windows(folder, params, tmp_path, changes):
     summary = run(folder, params, tmp_path, changes=changes, placement=Placement(local_mesh()))
-    assert summary == {"videos": 5, "written": 5, "skipped": 0, "unreadable": 0, "windows": 18}
+    files = sum(path.stat().st_size for path in tmp_path.rglob("*.npz"))
+    assert summary == counts(written=5, bytes=files)
     found = FeatureFolder(tmp_path)
     assert {name: len(arrays["features"]) for name, arrays in found.items()} == COUNTS and not leftovers(tmp_path)
     for index, name in enumerate(COUNTS):
@@ -125,19 +135,19 @@ def test_other_features_and_strides(folder, params, tmp_path, spec, shape):
 
 
 def test_array_record_holds_the_same(folder, params, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_files.RecordFiles.__init__, "__defaults__", (2,))
+    monkeypatch.setattr(feature_shards.RecordFiles.__init__, "__defaults__", (2,))
     run(folder, params, tmp_path / "npz")
     assert run(folder, params, tmp_path / "records", format="array_record")["written"] == 5
     assert_same(FeatureFolder(tmp_path / "npz"), FeatureFolder(tmp_path / "records"))
     shards = sorted(path.name for path in (tmp_path / "records").iterdir())
     assert shards == sorted(
-        ["identity.json", *(f"features-0000{i}.{kind}" for i in range(3) for kind in ("csv", "array_record"))]
+        ["identity.json", "index.csv", *(f"features-0000{i}.{kind}" for i in range(3) for kind in ("csv", "array_record"))]
     )
     with open(tmp_path / "records" / "features-00002.csv", newline="") as file:
         [row] = csv.DictReader(file)
     assert int(row["windows"]) == COUNTS[row["name"]]
     again = run(folder, params, tmp_path / "records", format="array_record")
-    assert again == {"videos": 5, "written": 0, "skipped": 5, "unreadable": 0, "windows": 0}
+    assert again == counts(skipped=5, bytes=sum(path.stat().st_size for path in (tmp_path / "records").glob("*.array_record")))
 
 
 def interrupted_after(count, monkeypatch):
@@ -197,7 +207,7 @@ def test_files_that_are_empty_or_cut_are_made_again(folder, params, tmp_path, fo
     for size in (0, 5, 200, len(whole) - 1):
         file.write_bytes(whole[:size])
         counts = run(folder, params, tmp_path, **options)
-        assert (counts["written"], counts["skipped"]) == (1, 0) and len(file.read_bytes()) == len(whole)
+        assert (counts["rewritten"], counts["skipped"]) == (1, 0) and len(file.read_bytes()) == len(whole)
     assert run(folder, params, tmp_path, **options)["skipped"] == 1
 
 

@@ -1,7 +1,9 @@
 """Features on disk: resumed bit-equal, repaired where damaged, and never those of something else."""
 
+import dataclasses
 import itertools
 import json
+import os
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from cvmae.evaluation.feature_cache import cached_features, cached_rows
 from cvmae.evaluation.features import COLUMNS, FeatureSpec, extract, make_encode
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.parallel.mesh import Placement, local_mesh
+from tests.data.videos import write_video
 from tests.tiny_configs import config
 
 ROWS = 23
@@ -211,3 +214,110 @@ def test_records_that_cannot_be_read_are_left_out(tmp_path, world):
     found = cached_features(tmp_path, c, params, Broken(), PLAN, SPEC, encode=encode, bad_files=bad_files)
     assert sorted(set(found.index)) == [0, 1, 2, 4, 5, 6, 7, 8, 9] and len(found.values) == 18
     assert [name for name, _ in bad_files.pairs] == [source[3].name] and len(bad_files) == 1
+
+
+@pytest.fixture
+def files(world, tmp_path):
+    """A config of ten videos in files, and a function that returns their features from a cache and the numbers of the encoded batches."""
+    _, params, _, encode = world
+    rows = [f"{number}.mp4,{number % 2},val" for number in range(10)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,split", *rows]))
+    for number in range(10):
+        write_video(tmp_path / f"{number}.mp4", 8, first=10 * number)
+    c = config(data__source="files", data__manifest=str(tmp_path / "list.csv"), batch_size=4, data__max_bad_fraction=0.5)
+
+    def cached(folder=tmp_path / "cache", source=None):
+        batches = []
+
+        def counted(params, video):
+            batches.append(len(video))
+            return encode(params, video)
+
+        source = source or make_source(c.data, "val")
+        return cached_features(folder, c, params, source, PLAN, SPEC, encode=counted), len(batches)
+
+    return cached
+
+
+@pytest.fixture
+def short_shards(monkeypatch):
+    monkeypatch.setattr("cvmae.evaluation.feature_cache.SHARD_ROWS", 4)  # two videos of two clips
+
+
+def replace(path, first):
+    before = path.stat().st_mtime_ns
+    write_video(path, 8, first=first)
+    os.utime(path, ns=(before + 1, before + 1))
+
+
+def test_shards_of_videos_that_were_replaced_are_made_again(files, short_shards, tmp_path, capsys):
+    before, batches = files()
+    assert batches == 5 and files()[1] == 0
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.npz") if not path.name.startswith("00001")}
+    replace(tmp_path / "3.mp4", 95)
+    after, _ = files()
+    assert len(times) == 4 and all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert "2 of its clips are of videos that were replaced" in capsys.readouterr().err
+    fresh, _ = files(tmp_path / "fresh")
+    np.testing.assert_allclose(after.values, fresh.values, atol=1e-6)
+    changed = np.abs(after.values - before.values).max(1) > 1e-3
+    assert set(after.index[changed]) == {3}
+    assert len(list((tmp_path / "cache").glob("00001-*.npz"))) == 1 and files()[1] == 0
+
+
+def test_a_video_that_could_not_be_read_is_tried_again_once_it_is_another(files, short_shards, tmp_path):
+    content = (tmp_path / "3.mp4").read_bytes()
+    for cache in ("not a video", "not there"):
+        (tmp_path / "3.mp4").write_bytes(b"no video")
+        if cache == "not there":
+            (tmp_path / "3.mp4").unlink()
+        assert 3 not in files(tmp_path / cache)[0].index
+        (tmp_path / "3.mp4").write_bytes(content)
+        assert 3 in files(tmp_path / cache)[0].index
+    (tmp_path / "3.mp4").unlink()  # what is gone cannot be compared
+    assert files(tmp_path / "not there")[1] == 0
+
+
+def test_a_cache_of_an_earlier_version_is_used_and_said(files, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("cvmae.evaluation.feature_cache.video_stamps", lambda _: None)
+        before, _ = files()
+    replace(tmp_path / "3.mp4", 95)
+    capsys.readouterr()
+    after, batches = files()
+    said = capsys.readouterr().err
+    assert batches == 0 and said.count("earlier version") == said.count("\n") == 1 and "move the folder away" in said
+    np.testing.assert_array_equal(after.values, before.values)
+
+
+def test_labels_are_those_of_now(files, world, tmp_path):
+    source = world[2]
+
+    @dataclasses.dataclass
+    class Relabeled:
+        """The same records and identity with other labels, as of a prepared set that was built again."""
+
+        labels: np.ndarray
+        class_names, identity = (), "same"
+
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, index):
+            return dataclasses.replace(source[index], label=int(self.labels[index]))
+
+        def key(self, index):
+            return source.key(index)
+
+    labels = np.arange(10, dtype=np.int32) % 3
+    assert files(source=Relabeled(labels))[0].labels.tolist() == labels.repeat(2).tolist()
+    features, batches = files(source=Relabeled(labels[::-1].copy()))
+    assert features.labels.tolist() == labels[::-1].repeat(2).tolist() and batches == 0
+
+
+def test_changed_labels_of_a_manifest_are_refused_by_name(files, tmp_path):
+    files()
+    text = (tmp_path / "list.csv").read_text()
+    (tmp_path / "list.csv").write_text(text.replace("3.mp4,1", "3.mp4,0"))
+    with pytest.raises(ConfigError, match="something else: the list of videos or their labels, source"):
+        files()

@@ -13,7 +13,7 @@ from cvmae.data.sources import make_source
 from cvmae.data.windows import plan_windows
 from cvmae.evaluation import extract
 from cvmae.evaluation.extract import extract_features
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.feature_sequences import video_id
 from cvmae.evaluation.features import FeatureSpec
 from cvmae.models.build import build_encoder, video_grid
@@ -72,7 +72,7 @@ def test_files_are_those_that_actionformer_reads(folder, run, tmp_path):
                 middle = (times[0] + times[1] + 1 / FPS) / 2
                 grid = middle * FPS / fields["feat_stride"] - 0.5 * fields["num_frames"] / fields["feat_stride"]
                 assert grid == pytest.approx(row, abs=1e-3)
-    assert counts == {"videos": 3, "skipped": 0, "written": 3, "unreadable": 0, "windows": 23}
+    assert (counts["videos"], counts["written"], counts["windows"]) == (3, 3, 23)
     assert run(tmp_path / "npy", format="npy", dtype="float16")["skipped"] == 3
     assert not list((tmp_path / "npy").rglob("*.tmp"))
 

@@ -13,7 +13,7 @@ from cvmae import config as config_lib
 from cvmae.data.manifest import read_manifest
 from cvmae.data.pipeline import make_loader
 from cvmae.data.sources import make_source
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.interop import __main__ as interop_command
 from cvmae.report import __main__ as report_command
 from cvmae.report.gather import gather
@@ -200,11 +200,11 @@ def test_an_export_is_imported(capsys):
     assert {name for name in before if now[name] != before[name]} <= {"version", "notes"}
 
 
-COUNTS = {"videos": 2, "skipped": 2, "written": 0, "unreadable": 0, "windows": 0}
+COUNTS = {"videos": 2, "skipped": 2, "written": 0, "rewritten": 0, "unreadable": 0, "windows": 4, "not_in_source": 0}
 
 
 @pytest.mark.parametrize("name, shape", [("extract", (2, 32)), ("shards", (2, 2, 32))])
-def test_a_folder_of_features_is_read_and_gone_on_with(name, shape):
+def test_a_folder_of_features_is_read_and_gone_on_with(name, shape, capsys):
     found = FeatureFolder(f"{name}/features")
     assert sorted(found) == ["synthetic/train/0", "synthetic/train/1"]
     for number, (video, arrays) in enumerate(sorted(found.items())):
@@ -213,8 +213,11 @@ def test_a_folder_of_features_is_read_and_gone_on_with(name, shape):
         assert arrays["label"] == number and str(arrays["path"]) == video
         assert arrays["start_s"].shape == (2,) and (arrays["start_s"] < arrays["end_s"]).all()
     before = contents(f"{name}/features")
-    assert again(name) == {f"extract/{key}": value for key, value in COUNTS.items()}
-    assert contents(f"{name}/features") == before
+    numbers = again(name)
+    assert numbers.pop("extract/bytes") > 1000 and numbers == {f"extract/{key}": value for key, value in COUNTS.items()}
+    assert "which did not record their videos" in capsys.readouterr().err
+    after = contents(f"{name}/features")
+    assert b"synthetic/train/0" in after.pop(f"{name}/features/index.csv") and after == before
 
 
 @pytest.mark.parametrize("name", ["knn", "retrieval"])

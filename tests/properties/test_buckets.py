@@ -8,7 +8,7 @@ import pytest
 
 from cvmae.config import load
 from cvmae.data.prepare import Options, prepare
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.interop import remote
 from cvmae.report import __main__ as report
 from cvmae.storage.remote_path import RemotePath

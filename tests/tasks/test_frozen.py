@@ -10,7 +10,7 @@ from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
 from cvmae.data.sources import Record
 from cvmae.evaluation import feature_cache
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.features import Features
 from cvmae.tasks import frozen, run
 from cvmae.tasks.frozen import first_two_clips

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from cvmae.config import ConfigError
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.multi_label import mean_average_precision
 from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.performance.traced_step import without_data

@@ -12,7 +12,7 @@ import pytest
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles, pack_failures
 from cvmae.evaluation.extract import FORMATS
-from cvmae.evaluation.feature_files import FeatureFolder
+from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.files import StorageError, storage_errors
 from cvmae.storage.remote_path import RemotePath
 from cvmae.training import metric_writer, trackers, wandb_tracker, workdir_lock

@@ -1,0 +1,182 @@
+"""Features of many videos in one file: the .npz of each is a record of FOLDER/features-00000.array_record.
+
+Line r of FOLDER/features-00000.csv, after a header, describes record r: name, label (several are separated by `;`), windows, and
+made_from, what it was made from as JSON, which shards of earlier versions lack. A record whose features were recomputed has no name; its
+features are in a later shard.
+"""
+
+import csv
+import io
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from cvmae.data.labels import NONE_OF_THEM
+from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, Stored, comment_of
+from cvmae.files import replacing
+from cvmae.storage.path import AnyPath
+from cvmae.storage.remote_path import RemotePath
+
+SHARD_VIDEOS = 1024
+SHARD = ".array_record"
+_WAITING = "waiting"
+
+
+class Row(NamedTuple):
+    """A record of a shard, as the columns of its CSV; `name` is empty where the record is outdated."""
+
+    name: str
+    label: str
+    windows: str
+    made_from: str = ""
+
+    def stored(self) -> Stored:
+        """Returns what the row says of its features; of one of an earlier version its label alone, as `label_text`."""
+        try:
+            origin = json.loads(self.made_from) if self.made_from else {"label_text": self.label}
+            return Stored(int(self.windows), origin)
+        except ValueError:
+            return Stored(damaged=True)
+
+
+class RecordFiles:
+    """Writer of array_record shards of `shard_videos` videos each; videos of an incomplete shard are files in FOLDER/waiting.
+
+    The features of one video are in memory while its record is written. One process alone may write.
+    """
+
+    def __init__(self, folder: AnyPath, shard_videos: int = SHARD_VIDEOS):
+        self._folder, self._shard_videos = folder, shard_videos
+        self._files = NpzFiles(folder / _WAITING, ".waiting")
+        self._rows = {shard: rows_of(shard) for shard in shards_of(folder)}
+        # The newest row of a video. An earlier run may have been interrupted between writing it and erasing the name of the older one.
+        self._packed = {row.name: (shard, row) for shard, rows in self._rows.items() for row in rows if row.name}
+        self._erase_names()
+        self._waiting: dict[str, None] = {}  # a dict for its order
+        for name in self._files.names():
+            stored = self._files.stored(name) or Stored(damaged=True)
+            if name in self._packed and (stored.damaged or self._is_packed(name, stored)):
+                self._files.path(name).unlink()
+            elif not stored.damaged:
+                self._waiting[name] = None
+
+    def _is_packed(self, name: str, stored: Stored) -> bool:
+        """Returns True if a waiting file is in a shard: a run was interrupted before it deleted it. Earlier versions recomputed nothing."""
+        return "video" not in stored.origin or stored == self._packed[name][1].stored()
+
+    def __contains__(self, name: str) -> bool:
+        """Returns True if there are whole features of this video."""
+        stored = self.stored(name)
+        return stored is not None and not stored.damaged
+
+    def stored(self, name: str) -> Stored | None:
+        """Returns what there is of a video; None for nothing."""
+        if name in self._packed and name not in self._waiting:
+            return self._packed[name][1].stored()
+        return self._files.stored(name)
+
+    def files(self) -> dict[str, int]:
+        """Returns the bytes of every shard by its name."""
+        if isinstance(self._folder, RemotePath):
+            sizes = {name: status.size for name, status in self._folder.listing().items() if status is not None}
+            return {shard.name: sizes.get(shard.name, 0) for shard in self._rows}
+        return {shard.name: shard.stat().st_size for shard in self._rows if isinstance(shard, pathlib.Path)}
+
+    def file_of(self, name: str) -> str:
+        """Returns the name of the shard of a video; "" as long as its features wait for one."""
+        return self._packed[name][0].name if name not in self._waiting else ""
+
+    def others(self, names: list[str], files: Iterable[str]) -> list[str]:
+        """Returns the videos that are not among `names`, sorted; `files` are of no use here."""
+        return sorted((self._packed.keys() | self._waiting.keys()) - set(names))
+
+    def put_aside(self, name: str) -> None:
+        """Erases the name of a record, whose features are not those of its present row, at the latest with `finish`."""
+        if name in self._waiting:
+            del self._waiting[name]
+            self._files.path(name).unlink(missing_ok=True)
+        self._packed.pop(name, None)
+
+    def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingFile:
+        """Opens a temporary file for the features of a video. Raises: OSError."""
+        return self._files.begin(name, shape, dtype)
+
+    def add(self, name: str, file: GrowingFile) -> None:
+        """Keeps a finished file until a shard is full."""
+        self._files.add(name, file)
+        self._waiting[name] = None
+        if len(self._waiting) == self._shard_videos:
+            self._pack()
+
+    def finish(self) -> None:
+        """Packs what waits, and erases the names of outdated records."""
+        if self._waiting:
+            self._pack()
+        self._erase_names()
+        waiting = self._folder / _WAITING
+        if isinstance(waiting, RemotePath):
+            waiting.remove_tree()
+        else:
+            shutil.rmtree(waiting, ignore_errors=True)
+
+    def _erase_names(self) -> None:
+        """Writes the CSV of shards again in which records are outdated."""
+        for shard, rows in self._rows.items():
+            kept = [row if self._packed.get(row.name) == (shard, row) else row._replace(name="") for row in rows]
+            if kept != rows:
+                _write_rows(shard, kept)
+                self._rows[shard] = kept
+
+    def _pack(self):
+        """Writes the waiting videos as a shard and deletes their files. The CSV comes first: a shard without one is never seen."""
+        from array_record.python.array_record_module import ArrayRecordWriter  # does not exist on Windows
+
+        number = len(self._rows)
+        while (shard := self._folder / f"features-{number:05d}{SHARD}") in self._rows:
+            number += 1
+        rows = []
+        with replacing(shard) as temporary:
+            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # for random access to single records
+            for name in self._waiting:
+                content = self._files.path(name).read_bytes()
+                writer.write(content)
+                rows.append(_row(name, content))
+            writer.close()
+            _write_rows(shard, rows)
+        self._rows[shard] = rows
+        self._packed |= {row.name: (shard, row) for row in rows}
+        for name in self._waiting:
+            self._files.path(name).unlink()
+        self._waiting = {}
+
+
+def _row(name: str, content: bytes) -> Row:
+    """Returns the row of a record."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        label = ";".join(map(str, np.atleast_1d(arrays["label"]).tolist()))
+        if not label and bool(arrays["labeled"]):
+            label = NONE_OF_THEM
+        comment = comment_of(content)
+        made_from = json.dumps(Stored.of_json(comment).origin) if comment else ""
+        return Row(name, label, str(len(arrays["start_s"])), made_from)
+
+
+def shards_of(folder: AnyPath) -> list[AnyPath]:
+    """Returns the shards of a folder, in order."""
+    return sorted(folder.glob(f"features-*{SHARD}"))
+
+
+def rows_of(shard: AnyPath) -> list[Row]:
+    """Returns the rows of a shard's CSV, in the order of its records."""
+    with shard.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
+        return [Row(row["name"], row["label"], row["windows"], row.get("made_from") or "") for row in csv.DictReader(file)]
+
+
+def _write_rows(shard: AnyPath, rows: list[Row]) -> None:
+    with replacing(shard.with_suffix(".csv")) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([Row._fields, *rows])
