@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from cvmae.data.labels import CLASSES, MISSING, UNLABELED, label_notes, number_labels, split_label
+from cvmae.data.label_texts import CLASSES, MISSING, UNLABELED, split_label
+from cvmae.data.labels import label_notes, number_labels
 from cvmae.data.records import Record, SplitError, UnreadableError
 from cvmae.data.times import parse_part
 from cvmae.storage.cache import FileCache, RemoteFile, open_binary

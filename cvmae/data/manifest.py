@@ -24,16 +24,8 @@ import json
 import os
 import re
 
-from cvmae.data.labels import (
-    CLASSES,
-    NONE_OF_THEM,
-    UNLABELED,
-    LabelError,
-    label_notes,
-    number_label_sets,
-    number_labels,
-    split_label,
-)
+from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
+from cvmae.data.labels import label_notes, number_label_sets, number_labels
 from cvmae.data.records import SplitError
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.data.times import TimeError, parse_part
@@ -140,11 +132,17 @@ def _number_rows(rows, classes, multi_label):
         for text in row_texts:
             if text != NONE_OF_THEM or not multi_label:
                 places.setdefault(text, where)
+    if multi_label:
+        check_vectors(zip((where for where, _ in rows), texts, strict=True))
     names, number = number_labels(places, classes, multi_label)
     notes = label_notes(names, number)
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes
     rows_of_numbers = [frozenset(number[text] for text in row if text in number) for row in texts]
+    twice = [row for row, of_row in enumerate(rows_of_numbers) if len(of_row) < sum(text in number for text in texts[row])]
+    if twice:
+        example = f"{rows[twice[0]][0]}, {';'.join(texts[twice[0]])[:60]!r}"
+        notes.append(f"{len(twice):,} rows have a class more than once, which counts once, first {example}")
     is_labeled = [bool(of_row) or row == (NONE_OF_THEM,) for row, of_row in zip(texts, rows_of_numbers, strict=True)]
     sets, numbers = number_label_sets([row if known else None for row, known in zip(rows_of_numbers, is_labeled, strict=True)])
     return names, sets, numbers, notes

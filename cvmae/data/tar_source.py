@@ -7,7 +7,8 @@ import os
 
 import numpy as np
 
-from cvmae.data.labels import CLASSES, UNLABELED, LabelError, label_notes, number_labels, split_label
+from cvmae.data.label_texts import CLASSES, UNLABELED, LabelError, split_label
+from cvmae.data.labels import label_notes, number_labels
 from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
 from cvmae.storage.cache import FileCache, RemoteFile

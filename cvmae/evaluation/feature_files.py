@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from cvmae.data.labels import NONE_OF_THEM
+from cvmae.data.label_texts import NONE_OF_THEM
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
 from cvmae.storage.remote_path import RemotePath

@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 
-from cvmae.data.labels import CLASSES
+from cvmae.data.label_texts import CLASSES
 from cvmae.data.manifest import ManifestError, read_manifest, splits_of
 from cvmae.data.prepare.outputs import write_classes
 from cvmae.data.prepare.text import PrepareError
