@@ -8,14 +8,32 @@ import pytest
 
 from cvmae.data import clip_views, pipeline, sources
 from cvmae.data.bad_files import BadDataError, unpack_failures
-from cvmae.data.manifest import UNLABELED
+from cvmae.data.label_texts import UNLABELED
+from cvmae.data.manifest import read_manifest
+from cvmae.storage.cache import RemoteFile
 from tests.data import videos
 from tests.data.batches import assert_same_batches
 from tests.data.configs import small_config
 
 
-def take(config, steps, **where):
-    source = sources.make_source(config.data, config.data.split)
+class HangingFile(RemoteFile):
+    """File whose opening waits, in C, for a writer that never comes."""
+
+    def open(self):
+        reading, _ = os.pipe()
+        return os.read(reading, 1)
+
+
+class HangingSource(sources.FileSource):
+    """Source whose record 0 hangs."""
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        return record if index else dataclasses.replace(record, payload=HangingFile("gs://bucket/video.mp4"))
+
+
+def take(config, steps, source=None, **where):
+    source = source or sources.make_source(config.data, config.data.split)
     with pipeline.make_loader(config, source, **where) as loader:
         return [{key: np.array(value) for key, value in batch.items()} for batch in itertools.islice(loader, steps)]
 
@@ -32,7 +50,7 @@ def differ(some, others):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve videos (number i starts at frame number 10 i), manifests of which 0 to 12 are missing, and a named pipe."""
+    """Twelve videos (number i starts at frame number 10 i), manifests of which 0 to 12 are missing."""
     folder = tmp_path_factory.mktemp("videos")
     lines = ["path,label,split,start,end"]
     for i in range(12):
@@ -45,8 +63,6 @@ def folder(tmp_path_factory):
         for i in range(bad):
             text = text.replace(f"\n{i}.mp4,", f"\ngone{i}.mp4,")
         (folder / f"bad{bad}.csv").write_text(text)
-    os.mkfifo(folder / "pipe.mp4")
-    (folder / "hang.csv").write_text("\n".join(lines).replace("\n0.mp4,", "\npipe.mp4,"))
     return folder
 
 
@@ -139,9 +155,18 @@ def test_data_that_is_bad_throughout_stops_with_the_reason(folder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_hanging_file_is_cut_off(folder, workers):
-    batches = take(file_config(folder, "hang.csv", data__timeout_s=0.5, data__workers=workers), 3)
+    source = HangingSource(read_manifest(str(folder / "list.csv"), "train"))
+    batches = take(file_config(folder, data__timeout_s=0.5, data__workers=workers), 3, source)
     failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
-    assert failures == [(f"{folder}/pipe.mp4", "no answer within 0.5 s (data.timeout_s)")]
+    assert failures == [(f"{folder}/0.mp4", "no answer within 0.5 s (data.timeout_s)")]
+
+
+def test_a_named_pipe_is_not_opened(folder):
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "pipe.csv").write_text((folder / "list.csv").read_text().replace("\n0.mp4,", "\npipe.mp4,"))
+    batches = take(file_config(folder, "pipe.csv", data__timeout_s=0), 3)
+    failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
+    assert failures == [(f"{folder}/pipe.mp4", "no file but a named pipe")]
 
 
 def test_a_part_without_frames_is_a_bad_file(folder):

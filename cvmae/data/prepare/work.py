@@ -9,7 +9,7 @@ from cvmae.data.decode import DecodeError, each_frame, read_frames, read_table
 from cvmae.data.frame_table import FrameTable
 from cvmae.data.prepare.frame_folders import folder_identity
 from cvmae.data.prepare.transcode import transcode, transcode_frames
-from cvmae.storage.path import is_remote
+from cvmae.storage.path import check_regular, is_remote
 from cvmae.storage.remote_path import RemotePath
 
 CHECKS = ("full", "quick", "none")
@@ -50,6 +50,11 @@ def process(job: dict) -> dict:
     answer = {"problem": "", "detail": "", "frames": 0, "seconds": 0.0, "file": file}
     if file is None:
         return answer | {"problem": "unreadable", "detail": "no such file, or no right to read it"}
+    if not (is_remote(job["path"]) or os.path.isdir(job["path"])):  # a folder of frames
+        try:
+            check_regular(job["path"])
+        except OSError as error:
+            return answer | {"problem": "unreadable", "detail": error.strerror}
     if not file[0]:
         return answer | {"problem": "empty", "detail": "the file has 0 bytes"}
     if not needs_decoder(job):
