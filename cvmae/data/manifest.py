@@ -53,12 +53,14 @@ class Entry:
       path: the video file.
       label: class number, or with several labels for a video the row of `Manifest.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
+      line: number of its line in the file; 0 where a folder is given in place of one.
     """
 
     path: str
     label: int
     start: float | None = None
     end: float | None = None
+    line: int = dataclasses.field(default=0, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Manifest:
       notes: lines for the start of a run, about files that are left out and labels that may not be meant so.
       label_sets: with several labels for a video, the distinct sets of class numbers of all splits, each ascending, in sorted
         order; else None.
+      path: of the file, as it was given.
+      root: `data.root` as it was given; "" for the folder of the file.
     """
 
     entries: tuple[Entry, ...]
@@ -79,6 +83,8 @@ class Manifest:
     folder: str
     notes: tuple[str, ...] = ()
     label_sets: tuple[tuple[int, ...], ...] | None = None
+    path: str = ""
+    root: str = ""
 
 
 def read_manifest(path: str, split: str, root: str = "", multi_label: bool = False, pictures: bool = False) -> Manifest:
@@ -95,7 +101,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
       ManifestError: the manifest cannot be read.
       SplitError: it has no such split.
     """
-    path = expand_user(path)
+    path, manifest_path = expand_user(path), path
     if _is_folder(path):
         return _read_folder(path, pictures)
     rows = list(_read_rows(path))
@@ -110,7 +116,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
     if not entries:
         known = ", ".join(sorted({_text(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise SplitError(f"{path}: no video has split {split!r}; the splits there are: {known}")
-    return Manifest(entries, names, folder, tuple(f"{path}: {note}" for note in notes), label_sets)
+    return Manifest(entries, names, folder, tuple(f"{path}: {note}" for note in notes), label_sets, manifest_path, root)
 
 
 def splits_of(path: str) -> tuple[str, ...]:
@@ -276,7 +282,7 @@ def _entry(where, row, label, folder):
         start, end = parse_part(where, row.get("start"), row.get("end"))
     except TimeError as error:
         raise ManifestError(str(error)) from error
-    return Entry(join(folder, expand_user(path)), label, start, end)
+    return Entry(join(folder, expand_user(path)), label, start, end, int(where.rpartition(":")[2]))
 
 
 def _text(value) -> str:

@@ -126,12 +126,14 @@ def padded_loader(
 
 
 @contextlib.contextmanager
-def unreadable(name: str):
-    """Turns errors of a video in the block, and its time limit, into an UnreadableError of the record called `name`."""
+def unreadable(record: Record):
+    """Turns errors of a video in the block, and its time limit, into an UnreadableError of the record."""
+    name = record.name
     try:
         yield
     except decode.DecodeError as error:
-        raise UnreadableError(name, error.reason) from error
+        is_there = not isinstance(error.__cause__, FileNotFoundError)
+        raise UnreadableError(name, error.reason if is_there else f"{error.reason}{record.listed}") from error
     except clips.ClipError as error:
         raise UnreadableError(name, str(error)) from error
     except TimeLimitError as error:
@@ -167,7 +169,7 @@ class Reader:
             with counters.counting(own), counters.timed(reads_files=isinstance(record.payload, str)):
                 return cut_clip(record, spec, rng, view)
 
-        with unreadable(record.name):
+        with unreadable(record):
             return record, call_with_limit(cut, self.timeout_s)
 
     def part_of(self, index: int) -> int | None:

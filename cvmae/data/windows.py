@@ -229,7 +229,7 @@ class WindowLoader:
         record = self._source[number]
 
         def call_limited(fn):
-            with unreadable(record.name):
+            with unreadable(record):
                 return call_with_limit(fn, self._timeout_s)
 
         try:

@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
 import os
+import pathlib
+import re
 import time
 
 import numpy as np
@@ -10,6 +12,8 @@ from cvmae.data import clip_views, pipeline, sources
 from cvmae.data.bad_files import BadDataError, unpack_failures
 from cvmae.data.label_texts import UNLABELED
 from cvmae.data.manifest import read_manifest
+from cvmae.data.prepare.tar_writer import write_shards
+from cvmae.data.prepare.text import PrepareError
 from cvmae.storage.cache import RemoteFile
 from tests.data import videos
 from tests.data.batches import assert_same_batches
@@ -136,7 +140,10 @@ def test_a_bad_file_is_replaced_the_same_way_each_time_and_reported(folder):
     batches = take(config, 6)
     assert_same_batches(batches, take(config, 6))
     reports = np.concatenate([batch["failures"] for batch in batches])
-    assert set(unpack_failures(reports)) == {(f"{folder}/gone{i}.mp4", "No such file or directory") for i in (0, 1)}
+    said = dict(unpack_failures(reports))
+    lines = {f"{folder}/gone{i}.mp4": f"/bad2.csv:{2 + 2 * i}, no data.root, so from its folder)" for i in (0, 1)}
+    assert said.keys() == lines.keys() and all(said[name].endswith(lines[name]) for name in lines)
+    assert all(reason.startswith("No such file or directory (") for reason in said.values())
     index = np.concatenate([batch["index"] for batch in batches])
     assert not set(index) & {0, 1} and len(set(index[reports[:, 0] != 0])) > 1
     # The rows of good files are those of a run in which nothing was bad.
@@ -146,6 +153,26 @@ def test_a_bad_file_is_replaced_the_same_way_each_time_and_reported(folder):
         np.testing.assert_array_equal(
             np.concatenate([b[key] for b in batches])[good], np.concatenate([b[key] for b in clean])[good]
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "root", "place"),
+    [
+        ("list.csv", "gone.mp4,0,train", "", "list.csv:2, no data.root, so from its folder"),
+        ("list.csv", "a/gone.mp4,0,train", "/videos", "list.csv:2, data.root=/videos"),
+        ("list.csv", "/elsewhere/gone.mp4,0,train", "/videos", "list.csv:2"),
+        ("list.jsonl", '\n{"path": "gone.mp4", "label": 0, "split": "train"}', "other", "list.jsonl:2, data.root=other"),
+        (f"{'folder' * 20}.csv", "gone.mp4,0,train", "other", f"...er{'folder' * 9}.csv:2, data.root=other"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_its_line_and_the_root(name, line, root, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path(name).write_text(line if name.endswith("jsonl") else f"path,label,split\n{line}\n")
+    config = small_config(data__source="files", data__manifest=name, data__root=root)
+    with pytest.raises(BadDataError, match=re.escape(f"; the first: No such file or directory ({place})")):
+        take(config, 1)
+    with pytest.raises(PrepareError, match=re.escape(f": No such file or directory ({place}); remove it from the manifest")):
+        write_shards(name, "out", root=root)
 
 
 def test_data_that_is_bad_throughout_stops_with_the_reason(folder):
