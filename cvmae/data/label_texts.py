@@ -4,6 +4,8 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
+from cvmae.data.lines import has_line_break
+
 CLASSES = "classes.csv"
 UNLABELED = -1
 # In lower case: what data frames, spreadsheets and programs write for an empty cell.
@@ -67,6 +69,8 @@ def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
     if isinstance(value, str) and multi_label:
         values = value.split(";")
     texts = tuple("" if part is None else normal_form(str(part)) for part in values)
+    if broken := next(filter(has_line_break, texts), ""):
+        raise LabelError(f"{where}: label {broken[:40]!r} has a line break; write it in one line")
     none = [" ".join(text.lower().split()) == NONE_OF_THEM for text in texts]
     if not any(none):
         return texts

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from cvmae.data.label_texts import CLASSES, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
+from cvmae.data.lines import has_line_break
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.storage.path import exists
 
@@ -194,5 +195,7 @@ def _class_names(path):
         row = row[:1] + [unicodedata.normalize("NFC", name) for name in row[1:]]
         if len(row) != 2 or row[0] != str(number) or row[1] in names:
             raise LabelError(f"{path}:{number + 2}: {','.join(row)!r} is not class {number} and a name; expected number,name")
+        if has_line_break(row[1]):
+            raise LabelError(f"{path}: the name of class {number}, {row[1][:40]!r}, has a line break; write it in one line")
         names[row[1]] = None
     return tuple(names)

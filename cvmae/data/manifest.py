@@ -26,6 +26,7 @@ import re
 
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
 from cvmae.data.labels import label_notes, number_label_sets, number_labels
+from cvmae.data.lines import has_line_break
 from cvmae.data.records import SplitError
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.data.times import TimeError, parse_part
@@ -226,6 +227,8 @@ def _json_rows(path, file):
         if not isinstance(row, dict):
             raise ManifestError(f"{where}: expected an object with {COLUMNS}, got {line.strip()[:40]!r}")
         _check_fields(where, row, "the object")
+        if has_line_break(split := _text(row["split"])):
+            raise ManifestError(f"{where}: split {split[:40]!r} has a line break; write it in one line")
         yield where, row
 
 

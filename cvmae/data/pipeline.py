@@ -13,6 +13,7 @@ import numpy as np
 
 from cvmae.data import clips, decode
 from cvmae.data.bad_files import REPORT_BYTES, BadDataError, pack_failures
+from cvmae.data.lines import one_line
 from cvmae.data.loader import Loader
 from cvmae.data.manifest import UNLABELED
 from cvmae.data.mixture import Mixture, part_range
@@ -250,7 +251,7 @@ class _ReadTraining(grain.transforms.RandomMap):
                 own.add(clips=1)
                 example |= {"failures": pack_failures(failures), counters.KEY: own.values()}
                 return example if part is None else example | {"source": np.int32(part)}
-        names = ", ".join(dict.fromkeys(name for name, _ in failures))
+        names = ", ".join(dict.fromkeys(one_line(name) for name, _ in failures))
         raise BadDataError(f"{ATTEMPTS} videos in a row cannot be read ({names}); the first: {failures[0][1]}")
 
 

@@ -5,6 +5,7 @@ import errno
 import os
 import typing
 
+from cvmae.data.lines import one_line
 from cvmae.data.probe import PICTURE, no_video
 from cvmae.storage.path import check_regular, is_remote
 from cvmae.storage.remote_path import RemotePath
@@ -95,7 +96,7 @@ class VideoFiles:
         """Returns the number of the files that are left out, and the first few with their reasons; "" without any."""
         if not self.left_out:
             return ""
-        shown = "; ".join(f"{path if path.isprintable() else ascii(path)} ({reason})" for path, reason in self.left_out[:_SHOWN])
+        shown = "; ".join(f"{one_line(path)} ({reason})" for path, reason in self.left_out[:_SHOWN])
         return f"{len(self.left_out):,} left out: {shown}{'; ...' if len(self.left_out) > _SHOWN else ''}"
 
 

@@ -5,6 +5,7 @@ import os
 
 import av
 
+from cvmae.data.lines import one_line
 from cvmae.data.probe import SCRIPTS, TOLERANT, video_stream
 from cvmae.storage.cache import RemoteFile
 from cvmae.storage.path import check_regular, is_remote
@@ -25,7 +26,7 @@ class DecodeError(Exception):
         self.name, self.reason = name, reason
 
     def __str__(self):
-        return f"{self.name}: {self.reason}"
+        return f"{one_line(self.name)}: {self.reason}"
 
 
 def name_of(source: Video) -> str:

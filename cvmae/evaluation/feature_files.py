@@ -31,6 +31,7 @@ import grain
 import numpy as np
 
 from cvmae.data.label_texts import NONE_OF_THEM
+from cvmae.data.lines import csv_text
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
 from cvmae.storage.remote_path import RemotePath
@@ -235,9 +236,7 @@ def names_of(shard: AnyPath) -> list[str]:
 
 def _write_names(shard, lines):
     with replacing(shard.with_suffix(".csv")) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("name", "label", "windows"))
-        writer.writerows(lines)
+        file.write(csv_text([("name", "label", "windows"), *lines]))
 
 
 class FeatureFolder(Mapping):

@@ -12,6 +12,7 @@ import re
 import tarfile
 
 from cvmae.data.label_texts import CLASSES
+from cvmae.data.lines import one_line
 from cvmae.data.manifest import ManifestError, read_manifest, splits_of
 from cvmae.data.prepare.outputs import write_classes
 from cvmae.data.prepare.text import PrepareError
@@ -105,7 +106,7 @@ def _size(record) -> int:
     try:
         return RemotePath(path).status().size if is_remote(path) else os.path.getsize(path)
     except OSError as error:
-        raise PrepareError(f"{path}: {error.strerror}{record.listed}; remove it from the manifest") from error
+        raise PrepareError(f"{one_line(path)}: {error.strerror}{record.listed}; remove it from the manifest") from error
 
 
 def _check_plan(out, plan) -> None:
@@ -136,7 +137,7 @@ def _write(path, source, indices) -> None:
                 with open_binary(video) as file:
                     _add(tar, f"{key}{extension if extension in EXTENSIONS | PICTURES else '.mp4'}", file.read())
             except OSError as error:
-                raise PrepareError(f"{video}: {error.strerror}{record.listed}; remove it from the manifest") from error
+                raise PrepareError(f"{one_line(video)}: {error.strerror}{record.listed}; remove it from the manifest") from error
             if record.label >= 0:
                 _add(tar, f"{key}.cls", str(record.label).encode())
             part = {name: value for name, value in (("start", record.start), ("end", record.end)) if value is not None}
