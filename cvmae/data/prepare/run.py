@@ -172,6 +172,8 @@ def _check_videos(options, listing, located, problems, state) -> dict[str, Row]:
         if problem or isinstance(answer, worker_pool.Failure):
             problems.append((path, problem, detail))
         else:
+            if answer.get("cut"):  # answers of earlier versions lack it
+                problems.append((path, "looks cut", answer["cut"]))
             # That of a video in a bucket was asked for when it was checked.
             in_bucket = is_remote(options.videos) and not options.transcode
             size = answer["file"][0] if in_bucket else os.path.getsize(os.path.join(options.out, paths[path]))
