@@ -1,5 +1,6 @@
 """Random-access sources of records, one small class for each value of config.data.source."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -88,7 +89,8 @@ def _full_split(data, split: str) -> Source:
         # Imported here: rendering needs the package with the photographs, reading does not.
         from cvmae.data import motion
 
-        return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
+        # Its columns for people are meant to be there.
+        return FileSource(dataclasses.replace(read_manifest(motion.prepare(**data.motion.to_dict()), split), notes=()))
     if data.source == "webdataset":
         return TarSource(data.webdataset.shards, split, data.get("pictures", False), file_cache(data))
     if data.source == "hf":

@@ -359,8 +359,42 @@ def test_times_under_other_names_are_refused(tmp_path, names):
         read_manifest(write(tmp_path, row + "\n", "list.jsonl"), "train")
 
 
-def test_other_columns_are_the_users(tmp_path):
-    read_manifest(write(tmp_path, "path,label,split,end_effector,gender,first_step,fps\na.mp4,x,train,1,2,3,4\n"), "train")
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("fps", "a column is not read: fps"),
+        ("end_effector,gender,first_step", "columns are not read: end_effector, gender, first_step"),
+        ("lable,weight", "columns are not read: lable (did you mean label?), weight"),
+        (
+            "strat,ends,paths",
+            "columns are not read: strat (did you mean start?), ends (did you mean end?), paths (did you mean path?)",
+        ),
+        ("a,b,c,d,e,f,g,h,i", "columns are not read: a, b, c, d, e, f, g, h, ..."),
+    ],
+)
+def test_columns_that_are_not_read_are_said(tmp_path, fields, said):
+    names = fields.split(",")
+    path = write(tmp_path, f"path,label,split,{fields}\n" + f"a.mp4,x,train{',1' * len(names)}\n" * 3)
+    assert read_manifest(path, "train").notes == (f"{path}: {said}",)
+    rows = [
+        {"path": "a.mp4", "label": "x", "split": "val"},
+        {"path": "b.mp4", "label": "x", "split": "train"} | dict.fromkeys(names),
+    ]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), "list.jsonl")
+    assert read_manifest(path, "val").notes == (f"{path}: {said}",)
+
+
+def test_columns_that_are_read_have_no_note(tmp_path):
+    assert read_manifest(write(tmp_path, "end,path,label,split,start\n,a.mp4,x,train,\n"), "train").notes == ()
+
+
+@pytest.mark.parametrize("name", ["lable", "labels", "Labl"])
+def test_a_required_column_is_found_under_a_name_like_it(tmp_path, name):
+    message = re.escape(f"lacks label ({name}: did you mean label?); expected path,label,split")
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(write(tmp_path, f"path,{name},split\na.mp4,x,train\n"), "train")
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(write(tmp_path, json.dumps({"path": "a", name: 0, "split": "train"}), "list.jsonl"), "train")
 
 
 @pytest.mark.parametrize(
