@@ -5,15 +5,17 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from cvmae.data.label_texts import CLASSES, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
+from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
 from cvmae.data.lines import has_line_break
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.storage.path import exists
 
 # Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes.
 _SPARSE_FROM, _LEAST_USED = 1000, 0.1
+_WORDS = frozenset(filter(str.isalpha, EMPTY))
+_MEANS_NONE = "means no label"
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 
 
@@ -85,7 +87,7 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
         if len(group) > 1:
             classes = " and ".join(repr(name[:40]) for name in group)
             notes.append(f"{len(group)} classes differ only in case or spaces, {classes}; write them alike if they are one")
-    numbers = [label for label in labels if label in names and _is_number(label)]
+    numbers = [label for label in labels if label in names and _is_number(label) and label.lower() not in MISSING]
     if 0 < len(numbers) < len(names) and len(labels) > len(numbers):
         shown = ", ".join(numbers[:3])
         notes.append(
@@ -100,6 +102,27 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
             f"no label is 0, the lowest is {min(used)}: classes are numbered from 0; subtract 1 if these are numbered from 1"
         )
     return notes
+
+
+def missing_notes(texts: Iterable[str], numbers: Mapping[str, int]) -> list[str]:
+    """Returns a line about the words among names that mean no label and may be meant as a class, such as `none` and `na`.
+
+    Args:
+      texts: the labels of all rows.
+      numbers: {text: class number} of the labels that are there, see `number_labels`. If these are numbers, no word is meant as a class.
+    """
+    if all(map(_is_number, numbers)):
+        return []
+    clips = collections.Counter(text for text in texts if text.lower() in _WORDS and text not in numbers)
+    return [
+        f"the label {text!r} of {count:,} rows {_MEANS_NONE}; a class of this name needs another one, or a {CLASSES} that lists it"
+        for text, count in clips.most_common()
+    ]
+
+
+def missing_hint(source) -> str:
+    """Returns what `missing_notes` says of a source, to follow an error about clips without a label; "" for nothing."""
+    return "".join(f"; {note}" for note in getattr(source, "notes", ()) if _MEANS_NONE in note)
 
 
 def _fold(name: str) -> str:

@@ -19,10 +19,11 @@ A folder can be given in place of a manifest where no labels are needed: all vid
 """
 
 import dataclasses
+import itertools
 import os
 
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
-from cvmae.data.labels import label_notes, number_label_sets, number_labels
+from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
 from cvmae.data.manifest_rows import COLUMNS, ManifestError, ignored_fields, read_rows, text_of
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part
@@ -128,7 +129,7 @@ def _number_rows(rows, classes, multi_label):
     if multi_label:
         check_vectors(zip((where for where, _ in rows), texts, strict=True))
     names, number = number_labels(places, classes, multi_label)
-    notes = label_notes(names, number)
+    notes = label_notes(names, number) + missing_notes(itertools.chain.from_iterable(texts), number)
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes
     rows_of_numbers = [frozenset(number[text] for text in row if text in number) for row in texts]

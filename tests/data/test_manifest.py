@@ -210,6 +210,24 @@ def test_missing_labels_among_names(tmp_path):
     assert [entry.label for entry in manifest.entries] == [1, UNLABELED, UNLABELED, 0, UNLABELED]
 
 
+@pytest.mark.parametrize("word", ["na", "none", "None", "NULL", "nil", "NaN", "nat"])
+def test_a_word_that_may_be_a_class_is_said_with_what_to_do(tmp_path, word):
+    manifest = labeled(tmp_path, "run", word, "jump", word, word, "")
+    assert [entry.label for entry in manifest.entries] == [1, UNLABELED, 0] + [UNLABELED] * 3
+    said = f"labels.csv: the label {word!r} of 3 rows means no label; a class of this name needs another one, or a classes.csv that lists it"
+    assert manifest.notes == (f"{tmp_path}/{said}",)
+    several = read_manifest(write(tmp_path, f"path,label,split\na,run;{word},train\nb,{word},train\n"), "train", multi_label=True)
+    assert several.notes == (f"{tmp_path}/list.csv: {said.partition(': ')[2].replace('3 rows', '2 rows')}",)
+    write(tmp_path, f"number,name\n0,{word}\n1,run\n2,jump\n", "classes.csv")
+    manifest = labeled(tmp_path, "run", word, "jump", word, word, "")
+    assert manifest.notes == () and [entry.label for entry in manifest.entries] == [1, 0, 2, 0, 0, UNLABELED]
+
+
+@pytest.mark.parametrize("labels", [("0", "1", "nan", "None"), ("run", "n/a", ""), ("run", "-1", "#N/A"), ("none", "NULL")])
+def test_what_is_no_class_has_no_note(tmp_path, labels):
+    assert labeled(tmp_path, *labels).notes == ()
+
+
 def test_a_listed_class_may_have_any_text(tmp_path):
     write(tmp_path, "number,name\n0,none\n1,walk; then run\n2,[x]\n3,10.0\n", "classes.csv")
     assert [entry.label for entry in labeled(tmp_path, "10.0", "[x]", "walk; then run", "none", "null").entries] == [
