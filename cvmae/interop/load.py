@@ -63,7 +63,7 @@ def read(
     Raises:
       FileNotFoundError: there are no such weights, or the hub cannot be reached and they are not in its cache.
       WeightsError, WorkdirError: the weights are damaged or do not fit; all problems are listed.
-      ValueError: the kind is unknown.
+      ValueError: the kind is unknown. TypeError: `path` is no path.
     """
     if kind not in KINDS:
         raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
