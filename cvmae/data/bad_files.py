@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 
+from cvmae.data.lines import one_line
 from cvmae.files import copy_aside, replacing, set_aside
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
@@ -114,7 +115,7 @@ class BadFiles:
             self._append(new)
         if new and len(self) > self._max_fraction * self._total:
             names = list(dict.fromkeys(name for name, _ in self._known))
-            shown = "; ".join(f"{name} ({reason})" for name, reason in list(self._known)[:3])
+            shown = "; ".join(f"{one_line(name)} ({reason})" for name, reason in list(self._known)[:3])
             raise BadDataError(
                 f"{len(names)} of {self._total} videos cannot be read, more than data.max_bad_fraction={self._max_fraction:g}: "
                 f"{shown}{'; ...' if len(self._known) > 3 else ''}. The full list is in {self._path}; repair the files, remove "

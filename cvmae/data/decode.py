@@ -17,8 +17,7 @@ from cvmae.data.frame_table import FrameTable
 from cvmae.data.open_video import OpenVideo
 from cvmae.data.video_input import DecodeError, Video, VideoInput, name_of
 from cvmae.files import LFS_POINTER, is_lfs_pointer
-from cvmae.storage.cache import RemoteFile
-from cvmae.storage.path import is_remote
+from cvmae.storage.cache import RemoteFile, open_binary
 
 
 def read_table(source: Video) -> FrameTable:
@@ -98,7 +97,7 @@ def _reading(source: Video):
     try:
         with contextlib.closing(VideoInput(source, name)) as file, contextlib.closing(OpenVideo(file, name)) as video:
             yield video
-    except (av.error.FFmpegError, DecodeError, OSError) as error:  # OSError: of a file in a bucket
+    except (av.error.FFmpegError, DecodeError, OSError) as error:
         if is_lfs_pointer(_head(source)):  # FFmpeg would say what it takes the text for
             raise DecodeError(name, LFS_POINTER) from error
         if isinstance(error, DecodeError):
@@ -109,10 +108,8 @@ def _reading(source: Video):
 def _head(source: Video) -> bytes:
     if isinstance(source, bytes):
         return source[:64]
-    if isinstance(source, str) and is_remote(source):
-        source = RemoteFile(source)
     try:
-        with source.open() if isinstance(source, RemoteFile) else open(source, "rb") as file:
+        with source.open() if isinstance(source, RemoteFile) else open_binary(source) as file:
             return file.read(64)
     except OSError:
         return b""

@@ -6,7 +6,8 @@ import os
 
 import numpy as np
 
-from cvmae.data.labels import CLASSES, MISSING, UNLABELED, label_notes, number_labels, split_label
+from cvmae.data.label_texts import CLASSES, MISSING, UNLABELED, split_label
+from cvmae.data.labels import label_notes, missing_notes, number_labels
 from cvmae.data.records import Record, SplitError, UnreadableError
 from cvmae.data.times import parse_part
 from cvmae.storage.cache import FileCache, RemoteFile, open_binary
@@ -75,7 +76,11 @@ class HfSource:
         of_all = {split_label(where, value, False)[0] for value in self._labels_of_all_splits()}
         known = {text for text in of_all | set(texts) if text.lower() not in MISSING and text != HIDDEN}
         names, numbers = number_labels(dict.fromkeys(sorted(known), where), join(self._folder, CLASSES))
-        return names, np.array([numbers.get(text, UNLABELED) for text in texts], np.int32), label_notes(names, numbers)
+        return (
+            names,
+            np.array([numbers.get(text, UNLABELED) for text in texts], np.int32),
+            label_notes(names, numbers) + missing_notes(texts, numbers),
+        )
 
     def _labels_of_all_splits(self) -> set:
         """Returns the values of the label column in every split."""

@@ -1,54 +1,22 @@
-"""Texts of labels in manifests: which of them mean a class, by name or by number, which mean none, and which are refused."""
+"""Class numbers of the labels of a manifest, by name or by number, and the classes.csv beside it."""
 
 import collections
 import csv
 import io
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
+from cvmae.data.lines import has_line_break
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.storage.path import exists
 
-CLASSES = "classes.csv"
-UNLABELED = -1
-# In lower case: what data frames, spreadsheets and programs write for an empty cell.
-EMPTY = frozenset(
-    (
-        "",
-        "nan",
-        "-nan",
-        "none",
-        "null",
-        "nil",
-        "na",
-        "n/a",
-        "<na>",
-        "nat",
-        "#n/a",
-        "#na",
-        "#n/a n/a",
-        "1.#qnan",
-        "-1.#qnan",
-        "1.#ind",
-    )
-)
-MISSING = EMPTY | {"-1", "-1.0", "-1.#ind"}  # for a label also -1, this package's own word
-NONE_OF_THEM = "<none of the classes>"  # a label, where clips have several: the clip is known to have none of the classes
-
 # Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes.
 _SPARSE_FROM, _LEAST_USED = 1000, 0.1
+_WORDS = frozenset(filter(str.isalpha, EMPTY))
+_MEANS_NONE = "means no label"
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
-_NUMBERS = r"[+-]?[0-9.]+(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+(?:(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+)*"
-_QUOTED = r"(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*,?"
-# Labels separated by ; or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. Names may have commas.
-_SEVERAL = re.compile(rf"(?s:.*;.*)|\[[^\[\]]*\]|{_NUMBERS}|[({{]\s*(?:{_NUMBERS}|{_QUOTED})\s*[)}}]")
-
-_ONE, _MORE = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
-
-
-class LabelError(ValueError):
-    """A label or a file of class names cannot be used; the message gives the line and a remedy."""
 
 
 def number_labels(labels: dict[str, str], classes: str, multi_label: bool = False) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -77,12 +45,7 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
             f"{labels[NONE_OF_THEM]}: label {NONE_OF_THEM!r} means something where clips have several labels: set "
             "--config.data.multi_label=True, or leave it empty"
         )
-    for label, where in labels.items():
-        if label not in listed and (_SEVERAL.fullmatch(label) or (multi_label and _is_list(label, labels))):
-            remedy = (
-                f"separate them by ;, or list it in {CLASSES}" if multi_label else f"{_ONE}, or list it in {CLASSES}; {_MORE}"
-            )
-            raise LabelError(f"{where}: label {label[:40]!r} is several labels; {remedy}")
+    check_texts(labels, listed, multi_label)
     unlisted = [label for label in labels if label not in listed]
     numeric = [label for label in unlisted if _is_number(label)]
     if unlisted and 2 * len(numeric) > len(unlisted):
@@ -93,38 +56,6 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
     names = names or tuple(sorted(labels))
     _check_twice(names, labels)
     return names, {name: number for number, name in enumerate(names)}
-
-
-def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
-    """Returns the texts of the labels of a row, stripped; those that are missing are among them.
-
-    Args:
-      where: the place of the row, "file:line".
-      value: the field `label`: a text, a number, None, or with JSON lines anything else.
-      multi_label: True splits a text at `;`, and takes a list as labels whose texts may contain `;`.
-
-    Raises:
-      LabelError: the value is an object, or a list without `multi_label`, or a list of lists or objects.
-    """
-    values = value if isinstance(value, list) and multi_label else [value]
-    if any(isinstance(part, dict) for part in values) or any(isinstance(part, list) for part in values if multi_label):
-        raise LabelError(f"{where}: label {str(value)[:40]} is no class; give a class number or a name")
-    if isinstance(value, list) and not multi_label:
-        raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {_MORE}")
-    if isinstance(value, str) and multi_label:
-        values = value.split(";")
-    texts = tuple("" if part is None else normal_form(str(part)) for part in values)
-    none = [" ".join(text.lower().split()) == NONE_OF_THEM for text in texts]
-    if not any(none):
-        return texts
-    if multi_label and not all(is_none or text.lower() in MISSING for text, is_none in zip(texts, none, strict=True)):
-        raise LabelError(f"{where}: label {str(value)[:60]!r} has {NONE_OF_THEM} beside a class; give one of the two")
-    return (NONE_OF_THEM,)
-
-
-def normal_form(text: str) -> str:
-    """Returns a label's text without spaces around it, in the normal form NFC: an accent may be written as one character or as two."""
-    return unicodedata.normalize("NFC", text).strip()
 
 
 def number_label_sets(rows: Sequence[frozenset[int] | None]) -> tuple[tuple[tuple[int, ...], ...], list[int]]:
@@ -156,7 +87,7 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
         if len(group) > 1:
             classes = " and ".join(repr(name[:40]) for name in group)
             notes.append(f"{len(group)} classes differ only in case or spaces, {classes}; write them alike if they are one")
-    numbers = [label for label in labels if label in names and _is_number(label)]
+    numbers = [label for label in labels if label in names and _is_number(label) and label.lower() not in MISSING]
     if 0 < len(numbers) < len(names) and len(labels) > len(numbers):
         shown = ", ".join(numbers[:3])
         notes.append(
@@ -173,19 +104,31 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
     return notes
 
 
+def missing_notes(texts: Iterable[str], numbers: Mapping[str, int]) -> list[str]:
+    """Returns a line about the words among names that mean no label and may be meant as a class, such as `none` and `na`.
+
+    Args:
+      texts: the labels of all rows.
+      numbers: {text: class number} of the labels that are there, see `number_labels`. If these are numbers, no word is meant as a class.
+    """
+    if all(map(_is_number, numbers)):
+        return []
+    clips = collections.Counter(text for text in texts if text.lower() in _WORDS and text not in numbers)
+    return [
+        f"the label {text!r} of {count:,} rows {_MEANS_NONE}; a class of this name needs another one, or a {CLASSES} that lists it"
+        for text, count in clips.most_common()
+    ]
+
+
+def missing_hint(source) -> str:
+    """Returns what `missing_notes` says of a source, to follow an error about clips without a label; "" for nothing."""
+    return "".join(f"; {note}" for note in getattr(source, "notes", ()) if _MEANS_NONE in note)
+
+
 def _fold(name: str) -> str:
     """Returns a name without case, compatibility forms, characters that do not show, and runs of spaces."""
     shown = "".join(character for character in unicodedata.normalize("NFKC", name) if unicodedata.category(character) != "Cf")
     return " ".join(shown.casefold().split())
-
-
-def _is_list(label: str, labels: Collection[str]) -> bool:
-    """Returns True where a text is several of the labels with commas or bars, or has a bracket without its partner, as a part of `[0;2]`."""
-    parts = [part.strip() for part in re.split(r"[,|]", label)]
-    if len(parts) > 1 and all(map(labels.__contains__, parts)):
-        return True
-    pairs = (("[", "]"), ("(", ")"), ("{", "}"))
-    return any((label.startswith(a) and b not in label) or (label.endswith(b) and a not in label) for a, b in pairs)
 
 
 def label_sets_of(source):
@@ -275,5 +218,7 @@ def _class_names(path):
         row = row[:1] + [unicodedata.normalize("NFC", name) for name in row[1:]]
         if len(row) != 2 or row[0] != str(number) or row[1] in names:
             raise LabelError(f"{path}:{number + 2}: {','.join(row)!r} is not class {number} and a name; expected number,name")
+        if has_line_break(row[1]):
+            raise LabelError(f"{path}: the name of class {number}, {row[1][:40]!r}, has a line break; write it in one line")
         names[row[1]] = None
     return tuple(names)

@@ -13,6 +13,7 @@ import numpy as np
 
 from cvmae.data import clips, decode
 from cvmae.data.bad_files import REPORT_BYTES, BadDataError, pack_failures
+from cvmae.data.lines import one_line
 from cvmae.data.loader import Loader
 from cvmae.data.manifest import UNLABELED
 from cvmae.data.mixture import Mixture, part_range
@@ -126,12 +127,14 @@ def padded_loader(
 
 
 @contextlib.contextmanager
-def unreadable(name: str):
-    """Turns errors of a video in the block, and its time limit, into an UnreadableError of the record called `name`."""
+def unreadable(record: Record):
+    """Turns errors of a video in the block, and its time limit, into an UnreadableError of the record."""
+    name = record.name
     try:
         yield
     except decode.DecodeError as error:
-        raise UnreadableError(name, error.reason) from error
+        is_there = not isinstance(error.__cause__, FileNotFoundError)
+        raise UnreadableError(name, error.reason if is_there else f"{error.reason}{record.listed}") from error
     except clips.ClipError as error:
         raise UnreadableError(name, str(error)) from error
     except TimeLimitError as error:
@@ -167,7 +170,7 @@ class Reader:
             with counters.counting(own), counters.timed(reads_files=isinstance(record.payload, str)):
                 return cut_clip(record, spec, rng, view)
 
-        with unreadable(record.name):
+        with unreadable(record):
             return record, call_with_limit(cut, self.timeout_s)
 
     def part_of(self, index: int) -> int | None:
@@ -248,7 +251,7 @@ class _ReadTraining(grain.transforms.RandomMap):
                 own.add(clips=1)
                 example |= {"failures": pack_failures(failures), counters.KEY: own.values()}
                 return example if part is None else example | {"source": np.int32(part)}
-        names = ", ".join(dict.fromkeys(name for name, _ in failures))
+        names = ", ".join(dict.fromkeys(one_line(name) for name, _ in failures))
         raise BadDataError(f"{ATTEMPTS} videos in a row cannot be read ({names}); the first: {failures[0][1]}")
 
 

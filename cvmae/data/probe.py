@@ -1,5 +1,6 @@
 """A look into a file or an open container: whether it holds a video, and which of its streams is it."""
 
+import os
 from typing import Any
 
 import av
@@ -38,7 +39,7 @@ def no_video(path: str) -> str:
             if is_lfs_pointer(file.read(64)):
                 return LFS_POINTER
             file.seek(0)
-            with av.open(file if is_remote(path) else path, **TOLERANT) as container:
+            with av.open(file if is_remote(path) else os.path.abspath(path), **TOLERANT) as container:
                 stream = video_stream(container)
                 if stream is None:
                     return "no video stream, only a picture" if container.streams.video else "no video stream"

@@ -17,6 +17,7 @@ class Record:
       label: class number, or with several labels the row of `Source.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
       payload: a path, also `gs://...` and `s3://...`, the bytes of an encoded file, a file in a bucket, or frames uint8 [n, H, W, 3].
+      manifest_line: where the record is listed, and what its path is relative to, for the message about a file that is not there; may be "".
     """
 
     name: str
@@ -24,6 +25,12 @@ class Record:
     start: float | None
     end: float | None
     payload: str | bytes | RemoteFile | np.ndarray
+    manifest_line: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def listed(self) -> str:
+        """`manifest_line` in brackets, to follow a reason."""
+        return f" ({self.manifest_line})" if self.manifest_line else ""
 
 
 def part_key(path: str, start: float | None, end: float | None) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cvmae.data.labels import label_sets_of
+from cvmae.data.lines import one_line
 from cvmae.data.manifest import ManifestError
 from cvmae.data.records import Source
 
@@ -164,4 +165,4 @@ def _count(number, noun):
 
 
 def _examples(source, numbers):
-    return f"such as {', '.join(source.key(number) for number in numbers[:_SHOWN])}"
+    return f"such as {', '.join(one_line(source.key(number)) for number in numbers[:_SHOWN])}"

@@ -1,5 +1,6 @@
 """Random-access sources of records, one small class for each value of config.data.source."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -11,7 +12,7 @@ import numpy as np
 from cvmae.config import ConfigError, config_errors
 from cvmae.data.custom import find_split
 from cvmae.data.hf_source import HfSource
-from cvmae.data.manifest import Manifest, ManifestError, read_manifest
+from cvmae.data.manifest import Entry, Manifest, ManifestError, read_manifest
 from cvmae.data.mixture import open_mixture
 from cvmae.data.published import how_to_prepare
 from cvmae.data.records import Record, Source, SplitError, part_key
@@ -22,6 +23,7 @@ from cvmae.data.tfds_source import TfdsSource
 from cvmae.storage.cache import FileCache, RemoteFile
 from cvmae.storage.path import is_remote
 
+_SHOWN = 60  # last characters of a manifest's path in a message
 KINDS = ("files", "tfds", "motion", "synthetic", "webdataset", "hf", "custom")
 
 
@@ -87,7 +89,8 @@ def _full_split(data, split: str) -> Source:
         # Imported here: rendering needs the package with the photographs, reading does not.
         from cvmae.data import motion
 
-        return FileSource(read_manifest(motion.prepare(**data.motion.to_dict()), split))
+        # Its columns for people are meant to be there.
+        return FileSource(dataclasses.replace(read_manifest(motion.prepare(**data.motion.to_dict()), split), notes=()))
     if data.source == "webdataset":
         return TarSource(data.webdataset.shards, split, data.get("pictures", False), file_cache(data))
     if data.source == "hf":
@@ -105,6 +108,7 @@ class FileSource:
 
     def __init__(self, manifest: Manifest, cache: FileCache | None = None):
         self._entries, self._folder, self._cache = manifest.entries, manifest.folder, cache
+        self._manifest, self._root = manifest.path, manifest.root
         self.class_names, self.notes = manifest.class_names, manifest.notes
         self.labels = np.array([entry.label for entry in manifest.entries], np.int32)
         self.label_sets = None if manifest.label_sets is None else _table(manifest.label_sets, len(manifest.class_names))
@@ -115,7 +119,16 @@ class FileSource:
     def __getitem__(self, index):
         entry = self._entries[index]
         payload = RemoteFile(entry.path, self._cache) if is_remote(entry.path) else entry.path
-        return Record(entry.path, entry.label, entry.start, entry.end, payload)
+        return Record(entry.path, entry.label, entry.start, entry.end, payload, self._manifest_line(entry))
+
+    def _manifest_line(self, entry: Entry) -> str:
+        """Returns `Record.manifest_line`, short enough for a list of unreadable files."""
+        if not entry.line:
+            return ""
+        manifest = self._manifest if len(self._manifest) <= _SHOWN else f"...{self._manifest[-_SHOWN:]}"
+        start = f"data.root={self._root}" if self._root else "no data.root, so from its folder"
+        # An absolute path is relative to nothing.
+        return f"{manifest}:{entry.line}" + (f", {start}" if entry.path.startswith(self._folder) else "")
 
     def key(self, index):
         """Returns the path relative to the manifest's folder, with `@START-END` if only a part of the video is used."""

@@ -7,7 +7,8 @@ import os
 
 import numpy as np
 
-from cvmae.data.labels import CLASSES, UNLABELED, LabelError, label_notes, number_labels, split_label
+from cvmae.data.label_texts import CLASSES, UNLABELED, LabelError, split_label
+from cvmae.data.labels import label_notes, missing_notes, number_labels
 from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.stamps import stamp_of_path
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
@@ -79,7 +80,8 @@ class TarSource:
             raise ShardError(
                 f"{next(iter(numbers.items()))[0]!r} is a class by name; list the names in {classes}, with number,name"
             )
-        self.notes += tuple(f"{dirname(self._paths[0])}: {note}" for note in label_notes(names, numbers))
+        notes = label_notes(names, numbers) + missing_notes((sample.label for _, sample in self._samples), numbers)
+        self.notes += tuple(f"{dirname(self._paths[0])}: {note}" for note in notes)
         return names, numbers
 
     def _where(self, number, sample):

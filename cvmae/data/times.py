@@ -2,7 +2,7 @@
 
 import math
 
-from cvmae.data.labels import EMPTY
+from cvmae.data.label_texts import EMPTY
 
 
 class TimeError(ValueError):
@@ -14,7 +14,7 @@ def parse_part(where: str, start, end) -> tuple[float | None, float | None]:
 
     Args:
       where: the place of the row, "file:line".
-      start, end: numbers, texts or None, as a table has them; an empty text and the other words of `labels.EMPTY` mean open.
+      start, end: numbers, texts or None, as a table has them; an empty text and the other words of `label_texts.EMPTY` mean open.
 
     Raises:
       TimeError: one of them is no time, or the part is empty.

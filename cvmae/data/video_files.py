@@ -5,8 +5,9 @@ import errno
 import os
 import typing
 
+from cvmae.data.lines import one_line
 from cvmae.data.probe import PICTURE, no_video
-from cvmae.storage.path import is_remote
+from cvmae.storage.path import check_regular, is_remote
 from cvmae.storage.remote_path import RemotePath
 
 if typing.TYPE_CHECKING:
@@ -95,7 +96,7 @@ class VideoFiles:
         """Returns the number of the files that are left out, and the first few with their reasons; "" without any."""
         if not self.left_out:
             return ""
-        shown = "; ".join(f"{path if path.isprintable() else ascii(path)} ({reason})" for path, reason in self.left_out[:_SHOWN])
+        shown = "; ".join(f"{one_line(path)} ({reason})" for path, reason in self.left_out[:_SHOWN])
         return f"{len(self.left_out):,} left out: {shown}{'; ...' if len(self.left_out) > _SHOWN else ''}"
 
 
@@ -145,6 +146,8 @@ def _walk(root, below, above, pictures):
             yield path, "a link that leads back to itself"
         elif entry.is_dir():
             yield from _walk(root, path, above | {identity}, pictures)
+        elif reason := _no_file(entry):
+            yield path, reason
         elif _suffix(path) in EXTENSIONS or (pictures and _suffix(path) in PICTURES):
             yield path, ""
         elif entry.is_file():
@@ -152,6 +155,19 @@ def _walk(root, below, above, pictures):
             yield path, "" if pictures and reason == PICTURE else reason
         else:
             yield path, "no file that can be opened, such as a broken link"
+
+
+def _no_file(entry) -> str:
+    """Returns the reason why an entry is no file, such as a named pipe; "" for a file, and for a link without a target."""
+    if entry.is_file():  # without a look at the file, but for links
+        return ""
+    try:
+        check_regular(entry.path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _is_loop(entry):

@@ -1,12 +1,14 @@
 """Opening of a video, given as a path, as the bytes of a file, or as a file in a bucket."""
 
 import io
+import os
 
 import av
 
+from cvmae.data.lines import one_line
 from cvmae.data.probe import SCRIPTS, TOLERANT, video_stream
 from cvmae.storage.cache import RemoteFile
-from cvmae.storage.path import is_remote
+from cvmae.storage.path import check_regular, is_remote
 
 Video = str | bytes | RemoteFile  # a path, the bytes of an encoded file, or a file in a bucket
 
@@ -24,7 +26,7 @@ class DecodeError(Exception):
         self.name, self.reason = name, reason
 
     def __str__(self):
-        return f"{self.name}: {self.reason}"
+        return f"{one_line(self.name)}: {self.reason}"
 
 
 def name_of(source: Video) -> str:
@@ -53,10 +55,13 @@ class VideoInput:
         self._remote = remote.open() if isinstance(remote, RemoteFile) else None
 
     def open(self):
-        """Returns a PyAV container and its video stream. Raises: DecodeError, av.FFmpegError."""
+        """Returns a PyAV container and its video stream. Raises: DecodeError, av.FFmpegError, OSError."""
         file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._remote or self._source
         if self._remote is not None:
             self._remote.seek(0)
+        if isinstance(file, str):
+            check_regular(file)
+            file = os.path.abspath(file)  # FFmpeg would take pipe:0 and other names with a colon for a protocol
         # FFmpeg would take a picture called 1%02d.jpg for a sequence of pictures.
         options = {"pattern_type": "none"} if isinstance(file, str) and "%" in file else {}
         container = av.open(file, options=options, **TOLERANT)

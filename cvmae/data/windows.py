@@ -241,7 +241,7 @@ class WindowLoader:
 
     def _read(self, number: int) -> Iterator[Opened | Window | Failed]:
         def call_limited(fn):
-            with unreadable(record.name):
+            with unreadable(record):
                 return call_with_limit(fn, self._timeout_s)
 
         try:

@@ -5,11 +5,11 @@ class number, so that top-1 is the argmax and agrees with the confusion matrix. 
 by descending class number; without ties the two are equal.)
 """
 
-import csv
 from typing import NamedTuple
 
 import numpy as np
 
+from cvmae.data.lines import csv_text
 from cvmae.files import replacing
 
 TOP = 5  # the k of top-5 accuracy; reduced to the number of classes if there are fewer
@@ -98,9 +98,8 @@ def per_class_rows(probabilities, labels, class_names) -> list[ClassRow]:
 def write_per_class_csv(path, rows: list[ClassRow]) -> None:
     """Writes the rows of `per_class_rows` as CSV, UTF-8 with a header, fractions with 4 digits; the file is written atomically."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("class", *ClassRow._fields[1:]))
-        writer.writerows([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+        table = [[f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+        file.write(csv_text([("class", *ClassRow._fields[1:]), *table]))
 
 
 def summarize(probabilities, labels, class_names) -> dict[str, float]:

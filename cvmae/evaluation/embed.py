@@ -69,7 +69,7 @@ def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | 
       step: of a workdir's checkpoint; None takes the newest complete one.
 
     Raises:
-      FileNotFoundError, WeightsError, WorkdirError, ValueError: see `cvmae.load`.
+      FileNotFoundError, WeightsError, WorkdirError, ValueError, TypeError: see `cvmae.load`.
     """
     pretrained = read(path, branch=branch, step=step)
     sampling = pretrained.sampling
@@ -106,7 +106,10 @@ def embed(
 
     Raises:
       DecodeError: the file cannot be read. ValueError: frames of another shape or dtype, or see `Preprocessing`.
+      TypeError: an argument is of another type.
     """
+    if not isinstance(encoder, VideoEncoder | str | os.PathLike):
+        raise TypeError(f"encoder is of type {type(encoder).__name__}: give what cvmae.load_encoder returns, or its argument")
     encoder = encoder if isinstance(encoder, VideoEncoder) else load_encoder(encoder)
     times, read = _open_video(video, encoder.square_pixels)
     windows = plan_windows(_clip_spec(encoder, timed=not isinstance(video, np.ndarray)), times, window_stride)
@@ -130,6 +133,10 @@ def _open_video(
         if video.ndim != 4 or video.dtype != np.uint8 or not len(video):
             raise ValueError(f"frames are {video.dtype} {list(video.shape)}; expected uint8 [n, H, W, 3]")
         return np.arange(len(video), dtype=np.float64), lambda numbers: video[numbers]
+    if not isinstance(video, str | os.PathLike | bytes):
+        raise TypeError(
+            f"video is of type {type(video).__name__}: give a path, the bytes of a file, or frames uint8 [n, H, W, 3]"
+        )
     source = video if isinstance(video, bytes) else os.fspath(video)
     table = read_table(source)
     aspect = table.pixel_aspect if square else 1.0

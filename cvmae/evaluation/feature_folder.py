@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import grain
 import numpy as np
 
+from cvmae.data.lines import csv_text
 from cvmae.evaluation.feature_files import NpzFiles
 from cvmae.evaluation.feature_shards import SHARD, rows_of, shards_of
 from cvmae.files import replacing
@@ -22,7 +23,7 @@ def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int]]) -> None:
         replacing(folder / INDEX) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="") as file,
     ):
-        csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *rows])
+        file.write(csv_text([_COLUMNS, *rows]))
 
 
 def read_index(folder: AnyPath) -> list[str] | None:

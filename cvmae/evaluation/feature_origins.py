@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cvmae.data.labels import NONE_OF_THEM, label_sets_of
+from cvmae.data.label_texts import NONE_OF_THEM
+from cvmae.data.labels import label_sets_of
 from cvmae.data.records import Source
 from cvmae.data.stamps import Stamps, VideoStamp
 from cvmae.evaluation.feature_cache import process_slice

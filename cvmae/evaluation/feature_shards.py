@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvmae.data.labels import NONE_OF_THEM
+from cvmae.data.label_texts import NONE_OF_THEM
+from cvmae.data.lines import csv_text
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, Stored, comment_of
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath
@@ -178,5 +179,4 @@ def rows_of(shard: AnyPath) -> list[Row]:
 
 def _write_rows(shard: AnyPath, rows: list[Row]) -> None:
     with replacing(shard.with_suffix(".csv")) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([Row._fields, *rows])
+        file.write(csv_text([Row._fields, *rows]))

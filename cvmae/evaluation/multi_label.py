@@ -7,11 +7,11 @@ precision of a class is scikit-learn's `average_precision_score`: the sum over t
 of precision times the step of recall, with ties taken together. mAP is the mean over the classes that at least one clip has.
 """
 
-import csv
 from typing import NamedTuple
 
 import numpy as np
 
+from cvmae.data.lines import csv_text
 from cvmae.files import replacing
 
 MAP = "mAP"  # the name of the metric in reports
@@ -81,9 +81,8 @@ def label_rows(scores, labels, class_names) -> list[LabelRow]:
 def write_label_csv(path, rows: list[LabelRow]) -> None:
     """Writes the rows of `label_rows` as CSV, UTF-8 with a header, fractions with 4 digits; the file is written atomically."""
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("class", *LabelRow._fields[1:]))
-        writer.writerows([f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+        table = [[f"{cell:.4f}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+        file.write(csv_text([("class", *LabelRow._fields[1:]), *table]))
 
 
 def labels_of(rows, label_sets) -> np.ndarray:

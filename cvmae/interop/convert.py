@@ -1,7 +1,7 @@
 """Converts arrays between a file's keys and this package's parameters by a key map; every key is accounted for."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,7 +69,7 @@ def import_arrays(arrays: Mapping[str, np.ndarray], key_map: KeyMap, bare_keys: 
 
 def _check_table(key: str, table: Table, array: np.ndarray, converted: Converted) -> None:
     """Records a fixed position table as ignored, or as a problem if it is not the computed one."""
-    if not _is_floating(array):
+    if not is_floating(array):
         converted.problems.append(_other_numbers(key, array))
         return
     try:
@@ -87,7 +87,7 @@ def _check_table(key: str, table: Table, array: np.ndarray, converted: Converted
 
 def _add(key: str, array: np.ndarray, rule: Rule, paths: tuple[str, ...], converted: Converted) -> None:
     """Adds the parameters that an array of a file becomes."""
-    if not _is_floating(array):
+    if not is_floating(array):
         converted.problems.append(_other_numbers(key, array))
         return
     try:
@@ -101,24 +101,30 @@ def _add(key: str, array: np.ndarray, rule: Rule, paths: tuple[str, ...], conver
             continue
         if value.dtype != np.float32:
             converted.casts.add(value.dtype.name)
-            value = _to_float32(key, value, converted)
+            value = to_float32(key, value, converted.problems)
         converted.arrays[path], converted.sources[path] = np.ascontiguousarray(value), key
 
 
-def _is_floating(array: np.ndarray) -> bool:
+def is_floating(array: np.ndarray) -> bool:
+    """Returns True for floating-point numbers of any precision."""
     return bool(jnp.issubdtype(array.dtype, np.floating))  # numpy's own does not know bfloat16
+
+
+def cast_note(dtypes: Iterable[str]) -> str:
+    """Returns the note about arrays that were cast, by the names of their dtypes."""
+    return f"weights of {', '.join(sorted(dtypes))} are cast to float32"
 
 
 def _other_numbers(key: str, array: np.ndarray) -> str:
     return f"other numbers: {key} {list(array.shape)} is {array.dtype}; expected floating-point weights: convert them before"
 
 
-def _to_float32(key: str, value: np.ndarray, converted: Converted) -> np.ndarray:
-    """Casts an array; a finite value beyond float32's range is a problem."""
+def to_float32(key: str, value: np.ndarray, problems: list[str]) -> np.ndarray:
+    """Casts an array; a finite value beyond float32's range is a line for `problems`."""
     with np.errstate(over="ignore", under="ignore"):
         cast = value.astype(np.float32)
     if not np.array_equal(np.isfinite(value), np.isfinite(cast)):
-        converted.problems.append(f"not finite: {key} has {value.dtype.name} values beyond the range of float32")
+        problems.append(f"not finite: {key} has {value.dtype.name} values beyond the range of float32")
     return cast
 
 

@@ -55,7 +55,12 @@ def resolve(path, step: int | None = None) -> str | pathlib.Path:
     Raises:
       FileNotFoundError: there is no such path, and no such model on the hub or it could not be reached; the message is one line.
       WeightsError: a hub id with `hf:` is malformed, or huggingface_hub is not installed.
+      TypeError: `path` is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path is {repr(path)[:40]}, of type {type(path).__name__}: {EXPECTED}")
+    if not os.fspath(path).strip():
+        raise FileNotFoundError(f"path is {os.fspath(path)!r}, which is empty: {EXPECTED}")
     path = expand_user(os.fspath(path))
     if is_remote(path):
         try:

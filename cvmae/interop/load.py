@@ -9,7 +9,7 @@ import numpy as np
 
 from cvmae.interop import hub
 from cvmae.interop.arrays import all_zero, empty, find_file, non_finite, read_arrays
-from cvmae.interop.convert import TABLE_TOLERANCE, Converted, import_arrays
+from cvmae.interop.convert import TABLE_TOLERANCE, Converted, cast_note, import_arrays
 from cvmae.interop.file_layout import file_differences, leave_out_parts
 from cvmae.interop.huggingface_config import class_names, read_config, read_normalization, repeated_names
 from cvmae.interop.infer_modules import InferredModules, ModelHints, infer_modules
@@ -63,7 +63,7 @@ def read(
     Raises:
       FileNotFoundError: there are no such weights, or the hub cannot be reached and they are not in its cache.
       WeightsError, WorkdirError: the weights are damaged or do not fit; all problems are listed.
-      ValueError: the kind is unknown.
+      ValueError: the kind is unknown. TypeError: `path` is no path.
     """
     if kind not in KINDS:
         raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
@@ -117,7 +117,7 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         notes += repeated_names(names)
     notes = modules.notes + notes + config_notes
     if converted.casts:
-        notes += (f"weights of {', '.join(sorted(converted.casts))} are cast to float32",)
+        notes += (cast_note(converted.casts),)
     pretrained = Pretrained(
         name,
         modules.encoder,

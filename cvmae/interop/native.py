@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.arrays import all_zero, non_finite, read_arrays
+from cvmae.interop.convert import cast_note, is_floating, to_float32
 from cvmae.interop.description import from_json, parse_fields, to_json
 from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.pretrained import Pretrained, WeightsError, differences, too_large
@@ -99,6 +100,8 @@ def is_archive(path) -> bool:
 def read_archive(path) -> Pretrained:
     """Reads what `write_archive` wrote, from the folder or a file in it; the arrays come back bit by bit.
 
+    Arrays of another floating-point precision, to which a user converted them, are cast to float32, and a note says so.
+
     Raises:
       FileNotFoundError: there is no such folder.
       WeightsError: it is damaged, of another format, or its arrays are not those of what it describes; all problems are listed.
@@ -114,15 +117,25 @@ def read_archive(path) -> Pretrained:
     arrays, blank = read_arrays(file), Pretrained(f"{folder} (exported by this package)", params={}, **fields)
     if problems := _impossible(blank, arrays):
         raise WeightsError(str(folder / DESCRIPTION), problems)
+    arrays, casts, problems = _in_float32(arrays)
     try:
         arrays, prefix = _without_prefix(arrays, blank)
-        problems = _misfits(arrays, blank)
+        problems += _misfits(arrays, blank)
     except ValueError as error:  # sizes that no module can have
         raise WeightsError(str(folder / DESCRIPTION), [str(error)]) from error
     if problems:
         raise WeightsError(str(file), problems)
-    notes = (f"the prefix {prefix!r} is taken off the keys of {file.name}",) if prefix else ()
+    notes: tuple[str, ...] = (cast_note(casts),) if casts else ()
+    notes += (f"the prefix {prefix!r} is taken off the keys of {file.name}",) if prefix else ()
     return dataclasses.replace(blank, params=traverse_util.unflatten_dict(arrays, sep="/"), notes=blank.notes + notes)
+
+
+def _in_float32(arrays: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], set[str], list[str]]:
+    """Casts floating-point arrays that a user converted to another precision; returns the arrays, the dtypes, and problems."""
+    problems: list[str] = []
+    other = {key: array for key, array in arrays.items() if array.dtype != np.float32 and is_floating(array)}
+    cast = {key: to_float32(key, array, problems) for key, array in other.items()}
+    return arrays | cast, {array.dtype.name for array in other.values()}, problems
 
 
 def _without_prefix(arrays: dict[str, np.ndarray], pretrained: Pretrained) -> tuple[dict[str, np.ndarray], str]:

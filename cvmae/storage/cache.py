@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from cvmae.storage import counters
 from cvmae.storage.blocks import BlockFile
-from cvmae.storage.path import is_remote
+from cvmae.storage.path import check_regular, is_remote
 from cvmae.storage.remote_path import RemotePath, Status
 
 _SUFFIX = ".copy"
@@ -174,8 +174,11 @@ class RemoteFile:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """Opens a local file, or one in a bucket by ranges, for reading. Raises: OSError or SetupError."""
-    return RemoteFile(path).open() if is_remote(path) else open(path, "rb")
+    """Opens a local file, or one in a bucket by ranges, for reading. Raises: OSError or SetupError; see `check_regular`."""
+    if is_remote(path):
+        return RemoteFile(path).open()
+    check_regular(path)
+    return open(path, "rb")
 
 
 @functools.cache

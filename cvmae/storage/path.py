@@ -1,14 +1,23 @@
 """Functions over paths of both kinds, local ones and those with a scheme, which go through neither os.path nor pathlib."""
 
+import errno
 import glob as globbing
 import os
 import pathlib
 import re
+import stat
 
 from cvmae.storage.client import scheme_of
 from cvmae.storage.remote_path import RemotePath
 
 AnyPath = pathlib.Path | RemotePath
+_NO_FILES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def is_remote(path: object) -> bool:
@@ -69,6 +78,18 @@ def exists(path: str) -> bool:
 def isfile(path: str) -> bool:
     """Returns True if there is such a file."""
     return RemotePath(path).is_file() if scheme_of(path) else os.path.isfile(path)
+
+
+def check_regular(path: str) -> None:
+    """Checks that a local path is a file with bytes of its own: opening a named pipe, a socket or a device may wait forever.
+
+    Raises:
+      OSError: it is something else, which `strerror` names, or it is not there.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        what = next((name for is_it, name in _NO_FILES if is_it(mode)), "something else")
+        raise OSError(errno.EINVAL, f"no file but {what}", path)
 
 
 def isdir(path: str) -> bool:

@@ -15,7 +15,7 @@ from cvmae.augment.mirror_labels import mirror_label_sets, mirror_table
 from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
-from cvmae.data.labels import label_sets_of
+from cvmae.data.labels import label_sets_of, missing_hint
 from cvmae.evaluation.classification import summarize
 from cvmae.evaluation.multi_label import MAP, labels_of, mean_average_precision
 from cvmae.evaluation.multi_view import Predictions, predict_views
@@ -69,7 +69,7 @@ class ClassificationTask(Task):
         require(
             self.classes > 1 or self.label_sets is not None,
             f"config.data.split={self.config.data.split!r}: all clips are of one class, {self.class_names[0]!r}, so there is nothing to tell "
-            "apart: give clips of several classes",
+            f"apart: give clips of several classes{missing_hint(self.source)}",
         )
         self.evaluated_source = self.eval_source
         for field, source in (("eval_split", self.eval_source), ("test_split", self.test_source)):
@@ -203,6 +203,7 @@ def count_classes(source, classes: int, split: str) -> tuple[int, tuple[str, ...
     if (labels < 0).any():
         raise ConfigError(
             f"config.data.split={split!r} has {(labels < 0).sum()} clips without a label: give every clip one, or another split"
+            f"{missing_hint(source)}"
         )
     count = classes or len(source.class_names) or highest + 1
     if not count:

@@ -58,7 +58,7 @@ def fill_cooldown(config):
     path = config.cooldown.init_from
     unset = [name for name in UNSET if _get(config, name) is None]
     require(
-        bool(path) or not unset,
+        bool(path.strip()) or not (path or unset),
         f"config.{FIELD} is empty: phase=cooldown continues a run; give its --workdir, or WORKDIR/checkpoints/STEP",
     )
     if not path or (not unset and split_path(path)[1] is not None):

@@ -261,6 +261,10 @@ def check_positions(config, name: str, decoder: bool) -> None:
 
 def check_start(path: str, field: str) -> None:
     """Raises ConfigError if there are no weights at `path`; a hub id is only checked for its form."""
+    require(
+        not path or bool(path.strip()),
+        f"config.{field}={path!r} is blank: give a workdir, a weights file or folder, or a hub id owner/name",
+    )
     if is_remote(path):  # whether it is there, its reader says
         check_scheme(path)
         return

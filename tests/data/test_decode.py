@@ -1,5 +1,8 @@
 import io
+import os
+import pathlib
 import pickle
+import socket
 
 import av
 import numpy as np
@@ -7,6 +10,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from cvmae.data import decode, open_video
+from cvmae.data.prepare import work
+from cvmae.data.probe import no_video
+from cvmae.data.video_files import VideoFiles
+from cvmae.storage.cache import open_binary
 from tests.data import videos
 
 COUNT = 40
@@ -365,6 +372,56 @@ def test_frames_of_a_program_stream_are_those_of_a_full_decode(suffix, gop, tmp_
     expected = np.stack([open_video.upright_rgb(frame) for frame in decode.each_frame(path)])
     for indices in ([25, 27, 29, 31], [49], [25, 26, 49], list(range(59, -1, -7))[::-1]):
         np.testing.assert_array_equal(decode.read_frames(path, indices), expected[indices])
+
+
+@pytest.fixture
+def no_files(tmp_path, monkeypatch):
+    """A folder with what is no file, and the endings of what is said of each."""
+    monkeypatch.chdir(tmp_path)  # a path of a socket has to be short
+    (tmp_path / "folder.mp4").mkdir()
+    os.mkfifo("pipe.mp4")
+    (tmp_path / "link.mp4").symlink_to("pipe.mp4")
+    (tmp_path / "device.mp4").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket.mp4")
+        yield {
+            "pipe.mp4": "a named pipe",
+            "link.mp4": "a named pipe",
+            "socket.mp4": "a socket",
+            "device.mp4": "a device",
+            "folder.mp4": "a folder",
+        }
+
+
+def test_what_is_no_file_is_not_opened(no_files, tmp_path):
+    for name, kind in no_files.items():
+        for path in (name, str(tmp_path / name)):
+            for read in (decode.read_table, decode.stored_pixel_aspect, lambda path: next(decode.each_frame(path))):
+                with pytest.raises(decode.DecodeError) as caught:
+                    read(path)
+                assert str(caught.value) == f"{path}: no file but {kind}"
+        assert no_video(name) == f"no video: no file but {kind}"
+        with pytest.raises(OSError, match=f"no file but {kind}"):
+            open_binary(name)
+
+
+def test_prepare_does_not_open_what_is_no_file(no_files, tmp_path):
+    left_out = dict(VideoFiles(str(tmp_path)).left_out)
+    assert left_out == {name: f"no file but {kind}" for name, kind in no_files.items() if kind != "a folder"} | {
+        "folder.mp4/": "an empty folder"
+    }
+    for name in left_out.keys() - {"folder.mp4/"}:
+        answer = work.process(work.make_job(name, "full"))
+        assert (answer["problem"], answer["detail"]) == ("unreadable", left_out[name])
+
+
+@pytest.mark.parametrize("name", ["pipe:0", "concat:a.mp4", "file:a.mp4", "12:30.mp4"])
+def test_a_name_with_a_colon_is_no_protocol(name, h264, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(decode.DecodeError, match=f"{name}: No such file or directory"):
+        decode.read_table(name)
+    (tmp_path / name).write_bytes(pathlib.Path(h264).read_bytes())
+    assert len(decode.read_table(name)) == len(decode.read_table(str(tmp_path / name))) and not no_video(name)
 
 
 def test_a_playlist_is_not_followed(tmp_path):

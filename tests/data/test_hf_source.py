@@ -153,6 +153,12 @@ def test_names_of_a_class_label_are_kept(datasets, files, tmp_path):
     assert open_set(tmp_path / "one", label="").labels.tolist() == [UNLABELED] * COUNT
 
 
+def test_a_word_that_may_be_a_class_is_said(datasets, files, tmp_path):
+    stored(datasets, files, label=["run", "none", "jump", "none", "", "run"]).save_to_disk(tmp_path / "one")
+    [note] = open_set(tmp_path / "one").notes
+    assert note.startswith(f"{tmp_path}/one: the label 'none' of 2 rows means no label; a class of this name needs another one")
+
+
 def test_the_identity_tells_labels_and_videos_apart(datasets, files, folder, tmp_path):
     identities = {open_set(folder).identity, open_set(folder, "val").identity, open_set(folder, label="").identity}
     changed = rows_of(files)

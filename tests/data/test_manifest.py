@@ -210,6 +210,24 @@ def test_missing_labels_among_names(tmp_path):
     assert [entry.label for entry in manifest.entries] == [1, UNLABELED, UNLABELED, 0, UNLABELED]
 
 
+@pytest.mark.parametrize("word", ["na", "none", "None", "NULL", "nil", "NaN", "nat"])
+def test_a_word_that_may_be_a_class_is_said_with_what_to_do(tmp_path, word):
+    manifest = labeled(tmp_path, "run", word, "jump", word, word, "")
+    assert [entry.label for entry in manifest.entries] == [1, UNLABELED, 0] + [UNLABELED] * 3
+    said = f"labels.csv: the label {word!r} of 3 rows means no label; a class of this name needs another one, or a classes.csv that lists it"
+    assert manifest.notes == (f"{tmp_path}/{said}",)
+    several = read_manifest(write(tmp_path, f"path,label,split\na,run;{word},train\nb,{word},train\n"), "train", multi_label=True)
+    assert several.notes == (f"{tmp_path}/list.csv: {said.partition(': ')[2].replace('3 rows', '2 rows')}",)
+    write(tmp_path, f"number,name\n0,{word}\n1,run\n2,jump\n", "classes.csv")
+    manifest = labeled(tmp_path, "run", word, "jump", word, word, "")
+    assert manifest.notes == () and [entry.label for entry in manifest.entries] == [1, 0, 2, 0, 0, UNLABELED]
+
+
+@pytest.mark.parametrize("labels", [("0", "1", "nan", "None"), ("run", "n/a", ""), ("run", "-1", "#N/A"), ("none", "NULL")])
+def test_what_is_no_class_has_no_note(tmp_path, labels):
+    assert labeled(tmp_path, *labels).notes == ()
+
+
 def test_a_listed_class_may_have_any_text(tmp_path):
     write(tmp_path, "number,name\n0,none\n1,walk; then run\n2,[x]\n3,10.0\n", "classes.csv")
     assert [entry.label for entry in labeled(tmp_path, "10.0", "[x]", "walk; then run", "none", "null").entries] == [
@@ -359,8 +377,42 @@ def test_times_under_other_names_are_refused(tmp_path, names):
         read_manifest(write(tmp_path, row + "\n", "list.jsonl"), "train")
 
 
-def test_other_columns_are_the_users(tmp_path):
-    read_manifest(write(tmp_path, "path,label,split,end_effector,gender,first_step,fps\na.mp4,x,train,1,2,3,4\n"), "train")
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("fps", "a column is not read: fps"),
+        ("end_effector,gender,first_step", "columns are not read: end_effector, gender, first_step"),
+        ("lable,weight", "columns are not read: lable (did you mean label?), weight"),
+        (
+            "strat,ends,paths",
+            "columns are not read: strat (did you mean start?), ends (did you mean end?), paths (did you mean path?)",
+        ),
+        ("a,b,c,d,e,f,g,h,i", "columns are not read: a, b, c, d, e, f, g, h, ..."),
+    ],
+)
+def test_columns_that_are_not_read_are_said(tmp_path, fields, said):
+    names = fields.split(",")
+    path = write(tmp_path, f"path,label,split,{fields}\n" + f"a.mp4,x,train{',1' * len(names)}\n" * 3)
+    assert read_manifest(path, "train").notes == (f"{path}: {said}",)
+    rows = [
+        {"path": "a.mp4", "label": "x", "split": "val"},
+        {"path": "b.mp4", "label": "x", "split": "train"} | dict.fromkeys(names),
+    ]
+    path = write(tmp_path, "\n".join(map(json.dumps, rows)), "list.jsonl")
+    assert read_manifest(path, "val").notes == (f"{path}: {said}",)
+
+
+def test_columns_that_are_read_have_no_note(tmp_path):
+    assert read_manifest(write(tmp_path, "end,path,label,split,start\n,a.mp4,x,train,\n"), "train").notes == ()
+
+
+@pytest.mark.parametrize("name", ["lable", "labels", "Labl"])
+def test_a_required_column_is_found_under_a_name_like_it(tmp_path, name):
+    message = re.escape(f"lacks label ({name}: did you mean label?); expected path,label,split")
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(write(tmp_path, f"path,{name},split\na.mp4,x,train\n"), "train")
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(write(tmp_path, json.dumps({"path": "a", name: 0, "split": "train"}), "list.jsonl"), "train")
 
 
 @pytest.mark.parametrize(

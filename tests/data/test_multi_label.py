@@ -1,6 +1,7 @@
 """Several labels a video: what a manifest may write, the table of label sets, slices of it, and rows that are looked at together."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -114,6 +115,104 @@ def test_parts_that_are_no_classes_are_refused_with_the_line(tmp_path, labels, m
     with pytest.raises(ManifestError, match=message) as caught:
         opened(tmp_path, *labels)
     assert "\n" not in str(caught.value)
+
+
+TIMED = [
+    (("c092 11.90 21.20;c147 0.00 12.60", ""), "c092 11.90 21.20", "c092"),
+    (("c147", "c092,11.90,21.20"), "c092,11.90,21.20", "c092"),
+    (("c147", "c092 (11.9-21.2); c147"), "c092 (11.9-21.2)", "c092"),
+    (("c147;c092:0:21.5", "c011"), "c092:0:21.5", "c092"),
+    (("('c092', 11.9, 21.2)",), "('c092', 11.9, 21.2)", "c092"),
+    (("0;92 11.90 21.20", "3"), "92 11.90 21.20", "92"),
+    (("open a door 3 12", "sit 0 9; run 10 11", "fly"), "open a door 3 12", "open a door"),
+]
+
+
+@pytest.mark.parametrize("labels, label, name", TIMED)
+def test_classes_with_times_are_refused(tmp_path, labels, label, name):
+    line = 2 + next(number for number, text in enumerate(labels) if label in text)
+    refused = f"{tmp_path}/list.csv:{line}: label {label!r} is a class with times; write {name}, and for parts of a video a row for each"
+    with pytest.raises(ManifestError) as caught:
+        opened(tmp_path, *labels)
+    assert str(caught.value).startswith(refused) and "\n" not in str(caught.value)
+    with pytest.raises(ManifestError, match="is (a class with times; write|several labels; give one)"):
+        read_manifest(write(tmp_path, *labels), "train")
+
+
+@pytest.mark.parametrize("labels", [("lift 3 4", "run", "sit"), ("turn 90 45", "turn 45 10"), ("move 1.5",), ("3 to 4;v 2.0",)])
+def test_names_with_numbers_are_names(tmp_path, labels):
+    names = tuple(sorted({part for label in labels for part in label.split(";")}))
+    assert opened(tmp_path, *labels).class_names == names
+
+
+def test_a_listed_class_may_look_like_times(tmp_path):
+    (tmp_path / "classes.csv").write_text('number,name\n0,"zoom 1.0 2.0"\n1,run\n')
+    assert sets_of(opened(tmp_path, "zoom 1.0 2.0;run", "run")) == [[0, 1], [1]]
+
+
+VECTORS = [
+    (("1;0;1;0", "0;0;0;1", ""), "1;0;1;0", "0;2"),
+    (("", "0;0;0", "1;0;0"), "0;0;0", "<none of the classes>"),
+    (("0;1", "1;0", "1;1"), "0;1", "1"),
+    (("1.0;0.0;1.0", "0.0;0.0;1.0"), "1.0;0.0;1.0", "0;2"),
+    (("True;False", "False;False"), "true;false", "0"),
+    (("1;-1;0", "0;1;-1"), "1;-1;0", "0"),
+    (("0;1;", "1;0;"), "0;1;", "1"),
+    (("0", "1;0;1", "0;1;1"), "1;0;1", "0;2"),  # a row that was cut
+    (("[1, 0, 1]", "[0, 0, 1]"), "[1, 0, 1]", "0;2"),
+    (("1 0 1", "0 0 1"), "1 0 1", "0;2"),
+    (("0,1,1", "0,0,1"), "0,1,1", "1;2"),
+]
+
+
+@pytest.mark.parametrize("labels, label, here", VECTORS)
+def test_vectors_of_zeros_and_ones_are_refused(tmp_path, labels, label, here):
+    line = 2 + next(number for number, text in enumerate(labels) if text.lower() == label)
+    refused = (
+        f"list.csv:{line}: label {label!r} is a vector of zeros and ones; write the numbers of the classes whose value is 1, "
+    )
+    with pytest.raises(ManifestError, match=re.escape(f"{refused}here {here}")) as caught:
+        opened(tmp_path, *labels)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(
+        ManifestError, match="list.csv:.: label .* is (a vector of zeros and ones; write the num|several labels; give)"
+    ):
+        read_manifest(write(tmp_path, *labels), "train")
+
+
+@pytest.mark.parametrize("rows", [[[1, 0, 1], [0, 0, 1]], [[True, False], [False, False]], [[0.0, 1.0], [1.0, 1.0]]])
+def test_vectors_in_json_are_refused(tmp_path, rows):
+    lines = [json.dumps({"path": "a", "label": label, "split": "train"}) for label in rows]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    with pytest.raises(
+        ManifestError, match="list.jsonl:1: label .* is a vector of zeros and ones; write the numbers of the classes"
+    ):
+        read_manifest(str(tmp_path / "list.jsonl"), "train", multi_label=True)
+    with pytest.raises(ManifestError, match=r"list.jsonl:1: label \[.* is several labels; give one class per video"):
+        read_manifest(str(tmp_path / "list.jsonl"), "train")
+
+
+@pytest.mark.parametrize(
+    "labels, sets",
+    [
+        (("0;1", "1", "0", ""), [[0, 1], [1], [0], None]),
+        (("0;1", "1;0", "<none of the classes>"), [[0, 1], [0, 1], []]),
+        (("0;1", "1;2"), [[0, 1], [1, 2]]),
+        (("1", "0"), [[1], [0]]),
+    ],
+)
+def test_numbers_of_two_classes_are_no_vectors(tmp_path, labels, sets):
+    source = opened(tmp_path, *labels)
+    assert sets_of(source) == sets and source.notes == ()
+
+
+@pytest.mark.parametrize("labels", [("c1", "c2;c1;c2", "c1;c1"), ("0;2", "1;2;1", "2.0;2")])
+def test_a_class_twice_in_a_row_is_said(tmp_path, labels):
+    [note] = opened(tmp_path, *labels).notes
+    assert (
+        note
+        == f"{tmp_path}/list.csv: 2 rows have a class more than once, which counts once, first {tmp_path}/list.csv:3, {labels[1]!r}"
+    )
 
 
 @pytest.mark.parametrize("label", [[["a"]], [{"a": 1}], {"a": 1}])

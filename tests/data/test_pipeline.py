@@ -1,6 +1,8 @@
 import dataclasses
 import itertools
 import os
+import pathlib
+import re
 import time
 
 import numpy as np
@@ -8,14 +10,34 @@ import pytest
 
 from cvmae.data import clip_views, pipeline, sources
 from cvmae.data.bad_files import BadDataError, unpack_failures
-from cvmae.data.manifest import UNLABELED
+from cvmae.data.label_texts import UNLABELED
+from cvmae.data.manifest import read_manifest
+from cvmae.data.prepare.tar_writer import write_shards
+from cvmae.data.prepare.text import PrepareError
+from cvmae.storage.cache import RemoteFile
 from tests.data import videos
 from tests.data.batches import assert_same_batches
 from tests.data.configs import small_config
 
 
-def take(config, steps, **where):
-    source = sources.make_source(config.data, config.data.split)
+class HangingFile(RemoteFile):
+    """File whose opening waits, in C, for a writer that never comes."""
+
+    def open(self):
+        reading, _ = os.pipe()
+        return os.read(reading, 1)
+
+
+class HangingSource(sources.FileSource):
+    """Source whose record 0 hangs."""
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        return record if index else dataclasses.replace(record, payload=HangingFile("gs://bucket/video.mp4"))
+
+
+def take(config, steps, source=None, **where):
+    source = source or sources.make_source(config.data, config.data.split)
     with pipeline.make_loader(config, source, **where) as loader:
         return [{key: np.array(value) for key, value in batch.items()} for batch in itertools.islice(loader, steps)]
 
@@ -32,7 +54,7 @@ def differ(some, others):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twelve videos (number i starts at frame number 10 i), manifests of which 0 to 12 are missing, and a named pipe."""
+    """Twelve videos (number i starts at frame number 10 i), manifests of which 0 to 12 are missing."""
     folder = tmp_path_factory.mktemp("videos")
     lines = ["path,label,split,start,end"]
     for i in range(12):
@@ -45,8 +67,6 @@ def folder(tmp_path_factory):
         for i in range(bad):
             text = text.replace(f"\n{i}.mp4,", f"\ngone{i}.mp4,")
         (folder / f"bad{bad}.csv").write_text(text)
-    os.mkfifo(folder / "pipe.mp4")
-    (folder / "hang.csv").write_text("\n".join(lines).replace("\n0.mp4,", "\npipe.mp4,"))
     return folder
 
 
@@ -120,7 +140,10 @@ def test_a_bad_file_is_replaced_the_same_way_each_time_and_reported(folder):
     batches = take(config, 6)
     assert_same_batches(batches, take(config, 6))
     reports = np.concatenate([batch["failures"] for batch in batches])
-    assert set(unpack_failures(reports)) == {(f"{folder}/gone{i}.mp4", "No such file or directory") for i in (0, 1)}
+    said = dict(unpack_failures(reports))
+    lines = {f"{folder}/gone{i}.mp4": f"/bad2.csv:{2 + 2 * i}, no data.root, so from its folder)" for i in (0, 1)}
+    assert said.keys() == lines.keys() and all(said[name].endswith(lines[name]) for name in lines)
+    assert all(reason.startswith("No such file or directory (") for reason in said.values())
     index = np.concatenate([batch["index"] for batch in batches])
     assert not set(index) & {0, 1} and len(set(index[reports[:, 0] != 0])) > 1
     # The rows of good files are those of a run in which nothing was bad.
@@ -132,6 +155,26 @@ def test_a_bad_file_is_replaced_the_same_way_each_time_and_reported(folder):
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "root", "place"),
+    [
+        ("list.csv", "gone.mp4,0,train", "", "list.csv:2, no data.root, so from its folder"),
+        ("list.csv", "a/gone.mp4,0,train", "/videos", "list.csv:2, data.root=/videos"),
+        ("list.csv", "/elsewhere/gone.mp4,0,train", "/videos", "list.csv:2"),
+        ("list.jsonl", '\n{"path": "gone.mp4", "label": 0, "split": "train"}', "other", "list.jsonl:2, data.root=other"),
+        (f"{'folder' * 20}.csv", "gone.mp4,0,train", "other", f"...er{'folder' * 9}.csv:2, data.root=other"),
+    ],
+)
+def test_a_file_that_is_not_there_is_named_with_its_line_and_the_root(name, line, root, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path(name).write_text(line if name.endswith("jsonl") else f"path,label,split\n{line}\n")
+    config = small_config(data__source="files", data__manifest=name, data__root=root)
+    with pytest.raises(BadDataError, match=re.escape(f"; the first: No such file or directory ({place})")):
+        take(config, 1)
+    with pytest.raises(PrepareError, match=re.escape(f": No such file or directory ({place}); remove it from the manifest")):
+        write_shards(name, "out", root=root)
+
+
 def test_data_that_is_bad_throughout_stops_with_the_reason(folder):
     with pytest.raises(BadDataError, match="8 videos in a row cannot be read .*gone.*No such file"):
         take(file_config(folder, "bad12.csv"), 1)
@@ -139,9 +182,18 @@ def test_data_that_is_bad_throughout_stops_with_the_reason(folder):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_hanging_file_is_cut_off(folder, workers):
-    batches = take(file_config(folder, "hang.csv", data__timeout_s=0.5, data__workers=workers), 3)
+    source = HangingSource(read_manifest(str(folder / "list.csv"), "train"))
+    batches = take(file_config(folder, data__timeout_s=0.5, data__workers=workers), 3, source)
     failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
-    assert failures == [(f"{folder}/pipe.mp4", "no answer within 0.5 s (data.timeout_s)")]
+    assert failures == [(f"{folder}/0.mp4", "no answer within 0.5 s (data.timeout_s)")]
+
+
+def test_a_named_pipe_is_not_opened(folder):
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "pipe.csv").write_text((folder / "list.csv").read_text().replace("\n0.mp4,", "\npipe.mp4,"))
+    batches = take(file_config(folder, "pipe.csv", data__timeout_s=0), 3)
+    failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
+    assert failures == [(f"{folder}/pipe.mp4", "no file but a named pipe")]
 
 
 def test_a_part_without_frames_is_a_bad_file(folder):

@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from cvmae.data import decode
-from cvmae.data.labels import LabelError, number_labels
+from cvmae.data.label_texts import LabelError
+from cvmae.data.labels import number_labels
 from cvmae.data.manifest import ManifestError, read_manifest
 from cvmae.data.prepare.text import PrepareError, read_lines
 from cvmae.data.text_files import read_utf8

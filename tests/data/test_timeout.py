@@ -1,5 +1,4 @@
 import gc
-import os
 import signal
 import subprocess
 import sys
@@ -12,10 +11,12 @@ from cvmae.data.timeout import TimeLimitError, call_with_limit
 
 HANGING = """
 import os, sys
+import av
 from cvmae.data.decode import read_table
 from cvmae.data.timeout import TimeLimitError, call_with_limit
 
-os.mkfifo(sys.argv[1])  # opening it waits, in C, for a writer that never comes
+reading, writing = os.pipe()
+av.open = lambda *args, **options: os.read(reading, 1)  # it waits, in C, for a writer that never comes
 for _ in range(2):
     try:
         call_with_limit(lambda: read_table(sys.argv[1]), 0.2)
@@ -65,8 +66,8 @@ def test_threads_end_with_the_thread_that_used_them():
     assert len(limited_threads()) <= before
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a POSIX thing")
 def test_a_hanging_decoder_is_cut_off_and_the_program_can_end(tmp_path):
+    (tmp_path / "video.mp4").write_bytes(b"any")
     command = [sys.executable, "-c", HANGING, str(tmp_path / "video.mp4")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """From a video to vectors: the same frames, windows and numbers as by hand, from every kind of input."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -122,6 +123,28 @@ def test_an_export_embeds_as_the_workdir_does(workdir, kind, tmp_path, capsys):
 def test_frames_of_another_shape_or_dtype_are_named(encoder, frames):
     with pytest.raises(ValueError, match=r"expected uint8 \[n, H, W, 3\]"):
         cvmae.embed(frames, encoder)
+
+
+@pytest.mark.parametrize("value", [None, 3, ["a.mp4"], b"weights", True])
+def test_an_argument_of_another_type_is_named(encoder, video, value):
+    kind, said = type(value).__name__, "give a workdir, a weights file or folder, or a hub id owner/name"
+    for load in (load_encoder, cvmae.load):
+        with pytest.raises(TypeError, match=rf"^path is {re.escape(repr(value))}, of type {kind}: {said}$"):
+            load(value)
+    with pytest.raises(TypeError, match=f"^encoder is of type {kind}: give what cvmae.load_encoder returns, or its argument$"):
+        cvmae.embed(video, value)
+    if not isinstance(value, bytes):
+        with pytest.raises(TypeError, match=f"^video is of type {kind}: give a path, the bytes of a file, or frames uint8"):
+            cvmae.embed(value, encoder)
+
+
+@pytest.mark.parametrize("value", ["", " ", "\t "])
+def test_an_empty_path_of_weights_is_named(video, value):
+    said = f"path is {value!r}, which is empty: give a workdir, a weights file or folder, or a hub id owner/name"
+    for load in (load_encoder, cvmae.load, lambda path: cvmae.embed(video, path)):
+        with pytest.raises(FileNotFoundError) as caught:
+            load(value)
+        assert str(caught.value) == said
 
 
 def test_pooled_is_the_mean_over_tokens_in_float32(encoder):

@@ -10,11 +10,13 @@ import sys
 import textwrap
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
+from cvmae.evaluation.embed import load_encoder
 from cvmae.interop.native import is_archive, read_archive, write_archive, write_arrays
 from cvmae.interop.pretrained import FrameSampling, Head, WeightsError
 from cvmae.models.autoencoder import DecoderSpec
@@ -260,7 +262,7 @@ def test_all_problems_at_once(tmp_path):
     arrays = load_file(tmp_path / "params.safetensors")
     arrays["encoder/norms/scale"] = arrays.pop("encoder/norm/scale")
     arrays["encoder/norm/bias"] = arrays["encoder/norm/bias"][None]
-    arrays["encoder/cls"] = arrays["encoder/cls"].astype(np.float64)
+    arrays["encoder/cls"] = arrays["encoder/cls"].astype(np.int64)
     arrays["encoder/embed/bias"][3] = np.nan
     save_file(arrays, tmp_path / "params.safetensors")
     with pytest.raises(WeightsError) as caught:
@@ -270,7 +272,7 @@ def test_all_problems_at_once(tmp_path):
         "mis-shaped: encoder/norm/bias is [1, 16] in this package's layout, the model has [16]",
         "missing: nothing there for encoder/norm/scale [16]",
         "not finite: 1 of the 16 values of encoder/embed/bias are NaN or infinite",
-        "of another dtype: encoder/cls is float64; expected float32",
+        "of another dtype: encoder/cls is int64; expected float32",
     ]
     change(tmp_path / "cvmae.json", "notes", 3)
     change(tmp_path / "cvmae.json", "encoder.cls_token", 3)
@@ -334,4 +336,46 @@ def test_a_prefix_of_all_keys_is_taken_off_and_named(prefix, tmp_path):
     first, *others = arrays
     write_arrays(file, {first: arrays[first], **{prefix + path: arrays[path] for path in others}})
     with pytest.raises(WeightsError, match="missing"):
+        read_archive(tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["safetensors", "npz"])
+def test_arrays_of_another_precision_are_cast_and_named(kind, dtype, tmp_path):
+    source = CASES["classifier"]
+    write_archive(source, tmp_path / "out", kind)
+    arrays = traverse_util.flatten_dict(source.params, sep="/")
+    dtype = jnp.dtype(dtype)
+    first = next(iter(arrays))
+    for some in ({first}, set(arrays)):
+        converted = {path: array.astype(dtype) if path in some else array for path, array in arrays.items()}
+        write_arrays(tmp_path / "out" / f"params.{kind}", converted)
+        restored = read_archive(tmp_path / "out")
+        assert restored.notes == (*source.notes, f"weights of {dtype.name} are cast to float32")
+        for path, array in traverse_util.flatten_dict(restored.params, sep="/").items():
+            assert array.dtype == np.float32
+            np.testing.assert_array_equal(array, converted[path].astype(np.float32))
+    assert load_encoder(tmp_path / "out")(np.zeros((1, 4, 16, 24, 3), np.uint8)).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "value, said", [(1e300, "has float64 values beyond the range of float32"), (np.inf, "are NaN or infinite")]
+)
+def test_a_value_that_float32_lacks_is_refused(value, said, tmp_path):
+    write_archive(CASES["encoder"], tmp_path / "out", "npz")
+    arrays = {
+        path: array.astype(np.float64) for path, array in traverse_util.flatten_dict(CASES["encoder"].params, sep="/").items()
+    }
+    arrays["encoder/norm/bias"][3] = value
+    write_arrays(tmp_path / "out" / "params.npz", arrays)
+    with pytest.raises(WeightsError, match=f"not finite: .*encoder/norm/bias {said}"):
+        read_archive(tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.complex64, np.bool_])
+def test_other_numbers_are_refused(dtype, tmp_path):
+    write_archive(CASES["encoder"], tmp_path / "out", "npz")
+    arrays = traverse_util.flatten_dict(CASES["encoder"].params, sep="/")
+    write_arrays(tmp_path / "out" / "params.npz", arrays | {"encoder/norm/bias": arrays["encoder/norm/bias"].astype(dtype)})
+    with pytest.raises(WeightsError, match=f"of another dtype: encoder/norm/bias is {np.dtype(dtype)}; expected float32"):
         read_archive(tmp_path / "out")

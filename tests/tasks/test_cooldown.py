@@ -174,10 +174,15 @@ def test_a_run_that_cannot_go_on_is_refused(fields, overrides, message, changed,
 
 
 @pytest.mark.parametrize(
-    "start, message", [("", "init_from is empty: phase=cooldown continues a run"), ("/no/run", "/no/run is no workdir")]
+    "start, message",
+    [
+        ("", "init_from is empty: phase=cooldown continues a run"),
+        ("  ", "init_from is empty: phase=cooldown continues a run"),
+        ("/no/run", "/no/run is no workdir"),
+    ],
 )
 def test_a_run_that_is_not_there_is_refused_before_anything_is_written(start, message, tmp_path):
-    with pytest.raises(ConfigError, match=f"config.cooldown.{message}" if not start else message):
+    with pytest.raises(ConfigError, match=f"config.cooldown.{message}" if not start.strip() else message):
         train(child(start), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -8,6 +8,8 @@ import pytest
 from cvmae import augment
 from cvmae.augment.mirror_labels import mirror_table
 from cvmae.config import ConfigError
+from cvmae.data.manifest import read_manifest
+from cvmae.data.sources import FileSource
 from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.tasks import run as train
 from cvmae.tasks.classification import count_classes
@@ -192,6 +194,18 @@ class Unlabeled:
 def test_clips_without_a_label_are_refused():
     with pytest.raises(ConfigError, match="config.data.split='train' has 2 clips without a label"):
         count_classes(Unlabeled(), 0, "train")
+
+
+@pytest.mark.parametrize("word", ["none", "na", "NULL"])
+def test_a_class_whose_name_means_no_label_is_refused_with_what_to_do(word, tmp_path):
+    (tmp_path / "list.csv").write_text("path,label,split\n" + f"a.mp4,yes,train\nb.mp4,{word},train\n" * 3)
+    source = FileSource(read_manifest(str(tmp_path / "list.csv"), "train"))
+    message = f"has 3 clips without a label: .*; .*list.csv: the label '{word}' of 3 rows means no label; a class of this name needs another"
+    with pytest.raises(ConfigError, match=message) as caught:
+        count_classes(source, 0, "train")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "classes.csv").write_text(f"number,name\n0,{word}\n1,yes\n")
+    assert count_classes(FileSource(read_manifest(str(tmp_path / "list.csv"), "train")), 0, "train") == (2, (word, "yes"))
 
 
 def test_classes_without_names_are_numbers():

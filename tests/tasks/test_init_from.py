@@ -234,6 +234,8 @@ def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
 @pytest.mark.parametrize(
     "fields, message",
     [
+        ({"video_branch__init_from": " "}, "config.video_branch.init_from=' ' is blank: give a workdir, a weights file"),
+        ({"image_branch__init_from": "\t"}, r"config.image_branch.init_from='\t' is blank: give a workdir"),
         ({"video_branch__init_from": "absent"}, "config.video_branch.init_from='absent' does not exist: give a workdir"),
         (
             {"report__labelled": 8} | {f"loss__{term}": 0.0 for term in ALL_TERMS if term != "mse_image"},

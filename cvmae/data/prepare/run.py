@@ -8,6 +8,7 @@ import sys
 from tqdm import tqdm
 
 from cvmae.data import worker_pool
+from cvmae.data.lines import has_line_break
 from cvmae.data.prepare import beam, outputs, places, val_split, work
 from cvmae.data.prepare.frame_folders import FPS, FrameFolders, open_folders
 from cvmae.data.prepare.labels import diving48, folder, hmdb51, imagenet, jester, kinetics, ssv2, ucf101
@@ -127,8 +128,14 @@ def _open_files(options) -> VideoFiles | FrameFolders:
 
 def _read_listing(options, files) -> Listing:
     if options.dataset == "folder":
-        return folder.read(files)
-    return imagenet.read(files, options.labels) if options.dataset == "imagenet" else READERS[options.dataset](options.labels)
+        listing = folder.read(files)
+    elif options.dataset == "imagenet":
+        listing = imagenet.read(files, options.labels)
+    else:
+        listing = READERS[options.dataset](options.labels)
+    if broken := next(filter(has_line_break, listing.classes), ""):
+        raise PrepareError(f"{options.labels or options.videos}: class {broken[:40]!r} has a line break; write it in one line")
+    return listing
 
 
 def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
@@ -165,6 +172,8 @@ def _check_videos(options, listing, located, problems, state) -> dict[str, Row]:
         if problem or isinstance(answer, worker_pool.Failure):
             problems.append((path, problem, detail))
         else:
+            if answer.get("cut"):  # answers of earlier versions lack it
+                problems.append((path, "looks cut", answer["cut"]))
             # That of a video in a bucket was asked for when it was checked.
             in_bucket = is_remote(options.videos) and not options.transcode
             size = answer["file"][0] if in_bucket else os.path.getsize(os.path.join(options.out, paths[path]))

@@ -11,7 +11,8 @@ import os
 import re
 import tarfile
 
-from cvmae.data.labels import CLASSES
+from cvmae.data.label_texts import CLASSES
+from cvmae.data.lines import one_line
 from cvmae.data.manifest import ManifestError, read_manifest, splits_of
 from cvmae.data.prepare.outputs import write_classes
 from cvmae.data.prepare.text import PrepareError
@@ -86,7 +87,7 @@ def _cut(source, shard_bytes) -> list[dict[int, int]]:
     shards: list[dict[int, int]] = [{}]
     filled = 0
     for index in range(len(source)):
-        size = _size(_path(source[index]))
+        size = _size(source[index])
         if shards[-1] and filled + size > shard_bytes:
             shards.append({})
             filled = 0
@@ -100,11 +101,12 @@ def _path(record) -> str:
     return record.payload.url if isinstance(record.payload, RemoteFile) else record.payload
 
 
-def _size(path: str) -> int:
+def _size(record) -> int:
+    path = _path(record)
     try:
         return RemotePath(path).status().size if is_remote(path) else os.path.getsize(path)
     except OSError as error:
-        raise PrepareError(f"{path}: {error.strerror}; remove it from the manifest") from error
+        raise PrepareError(f"{one_line(path)}: {error.strerror}{record.listed}; remove it from the manifest") from error
 
 
 def _check_plan(out, plan) -> None:
@@ -135,7 +137,7 @@ def _write(path, source, indices) -> None:
                 with open_binary(video) as file:
                     _add(tar, f"{key}{extension if extension in EXTENSIONS | PICTURES else '.mp4'}", file.read())
             except OSError as error:
-                raise PrepareError(f"{video}: {error.strerror}; remove it from the manifest") from error
+                raise PrepareError(f"{one_line(video)}: {error.strerror}{record.listed}; remove it from the manifest") from error
             if record.label >= 0:
                 _add(tar, f"{key}.cls", str(record.label).encode())
             part = {name: value for name, value in (("start", record.start), ("end", record.end)) if value is not None}

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cvmae.data.lines import csv_text
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.storage.path import is_remote, isdir, isfile, join
 from cvmae.storage.remote_path import RemotePath
@@ -48,7 +49,7 @@ def read_text(path: str, expected: str) -> str:
 
 def read_lines(path: str, expected: str) -> Iterator[tuple[str, str]]:
     """Yields pairs ("file:line", text) of the lines that are not blank. Raises: PrepareError if the file cannot be read."""
-    for number, line in enumerate(read_text(path, expected).splitlines(), 1):
+    for number, line in enumerate(read_text(path, expected).split("\n"), 1):
         if line.strip():
             yield f"{path}:{number}", line.strip()
 
@@ -76,7 +77,14 @@ def read_table(path: str, needed: Iterable[str], expected: str) -> Iterator[tupl
         if absent:
             raise PrepareError(f"{path}:1: the header lacks {', '.join(absent)}; expected the columns {expected}")
         for row in reader:
-            where = f"{path}:{reader.line_num}"
+            cells = itertools.chain(*(cell if isinstance(cell, list) else [cell or ""] for cell in row.values()))
+            broken = [cell for cell in cells if "\n" in cell]
+            where = f"{path}:{reader.line_num - sum(cell.count(chr(10)) for cell in broken)}"
+            if broken:
+                start = broken[0].partition("\n")[0][:40]
+                raise PrepareError(
+                    f"{where}: a quoted field runs over several lines, from {start!r} on; close the quote, or remove it"
+                )
             if None in row or None in row.values():
                 raise PrepareError(f"{where}: the header has {len(columns)} columns, this line has not; expected {expected}")
             yield where, {name: text.strip() for name, text in row.items()}
@@ -86,14 +94,11 @@ def read_table(path: str, needed: Iterable[str], expected: str) -> Iterator[tupl
 
 def write_table(path: str, header: Iterable[str], rows: Iterable[Iterable]) -> None:
     """Writes a CSV file atomically: it never exists in part."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    text = csv_text([header, *rows])
     if is_remote(path):
-        RemotePath(path).write_text(text.getvalue())
+        RemotePath(path).write_text(text)
         return
     temporary = f"{path}.part"  # a fixed name, so that a repeated run overwrites what a killed one left
     with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text.getvalue())
+        file.write(text)
     os.replace(temporary, path)

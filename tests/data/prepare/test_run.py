@@ -1,7 +1,11 @@
 """Whole runs over files that are broken or not there, and second runs."""
 
+import dataclasses
+import pathlib
+
 import pytest
 
+from cvmae.data.decode import read_table
 from cvmae.data.prepare import Options, PrepareError, prepare, work
 from cvmae.data.prepare.state import State
 from tests.data import layouts, videos
@@ -178,3 +182,73 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, capsys):
     out = capsys.readouterr().out
     assert ["classes", "3", "3", "1,000"] in [line.split() for line in out.splitlines()]
     assert "with fewer than 1,000 the numbers are the published ones only where --labels has LOC_synset_mapping.txt" in out
+
+
+CUT = {
+    "mpeg4.avi": {"codec": "mpeg4", "options": {"g": "5", "qmin": "2", "qmax": "4"}},
+    "h264.avi": {"codec": "libx264"},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "h264.mkv": {"codec": "libx264"},
+}
+
+
+@pytest.fixture(scope="module")
+def cut_files(tmp_path_factory):
+    """A folder with files of CUT, and with 60 % of each under the name cut_NAME."""
+    folder = tmp_path_factory.mktemp("cut") / "videos" / "run"
+    folder.mkdir(parents=True)
+    for name, settings in CUT.items():
+        content = pathlib.Path(videos.write_video(folder / name, 40, size=(64, 96), **settings)).read_bytes()
+        (folder / f"cut_{name}").write_bytes(content[: len(content) * 6 // 10])
+    return folder
+
+
+def test_a_file_that_was_cut_is_named_and_kept(cut_files, tmp_path, capsys):
+    chosen = dataclasses.replace(options(tmp_path, "folder"), videos=str(cut_files.parent))
+    manifest = prepare(chosen)["manifest"]
+    report = {path: (problem, detail) for path, problem, detail in table(tmp_path / "out" / "report.csv")[1:]}
+    assert {path: problem for path, (problem, _) in report.items()} == {f"run/cut_{name}": "looks cut" for name in CUT}
+    for name in CUT:
+        whole, rest = ((cut_files / path).stat().st_size for path in (name, f"cut_{name}"))
+        frames = len(read_table(str(cut_files / f"cut_{name}")))
+        of_frames = f", {frames} of 40 frames" if name.endswith("avi") else ""
+        _, detail = report[f"run/cut_{name}"]
+        assert 1 < frames < 40 and detail == f"the file has {rest:,} of the {whole:,} bytes that its header announces{of_frames}"
+    assert len(table(manifest)) == 1 + 2 * len(CUT) and "4 looks cut" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_whole_file_is_not_named_and_a_cut_one_that_cannot_be_decoded_is(cut_files, name):
+    assert work.process(work.make_job(str(cut_files / name), "full"))["cut"] == ""
+    answer = work.process(work.make_job(str(cut_files / f"cut_{name}"), "full"))
+    said = answer["cut"] or answer["detail"].partition("; ")[2]
+    assert "bytes that its header announces" in said and bool(answer["cut"]) == (not answer["problem"])
+
+
+def test_a_large_avi_has_several_chunks(cut_files, tmp_path):
+    content = (cut_files / "mpeg4.avi").read_bytes()
+    more = b"RIFF" + (len(content)).to_bytes(4, "little") + b"AVIX" + bytes(len(content) - 4)
+    (tmp_path / "whole.avi").write_bytes(content + more)
+    (tmp_path / "cut.avi").write_bytes(content + more[: len(more) // 2])
+    jobs = [work.make_job(str(tmp_path / name), "none", measure=True) for name in ("whole.avi", "cut.avi")]
+    whole, cut = (work.process(job)["cut"] for job in jobs)
+    assert whole == "" and f"of the {len(content + more):,} bytes that its header announces" in cut
+
+
+EBML = b"\x1a\x45\xdf\xa3"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        EBML,
+        EBML + b"\xff\xff",
+        EBML + b"\x80\x18\x53\x80\x67\xff",
+        EBML + b"\x80\x18\x53\x80\x67\x01" + b"\xff" * 7,
+        b"\0",
+    ],
+)
+def test_a_header_that_ends_early_or_announces_no_size(tmp_path, content):
+    (tmp_path / "a.avi").write_bytes(content + bytes(100))
+    answer = work.process(work.make_job(str(tmp_path / "a.avi"), "quick"))
+    assert answer["problem"] == "undecodable" and "announces" not in answer["detail"]
