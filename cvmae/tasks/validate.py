@@ -159,6 +159,12 @@ def check_downstream(config) -> None:
             -depth <= name < depth,
             f"config.probe.layers has {name}: {config.video_branch.variant} has {depth} blocks, {-depth} to {depth - 1}",
         )
+    together = config.get("probe", {}).get("clips", 1)
+    require(
+        together == 1 or config.test.clips % together == 0,
+        f"config.test.clips={config.get('test', {}).get('clips')} is no multiple of config.probe.clips={together}, which are read together "
+        f"in the test too: set --config.test.clips={together}, or --config.probe.clips=1 to average over clips",
+    )
     require(
         bool(config.init_from),
         "config.init_from is empty: give a workdir, a weights file or folder, or a hub id owner/name; or untrained, for an encoder of "
