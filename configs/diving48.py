@@ -5,8 +5,8 @@
     python -m cvmae.main --config=configs/diving48.py:task=finetune --config.init_from=DIR --config.data.manifest=diving48/manifest.csv
 
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. The attentive probe is V-JEPA 2's
-(configs/eval/vitl/diving48.yaml of facebookresearch/vjepa2), which reads four blocks of the encoder, but for the clips' tokens, read
-together there and averaged after the softmax here, and for its encoder's 32 frames with a stride of 2: 16 with a stride of 4 span the same time [choice]. No recipe for Diving48 has been published for
+(configs/eval/vitl/diving48.yaml of facebookresearch/vjepa2), which reads four blocks of the encoder and 4 clips together, but for its
+encoder's 32 frames with a stride of 2: 16 with a stride of 4 span the same time [choice]. No recipe for Diving48 has been published for
 VideoMAE's size: pre-training and fine-tuning are those of UCF101, another small data set [choice]; the linear probe has no published
 protocol [choice]. Dives to either side are of one
 class, so clips are flipped. We have not run it; its accuracy is unknown (quoted: the probe of V-JEPA 2's ViT-L reaches 89.0 %).

@@ -62,6 +62,7 @@ def motion_probe(c):
         c.batch_size = 128  # [V-JEPA 2] 2 x 64
         c.total = "100_epochs"  # [V-JEPA 2]
         c.probe.rates, c.probe.weight_decays = (1e-3, 3e-4, 1e-4), (0.8,)  # [V-JEPA 2]
+        c.probe.clips = 4  # [V-JEPA 2]
         c.probe.layers = (-7, -5, -3, -1)  # [V-JEPA 2] 17, 19, 21 and 23 of ViT-L; its ViT-g has (-16, -11, -6, -1)
 
 
@@ -185,6 +186,8 @@ def _attentive(c):
     c.probe.blocks = 3  # self-attention blocks before the cross-attention; [V-JEPA 2] whose num_probe_blocks of 4 counts both
     # Blocks of the encoder whose tokens are read, each through its last norm, all of them side by side; -1 is the encoder's output
     c.probe.layers = (-1,)
+    # Clips of a video whose tokens are read together, in training and in the test, where test.clips is a multiple; 1 reads each by itself
+    c.probe.clips = 1
     c.probe.heads = 16  # attention heads; [V-JEPA 2]
 
 

@@ -5,8 +5,8 @@
     python -m cvmae.main --config=configs/jester.py:task=finetune --config.init_from=DIR --config.data.manifest=jester/manifest.csv
 
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. The attentive probe is V-JEPA 2's
-(configs/eval/vitl/jester.yaml of facebookresearch/vjepa2), which reads four blocks of the encoder, but for the clips' tokens, read
-together there and averaged after the softmax here, and for its clips of 32 frames, which are longer than the videos; frames, pre-training and fine-tuning are those of Something-Something V2, whose
+(configs/eval/vitl/jester.yaml of facebookresearch/vjepa2), which reads four blocks of the encoder and 4 clips together, but for
+its clips of 32 frames with a stride of 2, which are longer than the videos; frames, pre-training and fine-tuning are those of Something-Something V2, whose
 videos have 12 frames per second too [choice]; the linear probe has no published protocol [choice]. Gestures have a direction, so nothing is flipped: `--config.augment.flip=0.5
 --config.augment.mirror_labels=True` flips clips and exchanges left and right, clockwise and counterclockwise, in their labels. We have not
 run it; its accuracy is unknown (quoted: V-JEPA 2 reports a probe on Jester). `:runlocal` takes under a minute on any machine.

@@ -5,8 +5,8 @@
 
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it; its accuracy is
 unknown (quoted: VideoMAE's own ViT-B fine-tunes to 81.5 % after 1600 epochs). Protocols: fine-tuning is VideoMAE's (5 x 3 views), the
-attentive probe V-JEPA 2's (configs/eval/vitl/k400.yaml of facebookresearch/vjepa2), but for its tokens: there those of the 8 clips are
-read together, here the softmax is averaged over clips. The linear probe has no published protocol for videos [choice]. `:runlocal` takes under a minute on any machine.
+attentive probe V-JEPA 2's (configs/eval/vitl/k400.yaml of facebookresearch/vjepa2), which reads 8 clips of a video together. The linear
+probe has no published protocol for videos [choice]. `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream
@@ -28,7 +28,7 @@ def get_config(arg=None):
     else:
         c = downstream.base(args, RECIPES)  # its test, 5 x 3, is VideoMAE's for Kinetics
     if args.task == "attentive":
-        c.test.clips = 8  # [V-JEPA 2] 8 x 3
+        c.probe.clips = c.test.clips = 8  # [V-JEPA 2] 8 x 3
     c.data.name = "k400"
     c.data.stride = 4  # [VideoMAE] 16 x 4
     return common.finish(c, args)

@@ -7,9 +7,10 @@
 `fast` changes the recipe for accelerators: decoder heads of 128, half of the masked patches in a step, tanh GELU (configs/README.md).
 `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. We have not run it to its end; its
 accuracy is unknown (quoted: VideoMAE's own ViT-B fine-tunes to 69.6 % after 800 epochs and 70.8 % after 2400). Protocols: fine-tuning
-is VideoMAE's (2 x 3 views), the attentive probe V-JEPA 2's (configs/eval/vitl/ssv2.yaml of facebookresearch/vjepa2), but for its
-tokens: there those of 2 clips of 16 frames with a stride of 4 are read together, here the softmax is averaged over 2 clips. The linear
-probe has no published protocol for videos [choice]. `:runlocal` takes under a minute on any machine.
+is VideoMAE's (2 x 3 views), the attentive probe V-JEPA 2's (configs/eval/vitl/ssv2.yaml of facebookresearch/vjepa2), which
+reads 2 clips together, but for their frames: there 16 with a stride of 4, so that the clips of a video of under 64 frames, as most are, are
+the same one; here, as in fine-tuning, a frame of each of 16 segments, others in each clip [choice]. `--config.data.clip_sampling=random` takes
+theirs. The linear probe has no published protocol for videos [choice]. `:runlocal` takes under a minute on any machine.
 """
 
 from cvmae.configs import common, downstream
@@ -41,4 +42,6 @@ def get_config(arg=None):
         c.augment.flip = 0.0  # class names contain left and right
     if "test" in c:
         c.test.clips = 2  # [VideoMAE] 2 x 3
+    if args.task == "attentive":
+        c.probe.clips = 2  # [V-JEPA 2] 2 x 3
     return common.finish(c, args)

@@ -133,6 +133,7 @@ def runlocal(c):
     if "heads" in c.get("probe", {}):
         c.probe.heads = 2
         c.probe.layers = (-2, -1)[-len(c.probe.layers) :]  # of 2 blocks
+        c.probe.clips = min(c.probe.clips, 2)
     if c.video_branch.get("train", "all") != "all":
         c.video_branch.train = "last:1"
     if "visualize" in c:

@@ -20,6 +20,7 @@ import cvmae.cli
 from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError, check_key
+from cvmae.data.pipeline import clip_spec
 from cvmae.files import write_json
 from cvmae.performance import plan_report
 from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_topology
@@ -97,6 +98,7 @@ def planned_run(step: TracedStep, clips: int, source: str) -> plan_report.Planne
         model_flops=model_flops(step),
         hosts=len({device.process_index for device in step.devices}),
         decoders=decoders(FLAGS.config),
+        read_together=clip_spec(step.config).clips,
     )
 
 

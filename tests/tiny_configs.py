@@ -7,6 +7,7 @@ import numpy as np
 
 from cvmae import config as config_lib
 from cvmae import objective
+from cvmae.data.pipeline import clip_spec
 from cvmae.data.sources import make_source
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel.mesh import make_mesh
@@ -53,5 +54,5 @@ def make_task(c, total=8, mesh=None):
 def labeled_batch(c, clips=None, seed=0):
     """Returns a batch of random clips with labels, as the loader yields it."""
     draw, count = np.random.default_rng(seed), clips or c.batch_size
-    video = draw.integers(0, 256, (count, c.data.num_frames, *c.data.frame_size, 3), dtype=np.uint8)
+    video = draw.integers(0, 256, (count, clip_spec(c).length, *c.data.frame_size, 3), dtype=np.uint8)
     return {"video": video, "label": np.arange(count, dtype=np.int32) % c.data.synthetic.classes}

@@ -7,7 +7,7 @@ RandAugment, then float32 in 0..1 until `normalize`.
 from cvmae.augment.color import Color, jitter_color, normalize
 from cvmae.augment.distort import Distortion, distort, to_gray
 from cvmae.augment.erasing import Erasing, erase
-from cvmae.augment.finetune_views import LabeledSpec, labeled_view, labeled_views
+from cvmae.augment.finetune_views import LabeledSpec, labeled_clips, labeled_view, labeled_views
 from cvmae.augment.geometry import Crop, center_crop, draw_box, from_planes, planes_to_patches, random_crop, resample
 from cvmae.augment.mixing import Mix, mix, multi_hot_targets, soft_targets
 from cvmae.augment.pretrain_views import ViewSpec, draw_starts, make_planes, make_views, shared_fraction
@@ -29,6 +29,7 @@ __all__ = [
     "erase",
     "from_planes",
     "jitter_color",
+    "labeled_clips",
     "labeled_view",
     "labeled_views",
     "make_planes",

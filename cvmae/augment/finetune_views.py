@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import einops
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -98,3 +99,31 @@ def labeled_views(
     rows = (pairs[:, 1], video, labels)
     views, labels = jax.lax.map(lambda row: _cut(row[0], row[1], row[2], spec), rows, batch_size=CHUNK)
     return views, labels, split[:, 1]
+
+
+def labeled_clips(
+    keys: Key[Array, " B"], video: UInt8[Array, "B NT H0 W0 3"], labels: Int[Array, " B"], spec: LabeledSpec, clips: int
+) -> tuple[Float[Array, "B NT H W 3"], Int[Array, " B"], Key[Array, " B"]]:
+    """Augments a batch of several clips of each video, each clip by itself as V-JEPA 2's probes do, but for the flip.
+
+    The clips of a video are flipped together or not at all, since a flip may change its label. Rows and devices as in `labeled_views`.
+
+    Args:
+      keys: one key per sample, [B].
+      video: uint8 [B, N·T, H0, W0, 3], the N clips of a video one after the other.
+      labels: int32 [B], -1 for no label.
+      spec: the augmentation.
+      clips: N.
+
+    Returns:
+      Views, float32 [B, N·T, H, W, 3] normalized; labels, int32 [B]; and a key for each row, [B], for whatever is drawn later.
+    """
+    split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+    if spec.crop.flip:
+        flips = jax.vmap(lambda key, frames, label: flip(key, frames, label, spec.crop.flip, spec.mirror))
+        video, labels = flips(split[:, 0], video, labels)
+    each = dataclasses.replace(spec, crop=dataclasses.replace(spec.crop, flip=0.0))
+    clip_keys = jax.vmap(lambda key: jax.random.split(key, clips))(split[:, 1]).reshape(-1)
+    flat = einops.rearrange(video, "b (n t) h w c -> (b n) t h w c", n=clips)
+    views, _, _ = labeled_views(clip_keys, flat, jnp.repeat(labels, clips), each)
+    return einops.rearrange(views, "(b n) t h w c -> b (n t) h w c", n=clips), labels, split[:, 2]

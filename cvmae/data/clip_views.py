@@ -15,6 +15,8 @@ from cvmae.data.records import Source
 class TestViews:
     """Views of every record in a test: `clips` evenly spaced clips, and `crops` evenly spaced crops of each.
 
+    Where config.probe.clips are read together, `clips` counts such groups.
+
     Published clips × crops: 2 × 3 on SSv2, 5 × 3 on Kinetics and UCF101 (VideoMAE), 10 × 3 (mae_st).
 
     Raises:
@@ -36,7 +38,7 @@ def make_view_loader(config, source: Source, batch_size: int, views: TestViews, 
     """Makes a deterministic loader of every clip of `views` once, in order: example i is clip i % clips of record i // clips.
 
     Clips are placed as in `clips.clip_indices` (`random` sampling is replaced by `middle`), crops as in `clips.fit_frames`.
-    Several clips of one record are decoded separately. A batch is a dict of
+    Several clips of one record are decoded separately, those that are read together (config.probe.clips) at once. A batch is a dict of
 
         video     uint8 [b, crops, T, H0, W0, 3]
         label     int32 [b]      -1: unlabeled

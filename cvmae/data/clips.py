@@ -40,6 +40,7 @@ class ClipSpec:
       frame_sampling: a word of FRAME_SAMPLINGS, see `sample_frame_index`.
       square_pixels: True applies the aspect ratio of a file's pixels where frames are resized.
       extra: frames that a clip has beyond `num_frames`, for views that begin at different ones; none of them is sampled.
+      clips: N, clips of a video that are read together, one after the other, see `clip_indices`.
 
     Raises:
       ValueError: a field is out of range; the message names it.
@@ -56,12 +57,13 @@ class ClipSpec:
     frame_sampling: str
     square_pixels: bool = False
     extra: int = 0
+    clips: int = 1
 
     def __post_init__(self):
         for field, choices in (("fit", FITS), ("sampling", SAMPLINGS), ("frame_sampling", FRAME_SAMPLINGS)):
             if getattr(self, field) not in choices:
                 raise ValueError(f"{field} must be one of {', '.join(choices)}, got {getattr(self, field)!r}")
-        for field in ("num_frames", "stride", "height", "width"):
+        for field in ("num_frames", "stride", "height", "width", "clips"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
         if self.extra < 0:
@@ -73,8 +75,8 @@ class ClipSpec:
 
     @property
     def length(self) -> int:
-        """The number of frames that are read for a clip."""
-        return self.num_frames + self.extra
+        """The number of frames that are read for a sample: of a clip, or of all that are read together."""
+        return self.clips * (self.num_frames + self.extra)
 
     def deterministic(self) -> "ClipSpec":
         """Returns a copy for evaluation, in which every random choice is replaced by the middle one."""
@@ -89,6 +91,8 @@ class ClipSpec:
 @dataclasses.dataclass(frozen=True)
 class ClipView:
     """Clip number `clip` of `clips` evenly spaced ones of a video, and the number of its crops; by default the middle one.
+
+    Where a spec reads N clips together, `clip` and `clips` count such groups.
 
     Attributes:
       clip: from 0, see `clip_indices`.
@@ -149,11 +153,15 @@ def clip_indices(
     end: float | None = None,
     view: ClipView = MIDDLE,
 ) -> np.ndarray:
-    """Returns the source frames of one clip, int64 [T + `spec.extra`], not decreasing.
+    """Returns the source frames of one clip, int64 [`spec.length`], not decreasing within a clip.
 
     With `middle`, several clips start evenly spaced, the first at the beginning and the last so that it ends with the video
     (VideoMAE and mae_st on Kinetics). With `uniform`, clip c of C takes the frame at the fraction (c + 1/2) / C of each
     segment, so that clips interleave (as VideoMAE's on SSv2, whose fractions are c / C). With `random`, `view` has no effect.
+
+    N clips that are read together stand one after the other. Those of group g of G are the clips g, g + G, ... of N G, so that each
+    group is spread over the video. With `random`, each begins anywhere in its own of N equal parts of the video, and where a clip
+    is longer than such a part all are evenly spaced (V-JEPA 2's segments).
 
     Args:
       spec: the sampling.
@@ -168,20 +176,33 @@ def clip_indices(
     """
     low, high = part_of_video(times, start, end)
     part = times[low:high]
-    steps = np.arange(spec.length)
-    numerator, denominator = spacing(view.clip, view.clips)
-    if spec.sampling == "uniform":
-        indices = (2 * view.clips * steps + 2 * view.clip + 1) * len(part) // (2 * view.clips * spec.length)
-    elif spec.fps > 0:
-        offsets = steps * (spec.stride / spec.fps)
-        spare = max(0.0, part[-1] - part[0] - offsets[-1])
-        first = part[0] + spare * (rng.random() if spec.sampling == "random" else numerator / denominator)
-        indices = displayed_frames(part, first + offsets)
+    if spec.sampling == "random":
+        numbers, count = range(spec.clips), spec.clips
     else:
-        spare = max(0, len(part) - 1 - int(steps[-1]) * spec.stride)
-        first = int(rng.integers(spare + 1)) if spec.sampling == "random" else spare * numerator // denominator
-        indices = first + steps * spec.stride
+        count = view.clips * spec.clips
+        numbers = range(view.clip, count, view.clips)
+    indices = np.concatenate([_clip_frames(spec, part, rng, number, count) for number in numbers])
     return low + np.minimum(indices, len(part) - 1).astype(np.int64)
+
+
+def _clip_frames(spec: ClipSpec, part: np.ndarray, rng: np.random.Generator, number: int, count: int) -> np.ndarray:
+    """Returns the frames of clip `number` of `count`, as indices into `part`, the times to sample from; they may run past its end."""
+    steps = np.arange(spec.num_frames + spec.extra)
+    (numerator, denominator), is_random = spacing(number, count), spec.sampling == "random"
+    if spec.sampling == "uniform":
+        return (2 * count * steps + 2 * number + 1) * len(part) // (2 * count * len(steps))
+    if spec.fps > 0:
+        offsets, duration = steps * (spec.stride / spec.fps), part[-1] - part[0]
+        begin = duration * number / count
+        room = duration * (number + 1) / count - begin - offsets[-1]
+        draw = rng.random() if is_random else 0.0
+        evenly = max(0.0, duration - offsets[-1]) * (numerator / denominator)
+        return displayed_frames(part, part[0] + (begin + room * draw if is_random and room >= 0 else evenly) + offsets)
+    span, begin = int(steps[-1]) * spec.stride, len(part) * number // count
+    room = len(part) * (number + 1) // count - 1 - begin - span
+    draw = int(rng.integers(max(0, room) + 1)) if is_random else 0
+    evenly = max(0, len(part) - 1 - span) * numerator // denominator
+    return (begin + draw if is_random and room >= 0 else evenly) + steps * spec.stride
 
 
 def sample_frame_index(num_sampled: int, sampling: str, num_frames: int, rng: np.random.Generator) -> np.ndarray:

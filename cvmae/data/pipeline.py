@@ -42,6 +42,7 @@ def clip_spec(config, *, for_views: bool = False) -> clips.ClipSpec:
         frame_sampling=image.frame_sampling if image else "middle",
         square_pixels=data.get("square_pixels", False),  # configs before version 0.2 have no such field
         extra=config.augment.get("plus_shift", 0) if for_views else 0,  # downstream tasks have no such field
+        clips=config.get("probe", {}).get("clips", 1),  # only attentive probes have the field
     )
 
 
@@ -57,6 +58,8 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
         index        int64 [b]      record in the source
         failures     uint8 [b, 512] records that had to be replaced (see `bad_files`), zeros for none
         source       int32 [b]      only of a mixture: the number of the source
+
+    With config.probe.clips = N, T is that of N clips of a video, one after the other, see `clips.clip_indices`.
 
     Raises:
       ValueError: B is not divisible by P, or the source is empty.
@@ -148,7 +151,7 @@ class Reader:
     Attributes:
       source: the records.
       spec: of the clips.
-      timeout_s: the limit for one clip, in seconds.
+      timeout_s: the limit for one clip, or for those that are read together, in seconds.
       part_specs: of the clips of each source of a mixture, in place of `spec`.
     """
 
@@ -194,9 +197,9 @@ def _example(video, frame_index, label, index):
 
 
 def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = clips.MIDDLE) -> list[np.ndarray]:
-    """Decodes, samples and resizes one clip of a record, which is all that the host does to it.
+    """Decodes, samples and resizes one clip of a record, or those that are read together, which is all that the host does to it.
 
-    Returns the crops of the clip, each uint8 [T, H0, W0, 3].
+    Returns the crops of the clip, each uint8 [T, H0, W0, 3], T = `spec.length`.
 
     Raises:
       DecodeError: the video cannot be decoded.
@@ -206,7 +209,7 @@ def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = c
     aspect, places = 1.0, np.empty(0, int)
 
     def choose(times):
-        # A frame that repeats is decoded and resized once: all of a picture, the end of a short video.
+        # A frame that repeats is decoded and resized once: all of a picture, the end of a short video, what clips have in common.
         nonlocal places
         indices = clips.clip_indices(spec, times, rng, record.start, record.end, view)
         distinct, places = np.unique(indices, return_inverse=True)
@@ -223,7 +226,7 @@ def cut_clip(record: Record, spec: clips.ClipSpec, rng, view: clips.ClipView = c
         frames = decode.read_chosen(record.payload, choose_from)
     size = spec.height, spec.width
     crops = [clips.fit_frames(frames, *size, spec.fit, crop, view.crops, aspect) for crop in range(view.crops)]
-    return crops if len(frames) == len(places) else [crop[places] for crop in crops]
+    return crops if np.array_equal(places, np.arange(len(frames))) else [crop[places] for crop in crops]
 
 
 @dataclasses.dataclass(frozen=True)

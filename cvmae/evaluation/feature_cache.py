@@ -56,7 +56,9 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     return {
         "parameters": fingerprint(params),
         "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype} | later,
-        "clips": {name: value for name, value in clips.items() if name not in ("num_sampled", "frame_sampling", "extra")},
+        "clips": {
+            name: value for name, value in clips.items() if name not in ("num_sampled", "frame_sampling", "extra", "clips")
+        },
         "augment": {name: config.augment[name] for name in ("size", "mean", "std")},
         "features": dataclasses.asdict(spec),
     }

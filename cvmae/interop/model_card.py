@@ -274,7 +274,7 @@ def _metrics(run: Run, part: str) -> list[str]:
     split = f"split `{run.split}`" if run.split else "a split that the config does not name"
     line = f"Measured by `task={run.task}` on {split} of {run.data_name or 'its data'}"
     details = run.report.details
-    line += "".join(f", {name} {details[name]}" for name in ("clips", "views") if name in details)
+    line += "".join(f", {name} {details[name]}" for name in ("clips", "views", "clips_together") if name in details)
     if run.task in ("linear", "attentive"):
         line += ": of the probe, which is not part of this export"
     elif run.task == "finetune" and part != "classifier":

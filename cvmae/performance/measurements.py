@@ -118,7 +118,7 @@ def compare_with_huggingface(config, options: Options) -> tuple[list[str], dict]
 def measure_decode(config, options: Options) -> tuple[list[str], dict]:
     """Times decoding of the config's clips by this package and other libraries: (lines to print, data). Raises: ConfigError."""
     with config_errors("data"):
-        spec = clip_spec(config)
+        spec = dataclasses.replace(clip_spec(config), clips=1)
     readers, missing = bench_decode.available()
     codings = [coding for coding in CODINGS if has_encoder(coding)]
     missing += [f"{coding.name}: PyAV has no encoder {coding.encoder} here" for coding in CODINGS if coding not in codings]

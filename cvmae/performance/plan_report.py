@@ -30,6 +30,7 @@ class PlannedRun:
       model_flops: those that the model needs, see `traced_step.model_flops`.
       hosts: machines that the chips are in, each of which decodes its own clips.
       decoders: threads that decode on each of them, config.data.workers x threads; 0 where no videos are decoded, None for auto.
+      read_together: clips of a video that are one sample of the batch, config.probe.clips.
     """
 
     config: str
@@ -42,6 +43,7 @@ class PlannedRun:
     model_flops: int
     hosts: int = 1
     decoders: int | None = 0
+    read_together: int = 1
 
 
 def gib(size: float) -> str:
@@ -167,7 +169,7 @@ def input_lines(run: PlannedRun, step: float) -> list[str]:
     """
     if run.decoders == 0:
         return []
-    needed = run.batch / step / run.hosts
+    needed = run.read_together * run.batch / step / run.hosts
     cores = math.ceil(needed / CLIPS_PER_CPU_SECOND)
     assumed = f"{CLIPS_PER_CPU_SECOND} clips per CPU-second: 16 frames of 340x256 H.264 with a keyframe every 12"
     hosts = "the host decodes" if run.hosts == 1 else f"each of {run.hosts} hosts decodes"

@@ -58,8 +58,9 @@ def run(config, workdir: str | os.PathLike, *, source=None, report_page: bool = 
     config = _keep_cooldown(config, workdir)
     compilation_cache.enable(config.get("compilation_cache", "auto"))
     config, notes = fill_fields(config)
-    config, more = _keep_pixels(config, workdir)
-    processes.log_once(*notes, *more)
+    config, pixels = _keep_pixels(config, workdir)
+    config, clips = _keep_clips(config, workdir)
+    processes.log_once(*notes, *pixels, *clips)
     with storage_errors("a file of the run", workdir):
         return find_task(config.task).run(config, os.fspath(workdir), custom, report_page)
 
@@ -101,3 +102,16 @@ def _keep_pixels(config, workdir: str | os.PathLike):
     config = config.copy_and_resolve_references()
     config.data.square_pixels = False
     return config.lock(), ["note: config.data.square_pixels=False, as this workdir was begun; a new --workdir takes True"]
+
+
+def _keep_clips(config, workdir: str | os.PathLike):
+    """Returns the config with the one clip that a workdir of an earlier version reads, before `probe.clips` was a field, and notes."""
+    from cvmae.workdir import Workdir
+
+    probe = (Workdir(workdir).read_config() or {}).get("probe")
+    if config.get("probe", {}).get("clips", 1) == 1 or not isinstance(probe, dict) or "clips" in probe:
+        return config, []
+    note = f"note: config.probe.clips=1, as this workdir was begun; a new --workdir takes {config.probe.clips}"
+    config = config.copy_and_resolve_references()
+    config.probe.clips = 1
+    return config.lock(), [note]

@@ -16,6 +16,7 @@ from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
 from cvmae.data.labels import label_sets_of, missing_hint
+from cvmae.data.pipeline import clip_spec
 from cvmae.evaluation.classification import summarize
 from cvmae.evaluation.multi_label import MAP, labels_of, mean_average_precision
 from cvmae.evaluation.multi_view import Predictions, predict_views
@@ -28,7 +29,7 @@ from cvmae.training.loop import Schedule
 from cvmae.training.train_state import TrainState
 from cvmae.workdir import BAD_TEST_FILES, Report, Workdir
 
-MIDDLE = TestViews(1, 1)  # the middle clip, center crop: evaluation during training
+MIDDLE = TestViews(1, 1)  # the middle clip, or one group of clips; center crop: evaluation during training
 
 
 class ClassificationTask(Task):
@@ -40,6 +41,7 @@ class ClassificationTask(Task):
       label_sets: with the sigmoid loss bool [S, C], see `cvmae.data.sources.Source`; a label of a batch is a row of it. None with
         softmax, where a label is a class.
       view_spec: the augmentation.
+      clips: N, clips of a video that are one sample, one after the other along time.
 
     Raises:
       ConfigError: the split has clips without a label, or more classes than the config says.
@@ -59,6 +61,7 @@ class ClassificationTask(Task):
             if mirror is not None:
                 self.label_sets, mirror = mirror_label_sets(self.label_sets, mirror)
         self.view_spec = self._view_spec(mirror)
+        self.clips = clip_spec(config).clips
 
     @abc.abstractmethod
     def predict(self, state: TrainState) -> Callable:
@@ -116,9 +119,12 @@ class ClassificationTask(Task):
         return batch | {"key": rng.per_sample(key, batch["label"].shape[0])}
 
     def views(self, samples):
-        """Returns augmented clips float32 [B·R, T, H, W, 3], labels int32 [B·R] and keys [B·R], R views of each sample."""
-        repeats = self.config.augment.get("repeats", 1)
-        make = functools.partial(augment.labeled_views, spec=self.view_spec, repeats=repeats)
+        """Returns augmented clips float32 [B·R, N·T, H, W, 3], labels int32 [B·R] and keys [B·R], R views of each sample."""
+        if self.clips > 1:  # of probes, which have one view
+            make = functools.partial(augment.labeled_clips, spec=self.view_spec, clips=self.clips)
+        else:
+            repeats = self.config.augment.get("repeats", 1)
+            make = functools.partial(augment.labeled_views, spec=self.view_spec, repeats=repeats)
         # Every device works on its own rows, one after the other, so that of RandAugment only the op that was drawn is run.
         return shard_map_rows(make, self.mesh)(samples["key"], samples["video"], samples["label"])
 
@@ -146,7 +152,10 @@ class ClassificationTask(Task):
         return jax.nn.softmax(logits) if self.label_sets is None else jax.nn.sigmoid(logits)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Returns the scores of the middle clip's center crop of every clip of the evaluation split, as `eval/NAME`."""
+        """Returns the scores of one center crop of every video of the evaluation split, as `eval/NAME`.
+
+        It is of the middle clip, or of the N that are read together, evenly spaced.
+        """
         return {f"eval/{name}": value for name, value in self.scores(self.test(state, self.eval_source, MIDDLE)).items()}
 
     def test(self, state: TrainState, source, views: TestViews, bad_files: BadFiles | None = None) -> Predictions:
@@ -173,12 +182,14 @@ class ClassificationTask(Task):
         writes = processes.is_main_process()
         bad_files = BadFiles(workdir, len(source), c.data.max_bad_fraction, BAD_TEST_FILES, writes)
         chosen, select = self.select_head(state)
-        predictions = select(self.test(state, source, TestViews(c.test.clips, c.test.crops), bad_files))
+        views = TestViews(c.test.clips // self.clips, c.test.crops)
+        predictions = select(self.test(state, source, views, bad_files))
         details = chosen | {
             "clips": int(predictions.readable.sum()),
             "unreadable": int((~predictions.readable).sum()),
             "views": f"{c.test.clips} x {c.test.crops}",
         }
+        details |= {"clips_together": self.clips} if self.clips > 1 else {}
         paths = tuple(source.key(index) for index in range(len(source)))
         report = Report(c.task, self.scores(predictions), details=details)
         return Results(report, text_of(report, c.data.test_split), predictions, self.class_names, paths)
@@ -245,4 +256,6 @@ def text_of(report: Report, split: str) -> str:
         return f"{clips} videos of {split}, without labels: see predictions.npz"
     percent = ", ".join(f"{name.removeprefix('accuracy/')} {100 * value:.2f} %" for name, value in report.metrics.items())
     head = " (" + ", ".join(f"{name} {best[name]:g}" for name in ("rate", "weight_decay")) + ")" if best else ""
-    return f"{clips} videos of {split}, {report.details['views']} views each: {percent}{head}"
+    together = report.details.get("clips_together")
+    views = f"{report.details['views']} views each{f', {together} clips read together' if together else ''}"
+    return f"{clips} videos of {split}, {views}: {percent}{head}"

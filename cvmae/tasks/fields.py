@@ -198,6 +198,7 @@ CHECKS = {
     "probe.rates": each("above 0", lambda value: value > 0),
     "probe.weight_decays": each("at least 0", lambda value: value >= 0),
     "probe.heads": at_least(1),
+    "probe.clips": at_least(1),
     "probe.layers": each("a whole number", lambda value: isinstance(value, int)),
     "probe.loss": one_of(*classifier.LOSSES),
     "probe.*": at_least(0),

@@ -150,6 +150,16 @@ def picture_notes(config, source: Source) -> list[str]:
     ]
 
 
+def repeated_clip_notes(config, source: Source, clips: int) -> list[str]:
+    """Returns a note if `clips` clips of a video are read together, and all videos are pictures, whose clips are one repeated frame."""
+    if clips == 1 or not all(_are_pictures(source)):
+        return []
+    return [
+        f"note: config.data.split={config.data.split!r} has pictures only, so the config.probe.clips={clips} clips that are read together "
+        "differ by their crops alone: --config.probe.clips=1 --config.test.clips=1 takes one"
+    ]
+
+
 def _are_pictures(source: Source) -> list[bool]:
     """Tells by the suffixes of some records, evenly spread, which of them are pictures."""
     chosen = np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).astype(int)) if len(source) else ()

@@ -2,6 +2,7 @@
 
 import itertools
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from cvmae.models.heads import pool
 from cvmae.models.probes import FeatureNorm
 from cvmae.tasks.classification import MIDDLE, ClassificationTask, highest_class, no_class
 from cvmae.tasks.init_from import load_video_encoder
+from cvmae.tasks.notes import repeated_clip_notes
 from cvmae.training import optimizer as optim
 from cvmae.training.loop import Schedule
 from cvmae.training.train_state import TrainState
@@ -25,7 +27,8 @@ class Probe(ClassificationTask):
     """The linear and the attentive probe.
 
     `linear` reads the mean over tokens, batch-normalized without affine parameters (MAE); its heads are trained side by side. `attentive`
-    reads all tokens; its heads have activations of their own, so they are trained one after the other within a step.
+    reads all tokens, of config.probe.clips clips of a video together; its heads have activations of their own, so they are trained one
+    after the other within a step.
     """
 
     STACKED = 1  # the heads
@@ -47,7 +50,11 @@ class Probe(ClassificationTask):
         return [
             f"{self.classes} classes; the frozen encoder is {self.config.init_from}",
             f"{len(self.grid)} heads at once: rates {tuple(c.rates)}, weight decays {tuple(c.weight_decays)}",
-        ]
+        ] + ([f"{self.clips} clips of a video are read together"] if self.clips > 1 else [])
+
+    def first_notes(self) -> list[str]:
+        """Returns a note where the clips that are read together are equal."""
+        return repeated_clip_notes(self.config, self.source, self.clips)
 
     def check_data(self) -> None:
         """Checks the labels of the splits, and that those of the evaluation split can tell which head is best."""
@@ -67,7 +74,7 @@ class Probe(ClassificationTask):
         encoder_key, probe_key = jax.random.split(key)
         clips = jnp.zeros((2, c.data.num_frames, *c.augment.size, 3))
         encoder = self.encoder.init(encoder_key, clips)["params"]
-        features = self._features(encoder, clips)
+        features = self._features(encoder, jnp.tile(clips, (1, self.clips, 1, 1, 1)))
         stats = FeatureNorm().init(key, features, False)["batch_stats"] if self.linear else None
         keys = jax.random.split(probe_key, len(self.grid))
         params = jax.vmap(lambda key: self.probe.init(key, features)["params"])(keys)
@@ -84,10 +91,23 @@ class Probe(ClassificationTask):
         return state.replace(frozen=jax.device_put(params, jax.tree.map(lambda a: a.sharding, state.frozen)))
 
     def _features(self, encoder, clips):
-        """Returns the input of a head: float32 [B, D], or all tokens [B, N, D]."""
+        """Returns the input of a head: float32 [B, D], or all tokens of a video's N clips [B, N·L, D]; `clips` are [B, N·T, H, W, 3]."""
         layers = self.config.probe.get("layers", (-1,))  # configs of before the field
-        tokens = block_tokens(self.encoder, encoder, clips, layers)
-        return pool(tokens) if self.linear else tokens.astype(DTYPES[self.config.dtype])
+        if self.linear:
+            return pool(block_tokens(self.encoder, encoder, clips, layers))
+
+        def tokens_of(clip):
+            return block_tokens(self.encoder, encoder, clip, layers).astype(DTYPES[self.config.dtype])
+
+        if self.clips == 1:
+            return tokens_of(clips)
+        # The first clip of every video, then the second: activations of the encoder take the memory of one clip.
+        frames = self.config.data.num_frames
+        tokens = jax.lax.map(
+            lambda start: tokens_of(jax.lax.dynamic_slice_in_dim(clips, start, frames, axis=1)),
+            frames * jnp.arange(self.clips),
+        )
+        return einops.rearrange(tokens, "n b l d -> b (n l) d")
 
     def _as_parameters(self, tree):
         """Keeps the sharding of a head's moments from its parameters and gradients, and with them from the activations."""

@@ -146,6 +146,7 @@ def check_downstream(config) -> None:
     if config.task in ("linear", "attentive"):
         with config_errors():
             build.build_probe(config, 2)
+        check_probe(config)
     views = config.get("test") or config.get("features")
     require(
         views is None or views.crops == 1 or config.data.fit == "crop",
@@ -154,11 +155,6 @@ def check_downstream(config) -> None:
     layer = next((config[name].layer for name in ("features", "extract", "visualize") if name in config), -1)
     depth, _ = build.num_blocks(config.video_branch)
     require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
-    for name in config.get("probe", {}).get("layers", ()):
-        require(
-            -depth <= name < depth,
-            f"config.probe.layers has {name}: {config.video_branch.variant} has {depth} blocks, {-depth} to {depth - 1}",
-        )
     require(
         bool(config.init_from),
         "config.init_from is empty: give a workdir, a weights file or folder, or a hub id owner/name; or untrained, for an encoder of "
@@ -169,6 +165,20 @@ def check_downstream(config) -> None:
     check_inflate(config.video_branch, start)
     if "visualize" in config:
         check_pictures(config)
+
+
+def check_probe(config) -> None:
+    """Checks that the encoder has the blocks that a probe reads, and that a test has whole groups of the clips that it reads together."""
+    depth, _ = build.num_blocks(config.video_branch)
+    for name in config.probe.get("layers", ()):
+        blocks = f"{config.video_branch.variant} has {depth} blocks, {-depth} to {depth - 1}"
+        require(-depth <= name < depth, f"config.probe.layers has {name}: {blocks}")
+    together = config.probe.get("clips", 1)
+    require(
+        config.test.clips % together == 0,
+        f"config.test.clips={config.test.clips} is no multiple of config.probe.clips={together}, which are read together "
+        f"in the test too: set --config.test.clips={together}, or --config.probe.clips=1 to average over clips",
+    )
 
 
 def check_pictures(config) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvmae.augment import Crop, Erasing, LabeledSpec, RandAugment, labeled_view, labeled_views
+from cvmae.augment import Crop, Erasing, LabeledSpec, RandAugment, labeled_clips, labeled_view, labeled_views
 from cvmae.augment.finetune_views import flip
 from tests.augment.random_clips import clip
 
@@ -97,3 +97,30 @@ def test_a_row_does_not_depend_on_the_others():
         np.testing.assert_array_equal(
             *(jax.random.key_data(keys)[rows] for keys, rows in ((together[2], here), (turned[2], there)))
         )
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def clips_of_videos(keys, video, labels, spec, clips):
+    return labeled_clips(keys, video, labels, spec, clips)
+
+
+def test_the_clips_of_a_video_are_flipped_together_with_its_label():
+    """Labels 0 and 1 are each other's mirror image, videos of label 2 are not flipped."""
+    spec = dataclasses.replace(FULL_FRAME, crop=dataclasses.replace(FULL_FRAME.crop, flip=0.5), mirror=(1, 0, -1))
+    videos = np.stack([np.concatenate([clip(seed=3 * seed + part) for part in range(3)]) for seed in range(24)])
+    labels = np.arange(24, dtype=np.int32) % 3
+    made, found, keys = clips_of_videos(jax.random.split(KEY, 24), videos, labels, spec, 3)
+    assert made.shape == (24, 12, 8, 8, 3) and len(np.unique(jax.random.key_data(keys), axis=0)) == 24
+    flipped = np.asarray(found) != labels
+    assert 0 < flipped.sum() < 16 and not flipped[2::3].any()
+    expected = np.where(flipped[:, None, None, None, None], videos[:, :, :, ::-1], videos)
+    np.testing.assert_allclose(pixels(made), expected, atol=1e-2)
+
+
+def test_each_clip_of_a_video_has_a_crop_of_its_own():
+    spec = LabeledSpec(Crop((4, 6), (0.2, 0.5)), MEAN, STD)
+    videos = np.concatenate([VIDEOS, VIDEOS], axis=1)  # the second clip is the first
+    made, _, _ = clips_of_videos(KEYS, videos, LABELS, spec, 2)
+    assert (np.abs(made[:, :4] - made[:, 4:]).max((1, 2, 3, 4)) > 0.1).all()
+    alone, _, _ = clips_of_videos(KEYS[1:2], videos[1:2], LABELS[1:2], spec, 2)
+    np.testing.assert_allclose(alone[0], made[1], atol=1e-5)

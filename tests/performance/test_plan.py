@@ -273,8 +273,8 @@ def test_the_estimate_is_the_sum_of_the_bounds_of_operations():
     assert with_kernels.kernels == pytest.approx(1e-3) and with_kernels.step == pytest.approx(6e-3)
 
 
-def planned(hosts: int = 1, decoders: int = 0) -> plan_report.PlannedRun:
-    return plan_report.PlannedRun("c", {}, 600, 1, 1, "", 1, 1, hosts, decoders)
+def planned(hosts: int = 1, decoders: int = 0, read_together: int = 1) -> plan_report.PlannedRun:
+    return plan_report.PlannedRun("c", {}, 600, 1, 1, "", 1, 1, hosts, decoders, read_together)
 
 
 def test_the_clips_that_a_host_decodes_are_announced():
@@ -284,6 +284,8 @@ def test_the_clips_that_a_host_decodes_are_announced():
     _, warning = plan_report.input_lines(planned(decoders=8), step=0.5)
     assert f"reach at most {8 * rate} clips/s" in warning and f"--config.data.workers={math.ceil(1200 / rate)}" in warning
     assert plan_report.input_lines(planned(decoders=0), step=0.5) == []  # rendered clips
+    [line] = plan_report.input_lines(planned(hosts=4, decoders=80, read_together=8), step=2.0)
+    assert "each of 4 hosts decodes 600 clips/s" in line
 
 
 def test_decoders_are_workers_times_threads():

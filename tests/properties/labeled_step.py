@@ -1,4 +1,4 @@
-"""Run by test_devices in a process with some number of devices: a step of fine-tuning, its views, and a test, as npz."""
+"""Run by test_devices in a process with some number of devices: steps of fine-tuning and of a probe, views, and tests, as npz."""
 
 import sys
 
@@ -23,7 +23,23 @@ def arrays() -> dict[str, np.ndarray]:
     found |= {"test/probabilities": tested.probabilities, "test/labels": tested.labels, "test/readable": tested.readable}
     new, metrics = task.step(state, batch)
     found |= {"gradient" + jax.tree_util.keystr(path): leaf for path, leaf in moments(new.opt_state)}
-    return jax.device_get(found | {name: metrics[name] for name in ("loss", "accuracy/top1", "optimizer/grad_norm")})
+    return (
+        jax.device_get(found | {name: metrics[name] for name in ("loss", "accuracy/top1", "optimizer/grad_norm")})
+        | read_together()
+    )
+
+
+def read_together() -> dict[str, np.ndarray]:
+    """Of an attentive probe that reads two clips of a video together: views, the loss of a step, and a test."""
+    grid = {"probe__rates": (1e-2,), "probe__weight_decays": (0.1,), "probe__blocks": 1}
+    c = downstream("attentive", probe__clips=2, augment__flip=0.5, data__synthetic__clips=11, **grid)
+    task = make_task(c)
+    batch, state = labeled_batch(c), task.initial_state()
+    clips, _, _ = jax.jit(lambda b: task.views(task.samples(b, 0)))(task.placement.put(batch))
+    tested = task.test(state, make_source(c.data, "val"), TestViews(2, 3))
+    _, metrics = task.step(state, batch)
+    found = {"clips": clips, "probabilities": tested.probabilities, "loss": metrics["loss"]}
+    return {f"together/{name}": array for name, array in jax.device_get(found).items()}
 
 
 def moments(opt_state):

@@ -94,6 +94,12 @@ def test_every_video_is_tested_once_on_any_number_of_devices(labeled):
     np.testing.assert_allclose(labeled[8]["test/probabilities"].sum(-1), 1, rtol=1e-5)
 
 
+def test_clips_that_are_read_together_are_those_of_one_device(labeled):
+    assert labeled[1]["together/clips"].shape == (8, 8, 32, 32, 3) and labeled[1]["together/probabilities"].shape == (11, 1, 4)
+    for name, array in named(labeled[1], "together/").items():
+        np.testing.assert_allclose(array, labeled[8][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_a_sharded_optimizer_state_only_adds_the_gathering_of_parameters(tmp_path):
     """Gradients are reduced as before, and no activation is moved to where the moments of its weights lie."""
     file = tmp_path / "bytes.json"

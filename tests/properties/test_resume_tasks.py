@@ -14,7 +14,8 @@ from tests.tiny_configs import downstream
 FIELDS = {
     "finetune": {"augment__rand_augment__layers": 1, "optimizer__ema_decay": 0.5, "head__dropout": 0.2},
     "linear": {},
-    "attentive": {"probe__blocks": 1, "probe__heads": 2, "probe__rates": (1e-2, 1e-3), "probe__weight_decays": (0.1,)},
+    "attentive": {"probe__blocks": 1, "probe__heads": 2, "probe__rates": (1e-2, 1e-3), "probe__weight_decays": (0.1,)}
+    | {"probe__clips": 2, "test__clips": 2, "data__clip_sampling": "random", "optimizer__ema_decay": 0.5},
 }
 
 
@@ -37,7 +38,7 @@ def interrupt(monkeypatch, step: int):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["finetune", "linear", "attentive"])
 def test_it_ends_in_the_same_bits(task, tmp_path, monkeypatch):
-    config = downstream(task, **FIELDS[task], eval_every="4_steps", test__clips=1, test__crops=1)
+    config = downstream(task, **{"eval_every": "4_steps", "test__clips": 1, "test__crops": 1} | FIELDS[task])
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     numbers = train(config, str(whole))
     with monkeypatch.context() as patched:

@@ -285,6 +285,14 @@ def test_the_best_head_of_a_probe_is_that_of_the_highest_map(manifest, tmp_path,
     assert "mAP" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_an_attentive_probe_reads_clips_of_several_labels_together(manifest, tmp_path, capsys):
+    fields = {"probe__loss": "sigmoid", "probe__rates": (3e-3,), "probe__weight_decays": (0.01,), "probe__blocks": 0}
+    numbers = run(of(manifest, "attentive", **fields, probe__clips=2, total="30_steps", eval_every="30_steps"), str(tmp_path))
+    assert check_results(tmp_path).details["clips_together"] == 2 and numbers["test/mAP"] > 0.6
+    assert "14 videos of val, 2 x 3 views each, 2 clips read together: mAP " in capsys.readouterr().out
+
+
 def test_neighbors_and_retrieval_say_what_they_count(manifest, tmp_path, capsys):
     fields = {"data__multi_label": True, "knn__neighbours": (1, 3)}
     numbers = run(of(manifest, "knn", **fields), str(tmp_path / "knn"))
