@@ -28,9 +28,7 @@ from cvmae.storage.path import AnyPath, as_path
 
 IDENTITY = "identity.json"
 SHARD_ROWS = 2048  # 6 MiB of 768 values a row; an interruption loses at most one shard
-_STAMPS = (
-    "stamps"  # an array of a shard, uint64 [rows], 0 where a video could not be looked at; shards of earlier versions have none
-)
+_STAMPS = "stamps"  # of a shard, uint64 [rows], 0 where a video could not be looked at; absent in those of earlier versions
 _WHAT = {"source": "the list of videos or their labels, source"}  # what messages call an entry of an identity
 _THREADS = 16  # that look at videos
 _ENCODER = ("variant", "tubelet", "positions", "cls_token", "qkv_bias", "eps", "final_norm")

@@ -271,17 +271,13 @@ def check_positions(config, name: str, decoder: bool) -> None:
 
 def check_start(path: str, field: str) -> None:
     """Raises ConfigError if there are no weights at `path`; a hub id is only checked for its form."""
-    require(
-        not path or bool(path.strip()),
-        f"config.{field}={path!r} is blank: give a workdir, a weights file or folder, or a hub id owner/name",
-    )
+    known = "give a workdir, a weights file or folder, or a hub id owner/name"
+    require(not path or bool(path.strip()), f"config.{field}={path!r} is blank: {known}")
     if is_remote(path):  # whether it is there, its reader says
         check_scheme(path)
         return
-    require(
-        not path or os.path.exists(os.path.expanduser(path)) or hub.is_hub_id(path),
-        f"config.{field}={path!r} does not exist: give a workdir, a weights file or folder, or a hub id owner/name",
-    )
+    is_there = os.path.exists(os.path.expanduser(path)) or hub.is_hub_id(path)
+    require(not path or is_there, f"config.{field}={path!r} does not exist: {known}")
 
 
 def check_inflate(branch, path: str) -> None:
