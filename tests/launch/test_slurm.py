@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def slurm(tmp_path, tasks: int):
 
 def test_slurm_for_real_and_a_rerun_with_fewer_tasks_goes_on(tmp_path):
     done, report = slurm(tmp_path, 2)
-    assert done.stderr.count("2 processes") == 1 and done.stdout.count("written") == 1
+    assert done.stderr.count("2 processes") == 1 and len(re.findall("^written ", done.stdout, re.M)) == 1
     assert (report["videos"], report["written"], report["skipped"]) == (8, 8, 0)
     written = sorted((tmp_path / "run" / "features").rglob("*.npz"))
     assert len(written) == 8
