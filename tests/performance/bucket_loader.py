@@ -2,7 +2,7 @@
 
     python -m tests.performance.bucket_loader gs 15
 
-The arguments are the server (`gs`: fake-gcs-server; `s3`: moto, which is written in Python) and optionally rounds (15). It encodes 32 videos of 300
+The arguments are the server (`gs`: fake-gcs-server; `s3`: moto, which is written in Python) and optionally rounds (15). It encodes 8 videos of 300
 frames of 340x256 in H.264, as `cvmae.bench --decode` does, and two processes read clips of 16 frames with stride 4, from single files and
 from tar shards. The server runs on the cores that decode.
 """
@@ -30,10 +30,10 @@ def write_set(folder: pathlib.Path) -> None:
     files, shards = folder / "files", folder / "shards"
     files.mkdir()
     shards.mkdir()
-    paths = write_videos(files, H264, VideoSpec(count=32))["mp4"]
+    paths = write_videos(files, H264, VideoSpec(count=8))["mp4"]
     rows = [f"{path.name},{number % 4},train" for number, path in enumerate(paths)]
     (files / "list.csv").write_text("\n".join(["path,label,split", *rows, ""]))
-    write_shards(str(files / "list.csv"), str(shards), shard_bytes=1 << 22)
+    write_shards(str(files / "list.csv"), str(shards), shard_bytes=1 << 21)
 
 
 def open_set(place: str, kind: str):
