@@ -72,8 +72,9 @@ def extract_features(
     """
     names = output_names(source)
     _check_files(format, dtype, spec, names)
-    encode, files = make_encode(config, spec, placement), FORMATS[format](as_path(folder))
+    encode = make_encode(config, spec, placement)
     _claim_folder(config, encode, params, spec, folder, (window_stride, format, dtype))
+    files = FORMATS[format](as_path(folder))  # which may set damaged files aside, of the claimed folder only
     stamps = Stamps(source)
     # Before any write, so that all processes see the same.
     there, outdated = _look(files, folder, names, source, stamps)
