@@ -12,7 +12,7 @@ from cvmae.data.labels import label_sets_of
 from cvmae.data.mixture import Mixture
 from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
-from cvmae.workdir import PROVENANCE, Workdir
+from cvmae.workdir import CONFIG, PROVENANCE, Workdir
 
 # The entries of an identity that are of the data, and what a message calls them.
 DATA = {
@@ -191,7 +191,13 @@ def tell_changed_fields(workdir: Workdir, config, step: int) -> dict[str, list]:
     """
     if not step or not processes.is_main_process():
         return {}
-    changed = changed_fields(workdir.read_config() or {}, json.loads(config.to_json_best_effort()))
+    before = workdir.read_config()
+    if before is None:
+        processes.log_once(
+            f"{workdir / CONFIG} was not there at the resume from step {step}: fields that changed since cannot be named; it is written again"
+        )
+        return {}
+    changed = changed_fields(before, json.loads(config.to_json_best_effort()))
     if changed:
         values = [f"{name} {_shown(before)} -> {_shown(now)}" for name, (before, now) in list(changed.items())[:_TOLD]]
         more = f" and {len(changed) - _TOLD} more, see {PROVENANCE}" if len(changed) > _TOLD else ""
