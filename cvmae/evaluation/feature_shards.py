@@ -70,18 +70,18 @@ class RecordFiles:
 
     def _whole_shards(self) -> dict[AnyPath, list[Row]]:
         """Returns the rows of every whole shard, and sets the others aside, with a line for each."""
-        whole = {}
+        rows_by_shard = {}
         for shard in shards_of(self._folder):
             rows, why = read_shard(shard)
             if not why:
-                whole[shard] = rows
+                rows_by_shard[shard] = rows
                 continue
             self._lost |= {row.name for row in rows if row.name}
             new = set_aside(shard)
             if shard.with_suffix(".csv").exists():
                 set_aside(shard.with_suffix(".csv"))
             processes.log_once(f"{shard} is damaged ({why}): set aside as {new.name}; the features of its videos are recomputed")
-        return whole
+        return rows_by_shard
 
     def _is_packed(self, name: str, stored: Stored) -> bool:
         """Returns True if a waiting file is in a shard: a run was interrupted before it deleted it. Earlier versions recomputed nothing."""

@@ -135,7 +135,7 @@ def _scale(fields: Fields) -> float:
 
 
 def _channel_problems(mean, std) -> list[str]:
-    """Returns what is wrong with the two lists of three numbers, one line each."""
+    """Returns problems of mean and standard deviation, which are three numbers each, one a line."""
     return [
         f"{field} is {short(values)}; expected three numbers{above}, of R, G and B: correct it, or remove it if it is unknown"
         for field, values, above in (("image_mean", mean, ""), ("image_std", std, " above 0"))
