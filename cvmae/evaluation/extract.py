@@ -72,11 +72,11 @@ def extract_features(
     """
     names = output_names(source)
     _check_files(format, dtype, spec, names)
-    encode, files = make_encode(config, spec, placement), FORMATS[format](as_path(folder))
+    encode = make_encode(config, spec, placement)
     _claim_folder(config, encode, params, spec, folder, (window_stride, format, dtype))
+    files = FORMATS[format](as_path(folder))  # which may set damaged files aside, of the claimed folder only
     stamps = Stamps(source)
-    # Before any write, so that all processes see the same.
-    there, outdated = _look(files, folder, names, source, stamps)
+    there, outdated = _look(files, folder, names, source, stamps)  # before any write, so that all processes see the same
     todo = process_slice([number for number in range(len(names)) if number not in there])
     bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
     size = whole_batch(max(1, config.batch_size // jax.process_count()))

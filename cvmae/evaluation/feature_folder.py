@@ -9,7 +9,7 @@ import numpy as np
 
 from cvmae.data.lines import csv_text
 from cvmae.evaluation.feature_files import NpzFiles
-from cvmae.evaluation.feature_shards import SHARD, rows_of, shards_of
+from cvmae.evaluation.feature_shards import SHARD, Row, read_shard, shards_of
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
 
@@ -47,6 +47,16 @@ def read_index(folder: AnyPath) -> list[str] | None:
     )
 
 
+def _rows_of_whole(shard: AnyPath) -> list[Row]:
+    """Returns the rows of a shard. Raises: ValueError, it is damaged."""
+    rows, why = read_shard(shard)
+    if why:
+        raise ValueError(
+            f"{shard} is damaged ({why}): run task=extract again, which recomputes its videos, or move it away to read the others"
+        )
+    return rows
+
+
 class FeatureFolder(Mapping):
     """Mapping {name of a video: its arrays} of a folder of npz files or shards; the arrays of a video are read on access.
 
@@ -54,11 +64,16 @@ class FeatureFolder(Mapping):
     """
 
     def __init__(self, folder):
-        """Opens a folder. Raises: FileNotFoundError if it contains no features."""
+        """Opens a folder.
+
+        Raises:
+          FileNotFoundError: it contains no features.
+          ValueError: a shard or the index is damaged, or shards are in a bucket.
+        """
         self._files, shards = NpzFiles(as_path(folder)), shards_of(as_path(folder))
         if shards and is_remote(shards[0]):
             raise ValueError(f"{folder} holds {SHARD} shards, which are read from a disk only: copy the folder")
-        names = [row.name for shard in shards for row in rows_of(shard)] if shards else self._files.names()
+        names = [row.name for shard in shards for row in _rows_of_whole(shard)] if shards else self._files.names()
         # Of a video that was recomputed there are two records for a moment: the later one holds.
         self._positions = {name: position for position, name in enumerate(names) if name}
         listed = read_index(as_path(folder))

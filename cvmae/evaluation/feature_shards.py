@@ -2,7 +2,7 @@
 
 Line r of FOLDER/features-00000.csv, after a header, describes record r: name, label (several are separated by `;`), windows, and
 made_from, what it was made from as JSON, which shards of earlier versions lack. A record whose features were recomputed has no name; its
-features are in a later shard.
+features are in a later shard. A shard that is damaged, or whose CSV is, is set aside as a file *.damaged before anything is written.
 """
 
 import csv
@@ -18,13 +18,15 @@ import numpy as np
 from cvmae.data.label_texts import NONE_OF_THEM
 from cvmae.data.lines import csv_text
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, Stored, comment_of
-from cvmae.files import replacing
+from cvmae.files import replacing, set_aside
+from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath
 from cvmae.storage.remote_path import RemotePath
 
 SHARD_VIDEOS = 1024
 SHARD = ".array_record"
 _WAITING = "waiting"
+_SMALLEST = 1 << 16  # bytes; array_record refuses files below
 
 
 class Row(NamedTuple):
@@ -53,7 +55,8 @@ class RecordFiles:
     def __init__(self, folder: AnyPath, shard_videos: int = SHARD_VIDEOS):
         self._folder, self._shard_videos = folder, shard_videos
         self._files = NpzFiles(folder / _WAITING, ".waiting")
-        self._rows = {shard: rows_of(shard) for shard in shards_of(folder)}
+        self._lost: set[str] = set()  # the videos of shards that were set aside
+        self._rows = self._whole_shards()
         # The newest row of a video. An earlier run may have been interrupted between writing it and erasing the name of the older one.
         self._packed = {row.name: (shard, row) for shard, rows in self._rows.items() for row in rows if row.name}
         self._erase_names()
@@ -64,6 +67,21 @@ class RecordFiles:
                 self._files.path(name).unlink()
             elif not stored.damaged:
                 self._waiting[name] = None
+
+    def _whole_shards(self) -> dict[AnyPath, list[Row]]:
+        """Returns the rows of every whole shard, and sets the others aside, with a line for each."""
+        rows_by_shard = {}
+        for shard in shards_of(self._folder):
+            rows, why = read_shard(shard)
+            if not why:
+                rows_by_shard[shard] = rows
+                continue
+            self._lost |= {row.name for row in rows if row.name}
+            new = set_aside(shard)
+            if shard.with_suffix(".csv").exists():
+                set_aside(shard.with_suffix(".csv"))
+            processes.log_once(f"{shard} is damaged ({why}): set aside as {new.name}; the features of its videos are recomputed")
+        return rows_by_shard
 
     def _is_packed(self, name: str, stored: Stored) -> bool:
         """Returns True if a waiting file is in a shard: a run was interrupted before it deleted it. Earlier versions recomputed nothing."""
@@ -78,7 +96,7 @@ class RecordFiles:
         """Returns what there is of a video; None for nothing."""
         if name in self._packed and name not in self._waiting:
             return self._packed[name][1].stored()
-        return self._files.stored(name)
+        return self._files.stored(name) or (Stored(damaged=True) if name in self._lost else None)
 
     def files(self) -> dict[str, int]:
         """Returns the bytes of every shard by its name."""
@@ -175,6 +193,38 @@ def rows_of(shard: AnyPath) -> list[Row]:
     """Returns the rows of a shard's CSV, in the order of its records."""
     with shard.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         return [Row(row["name"], row["label"], row["windows"], row.get("made_from") or "") for row in csv.DictReader(file)]
+
+
+def read_shard(shard: AnyPath) -> tuple[list[Row], str]:
+    """Reads the CSV of a shard and looks at the shard's end.
+
+    Returns:
+      The rows, as far as they can be read, and why the shard cannot be used; "" for a whole one.
+
+    Raises:
+      OSError: a file may not be read, or its disk does not answer.
+    """
+    name = shard.with_suffix(".csv").name
+    try:
+        rows = rows_of(shard)
+    except FileNotFoundError:
+        return [], f"{name}, which says what is in it, is not there"
+    except (KeyError, ValueError, csv.Error):
+        return [], f"{name}, which says what is in it, is not a table of it"
+    if any(None in row for row in rows):
+        return [row for row in rows if None not in row], f"{name} is cut"
+    if isinstance(shard, RemotePath):  # nothing opens it there, and an upload is whole or not there
+        return rows, "it is cut" if shard.status().size < _SMALLEST else ""
+    with shard.open("rb") as file:
+        file.read(1)  # the reader below does not tell a file that it may not read from a damaged one
+    from array_record.python.array_record_module import ArrayRecordReader  # does not exist on Windows
+
+    reader = ArrayRecordReader(str(shard))
+    is_whole, records = reader.ok(), reader.num_records()
+    if not is_whole or not records:
+        return rows, "it is cut or not of this format"
+    reader.close()
+    return rows, f"it has {records:,} records, {name} has {len(rows):,}" if records != len(rows) else ""
 
 
 def _write_rows(shard: AnyPath, rows: list[Row]) -> None:

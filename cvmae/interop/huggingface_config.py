@@ -100,26 +100,44 @@ def repeated_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def read_normalization(folder: pathlib.Path) -> Normalization:
-    """Reads `mean` and `std` of the image processor, 0 and 1 where it leaves pixels in 0..1; empty if no file holds them.
+    """Reads `mean` and `std` of the image processor, of pixels in 0..1; empty if no file holds them.
+
+    They do what the processor's `do_rescale`, `rescale_factor` and `do_normalize` do to pixels in 0..255.
 
     Raises:
-      WeightsError: the file is not JSON, or its values are not three numbers each.
+      WeightsError: the file is not JSON, or its values are of another type or out of range.
     """
     for name in _PROCESSORS:
-        processor = read_json(folder / name) or {}
-        if processor.get("do_normalize") is False:
-            return UNIT_RANGE
-        if "image_mean" not in processor or "image_std" not in processor:
-            continue
-        mean, std = processor["image_mean"], processor["image_std"]
-        problems = [
-            f"{field} is {short(values)}; expected three numbers{above}, of R, G and B: correct it, or remove it if it is unknown"
-            for field, values, above in (("image_mean", mean, ""), ("image_std", std, " above 0"))
-            if not (
-                isinstance(values, list) and len(values) == 3 and all(map(is_number, values)) and (not above or min(values) > 0)
-            )
-        ]
+        fields = Fields(read_json(folder / name) or {})
+        problems, scale = fields.problems, _scale(fields)
+        if not fields.flag("do_normalize", True):
+            mean, std = list(UNIT_RANGE["mean"]), list(UNIT_RANGE["std"])
+        elif "image_mean" in fields.config and "image_std" in fields.config:
+            mean, std = fields.config["image_mean"], fields.config["image_std"]
+            problems += _channel_problems(mean, std)
+        else:
+            mean = std = []
+            if scale != 1:
+                rescaled = f"do_rescale and rescale_factor multiply pixels by {scale / 255:.6g}, not 1/255"
+                problems.append(f"{rescaled}, without image_mean and image_std: add these")
         if problems:
             raise WeightsError(str(folder / name), problems)
-        return {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+        if mean:
+            return {"mean": tuple(value / scale for value in mean), "std": tuple(value / scale for value in std)}
     return {}
+
+
+def _scale(fields: Fields) -> float:
+    """Returns the number that pixels in 0..1 are multiplied with before mean and std; exactly 1 for the usual factor of 1/255."""
+    factor = fields.number("rescale_factor", 1 / 255)
+    scale = 255 * factor if fields.flag("do_rescale", True) else 255.0
+    return 1.0 if abs(scale - 1) < 1e-6 else scale  # factors that are written with fewer digits
+
+
+def _channel_problems(mean, std) -> list[str]:
+    """Returns problems of mean and standard deviation, which are three numbers each, one a line."""
+    return [
+        f"{field} is {short(values)}; expected three numbers{above}, of R, G and B: correct it, or remove it if it is unknown"
+        for field, values, above in (("image_mean", mean, ""), ("image_std", std, " above 0"))
+        if not (isinstance(values, list) and len(values) == 3 and all(map(is_number, values)) and (not above or min(values) > 0))
+    ]

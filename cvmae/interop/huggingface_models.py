@@ -45,7 +45,7 @@ class HuggingFaceModel:
 
 def _read_videomae(fields: Fields, values: dict) -> dict:
     mean = fields.flag("use_mean_pooling", True)
-    bias = "qv_bias" if "qv_bias" in fields.config else "qkv_bias"  # transformers 4 calls it qkv_bias
+    biases = {name: fields.flag(name, True) for name in ("qkv_bias", "qv_bias")}  # the first is transformers 4's
     return (
         _decoder(fields, (384, 4, 6, 1536))
         | _classifier(fields)
@@ -54,7 +54,8 @@ def _read_videomae(fields: Fields, values: dict) -> dict:
             "patch": fields.whole("patch_size", 16),
             "num_frames": fields.whole("num_frames", 16),
             "tubelet": fields.whole("tubelet_size", 2),
-            "qkv_bias": "qv" if fields.flag(bias, True) else "none",
+            "qkv_bias": "qv" if all(biases.values()) else "none",
+            "bias_field": "qkv_bias" if biases["qv_bias"] else "qv_bias",
             "final_norm": not mean,
             "decoder_norm_eps": FIXED_EPS,
             "pool": "mean" if mean else "first",

@@ -131,6 +131,10 @@ class _Reader:
         hidden = self.config.get(f"{prefix}hidden", self.shape(f"{branch}/blocks/block0/mlp_in/kernel", (0, 4 * width))[-1])
         names = {match[2] for match in matches}
         bias = "qkv" if "attention/key/bias" in names else "qv" if "attention/query/bias" in names else "none"
+        if bias != "none" == self.config.get("qkv_bias", bias):
+            field = self.config.get("bias_field", "qkv_bias")
+            problem = f"config.json: {field} is False; the file has biases of queries and values: correct it"
+            raise WeightsError(self.key_map.kind, [problem])
         size = ViTSize(width, depth, self.heads(prefix, width), hidden / width)
         eps, mlp = self.config.get("eps", self.key_map.encoder["eps"]), self.key_map.encoder.get("mlp", "gelu")
         mlp = self.config.get("mlp", "swiglu" if "mlp_gate/kernel" in names else mlp)

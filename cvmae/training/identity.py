@@ -12,7 +12,7 @@ from cvmae.data.labels import label_sets_of
 from cvmae.data.mixture import Mixture
 from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
-from cvmae.workdir import PROVENANCE, Workdir
+from cvmae.workdir import CONFIG, PROVENANCE, Workdir
 
 # The entries of an identity that are of the data, and what a message calls them.
 DATA = {
@@ -25,7 +25,8 @@ DATA = {
     "file_sizes": "the contents of the files, whose sizes are others",
 }
 _LOOKED_AT = 64  # files of a source, evenly spread, whose sizes are compared: a look at each takes minutes on NFS
-EVALUATED = "eval_source"  # the entry of the data of evaluations, whose change is told and not refused
+# The entries of the data of evaluations, whose change is told and not refused: the source, and the sizes of some of its files.
+EVALUATED, EVALUATED_SIZES = "eval_source", "eval_file_sizes"
 ALLOW = "data.allow_change"
 # Beginnings of fields whose change at a resume is not told.
 UNTOLD = (
@@ -63,7 +64,7 @@ def describe(config, source: Source, evaluated: Source | None = None) -> dict:
     if finetune and finetune.train.startswith("lora"):
         identity["finetune.lora_alpha"] = finetune.lora_alpha
     if evaluated is not None:
-        identity[EVALUATED] = evaluated.identity
+        identity |= {EVALUATED: evaluated.identity, EVALUATED_SIZES: file_sizes(evaluated)}
     return identity | _describe_data(source)
 
 
@@ -101,8 +102,10 @@ def _size(path: str) -> int:
 
 def _differ(name: str, there, here) -> bool:
     """Returns True if an entry of an identity is another; sizes of files that were or are not there are not compared."""
-    if name != "file_sizes" or not isinstance(there, list) or len(there) != len(here):
-        return name != "file_sizes" and there != here
+    if name not in ("file_sizes", EVALUATED_SIZES):
+        return there != here
+    if not isinstance(there, list) or len(there) != len(here):
+        return False
     return any(a != b for a, b in zip(there, here, strict=True) if -1 not in (a, b))
 
 
@@ -128,10 +131,12 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
       ConfigError: another task, batch, seed, start or data set; the message says what changed.
     """
     changed = [name for name, value in expected.items() if _differ(name, position.get(name, value), value)]
-    if EVALUATED in changed:
-        changed.remove(EVALUATED)
+    of_evaluations = [name for name in changed if name in (EVALUATED, EVALUATED_SIZES)]
+    changed = [name for name in changed if name not in of_evaluations]
+    if of_evaluations:
+        what = "files, labels or classes" if EVALUATED in of_evaluations else "the contents of files, whose sizes are others"
         processes.log_once(
-            f"note: the data of config.data.eval_split changed since step {position.get('step')} (files, labels or classes): evaluations "
+            f"note: the data of config.data.eval_split changed since step {position.get('step')} ({what}): evaluations "
             "before and after it do not compare"
         )
     for name in changed:
@@ -186,7 +191,13 @@ def tell_changed_fields(workdir: Workdir, config, step: int) -> dict[str, list]:
     """
     if not step or not processes.is_main_process():
         return {}
-    changed = changed_fields(workdir.read_config() or {}, json.loads(config.to_json_best_effort()))
+    before = workdir.read_config()
+    if before is None:
+        processes.log_once(
+            f"{workdir / CONFIG} was not there at the resume from step {step}: fields that changed since cannot be named; it is written again"
+        )
+        return {}
+    changed = changed_fields(before, json.loads(config.to_json_best_effort()))
     if changed:
         values = [f"{name} {_shown(before)} -> {_shown(now)}" for name, (before, now) in list(changed.items())[:_TOLD]]
         more = f" and {len(changed) - _TOLD} more, see {PROVENANCE}" if len(changed) > _TOLD else ""

@@ -26,6 +26,7 @@ _ARRAYS_FILE = f"{STATE}/_METADATA"
 _INDEX_FILE = f"{STATE}/manifest.ocdbt"
 COMMITTED = "commit_success.txt"  # of a complete checkpoint in a bucket, as Orbax calls it
 _TEMPORARY = re.compile(r"([0-9]{1,18})\.orbax-checkpoint-tmp.*")  # Orbax's name of a checkpoint that is not complete
+_OBJECT = ". See full TensorStore details: <"  # behind which Orbax has the representation of a function
 # Errors of a disk or a connection that may be over soon, and say nothing about the files.
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN, errno.EHOSTDOWN}
 
@@ -150,5 +151,5 @@ def shorten(error: BaseException, checkpoint: AnyPath) -> str:
         text = f"{os.fsdecode(error.filename)} is missing"
     else:
         text = str(error) or type(error).__name__
-    text = text.replace(f"{checkpoint}{os.sep}", "").partition("\n")[0].strip()
+    text = text.replace(f"{checkpoint}{os.sep}", "").partition("\n")[0].partition(_OBJECT)[0].strip()
     return f"{text:.200}" or type(error).__name__

@@ -247,6 +247,55 @@ def test_a_folder_of_an_earlier_version_is_gone_on_with(extracted, tmp_path, for
     assert contents(tmp_path / "out")["a.mp4"]["label"] == 1
 
 
+def cut_shards(folder):
+    """Returns {why: a function that damages a shard in that way}."""
+    shard, table = folder / "features-00001.array_record", folder / "features-00001.csv"
+    return {
+        "half": lambda: os.truncate(shard, shard.stat().st_size // 2),
+        "empty": lambda: os.truncate(shard, 0),
+        "its end": lambda: os.truncate(shard, shard.stat().st_size - 100),
+        "other": lambda: shard.write_bytes(b"x" * (1 << 17)),
+        "no table": table.unlink,
+        "a cut table": lambda: os.truncate(table, table.stat().st_size // 2),
+        "no lines": lambda: table.write_text("name,label,windows,made_from\n"),
+    }
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "its end", "other", "no table", "a cut table", "no lines"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_damaged_shard_is_set_aside_and_its_videos_made_again(extracted, tmp_path, damage, earlier, capsys, monkeypatch):
+    monkeypatch.setattr(feature_shards.RecordFiles.__init__, "__defaults__", (2,))
+    out = tmp_path / "out"
+    extracted(ROWS, format="array_record")
+    expected = contents(out)
+    if earlier:
+        without_record(out)
+    cut_shards(out)[damage]()
+    capsys.readouterr()
+    with pytest.raises(ValueError, match=r"features-00001.array_record is damaged \(.*\): run task=extract again") as refused:
+        FeatureFolder(out)
+    assert "\n" not in str(refused.value)
+    counts = extracted(ROWS, format="array_record")
+    assert (counts["skipped"], counts["written"] + counts["rewritten"]) == (3, 2)
+    said = capsys.readouterr().err
+    assert "features-00001.array_record is damaged (" in said and "set aside as features-00001.array_record.damaged" in said
+    if damage in ("half", "empty", "its end", "other"):
+        assert counts["rewritten"] == 2 and "2 for damaged or cut files, such as c.mp4, d.mp4" in said
+    assert (out / "features-00001.array_record.damaged").exists()
+    assert_same({name: contents(out)[name] for name in expected}, expected)
+    assert extracted(ROWS, format="array_record")["skipped"] == 5
+
+
+def test_a_shard_that_may_not_be_read_is_not_damaged(extracted, tmp_path, monkeypatch):
+    extracted(ROWS[:1], format="array_record")
+    [shard] = (tmp_path / "out").glob("*.array_record")
+    shard.rename(tmp_path / "kept")
+    shard.mkdir()  # opening it fails, as for a file of someone else, for root too
+    with pytest.raises(OSError):
+        extracted(ROWS[:1], format="array_record")
+    assert shard.is_dir()
+
+
 @pytest.mark.parametrize("damage", [b"", b"name,file\nx,y\n", b"name,file,windows\nx\n", b"\xff\xfe", b"name,file,windows\n\0"])
 def test_a_damaged_index_is_one_line_and_written_again(extracted, tmp_path, damage):
     extracted(ROWS)

@@ -130,6 +130,10 @@ FIELDS = [
     ("layer_norm_eps", 0, "layer_norm_eps is 0"),
     ("layer_norm_eps", float("nan"), "layer_norm_eps is nan"),
     ("qv_bias", "yes", "qv_bias is 'yes'; expected true or false"),
+    ("qv_bias", False, "config.json: qv_bias is False; the file has biases of queries and values"),
+    ("qkv_bias", False, "config.json: qkv_bias is False; the file has biases of queries and values"),
+    ("qkv_bias", "true", "qkv_bias is 'true'; expected true or false"),
+    ("qkv_bias", None, "qkv_bias is None; expected true or false"),
     ("use_mean_pooling", 1, "use_mean_pooling is 1; expected true or false"),
     ("model_type", ["videomae"], "model_type is"),
 ]
@@ -152,11 +156,47 @@ def test_the_normalization_is_checked(field, value, folder):
         read_file(folder)
 
 
+@pytest.mark.parametrize(
+    "field, value", [("do_rescale", "no"), ("do_normalize", "no"), ("do_normalize", None), ("do_rescale", 1)]
+)
+def test_the_switches_of_the_normalization_are_checked(field, value, folder):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(WeightsError, match=f"preprocessor_config.json does not fit:\n  {field} is .*; expected true or false"):
+        read_file(folder)
+
+
+@pytest.mark.parametrize("value", ["a", 0, -1, None, [1], True, float("inf")])
+def test_the_factor_of_pixels_is_checked(value, folder):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_factor": value}))
+    with pytest.raises(WeightsError, match="_config.json does not fit:\n  rescale_factor is .*; expected a number above 0"):
+        read_file(folder)
+    file.write_text('{"rescale_factor": 1}')
+    with pytest.raises(WeightsError, match="multiply pixels by 1, not 1/255, without image_mean and image_std: add these"):
+        read_file(folder)
+
+
+def test_a_factor_of_fewer_digits_is_the_usual_one(folder):
+    file, expected = folder / "preprocessor_config.json", read(folder).normalization
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_factor": 0.003921569}))
+    assert read(folder).normalization == expected
+
+
 def test_a_deviation_of_zero(folder):
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"image_std": [0, 1, 1]}))
     with pytest.raises(WeightsError, match="three numbers above 0"):
         read_file(folder)
+
+
+@pytest.mark.parametrize("fields", [{"qv_bias": ...}, {"qkv_bias": ...}, {"qv_bias": True}])
+def test_a_model_without_biases(fields, tmp_path):
+    """Whichever name a version of transformers gives the field, and whatever the other one says."""
+    folder = tmp_path / "in"
+    write_hf_videomae(pretrained(videomae(bias="none", final_norm=False), head=Head(CLASSES)), folder)
+    change(folder, **fields)
+    assert read(folder).encoder.trunk.qkv_bias == "none"
 
 
 def test_a_config_of_brackets(folder):

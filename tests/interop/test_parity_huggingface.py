@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cvmae.interop.huggingface import CLASSES, FIRST_WHOLE, write_hf_videomae
+from cvmae.interop.load import read
 from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Head
 from cvmae.models import masking
@@ -207,6 +208,27 @@ def test_the_processor_makes_the_same_clips(frames, crop, tmp_path):
     levels = np.abs(np.asarray(make(video)) - reference) * np.array(normalization["std"]) * 255
     print(f"{frames} -> {crop}: differs by up to {levels.max():.2f} gray levels, {levels.mean():.2f} in the mean")
     assert levels.max() < (1e-3 if frames == crop else 1.01)
+
+
+PROCESSORS = [
+    {"rescale_factor": 1},
+    {"rescale_factor": 1 / 127.5},
+    {"do_rescale": False},
+    {"do_normalize": False},
+    {"do_normalize": False, "rescale_factor": 1 / 100},
+    {"do_normalize": False, "do_rescale": False, "rescale_factor": 0.5},
+]
+
+
+@pytest.mark.parametrize("fields", PROCESSORS, ids=str)
+def test_pixels_are_scaled_as_the_processor_says(fields, tmp_path):
+    write_hf_videomae(pretrained(videomae()), tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    video = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    processed = transformers.AutoImageProcessor.from_pretrained(tmp_path)(list(video), return_tensors="np")["pixel_values"]
+    reference = np.asarray(processed, np.float32).transpose(0, 1, 3, 4, 2)
+    np.testing.assert_allclose(preprocessing_of(read(tmp_path))(video), reference, rtol=1e-5, atol=1e-5 * np.abs(reference).max())
 
 
 def test_notes_on_what_the_weights_do_not_record(tmp_path):

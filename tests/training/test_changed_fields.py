@@ -56,9 +56,20 @@ def test_a_config_of_an_earlier_version_and_the_same_values_are_no_change(tmp_pa
     assert not changed_fields(there, here)
     (tmp_path / "config.json").write_text(json.dumps(there | {"scan": not here["scan"]}))
     assert not tell_changed_fields(Workdir(tmp_path), config(contrast__temperature=float("nan")), 3)
-    (tmp_path / "config.json").unlink()
-    assert not tell_changed_fields(Workdir(tmp_path), config(), 3)
     assert not capsys.readouterr().err
+
+
+def test_a_config_that_is_gone_is_told(tmp_path, capsys):
+    train(tmp_path, **SIZE)
+    (tmp_path / "config.json").unlink()
+    capsys.readouterr()
+    train(tmp_path, **SIZE | {"total": "6_steps", "optimizer__base_lr": 0.5})
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "config.json" in line]
+    assert line.startswith(
+        f"{tmp_path / 'config.json'} was not there at the resume from step 4: fields that changed since cannot"
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["optimizer"]["base_lr"] == 0.5
+    assert not tell_changed_fields(Workdir(tmp_path / "new"), config(), 0) and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number, more", [(8, ""), (12, " and 4 more, see environment.json")])

@@ -115,6 +115,7 @@ def test_the_whole_step_before_goes_on(folder, name, capsys):
     assert names(folder) == ["2", "4.damaged"]
     said = capsys.readouterr().err.strip()
     assert "checkpoints/4 is damaged (" in said and "set aside as 4.damaged, resuming from step 2" in said and "\n" not in said
+    assert "<bound" not in said and "TensorStore details" not in said
     # What was set aside is no step, for the next step of this number and for the next damage.
     save(folder, 4)
     assert names(folder) == ["2", "4", "4.damaged"]

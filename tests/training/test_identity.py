@@ -70,6 +70,31 @@ def test_other_data_of_evaluations_is_told_and_goes_on(capsys):
     assert "note: the data of config.data.eval_split changed since step 3" in capsys.readouterr().err
 
 
+def test_a_replaced_video_of_evaluations_is_told_and_goes_on(tmp_path, capsys):
+    evaluated = FileSource(Manifest(tuple(Entry(str(tmp_path / name), label) for name, label in ROWS), ("x", "y"), str(tmp_path)))
+
+    def now():
+        return describe(config(), make_source(config().data, "train"), evaluated)
+
+    def of_sizes(*sizes):
+        for (name, _), size in zip(ROWS, sizes, strict=True):
+            (tmp_path / name).write_bytes(bytes(size))
+        return now()
+
+    saved = of_sizes(3, 4, 5)
+    check_saved(saved, saved)
+    changed = of_sizes(3, 9, 5)
+    check_saved(changed, {name: value for name, value in saved.items() if name != "eval_file_sizes"})  # of an earlier version
+    (tmp_path / "b.mp4").unlink()
+    gone = now()
+    check_saved(gone, saved)  # a file that is not there at the moment is no change
+    assert gone["eval_file_sizes"] == [3, -1, 5] and not capsys.readouterr().err
+    check_saved(changed, saved)
+    [line] = capsys.readouterr().err.splitlines()
+    told = "the data of config.data.eval_split changed since step 3 (the contents of files, whose sizes are others): evaluations before"
+    assert told in line
+
+
 def test_a_run_that_evaluates_keeps_what_its_evaluations_read(tmp_path):
     sizes = {"total": "2_steps", "report__pictures": 0, "report__labelled": 0}
     for every, expected in (("1_steps", True), ("0_steps", False)):
