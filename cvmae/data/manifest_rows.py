@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from cvmae.data.lines import has_line_break, one_line
+from cvmae.data.lines import has_line_break, one_line, quoted
 from cvmae.data.text_files import TextError, read_utf8
 
 COLUMNS = "path,label,split[,start,end]"
@@ -24,6 +24,10 @@ class ManifestError(ValueError):
     """A manifest cannot be used; the message gives the line and a remedy."""
 
 
+class QuotedText(str):
+    """A path with white space around it that is in quotes, and so is meant as it stands."""
+
+
 def read_rows(path):
     """Yields ("file:line", {field: value}) of each row; path, label and split are among the fields."""
     as_json = path.endswith((".jsonl", ".ndjson", ".json"))
@@ -38,10 +42,12 @@ def read_rows(path):
 
 
 def _csv_rows(path, file):
-    reader = csv.DictReader(file)
+    lines: list[str] = []  # of the row, since `csv` does not say what was in quotes
+    reader = csv.DictReader(_keep(file, lines))
     names = reader.fieldnames or ()
     _check_header(f"{path}:1", names)
     before = reader.line_num
+    lines.clear()
     for row in reader:
         where = f"{path}:{reader.line_num}"
         others = [cell for name, cell in row.items() if name not in (None, "path") and cell] + (row.get(None) or [])
@@ -53,7 +59,20 @@ def _csv_rows(path, file):
             raise ManifestError(
                 f"{where}: the header has {len(reader.fieldnames)} columns, this line does not; quote a path that has a comma"
             )
+        if row["path"] != row["path"].strip() and _is_quoted(row["path"], "".join(lines)):
+            row["path"] = QuotedText(row["path"])
+        lines.clear()
         yield where, row
+
+
+def _keep(file, lines):
+    for line in file:
+        lines.append(line)
+        yield line
+
+
+def _is_quoted(cell, line):
+    return re.search(rf"(?:^|,){re.escape(quoted(cell))}(?:[,\r\n]|$)", line) is not None
 
 
 def _json_rows(path, file):
@@ -73,6 +92,8 @@ def _json_rows(path, file):
         _check_fields(where, row, "the object")
         if has_line_break(split := text_of(row["split"])):
             raise ManifestError(f"{where}: split {split[:40]!r} has a line break; write it in one line")
+        if isinstance(row["path"], str):
+            row["path"] = QuotedText(row["path"])
         yield where, row
 
 
