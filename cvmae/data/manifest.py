@@ -25,10 +25,11 @@ import dataclasses
 import functools
 import itertools
 import os
+from collections.abc import Collection
 
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
 from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
-from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, text_of
+from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part
 from cvmae.data.video_files import FolderError, VideoFiles
@@ -78,7 +79,14 @@ class Manifest:
     root: str = ""
 
 
-def read_manifest(path: str, split: str, root: str = "", multi_label: bool = False, pictures: bool = False) -> Manifest:
+def read_manifest(
+    path: str,
+    split: str,
+    root: str = "",
+    multi_label: bool = False,
+    pictures: bool = False,
+    used: Collection[str] = (),
+) -> Manifest:
     """Reads one split of a manifest.
 
     Args:
@@ -87,6 +95,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
       root: base of relative paths; "": the folder of the manifest.
       multi_label: True if a video may have several labels.
       pictures: of a folder, see `VideoFiles`; a file may list pictures either way.
+      used: the splits that the run reads, for a note about others that resemble them.
 
     Raises:
       ManifestError: the manifest cannot be read.
@@ -101,7 +110,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
         names, label_sets, numbers, notes = _number_rows(rows, join(manifest_folder, CLASSES), multi_label)
     except LabelError as error:
         raise ManifestError(str(error)) from error
-    notes += ignored_fields(rows)
+    notes += ignored_fields(rows) + stray_splits(rows, used or (split,))
     folder = expand_user(root) or manifest_folder
     numbered = zip(rows, numbers, strict=True)
     find = functools.partial(_find, functools.cache(_names), folder)

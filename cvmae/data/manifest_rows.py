@@ -1,12 +1,14 @@
-"""Rows of a manifest file, CSV or JSON lines, as fields: the header, rows that are whole, and fields that are not read."""
+"""Rows of a manifest file, CSV or JSON lines, as fields: the header, rows that are whole, and fields and splits that are not read."""
 
+import collections
 import csv
 import difflib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+from cvmae.data.label_texts import EMPTY
 from cvmae.data.lines import has_line_break, one_line, quoted
 from cvmae.data.text_files import TextError, read_utf8
 
@@ -14,6 +16,8 @@ COLUMNS = "path,label,split[,start,end]"
 COLUMN_NAMES = ("path", "label", "split", "start", "end")
 _REQUIRED = COLUMN_NAMES[:3]
 _SHOWN = 8  # columns in a note
+_SHORTEST = 4  # letters of a split that may be misspelled: val and eval are two
+_NEAR_SPLIT = 0.8  # trian and train have 0.8, text and test 0.75
 _NEAR = 0.75  # lable and label have 0.8, gender and end 0.67
 # The words of columns that give times under other names.
 _BOUNDS = {"start", "begin", "from", "end", "stop", "to"}
@@ -108,6 +112,40 @@ def ignored_fields(rows: Iterable[tuple[str, dict]]) -> list[str]:
         return []
     shown = ", ".join(one_line(name[:40]) + (f" ({hint})" if (hint := _near(name)) else "") for name in names[:_SHOWN])
     return [f"{'a column is' if len(names) == 1 else 'columns are'} not read: {shown}{', ...' if len(names) > _SHOWN else ''}"]
+
+
+def stray_splits(rows: Iterable[tuple[str, dict]], used: Collection[str]) -> list[str]:
+    """Returns a line for each split that is not used and resembles one that is, and for the rows that have none.
+
+    Args:
+      rows: as `read_rows` yields them.
+      used: names of splits.
+    """
+    places = collections.defaultdict(list)
+    for where, row in rows:
+        places[text_of(row["split"])].append(where)
+    notes = []
+    for split, lines in places.items():
+        count = "1 row has" if len(lines) == 1 else f"{len(lines):,} rows have"
+        if split in used:
+            continue
+        if split.lower() in EMPTY:
+            notes.append(f"{count} no split and so no use here, first {lines[0]}; write one, or remove them")
+        elif near := next((name for name in used if _is_misspelled(split, name)), ""):
+            notes.append(
+                f"{count} the split {split[:40]!r}, which is not read, first {lines[0]}; write {near!r} if that is meant"
+            )
+    return notes
+
+
+def _is_misspelled(split: str, name: str) -> bool:
+    """Returns True where two splits differ in case or in what is no letter or digit, or in a letter within; not test and testA."""
+    one, other = ("".join(filter(str.isalnum, text.casefold())) for text in (split, name))
+    if one == other:
+        return True
+    if not (split + name).isalpha() or min(len(one), len(other)) < _SHORTEST or (one[0], one[-1]) != (other[0], other[-1]):
+        return False
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() >= _NEAR_SPLIT
 
 
 def _near(name: str) -> str:
