@@ -189,6 +189,7 @@ def test_accents_in_one_character_and_in_two_are_one_class(tmp_path):
         (("0", "1", "run", "jump"), "labels are numbers \\(0, 1\\) and names; most are names, so all are taken as names"),
         (("1", "2", "4", "5"), "no label is 0, the lowest is 1: classes are numbered from 0; subtract 1 if"),
         (("7", "12"), "no label is 0, the lowest is 7"),
+        (("0", "1", "500"), "there are 501 classes, 0 to 500, and labels of only 3: if there are no others, number them 0 to 2$"),
         (("\uff11", "\uff12"), "labels such as '\uff11' are numbers in other characters than 0 to 9"),
     ],
 )
@@ -198,7 +199,7 @@ def test_labels_that_may_not_be_meant_so_are_named(tmp_path, labels, note):
 
 
 @pytest.mark.parametrize(
-    "labels", [("run", "jump"), ("0", "1"), ("", "nan"), ("0", "2", "run fast")[:2], ("walk/run", "walk run")]
+    "labels", [("run", "jump"), ("0", "1"), ("0", "9", "19"), ("", "nan"), ("0", "2", "run fast")[:2], ("walk/run", "walk run")]
 )
 def test_other_labels_have_no_note(tmp_path, labels):
     assert labeled(tmp_path, *labels).notes == ()
