@@ -95,7 +95,9 @@ def check_texts(labels: Mapping[str, str], listed: Collection[str], multi_label:
     Raises:
       LabelError: a text is a class with times, a vector of zeros and ones, or several labels.
     """
-    _check_times({label: where for label, where in labels.items() if label not in listed}, multi_label)
+    unlisted = {label: where for label, where in labels.items() if label not in listed}
+    _check_times(unlisted, multi_label)
+    _check_digits(unlisted, multi_label)
     for label, where in labels.items():
         if label in listed or not (_SEVERAL.fullmatch(label) or (multi_label and _is_list(label, labels))):
             continue
@@ -132,6 +134,16 @@ def check_vectors(rows: Iterable[tuple[str, tuple[str, ...]]]) -> None:
         values = [_BITS[part] for part in cells if part in _BITS]
         if len(set(values)) < len(values) or (len(lengths) == 1 and len(values) > 1):
             raise LabelError(_vector(where, ";".join(cells), cells, True))
+
+
+def _check_digits(labels: Mapping[str, str], multi_label: bool) -> None:
+    """Raises LabelError for vectors without marks between the parts: all labels are as many zeros and ones, and one begins with 0."""
+    lengths = {len(label) for label in labels}
+    if len(lengths) != 1 or min(lengths) < 2 or not all(set(label) <= {"0", "1"} for label in labels):
+        return
+    if padded := next((label for label in labels if label[0] == "0"), ""):
+        text = _vector(labels[padded], padded, list(padded), multi_label)
+        raise LabelError(f"{text}; if it is a number, write it without the zero in front")
 
 
 def _vector(where, label, cells, multi_label):

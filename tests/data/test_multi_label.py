@@ -180,6 +180,45 @@ def test_vectors_of_zeros_and_ones_are_refused(tmp_path, labels, label, here):
         read_manifest(write(tmp_path, *labels), "train")
 
 
+@pytest.mark.parametrize(
+    ("labels", "label", "several", "one"),
+    [
+        (("000", "011", "100"), "000", "here <none of the classes>, and", "to learn several, separate them by ;"),
+        (("100", "nan", "001"), "001", "here 2, and none", "here 2, and none"),
+        (("10", "01", "11"), "01", "here 1, and none", "here 1, and none"),
+        (("0011", ""), "0011", "here 2;3, and none", "to learn several, separate them by ;"),
+    ],
+)
+def test_vectors_without_separators_are_refused(tmp_path, labels, label, several, one):
+    line = 2 + labels.index(label)
+    for multi_label, here in ((True, several), (False, one)):
+        with pytest.raises(ManifestError) as caught:
+            read_manifest(write(tmp_path, *labels), "train", multi_label=multi_label)
+        message = str(caught.value)
+        assert f"list.csv:{line}: label {label!r} is a vector of zeros and ones; write the number" in message and here in message
+        assert message.endswith("; if it is a number, write it without the zero in front") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("00", "01", "02", "10", "11", "12"),
+        ("0", "1", "10", "11"),
+        ("00", "01", "0"),
+        ("10", "11", "0"),
+        ("00", "01", "x1", "y2", "z3"),
+        ("010", "0", "1"),
+    ],
+)
+def test_padded_numbers_and_names_are_no_vectors(tmp_path, labels):
+    assert len(opened(tmp_path, *labels)) == len(read_manifest(write(tmp_path, *labels), "train").entries) == len(labels)
+
+
+def test_listed_classes_may_be_zeros_and_ones(tmp_path):
+    (tmp_path / "classes.csv").write_text("number,name\n0,00\n1,01\n")
+    assert sets_of(opened(tmp_path, "01", "00")) == [[1], [0]]
+
+
 @pytest.mark.parametrize("rows", [[[1, 0, 1], [0, 0, 1]], [[True, False], [False, False]], [[0.0, 1.0], [1.0, 1.0]]])
 def test_vectors_in_json_are_refused(tmp_path, rows):
     lines = [json.dumps({"path": "a", "label": label, "split": "train"}) for label in rows]
