@@ -50,16 +50,18 @@ class LabelError(ValueError):
     """A label or a file of class names cannot be used; the message gives the line and a remedy."""
 
 
-def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
+def split_label(where: str, value, multi_label: bool, listed: Collection[str] = ()) -> tuple[str, ...]:
     """Returns the texts of the labels of a row, stripped; those that are missing are among them.
 
     Args:
       where: the place of the row, "file:line".
       value: the field `label`: a text, a number, None, or with JSON lines anything else.
       multi_label: True splits a text at `;`, and takes a list as labels whose texts may contain `;`.
+      listed: the classes of classes.csv; one that contains `;` is not split where it is the whole text.
 
     Raises:
-      LabelError: the value is an object, or a list without `multi_label`, or a list of lists or objects.
+      LabelError: the value is an object, or a list without `multi_label`, or a list of lists or objects, or a text that has such a class
+        beside another one.
     """
     values = value if isinstance(value, list) and multi_label else [value]
     if any(isinstance(part, dict) for part in values) or any(isinstance(part, list) for part in values if multi_label):
@@ -67,7 +69,7 @@ def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
     if isinstance(value, list) and not multi_label:
         raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {_MORE}")
     if isinstance(value, str) and multi_label:
-        values = value.split(";")
+        values = _parts(where, value, listed)
     texts = tuple("" if part is None else normal_form(str(part)) for part in values)
     if broken := next(filter(has_line_break, texts), ""):
         raise LabelError(f"{where}: label {broken[:40]!r} has a line break; write it in one line")
@@ -77,6 +79,21 @@ def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
     if multi_label and not all(is_none or text.lower() in MISSING for text, is_none in zip(texts, none, strict=True)):
         raise LabelError(f"{where}: label {str(value)[:60]!r} has {NONE_OF_THEM} beside a class; give one of the two")
     return (NONE_OF_THEM,)
+
+
+def _parts(where, text, listed):
+    """Returns the parts of a text between `;`. Raises: LabelError, a listed class has one and so may be a part or two."""
+    whole, parts = normal_form(text), [normal_form(part) for part in text.split(";")]
+    if whole in listed:
+        return [whole]
+    for name in (name for name in listed if ";" in name):
+        words = [word.strip() for word in name.split(";")]
+        if any(parts[at : at + len(words)] == words for at in range(len(parts))):
+            raise LabelError(
+                f"{where}: label {text[:60]!r} may have the class {name[:40]!r} of {CLASSES} in it, or the parts of that; give a JSON list "
+                "in a .jsonl file, or rename the class"
+            )
+    return parts
 
 
 def normal_form(text: str) -> str:

@@ -38,7 +38,7 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
     Raises:
       LabelError: a label is refused, or classes.csv cannot be used.
     """
-    names = _class_names(classes)
+    names = class_names(classes)
     listed = set(names)
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     if NONE_OF_THEM in labels.keys() - listed:
@@ -207,8 +207,12 @@ def _is_number(label: str) -> bool:
     return label.isascii() and "_" not in label
 
 
-def _class_names(path):
-    """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose."""
+def class_names(path: str) -> tuple[str, ...]:
+    """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose.
+
+    Raises:
+      LabelError: the file cannot be read, or a line of it is no class.
+    """
     if not exists(path):
         return ()
     try:

@@ -28,7 +28,7 @@ import os
 from collections.abc import Collection
 
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
-from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
+from cvmae.data.labels import class_names, label_notes, missing_notes, number_label_sets, number_labels
 from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part
@@ -134,7 +134,8 @@ def splits_of(path: str) -> tuple[str, ...]:
 
 def _number_rows(rows, classes, multi_label):
     """Returns the class names, `Manifest.label_sets`, the label of every row, and notes. Raises: LabelError."""
-    texts = [split_label(where, row["label"], multi_label) for where, row in rows]
+    listed = [name for name in class_names(classes) if ";" in name] if multi_label else []
+    texts = [split_label(where, row["label"], multi_label, listed) for where, row in rows]
     places: dict[str, str] = {}
     for (where, _), row_texts in zip(rows, texts, strict=True):
         for text in row_texts:

@@ -150,6 +150,20 @@ def test_a_listed_class_may_look_like_times(tmp_path):
     assert sets_of(opened(tmp_path, "zoom 1.0 2.0;run", "run")) == [[0, 1], [1]]
 
 
+@pytest.mark.parametrize("classes", [("a; b", "c"), ("a; b", "c", "a", "b")])
+def test_a_listed_class_may_have_a_semicolon(tmp_path, classes):
+    (tmp_path / "classes.csv").write_text("number,name\n" + "".join(f"{n},{name}\n" for n, name in enumerate(classes)))
+    assert sets_of(opened(tmp_path, " a; b", "c")) == [[0], [1]]
+    for label in ("a; b;c", "c;a;b", "a;b"):
+        with pytest.raises(
+            ManifestError, match="list.csv:3: label '.*' may have the class 'a; b' of classes.csv in it,"
+        ) as caught:
+            opened(tmp_path, "c", label)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "list.jsonl").write_text(json.dumps({"path": "v", "label": ["a; b", "c"], "split": "train"}))
+    assert sets_of(FileSource(read_manifest(str(tmp_path / "list.jsonl"), "train", multi_label=True))) == [[0, 1]]
+
+
 VECTORS = [
     (("1;0;1;0", "0;0;0;1", ""), "1;0;1;0", "0;2"),
     (("", "0;0;0", "1;0;0"), "0;0;0", "<none of the classes>"),
