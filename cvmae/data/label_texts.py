@@ -36,11 +36,12 @@ _NUMBERS = r"[+-]?[0-9.]+(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+(?:(?:\s*[,|/]\s*|\s+)[+
 _QUOTED = r"(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*,?"
 # Labels separated by ; or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. Names may have commas.
 _SEVERAL = re.compile(rf"(?s:.*;.*)|\[[^\[\]]*\]|{_NUMBERS}|[({{]\s*(?:{_NUMBERS}|{_QUOTED})\s*[)}}]")
-# A class with two times: c092 11.90 21.20, c092,11.9,21.2 and c092 (11.9-21.2).
-_TIME = r"[0-9]+(?:\.[0-9]+)?"
-_TIMED = re.compile(
-    rf"[(\[{{'\"]*(?P<name>\S.*?)['\"]?[\s,:@(\[|/]+(?P<start>{_TIME})(?:\s+|\s*[,:|/-]\s*)(?P<end>{_TIME})\s*s?[)\]]?"
-)
+# A class with two times: c092 11.90 21.20, c092,11.9,21.2, c092 11.9s 21.2s and c092 (11.9-21.2).
+_TIME, _UNIT = r"[0-9]+(?:\.[0-9]+)?", r"(?:\s*(?:s|secs?|seconds?))?"
+_NAME = r"[(\[{'\"]*(?P<name>\S.*?)['\"]?"
+_TIMED = re.compile(rf"{_NAME}[\s,:@(\[|/]+(?P<start>{_TIME}){_UNIT}(?:\s+|\s*[,:|/-]\s*)(?P<end>{_TIME}){_UNIT}[)\]]?")
+# A class with one: c092 11.90, c092 (11.9s) and c092@11.9.
+_TIMED_ONCE = re.compile(rf"{_NAME}(?P<mark>[\s,:@(\[|/]+)[0-9]+\.[0-9]+{_UNIT}[)\]]?")
 _LONGEST = 200  # characters of a class with times, since the pattern is slow on long texts
 _BITS = {"0": 0, "0.": 0, "0.0": 0, "false": 0, "1": 1, "1.": 1, "1.0": 1, "true": 1}
 _ONE, _MORE = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
@@ -174,15 +175,27 @@ def _vector(where, label, cells, multi_label):
 
 
 def _check_times(labels: Mapping[str, str], multi_label: bool) -> None:
-    """Raises LabelError for a class with times. Two whole numbers may belong to a name, unless they do so in most of the labels."""
+    """Raises LabelError for a class with times. Two whole numbers may belong to a name, unless they do so in most of the labels.
+
+    So may one time, which is looked for only where a video may have several labels.
+    """
     timed = {label: match for label in labels if (match := _timed(label if multi_label else label.partition(";")[0].strip()))}
     most = 2 * len(timed) > len(labels) > 1
-    for label, match in timed.items():
-        if most or "." in match["start"] + match["end"]:
-            raise LabelError(
-                f"{labels[label]}: label {label[:40]!r} is a class with times; write {match['name'][:40]}, and for parts of a video a "
-                f"row for each with start and end; or list it in {CLASSES}"
-            )
+    timed = {label: match for label, match in timed.items() if most or "." in match["start"] + match["end"]}
+    for label, match in (timed or (_timed_once(labels) if multi_label else {})).items():
+        raise LabelError(
+            f"{labels[label]}: label {label[:40]!r} is a class with times; write {match['name'][:40]}, and for parts of a video a "
+            f"row for each with start and end; or list it in {CLASSES}"
+        )
+
+
+def _timed_once(labels: Collection[str]) -> dict[str, re.Match]:
+    """Returns the classes with one time: those with `@`, and where most labels have a fraction behind names that differ, all of these."""
+    matches = {label: _TIMED_ONCE.fullmatch(label) for label in labels if len(label) <= _LONGEST}
+    timed = {label: match for label, match in matches.items() if match and any(map(str.isalpha, match["name"]))}
+    if 2 * len(timed) > len(labels) and len({match["name"] for match in timed.values()}) > 1:
+        return timed
+    return {label: match for label, match in timed.items() if match["mark"].strip() == "@"}
 
 
 def _timed(text: str) -> re.Match | None:

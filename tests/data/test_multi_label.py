@@ -125,6 +125,8 @@ TIMED = [
     (("('c092', 11.9, 21.2)",), "('c092', 11.9, 21.2)", "c092"),
     (("0;92 11.90 21.20", "3"), "92 11.90 21.20", "92"),
     (("open a door 3 12", "sit 0 9; run 10 11", "fly"), "open a door 3 12", "open a door"),
+    (("c147", "c092 11.90s 21.20s"), "c092 11.90s 21.20s", "c092"),
+    (("c092 (1.5 sec - 2 seconds);c147",), "c092 (1.5 sec - 2 seconds)", "c092"),
 ]
 
 
@@ -139,7 +141,40 @@ def test_classes_with_times_are_refused(tmp_path, labels, label, name):
         read_manifest(write(tmp_path, *labels), "train")
 
 
-@pytest.mark.parametrize("labels", [("lift 3 4", "run", "sit"), ("turn 90 45", "turn 45 10"), ("move 1.5",), ("3 to 4;v 2.0",)])
+@pytest.mark.parametrize(
+    "labels, label",
+    [
+        (("c092 11.90;c147 3.2", ""), "c092 11.90"),
+        (("c011", "c147@10.0;c092"), "c147@10.0"),
+        (("c011 (1.5s);c147 (2.25 sec)", "c092"), "c011 (1.5s)"),
+    ],
+)
+def test_classes_with_one_time_are_refused_among_several(tmp_path, labels, label):
+    refused = f"list.csv:{2 + ('c011' in labels)}: label {label!r} is a class with times; write {label[:4]}, and for parts of"
+    with pytest.raises(ManifestError, match=re.escape(refused)) as caught:
+        opened(tmp_path, *labels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "labels", [("c1@10.0", "player 10.5"), ("level 2.5", "v1.5", "speed 2.0s"), ("hold 3s 5s", "run", "sit")]
+)
+def test_names_with_one_time_are_names_where_a_video_has_one_label(tmp_path, labels):
+    assert read_manifest(write(tmp_path, *labels), "train").class_names == tuple(sorted(labels))
+
+
+NAMES_WITH_NUMBERS = [
+    ("lift 3 4", "run", "sit"),
+    ("turn 90 45", "turn 45 10"),
+    ("move 1.5",),
+    ("3 to 4;v 2.0",),
+    ("v 1.5;v 2.0", "v 2.5"),
+    ("player 10;level 2", "v1.5;camera 3"),
+    ("mail@home;run", "level 2.5;sit"),
+]
+
+
+@pytest.mark.parametrize("labels", NAMES_WITH_NUMBERS)
 def test_names_with_numbers_are_names(tmp_path, labels):
     names = tuple(sorted({part for label in labels for part in label.split(";")}))
     assert opened(tmp_path, *labels).class_names == names
