@@ -120,9 +120,12 @@ def missing_notes(texts: Iterable[str], numbers: Mapping[str, int]) -> list[str]
     if all(map(_is_number, numbers)):
         return []
     clips = collections.Counter(text for text in texts if text.lower() in _WORDS and text not in numbers)
+    if not clips:
+        return []
+    shown = [f"{text!r}" + (f" ({count:,})" if len(clips) > 1 else "") for text, count in clips.most_common()]
+    words = " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
     return [
-        f"the label {text!r} of {count:,} rows {_MEANS_NONE}; a class of this name needs another one, or a {CLASSES} that lists it"
-        for text, count in clips.most_common()
+        f"the label {words} of {clips.total():,} rows {_MEANS_NONE}; a class of this name needs another one, or a {CLASSES} that lists it"
     ]
 
 

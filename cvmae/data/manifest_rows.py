@@ -110,7 +110,10 @@ def ignored_fields(rows: Iterable[tuple[str, dict]]) -> list[str]:
     names = [str(name) for name in dict.fromkeys(name for _, row in rows for name in row) if name not in COLUMN_NAMES]
     if not names:
         return []
-    shown = ", ".join(one_line(name[:40]) + (f" ({hint})" if (hint := _near(name)) else "") for name in names[:_SHOWN])
+    shown = ", ".join(
+        (one_line(name[:40]) if name.strip() else "a column without a name") + (f" ({hint})" if (hint := _near(name)) else "")
+        for name in names[:_SHOWN]
+    )
     return [f"{'a column is' if len(names) == 1 else 'columns are'} not read: {shown}{', ...' if len(names) > _SHOWN else ''}"]
 
 

@@ -224,6 +224,11 @@ def test_a_word_that_may_be_a_class_is_said_with_what_to_do(tmp_path, word):
     assert manifest.notes == () and [entry.label for entry in manifest.entries] == [1, 0, 2, 0, 0, UNLABELED]
 
 
+def test_several_words_that_may_be_classes_are_one_line(tmp_path):
+    said = "the label 'None' (2), 'nan' (1) or 'NULL' (1) of 4 rows means no label; a class of this name needs another one, or a classes.csv"
+    assert labeled(tmp_path, "run", "nan", "None", "NULL", "None").notes == (f"{tmp_path}/labels.csv: {said} that lists it",)
+
+
 @pytest.mark.parametrize("labels", [("0", "1", "nan", "None"), ("run", "n/a", ""), ("run", "-1", "#N/A"), ("none", "NULL")])
 def test_what_is_no_class_has_no_note(tmp_path, labels):
     assert labeled(tmp_path, *labels).notes == ()
@@ -382,6 +387,8 @@ def test_times_under_other_names_are_refused(tmp_path, names):
     ("fields", "said"),
     [
         ("fps", "a column is not read: fps"),
+        ("", "a column is not read: a column without a name"),
+        ("fps, ", "columns are not read: fps, a column without a name"),
         ("end_effector,gender,first_step", "columns are not read: end_effector, gender, first_step"),
         ("lable,weight", "columns are not read: lable (did you mean label?), weight"),
         (
