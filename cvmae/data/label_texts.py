@@ -84,9 +84,9 @@ def split_label(where: str, value, multi_label: bool, listed: Collection[str] = 
 
 def _parts(where, text, listed):
     """Returns the parts of a text between `;`. Raises: LabelError, a listed class has one and so may be a part or two."""
-    whole, parts = normal_form(text), [normal_form(part) for part in text.split(";")]
-    if whole in listed:
-        return [whole]
+    full_text, parts = normal_form(text), [normal_form(part) for part in text.split(";")]
+    if full_text in listed:
+        return [full_text]
     for name in (name for name in listed if ";" in name):
         words = [word.strip() for word in name.split(";")]
         if any(parts[at : at + len(words)] == words for at in range(len(parts))):
