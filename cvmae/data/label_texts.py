@@ -36,11 +36,12 @@ _NUMBERS = r"[+-]?[0-9.]+(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+(?:(?:\s*[,|/]\s*|\s+)[+
 _QUOTED = r"(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*,?"
 # Labels separated by ; or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. Names may have commas.
 _SEVERAL = re.compile(rf"(?s:.*;.*)|\[[^\[\]]*\]|{_NUMBERS}|[({{]\s*(?:{_NUMBERS}|{_QUOTED})\s*[)}}]")
-# A class with two times: c092 11.90 21.20, c092,11.9,21.2 and c092 (11.9-21.2).
-_TIME = r"[0-9]+(?:\.[0-9]+)?"
-_TIMED = re.compile(
-    rf"[(\[{{'\"]*(?P<name>\S.*?)['\"]?[\s,:@(\[|/]+(?P<start>{_TIME})(?:\s+|\s*[,:|/-]\s*)(?P<end>{_TIME})\s*s?[)\]]?"
-)
+# A class with two times: c092 11.90 21.20, c092,11.9,21.2, c092 11.9s 21.2s and c092 (11.9-21.2).
+_TIME, _UNIT = r"[0-9]+(?:\.[0-9]+)?", r"(?:\s*(?:s|secs?|seconds?))?"
+_NAME = r"[(\[{'\"]*(?P<name>\S.*?)['\"]?"
+_TIMED = re.compile(rf"{_NAME}[\s,:@(\[|/]+(?P<start>{_TIME}){_UNIT}(?:\s+|\s*[,:|/-]\s*)(?P<end>{_TIME}){_UNIT}[)\]]?")
+# A class with one: c092 11.90, c092 (11.9s) and c092@11.9.
+_TIMED_ONCE = re.compile(rf"{_NAME}(?P<mark>[\s,:@(\[|/]+)[0-9]+\.[0-9]+{_UNIT}[)\]]?")
 _LONGEST = 200  # characters of a class with times, since the pattern is slow on long texts
 _BITS = {"0": 0, "0.": 0, "0.0": 0, "false": 0, "1": 1, "1.": 1, "1.0": 1, "true": 1}
 _ONE, _MORE = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
@@ -50,16 +51,18 @@ class LabelError(ValueError):
     """A label or a file of class names cannot be used; the message gives the line and a remedy."""
 
 
-def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
+def split_label(where: str, value, multi_label: bool, listed: Collection[str] = ()) -> tuple[str, ...]:
     """Returns the texts of the labels of a row, stripped; those that are missing are among them.
 
     Args:
       where: the place of the row, "file:line".
       value: the field `label`: a text, a number, None, or with JSON lines anything else.
       multi_label: True splits a text at `;`, and takes a list as labels whose texts may contain `;`.
+      listed: the classes of classes.csv; one that contains `;` is not split where it is the whole text.
 
     Raises:
-      LabelError: the value is an object, or a list without `multi_label`, or a list of lists or objects.
+      LabelError: the value is an object, or a list without `multi_label`, or a list of lists or objects, or a text that has such a class
+        beside another one.
     """
     values = value if isinstance(value, list) and multi_label else [value]
     if any(isinstance(part, dict) for part in values) or any(isinstance(part, list) for part in values if multi_label):
@@ -67,7 +70,7 @@ def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
     if isinstance(value, list) and not multi_label:
         raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {_MORE}")
     if isinstance(value, str) and multi_label:
-        values = value.split(";")
+        values = _parts(where, value, listed)
     texts = tuple("" if part is None else normal_form(str(part)) for part in values)
     if broken := next(filter(has_line_break, texts), ""):
         raise LabelError(f"{where}: label {broken[:40]!r} has a line break; write it in one line")
@@ -77,6 +80,21 @@ def split_label(where: str, value, multi_label: bool) -> tuple[str, ...]:
     if multi_label and not all(is_none or text.lower() in MISSING for text, is_none in zip(texts, none, strict=True)):
         raise LabelError(f"{where}: label {str(value)[:60]!r} has {NONE_OF_THEM} beside a class; give one of the two")
     return (NONE_OF_THEM,)
+
+
+def _parts(where, text, listed):
+    """Returns the parts of a text between `;`. Raises: LabelError, a listed class has one and so may be a part or two."""
+    full_text, parts = normal_form(text), [normal_form(part) for part in text.split(";")]
+    if full_text in listed:
+        return [full_text]
+    for name in (name for name in listed if ";" in name):
+        words = [word.strip() for word in name.split(";")]
+        if any(parts[at : at + len(words)] == words for at in range(len(parts))):
+            raise LabelError(
+                f"{where}: label {text[:60]!r} may have the class {name[:40]!r} of {CLASSES} in it, or the parts of that; give a JSON list "
+                "in a .jsonl file, or rename the class"
+            )
+    return parts
 
 
 def normal_form(text: str) -> str:
@@ -95,7 +113,9 @@ def check_texts(labels: Mapping[str, str], listed: Collection[str], multi_label:
     Raises:
       LabelError: a text is a class with times, a vector of zeros and ones, or several labels.
     """
-    _check_times({label: where for label, where in labels.items() if label not in listed}, multi_label)
+    unlisted = {label: where for label, where in labels.items() if label not in listed}
+    _check_times(unlisted, multi_label)
+    _check_digits(unlisted, multi_label)
     for label, where in labels.items():
         if label in listed or not (_SEVERAL.fullmatch(label) or (multi_label and _is_list(label, labels))):
             continue
@@ -134,6 +154,16 @@ def check_vectors(rows: Iterable[tuple[str, tuple[str, ...]]]) -> None:
             raise LabelError(_vector(where, ";".join(cells), cells, True))
 
 
+def _check_digits(labels: Mapping[str, str], multi_label: bool) -> None:
+    """Raises LabelError for vectors without marks between the parts: all labels are as many zeros and ones, and one begins with 0."""
+    lengths = {len(label) for label in labels}
+    if len(lengths) != 1 or min(lengths) < 2 or not all(set(label) <= {"0", "1"} for label in labels):
+        return
+    if padded := next((label for label in labels if label[0] == "0"), ""):
+        text = _vector(labels[padded], padded, list(padded), multi_label)
+        raise LabelError(f"{text}; if it is a number, write it without the zero in front")
+
+
 def _vector(where, label, cells, multi_label):
     """Returns the message about a row that is a vector of zeros and ones, with the class numbers to write in its place."""
     ones = [str(number) for number, part in enumerate(cells) if _BITS.get(part) == 1]
@@ -145,15 +175,27 @@ def _vector(where, label, cells, multi_label):
 
 
 def _check_times(labels: Mapping[str, str], multi_label: bool) -> None:
-    """Raises LabelError for a class with times. Two whole numbers may belong to a name, unless they do so in most of the labels."""
+    """Raises LabelError for a class with times. Two whole numbers may belong to a name, unless they do so in most of the labels.
+
+    So may one time, which is looked for only where a video may have several labels.
+    """
     timed = {label: match for label in labels if (match := _timed(label if multi_label else label.partition(";")[0].strip()))}
     most = 2 * len(timed) > len(labels) > 1
-    for label, match in timed.items():
-        if most or "." in match["start"] + match["end"]:
-            raise LabelError(
-                f"{labels[label]}: label {label[:40]!r} is a class with times; write {match['name'][:40]}, and for parts of a video a "
-                f"row for each with start and end; or list it in {CLASSES}"
-            )
+    timed = {label: match for label, match in timed.items() if most or "." in match["start"] + match["end"]}
+    for label, match in (timed or (_timed_once(labels) if multi_label else {})).items():
+        raise LabelError(
+            f"{labels[label]}: label {label[:40]!r} is a class with times; write {match['name'][:40]}, and for parts of a video a "
+            f"row for each with start and end; or list it in {CLASSES}"
+        )
+
+
+def _timed_once(labels: Collection[str]) -> dict[str, re.Match]:
+    """Returns the classes with one time: those with `@`, and where most labels have a fraction behind names that differ, all of these."""
+    matches = {label: _TIMED_ONCE.fullmatch(label) for label in labels if len(label) <= _LONGEST}
+    timed = {label: match for label, match in matches.items() if match and any(map(str.isalpha, match["name"]))}
+    if 2 * len(timed) > len(labels) and len({match["name"] for match in timed.values()}) > 1:
+        return timed
+    return {label: match for label, match in timed.items() if match["mark"].strip() == "@"}
 
 
 def _timed(text: str) -> re.Match | None:

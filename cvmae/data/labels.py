@@ -5,14 +5,15 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
 from cvmae.data.lines import has_line_break
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.storage.path import exists
 
-# Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes.
+# Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes. Below it they
+# may be a few clips of a large set, and a note says so.
 _SPARSE_FROM, _LEAST_USED = 1000, 0.1
 _WORDS = frozenset(filter(str.isalpha, EMPTY))
 _MEANS_NONE = "means no label"
@@ -37,7 +38,7 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
     Raises:
       LabelError: a label is refused, or classes.csv cannot be used.
     """
-    names = _class_names(classes)
+    names = class_names(classes)
     listed = set(names)
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     if NONE_OF_THEM in labels.keys() - listed:
@@ -101,6 +102,11 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
         notes.append(
             f"no label is 0, the lowest is {min(used)}: classes are numbered from 0; subtract 1 if these are numbered from 1"
         )
+    if not names and used and _are_sparse(used):
+        notes.append(
+            f"there are {max(used) + 1:,} classes, 0 to {max(used)}, and labels of only {len(used):,}: if there are no others, number "
+            f"them 0 to {len(used) - 1}"
+        )
     return notes
 
 
@@ -114,9 +120,12 @@ def missing_notes(texts: Iterable[str], numbers: Mapping[str, int]) -> list[str]
     if all(map(_is_number, numbers)):
         return []
     clips = collections.Counter(text for text in texts if text.lower() in _WORDS and text not in numbers)
+    if not clips:
+        return []
+    shown = [f"{text!r}" + (f" ({count:,})" if len(clips) > 1 else "") for text, count in clips.most_common()]
+    words = " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
     return [
-        f"the label {text!r} of {count:,} rows {_MEANS_NONE}; a class of this name needs another one, or a {CLASSES} that lists it"
-        for text, count in clips.most_common()
+        f"the label {words} of {clips.total():,} rows {_MEANS_NONE}; a class of this name needs another one, or a {CLASSES} that lists it"
     ]
 
 
@@ -168,11 +177,15 @@ def _check_range(labels_of, places, names, classes):
             f"{places[labels_of[1]]}: labels run from 1 to {label}, none is 0; {remedy}; if class 0 has no video here, say so by "
             f"a {CLASSES}"
         )
-    if not names and highest >= _SPARSE_FROM and used < _LEAST_USED * (highest + 1):
+    if not names and highest >= _SPARSE_FROM and _are_sparse(labels_of):
         raise LabelError(
             f"{places[label]}: label {label[:40]!r} is no class number, there are only {used} different labels; number the classes "
             f"0 to {used - 1}, or give names"
         )
+
+
+def _are_sparse(numbers: Collection[int]) -> bool:
+    return len(numbers) < _LEAST_USED * (max(numbers) + 1)
 
 
 def _unlisted(classes, label, remedy, where):
@@ -197,8 +210,12 @@ def _is_number(label: str) -> bool:
     return label.isascii() and "_" not in label
 
 
-def _class_names(path):
-    """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose."""
+def class_names(path: str) -> tuple[str, ...]:
+    """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose.
+
+    Raises:
+      LabelError: the file cannot be read, or a line of it is no class.
+    """
     if not exists(path):
         return ()
     try:

@@ -1,7 +1,5 @@
 """Names in tables and messages: a name of a file may have a line break, which must not end a row or a line."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable
 
@@ -10,15 +8,22 @@ _BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def csv_text(rows: Iterable[Iterable]) -> str:
-    """Returns rows as CSV with "\\n" behind each, which `csv.reader` reads back as they are; cells with a line break are quoted."""
-    text, lines = io.StringIO(newline=""), []
-    writer = csv.writer(text, lineterminator="\r\n")  # with "\n", Python before 3.13 quotes no "\r"
-    for row in rows:
-        writer.writerow(row)
-        lines.append(text.getvalue().removesuffix("\r\n"))
-        text.seek(0)
-        text.truncate()
-    return "".join(f"{line}\n" for line in lines)
+    """Returns rows as CSV with "\\n" behind each, which `csv.reader` reads back as they are.
+
+    Cells with a line break are quoted, and those with white space around them, as `read_rows` takes these as they stand.
+    """
+    # A row of one empty cell would be a blank line, which is no row.
+    return "".join(f"{','.join(map(_cell, row)) or quoted('')}\n" for row in rows)
+
+
+def _cell(value) -> str:
+    text = "" if value is None else str(value)
+    return quoted(text) if any(mark in text for mark in ',"\r\n') or text != text.strip() else text
+
+
+def quoted(text: str) -> str:
+    """Returns a text as a cell of CSV in quotes."""
+    return '"' + text.replace('"', '""') + '"'
 
 
 def one_line(name: str) -> str:

@@ -15,21 +15,26 @@ most labels are numbers, all are class numbers, 0 to C - 1 (10.0 is 10); otherwi
 all splits of the manifest. A `classes.csv` beside the manifest, with the columns number,name, overrides this: names get its
 numbers, even if some do not occur, and numbers get its names.
 
+White space around a cell is not part of it. Around a path it is where a file has this name; if there is one without it as well, the
+path has to be in quotes.
+
 A folder can be given in place of a manifest where no labels are needed: all videos below it, unlabeled, for any split.
 """
 
 import dataclasses
+import functools
 import itertools
 import os
+from collections.abc import Collection
 
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
-from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
-from cvmae.data.manifest_rows import COLUMNS, ManifestError, ignored_fields, read_rows, text_of
+from cvmae.data.labels import class_names, label_notes, missing_notes, number_label_sets, number_labels
+from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part
 from cvmae.data.video_files import FolderError, VideoFiles
 from cvmae.storage.client import LIBRARIES, SCHEMES, scheme_of
-from cvmae.storage.path import dirname, expand_user, is_remote, isdir, join
+from cvmae.storage.path import dirname, expand_user, is_remote, isdir, join, names_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +79,14 @@ class Manifest:
     root: str = ""
 
 
-def read_manifest(path: str, split: str, root: str = "", multi_label: bool = False, pictures: bool = False) -> Manifest:
+def read_manifest(
+    path: str,
+    split: str,
+    root: str = "",
+    multi_label: bool = False,
+    pictures: bool = False,
+    used: Collection[str] = (),
+) -> Manifest:
     """Reads one split of a manifest.
 
     Args:
@@ -83,6 +95,7 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
       root: base of relative paths; "": the folder of the manifest.
       multi_label: True if a video may have several labels.
       pictures: of a folder, see `VideoFiles`; a file may list pictures either way.
+      used: the splits that the run reads, for a note about others that resemble them.
 
     Raises:
       ManifestError: the manifest cannot be read.
@@ -97,10 +110,11 @@ def read_manifest(path: str, split: str, root: str = "", multi_label: bool = Fal
         names, label_sets, numbers, notes = _number_rows(rows, join(manifest_folder, CLASSES), multi_label)
     except LabelError as error:
         raise ManifestError(str(error)) from error
-    notes += ignored_fields(rows)
+    notes += ignored_fields(rows) + stray_splits(rows, used or (split,))
     folder = expand_user(root) or manifest_folder
     numbered = zip(rows, numbers, strict=True)
-    entries = tuple(_entry(where, row, label, folder) for (where, row), label in numbered if text_of(row["split"]) == split)
+    find = functools.partial(_find, functools.cache(_names), folder)
+    entries = tuple(_entry(where, row, label, find) for (where, row), label in numbered if text_of(row["split"]) == split)
     if not entries:
         known = ", ".join(sorted({text_of(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise SplitError(f"{path}: no video has split {split!r}; the splits there are: {known}")
@@ -120,7 +134,8 @@ def splits_of(path: str) -> tuple[str, ...]:
 
 def _number_rows(rows, classes, multi_label):
     """Returns the class names, `Manifest.label_sets`, the label of every row, and notes. Raises: LabelError."""
-    texts = [split_label(where, row["label"], multi_label) for where, row in rows]
+    listed = [name for name in class_names(classes) if ";" in name] if multi_label else []
+    texts = [split_label(where, row["label"], multi_label, listed) for where, row in rows]
     places: dict[str, str] = {}
     for (where, _), row_texts in zip(rows, texts, strict=True):
         for text in row_texts:
@@ -167,7 +182,7 @@ def _is_folder(path: str) -> bool:
         raise ManifestError(f"{path}: {error.strerror}; set data.manifest to a file with {COLUMNS}") from error
 
 
-def _entry(where, row, label, folder):
+def _entry(where, row, label, find):
     path = text_of(row["path"])
     if not path:
         raise ManifestError(f"{where}: the path is empty; expected {COLUMNS}")
@@ -181,4 +196,39 @@ def _entry(where, row, label, folder):
         start, end = parse_part(where, row.get("start"), row.get("end"))
     except TimeError as error:
         raise ManifestError(str(error)) from error
-    return Entry(join(folder, expand_user(path)), label, start, end, int(where.rpartition(":")[2]))
+    file = find(where, row["path"] if isinstance(row["path"], str) else path)
+    return Entry(file, label, start, end, int(where.rpartition(":")[2]))
+
+
+def _find(names, folder, where, text):
+    """Returns the file of the field `path`, with the white space around it where there is a file of this name.
+
+    Args:
+      names: of a folder, the names in it, see `_names`.
+      folder: base of relative paths.
+      where: "file:line".
+      text: the field.
+    """
+    path = text.strip()
+    plain = join(folder, expand_user(path))
+    if text == path:
+        return plain
+    # No path of a scheme begins with white space.
+    exact = join(folder, expand_user(path + text[len(text.rstrip()) :] if scheme_of(path) else text))
+    there = [(names_there := names(dirname(file))) is None or os.path.basename(file) in names_there for file in (exact, plain)]
+    if all(there) and exact != plain and not isinstance(text, QuotedText):
+        raise ManifestError(
+            f"{where}: path {text[:60]!r} has white space around it, and a file may be there with it and without; write the path "
+            "in quotes to keep the white space, or remove it"
+        )
+    return exact if there[0] else plain
+
+
+def _names(folder: str) -> frozenset[str] | None:
+    """Returns the names in a folder, one request where it lies in a bucket; none if it is not there, None if it cannot be listed."""
+    try:
+        return frozenset(names_in(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError:
+        return None

@@ -1,19 +1,23 @@
-"""Rows of a manifest file, CSV or JSON lines, as fields: the header, rows that are whole, and fields that are not read."""
+"""Rows of a manifest file, CSV or JSON lines, as fields: the header, rows that are whole, and fields and splits that are not read."""
 
+import collections
 import csv
 import difflib
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from cvmae.data.lines import has_line_break, one_line
+from cvmae.data.label_texts import EMPTY
+from cvmae.data.lines import has_line_break, one_line, quoted
 from cvmae.data.text_files import TextError, read_utf8
 
 COLUMNS = "path,label,split[,start,end]"
 COLUMN_NAMES = ("path", "label", "split", "start", "end")
 _REQUIRED = COLUMN_NAMES[:3]
 _SHOWN = 8  # columns in a note
+_SHORTEST = 4  # letters of a split that may be misspelled: val and eval are two
+_NEAR_SPLIT = 0.8  # trian and train have 0.8, text and test 0.75
 _NEAR = 0.75  # lable and label have 0.8, gender and end 0.67
 # The words of columns that give times under other names.
 _BOUNDS = {"start", "begin", "from", "end", "stop", "to"}
@@ -22,6 +26,10 @@ _TIMES = {"time", "times", "timestamp", "t", "s", "ms", "sec", "secs", "second",
 
 class ManifestError(ValueError):
     """A manifest cannot be used; the message gives the line and a remedy."""
+
+
+class QuotedText(str):
+    """A path with white space around it that is in quotes, and so is meant as it stands."""
 
 
 def read_rows(path):
@@ -38,10 +46,12 @@ def read_rows(path):
 
 
 def _csv_rows(path, file):
-    reader = csv.DictReader(file)
+    lines: list[str] = []  # of the row, since `csv` does not say what was in quotes
+    reader = csv.DictReader(_keep(file, lines))
     names = reader.fieldnames or ()
     _check_header(f"{path}:1", names)
     before = reader.line_num
+    lines.clear()
     for row in reader:
         where = f"{path}:{reader.line_num}"
         others = [cell for name, cell in row.items() if name not in (None, "path") and cell] + (row.get(None) or [])
@@ -53,7 +63,20 @@ def _csv_rows(path, file):
             raise ManifestError(
                 f"{where}: the header has {len(reader.fieldnames)} columns, this line does not; quote a path that has a comma"
             )
+        if row["path"] != row["path"].strip() and _is_quoted(row["path"], "".join(lines)):
+            row["path"] = QuotedText(row["path"])
+        lines.clear()
         yield where, row
+
+
+def _keep(file, lines):
+    for line in file:
+        lines.append(line)
+        yield line
+
+
+def _is_quoted(cell, line):
+    return re.search(rf"(?:^|,){re.escape(quoted(cell))}(?:[,\r\n]|$)", line) is not None
 
 
 def _json_rows(path, file):
@@ -73,6 +96,8 @@ def _json_rows(path, file):
         _check_fields(where, row, "the object")
         if has_line_break(split := text_of(row["split"])):
             raise ManifestError(f"{where}: split {split[:40]!r} has a line break; write it in one line")
+        if isinstance(row["path"], str):
+            row["path"] = QuotedText(row["path"])
         yield where, row
 
 
@@ -85,8 +110,45 @@ def ignored_fields(rows: Iterable[tuple[str, dict]]) -> list[str]:
     names = [str(name) for name in dict.fromkeys(name for _, row in rows for name in row) if name not in COLUMN_NAMES]
     if not names:
         return []
-    shown = ", ".join(one_line(name[:40]) + (f" ({hint})" if (hint := _near(name)) else "") for name in names[:_SHOWN])
+    shown = ", ".join(
+        (one_line(name[:40]) if name.strip() else "a column without a name") + (f" ({hint})" if (hint := _near(name)) else "")
+        for name in names[:_SHOWN]
+    )
     return [f"{'a column is' if len(names) == 1 else 'columns are'} not read: {shown}{', ...' if len(names) > _SHOWN else ''}"]
+
+
+def stray_splits(rows: Iterable[tuple[str, dict]], used: Collection[str]) -> list[str]:
+    """Returns a line for each split that is not used and resembles one that is, and for the rows that have none.
+
+    Args:
+      rows: as `read_rows` yields them.
+      used: names of splits.
+    """
+    places = collections.defaultdict(list)
+    for where, row in rows:
+        places[text_of(row["split"])].append(where)
+    notes = []
+    for split, lines in places.items():
+        count = "1 row has" if len(lines) == 1 else f"{len(lines):,} rows have"
+        if split in used:
+            continue
+        if split.lower() in EMPTY:
+            notes.append(f"{count} no split and so no use here, first {lines[0]}; write one, or remove them")
+        elif near := next((name for name in used if _is_misspelled(split, name)), ""):
+            notes.append(
+                f"{count} the split {split[:40]!r}, which is not read, first {lines[0]}; write {near!r} if that is meant"
+            )
+    return notes
+
+
+def _is_misspelled(split: str, name: str) -> bool:
+    """Returns True where two splits differ in case or in what is no letter or digit, or in a letter within; not test and testA."""
+    one, other = ("".join(filter(str.isalnum, text.casefold())) for text in (split, name))
+    if one == other:
+        return True
+    if not (split + name).isalpha() or min(len(one), len(other)) < _SHORTEST or (one[0], one[-1]) != (other[0], other[-1]):
+        return False
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() >= _NEAR_SPLIT
 
 
 def _near(name: str) -> str:

@@ -24,6 +24,7 @@ from cvmae.storage.cache import FileCache, RemoteFile
 from cvmae.storage.path import is_remote
 
 _SHOWN = 60  # last characters of a manifest's path in a message
+_SPLITS = ("split", "eval_split", "test_split")
 KINDS = ("files", "tfds", "motion", "synthetic", "webdataset", "hf", "custom")
 
 
@@ -80,7 +81,8 @@ def _full_split(data, split: str) -> Source:
             raise ValueError(f"data.source=files needs data.manifest, a CSV or JSON-lines file with path,label,split{remedy}")
         try:
             several, pictures = data.get("multi_label", False), data.get("pictures", False)
-            return FileSource(read_manifest(data.manifest, split, data.root, several, pictures), file_cache(data))
+            manifest = read_manifest(data.manifest, split, data.root, several, pictures, _splits_of(data))
+            return FileSource(manifest, file_cache(data))
         except ManifestError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 raise ManifestError(f"{error}{how_to_prepare(data.get('name', ''))}") from error
@@ -101,6 +103,12 @@ def _full_split(data, split: str) -> Source:
         frames = 2 * data.num_frames * data.stride
         return SyntheticSource(data.synthetic.clips, data.synthetic.classes, frames, height, width, split)
     raise ValueError(f"data.source must be one of {', '.join(KINDS)}, got {data.source!r}")
+
+
+def _splits_of(data) -> list[str]:
+    """Returns the names of the splits of config.data, each once and without its slice."""
+    names = (data.get(field) or "" for field in _SPLITS)
+    return list(dict.fromkeys(name.partition("[")[0] for name in names if name))
 
 
 class FileSource:

@@ -397,3 +397,14 @@ def test_what_is_missing_ends_a_run_and_is_no_bad_file(remote, monkeypatch):
     monkeypatch.setattr(client, "check_scheme", refuse)
     with pytest.raises(client.SetupError, match="no credentials"), make_loader(c, source) as loader:
         next(loader)
+
+
+def test_white_space_around_a_path_in_a_bucket_is_part_of_it_where_a_file_has_this_name(bucket, tmp_path):
+    for name in ("a.mp4", "a.mp4 ", "b.mp4 ", "c.mp4"):
+        RemotePath(f"{bucket}/spaces/{name}").write_bytes(b"x")
+    (tmp_path / "list.csv").write_text('path,label,split\n"a.mp4 ",x,train\nb.mp4 ,x,train\n c.mp4 ,x,train\n')
+    manifest = read_manifest(str(tmp_path / "list.csv"), "train", root=f"{bucket}/spaces")
+    assert [entry.path for entry in manifest.entries] == [f"{bucket}/spaces/{name}" for name in ("a.mp4 ", "b.mp4 ", "c.mp4")]
+    (tmp_path / "list.csv").write_text(f"path,label,split\n {bucket}/spaces/b.mp4 ,x,train\n {bucket}/spaces/a.mp4 ,x,train\n")
+    with pytest.raises(ManifestError, match="list.csv:3: path .* has white space around it, .*; write the path in quotes"):
+        read_manifest(str(tmp_path / "list.csv"), "train")

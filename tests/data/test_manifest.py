@@ -189,6 +189,7 @@ def test_accents_in_one_character_and_in_two_are_one_class(tmp_path):
         (("0", "1", "run", "jump"), "labels are numbers \\(0, 1\\) and names; most are names, so all are taken as names"),
         (("1", "2", "4", "5"), "no label is 0, the lowest is 1: classes are numbered from 0; subtract 1 if"),
         (("7", "12"), "no label is 0, the lowest is 7"),
+        (("0", "1", "500"), "there are 501 classes, 0 to 500, and labels of only 3: if there are no others, number them 0 to 2$"),
         (("\uff11", "\uff12"), "labels such as '\uff11' are numbers in other characters than 0 to 9"),
     ],
 )
@@ -198,7 +199,7 @@ def test_labels_that_may_not_be_meant_so_are_named(tmp_path, labels, note):
 
 
 @pytest.mark.parametrize(
-    "labels", [("run", "jump"), ("0", "1"), ("", "nan"), ("0", "2", "run fast")[:2], ("walk/run", "walk run")]
+    "labels", [("run", "jump"), ("0", "1"), ("0", "9", "19"), ("", "nan"), ("0", "2", "run fast")[:2], ("walk/run", "walk run")]
 )
 def test_other_labels_have_no_note(tmp_path, labels):
     assert labeled(tmp_path, *labels).notes == ()
@@ -221,6 +222,11 @@ def test_a_word_that_may_be_a_class_is_said_with_what_to_do(tmp_path, word):
     write(tmp_path, f"number,name\n0,{word}\n1,run\n2,jump\n", "classes.csv")
     manifest = labeled(tmp_path, "run", word, "jump", word, word, "")
     assert manifest.notes == () and [entry.label for entry in manifest.entries] == [1, 0, 2, 0, 0, UNLABELED]
+
+
+def test_several_words_that_may_be_classes_are_one_line(tmp_path):
+    said = "the label 'None' (2), 'nan' (1) or 'NULL' (1) of 4 rows means no label; a class of this name needs another one, or a classes.csv"
+    assert labeled(tmp_path, "run", "nan", "None", "NULL", "None").notes == (f"{tmp_path}/labels.csv: {said} that lists it",)
 
 
 @pytest.mark.parametrize("labels", [("0", "1", "nan", "None"), ("run", "n/a", ""), ("run", "-1", "#N/A"), ("none", "NULL")])
@@ -381,6 +387,8 @@ def test_times_under_other_names_are_refused(tmp_path, names):
     ("fields", "said"),
     [
         ("fps", "a column is not read: fps"),
+        ("", "a column is not read: a column without a name"),
+        ("fps, ", "columns are not read: fps, a column without a name"),
         ("end_effector,gender,first_step", "columns are not read: end_effector, gender, first_step"),
         ("lable,weight", "columns are not read: lable (did you mean label?), weight"),
         (

@@ -125,6 +125,8 @@ TIMED = [
     (("('c092', 11.9, 21.2)",), "('c092', 11.9, 21.2)", "c092"),
     (("0;92 11.90 21.20", "3"), "92 11.90 21.20", "92"),
     (("open a door 3 12", "sit 0 9; run 10 11", "fly"), "open a door 3 12", "open a door"),
+    (("c147", "c092 11.90s 21.20s"), "c092 11.90s 21.20s", "c092"),
+    (("c092 (1.5 sec - 2 seconds);c147",), "c092 (1.5 sec - 2 seconds)", "c092"),
 ]
 
 
@@ -139,7 +141,40 @@ def test_classes_with_times_are_refused(tmp_path, labels, label, name):
         read_manifest(write(tmp_path, *labels), "train")
 
 
-@pytest.mark.parametrize("labels", [("lift 3 4", "run", "sit"), ("turn 90 45", "turn 45 10"), ("move 1.5",), ("3 to 4;v 2.0",)])
+@pytest.mark.parametrize(
+    "labels, label",
+    [
+        (("c092 11.90;c147 3.2", ""), "c092 11.90"),
+        (("c011", "c147@10.0;c092"), "c147@10.0"),
+        (("c011 (1.5s);c147 (2.25 sec)", "c092"), "c011 (1.5s)"),
+    ],
+)
+def test_classes_with_one_time_are_refused_among_several(tmp_path, labels, label):
+    refused = f"list.csv:{2 + ('c011' in labels)}: label {label!r} is a class with times; write {label[:4]}, and for parts of"
+    with pytest.raises(ManifestError, match=re.escape(refused)) as caught:
+        opened(tmp_path, *labels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "labels", [("c1@10.0", "player 10.5"), ("level 2.5", "v1.5", "speed 2.0s"), ("hold 3s 5s", "run", "sit")]
+)
+def test_names_with_one_time_are_names_where_a_video_has_one_label(tmp_path, labels):
+    assert read_manifest(write(tmp_path, *labels), "train").class_names == tuple(sorted(labels))
+
+
+NAMES_WITH_NUMBERS = [
+    ("lift 3 4", "run", "sit"),
+    ("turn 90 45", "turn 45 10"),
+    ("move 1.5",),
+    ("3 to 4;v 2.0",),
+    ("v 1.5;v 2.0", "v 2.5"),
+    ("player 10;level 2", "v1.5;camera 3"),
+    ("mail@home;run", "level 2.5;sit"),
+]
+
+
+@pytest.mark.parametrize("labels", NAMES_WITH_NUMBERS)
 def test_names_with_numbers_are_names(tmp_path, labels):
     names = tuple(sorted({part for label in labels for part in label.split(";")}))
     assert opened(tmp_path, *labels).class_names == names
@@ -148,6 +183,20 @@ def test_names_with_numbers_are_names(tmp_path, labels):
 def test_a_listed_class_may_look_like_times(tmp_path):
     (tmp_path / "classes.csv").write_text('number,name\n0,"zoom 1.0 2.0"\n1,run\n')
     assert sets_of(opened(tmp_path, "zoom 1.0 2.0;run", "run")) == [[0, 1], [1]]
+
+
+@pytest.mark.parametrize("classes", [("a; b", "c"), ("a; b", "c", "a", "b")])
+def test_a_listed_class_may_have_a_semicolon(tmp_path, classes):
+    (tmp_path / "classes.csv").write_text("number,name\n" + "".join(f"{n},{name}\n" for n, name in enumerate(classes)))
+    assert sets_of(opened(tmp_path, " a; b", "c")) == [[0], [1]]
+    for label in ("a; b;c", "c;a;b", "a;b"):
+        with pytest.raises(
+            ManifestError, match="list.csv:3: label '.*' may have the class 'a; b' of classes.csv in it,"
+        ) as caught:
+            opened(tmp_path, "c", label)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "list.jsonl").write_text(json.dumps({"path": "v", "label": ["a; b", "c"], "split": "train"}))
+    assert sets_of(FileSource(read_manifest(str(tmp_path / "list.jsonl"), "train", multi_label=True))) == [[0, 1]]
 
 
 VECTORS = [
@@ -178,6 +227,45 @@ def test_vectors_of_zeros_and_ones_are_refused(tmp_path, labels, label, here):
         ManifestError, match="list.csv:.: label .* is (a vector of zeros and ones; write the num|several labels; give)"
     ):
         read_manifest(write(tmp_path, *labels), "train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "label", "several", "one"),
+    [
+        (("000", "011", "100"), "000", "here <none of the classes>, and", "to learn several, separate them by ;"),
+        (("100", "nan", "001"), "001", "here 2, and none", "here 2, and none"),
+        (("10", "01", "11"), "01", "here 1, and none", "here 1, and none"),
+        (("0011", ""), "0011", "here 2;3, and none", "to learn several, separate them by ;"),
+    ],
+)
+def test_vectors_without_separators_are_refused(tmp_path, labels, label, several, one):
+    line = 2 + labels.index(label)
+    for multi_label, here in ((True, several), (False, one)):
+        with pytest.raises(ManifestError) as caught:
+            read_manifest(write(tmp_path, *labels), "train", multi_label=multi_label)
+        message = str(caught.value)
+        assert f"list.csv:{line}: label {label!r} is a vector of zeros and ones; write the number" in message and here in message
+        assert message.endswith("; if it is a number, write it without the zero in front") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("00", "01", "02", "10", "11", "12"),
+        ("0", "1", "10", "11"),
+        ("00", "01", "0"),
+        ("10", "11", "0"),
+        ("00", "01", "x1", "y2", "z3"),
+        ("010", "0", "1"),
+    ],
+)
+def test_padded_numbers_and_names_are_no_vectors(tmp_path, labels):
+    assert len(opened(tmp_path, *labels)) == len(read_manifest(write(tmp_path, *labels), "train").entries) == len(labels)
+
+
+def test_listed_classes_may_be_zeros_and_ones(tmp_path):
+    (tmp_path / "classes.csv").write_text("number,name\n0,00\n1,01\n")
+    assert sets_of(opened(tmp_path, "01", "00")) == [[1], [0]]
 
 
 @pytest.mark.parametrize("rows", [[[1, 0, 1], [0, 0, 1]], [[True, False], [False, False]], [[0.0, 1.0], [1.0, 1.0]]])
