@@ -21,7 +21,7 @@ from cvmae.data.synthetic import SyntheticSource
 from cvmae.data.tar_source import TarSource
 from cvmae.data.tfds_source import TfdsSource
 from cvmae.storage.cache import FileCache, RemoteFile
-from cvmae.storage.path import is_remote
+from cvmae.storage.path import is_remote, real_names
 
 _SHOWN = 60  # last characters of a manifest's path in a message
 _SPLITS = ("split", "eval_split", "test_split")
@@ -158,15 +158,7 @@ class FileSource:
 
     def parts(self) -> list[tuple[str, float | None, float | None]]:
         """Returns (file, start, end) of every record; a file has one name, however it is written and through whatever links."""
-        look = functools.cache(_real_folder)
-
-        def name(path: str) -> str:
-            if is_remote(path):
-                return path
-            folder, links = look(os.path.dirname(path))
-            path = os.path.join(folder, os.path.basename(path))
-            return os.path.realpath(path) if os.path.basename(path) in links else path
-
+        name = real_names()
         return [(name(entry.path), entry.start, entry.end) for entry in self._entries]
 
     @property
@@ -181,15 +173,6 @@ class FileSource:
         sets = b"" if self.label_sets is None else str(self.label_sets.shape).encode() + self.label_sets.tobytes()
         state.update(self.labels.tobytes() + sets)
         return of_keys, state.hexdigest()
-
-
-def _real_folder(folder: str) -> tuple[str, frozenset[str]]:
-    """Returns the real path of a folder, and the names of the links in it: one listing, where a look at every file takes minutes on NFS."""
-    try:
-        with os.scandir(folder) as entries:
-            return os.path.realpath(folder), frozenset(entry.name for entry in entries if entry.is_symlink())
-    except OSError:  # files that are not there are named when they are read
-        return os.path.realpath(folder), frozenset()
 
 
 def digest_keys(source: Source) -> str:

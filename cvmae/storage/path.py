@@ -1,11 +1,13 @@
 """Functions over paths of both kinds, local ones and those with a scheme, which go through neither os.path nor pathlib."""
 
 import errno
+import functools
 import glob as globbing
 import os
 import pathlib
 import re
 import stat
+from collections.abc import Callable
 
 from cvmae.storage.client import scheme_of
 from cvmae.storage.remote_path import RemotePath
@@ -95,3 +97,29 @@ def check_regular(path: str) -> None:
 def isdir(path: str) -> bool:
     """Returns True if there is such a folder."""
     return RemotePath(path).is_dir() if scheme_of(path) else os.path.isdir(path)
+
+
+def real_names() -> Callable[[str], str]:
+    """Returns a function from the path of a file to the one name that the file has, through whatever links; paths in buckets stay.
+
+    Each folder is listed once: on NFS a look at every file would take minutes.
+    """
+    look = functools.cache(_real_folder)
+
+    def name(path: str) -> str:
+        if is_remote(path):
+            return path
+        folder, links = look(os.path.dirname(path))
+        path = os.path.join(folder, os.path.basename(path))
+        return os.path.realpath(path) if os.path.basename(path) in links else path
+
+    return name
+
+
+def _real_folder(folder: str) -> tuple[str, frozenset[str]]:
+    """Returns the real path of a folder, and the names of the links in it."""
+    try:
+        with os.scandir(folder) as entries:
+            return os.path.realpath(folder), frozenset(entry.name for entry in entries if entry.is_symlink())
+    except OSError:  # files that are not there are named when they are read
+        return os.path.realpath(folder), frozenset()

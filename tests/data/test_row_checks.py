@@ -152,3 +152,21 @@ def test_prepare_names_them(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "1 in two splits, 1 two labels" in out
     assert "manifest.csv: 1 of 3 classes have no training videos: fly" in out
+
+
+@pytest.mark.parametrize("linked", ["files", "folder"])
+def test_prepare_names_files_that_links_give_a_second_label(linked, tmp_path, capsys):
+    folder = tmp_path / "videos"
+    (folder / "run").mkdir(parents=True)
+    for name in ("a", "b"):
+        videos.write_video(folder / "run" / f"{name}.mp4", 12)
+    if linked == "folder":
+        (folder / "jump").symlink_to("run")
+    else:
+        (folder / "jump").mkdir()
+        for name in ("a", "b"):
+            (folder / "jump" / f"{name}.mp4").symlink_to(f"../run/{name}.mp4")
+    prepare(options(tmp_path, "folder"))
+    problems = [problem for _, problem, _ in table(tmp_path / "out" / "report.csv")[1:]]
+    assert problems and set(problems) <= {"two labels", "in two splits"}
+    assert "no problem" not in capsys.readouterr().out

@@ -8,7 +8,7 @@ from cvmae.data import published
 from cvmae.data.prepare.listing import Listing
 from cvmae.data.prepare.text import write_table
 from cvmae.data.row_checks import Part, repeated, shared
-from cvmae.storage.path import join
+from cvmae.storage.path import join, real_names
 
 _MAX_TABLE = 20  # classes
 _SHOWN = 10  # names in a line
@@ -128,15 +128,21 @@ def untrained_classes(listing: Listing, usable: dict[str, Row]) -> list[str]:
     return lines
 
 
-def row_problems(listing: Listing, usable: dict[str, Row]) -> list[tuple[str, str, str]]:
-    """Returns (path, problem, detail) of the files that a manifest has in two splits, or in a split twice or with two labels."""
-    problems = []
+def row_problems(listing: Listing, usable: dict[str, Row], out: str) -> list[tuple[str, str, str]]:
+    """Returns (path, problem, detail) of the files that a manifest has in two splits, or in a split twice or with two labels.
+
+    Paths of rows are relative to `out`; a file is the same through whatever links.
+    """
+    problems, real = [], real_names()
     for manifest, pairs in listing.manifests.items():
         rows: dict[str, list[Row]] = collections.defaultdict(list)
         for name, split in pairs:
             if name in usable:
                 rows[split].append(usable[name])
-        parts = {split: [Part.of(row.path, row.start, row.end) for row in of_split] for split, of_split in rows.items()}
+        parts = {
+            split: [Part.of(real(join(out, row.path)), row.start, row.end) for row in of_split]
+            for split, of_split in rows.items()
+        }
         for split, of_split in rows.items():
             again, contrary = repeated(parts[split], [row.label for row in of_split])
             problems += [

@@ -93,7 +93,7 @@ def prepare(options: Options) -> dict[str, str]:
         usable = _check_videos(options, listing, located, problems, state)
         if listing.is_undrawn:
             _draw_splits(options, listing, usable, state)
-        problems += outputs.row_problems(listing, usable)
+        problems += outputs.row_problems(listing, usable, str(options.out))
         manifests = outputs.write_manifests(options.out, listing, usable)
         outputs.write_classes(options.out, listing.classes)
         report = outputs.write_report(options.out, problems)
