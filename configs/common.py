@@ -253,7 +253,7 @@ def base(variant: str = "B/16") -> ml_collections.ConfigDict:
     c.monitor = ml_collections.ConfigDict(
         {
             "clips": 0,  # number of held-out clips to compare on; 0: no monitor
-            "collapse": 0.5,  # fraction of the start's feature deviation below which a line warns; [choice]
+            "collapse": 0.5,  # fraction of the start's feature deviation, or rank, below which a line warns; [choice]
         }
     )
     return c

@@ -31,6 +31,9 @@ def deviation(features) -> float:
     return float(np.asarray(features, np.float64).std(0).mean())
 
 
+RANK = "feature_rank/video"  # the metric of `HeldOut.terms`
+
+
 @dataclasses.dataclass(frozen=True)
 class Start:
     """The encoder that a run starts from, on held-out clips.
@@ -48,7 +51,7 @@ class DriftMonitor:
     """Compares the video encoder with its start on the first `clips` clips of a held-out split, unmasked and center-cropped.
 
     Attributes:
-      collapse: the fraction of the start's feature deviation below which features count as collapsed.
+      collapse: the fraction of the start's feature deviation, or effective rank, below which features count as collapsed.
     """
 
     def __init__(self, held_out: HeldOut, clips: int, collapse: float):
@@ -83,15 +86,17 @@ class DriftMonitor:
           metrics: of the objective, for the same parameters.
           start: of the run.
         """
-        left = drift.get("drift/std", 1.0)
-        if left >= self.collapse:
+        rank, old_rank = metrics.get(RANK, 1.0), start.metrics.get(RANK, 1.0)
+        fractions = {"deviation": drift.get("drift/std", 1.0), "effective rank": rank / old_rank if old_rank else 1.0}
+        what = min(fractions, key=lambda name: fractions[name])
+        if not fractions[what] < self.collapse:
             return ""
         terms = {name: (start.metrics[name], metrics[name]) for name in metrics if name.startswith("loss/")}
         moved = {name: abs(now - old) / max(abs(old), 1e-12) for name, (old, now) in terms.items()}
         most = max(moved, key=lambda name: moved[name])
         changes = ", ".join(f"{name} {old:.3g} -> {now:.3g}" for name, (old, now) in terms.items())
         return (
-            f"warning: step {step}: the video encoder collapses: the deviation of its features over held-out clips is {left:.2f} of that "
+            f"warning: step {step}: the video encoder collapses: the {what} of its features over held-out clips is {fractions[what]:.2f} of that "
             f"at the start, below config.monitor.collapse={self.collapse:g}; {most} moved most since then ({changes}): lower "
             f"config.{most.replace('/', '.')} or optimizer.base_lr, or freeze more by video_branch.train"
         )

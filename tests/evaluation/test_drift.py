@@ -76,6 +76,13 @@ def test_a_line_warns_of_a_collapse_and_names_the_term_that_moved_most():
     assert "loss/intra_video moved most since then (loss/mse_video 1 -> 0.9, loss/intra_video 2 -> 0.2)" in line
     assert "config.loss.intra_video" in line and "\n" not in line
     assert monitor.warning(40, {"drift/std": 0.5}, now, start) == "" == monitor.warning(40, {}, now, start)
+    few = monitor.warning(
+        40,
+        {"drift/std": 0.6},
+        now | {"feature_rank/video": 2.0},
+        Start(start.features, start.metrics | {"feature_rank/video": 50.0}),
+    )
+    assert "the effective rank of its features over held-out clips is 0.04 of that at the start" in few
     worse = now | {"loss/mse_video": 9.0}
     assert "loss/mse_video moved most" in monitor.warning(40, {"drift/std": 0.12}, worse, start)
 
