@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvmae.data.label_texts import NONE_OF_THEM
 from cvmae.data.lines import csv_text
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, Stored, comment_of
+from cvmae.evaluation.feature_origins import label_text
 from cvmae.files import replacing, set_aside
 from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath
@@ -176,12 +176,11 @@ class RecordFiles:
 def _row(name: str, content: bytes) -> Row:
     """Returns the row of a record."""
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        label = ";".join(map(str, np.atleast_1d(arrays["label"]).tolist()))
-        if not label and bool(arrays["labeled"]):
-            label = NONE_OF_THEM
+        label = arrays["label"]
+        is_unlabeled = label.size == 0 and not arrays["labeled"]
         comment = comment_of(content)
         made_from = json.dumps(Stored.of_json(comment).origin) if comment else ""
-        return Row(name, label, str(len(arrays["start_s"])), made_from)
+        return Row(name, label_text(None if is_unlabeled else label.tolist()), str(len(arrays["start_s"])), made_from)
 
 
 def shards_of(folder: AnyPath) -> list[AnyPath]:

@@ -49,18 +49,25 @@ def measure_loader(config, source: Source, *, batches: int, rounds: int) -> Load
     Raises:
       BadDataError: the loader met too many videos that cannot be read. The bare loop raises the reader's error for the first.
     """
-    data, size = config.data, config.batch_size
+    data = config.data
     threads, spec = max(1, data.workers) * max(1, data.threads), pipeline.clip_spec(config, for_views=True)
-    ready = max(data.prefetch, data.threads) * max(1, data.workers) + threads
     loader_times, bare_times = [], []
     for _ in range(rounds):
         numbers: list[int] = []
-        with pipeline.make_loader(config, source) as loader:
-            for batch in itertools.islice(loader, ready):
-                del batch
-            loader_times.append(timed(lambda: _read_batches(loader, batches, numbers)))  # noqa: B023
+        loader_times.append(time_loader(config, source, batches, numbers))
         bare_times.append(timed(lambda: bare_loop(source, spec, numbers, threads)))  # noqa: B023
-    return LoaderTimes(batches * size, threads, data.workers, Times(*zip(*loader_times)), Times(*zip(*bare_times)))
+    return LoaderTimes(batches * config.batch_size, threads, data.workers, Times(*zip(*loader_times)), Times(*zip(*bare_times)))
+
+
+def time_loader(config, source: Source, batches: int, numbers: list[int]) -> tuple[float, float]:
+    """Returns (wall, cpu) seconds of `batches` of a new loader in its steady state, and appends the record numbers of their clips."""
+    data = config.data
+    workers = max(1, data.workers)
+    ready = max(data.prefetch, data.threads) * workers + workers * max(1, data.threads)  # made or begun when the clock starts
+    with pipeline.make_loader(config, source) as loader:
+        for batch in itertools.islice(loader, ready):
+            del batch
+        return timed(lambda: _read_batches(loader, batches, numbers))
 
 
 def _read_batches(loader, batches: int, numbers: list[int]) -> None:

@@ -15,6 +15,11 @@ TASKS = {
     "visualize": "cvmae.tasks.visualize:Visualize",
     "ablate": "cvmae.tasks.ablate.runner:Ablate",
 }
+# Fields that workdirs of earlier versions lack: what these runs did, and the values in a workdir's config, None for none, that keep it.
+_BEFORE: dict[tuple[str, str], tuple] = {
+    ("data", "square_pixels"): (False, (None, False)),
+    ("probe", "clips"): (1, (None,)),
+}
 
 
 def find_task(name: str):
@@ -58,9 +63,8 @@ def run(config, workdir: str | os.PathLike, *, source=None, report_page: bool = 
     config = _keep_cooldown(config, workdir)
     compilation_cache.enable(config.get("compilation_cache", "auto"))
     config, notes = fill_fields(config)
-    config, pixels = _keep_pixels(config, workdir)
-    config, clips = _keep_clips(config, workdir)
-    processes.log_once(*notes, *pixels, *clips)
+    config, more = _keep_begun(config, workdir)
+    processes.log_once(*notes, *more)
     with storage_errors("a file of the run", workdir):
         return find_task(config.task).run(config, os.fspath(workdir), custom, report_page)
 
@@ -92,26 +96,17 @@ def _keep_cooldown(config, workdir: str | os.PathLike):
     return keep_cooldown(config, Workdir(workdir).read_config() or {})
 
 
-def _keep_pixels(config, workdir: str | os.PathLike):
-    """Returns the config with the `data.square_pixels` that a workdir was begun with, and notes; before version 0.2 it was False."""
+def _keep_begun(config, workdir: str | os.PathLike):
+    """Returns the config with the values of _BEFORE that a workdir was begun with, and a note for each."""
     from cvmae.workdir import Workdir
 
-    data = (Workdir(workdir).read_config() or {}).get("data")
-    if not config.get("data", {}).get("square_pixels") or not isinstance(data, dict) or data.get("square_pixels"):
-        return config, []
-    config = config.copy_and_resolve_references()
-    config.data.square_pixels = False
-    return config.lock(), ["note: config.data.square_pixels=False, as this workdir was begun; a new --workdir takes True"]
-
-
-def _keep_clips(config, workdir: str | os.PathLike):
-    """Returns the config with the one clip that a workdir of an earlier version reads, before `probe.clips` was a field, and notes."""
-    from cvmae.workdir import Workdir
-
-    probe = (Workdir(workdir).read_config() or {}).get("probe")
-    if config.get("probe", {}).get("clips", 1) == 1 or not isinstance(probe, dict) or "clips" in probe:
-        return config, []
-    note = f"note: config.probe.clips=1, as this workdir was begun; a new --workdir takes {config.probe.clips}"
-    config = config.copy_and_resolve_references()
-    config.probe.clips = 1
-    return config.lock(), [note]
+    begun, notes = Workdir(workdir).read_config() or {}, []
+    for (section, name), (before, values) in _BEFORE.items():
+        there, here = begun.get(section), config.get(section, {}).get(name, before)
+        if here == before or not isinstance(there, dict) or there.get(name) not in values:
+            continue
+        config = config.copy_and_resolve_references()
+        config[section][name] = before
+        config.lock()
+        notes.append(f"note: config.{section}.{name}={before}, as this workdir was begun; a new --workdir takes {here}")
+    return config, notes

@@ -16,7 +16,7 @@ from cvmae.data.windows import open_windows
 from cvmae.evaluation.embed import _open_video
 from cvmae.evaluation.feature_cache import encoder_identity
 from cvmae.evaluation.features import FeatureSpec
-from cvmae.tasks import _keep_pixels
+from cvmae.tasks import _keep_begun
 from tests.tiny_configs import config
 
 PAL = Fraction(64, 45)  # 720x576 as 16:9
@@ -137,14 +137,14 @@ def test_windows_embedding_and_the_files_of_prepare(tmp_path):
 def test_old_workdirs_keep_square_pixels(tmp_path):
     c = config()
     assert c.data.square_pixels and clip_spec(c).square_pixels
-    assert _keep_pixels(c, tmp_path) == (c, []) and _keep_pixels(c, tmp_path / "none") == (c, [])
+    assert _keep_begun(c, tmp_path) == (c, []) and _keep_begun(c, tmp_path / "none") == (c, [])
     fields = json.loads(c.to_json_best_effort())
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    assert _keep_pixels(c, tmp_path) == (c, [])
+    assert _keep_begun(c, tmp_path) == (c, [])
     del fields["data"]["square_pixels"]
     for written in (fields, fields | {"data": fields["data"] | {"square_pixels": False}}):
         (tmp_path / "config.json").write_text(json.dumps(written))
-        kept, [note] = _keep_pixels(c, tmp_path)
+        kept, [note] = _keep_begun(c, tmp_path)
         assert not kept.data.square_pixels and c.data.square_pixels and "square_pixels=False, as this workdir was begun" in note
     with c.unlocked():
         del c.data.square_pixels

@@ -7,22 +7,20 @@ frames of 340x256 in H.264, as `cvmae.bench --decode` does, and two processes re
 from tar shards. The server runs on the cores that decode.
 """
 
-import itertools
 import pathlib
 import sys
 import tempfile
 
 from cvmae.config import load
-from cvmae.data.pipeline import make_loader
 from cvmae.data.prepare.tar_writer import write_shards
-from cvmae.data.sources import Source, make_source
+from cvmae.data.sources import make_source
+from cvmae.performance.bench_loader import time_loader
 from cvmae.performance.bench_videos import H264, VideoSpec, write_videos
-from cvmae.performance.timing import Times, ratio, timed
+from cvmae.performance.timing import Times, ratio
 from tests.servers import serving, upload
 from tests.tiny_configs import CONFIGS
 
 BATCH, BATCHES = 8, 12
-READY = 4  # batches that two processes have made or begun when the clock starts
 
 
 def write_set(folder: pathlib.Path) -> None:
@@ -47,14 +45,6 @@ def open_set(place: str, kind: str):
     return c.lock(), make_source(c.data, "train")
 
 
-def time_round(config, source: Source) -> tuple[float, float]:
-    """Times a new loader in its steady state."""
-    with make_loader(config, source) as loader:
-        for batch in itertools.islice(loader, READY):
-            del batch
-        return timed(lambda: sum(1 for _ in itertools.islice(loader, BATCHES)))
-
-
 def main(scheme: str, rounds: int = 15) -> None:
     """Prints the clips per second from local disk and from the server, and the median ratio, for files and for shards."""
     with tempfile.TemporaryDirectory() as name, serving(scheme) as bucket:
@@ -64,8 +54,8 @@ def main(scheme: str, rounds: int = 15) -> None:
             sets = {"local disk": open_set(name, kind), "server": open_set(bucket, kind)}
             seconds: dict[str, list[tuple[float, float]]] = {place: [] for place in sets}
             for _ in range(rounds):
-                for place, opened in sets.items():
-                    seconds[place].append(time_round(*opened))
+                for place, (c, source) in sets.items():
+                    seconds[place].append(time_loader(c, source, BATCHES, []))
             times = {place: Times(*zip(*pairs)) for place, pairs in seconds.items()}
             rates = ", ".join(f"{place} {BATCH * BATCHES / t.median():.1f} clips/s" for place, t in times.items())
             print(f"{kind}: {rates}, ratio {ratio(times['local disk'], times['server'], 'wall'):.2f}")

@@ -1,5 +1,7 @@
 """V-JEPA 2's files: transformers' VJEPA2Model and VJEPA2ForVideoClassification, and the encoders of the authors' `.pth`."""
 
+import dataclasses
+
 from cvmae.interop.key_maps.common import FUSED, FUSED_BIAS, IMAGENET, TIMM, in_blocks, linear, norm, patches
 from cvmae.interop.keymap import KeyMap, Rule
 
@@ -64,8 +66,8 @@ HF_VJEPA2 = KeyMap(
     num_frames=64,
     side=256,
 )
-HF_VJEPA2_CLASSIFIER = KeyMap(
-    kind="hf-vjepa2",
+HF_VJEPA2_CLASSIFIER = dataclasses.replace(
+    HF_VJEPA2,
     layout="VJEPA2ForVideoClassification",
     signature=("vjepa2.encoder.embeddings.patch_embeddings.proj.",),
     rules=(
@@ -74,11 +76,7 @@ HF_VJEPA2_CLASSIFIER = KeyMap(
         *in_blocks("pooler.self_attention_layers.{i}", "pooler", _POOLER_BLOCK),
     ),
     ignored={"vjepa2.predictor.*": _PREDICTOR},
-    encoder=_ENCODER,
     head={"eps": 1e-6},
-    heads=_HEADS,
-    num_frames=64,
-    side=256,
 )
 # An encoder of the authors' files, which hold several (see `torch_file.CONTAINERS`); its keys start with `module.backbone.`.
 VJEPA2 = KeyMap(
