@@ -217,7 +217,9 @@ def build_classifier(config, classes: int, rules: Rules | None = None) -> Classi
             pooler = ViTSize(decode_variant(config.video_branch.variant)[0].width, head.blocks, head.heads)
         except ValueError as error:
             raise ValueError(f"config.head.heads: {error}") from error
-    return Classifier(encoder, classes, head.pool, head.dropout, head.init_scale, head.eps, pooler, config.attention, rules)
+    regularization = {"dropout": head.dropout, "init_scale": head.init_scale, "eps": head.eps}
+    of_pooler = {"pooler": pooler, "attention": config.attention, "rules": rules, "remat": config.remat}
+    return Classifier(encoder, classes, head.pool, **regularization, **of_pooler)
 
 
 def trained_part(config) -> TrainedPart:
@@ -240,4 +242,4 @@ def build_probe(config, classes: int, rules: Rules | None = None) -> LinearProbe
         size = ViTSize(width, config.probe.blocks, config.probe.heads)
     except ValueError as error:
         raise ValueError(f"config.probe.heads: {error}") from error
-    return AttentiveProbe(classes, size, config.attention, config.video_branch.eps, rules)
+    return AttentiveProbe(classes, size, config.attention, config.video_branch.eps, rules, config.remat)

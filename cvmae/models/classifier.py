@@ -14,7 +14,7 @@ from cvmae.models.choices import check_choice
 from cvmae.models.heads import pool
 from cvmae.models.layers import dropout, layer_norm
 from cvmae.models.probes import AttentivePooler
-from cvmae.models.vit import ViTSize
+from cvmae.models.vit import Remat, ViTSize
 from cvmae.parallel.logical_axes import Rules
 
 Pool = Literal["mean", "first", "attentive"]
@@ -37,7 +37,7 @@ class Classifier(nn.Module):
       init_scale: the head is initialized from a truncated normal of standard deviation 0.02 times this (VideoMAE, mae_st: 0.001).
       eps: of `norm` (1e-6 in VideoMAE and mae_st; 1e-5 in transformers, whatever its config's layer_norm_eps), or of the pooler's norms.
       pooler: the size of the pooler of `attentive`: width D, its blocks of self-attention and heads.
-      attention, rules: of the pooler, as in `vit.TransformerConfig`.
+      attention, rules, remat: of the pooler, as in `vit.TransformerConfig`.
     """
 
     encoder: Backbone
@@ -49,6 +49,7 @@ class Classifier(nn.Module):
     pooler: ViTSize | None = None
     attention: AttentionKernel = "auto"
     rules: Rules | None = None
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, video: Float[AnyArray, "B T H W C"], keys: Key[Array, " B"] | None = None) -> Float[Array, "B classes"]:
@@ -79,7 +80,7 @@ class Classifier(nn.Module):
         if self.pool == "mean":
             return layer_norm(self.eps, jnp.float32, "norm")(pool(encoded.tokens))
         if self.pooler is not None and self.pool == "attentive":
-            pooler = AttentivePooler(self.pooler, self.attention, self.eps, self.rules, project=False, name="pooler")
+            pooler = AttentivePooler(self.pooler, self.attention, self.eps, self.rules, False, self.remat, name="pooler")
             return pooler(encoded.tokens)
         first = encoded.tokens[:, 0] if encoded.cls is None else encoded.cls
         return first.astype(jnp.float32)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from cvmae.models.attention import AttentionKernel, attend
 from cvmae.models.layers import gelu, layer_norm, linear
-from cvmae.models.vit import Blocks, TransformerConfig, ViTSize
+from cvmae.models.vit import Blocks, Remat, TransformerConfig, ViTSize
 from cvmae.parallel.logical_axes import Rules
 
 
@@ -37,7 +37,7 @@ class AttentivePooler(nn.Module):
 
     Attributes:
       size: width D of the tokens, number of self-attention blocks (`depth`, may be 0), and heads.
-      attention, eps, rules: as in `vit.TransformerConfig`.
+      attention, eps, rules, remat: as in `vit.TransformerConfig`.
       project: False leaves out the linear layer behind the query's attention (V-JEPA 2).
     """
 
@@ -46,12 +46,13 @@ class AttentivePooler(nn.Module):
     eps: float = 1e-6
     rules: Rules | None = None
     project: bool = True
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "B N D"]) -> Float[Array, "B D"]:
         """Returns the pooled features, float32."""
         width, dtype, rules = self.size.width, tokens.dtype, self.rules
-        trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype, rules=rules)
+        trunk = TransformerConfig(self.size, eps=self.eps, attention=self.attention, dtype=dtype, remat=self.remat, rules=rules)
         tokens = Blocks(trunk, name="blocks")(tokens)
         query = self.param("query", nn.initializers.truncated_normal(0.02), (width,)).astype(dtype)
         x = jnp.broadcast_to(query, (tokens.shape[0], 1, width))
@@ -76,7 +77,7 @@ class AttentiveProbe(nn.Module):
 
     Attributes:
       classes: number of classes.
-      size, attention, eps, rules: of the pooler.
+      size, attention, eps, rules, remat: of the pooler.
     """
 
     classes: int
@@ -84,9 +85,10 @@ class AttentiveProbe(nn.Module):
     attention: AttentionKernel = "auto"
     eps: float = 1e-6
     rules: Rules | None = None
+    remat: Remat = "none"
 
     def setup(self):
-        self.pooler = AttentivePooler(self.size, self.attention, self.eps, self.rules)
+        self.pooler = AttentivePooler(self.size, self.attention, self.eps, self.rules, remat=self.remat)
         nn.share_scope(self, self.pooler)
         self.head = nn.Dense(self.classes, kernel_init=nn.initializers.truncated_normal(0.02))
 

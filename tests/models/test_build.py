@@ -4,6 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,6 +49,34 @@ def test_rules_reach_every_stack_of_blocks(name):
     assert isinstance(module, nn.Module)
     assert rules_within(module) == [rules] * count and rules_within(builder(None)) == [None] * count
     assert hash(module) == hash(builder(make_rules(local_mesh(), c.sharding)))  # static under jit
+
+
+POOLED = {
+    "attentive": (lambda c: build.build_probe(c, 2), lambda c: (16, 32), {"probe.blocks": 2}, 2),
+    "finetune": (
+        lambda c: build.build_classifier(c, 2),
+        lambda c: (c.data.num_frames, *c.augment.size, 3),
+        {"head.pool": "attentive", "head.blocks": 2},
+        2 + 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("task", POOLED)
+def test_blocks_of_a_pooler_are_computed_again_too(task):
+    """With remat=full the gradient, which is as without, computes the pooler's blocks and the encoder's again."""
+    build_head, input_shape, changes, blocks = POOLED[task]
+    results = {}
+    for remat in ("none", "full"):
+        c = downstream(task, **changes, remat=remat)
+        module = build_head(c)
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *input_shape(c))), jnp.float32)
+        params = jax.jit(module.init)(jax.random.key(0), x)["params"]
+        gradient = jax.grad(lambda params, module=module, x=x: module.apply({"params": params}, x).sum())
+        results[remat] = jax.jit(gradient)(params)
+        again = [eqn for eqn in jax.make_jaxpr(gradient)(params).eqns if eqn.primitive.name.startswith(("remat", "checkpoint"))]
+        assert len(again) == (blocks if remat == "full" else 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), results["full"], results["none"])
 
 
 class Linear(nn.Module):
