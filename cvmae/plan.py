@@ -3,7 +3,8 @@
     python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4 [--mesh=data:-1,fsdp:4] [--batch=N] [--search]
 
 TPU topologies (v4, v5e, v5p, v6e) need the TPU compiler, libtpu, which comes with the extra `plan`, and no TPU. GPUs (a100-80, h100,
-h200, b200, l4, as in h100:8) need NVIDIA's compiler and libraries, which come with the extra `plan-gpu`, and no driver. cpu:N needs nothing.
+h200, b200, l4, as in h100:8) need NVIDIA's compiler and libraries, which come with the extra `plan-gpu`, and no driver; the extra
+`gpu-compiler` has the compiler alone, for --config.attention=xla. cpu:N needs nothing.
 The program is the one that `cvmae.main` runs on these chips. Times are estimates from published peaks, not measurements.
 
 Exit codes: 0 the program fits; 2 the command or config is wrong; 3 the program does not fit.

@@ -1,5 +1,6 @@
 """The training step of a config, built for devices that may be absent, and traced once."""
 
+import contextlib
 import functools
 
 from cvmae.config import UNTRAINED, ConfigError, config_errors
@@ -25,7 +26,7 @@ class TracedStep:
       attention: the distinct shapes of attention in it, and the kernels that compute them.
 
     Raises:
-      ConfigError: the config does not fit these devices.
+      ConfigError: the config does not fit these devices, or they are GPUs and cuDNN, whose attention it takes, is not installed.
     """
 
     def __init__(self, config, devices, schedule: Schedule = Schedule(100)):
@@ -36,7 +37,7 @@ class TracedStep:
             source = make_source(self.config.data, self.config.data.split) if config.task != "pretrain" else ()
         self.task = find_task(config.task)(self.config, mesh, schedule, source)
         uses: set[AttentionUse] = set()
-        with record_attention(uses):
+        with record_attention(uses), _cudnn_errors():
             self.traced = self.task.trace()
         self.attention = tuple(uses)
 
@@ -49,6 +50,20 @@ class TracedStep:
     def flops(self) -> FlopCount:
         """Operations of the whole step on all devices, recomputation included."""
         return FlopCount(self.traced.jaxpr)
+
+
+@contextlib.contextmanager
+def _cudnn_errors():
+    """Raises ConfigError for the error of JAX where attention takes cuDNN's kernel and cuDNN is not installed."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise ConfigError(
+            "config.attention takes cuDNN's kernel on this GPU, and cuDNN is not installed: pip install 'crossvideomae[plan-gpu]' "
+            "(2 GB), or plan XLA's own attention, --config.attention=xla"
+        ) from error
 
 
 def model_flops(step: TracedStep) -> int:

@@ -1,5 +1,6 @@
 """The command `cvmae.plan`: output, errors, programs that do not fit, the estimate, and the search."""
 
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -182,22 +183,52 @@ def test_a_program_for_tpus(command, tmp_path):
     assert code == 2 and "the TPU compiler knows no such slice" in err
 
 
+def plan_gpu(*args: str):
+    """Runs a plan of `runlocal` in bfloat16 in a process of its own, where the GPU's plugin stays loaded."""
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        missing("gpu-compiler", "the GPU's compiler comes with the extra: pip install '.[gpu-compiler]'")
+    args = (f"--config={RUNLOCAL}", "--topology=h100:1", "--config.dtype=bfloat16", *ALONE, *args)
+    return run(*args, program=("-m", "cvmae.plan"), env={"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"})
+
+
+def has_cudnn() -> bool:
+    return any(distribution.name == "nvidia-cudnn-cu13" for distribution in importlib.metadata.distributions())
+
+
+def test_a_program_for_gpus_by_the_compiler_alone(tmp_path):
+    file = tmp_path / "plan.json"
+    done = plan_gpu("--config.attention=xla", "--config.loss.intra_video=1", f"--json={file}")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(file.read_text())
+    assert data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.1)
+    assert 0 < data["estimate"]["roofline"] <= data["estimate"]["step"] and data["memory"]["total"] < 80e9
+    assert {use["kernel"] for use in data["gpu"]["attention"]} == {"xla"} and data["gpu"]["kernels"]["cuDNN and cuBLAS"][0] > 0
+    slow = {(row["line"].partition(":")[0], row["precision"]) for row in data["gpu"]["slow"]}
+    assert ("cvmae/objective/losses.py", "float32") in slow  # the similarities of the contrast
+
+
+def test_a_plan_of_cudnn_without_it_says_how_to_get_it():
+    if has_cudnn():
+        pytest.skip("cuDNN is installed here")
+    done = plan_gpu()
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "cuDNN is not installed: pip install 'crossvideomae[plan-gpu]'" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.device
 def test_a_program_for_gpus(tmp_path):
-    """The step of `runlocal` in bfloat16, compiled by the GPU's compiler in a process of its own, whose plugin stays loaded."""
-    if importlib.util.find_spec("jax_cuda13_plugin") is None:
-        missing("plan-gpu", "the GPU's compiler comes with the extra: pip install '.[plan-gpu]'")
+    """With cuDNN's attention."""
+    if not has_cudnn():
+        missing("plan-gpu", "cuDNN comes with the extra: pip install '.[plan-gpu]'")
     file = tmp_path / "plan.json"
-    args = [f"--config={RUNLOCAL}", "--topology=h100:1", "--config.dtype=bfloat16", f"--json={file}", *ALONE]
-    done = run(*args, program=("-m", "cvmae.plan"), env={"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"})
+    done = plan_gpu(f"--json={file}")
     assert done.returncode == 0, done.stderr
     data = json.loads(file.read_text())
     assert data["flops"] == pytest.approx(data["run"]["traced_flops"], rel=0.1)
     assert 0 < data["estimate"]["roofline"] <= data["estimate"]["step"] and data["estimate"]["cycles"] == 0
     assert {use["kernel"] for use in data["gpu"]["attention"]} == {"cudnn"}
     assert data["gpu"]["kernels"]["cuDNN and cuBLAS"][0] > 0 and not data["notes"]
-    slow = {(row["line"].partition(":")[0], row["precision"]) for row in data["gpu"]["slow"]}
-    assert ("cvmae/augment/geometry.py", "float32") in slow  # the resize
+    assert not data["gpu"]["slow"]  # the resize in bfloat16 too
 
 
 def fake(gib: float, flops: int = 1) -> ProgramCost:
