@@ -145,9 +145,10 @@ def check(
         )
     for name in changed:
         if name not in DATA:
+            before, now = (_named(name, entries[name]) for entries in (position, expected))
             raise ConfigError(
-                f"the checkpoint was made with {name}={position[name]}, this run has {expected[name]}, so it cannot "
-                f"resume: set {name} back, or give another --workdir"
+                f"the checkpoint was made with {name}={before}, this run has {now}, so it cannot resume: set {name} back, or "
+                "give another --workdir"
             )
     if not changed:
         return
@@ -168,6 +169,11 @@ def check(
         f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split{of_data}), give another --workdir, "
         f"or --config.{ALLOW}=True to continue with the new data"
     )
+
+
+def _named(name: str, value) -> str:
+    """Returns an entry of an identity as a config has it: of weights to start from, none are `untrained`, and '' in a branch."""
+    return str(value) or (UNTRAINED if name == "init_from" else "''")
 
 
 def changed_fields(there: Mapping, here: Mapping) -> dict[str, list]:
