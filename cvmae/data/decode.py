@@ -81,13 +81,19 @@ def stream_chosen(source: Video, choose: Callable[[FrameTable], np.ndarray]) -> 
         yield from video.stream(table, np.asarray(choose(table), np.int64))
 
 
-def each_frame(source: Video) -> Iterator[av.VideoFrame]:
+def each_frame(source: Video, table: FrameTable | None = None) -> Iterator[av.VideoFrame]:
     """Yields every frame of a video in display order as decoded: neither converted to RGB nor turned upright.
 
-    If the frame table is reliable, frames have its pts. Raises: DecodeError, also for a damaged frame.
+    Args:
+      source: a path, also one with a scheme, the bytes of an encoded file, or a file in a bucket.
+      table: of the video. Frames that it lacks, since the end of the file cuts them off, are left out then. If it is reliable,
+        frames have its pts.
+
+    Raises:
+      DecodeError: the file cannot be read, or a frame is damaged.
     """
     with _reading(source) as video:
-        yield from video.each_frame()
+        yield from video.each_frame(table)
 
 
 @contextlib.contextmanager
