@@ -104,18 +104,22 @@ def _reading(source: Video):
         with contextlib.closing(VideoInput(source, name)) as file, contextlib.closing(OpenVideo(file, name)) as video:
             yield video
     except (av.error.FFmpegError, DecodeError, OSError) as error:
-        if is_lfs_pointer(_head(source)):  # FFmpeg would say what it takes the text for
+        head = _head(source)
+        if head == b"":  # FFmpeg would speak of invalid data
+            raise DecodeError(name, "the file has 0 bytes: copy it again, or leave it out") from error
+        if head is not None and is_lfs_pointer(head):  # FFmpeg would say what it takes the text for
             raise DecodeError(name, LFS_POINTER) from error
         if isinstance(error, DecodeError):
             raise
         raise DecodeError(name, error.strerror or str(error)) from error
 
 
-def _head(source: Video) -> bytes:
+def _head(source: Video) -> bytes | None:
+    """Returns the first bytes of a video; None where it cannot be read."""
     if isinstance(source, bytes):
         return source[:64]
     try:
         with source.open() if isinstance(source, RemoteFile) else open_binary(source) as file:
             return file.read(64)
     except OSError:
-        return b""
+        return None
