@@ -99,8 +99,8 @@ class OpenVideo:
         """Yields every frame in display order, see the function of this name."""
         listed = set() if table is None else set(table.pts.tolist())
         for number, frame in enumerate(self._decode_all()):
-            place = number if table is None or not table.reliable else frame.pts
-            if table is not None and place not in listed and (frame.is_corrupt or place is None or place > table.pts[-1]):
+            pts = number if table is None or not table.reliable else frame.pts
+            if table is not None and pts not in listed and (frame.is_corrupt or pts is None or pts > table.pts[-1]):
                 continue  # the end of the file cuts it off
             self._check(frame)
             yield frame

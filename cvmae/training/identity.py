@@ -197,7 +197,7 @@ def read_changed_fields(workdir: Workdir, config) -> dict[str, list]:
     """Returns the fields that differ from those in the workdir's config, see `changed_fields`. All processes call it.
 
     Args:
-      workdir: with the config of the earlier start, which the main process reads; {} where there is none.
+      workdir: with the config of the earlier start, which the main process reads; {} without one.
       config: of this start; {} for None.
     """
     before = workdir.read_config() if config is not None and processes.is_main_process() else None
