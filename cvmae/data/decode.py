@@ -81,13 +81,19 @@ def stream_chosen(source: Video, choose: Callable[[FrameTable], np.ndarray]) -> 
         yield from video.stream(table, np.asarray(choose(table), np.int64))
 
 
-def each_frame(source: Video) -> Iterator[av.VideoFrame]:
+def each_frame(source: Video, table: FrameTable | None = None) -> Iterator[av.VideoFrame]:
     """Yields every frame of a video in display order as decoded: neither converted to RGB nor turned upright.
 
-    If the frame table is reliable, frames have its pts. Raises: DecodeError, also for a damaged frame.
+    Args:
+      source: a path, also one with a scheme, the bytes of an encoded file, or a file in a bucket.
+      table: of the video. Frames that it lacks, since the end of the file cuts them off, are left out then. If it is reliable,
+        frames have its pts.
+
+    Raises:
+      DecodeError: the file cannot be read, or a frame is damaged.
     """
     with _reading(source) as video:
-        yield from video.each_frame()
+        yield from video.each_frame(table)
 
 
 @contextlib.contextmanager
@@ -98,18 +104,22 @@ def _reading(source: Video):
         with contextlib.closing(VideoInput(source, name)) as file, contextlib.closing(OpenVideo(file, name)) as video:
             yield video
     except (av.error.FFmpegError, DecodeError, OSError) as error:
-        if is_lfs_pointer(_head(source)):  # FFmpeg would say what it takes the text for
+        head = _head(source)
+        if head == b"":  # FFmpeg would speak of invalid data
+            raise DecodeError(name, "the file has 0 bytes: copy it again, or leave it out") from error
+        if head is not None and is_lfs_pointer(head):  # FFmpeg would say what it takes the text for
             raise DecodeError(name, LFS_POINTER) from error
         if isinstance(error, DecodeError):
             raise
         raise DecodeError(name, error.strerror or str(error)) from error
 
 
-def _head(source: Video) -> bytes:
+def _head(source: Video) -> bytes | None:
+    """Returns the first bytes of a video; None where it cannot be read."""
     if isinstance(source, bytes):
         return source[:64]
     try:
         with source.open() if isinstance(source, RemoteFile) else open_binary(source) as file:
             return file.read(64)
     except OSError:
-        return b""
+        return None

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
+from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts, normal_form
 from cvmae.data.lines import has_line_break
 from cvmae.data.text_files import TextError, read_utf8
 from cvmae.storage.path import exists
@@ -20,7 +20,9 @@ _MEANS_NONE = "means no label"
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 
 
-def number_labels(labels: dict[str, str], classes: str, multi_label: bool = False) -> tuple[tuple[str, ...], dict[str, int]]:
+def number_labels(
+    labels: dict[str, str], classes: str, multi_label: bool = False, names: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], dict[str, int]]:
     """Numbers the labels of a manifest.
 
     A label that `classes` lists is that class, whatever its text. Of the others, the texts in MISSING, in any case, are no
@@ -31,6 +33,7 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
       labels: distinct texts of all splits, stripped, with the place of the first row that has it, "file:line".
       classes: path of the classes.csv, which need not exist.
       multi_label: True if `labels` are the parts of lists separated by `;`, for the remedy of the message.
+      names: `class_names` of `classes` where it was read before.
 
     Returns:
       The class names, () if classes have only numbers; and {label: class number}, without the labels that are missing.
@@ -38,7 +41,7 @@ def number_labels(labels: dict[str, str], classes: str, multi_label: bool = Fals
     Raises:
       LabelError: a label is refused, or classes.csv cannot be used.
     """
-    names = class_names(classes)
+    names = class_names(classes) if names is None else names
     listed = set(names)
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     if NONE_OF_THEM in labels.keys() - listed:
@@ -230,12 +233,19 @@ def class_names(path: str) -> tuple[str, ...]:
         if sorted(re.split(r"[,;\t]", ",".join(header).replace(" ", "").lower())) == ["name", "number"]:
             raise LabelError(f"{path}:1: the header is {','.join(header)[:40]!r}; write number,name, separated by a comma")
         return ()
-    names: dict[str, None] = {}  # a dict for its order
+    names: dict[str, int] = {}
     for number, row in enumerate(rows):
-        row = row[:1] + [unicodedata.normalize("NFC", name) for name in row[1:]]
-        if len(row) != 2 or row[0] != str(number) or row[1] in names:
+        row = [normal_form(cell) for cell in row]
+        if len(row) != 2 or row[0] != str(number):
             raise LabelError(f"{path}:{number + 2}: {','.join(row)!r} is not class {number} and a name; expected number,name")
-        if has_line_break(row[1]):
-            raise LabelError(f"{path}: the name of class {number}, {row[1][:40]!r}, has a line break; write it in one line")
-        names[row[1]] = None
+        name = row[1]
+        if has_line_break(name):
+            raise LabelError(f"{path}: the name of class {number}, {name[:40]!r}, has a line break; write it in one line")
+        if not name:
+            raise LabelError(f"{path}:{number + 2}: class {number} has no name; write one, since an empty label means no label")
+        if name in names:
+            raise LabelError(
+                f"{path}:{number + 2}: classes {names[name]} and {number} are both called {name[:40]!r}; give each a name of its own"
+            )
+        names[name] = number
     return tuple(names)

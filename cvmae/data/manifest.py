@@ -134,7 +134,8 @@ def splits_of(path: str) -> tuple[str, ...]:
 
 def _number_rows(rows, classes, multi_label):
     """Returns the class names, `Manifest.label_sets`, the label of every row, and notes. Raises: LabelError."""
-    listed = [name for name in class_names(classes) if ";" in name] if multi_label else []
+    known = class_names(classes)
+    listed = [name for name in known if ";" in name] if multi_label else []
     texts = [split_label(where, row["label"], multi_label, listed) for where, row in rows]
     places: dict[str, str] = {}
     for (where, _), row_texts in zip(rows, texts, strict=True):
@@ -143,7 +144,7 @@ def _number_rows(rows, classes, multi_label):
                 places.setdefault(text, where)
     if multi_label:
         check_vectors(zip((where for where, _ in rows), texts, strict=True))
-    names, number = number_labels(places, classes, multi_label)
+    names, number = number_labels(places, classes, multi_label, known)
     notes = label_notes(names, number) + missing_notes(itertools.chain.from_iterable(texts), number)
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes

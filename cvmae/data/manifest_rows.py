@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 
 from cvmae.data.label_texts import EMPTY
 from cvmae.data.lines import has_line_break, one_line, quoted
-from cvmae.data.text_files import TextError, read_utf8
+from cvmae.data.text_files import RepeatedKeyError, TextError, parse_json, read_utf8
 
 COLUMNS = "path,label,split[,start,end]"
 COLUMN_NAMES = ("path", "label", "split", "start", "end")
@@ -85,10 +85,12 @@ def _json_rows(path, file):
             continue
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise ManifestError(f"{where}: not JSON ({error.msg}); write one object per line") from error
+        except RepeatedKeyError as error:
+            raise ManifestError(f"{where}: {error}") from error
         except (ValueError, RecursionError) as error:  # half a surrogate pair, a number of thousands of digits, deep nesting
             raise ManifestError(f"{where}: JSON that is no text or number ({str(error)[:60]}); repair the line") from error
         if not isinstance(row, dict):

@@ -95,9 +95,13 @@ class OpenVideo:
                 last = remaining.pop(pts)
                 yield last, image
 
-    def each_frame(self) -> Iterator[av.VideoFrame]:
+    def each_frame(self, table: FrameTable | None) -> Iterator[av.VideoFrame]:
         """Yields every frame in display order, see the function of this name."""
-        for frame in self._decode_all():
+        listed = set() if table is None else set(table.pts.tolist())
+        for number, frame in enumerate(self._decode_all()):
+            pts = number if table is None or not table.reliable else frame.pts
+            if table is not None and pts not in listed and (frame.is_corrupt or pts is None or pts > table.pts[-1]):
+                continue  # the end of the file cuts it off
             self._check(frame)
             yield frame
 

@@ -20,6 +20,7 @@ import tarfile
 from typing import NamedTuple
 
 from cvmae.data.manifest import ManifestError
+from cvmae.data.text_files import RepeatedKeyError, parse_json
 from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing
 from cvmae.storage.cache import open_binary
@@ -251,7 +252,9 @@ def _read(path, file, name, span) -> str:
 def _read_json(path, file, name, span) -> dict:
     text = _read(path, file, name, span)
     try:
-        fields = json.loads(text)
+        fields = parse_json(text)
+    except RepeatedKeyError as error:
+        raise ShardError(f"{path}: member {name}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: member {name} is not JSON ({str(error)[:60]}); write one object") from error
     if not isinstance(fields, dict):

@@ -1,5 +1,8 @@
 """Reading of text files that people write, as UTF-8; what is no such text is named in one line, with the place and the remedy."""
 
+import json
+from typing import Any
+
 from cvmae.data.probe import no_video
 from cvmae.files import LFS_POINTER, is_lfs_pointer
 from cvmae.storage.path import as_path
@@ -33,6 +36,27 @@ def read_utf8(path: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TextError(_describe(path, content, error.start)) from error
+
+
+class RepeatedKeyError(ValueError):
+    """An object of JSON has a key twice, of which Python would take the last."""
+
+    def __init__(self, key: str):
+        super().__init__(f"the key {key[:40]!r} is there twice in one object; leave one of the two")
+        self.key = key
+
+
+def parse_json(text: str) -> Any:
+    """Returns the value of a JSON text. Raises: ValueError or RecursionError as `json.loads`; RepeatedKeyError."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return value
 
 
 def _binary_kind(path: str, head: bytes) -> str:

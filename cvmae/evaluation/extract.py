@@ -12,9 +12,10 @@ from cvmae.data.pipeline import clip_spec
 from cvmae.data.stamps import Stamps
 from cvmae.data.windows import Opened, Window, WindowLoader
 from cvmae.evaluation import feature_origins
-from cvmae.evaluation.feature_cache import IDENTITY, encoder_identity, open_cache, process_slice
+from cvmae.evaluation.feature_cache import process_slice
 from cvmae.evaluation.feature_files import NpzFiles
 from cvmae.evaluation.feature_folder import INDEX, write_index
+from cvmae.evaluation.feature_identity import IDENTITY, encoder_identity, open_cache
 from cvmae.evaluation.feature_sequences import SUMMARY, NpyFiles, check_names, summary
 from cvmae.evaluation.feature_shards import RecordFiles
 from cvmae.evaluation.feature_writing import Writing
@@ -137,7 +138,7 @@ def _without_caches(folder, names: list[str]) -> list[str]:
 
 def _claim_folder(config, encode, params, spec: FeatureSpec, folder, settings: tuple[int, str, str]) -> None:
     """Makes the folder that of these features, and writes features.json for npy; settings: window stride, format and dtype."""
-    open_cache(folder, encoder_identity(config, params, spec) | {"windows": list(settings)})
+    open_cache(folder, encoder_identity(config, params, spec) | {"windows": list(settings)}, config=config)
     if settings[1] == "npy" and processes.is_main_process():
         clip = jax.ShapeDtypeStruct((1, 1, config.data.num_frames, *config.data.frame_size, 3), np.uint8)
         width = jax.eval_shape(encode, params, clip).shape[-1]

@@ -8,110 +8,26 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 
-from cvmae.config import ConfigError, flatten
+from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
-from cvmae.data.pipeline import clip_spec
 from cvmae.data.stamps import Stamps
+from cvmae.evaluation.feature_identity import encoder_identity, open_cache
 from cvmae.evaluation.features import COLUMNS, Features, FeatureSpec, feature_rows, make_encode
 from cvmae.evaluation.multi_view import whole_batch
-from cvmae.files import replacing, set_aside, write_json
+from cvmae.files import replacing, set_aside
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 from cvmae.storage.path import AnyPath, as_path
 
-IDENTITY = "identity.json"
 SHARD_ROWS = 2048  # 6 MiB of 768 values a row; an interruption loses at most one shard
 _STAMPS = "stamps"  # of a shard, uint64 [rows], 0 where a video could not be looked at; absent in those of earlier versions
-_WHAT = {"source": "the list of videos or their labels, source"}  # what messages call an entry of an identity
 _THREADS = 16  # that look at videos
-_ENCODER = ("variant", "tubelet", "positions", "cls_token", "qkv_bias", "eps", "final_norm")
-
-
-def fingerprint(params) -> str:
-    """Returns a hash of all parameters with their names, dtypes and shapes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def encoder_identity(config, params, spec: FeatureSpec) -> dict:
-    """Returns the settings that features depend on, except the videos: parameters, encoder, clip sampling, crops, layer."""
-    clips = dataclasses.asdict(clip_spec(config).deterministic())
-    if not clips["square_pixels"]:  # caches of earlier versions, which had no such setting, stay valid
-        del clips["square_pixels"]
-    # Caches of before these fields stay valid.
-    later = {"mlp": "gelu", "layer_scale": False, "registers": 0, "softcap": 0.0, "temporal_blocks": 0}
-    later = {name: value for name, default in later.items() if (value := config.video_branch.get(name, default)) != default}
-    return {
-        "parameters": fingerprint(params),
-        "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype} | later,
-        "clips": {
-            name: value for name, value in clips.items() if name not in ("num_sampled", "frame_sampling", "extra", "clips")
-        },
-        "augment": {name: config.augment[name] for name in ("size", "mean", "std")},
-        "features": dataclasses.asdict(spec),
-    }
-
-
-def open_cache(folder, identity: dict, layout: dict | None = None) -> dict:
-    """Creates a cache, or checks that an existing one has this identity.
-
-    Args:
-      folder: the folder of the cache.
-      identity: the settings that its contents depend on, for JSON.
-      layout: properties of a new cache that may differ between runs.
-
-    Returns:
-      The layout that the cache was created with.
-
-    Raises:
-      ConfigError: the cache has another identity; the message lists the differences.
-    """
-    folder = as_path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path, wanted = folder / IDENTITY, json.loads(json.dumps(identity))
-    if processes.is_main_process() and not path.exists():
-        write_json(path, {"identity": wanted, "layout": layout or {}})
-    processes.barrier(f"claimed {folder}")
-    if not path.exists():
-        raise ConfigError(
-            f"{path}, which another process wrote, is not here: --workdir must be a folder that all processes share"
-        )
-    existing = _read_identity(path)
-    if existing["identity"] != wanted:
-        there, here = (flatten(value) for value in (existing["identity"], wanted))
-        differs = [
-            f"{_WHAT.get(name, name)} {there.get(name)} and not {here.get(name)}"
-            for name in here | there
-            if there.get(name) != here.get(name)
-        ]
-        raise ConfigError(
-            f"{folder} holds features of something else: {'; '.join(differs[:4])}. Give another --workdir, or delete that folder"
-        )
-    return existing["layout"]
-
-
-def _read_identity(path: AnyPath) -> dict:
-    """Returns what `open_cache` wrote. Raises: ConfigError, it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value["identity"], dict) and isinstance(value["layout"], dict):
-            return value
-        why = "it lacks identity and layout"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or f"{error}"
-    raise ConfigError(
-        f"{path} does not say what the features beside it are ({why}): give another --workdir, or move {path.parent} away"
-    )
 
 
 def cached_features(
@@ -166,7 +82,8 @@ def cached_features(
     # A shard is a multiple of the batch, so that a run that resumes at a shard has the same batches as an uninterrupted one.
     rows, shard_rows = len(source) * views.clips, -(-SHARD_ROWS // size) * size
     stamps = video_stamps(source)
-    features = cached_rows(folder, identity, rows, read, shard_rows, None if stamps is None else stamps.repeat(views.clips))
+    stamps = None if stamps is None else stamps.repeat(views.clips)
+    features = cached_rows(folder, identity, rows, read, shard_rows, stamps, config)
     return dataclasses.replace(features, labels=np.asarray(source.labels)[features.index])
 
 
@@ -192,7 +109,13 @@ def video_stamps(source) -> np.ndarray | None:
 
 
 def cached_rows(
-    folder, identity: dict, rows: int, read: Callable[[int], Generator[dict]], shard_rows: int, stamps: np.ndarray | None = None
+    folder,
+    identity: dict,
+    rows: int,
+    read: Callable[[int], Generator[dict]],
+    shard_rows: int,
+    stamps: np.ndarray | None = None,
+    config=None,
 ) -> Features:
     """Returns rows cached in shards of `shard_rows`, each a file that is written atomically; damaged shards are recomputed.
 
@@ -204,12 +127,13 @@ def cached_rows(
         are dropped.
       shard_rows: rows per shard of a new cache; an existing cache keeps its own.
       stamps: of the video of every row, see `video_stamps`; shards with others are recomputed. None compares nothing.
+      config: see `open_cache`.
 
     Raises:
       ConfigError: the cache has another identity.
     """
     folder = as_path(folder)
-    shard_rows = open_cache(folder, identity | {"rows": rows}, {"shard_rows": shard_rows})["shard_rows"]
+    shard_rows = open_cache(folder, identity | {"rows": rows}, {"shard_rows": shard_rows}, config)["shard_rows"]
     starts = range(0, rows, shard_rows)
     expected = [None if stamps is None else stamps[start : start + shard_rows] for start in starts]
     shards = [_load(folder, number, expected[number]) for number in range(len(starts))]

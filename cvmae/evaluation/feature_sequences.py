@@ -15,8 +15,8 @@ import numpy as np
 
 from cvmae.config import ConfigError
 from cvmae.data.clips import ClipSpec
-from cvmae.evaluation.feature_cache import IDENTITY
 from cvmae.evaluation.feature_files import NAME_BYTES, OUTDATED, TEMPORARY, NpzFiles, Stored, shortened
+from cvmae.evaluation.feature_identity import IDENTITY
 from cvmae.files import set_aside
 from cvmae.storage.path import AnyPath
 from cvmae.storage.remote_path import RemotePath

@@ -26,7 +26,7 @@ from cvmae.cli import fail, parse_own
 from cvmae.config import nearest
 from cvmae.data.video_input import DecodeError
 from cvmae.evaluation.embed import VideoEncoder, embed, load_encoder
-from cvmae.evaluation.feature_cache import fingerprint
+from cvmae.evaluation.feature_identity import fingerprint
 from cvmae.parallel.progress import evaluation_bar
 from cvmae.version import __version__
 

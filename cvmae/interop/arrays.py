@@ -54,6 +54,11 @@ def known_suffix(path) -> str:
     return name if name in INDICES else next((s for s in SUFFIXES if s not in INDICES and name.lower().endswith(s)), "")
 
 
+# What exports of this package are called that are programs: the export, and what runs it.
+PROGRAM, ONNX_MODEL = "model.jax_export", "model.onnx"
+PROGRAMS = {PROGRAM: ("stablehlo", "jax.export"), ONNX_MODEL: ("onnx", "onnxruntime")}
+
+
 def find_file(path) -> str:
     """Returns the weights file of `path`.
 
@@ -61,10 +66,11 @@ def find_file(path) -> str:
       path: a file with one of `SUFFIXES`, or a folder that holds one of `IN_FOLDER`, taken in that order.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: there is no such file, or it is a program.
       WeightsError: the suffix belongs to no format that is read.
     """
     path = os.fspath(path)
+    _refuse_program(path)
     if os.path.isdir(path):
         for name in IN_FOLDER:
             if os.path.isfile(os.path.join(path, name)):
@@ -87,6 +93,17 @@ def find_file(path) -> str:
             path, [f"{_alone(shard[0])}: give the folder or {_index_of(shard[0])}, with all of the files beside it"]
         )
     return path
+
+
+def _refuse_program(path: str) -> None:
+    """Raises FileNotFoundError for the folder of an export that is a program, and for the program in it."""
+    for name, (export, library) in PROGRAMS.items():
+        file = os.path.join(path, name) if os.path.isdir(path) else path
+        if os.path.basename(file) == name and os.path.isfile(file):
+            raise FileNotFoundError(
+                f"no weights at {path}, but a program that --to={export} wrote: run it with {library}, as the README.md there shows, "
+                "or give the workdir or the weights that it was made from"
+            )
 
 
 def _alone(shard: str) -> str:

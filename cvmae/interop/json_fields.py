@@ -1,9 +1,9 @@
 """Reads JSON files that stand beside weights, and checks their fields by type and range."""
 
-import json
 import math
 import pathlib
 
+from cvmae.data.text_files import RepeatedKeyError, parse_json
 from cvmae.interop.pretrained import WeightsError
 
 LARGEST = 1 << 16  # far above any model; beyond it a damaged number would take all of the memory
@@ -76,7 +76,9 @@ def read_json(file: pathlib.Path) -> dict | None:
     if not file.is_file():
         return None
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = parse_json(file.read_text(encoding="utf-8"))
+    except RepeatedKeyError as error:
+        raise WeightsError(str(file), [str(error)]) from error
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets in brackets
         raise WeightsError(str(file), [f"it is not JSON: {error}"]) from error
     if not isinstance(value, dict):

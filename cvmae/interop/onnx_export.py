@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from cvmae.files import new_folder
+from cvmae.interop.arrays import ONNX_MODEL
 from cvmae.interop.huggingface import CLASSES, CONFIG, PROCESSOR, refusals, write_hf_videomae
 from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.classifier import Classifier
 
-MODEL = "model.onnx"
 OPSET = 18  # the lowest that torch's exporter writes without a conversion
 TOLERANCE = 1e-4  # of the largest difference, relative to the largest output
 _OUTPUTS = {"encoder": "last_hidden_state", "classifier": "logits"}
@@ -58,8 +58,8 @@ def write_onnx(pretrained: Pretrained, folder, part: str = "") -> list[str]:
         torch_folder = pathlib.Path(temporary) / "transformers"
         notes = write_hf_videomae(pretrained, torch_folder, part)
         with _quiet():
-            _convert(pretrained, torch_folder, new / MODEL, part)
-        difference = compare(pretrained, part, onnxruntime.InferenceSession(new / MODEL))
+            _convert(pretrained, torch_folder, new / ONNX_MODEL, part)
+        difference = compare(pretrained, part, onnxruntime.InferenceSession(new / ONNX_MODEL))
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"the ONNX model of {pretrained.name} differs from this package's by {difference:.1e}, more than {TOLERANCE}; nothing was "
@@ -186,7 +186,7 @@ def _export(pretrained: Pretrained, part: str, agreement: str) -> Export:
         "import numpy as np",
         "import onnxruntime",
         "",
-        f'session = onnxruntime.InferenceSession("{MODEL}")',
+        f'session = onnxruntime.InferenceSession("{ONNX_MODEL}")',
         f"pixel_values = np.zeros({shape}, np.float32)  # two clips, RGB, normalized",
         '(outputs,) = session.run(None, {"pixel_values": pixel_values})',
     )

@@ -10,6 +10,7 @@ from flax import traverse_util
 from jax import export
 
 from cvmae.files import new_folder
+from cvmae.interop.arrays import PROGRAM
 from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.native import write_arrays
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
@@ -21,7 +22,7 @@ from cvmae.models.heads import pool
 from cvmae.models.vit import Encoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-PROGRAM, PARAMS = "model.jax_export", "params.npz"
+PARAMS = "params.npz"
 
 
 def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ from cvmae.storage.remote_path import RemotePath
 from cvmae.training import identity
 from cvmae.training.optimizer import path_of
 from cvmae.training.staged_checkpoints import StagedManager, is_staged, local_copy
-from cvmae.workdir import CHECKPOINTS, checksums, orbax_output
+from cvmae.workdir import CHECKPOINTS, Workdir, checksums, orbax_output
 from cvmae.workdir.saved_steps import STATE, Leftovers, find_damage, find_leftovers, read_position, saved_steps, try_reading
 
 
@@ -153,7 +154,7 @@ class Checkpoints:
             manager.save(step, args=ocp.args.Composite(**items), force=True)
             self._there = identify(self._path)
 
-    def restore(self, abstract_state, expected: dict | None = None, *, allow_data_change: bool = False):
+    def restore(self, abstract_state, expected: dict | None = None, config=None):
         """Returns the newest whole (state, position) on the shardings of `abstract_state`, or None where there is no checkpoint.
 
         Newer checkpoints that are damaged are set aside, as `STEP.damaged`, and named; nothing is deleted.
@@ -161,18 +162,21 @@ class Checkpoints:
         Args:
           abstract_state: shapes, dtypes and shardings.
           expected: the run's identity, which its position must have, see `identity.check`.
-          allow_data_change: True accepts the position of a run on other data.
+          config: of the run: whether its data may be others, and for messages the fields that changed; None has neither.
 
         Raises:
           ConfigError: the checkpoint holds parameters of other shapes than the config describes, or is of another run; or all
             checkpoints are damaged.
         """
+        changed = functools.partial(identity.read_changed_fields, Workdir(self._path.parent), config)
+        allow = config is not None and bool(config.data.get("allow_change", False))  # configs of earlier versions lack it
+        check = functools.partial(identity.check, expected=expected or {}, allow_data_change=allow, changed_config=changed)
         damaged: dict[int, str] = {}
         misfits: dict[int, str] = {}
         self._name_leftovers()
         for step in reversed(processes.allgather_json(saved_steps(self._path))[0]):
             try:
-                restored = self._restore_step(step, abstract_state, expected or {}, allow_data_change)
+                restored = self._restore_step(step, abstract_state, check)
             except DamagedError as error:
                 damaged[step] = str(error)
             except MisfitError as error:
@@ -183,8 +187,7 @@ class Checkpoints:
                 return restored
         for step, why in misfits.items():
             raise ConfigError(
-                f"checkpoint {self._path / str(step)} does not fit this config ({why}): "
-                "give another --workdir, or the config that the checkpoint was made with"
+                f"checkpoint {self._path / str(step)} does not fit this config ({why}): {identity.give_back(changed())}"
             )
         if damaged:
             reasons = "; ".join(f"{step} ({why})" for step, why in damaged.items())
@@ -194,19 +197,19 @@ class Checkpoints:
             )
         return None
 
-    def _restore_step(self, step: int, abstract_state, expected: dict, allow_data_change: bool) -> tuple[Any, dict]:
+    def _restore_step(self, step: int, abstract_state, check: Callable[[dict], None]) -> tuple[Any, dict]:
         """Reads a checkpoint. Raises: DamagedError, MisfitError, ConfigError, each in all processes alike."""
         path = self._path / str(step)
         with local_copy(path) if is_staged(path) else contextlib.nullcontext(path) as path:
-            return self._read_step(path, abstract_state, expected, allow_data_change)
+            return self._read_step(path, abstract_state, check)
 
-    def _read_step(self, path: AnyPath, abstract_state, expected: dict, allow_data_change: bool) -> tuple[Any, dict]:
+    def _read_step(self, path: AnyPath, abstract_state, check: Callable[[dict], None]) -> tuple[Any, dict]:
         # One process looks, and all hear of it.
         _agree(find_damage(path) if processes.is_main_process() else "")
         position = read_position(path)
         sums, why = checksums.read(path, position)
         _agree(why)
-        identity.check(position, expected, allow_data_change)
+        check(position)
         there, why = try_reading(lambda: ocp.StandardCheckpointHandler().metadata(epath.Path(str(path)) / STATE).tree, path)
         _agree(why)
         _check_shapes(there, abstract_state)
@@ -280,14 +283,10 @@ def _agree(why: str) -> None:
 def _check_shapes(there, abstract_state) -> None:
     """Raises MisfitError where the arrays are not those of the state, before Orbax reads values and fails half-way."""
     try:
-        parameters = shapes(there["params"])
+        stored = shapes(there["params"]), shapes(there)  # parameters first: their names say most
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError("it holds no parameters") from error
-    wanted = shapes(abstract_state.params)
-    for name in sorted(parameters.keys() | wanted.keys()):
-        if parameters.get(name) != wanted.get(name):
-            raise MisfitError(f"{name} is {parameters.get(name, 'absent')} there and {wanted.get(name, 'absent')} here")
-    # Names of the other arrays differ between what Orbax says and what optax has: their shapes tell.
-    others, expected = (sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (there, abstract_state))
-    if others != expected:
-        raise MisfitError(f"{len(others)} arrays there and {len(expected)} here, or of other shapes: optimizer or moving average")
+    for arrays, expected in zip(stored, (shapes(abstract_state.params), shapes(abstract_state)), strict=True):
+        for name in sorted(arrays.keys() | expected.keys()):
+            if arrays.get(name) != expected.get(name):
+                raise MisfitError(f"{name} is {arrays.get(name, 'absent')} there and {expected.get(name, 'absent')} here")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -42,6 +42,7 @@ UNTOLD = (
 )
 _TOLD = 8  # changed fields in a line, and characters of a value: all is in the record
 _VALUE_CHARACTERS = 60
+_REFUSED_CHARACTERS = 300  # of a value in a refusal: it is to be given back
 
 
 def describe(config, source: Source, evaluated: Source | None = None) -> dict:
@@ -119,13 +120,16 @@ def _label_sets(source: Source) -> bytes:
     return b"" if sets is None else str(sets.shape).encode() + sets.tobytes()
 
 
-def check(position: dict, expected: dict, allow_data_change: bool = False) -> None:
+def check(
+    position: dict, expected: dict, allow_data_change: bool = False, changed_config: Callable[[], Mapping[str, list]] = dict
+) -> None:
     """Checks that a run continues the one of a checkpoint; entries that an earlier version did not write are not compared.
 
     Args:
       position: of the checkpoint.
       expected: of this run, by `describe`.
       allow_data_change: True accepts other data, and says so.
+      changed_config: returns the fields that differ from those of the checkpoint, see `read_changed_fields`; called for a message.
 
     Raises:
       ConfigError: another task, batch, seed, start or data set; the message says what changed.
@@ -141,9 +145,10 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
         )
     for name in changed:
         if name not in DATA:
+            before, now = (_named(name, entries[name]) for entries in (position, expected))
             raise ConfigError(
-                f"the checkpoint was made with {name}={position[name]}, this run has {expected[name]}, so it cannot "
-                f"resume: set {name} back, or give another --workdir"
+                f"the checkpoint was made with {name}={before}, this run has {now}, so it cannot resume: set {name} back, or "
+                "give another --workdir"
             )
     if not changed:
         return
@@ -158,10 +163,17 @@ def check(position: dict, expected: dict, allow_data_change: bool = False) -> No
         what = f"the checkpoint was made with clips={position['clips']}, this run has {expected['clips']}; {what}"
     elif changed == ["source"]:
         what = f"{what} (it was {position['source']}, now {expected['source']})"
+    fields = {name: values for name, values in changed_config().items() if name.startswith("data.")}
+    of_data = f"; changed: {show_changes(fields)}" if fields else ""
     raise ConfigError(
-        f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split), give another --workdir, "
+        f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split{of_data}), give another --workdir, "
         f"or --config.{ALLOW}=True to continue with the new data"
     )
+
+
+def _named(name: str, value) -> str:
+    """Returns an entry of an identity as a config has it: of weights to start from, none are `untrained`, and '' in a branch."""
+    return str(value) or (UNTRAINED if name == "init_from" else "''")
 
 
 def changed_fields(there: Mapping, here: Mapping) -> dict[str, list]:
@@ -179,6 +191,32 @@ def changed_fields(there: Mapping, here: Mapping) -> dict[str, list]:
     return {
         name: [before[name], now[name]] for name in fields if before[name] != now[name] and repr(before[name]) != repr(now[name])
     }
+
+
+def read_changed_fields(workdir: Workdir, config) -> dict[str, list]:
+    """Returns the fields that differ from those in the workdir's config, see `changed_fields`. All processes call it.
+
+    Args:
+      workdir: with the config of the earlier start, which the main process reads; {} without one.
+      config: of this start; {} for None.
+    """
+    before = workdir.read_config() if config is not None and processes.is_main_process() else None
+    changed = {} if before is None else changed_fields(before, json.loads(config.to_json_best_effort()))
+    return processes.allgather_json(changed)[0]
+
+
+def show_changes(changed: Mapping[str, list]) -> str:
+    """Formats changed fields for a refusal, `config.probe.rates (0.1, 0.2) -> (0.1,)`; all of them, as any may be the cause."""
+    pairs = ((name, *(_shown(value, _REFUSED_CHARACTERS) for value in values)) for name, values in changed.items())
+    return ", ".join(f"config.{name} {before} -> {now}" for name, before, now in pairs)
+
+
+def give_back(changed: Mapping[str, list]) -> str:
+    """Says what to do about a checkpoint of other shapes, with the fields that changed since."""
+    if not changed:
+        return "give another --workdir, or the config and the classes of the data that the checkpoint was made with"
+    back = "give the old value back" if len(changed) == 1 else "give the old values back of those that change shapes"
+    return f"since it was made, the config has changed, {show_changes(changed)}: {back}, or give another --workdir"
 
 
 def tell_changed_fields(workdir: Workdir, config, step: int) -> dict[str, list]:
@@ -205,6 +243,6 @@ def tell_changed_fields(workdir: Workdir, config, step: int) -> dict[str, list]:
     return changed
 
 
-def _shown(value) -> str:
+def _shown(value, characters: int = _VALUE_CHARACTERS) -> str:
     text = repr(tuple(value) if isinstance(value, list) else value)
-    return text if len(text) <= _VALUE_CHARACTERS else f"{text[: _VALUE_CHARACTERS - 3]}..."
+    return text if len(text) <= characters else f"{text[: characters - 3]}..."

@@ -170,8 +170,7 @@ class TrainLoop:
 
     def _restore(self) -> tuple[TrainState, dict]:
         """The newest checkpoint and its position, or a new state at step 0. Raises: ConfigError."""
-        allow = bool(self.config.data.get("allow_change", False))  # configs of earlier versions lack it
-        restored = self.checkpoints.restore(self.task.abstract_state(), self.identity, allow_data_change=allow)
+        restored = self.checkpoints.restore(self.task.abstract_state(), self.identity, self.config)
         if restored is None:
             check_start(self.workdir, self.schedule.first_checkpoint)
             return self.task.initial_state(), {"step": 0, "seconds": 0.0, "replaced": 0}

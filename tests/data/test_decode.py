@@ -405,6 +405,20 @@ def test_what_is_no_file_is_not_opened(no_files, tmp_path):
             open_binary(name)
 
 
+def test_an_empty_file_is_called_so(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.touch()
+    for source, name in ((str(path), path), (b"", "<0 bytes>")):
+        for read in (
+            decode.read_table,
+            lambda source: decode.read_frames(source, [0]),
+            lambda source: next(decode.each_frame(source)),
+        ):
+            with pytest.raises(decode.DecodeError) as caught:
+                read(source)
+            assert str(caught.value) == f"{name}: the file has 0 bytes: copy it again, or leave it out"
+
+
 def test_prepare_does_not_open_what_is_no_file(no_files, tmp_path):
     left_out = dict(VideoFiles(str(tmp_path)).left_out)
     assert left_out == {name: f"no file but {kind}" for name, kind in no_files.items() if kind != "a folder"} | {

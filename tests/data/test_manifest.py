@@ -55,6 +55,8 @@ def test_classes_beside_the_manifest_number_its_labels(tmp_path):
     assert [entry.label for entry in manifest.entries] == [2, UNLABELED]
     numbered = read_manifest(write(tmp_path, "path,label,split\n1,1,train\n2,0,val\n"), "train")
     assert numbered.class_names == ("run", "fly", "10") and numbered.entries[0].label == 1
+    write(tmp_path, 'number,name\n0, run \n1 ,"fly "\n2,10\n', "classes.csv")
+    assert read_manifest(path, "train").class_names == ("run", "fly", "10")
     write(tmp_path, "id,name\n7,run\n", "classes.csv")  # of something else
     assert read_manifest(write(tmp_path, "path,label,split\n1,run,train\n"), "train").class_names == ("run",)
 
@@ -73,7 +75,10 @@ def test_a_classes_file_with_another_header_is_not_passed_over(tmp_path, header)
         ("0,run\n", ("run", "fly"), "classes.csv: no class 'fly', which the manifest has; add it, or remove the file"),
         ("0,run\n1,fly\n", ("0", "2"), "classes.csv: no class '2', which the manifest has"),
         ("0,run\n2,fly\n", ("run", "fly"), "classes.csv:3: '2,fly' is not class 1 and a name; expected number,name"),
-        ("0,run\n1,run\n", ("run", "fly"), "classes.csv:3: '1,run' is not class 1"),
+        ("0,run\n1,run\n", ("run", "fly"), "classes.csv:3: classes 0 and 1 are both called 'run'; give each a name"),
+        ("0,run\n1, run \n", ("run", "fly"), "classes.csv:3: classes 0 and 1 are both called 'run'"),
+        ("0,run\n1,\n", ("run", "fly"), "classes.csv:3: class 1 has no name; write one, since an empty label means no label"),
+        ('0,run\n1," "\n', ("run", "fly"), "classes.csv:3: class 1 has no name"),
         ("0\n", ("run", "fly"), "classes.csv:2: '0' is not class 0"),
     ],
 )
@@ -111,6 +116,11 @@ def test_a_byte_order_mark_and_windows_lines(tmp_path):
         ('{"path": "a", "label": 0, "split": "test"}\n{"path": \n', "l.jsonl", "l.jsonl:2: not JSON"),
         ('{"path": "a", "split": "test"}\n', "l.jsonl", "l.jsonl:1: the object lacks label"),
         ("[1]\n", "l.jsonl", "l.jsonl:1: expected an object"),
+        (
+            '{"path": "a", "label": 0, "split": "train", "label": 1}\n',
+            "l.jsonl",
+            "l.jsonl:1: the key 'label' is there twice in one obj",
+        ),
     ],
 )
 def test_errors_name_the_file_the_line_and_the_remedy(tmp_path, text, name, message):
@@ -174,7 +184,7 @@ def test_accents_in_one_character_and_in_two_are_one_class(tmp_path):
     write(tmp_path, f"number,name\n0,x\n1,{two}\n", "classes.csv")
     assert [entry.label for entry in labeled(tmp_path, one, two, "x").entries] == [1, 1, 0]
     write(tmp_path, f"number,name\n0,{one}\n1,{two}\n", "classes.csv")
-    with pytest.raises(ManifestError, match="classes.csv:3: .* is not class 1 and a name"):
+    with pytest.raises(ManifestError, match="classes.csv:3: classes 0 and 1 are both called"):
         labeled(tmp_path, one)
 
 

@@ -14,7 +14,7 @@ from cvmae.data.prepare.transcode import transcode
 from cvmae.data.sources import Record
 from cvmae.data.windows import open_windows
 from cvmae.evaluation.embed import _open_video
-from cvmae.evaluation.feature_cache import encoder_identity
+from cvmae.evaluation.feature_identity import encoder_identity
 from cvmae.evaluation.features import FeatureSpec
 from cvmae.tasks import _keep_begun
 from tests.tiny_configs import config

@@ -174,6 +174,7 @@ BROKEN = {
     r"b.tar: no such shard": None,
     r"a.tar: member x.mp4 is there twice": [("x.mp4", VIDEO), ("x.mp4", VIDEO)],
     r"a.tar: member x has several videos, mp4, webm": [("x.mp4", VIDEO), ("x.webm", VIDEO)],
+    r"a.tar: member x.json: the key 'label' is there twice": [("x.mp4", VIDEO), ("x.json", b'{"label": 0, "label": 1}')],
     r"a.tar: member x.json is not JSON": [("x.mp4", VIDEO), ("x.json", b"{")],
     r"a.tar: member x.json holds '\[1\]'": [("x.mp4", VIDEO), ("x.json", b"[1]")],
     r"a.tar: member x.json has start '1'": [("x.mp4", VIDEO), ("x.json", b'{"start": "1"}')],

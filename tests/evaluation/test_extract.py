@@ -259,8 +259,11 @@ def test_half_precision_and_what_does_not_fit_it(folder, params, tmp_path):
 def test_a_folder_of_something_else_and_wrong_arguments(folder, params, tmp_path):
     run(folder, params, tmp_path)
     for options, message in (
-        ({"window_stride": 2}, "windows"),
-        ({"dtype": "float16"}, "windows"),
+        (
+            {"window_stride": 2},
+            r"extract.window_stride, format and dtype \[0, 'npz', 'float32'\] and not \[2, 'npz', 'float32'\]",
+        ),
+        ({"dtype": "float16"}, "extract.window_stride, format and dtype"),
         ({"spec": FeatureSpec(0)}, "features.layer -1 and not 0"),
         ({"changes": {"data__stride": 2}}, "clips.stride 1 and not 2"),
     ):

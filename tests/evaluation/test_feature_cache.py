@@ -183,8 +183,8 @@ def test_cached_features_know_what_they_are_of(tmp_path, world):
     changed = jax.tree.map(np.array, params)
     changed["embed"]["bias"][3] += 1e-3
     for name, other in {
-        "parameters": {"params": changed},
-        "source": {"split": "train"},
+        "the weights": {"params": changed},
+        "the list of videos or their labels": {"split": "train"},
         "views.clips 2 and not 3": {"plan": TestViews(3)},
         "features.layer -1 and not 0": {"spec": FeatureSpec(0)},
         "clips.stride 1 and not 2": {"c": config(data__synthetic__clips=10, data__stride=2)},
@@ -319,5 +319,8 @@ def test_changed_labels_of_a_manifest_are_refused_by_name(files, tmp_path):
     files()
     text = (tmp_path / "list.csv").read_text()
     (tmp_path / "list.csv").write_text(text.replace("3.mp4,1", "3.mp4,0"))
-    with pytest.raises(ConfigError, match="something else: the list of videos or their labels, source"):
+    with pytest.raises(
+        ConfigError,
+        match="something else: the list of videos or their labels, which are others now in config.data.manifest '.*list.csv'",
+    ):
         files()

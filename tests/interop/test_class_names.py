@@ -199,6 +199,15 @@ def test_a_model_without_biases(fields, tmp_path):
     assert read(folder).encoder.trunk.qkv_bias == "none"
 
 
+def test_an_id_that_is_there_twice(folder):
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("{", '{"id2label": {"0": "a", "1": "b", "0": "c"}, ', 1))
+    with pytest.raises(
+        WeightsError, match=r"config.json does not fit:\s+the key '0' is there twice in one object; leave one of the two"
+    ):
+        read_file(folder)
+
+
 def test_a_config_of_brackets(folder):
     (folder / "config.json").write_text("[" * 100000)
     with pytest.raises(WeightsError, match="it is not JSON"):

@@ -14,6 +14,7 @@ import pytest
 from flax import traverse_util
 from jax import export
 
+import cvmae
 from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Head
 from cvmae.interop.stablehlo import export_program, export_stablehlo
@@ -100,6 +101,23 @@ def test_without_this_package(name, written):
             for key, value in expected.items():
                 assert outputs[key].dtype == np.float32
                 assert_close(f"{name} {key} of {batch}", relative(outputs[key], value), 1e-5)
+
+
+def test_a_program_is_no_weights(written):
+    folder = written["encoder"]
+    for path in (folder, folder / "model.jax_export"):
+        with pytest.raises(FileNotFoundError) as caught:
+            cvmae.load_encoder(path)
+        assert str(caught.value).startswith(
+            f"no weights at {path}, but a program that --to=stablehlo wrote: run it with jax.export"
+        )
+        assert "README.md" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_onnx_model_is_no_weights(tmp_path):
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(FileNotFoundError, match="no weights at .*, but a program that --to=onnx wrote: run it with onnxruntime"):
+        cvmae.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", CASES)

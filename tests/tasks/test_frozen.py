@@ -43,7 +43,12 @@ def test_an_interrupted_run_ends_with_the_same_numbers(task, tmp_path, monkeypat
 
 def test_features_of_another_encoder_are_not_taken(tmp_path):
     run(downstream("knn"), str(tmp_path))
-    with pytest.raises(ConfigError, match="holds features of something else: parameters"):
+    with pytest.raises(ConfigError, match="something else: the weights, of config.seed 0 and not 1. Give another"):
+        run(downstream("knn", seed=1), str(tmp_path))
+    [path, _] = tmp_path.rglob("identity.json")
+    of_earlier_version = {name: value for name, value in json.loads(path.read_text()).items() if name != "config"}
+    path.write_text(json.dumps(of_earlier_version))
+    with pytest.raises(ConfigError, match="the weights, which are others now in config.init_from 'untrained'. Give another"):
         run(downstream("knn", seed=1), str(tmp_path))
 
 

@@ -161,6 +161,16 @@ def test_what_is_no_data_is_refused_whatever_is_allowed():
             check_saved(other, allow_data_change=True)
 
 
+def test_a_start_from_no_weights_is_named():
+    for name, word in (("init_from", "untrained"), ("video_branch.init_from", "''")):
+        with pytest.raises(
+            ConfigError, match=f"made with {name}={word}, this run has runs/a, so it cannot resume: set {name} back"
+        ):
+            check_saved(identity() | {name: "runs/a"}, identity() | {name: ""})
+        with pytest.raises(ConfigError, match=f"made with {name}=runs/a, this run has {word}, so"):
+            check_saved(identity() | {name: ""}, identity() | {name: "runs/a"})
+
+
 def test_checkpoints_of_earlier_versions_go_on():
     saved = {name: value for name, value in identity().items() if not name.startswith("source")}
     for expected in (identity(), *CHANGES.values()):

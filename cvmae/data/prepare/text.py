@@ -5,11 +5,12 @@ import io
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cvmae.data.lines import csv_text
-from cvmae.data.text_files import TextError, read_utf8
+from cvmae.data.text_files import RepeatedKeyError, TextError, parse_json, read_utf8
 from cvmae.storage.path import is_remote, isdir, isfile, join
 from cvmae.storage.remote_path import RemotePath
 
@@ -58,9 +59,13 @@ def read_json(path: str, expected: str) -> tuple[Any, str]:
     """Returns the value of a JSON file, and its text. Raises: PrepareError if it cannot be read."""
     text = read_text(path, expected)
     try:
-        return json.loads(text), text
+        return parse_json(text), text
     except json.JSONDecodeError as error:
         raise PrepareError(f"{path}:{error.lineno}: not JSON ({error.msg}); expected {expected}") from error
+    except RepeatedKeyError as error:
+        places = [match.start() for match in re.finditer(rf"{re.escape(json.dumps(error.key))}\s*:", text)]
+        line = f":{text.count(chr(10), 0, places[1]) + 1}" if len(places) == 2 else ""  # of more, any two may be the ones
+        raise PrepareError(f"{path}{line}: {error}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, deep nesting
         raise PrepareError(f"{path}: JSON that is no label file ({str(error)[:60]}); expected {expected}") from error
 

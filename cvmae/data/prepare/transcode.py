@@ -140,7 +140,7 @@ def _timed_frames(source, table):
     """
     even = 1 / Fraction(table.fps).limit_denominator(1001)  # for frames that are matched by their number, not their time
     count, last = 0, None
-    for frame in each_frame(source):
+    for frame in each_frame(source, table):
         index = int(np.searchsorted(table.pts, frame.pts)) if table.reliable else count
         is_listed = index < len(table) and (not table.reliable or table.pts[index] == frame.pts)
         if not is_listed or index < count or (index > 0 and last is None):

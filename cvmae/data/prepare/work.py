@@ -151,7 +151,7 @@ def _decode(job) -> FrameTable:
         for index in sorted({0, len(table) // 2, len(table) - 1}):
             read_frames(path, [index], table=table)  # singly, since one call would also decode the frames between them
     elif job["check"] == "full":
-        count = sum(1 for _ in each_frame(path))
+        count = sum(1 for _ in each_frame(path, table))
         if count != len(table):
             raise DecodeError(path, f"{count} frames of {len(table)} have a picture; --transcode repeats the ones before")
     return table

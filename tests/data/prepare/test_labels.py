@@ -44,6 +44,12 @@ def build(folder, dataset):
         ("ssv2", "validation.json", '{"id": "1"}', "validation.json:1: dict is not a list; expected a list of"),
         ("ssv2", "test.json", '[{"name": "1"}]', "test.json: entry 1 has no id; expected a list of"),
         ("ssv2", "test.json", '[\n{"id": "../1"}]', "test.json:2: id '../1' is no file name"),
+        (
+            "ssv2",
+            "labels.json",
+            '{"Pushing": "0",\n"Pulling": "1",\n"Pushing": "2"}',
+            "labels.json:3: the key 'Pushing' is there twice",
+        ),
         ("ssv2", "labels.json", '{"Pushing something": "1"}', "labels.json: the ids are not 0, 1, ... each once; expected"),
         ("ssv2", "labels.json", '{"Pushing something": "a"}', "labels.json: the ids are not 0, 1"),
         ("ssv2", "test-answers.csv", "1420;Pushing something\n", "test-answers.csv:1: .* names no template of labels.json"),

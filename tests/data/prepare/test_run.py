@@ -225,6 +225,20 @@ def test_a_whole_file_is_not_named_and_a_cut_one_that_cannot_be_decoded_is(cut_f
     assert "bytes that its header announces" in said and bool(answer["cut"]) == (not answer["problem"])
 
 
+@pytest.mark.parametrize("name", ["mpeg4.avi", "h264.avi"])
+def test_all_checks_say_the_same_of_a_file_that_was_cut(cut_files, tmp_path, name):
+    content, cut, seen = (cut_files / name).read_bytes(), tmp_path / name, set()
+    for part in range(45, 99, 6):
+        cut.write_bytes(content[: len(content) * part // 100])
+        quick, full = (work.process(work.make_job(str(cut), check)) for check in ("quick", "full"))
+        assert quick == full, part
+        small = {"side": 32, "target": str(tmp_path / f"{part}.mp4"), "temporary": str(tmp_path)}
+        again = work.process(work.make_job(str(cut), "none", **small))  # its length is that of the new file, but for rounding
+        assert again == full | {"seconds": again["seconds"]}, part
+        seen.add((full["problem"], bool(full["cut"])))
+    assert ("", True) in seen
+
+
 def test_a_large_avi_has_several_chunks(cut_files, tmp_path):
     content = (cut_files / "mpeg4.avi").read_bytes()
     more = b"RIFF" + (len(content)).to_bytes(4, "little") + b"AVIX" + bytes(len(content) - 4)

@@ -187,7 +187,9 @@ def test_a_source_that_cannot_be_read_to_its_end_leaves_nothing(tmp_path, harm):
 @pytest.mark.parametrize("part, message", [(slice(15), "5 of 20 frames are missing"), (slice(3, 20), "frame 0 is not the one")])
 def test_a_decoder_that_is_silent_about_lost_frames_is_not_believed(tmp_path, monkeypatch, part, message):
     source = videos.write_video(tmp_path / "v.mp4", 20)
-    monkeypatch.setattr(module, "each_frame", lambda path: itertools.islice(decode.each_frame(path), part.start, part.stop))
+    monkeypatch.setattr(
+        module, "each_frame", lambda path, table: itertools.islice(decode.each_frame(path, table), part.start, part.stop)
+    )
     with pytest.raises(decode.DecodeError, match=message):
         run(tmp_path, source)
 
