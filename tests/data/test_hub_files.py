@@ -1,4 +1,4 @@
-"""Files of a data set of the hub by `hf://`: a manifest's videos, folders and shards give the clips of the local files. No network but localhost."""
+"""Data sets of the hub, by `hf://` and by their id: the clips are those of the local files. No network but localhost."""
 
 import hashlib
 import http.server
@@ -19,6 +19,7 @@ from cvmae.storage.remote_path import RemotePath
 from tests.data import videos
 from tests.data.batches import assert_same_batches
 from tests.data.configs import small_config
+from tests.requirements import missing
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 COUNT = 5
@@ -189,3 +190,32 @@ def test_a_hub_that_is_not_there_is_an_error_of_reading(hub, monkeypatch):
     with pytest.raises(OSError, match="after 3 attempts") as error:
         RemotePath(f"{SET}/clip0.mp4").read_range(0, 4)
     assert error.value.filename == f"{SET}/clip0.mp4"
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_id(hub, files, tmp_path, monkeypatch):
+    try:
+        import datasets
+    except ImportError as error:
+        missing("hf", str(error))
+    contents = [path.read_bytes() for path in sorted(files.rglob("*.mp4"))]
+    labels = [("run", "jump")[number % 2] for number in range(COUNT)]
+    hub.folder = tmp_path / "set"
+    (hub.folder / "data").mkdir(parents=True)
+    for split, count in (("train", COUNT), ("val", 1)):
+        rows = datasets.Dataset.from_dict({"video": contents[:count], "label": labels[:count]})
+        rows.to_parquet(hub.folder / f"data/{split}-00000-of-00001.parquet")
+    # What HF_ENDPOINT and HF_HOME set in a new process.
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", constants.ENDPOINT)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    for place in (
+        "datasets.config.HF_DATASETS_CACHE",
+        "datasets.config.HF_MODULES_CACHE",
+        "huggingface_hub.constants.HF_HUB_CACHE",
+    ):
+        monkeypatch.setattr(place, str(tmp_path / "home"))
+    c = small_config(data__source="hf").unlock()
+    c.data.hf = {"path": "user/set", "config": "", "video": "video", "label": "label"}
+    source = make_source(c.data, "train")
+    records = [source[index] for index in range(len(source))]
+    assert [record.payload for record in records] == contents
+    assert [source.class_names[record.label] for record in records] == labels

@@ -9,6 +9,7 @@ from PIL import Image
 import cvmae
 from cvmae.config import ConfigError, load
 from cvmae.data.prepare import Options, prepare
+from cvmae.data.prepare.tar_writer import write_shards
 from cvmae.training import loop
 from tests.tiny_configs import CONFIGS
 
@@ -42,6 +43,15 @@ def test_a_probe_tells_two_colors(task, manifest, tmp_path):
     numbers = cvmae.run(config(f"task={task}", manifest, **few, **splits), tmp_path)
     assert numbers["test/accuracy/top1"] == 1.0
     assert [line.split(",")[1] for line in (tmp_path / "per_class.csv").read_text().splitlines()[1:]] == list(COLORS)
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_shards_tells_two_colors(manifest, tmp_path):
+    write_shards(manifest, str(tmp_path / "shards"))
+    c = config("task=finetune", manifest, total="24_steps", eval_every="24_steps", optimizer__base_lr=1e-2).unlock()
+    c.data.source, c.data.manifest, c.data.webdataset.shards = "webdataset", "", f"{tmp_path}/shards/{{split}}-*.tar"
+    c.data.split, c.data.eval_split = "train", "val"
+    assert cvmae.run(c.lock(), tmp_path / "run")["test/accuracy/top1"] == 1.0
 
 
 def test_features_of_a_picture_are_one_window(manifest, tmp_path):
