@@ -11,6 +11,8 @@ from cvmae.config import ConfigError, load
 from cvmae.data.prepare import Options, prepare
 from cvmae.data.prepare.tar_writer import write_shards
 from cvmae.training import loop
+from tests.commands import metric_lines, saved_state
+from tests.data.videos import write_video
 from tests.tiny_configs import CONFIGS
 
 COLORS = {"n01440764": (200, 40, 40), "n01443537": (40, 40, 200)}
@@ -88,6 +90,30 @@ def test_the_image_branch_of_a_run_on_videos_starts_from_it(manifest, tmp_path, 
         videos.loss[term] = float(term in ("mse_video", "cross_video"))
     cvmae.run(videos, tmp_path / "run")
     assert "image_branch encoder starts untrained" not in capfd.readouterr().err
+
+
+def test_a_mixture_of_pictures_and_videos_trains_both_branches(manifest, tmp_path):
+    for number in range(4):
+        write_video(tmp_path / f"{number}.mp4", 8, first=10 * number)
+    fields = {"data.mixture": "stills:1,moving:1", "total": "2_steps", "log_every": "1_steps", "optimizer.warmup": "0_steps"}
+    fields |= {name.replace("__", "."): value for name, value in FEW.items()}
+    c = load(f"{CONFIGS / 'ssv2.py'}:sources=stills+moving,runlocal", fields | {"optimizer.base_lr": 0.1})
+    for name, where in (("stills", manifest), ("moving", str(tmp_path))):
+        c.data.sources[name].source, c.data.sources[name].manifest = "files", where
+    for term in c.loss:
+        c.loss[term] = float(term in ("mse_video", "mse_image"))
+    cvmae.run(c, tmp_path / "run")
+    lines = [line for line in metric_lines(tmp_path / "run") if "loss" in line]
+    for line in lines:
+        parts = line["loss/stills"], line["loss/moving"]
+        assert line["loss"] == pytest.approx(sum(parts) / 2, rel=1e-5) and parts[0] != parts[1]
+        assert line["loss"] == pytest.approx(line["loss/mse_video"] + line["loss/mse_image"], rel=1e-5)
+    assert [(line["clips/stills"], line["clips/moving"]) for line in lines] == [(2, 2), (4, 4)]
+    moments = {name: array for name, array in saved_state(tmp_path / "run", 2).items() if "['mu']" in name}
+    for branch in ("video", "image"):
+        assert any(np.abs(array).max() > 0 for name, array in moments.items() if f"['{branch}']['encoder']" in name), list(
+            moments
+        )
 
 
 class Begun(Exception):
