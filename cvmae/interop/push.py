@@ -83,9 +83,13 @@ def _amount(size: int) -> str:
 
 
 def _hub():
-    """Returns huggingface_hub. Raises: PushError, it is not installed."""
+    """Returns huggingface_hub with its modules `constants` and `errors`. Raises: PushError, it is not installed."""
     try:
         import huggingface_hub
+
+        # Its attributes are lazy and these modules none of them, until something imports them.
+        import huggingface_hub.constants
+        import huggingface_hub.errors
     except ImportError as error:
         raise PushError("uploads need huggingface_hub: pip install 'crossvideomae[hub]'") from error
     return huggingface_hub

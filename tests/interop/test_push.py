@@ -15,7 +15,7 @@ from huggingface_hub.utils import _http
 
 from cvmae.interop import __main__ as command
 from cvmae.interop.native import write_archive
-from tests.commands import run_own
+from tests.commands import run, run_own
 from tests.interop.pretrained_models import pretrained, videomae
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -147,6 +147,14 @@ def test_nothing_goes_unasked(server, folder, capsys, monkeypatch):
     assert push(folder) == 2 and not server.asked
     monkeypatch.setattr("builtins.input", lambda _: "y")
     assert push(folder) == 0 and server.repositories["user/model"] == contents(folder)
+
+
+def test_a_process_that_has_imported_nothing_of_the_hub(folder):
+    environment = {"HF_HUB_OFFLINE": "1", "HF_TOKEN": "good", "HF_ENDPOINT": "http://127.0.0.1:1"}
+    done = run("push", str(folder), "--to=hf:user/model", "--yes", program=("-m", "cvmae.interop"), env=environment)
+    assert done.returncode == 1 and "to http://127.0.0.1:1/user/model, public" in done.stdout
+    assert "HF_HUB_OFFLINE is set, so the hub is not asked: unset it (nothing was uploaded)" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_hidden_files_and_links_stay_here(server, folder, tmp_path, capsys):
