@@ -6,13 +6,14 @@ import re
 
 from cvmae.interop import remote
 from cvmae.interop.arrays import known_suffix
+from cvmae.interop.huggingface_config import BESIDE
 from cvmae.interop.pretrained import WeightsError, first_line
 from cvmae.storage.path import expand_user, is_remote
 
 PREFIX = "hf:"
 EXPECTED = "give a workdir, a weights file or folder, or a hub id owner/name"
 _ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>\S+))?", re.ASCII)
-_FILES = ("*.safetensors", "model.safetensors.index.json", "config.json", "*preprocessor_config.json", "cvmae.json", "params.npz")
+_FILES = ("*.safetensors", "model.safetensors.index.json", *BESIDE, "cvmae.json", "params.npz")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
 

@@ -8,8 +8,14 @@ from cvmae.interop.key_maps.common import UNIT_RANGE
 from cvmae.interop.pretrained import Normalization, WeightsError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-# Files that hold the normalization of clips; the second name is that of transformers' newer processors.
-_PROCESSORS = (PROCESSOR, "video_preprocessor_config.json")
+# Where the normalization of clips stands, the first of them that is there: {file: sections in it, none for the file itself}. A whole
+# processor of transformers 5 (`SiglipProcessor`, ...) has its parts as sections of one file, which transformers too reads before the others.
+_PROCESSORS: dict[str, tuple[str, ...]] = {
+    "processor_config.json": ("video_processor", "image_processor"),
+    PROCESSOR: ("",),
+    "video_preprocessor_config.json": ("",),
+}
+BESIDE = (CONFIG, *_PROCESSORS)
 
 
 def read_config(folder: pathlib.Path, kind: str) -> dict:
@@ -107,13 +113,13 @@ def read_normalization(folder: pathlib.Path) -> Normalization:
     Raises:
       WeightsError: the file is not JSON, or its values are of another type or out of range.
     """
-    for name in _PROCESSORS:
-        fields = Fields(read_json(folder / name) or {})
+    for name, section in ((name, section) for name, sections in _PROCESSORS.items() for section in sections):
+        fields = _processor_fields(folder / name, section)
         problems, scale = fields.problems, _scale(fields)
         if not fields.flag("do_normalize", True):
             mean, std = list(UNIT_RANGE["mean"]), list(UNIT_RANGE["std"])
         elif "image_mean" in fields.config and "image_std" in fields.config:
-            mean, std = fields.config["image_mean"], fields.config["image_std"]
+            mean, std = (_by_channel(fields.config[field]) for field in ("image_mean", "image_std"))
             problems += _channel_problems(mean, std)
         else:
             mean = std = []
@@ -121,10 +127,25 @@ def read_normalization(folder: pathlib.Path) -> Normalization:
                 rescaled = f"do_rescale and rescale_factor multiply pixels by {scale / 255:.6g}, not 1/255"
                 problems.append(f"{rescaled}, without image_mean and image_std: add these")
         if problems:
-            raise WeightsError(str(folder / name), problems)
+            raise WeightsError(str(folder / name), [f"{section}.{problem}" if section else problem for problem in problems])
         if mean:
             return {"mean": tuple(value / scale for value in mean), "std": tuple(value / scale for value in std)}
     return {}
+
+
+def _processor_fields(file: pathlib.Path, section: str) -> Fields:
+    """Returns the fields of a processor, none if there is no such file or section. Raises: WeightsError, they are no JSON object."""
+    config = read_json(file) or {}
+    if not section:
+        return Fields(config)
+    if not isinstance(value := config.get(section, {}), dict):
+        raise WeightsError(str(file), [f"{section} is {short(value)}; expected an object: correct it"])
+    return Fields(value)
+
+
+def _by_channel(value):
+    """Returns a number as that of each channel, as transformers' processors take it; anything else as it is."""
+    return [value] * 3 if is_number(value) else value
 
 
 def _scale(fields: Fields) -> float:
@@ -137,7 +158,7 @@ def _scale(fields: Fields) -> float:
 def _channel_problems(mean, std) -> list[str]:
     """Returns problems of mean and standard deviation, which are three numbers each, one a line."""
     return [
-        f"{field} is {short(values)}; expected three numbers{above}, of R, G and B: correct it, or remove it if it is unknown"
+        f"{field} is {short(values)}; expected three numbers{above}, of R, G and B, or one for all: correct it, or remove it if it is unknown"
         for field, values, above in (("image_mean", mean, ""), ("image_std", std, " above 0"))
         if not (isinstance(values, list) and len(values) == 3 and all(map(is_number, values)) and (not above or min(values) > 0))
     ]

@@ -9,11 +9,12 @@ from collections.abc import Iterable
 
 from cvmae.files import cache_folder, replacing, write_json
 from cvmae.interop.arrays import known_suffix
+from cvmae.interop.huggingface_config import BESIDE
 from cvmae.storage.remote_path import RemotePath, Status
 from cvmae.workdir import CHECKPOINTS, CONFIG, PREDICTIONS
 from cvmae.workdir.saved_steps import is_step, saved_steps
 
-_BESIDE = ("config.json", "preprocessor_config.json", "video_preprocessor_config.json", "cvmae.json", "params.npz")
+_BESIDE = (*BESIDE, "cvmae.json", "params.npz")
 _STAMPS = "stamps.json"  # of the files that were copied: their sizes and stamps in the bucket
 
 

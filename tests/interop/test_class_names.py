@@ -148,7 +148,7 @@ def test_fields_of_config_are_checked(field, value, message, folder):
 
 
 @pytest.mark.parametrize("field", ["image_mean", "image_std"])
-@pytest.mark.parametrize("value", [0.5, [0.5], ["a", "b", "c"], [0.5, 0.5, float("nan")], None, {"r": 1}])
+@pytest.mark.parametrize("value", ["0.5", True, [0.5], ["a", "b", "c"], [0.5, 0.5, float("nan")], None, {"r": 1}])
 def test_the_normalization_is_checked(field, value, folder):
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
@@ -181,6 +181,35 @@ def test_a_factor_of_fewer_digits_is_the_usual_one(folder):
     file, expected = folder / "preprocessor_config.json", read(folder).normalization
     file.write_text(json.dumps(json.loads(file.read_text()) | {"rescale_factor": 0.003921569}))
     assert read(folder).normalization == expected
+
+
+def test_one_number_for_all_channels(folder):
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({"image_mean": 0.5, "image_std": [0.25, 0.5, 0.75]}))
+    assert read(folder).normalization == {"mean": (0.5,) * 3, "std": (0.25, 0.5, 0.75)}
+    file.write_text(json.dumps({"image_mean": 0.5, "image_std": 0}))
+    with pytest.raises(WeightsError, match="image_std is .*; expected three numbers above 0, of R, G and B, or one for all"):
+        read(folder)
+
+
+@pytest.mark.parametrize("section", ["image_processor", "video_processor"])
+def test_a_processor_that_is_a_section_of_a_file(section, folder):
+    """It goes before a file of its own, as in transformers."""
+    file = folder / "processor_config.json"
+    file.write_text(json.dumps({"processor_class": "A", section: {"image_mean": 0.5, "image_std": 0.25}}))
+    assert read(folder).normalization == {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    file.write_text(json.dumps({section: {"image_mean": 0.5, "image_std": -1}}))
+    with pytest.raises(WeightsError, match=f"processor_config.json does not fit:\n  {section}.image_std is .*; expected three"):
+        read(folder)
+    file.write_text(json.dumps({section: "A"}))
+    with pytest.raises(WeightsError, match=f"processor_config.json does not fit:\n  {section} is 'A'; expected an object"):
+        read(folder)
+
+
+def test_a_file_of_processors_without_one_of_pixels(folder):
+    expected = read(folder).normalization
+    (folder / "processor_config.json").write_text('{"processor_class": "A", "image_seq_length": 3}')
+    assert read(folder).normalization == expected != {}
 
 
 def test_a_deviation_of_zero(folder):

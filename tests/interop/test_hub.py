@@ -17,7 +17,7 @@ from cvmae.interop.pretrained import WeightsError
 from tests.commands import ROOT
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
-WITH_SAFETENSORS = ("model.safetensors", "config.json", "preprocessor_config.json", "cvmae.json")
+WITH_SAFETENSORS = ("model.safetensors", "config.json", "preprocessor_config.json", "processor_config.json", "cvmae.json")
 NOT_NEEDED = ("README.md", "pytorch_model.bin", "tf_model.h5", "training_args.bin", "onnx/model.safetensors")
 SHARDS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json")
 PICKLED = ("config.json", "pytorch_model.bin", "README.md")

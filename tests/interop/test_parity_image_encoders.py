@@ -12,6 +12,7 @@ from cvmae.interop import WeightsError, read
 from cvmae.interop.adapt import InitFrom, load_encoder
 from cvmae.interop.key_maps.dinov2 import HF_DINOV2
 from cvmae.interop.key_maps.siglip import HF_SIGLIP
+from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder
 from cvmae.visualize.attention import AttentionSpec, attention_map, attention_weights
@@ -148,3 +149,17 @@ def test_features_of_a_block_and_maps_leave_registers_out(tmp_path):
     np.testing.assert_allclose(features, states[1][:, 4:], rtol=1e-4, atol=1e-4)
     expected = np.asarray(weights).mean(1)[:, 0, 4:] * 20
     np.testing.assert_allclose(found.reshape(2, -1), expected, rtol=1e-5)
+
+
+def test_the_processor_that_is_saved_with_its_tokenizer(tmp_path):
+    """transformers writes the two into one file, processor_config.json."""
+    import tokenizers  # which transformers requires
+
+    build(*CASES["SigLIP"]).save_pretrained(tmp_path)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, "a"))
+    pixels = transformers.SiglipImageProcessor(do_resize=False, image_mean=0.4, image_std=[0.2, 0.3, 0.4])
+    transformers.SiglipProcessor(pixels, transformers.PreTrainedTokenizerFast(tokenizer_object=words)).save_pretrained(tmp_path)
+    frame = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    processed = transformers.AutoImageProcessor.from_pretrained(tmp_path)(frame, return_tensors="np")["pixel_values"]
+    preprocessing = preprocessing_of(read(tmp_path))
+    np.testing.assert_allclose(preprocessing(frame[None])[0, 0], processed[0].transpose(1, 2, 0), rtol=0, atol=1e-5)

@@ -16,11 +16,12 @@ def bucket(request):
 def test_a_file_and_a_folder_of_weights_are_copied_once(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("CVMAE_CACHE", str(tmp_path))
     folder = RemotePath(f"{bucket}/weights")
-    for name in ("model.safetensors", "config.json", "README.md"):
+    for name in ("model.safetensors", "config.json", "processor_config.json", "README.md"):
         (folder / name).write_text(name)
     assert hub.resolve(f"{folder}/model.safetensors").read_text() == "model.safetensors"
     copied = hub.resolve(str(folder))
-    assert sorted(path.name for path in copied.iterdir()) == ["config.json", "model.safetensors", "stamps.json"]
+    names = ["config.json", "model.safetensors", "processor_config.json", "stamps.json"]
+    assert sorted(path.name for path in copied.iterdir()) == names
     before = (copied / "model.safetensors").stat().st_mtime_ns
     assert hub.resolve(str(folder)) == copied and (copied / "model.safetensors").stat().st_mtime_ns == before
     (folder / "model.safetensors").write_text("trained further")
