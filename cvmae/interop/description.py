@@ -132,6 +132,16 @@ def parse_fields(description: dict, arrays: tuple[str, ...]) -> tuple[dict, list
     return fields, problems
 
 
+def sampling_to_json(sampling: FrameSampling) -> dict:
+    """Returns a sampling as JSON; see `parse_sampling`."""
+    return _plain(sampling)
+
+
+def parse_sampling(value, field: str, problems: list[str]) -> FrameSampling | None:
+    """Makes a sampling from JSON; None if that cannot be. field: its place in the file, for what it appends to `problems`."""
+    return _module(FrameSampling, value, field, problems)
+
+
 def _encoder(value, problems: list[str]):
     """Makes the encoder from JSON; None if that cannot be. Appends to `problems`."""
     if not isinstance(value, dict) or "backbone" not in value:

@@ -7,7 +7,7 @@ import safetensors.numpy
 
 from cvmae.files import new_folder, write_json
 from cvmae.interop.convert import export_arrays
-from cvmae.interop.huggingface_config import CONFIG, PROCESSOR
+from cvmae.interop.huggingface_config import CONFIG, OWN, PROCESSOR, own_fields
 from cvmae.interop.huggingface_models import ACTIVATIONS, FIXED_EPS, MULTI_LABEL
 from cvmae.interop.key_maps.common import IMAGENET
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, HF_VIDEOMAE_ENCODER
@@ -161,7 +161,8 @@ def _notes(pretrained: Pretrained, part: str) -> list[str]:
     elif pretrained.encoder.grid.height != pretrained.encoder.grid.width:
         notes.append("transformers' processor pads frames that are narrower or lower than the crop; this package enlarges them")
     if pretrained.sampling is not None:
-        notes.append(f"transformers has no fields for the sampling of frames, {pretrained.sampling}: {CARD} says it")
+        where = f"{CARD} says it, and {CONFIG} records it under {OWN!r} for this package"
+        notes.append(f"transformers has no fields for the sampling of frames, {pretrained.sampling}: {where}")
     return notes
 
 
@@ -176,6 +177,7 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         **config_fields(pretrained.vit, decoder),
+        **own_fields(pretrained.sampling),
     }
     if part == "autoencoder":
         config["norm_pix_loss"] = True

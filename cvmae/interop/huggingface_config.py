@@ -2,10 +2,11 @@
 
 import pathlib
 
+from cvmae.interop.description import parse_sampling, sampling_to_json
 from cvmae.interop.huggingface_models import ACTIVATIONS, MODELS, STACKS, HuggingFaceModel
 from cvmae.interop.json_fields import Fields, is_number, read_json, short
 from cvmae.interop.key_maps.common import UNIT_RANGE
-from cvmae.interop.pretrained import Normalization, WeightsError
+from cvmae.interop.pretrained import FrameSampling, Normalization, WeightsError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 # Where the normalization of clips stands, the first of them that is there: {file: sections in it, none for the file itself}. A whole
@@ -15,6 +16,8 @@ _PROCESSORS: dict[str, tuple[str, ...]] = {
     PROCESSOR: ("",),
     "video_preprocessor_config.json": ("",),
 }
+# A field of config.json that exports of this package have: what transformers, which passes it over, has no fields for.
+OWN = "cvmae"
 BESIDE = (CONFIG, *_PROCESSORS)
 
 
@@ -45,7 +48,7 @@ def read_config(folder: pathlib.Path, kind: str) -> dict:
         problem = f"model_type is {short(model_type)} and hidden_act {short(activation)}, not {wanted} and {activations}"
         raise WeightsError(str(file), [problem])
     fields = Fields(section)
-    values = _read_fields(fields, model, mlp)
+    values = _read_fields(fields, model, mlp) | {"sampling": _read_sampling(config, fields.problems)}
     if fields.problems:
         raise WeightsError(str(file), fields.problems)
     return values
@@ -60,6 +63,20 @@ def _read_fields(fields: Fields, model: HuggingFaceModel, mlp: str) -> dict:
     values: dict = {name: fields.whole(field, model.defaults[name]) for name, field in STACKS if name in model.defaults}
     values |= {"eps": fields.eps(model.eps), "mlp": mlp}
     return values | model.read(fields, values)
+
+
+def own_fields(sampling: FrameSampling | None) -> dict:
+    """Returns the fields of config.json that `read_config` reads and transformers does not; empty if there is nothing to record."""
+    return {} if sampling is None else {OWN: {"sampling": sampling_to_json(sampling)}}
+
+
+def _read_sampling(config: dict, problems: list[str]) -> FrameSampling | None:
+    """Returns the sampling that an export recorded, None without; appends to `problems`."""
+    own = config.get(OWN, {})
+    if not isinstance(own, dict):
+        problems.append(f"{OWN} is {short(own)}; expected an object: correct it, or remove it")
+        return None
+    return parse_sampling(own["sampling"], f"{OWN}.sampling", problems) if "sampling" in own else None
 
 
 def class_names(id2label, classes: int, key: str) -> tuple[tuple[str, ...], list[str]]:

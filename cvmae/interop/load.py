@@ -129,6 +129,7 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         notes,
         converted.ignored,
         converted.sources,
+        config.get("sampling"),
         reconstructs=key_map.reconstructs,
     )
     template, grid = pretrained.template(), modules.encoder.grid

@@ -10,8 +10,10 @@ import pytest
 import cvmae
 from cvmae.data.decode import read_frames
 from cvmae.evaluation.embed import VideoEncoder, load_encoder
+from cvmae.interop.huggingface import write_hf_videomae
 from cvmae.interop.native import write_archive
 from cvmae.interop.preprocessing import Preprocessing
+from cvmae.interop.pretrained import FrameSampling
 from cvmae.models.patches import Grid
 from tests.data.videos import write_video
 from tests.interop.models import random_params
@@ -117,6 +119,16 @@ def test_an_export_embeds_as_the_workdir_does(workdir, kind, tmp_path, capsys):
     encoder = load_encoder(tmp_path / "out")
     for other in ({"stride": 4}, {"fps": 0.0}, {"square_pixels": True}):
         assert np.abs(cvmae.embed(wide, dataclasses.replace(encoder, **other)) - vector).max() > 1e-5, other
+
+
+def test_an_export_to_transformers_records_the_sampling(video, tmp_path, capsys):
+    weights = pretrained(videomae(), normalization=IMAGENET, sampling=FrameSampling(1, 12.5, False))
+    write_archive(weights, tmp_path / "own")
+    write_hf_videomae(weights, tmp_path / "hf")
+    encoder = load_encoder(tmp_path / "hf")
+    assert (encoder.stride, encoder.fps, encoder.square_pixels) == (1, 12.5, False)
+    np.testing.assert_allclose(cvmae.embed(video, encoder), cvmae.embed(video, tmp_path / "own"), rtol=0, atol=1e-6)
+    assert "assumed" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("frames", [np.zeros((4, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)])

@@ -116,6 +116,8 @@ FIELDS = [
     ("num_attention_heads", None, "num_attention_heads is None"),
     ("intermediate_size", 2.5, "intermediate_size is 2.5"),
     ("intermediate_size", 100, r"intermediate.dense.weight is \[96, 48\], expected \[100, 48\]"),
+    ("cvmae", 4, "cvmae is 4; expected an object"),
+    ("cvmae", {"sampling": {"stride": 0, "fps": 0.0, "square_pixels": True}}, "cvmae.sampling.stride is 0; expected a whole"),
     ("image_size", [32], r"image_size is \[32\]; expected a whole number from 1 to 65536, or two"),
     ("image_size", "224", "image_size is '224'"),
     ("image_size", 33, "not a multiple of the patch size 8"),

@@ -11,7 +11,7 @@ import pytest
 from cvmae.interop.huggingface import CLASSES, FIRST_WHOLE, write_hf_videomae
 from cvmae.interop.load import read
 from cvmae.interop.preprocessing import preprocessing_of
-from cvmae.interop.pretrained import Head
+from cvmae.interop.pretrained import FrameSampling, Head
 from cvmae.models import masking
 from cvmae.models.autoencoder import make_targets
 from cvmae.models.patches import Grid
@@ -71,6 +71,14 @@ def test_encoder(name, tmp_path):
     clip = clips(source)
     reference = run(load(transformers.VideoMAEModel, tmp_path / "out"), clip).last_hidden_state.numpy()
     assert_close(name, relative(apply_module(source, "encoder", clip).tokens, reference))
+
+
+def test_transformers_keeps_the_sampling(tmp_path):
+    sampling = FrameSampling(3, 12.5, square_pixels=False)
+    notes = write_hf_videomae(pretrained(ENCODER, sampling=sampling), tmp_path / "out")
+    assert f"{sampling}: README.md says it, and config.json records it under 'cvmae'" in notes[-1]
+    load(transformers.VideoMAEModel, tmp_path / "out").save_pretrained(tmp_path / "again")
+    assert read(tmp_path / "out").sampling == read(tmp_path / "again").sampling == sampling
 
 
 AUTOENCODERS = {
