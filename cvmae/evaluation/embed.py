@@ -11,8 +11,9 @@ import numpy as np
 from cvmae.data.clips import ClipSpec, fit_frames
 from cvmae.data.decode import read_frames, read_table
 from cvmae.data.windows import plan_windows
+from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.load import read
-from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
+from cvmae.interop.preprocessing import Preprocessing, preprocessing_of, unknown_normalization
 from cvmae.interop.pretrained import FrameSampling
 from cvmae.models.backbone import Backbone
 from cvmae.parallel.processes import log_once
@@ -54,10 +55,15 @@ class VideoEncoder:
 
         Raises: ValueError, see `Preprocessing`.
         """
+        if self.preprocessing.mean is None or self.preprocessing.std is None:
+            other = "dataclasses.replace(encoder.preprocessing, mean=..., std=...)"
+            raise ValueError(unknown_normalization(f"dataclasses.replace(encoder, preprocessing={other})"))
         return np.asarray(self._apply(self.params, self.preprocessing(clips)))
 
 
-def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | None = None) -> VideoEncoder:
+def load_encoder(
+    path: str | os.PathLike, *, branch: str = "video", step: int | None = None, hints: ModelHints = ModelHints()
+) -> VideoEncoder:
     """Loads an encoder from a workdir, a weights file or folder, or a hub id `owner/name`.
 
     Workdirs and exports of them record how the frames of their clips were sampled. For other weights, and older exports, a
@@ -67,11 +73,12 @@ def load_encoder(path: str | os.PathLike, *, branch: str = "video", step: int | 
       path: see `cvmae.load`.
       branch: `video` or `image`, of a workdir.
       step: of a workdir's checkpoint; None takes the newest complete one.
+      hints: settings that a file may not record, such as the number of heads.
 
     Raises:
       FileNotFoundError, WeightsError, WorkdirError, ValueError, TypeError: see `cvmae.load`.
     """
-    pretrained = read(path, branch=branch, step=step)
+    pretrained = read(path, branch=branch, step=step, hints=hints)
     sampling = pretrained.sampling
     if sampling is None:
         sampling = FrameSampling(STRIDE)

@@ -47,6 +47,12 @@ def _other_size(name: str, field: str, recorded: int, size: int) -> str:
     return f"{CONFIG}: {field} is {recorded}; expected {size}, {of}: {remedy}"
 
 
+def _by(*hints: str) -> str:
+    """Returns how a user of the command, and one of Python, gives fields of `ModelHints`."""
+    flags = " and ".join("--image_size" if name == "size" else f"--{name}" for name in hints)
+    return f"{flags} to `python -m cvmae.interop import`, or to cvmae.load hints=cvmae.interop.ModelHints({'=..., '.join(hints)}=...)"
+
+
 @dataclasses.dataclass(frozen=True)
 class InferredModules:
     """The modules of a file, see `pretrained.Pretrained`."""
@@ -178,7 +184,7 @@ class _Reader:
         published = (self.key_map.decoder_heads if prefix else self.key_map.heads).get(width)
         heads = recorded or hint or published
         if not heads:
-            problem = f"no array shows how many heads attend over width {width}: give --{prefix}heads"
+            problem = f"no array shows how many heads attend over width {width}: give {_by(f'{prefix}heads')}"
             raise WeightsError(self.key_map.kind, [problem])
         if not recorded and hint and hint != published:
             self.notes.append(f"{prefix}heads of width {width} are not in the file: taken to be {hint}")
@@ -227,9 +233,9 @@ class _Reader:
         try:
             grid = Grid(frames, height, width, tubelet, patch)
         except ValueError as error:
-            raise WeightsError(self.key_map.kind, [f"{error}; give others by --num_frames and --image_size"]) from error
+            raise WeightsError(self.key_map.kind, [f"{error}; give others by {_by('num_frames', 'size')}"]) from error
         if problem := too_large(grid, self.shape("encoder/embed/kernel")[-1]):
-            raise WeightsError(self.key_map.kind, [f"{problem}; give others by --num_frames and --image_size"])
+            raise WeightsError(self.key_map.kind, [f"{problem}; give others by {_by('num_frames', 'size')}"])
         return grid
 
     def _frames(self, tubelet: int, image: bool) -> int:
@@ -256,7 +262,7 @@ class _Reader:
             return height, width
         side = round(count**0.5) * patch
         if side * side != count * patch**2:
-            raise WeightsError(self.key_map.kind, [f"{count} positions are no square: give the frames' size by --image_size"])
+            raise WeightsError(self.key_map.kind, [f"{count} positions are no square: give the frames' size by {_by('size')}"])
         return side, side
 
     def decoder(self, grid: Grid, fields: Mapping) -> DecoderSpec:

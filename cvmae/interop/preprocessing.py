@@ -9,6 +9,13 @@ import numpy as np
 from cvmae.interop.pretrained import Normalization, Pretrained
 
 
+def unknown_normalization(remedy: str) -> str:
+    """Returns the message of weights that do not record their normalization; remedy: what to replace, by mean=..., std=..."""
+    values = "with the values of their training, such as ImageNet's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)"
+    beside = "or put the preprocessor_config.json of a transformers model beside its weights"
+    return f"these weights do not record their normalization: take {remedy} {values}, {beside}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """Makes clips for one encoder; the numbers are those of transformers' VideoMAEImageProcessor.
@@ -41,10 +48,7 @@ class Preprocessing:
           ValueError: it is not of that shape or dtype, has another number of frames, or the weights record no `mean` and `std`.
         """
         if self.mean is None or self.std is None:
-            raise ValueError(
-                "these weights do not record their normalization: take dataclasses.replace(preprocessing, mean=..., "
-                "std=...) with the values of their training, such as ImageNet's (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225)"
-            )
+            raise ValueError(unknown_normalization("dataclasses.replace(preprocessing, mean=..., std=...)"))
         video = self._checked(video)
         height, width = self._resized(*video.shape[2:4])
         pixels = video.astype(jnp.float32)

@@ -1,9 +1,13 @@
 """Reads the state dict of a file of `torch.save` as numpy arrays; the file is read as data, no code in it is run."""
 
 import argparse
+import collections
+import itertools
 import pickle
+import pickletools
 import re
 import struct
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +19,8 @@ from cvmae.interop.pretrained import WeightsError, first_line, unreadable
 # Keys of the state dict in published checkpoints: MAE and VideoMAE, mae_st, DeepSpeed's, Lightning's, V-JEPA 2's (the average of its
 # encoder, which its authors evaluate, before the encoder itself); the first one present.
 CONTAINERS = ("model", "model_state", "module", "state_dict", "target_encoder", "encoder")
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save before 1.6
+_OPERATIONS = 100_000  # of a pickle that are looked at for a message
 _DEPTH = 4  # state dicts in each other, {'model': {'state_dict': ...}}
 _REMEDY = (
     "get these weights as safetensors or as a bare state dict, from torch.save(model.state_dict(), FILE) where they were made"
@@ -69,16 +75,59 @@ def _load(file: str):
     except ImportError as error:
         raise WeightsError(file, ["reading torch files needs torch: pip install 'crossvideomae[torch]'"]) from error
     with open(file, "rb") as opened:
-        is_zip = opened.read(4) == b"PK\x03\x04"
+        head = opened.read(64)
+    is_zip = head.startswith(b"PK\x03\x04")
     # VideoMAE, MAE and mae_st save their command's arguments beside the model, under `args`: argparse's Namespace, a bag of
     # attributes without code of its own. Its values are read under the same rule. Numbers of numpy and paths are read by
     # stand-ins of ours (numpy_pickles.py). No other class is let through.
-    with torch.serialization.safe_globals([argparse.Namespace, *numpy_pickles.allowed()]):
+    with torch.serialization.safe_globals([argparse.Namespace, *numpy_pickles.allowed()]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # said in the error, if it matters
         try:
             # Mapped, an optimizer's state takes neither time nor memory; files from before torch 1.6 are no zip and cannot be mapped.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
         except _LOAD_ERRORS as error:
-            raise WeightsError(file, [_why_not(error)]) from error
+            raise WeightsError(file, [(not is_zip and _other_content(file, head)) or _why_not(error)]) from error
+
+
+def _other_content(file: str, head: bytes) -> str:
+    """Returns the reason to refuse a file that torch.save did not write, by what it is; empty for others."""
+    if head.lstrip().startswith(b"<"):
+        return "it is a page of HTML or XML, as a site gives that wants a login: get the file itself"
+    if head[8:9] == b"{":
+        return "it is a safetensors file: give it a name that ends with .safetensors"
+    names = _plain_pickle(file)
+    if names is None:
+        return ""
+    what = "it is a plain pickle, no file of torch.save"
+    if asked := sorted(names - {name for _, name in numpy_pickles.allowed()}):
+        what += f"; reading it would run code: it asks for {', '.join(asked[:3])}, and only tensors and plain values are read"
+    return f"{what}; {_REMEDY}"
+
+
+def _plain_pickle(file: str) -> set[str] | None:
+    """Returns what a pickle of something else than torch's magic number would import; None for other files. Nothing of it is run."""
+    names: set[str] = set()
+    memo: dict[int, str] = {}
+    texts, empty = collections.deque(["?", "?"], maxlen=2), True
+    with open(file, "rb") as opened:
+        try:
+            for code, value, _ in itertools.islice(pickletools.genops(opened), _OPERATIONS):
+                if code.name in ("GLOBAL", "INST"):
+                    names.add(value.replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    names.add(".".join(texts))
+                elif code.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+                    memo[len(memo) if value is None else value] = texts[-1]
+                elif code.name in ("GET", "BINGET", "LONG_BINGET"):
+                    texts.append(memo.get(value, "?"))
+                elif isinstance(value, str):
+                    texts.append(value)
+                elif value == _MAGIC:
+                    return None
+                empty = empty and code.name in ("PROTO", "FRAME", "STOP")
+        except (ValueError, MemoryError, OverflowError):  # it is no pickle, or damaged
+            return names or None
+    return None if empty else names
 
 
 def _why_not(error: Exception) -> str:
@@ -94,7 +143,9 @@ def _why_not(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):  # torch's reason stands between advice on running it anyway
         text = text.partition("\n\nCheck the documentation")[0].rpartition("\n\n")[2]
     reason = first_line(text)
-    return f"it is damaged, or no file of torch.save: {reason if ' ' in reason else 'its records do not fit together':.150}"
+    if " " not in reason or reason.startswith(("Unsupported operand", "Invalid magic number")):
+        reason = "its records do not fit together"
+    return f"it is damaged, or no file of torch.save: {reason.partition('. ')[0]:.120}: get the file again"
 
 
 def _state_dict(loaded, file: str) -> Mapping:

@@ -121,6 +121,22 @@ def test_an_export_embeds_as_the_workdir_does(workdir, kind, tmp_path, capsys):
         assert np.abs(cvmae.embed(wide, dataclasses.replace(encoder, **other)) - vector).max() > 1e-5, other
 
 
+def test_weights_that_do_not_record_their_normalization(video, tmp_path):
+    """The message names what the caller has, and what it says works."""
+    write_archive(pretrained(videomae(), normalization={}), tmp_path / "bare")
+    write_archive(pretrained(videomae(), normalization=IMAGENET), tmp_path / "whole")
+    for bare in (tmp_path / "bare", load_encoder(tmp_path / "bare")):
+        with pytest.raises(
+            ValueError, match=r"take dataclasses.replace\(encoder, preprocessing=.*preprocessor_config.json"
+        ) as caught:
+            cvmae.embed(video, bare)
+    replaced = re.search(r"take (.*?\)\)) with", str(caught.value))[1]
+    for name, value in IMAGENET.items():
+        replaced = replaced.replace(f"{name}=...", f"{name}={value}")
+    encoder = eval(replaced, {"dataclasses": dataclasses, "encoder": load_encoder(tmp_path / "bare")})
+    np.testing.assert_array_equal(cvmae.embed(video, encoder), cvmae.embed(video, tmp_path / "whole"))
+
+
 def test_an_export_to_transformers_records_the_sampling(video, tmp_path, capsys):
     weights = pretrained(videomae(), normalization=IMAGENET, sampling=FrameSampling(1, 12.5, False))
     write_archive(weights, tmp_path / "own")

@@ -1,11 +1,13 @@
 """Torch files against torch itself: the state dict wherever it lies, dtypes, and files that are damaged or would run code."""
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
 import pathlib
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -214,13 +216,24 @@ def test_what_would_run_code_is_refused_by_name(tmp_path, save, name, place):
     assert marker.exists() or name.endswith(".Path")
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_plain_pickle_is_refused_by_name(tmp_path):
-    (tmp_path / "a.bin").write_bytes(pickle.dumps({"w": evil(tmp_path / "marker")["eval"]}, protocol=2))
-    assert "would run code: it asks for eval," in problems(tmp_path / "a.bin")[0]
-    (tmp_path / "a.bin").write_bytes(pickle.dumps({"w": evil(tmp_path / "marker")["eval"]}))
-    assert "it is damaged, or no file of torch.save" in problems(tmp_path / "a.bin")[0]
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_plain_pickle_is_refused_by_name(tmp_path, protocol):
+    for name, bad in evil(tmp_path / "marker").items():
+        (tmp_path / "a.bin").write_bytes(pickle.dumps({"text": name, "again": name, "w": bad}, protocol=protocol))
+        (problem,) = problems(tmp_path / "a.bin")
+        named = re.search(r"would run code: it asks for (.*?), and only tensors", problem)[1].split(", ")
+        modules = ("__builtin__.", "builtins.", "_")  # of eval, and of pickle.loads, which _pickle has
+        assert name in [functools.reduce(str.removeprefix, modules, asked) for asked in named]
     assert not (tmp_path / "marker").exists()
+    (tmp_path / "a.bin").write_bytes(pickle.dumps({"w": 1.5}, protocol=protocol))
+    assert problems(tmp_path / "a.bin")[0].startswith("it is a plain pickle, no file of torch.save; get these weights as safet")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pickle_of_arrays_is_called_so(tmp_path):
+    (tmp_path / "a.bin").write_bytes(pickle.dumps({"w": np.ones(3, np.float32)}, protocol=4))
+    assert problems(tmp_path / "a.bin")[0].startswith("it is a plain pickle, no file of torch.save; get these weights as safet")
 
 
 def test_whole_modules_and_programs_are_refused(tmp_path, save):
@@ -256,18 +269,30 @@ def test_files_cut_short(tmp_path, save, share):
     "content",
     {
         "text": b"weights",
-        "a page of a hub that wants a login": b"<!DOCTYPE html><html>",
         "the start of a zip": b"PK\x03\x04weights",
         "zeros": bytes(300),
-        "a pickle of a dict": b"\x80\x02}q\x00.",
-        "a pickle that takes what it did not make": b"\x80\x02\x85.",
-        "a pickle that recalls what it did not keep": b"\x80\x02h\x05.",
-        "a pickle of an address": b"\x80\x02K\x01Q.",
     }.values(),
 )
 def test_what_torch_did_not_write(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
-    assert problems(tmp_path / "a.pth")[0].startswith("it is damaged, or no file of torch.save: ")
+    (problem,) = problems(tmp_path / "a.pth")
+    assert re.fullmatch("it is damaged, or no file of torch.save: .*: get the file again", problem) and "operand" not in problem
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (b"\n<!DOCTYPE html><html>", "it is a page of HTML or XML, as a site gives that wants a login"),
+        (b"\x10\0\0\0\0\0\0\0{}", "it is a safetensors file: give it a name that ends with .safetensors"),
+        (b"\x80\x02}q\x00.", "it is a plain pickle"),
+        (b"\x80\x02\x85.", "it is a plain pickle"),  # takes what it did not make
+        (b"\x80\x02h\x05.", "it is a plain pickle"),  # recalls what it did not keep
+        (b"\x80\x02K\x01Q.", "it is a plain pickle"),  # an address
+    ],
+)
+def test_what_something_else_wrote(tmp_path, content, problem):
+    (tmp_path / "a.pth").write_bytes(content)
+    assert problems(tmp_path / "a.pth")[0].startswith(problem)
 
 
 def test_an_archive_of_something_else(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import cvmae
 from cvmae.interop import WeightsError
 from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.key_maps import KEY_MAPS
@@ -62,8 +63,12 @@ def test_assumptions_are_noted(video_file):
     assert any("frames is not in the file: taken to be 16" in note for note in loaded.notes)
     assert any("size of frames is not in the file: taken to be 224" in note for note in loaded.notes)
     assert any("heads of width 16 are not in the file: taken to be 2" in note for note in loaded.notes)
-    with pytest.raises(WeightsError, match="how many heads attend over width 16: give --heads"):
-        read_file(video_file[2])
+    remedy = r"give --heads to `python -m cvmae.interop import`, or to cvmae.load hints=cvmae.interop.ModelHints\(heads=...\)"
+    for load in (read_file, cvmae.load, cvmae.load_encoder):
+        with pytest.raises(WeightsError, match=f"how many heads attend over width 16: {remedy}"):
+            load(video_file[2])
+    hints = cvmae.interop.ModelHints(heads=2, num_frames=4, size=(16, 16), decoder=False)
+    assert cvmae.load_encoder(video_file[2], hints=hints).module == cvmae.load(video_file[2], hints=hints)[0]
     with pytest.raises(WeightsError, match="--heads is 3; expected a number that divides 16"):
         read_file(video_file[2], hints=ModelHints(3, 2))
     with pytest.raises(WeightsError, match="height=20 is not a multiple .*--image_size"):
