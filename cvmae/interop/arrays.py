@@ -26,6 +26,7 @@ INDICES = {INDEX: ".safetensors", TORCH_INDEX: ".bin"}
 IN_FOLDER = ("model.safetensors", INDEX, "pytorch_model.bin", TORCH_INDEX)
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", INDEX, ".npz", *TORCH_SUFFIXES, TORCH_INDEX)
+_AGAIN = "get it again if a download or a copy was cut short, else save it again where it was made"
 _SHARD = re.compile(r"(?P<name>.+)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
 
 # The errors of numpy, its reader of headers, and zipfile with its decompressors on damaged archives.
@@ -126,7 +127,7 @@ def read_arrays(file) -> dict[str, np.ndarray]:
       FileNotFoundError: there is no such file.
     """
     file = find_file(file)
-    _refuse_pointer(file)
+    _refuse_placeholder(file)
     suffix = known_suffix(file)
     if suffix in TORCH_SUFFIXES:
         arrays = torch_file.read_state(file)
@@ -137,11 +138,14 @@ def read_arrays(file) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _refuse_pointer(file: str) -> None:
-    """Raises WeightsError for what git keeps in place of a large file."""
+def _refuse_placeholder(file: str) -> None:
+    """Raises WeightsError for what git keeps in place of a large file, and for a page that a site gave in place of it."""
     with open(file, "rb") as opened:
-        if is_lfs_pointer(opened.read(64)):
-            raise WeightsError(file, [f"it is {LFS_POINTER}"])
+        head = opened.read(64)
+    if is_lfs_pointer(head):
+        raise WeightsError(file, [f"it is {LFS_POINTER}"])
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsError(file, ["it is a page of HTML or XML, as a site gives that wants a login: get the file itself"])
 
 
 def empty(arrays: Mapping[str, np.ndarray]) -> list[str]:
@@ -189,7 +193,8 @@ def _safetensors(file: str):
         with safe_open(file, framework="numpy") as opened:
             yield opened
     except (SafetensorError, OSError) as error:
-        raise WeightsError(file, [f"it is not a readable safetensors file: {error}"]) from error
+        remedy = f": {_AGAIN}" if isinstance(error, SafetensorError) else ""
+        raise WeightsError(file, [f"it is not a readable safetensors file: {error}{remedy}"]) from error
 
 
 def _read_safetensors(file: str) -> dict[str, np.ndarray]:
@@ -217,7 +222,7 @@ def _open_npz(file: str) -> np.lib.npyio.NpzFile:
     except _NPZ_ERRORS as error:
         # numpy takes a file that is no archive for a pickle, and advises to load it anyway.
         why = "it is no zip archive" if "pickle" in str(error) else _reason(error)
-        raise WeightsError(file, [f"it is not a readable npz file: {why}"]) from error
+        raise WeightsError(file, [f"it is not a readable npz file: {why}: {_AGAIN}"]) from error
     if isinstance(opened, np.ndarray):
         raise WeightsError(file, ["it is not an npz file but a single array without a key: save it with np.savez(key=array)"])
     return opened
@@ -279,7 +284,7 @@ def _read_shards(file: str) -> dict[str, np.ndarray]:
         if not os.path.isfile(shard):
             problems.append(f"{name} is missing: every file that the index names must be beside it")
             continue
-        _refuse_pointer(shard)
+        _refuse_placeholder(shard)
         shard_arrays = _read_safetensors(shard) if name.endswith(".safetensors") else torch_file.read_state(shard)
         wanted = {key for key, file_name in shards.items() if file_name == name}
         problems += [f"{name} does not hold {key}, which the index lists" for key in sorted(wanted - shard_arrays.keys())]

@@ -15,7 +15,7 @@ from cvmae.interop.hub import PREFIX, repository_of
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.factorized import FactorizedEncoder
 from cvmae.version import __version__
-from cvmae.workdir import CONFUSION, CURVES, Report, Workdir
+from cvmae.workdir import CONFUSION, CURVES, REPORT, Report, Workdir
 
 CARD = "README.md"
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the form of the hub's license ids
@@ -129,7 +129,10 @@ def _report_of(workdir: Workdir, step: int) -> tuple[Report | None, str]:
     except ValueError:
         return None, "The report of the run is damaged."
     if report is None:
-        return None, "The run had written no report when its weights were exported."
+        return (
+            None,
+            f"The workdir has no `{REPORT}`: its run measured nothing at its end, or had not ended when the weights were exported.",
+        )
     if report.step is None:
         return None, "The report of the run does not record the step that it measured."
     if report.step != step:

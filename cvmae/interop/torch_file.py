@@ -91,8 +91,6 @@ def _load(file: str):
 
 def _other_content(file: str, head: bytes) -> str:
     """Returns the reason to refuse a file that torch.save did not write, by what it is; empty for others."""
-    if head.lstrip().startswith(b"<"):
-        return "it is a page of HTML or XML, as a site gives that wants a login: get the file itself"
     if head[8:9] == b"{":
         return "it is a safetensors file: give it a name that ends with .safetensors"
     names = _plain_pickle(file)

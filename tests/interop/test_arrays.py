@@ -137,6 +137,15 @@ def test_safetensors_that_lie(tmp_path, content):
     (tmp_path / "a.safetensors").write_bytes(content[1])
     (problem,) = problems(tmp_path / "a.safetensors")
     assert problem.startswith("it is not a readable safetensors file: ")
+    assert problem.endswith(": get it again if a download or a copy was cut short, else save it again where it was made")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pth"])
+@pytest.mark.parametrize("content", [b"\n<!DOCTYPE html><html>", b"<html><body>", b'<?xml version="1.0"?>'])
+def test_a_page_in_place_of_a_file(tmp_path, suffix, content):
+    (tmp_path / f"a{suffix}").write_bytes(content)
+    expected = "it is a page of HTML or XML, as a site gives that wants a login: get the file itself"
+    assert problems(tmp_path / f"a{suffix}") == [expected]
 
 
 def test_what_numpy_cannot_hold_is_named(tmp_path):
@@ -159,7 +168,8 @@ def test_npz_that_are_none(tmp_path):
     (tmp_path / "a.npy").rename(tmp_path / "single.npz")
     assert "a single array without a key" in problems(tmp_path / "single.npz")[0]
     (tmp_path / "text.npz").write_text("weights")
-    assert problems(tmp_path / "text.npz") == ["it is not a readable npz file: it is no zip archive"]
+    (problem,) = problems(tmp_path / "text.npz")
+    assert problem.startswith("it is not a readable npz file: it is no zip archive: get it again if a download or a copy")
     with zipfile.ZipFile(tmp_path / "zip.npz", "w") as archive:
         archive.writestr("readme.txt", "none")
     assert problems(tmp_path / "zip.npz") == ["readme.txt is no array"]

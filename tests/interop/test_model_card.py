@@ -96,7 +96,9 @@ def test_reports_of_another_kind(workdir, tmp_path):
         report.write_text("{")
         assert "The report of the run is damaged." in export("npz", workdir, tmp_path / "b")
         report.unlink()
-        assert "had written no report" in export("npz", workdir, tmp_path / "c")
+        assert "The workdir has no `report.json`: its run measured nothing at its end, or had not ended" in export(
+            "npz", workdir, tmp_path / "c"
+        )
     finally:
         report.write_text(before)
 
