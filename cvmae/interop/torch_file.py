@@ -98,7 +98,7 @@ def _other_content(file: str, head: bytes) -> str:
         return ""
     what = "it is a plain pickle, no file of torch.save"
     if asked := sorted(names - {name for _, name in numpy_pickles.allowed()}):
-        what += f"; reading it would run code: it asks for {', '.join(asked[:3])}, and only tensors and plain values are read"
+        what += f"; reading it would run code: it asks for {', '.join(f'{first_line(name):.60}' for name in asked[:3])}, and only tensors and plain values are read"
     return f"{what}; {_REMEDY}"
 
 
@@ -111,13 +111,13 @@ def _plain_pickle(file: str) -> set[str] | None:
         try:
             for code, value, _ in itertools.islice(pickletools.genops(opened), _OPERATIONS):
                 if code.name in ("GLOBAL", "INST"):
-                    names.add(value.replace(" ", "."))
+                    names.add(str(value).replace(" ", "."))
                 elif code.name == "STACK_GLOBAL":
                     names.add(".".join(texts))
                 elif code.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
                     memo[len(memo) if value is None else value] = texts[-1]
                 elif code.name in ("GET", "BINGET", "LONG_BINGET"):
-                    texts.append(memo.get(value, "?"))
+                    texts.append(memo.get(value or 0, "?"))
                 elif isinstance(value, str):
                     texts.append(value)
                 elif value == _MAGIC:
