@@ -1,7 +1,6 @@
 """Weights in memory: the modules they belong to, their parameters, and the normalization they were trained with."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 
 import jax
