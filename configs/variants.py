@@ -82,9 +82,10 @@ def cooldown(c, args):
     optimizer = c.optimizer
     optimizer.schedule, optimizer.warmup, optimizer.cooldown = "wsd", "0_steps", "100_percent"
     c.loss_warmup.update(dict.fromkeys(c.loss_warmup, "0_steps"))
-    del c.total, c.seed, optimizer.base_lr
+    del c.total, c.seed, optimizer.base_lr, optimizer.ema_decay
     c.total = placeholder(str)  # of the run: epochs or steps; unset: a twentieth of the run that is cooled down
     c.seed = placeholder(int)  # of the data order, views and masks; unset: that of the run that is cooled down, plus 1
+    optimizer.ema_decay = placeholder(float)  # of the moving average, 0 for none; unset: that of the run that is cooled down
     optimizer.base_lr = placeholder(float)  # per 256 clips of a batch; unset: that of the run that is cooled down, at its step
 
 

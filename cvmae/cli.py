@@ -172,10 +172,11 @@ def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[i
     """Ends the program with one line on stderr.
 
     Args:
-      error: the message; line breaks in it become spaces.
+      error: the message; its lines are joined, those of a list, which are indented, by semicolons.
       code: the exit code.
       prefix: text before the message, such as which of several processes this is.
       leave: ends the process with a code.
     """
-    print(f"error: {prefix}{' '.join(str(error).split())}", file=sys.stderr)
+    text = re.sub(r"(?<=[^\s:;])\n +(?=\S)", "; ", str(error))
+    print(f"error: {prefix}{' '.join(text.split())}", file=sys.stderr)
     leave(code)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from cvmae import main
+from cvmae import cli, main
+from cvmae.interop import WeightsError
 from cvmae.tasks import pretrain
 from tests.commands import RUNLOCAL, arguments, run, run_here
 from tests.tiny_configs import PLAIN
@@ -179,3 +180,11 @@ def test_without_a_workdir_the_config_names_one(config, folder):
 def test_a_workdir_that_is_a_file_is_refused(complaint, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be a folder" in complaint(f"--workdir={tmp_path / 'file'}")
+
+
+def test_the_lines_of_a_list_are_told_apart_on_one_line(capsys):
+    error = WeightsError("a.npz", ["mis-shaped: a", "missing: b"])
+    cli.fail(f"config.init_from: {error}", 2, leave=lambda code: None)
+    cli.fail("a text\nof two lines", 2, leave=lambda code: None)
+    expected = ["error: config.init_from: a.npz does not fit: mis-shaped: a; missing: b", "error: a text of two lines"]
+    assert capsys.readouterr().err.splitlines() == expected

@@ -14,22 +14,28 @@ from cvmae.storage import counters
 class Loader:
     """Iterator over the batches of a Grain dataset; close() ends its threads and worker processes.
 
+    Args:
+      batches: to read.
+      data: config.data.
+      workers: processes that read; None takes data.workers.
+
     Attributes:
       counts: what reading the batches that were drawn has cost, float64 [len(counters.FIELDS)].
     """
 
-    def __init__(self, batches: grain.MapDataset, data):
+    def __init__(self, batches: grain.MapDataset, data, workers: int | None = None):
         # Grain's workers read absl flags, which are not parsed in a library or a notebook.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         # Grain's defaults would hold 500 batches in memory in every process.
         ahead = max(data.prefetch, data.threads) if data.threads else 0
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
-        if data.workers:
-            options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
+        workers = data.workers if workers is None else workers
+        if workers:
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, data.prefetch))
             dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.end_with_parent)
         self._iterator = iter(dataset)
-        self._has_workers = self._starts_workers = data.workers > 0  # which start with the first batch
+        self._has_workers = self._starts_workers = workers > 0  # which start with the first batch
         self.counts = np.zeros(len(counters.FIELDS))
 
     def __iter__(self):

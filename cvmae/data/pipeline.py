@@ -23,6 +23,9 @@ from cvmae.data.timeout import TimeLimitError, call_with_limit
 from cvmae.storage import counters
 
 ATTEMPTS = 8  # records tried for one clip before the run stops
+EXAMPLES_OF_A_WORKER = (
+    32  # of an evaluation, which starts its own; fewer are read before a worker process is there (1.4 s of a core)
+)
 ARRAY_FPS = 25.0  # frames per second assumed for videos stored as arrays
 
 
@@ -121,12 +124,13 @@ def padded_loader(
 ) -> Loader:
     """Makes a loader of the examples from `start` on, once, in order, with the last batch padded to batch_size.
 
-    Adds `valid` and `failures` to each example, see `make_eval_loader`. Of each batch, process p of P reads the examples
+    Adds `valid` and `failures` to each example, see `make_eval_loader`. A few examples are read by fewer workers than data.workers, or by none. Of each batch, process p of P reads the examples
     [p b, (p + 1) b), b = batch_size / P; all processes get the same number of batches.
     """
     count = -(-max(0, len(examples) - start) // batch_size) * batch_size
     batches = grain.MapDataset.range(start, start + count).map(_ReadEvaluation(examples)).batch(batch_size // process_count)
-    return Loader(batches[process_index::process_count], data)
+    batches = batches[process_index::process_count]
+    return Loader(batches, data, min(data.workers, len(batches), count // process_count // EXAMPLES_OF_A_WORKER))
 
 
 @contextlib.contextmanager

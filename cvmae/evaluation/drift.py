@@ -95,10 +95,14 @@ class DriftMonitor:
         moved = {name: abs(now - old) / max(abs(old), 1e-12) for name, (old, now) in terms.items()}
         most = max(moved, key=lambda name: moved[name])
         changes = ", ".join(f"{name} {old:.3g} -> {now:.3g}" for name, (old, now) in terms.items())
+        # The weight of the only term scales all gradients alike, which AdamW hardly notices.
+        names, remedy = (
+            (f"{most} moved most since then (", f"config.{most.replace('/', '.')} or ") if len(terms) > 1 else ("(", "config.")
+        )
         return (
             f"warning: step {step}: the video encoder collapses: the {what} of its features over held-out clips is {fractions[what]:.2f} of that "
-            f"at the start, below config.monitor.collapse={self.collapse:g}; {most} moved most since then ({changes}): lower "
-            f"config.{most.replace('/', '.')} or optimizer.base_lr, or freeze more by video_branch.train"
+            f"at the start, below config.monitor.collapse={self.collapse:g}; {names}{changes}): lower {remedy}optimizer.base_lr, or freeze more "
+            "by video_branch.train"
         )
 
     def _features(self, params) -> Features:

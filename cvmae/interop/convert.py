@@ -81,7 +81,9 @@ def _check_table(key: str, table: Table, array: np.ndarray, converted: Converted
         converted.fixed[table.source] = key
         converted.ignored[key] = f"the fixed {table.kind} table, which is computed (differs by {difference:.1e})"
     else:
-        what = f"differs from the {table.kind} table by up to {difference:.3g}"
+        what = f"differs from the {table.kind} table, which is computed here, by up to {difference:.3g}: give the weights as published"
+        if not array.any():
+            what = f"is zero, where the {table.kind} table belongs: give trained weights, or save these with the table"
         converted.problems.append(f"other positions: {key} {what}")
 
 

@@ -8,7 +8,8 @@ from cvmae.interop import remote
 from cvmae.interop.arrays import known_suffix
 from cvmae.interop.huggingface_config import BESIDE
 from cvmae.interop.pretrained import WeightsError, first_line
-from cvmae.storage.path import expand_user, is_remote
+from cvmae.interop.saved_run import is_workdir
+from cvmae.storage.path import AnyPath, as_path, expand_user, is_remote
 
 PREFIX = "hf:"
 EXPECTED = "give a workdir, a weights file or folder, or a hub id owner/name"
@@ -46,12 +47,10 @@ def repository_of(hub_id: str) -> str:
     return match["name"] if match else ""
 
 
-def resolve(path, step: int | None = None) -> str | pathlib.Path:
-    """Returns the local path of weights: the path itself, or the copy of what is on the hub or in a bucket.
+def resolve(path) -> str | AnyPath:
+    """Returns the local path of weights (see `load.read`): the path itself, or the copy of what is on the hub or in a bucket.
 
-    Args:
-      path: see `load.read`.
-      step: of a workdir in a bucket, the checkpoint that is wanted; None takes the newest.
+    A workdir in a bucket stays where it is, as its steps are chosen among before one is copied.
 
     Raises:
       FileNotFoundError: there is no such path, and no such model on the hub or it could not be reached; the message is one line.
@@ -65,7 +64,7 @@ def resolve(path, step: int | None = None) -> str | pathlib.Path:
     path = expand_user(os.fspath(path))
     if is_remote(path):
         try:
-            return remote.fetch(path, step)
+            return as_path(path) if is_workdir(path) else remote.fetch(path)
         except OSError as error:
             raise FileNotFoundError(
                 str(error) if error.filename is None else f"no weights at {path}: {error.strerror}"

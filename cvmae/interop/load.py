@@ -22,6 +22,7 @@ from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Normalization, Origin, Pretrained, WeightsError
 from cvmae.interop.saved_run import is_workdir
 from cvmae.interop.wrappers import unwrap
+from cvmae.storage.path import is_remote
 
 
 def load(
@@ -67,14 +68,15 @@ def read(
     """
     if kind not in KINDS:
         raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
-    local, origin = hub.resolve(path, step), Origin(hub.full_id(path))
-    is_own = is_archive(local) or is_workdir(local)
+    local, origin = hub.resolve(path), Origin(hub.full_id(path))
+    is_export = not is_remote(local) and is_archive(local)
+    is_own = is_export or is_workdir(local)
     if is_own != (kind == OWN_KIND) and kind != "auto":
         what = "a workdir or an export of this package" if is_own else "neither a workdir nor an export of this package"
         raise WeightsError(os.fspath(path), [f"it is {what}, which kind {kind!r} does not mean: leave it at 'auto'"])
-    if is_archive(local):
+    if is_export:
         return dataclasses.replace(read_archive(local), origin=origin)
-    if is_workdir(local):
+    if is_own:
         return load_workdir(local, branch, step)
     return dataclasses.replace(read_file(local, kind, hints), origin=origin)
 

@@ -39,7 +39,7 @@ def has_branch(path, branch: str) -> bool:
 def read_tree(run: SavedRun):
     """Returns the tree of the shapes and dtypes of a checkpoint. Raises: DamagedWorkdirError."""
     handler = ocp.PyTreeCheckpointHandler()
-    tree, why = try_reading(lambda: handler.metadata(epath.Path(str(run.checkpoint)) / "state").tree, run.checkpoint)
+    tree, why = try_reading(lambda: handler.metadata(epath.Path(run.local) / "state").tree, run.checkpoint)
     handler.close()
     if why or not isinstance(tree, dict):
         raise DamagedWorkdirError(run.checkpoint, why or "it holds no tree of arrays")
@@ -110,7 +110,7 @@ def _sampling(data: dict) -> FrameSampling | None:
 
 def _class_names(run: SavedRun) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns the names that fine-tuning wrote beside its predictions, none before it has ended; and a note if they cannot be read."""
-    file = run.folder / PREDICTIONS
+    file = run.local.parent.parent / PREDICTIONS
     if not file.is_file():
         return (), ()
     try:
@@ -180,10 +180,10 @@ def read_state_arrays(run: SavedRun, tree: dict) -> dict:
     restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), nested)
     args = ocp.args.PyTreeRestore(item=nested, restore_args=restore, partial_restore=True)
     handler = ocp.PyTreeCheckpointHandler()
-    read, why = try_reading(lambda: handler.restore(epath.Path(str(run.checkpoint)) / "state", args=args), run.checkpoint)
+    read, why = try_reading(lambda: handler.restore(epath.Path(run.local) / "state", args=args), run.checkpoint)
     handler.close()
     if not why:
-        sums, why = checksums.read(run.checkpoint, read_position(run.checkpoint))
+        sums, why = checksums.read(run.local, read_position(run.local))
     if why := why or checksums.find_difference(read, sums):
         raise DamagedWorkdirError(run.checkpoint, why)
     return read

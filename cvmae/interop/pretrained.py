@@ -1,7 +1,6 @@
 """Weights in memory: the modules they belong to, their parameters, and the normalization they were trained with."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -15,6 +14,7 @@ from cvmae.models.classifier import Classifier, Loss, Pool
 from cvmae.models.factorized import BlockEncoder
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, ViTSize
+from cvmae.storage.path import AnyPath
 
 LARGEST_TABLE = 1 << 28  # values of a position table, 1 GiB: damaged sizes would take all of the memory
 PARTS = ("encoder", "autoencoder", "classifier")
@@ -108,7 +108,7 @@ class Origin:
     """
 
     hub_id: str = ""
-    checkpoint: pathlib.Path | None = None
+    checkpoint: AnyPath | None = None
     branch: str = ""
     averaged: bool = False
 

@@ -1,4 +1,4 @@
-"""Weights in buckets: copies the few files that are needed into the user's cache folder, and again where they have changed."""
+"""Weights and checkpoints in buckets: copies the files that are needed into the user's cache folder, again where they have changed."""
 
 import hashlib
 import json
@@ -12,18 +12,13 @@ from cvmae.interop.arrays import known_suffix
 from cvmae.interop.huggingface_config import BESIDE
 from cvmae.storage.remote_path import RemotePath, Status
 from cvmae.workdir import CHECKPOINTS, CONFIG, PREDICTIONS
-from cvmae.workdir.saved_steps import is_step, saved_steps
 
 _BESIDE = (*BESIDE, "cvmae.json", "params.npz")
 _STAMPS = "stamps.json"  # of the files that were copied: their sizes and stamps in the bucket
 
 
-def fetch(url: str, step: int | None = None) -> pathlib.Path:
-    """Returns a local copy of weights in a bucket: a file, a folder of weights, or the newest checkpoint of a workdir with its config.
-
-    Args:
-      url: a weights file, a folder with weights, WORKDIR, or WORKDIR/checkpoints/STEP.
-      step: of a workdir, the checkpoint to take; None takes the path's, or the newest complete one.
+def fetch(url: str) -> pathlib.Path:
+    """Returns a local copy of weights in a bucket: of a file, or of a folder of weights.
 
     Raises:
       FileNotFoundError: there is nothing of these; the message is one line.
@@ -33,30 +28,21 @@ def fetch(url: str, step: int | None = None) -> pathlib.Path:
     path = RemotePath(url)
     if path.is_file():
         return _copy(path.parent, {path.name: path.status()}, keep=True) / path.name
-    if is_step(path.name) and path.parent.name == CHECKPOINTS:
-        return _fetch_workdir(path.parent.parent, int(path.name) if step is None else step) / CHECKPOINTS / path.name
-    if path.name == CHECKPOINTS:
-        path = path.parent
-    listing = path.listing()
-    if CHECKPOINTS in listing:
-        return _fetch_workdir(path, step)
-    files = {name: status for name, status in listing.items() if status and (name in _BESIDE or known_suffix(name))}
+    files = {name: status for name, status in path.listing().items() if status and (name in _BESIDE or known_suffix(name))}
     if not files:
         raise FileNotFoundError(f"no weights at {url}: give a workdir, a weights file, or a folder that holds some")
     return _copy(path, files)
 
 
-def _fetch_workdir(workdir: RemotePath, step: int | None) -> pathlib.Path:
-    steps = saved_steps(workdir / CHECKPOINTS)
-    step = steps[-1] if step is None and steps else step
-    if step is None:
-        raise FileNotFoundError(
-            f"{workdir / CHECKPOINTS} holds no complete checkpoint: let the run save one, or give another workdir"
-        )
+def fetch_checkpoint(checkpoint: RemotePath) -> pathlib.Path:
+    """Returns a local copy of WORKDIR/checkpoints/STEP, beside which the config and the predictions of its run lie as they do there.
+
+    Raises: as `fetch`.
+    """
+    workdir = checkpoint.parent.parent
     top = {name: status for name, status in workdir.listing().items() if status and name in (CONFIG, PREDICTIONS)}
-    checkpoint = workdir / CHECKPOINTS / str(step)
     arrays = {file.relative_to(workdir).as_posix(): status for file, status in checkpoint.files().items()}
-    return _copy(workdir, top | arrays)
+    return _copy(workdir, top | arrays) / checkpoint.relative_to(workdir)
 
 
 def _copy(folder: RemotePath, files: dict[str, Status], keep: bool = False) -> pathlib.Path:

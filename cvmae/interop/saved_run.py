@@ -1,10 +1,13 @@
 """Finds a checkpoint of a workdir of this package to read, and the config of its run."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
 
+from cvmae.interop import remote
+from cvmae.storage.path import AnyPath, as_path
 from cvmae.workdir import CHECKPOINTS, CONFIG
 from cvmae.workdir.saved_steps import find_damage, is_step, saved_steps
 
@@ -20,7 +23,7 @@ class DamagedWorkdirError(WorkdirError):
       why: the damage.
     """
 
-    def __init__(self, checkpoint: pathlib.Path, why: str):
+    def __init__(self, checkpoint: AnyPath, why: str):
         super().__init__(f"checkpoint {checkpoint} is damaged ({why}): give another step")
         self.why = why
 
@@ -30,14 +33,14 @@ class SavedRun:
     """A complete checkpoint and the config of its run.
 
     Attributes:
-      folder: the workdir.
+      folder: the workdir, which may lie in a bucket.
       config: its config.json.
       step: the checkpoint's.
       older: complete steps before it, the newest first, to take where its values are damaged; none where a step was named.
       damaged: why newer checkpoints are damaged, by step.
     """
 
-    folder: pathlib.Path
+    folder: AnyPath
     config: dict
     step: int
     older: tuple[int, ...] = ()
@@ -52,13 +55,19 @@ class SavedRun:
         )
 
     @property
-    def checkpoint(self) -> pathlib.Path:
+    def checkpoint(self) -> AnyPath:
         return self.folder / CHECKPOINTS / str(self.step)
 
+    @functools.cached_property
+    def local(self) -> pathlib.Path:
+        """The checkpoint on this machine: itself, or the copy in the user's cache folder. Raises: OSError, it cannot be copied."""
+        checkpoint = self.checkpoint
+        return checkpoint if isinstance(checkpoint, pathlib.Path) else remote.fetch_checkpoint(checkpoint)
 
-def split_path(path) -> tuple[pathlib.Path, int | None]:
+
+def split_path(path) -> tuple[AnyPath, int | None]:
     """Returns the workdir of WORKDIR, WORKDIR/checkpoints or WORKDIR/checkpoints/STEP, and the step."""
-    path = pathlib.Path(path).absolute()
+    path = as_path(path).absolute()
     if is_step(path.name) and path.parent.name == CHECKPOINTS:
         return path.parent.parent, int(path.name)
     return (path.parent if path.name == CHECKPOINTS else path), None
@@ -92,7 +101,10 @@ def read_workdir(path, step: int | None = None) -> SavedRun:
     if not isinstance(config, dict):
         raise WorkdirError(f"{file} is not the config of a run: give a folder that was the --workdir of a run")
     checkpoints = folder / CHECKPOINTS
-    damage = {number: find_damage(checkpoints / str(number)) for number in reversed(saved_steps(checkpoints))}
+    try:
+        damage = {number: find_damage(checkpoints / str(number)) for number in reversed(saved_steps(checkpoints))}
+    except OSError as error:
+        raise WorkdirError(f"{checkpoints} cannot be read ({error.strerror}): give the command again when it can") from error
     steps = [number for number, why in damage.items() if not why]
     why = f" ({'; '.join(f'{number}: {text}' for number, text in damage.items())})" if damage else ""
     if not steps:

@@ -70,6 +70,7 @@ def _filesystem(scheme: str, process: int):
     """Makes the client of a scheme; a forked process has its own, as connections and event loops do not survive a fork."""
     del process
     fresh: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}  # another process may have written
+    _mute()
     if scheme == "s3":
         from s3fs import S3FileSystem
 
@@ -98,6 +99,21 @@ def _filesystem(scheme: str, process: int):
             return super().cat_file(path, start, end, **({} if end is None else {"cache_type": "none"}) | options)
 
     return Ranges(**fresh)
+
+
+def _mute() -> None:
+    """Mutes what the libraries log on the way: where they found an endpoint and keys, and tasks that failed with a request."""
+    for name in ("botocore", "aiobotocore"):
+        if logging.getLogger(name).level == logging.NOTSET:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(_is_not_of_network)  # the same function is added once
+
+
+def _is_not_of_network(record: logging.LogRecord) -> bool:
+    """Returns False for the traceback of a lost connection from the task that sent the body: the request itself raises it too."""
+    error = record.exc_info and record.exc_info[1]
+    lost = isinstance(error, Exception) and type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES
+    return not (lost and record.getMessage().startswith("Task exception was never retrieved"))
 
 
 def filesystem(path: str):

@@ -20,7 +20,7 @@ from cvmae.workdir.saved_steps import read_position
 
 FIELD = "cooldown.init_from"
 SHARE = 20  # the run is this many times as long as its cooldown; V-JEPA 2 cools 240k steps down in 12k
-UNSET = ("total", "seed", "optimizer.base_lr")  # fields that the argument phase=cooldown leaves to the run
+UNSET = ("total", "seed", "optimizer.base_lr", "optimizer.ema_decay")  # fields that the argument phase=cooldown leaves to the run
 
 
 def keep_cooldown(config, recorded: dict):
@@ -92,7 +92,8 @@ def _resolve(path: str) -> tuple[dict, list[str], str]:
         return {}, [], f"config.{FIELD}={path!r}: its config.json or position cannot be read ({error}): give another run"
     # Seven digits are those of the schedule, which computes in float32.
     values = {FIELD: str(run.checkpoint), "total": f"{max(1, math.ceil(total / SHARE))}_steps", "seed": config.seed + 1}
-    return values | {"optimizer.base_lr": float(f"{rate:.7g}")}, list(run.notes), ""
+    values |= {"optimizer.base_lr": float(f"{rate:.7g}"), "optimizer.ema_decay": float(config.optimizer.get("ema_decay", 0.0))}
+    return values, list(run.notes), ""
 
 
 def _read(path: str) -> SavedRun:
@@ -122,9 +123,12 @@ def continue_run(state: TrainState, path: str, config, model: CrossVideo) -> Tra
     run = _read(path)
     with config_errors(FIELD):
         tree = read_tree(run)
-        names = [name for name in ("params", "ema", "opt_state") if tree.get(name)]
+        wanted = ("params", "opt_state") if state.ema is None else ("params", "ema", "opt_state")
+        names = [name for name in wanted if tree.get(name)]
         saved = read_state_arrays(run, {name: tree[name] for name in names})
         params, notes = _adapt(run, "params", saved["params"], config, model, state.params)
+        if tree.get("ema") and state.ema is None:
+            notes.append(f"left out: the moving average of {run.checkpoint}, as config.optimizer.ema_decay is 0")
         average = None
         if state.ema is not None:
             average = params if "ema" not in saved else _adapt(run, "ema", saved["ema"], config, model, state.ema)[0]

@@ -47,11 +47,16 @@ def fill_fields(config):
       ConfigError: see `fill_encoder_fields`, `fill_teacher_fields` and `fill_cooldown`.
     """
     config = fill_teacher_fields(config)
-    if "cooldown" in config and (config.cooldown.init_from or None in (config.total, config.seed, config.optimizer.base_lr)):
+    if "cooldown" in config and (config.cooldown.init_from or _lacks_fields_of_run(config)):
         from cvmae.tasks.cooldown import fill_cooldown  # slow to import, and every config file imports this module
 
         return fill_cooldown(config)
     return fill_encoder_fields(fill_multi_label(config))
+
+
+def _lacks_fields_of_run(config) -> bool:
+    """Returns True if fields are open that a cooldown takes from the run that it continues."""
+    return None in (config.total, config.seed, config.optimizer.base_lr, config.optimizer.ema_decay)
 
 
 def fill_teacher_fields(config):

@@ -34,6 +34,7 @@ from cvmae.workdir import (
 )
 
 _LOOKED_AT = 64  # records of a source that are looked at to see whether they are pictures
+WSD = {"cooldown": "10_percent", "cooldown_shape": "linear"}  # fields of the schedule wsd alone, with the values of the configs
 LOW_VALID = 0.5  # below this fraction of valid pairs a frame-level term is noted
 
 LEFT_BEHIND = (
@@ -83,6 +84,11 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
             f"note: config.optimizer.warmup={config.optimizer.warmup} is {warmup} steps, all of the run: the learning rate never "
             "reaches its peak"
         )
+    optimizer = config.optimizer
+    unread = [name for name, default in WSD.items() if optimizer.get(name, default) != default]
+    if optimizer.get("schedule", "wsd") != "wsd" and unread:
+        fields = " and ".join(f"config.optimizer.{name}={optimizer[name]}" for name in unread)
+        notes.append(f"note: {fields}: not read with schedule={optimizer.schedule}, only with wsd")
     return notes + _frozen_random(config)
 
 

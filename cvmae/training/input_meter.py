@@ -142,6 +142,11 @@ class InputMeter:
         if sums.steps < MIN_STEPS or not sums.busy:
             return []
         rates, readers = self._clips(sums), self._readers
+        if rates.idle < LIMITED and rates.possible < rates.wanted:
+            return [
+                f"input: no step waited for the input, as batches were read ahead: the steps took {rates.wanted:.4g} clips/s, "
+                f"{_count(readers.count, 'reader')} can give {rates.possible:.4g}, so a longer run may wait: {self._advice(rates)}"
+            ]
         if rates.idle < LIMITED:
             spare = (
                 f"; {_count(readers.count, 'reader')} could give {rates.possible:.4g}" if math.isfinite(rates.possible) else ""

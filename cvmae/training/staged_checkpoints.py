@@ -65,7 +65,8 @@ class StagedManager:
         """Uploads a checkpoint once it is complete here, and deletes those that are not kept."""
         self._manager.wait_until_finished()
         local, remote = self._staging / str(step), self._folder / str(step)
-        files = [file for file in sorted(local.rglob("*")) if file.is_file()]
+        # Orbax's own marker stays here: in the bucket it would lie beside half of the files while they are uploaded.
+        files = [file for file in sorted(local.rglob("*")) if file.is_file() and file != local / COMMITTED]
         with concurrent.futures.ThreadPoolExecutor(_UPLOADS) as pool:
             list(pool.map(lambda file: (remote / file.relative_to(local)).upload(file), files))
         (remote / COMMITTED).write_text(f"{len(files)} files\n")

@@ -10,8 +10,10 @@ import dataclasses
 import importlib
 import importlib.util
 import math
+import os
 import pathlib
 import re
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,7 +184,9 @@ class Sender:
         if not self._failing:
             self._failing = True
             text = " ".join(str(error).split())
-            self._warn(f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__)
+            # Cut between words: half a link leads nowhere.
+            text = textwrap.shorten(text, 300, placeholder=" ...") if " " in text[:290] else text[:300]
+            self._warn(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
     def _warn(self, reason: str) -> None:
         processes.log_once(
@@ -278,6 +282,13 @@ def check(log) -> None:
         if not value:
             continue
         require(re.fullmatch(pattern, value) is not None, f"config.log.{kind}={value!r} cannot be used: it must be {form}")
+        require(
+            kind != "mlflow"
+            or not value.startswith("file:")
+            or os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"),
+            f"config.log.mlflow={value!r} is a folder, to which MLflow writes no runs since 3.17: give sqlite:///FILE, a database in a file; "
+            "or set MLFLOW_ALLOW_FILE_STORE=true",
+        )
         # A folder of that name, such as W&B's own, is found too, but without a file.
         spec = importlib.util.find_spec(kind)
         installed = spec is not None and spec.origin is not None

@@ -103,6 +103,8 @@ def check_path(path: str | os.PathLike | RemotePath) -> None:
         f"begins with {' or '.join(f'{name}://' for name in WRITABLE)}",
     )
     check_scheme(text)
+    if scheme == "gs":
+        _check_bucket_name(text)
     if scheme:
         return
     try:
@@ -112,6 +114,20 @@ def check_path(path: str | os.PathLike | RemotePath) -> None:
         require(not lost, f"--workdir={path} cannot be a folder: {lost}")
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         raise _no_folder(path, error) from error
+
+
+def _check_bucket_name(path: str) -> None:
+    """Raises ConfigError where TensorStore, which writes the checkpoints, takes no bucket of this name."""
+    import tensorstore
+
+    bucket = path.partition("://")[2].partition("/")[0]
+    try:
+        tensorstore.KvStore.Spec({"driver": "gcs", "bucket": bucket})
+    except ValueError as error:
+        raise ConfigError(
+            f"--workdir={path}: {bucket!r} is no name of a bucket of GCS, which has 3 to 63 characters (with dots 222), a to z, 0 to 9, "
+            "- _ and ., and begins and ends with a letter or digit: give gs://BUCKET/PATH"
+        ) from error
 
 
 def _no_folder(path: str | os.PathLike | RemotePath, error: Exception) -> ConfigError:

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cvmae.data import clips, sources
+from cvmae.data import clips, pipeline, sources
 from cvmae.data.bad_files import unpack_failures
 from cvmae.data.clip_views import TestViews, make_view_loader
 from cvmae.data.pipeline import clip_spec, make_eval_loader, make_loader
@@ -163,7 +163,8 @@ def test_loading_can_start_at_any_example(folder):
     assert read(config, 3, TestViews(2, 2), start=10) == []
 
 
-def test_workers_change_nothing(folder):
+def test_workers_change_nothing(folder, monkeypatch):
+    monkeypatch.setattr(pipeline, "EXAMPLES_OF_A_WORKER", 1)
     views = TestViews(2, 3)
     alone, helped = (read(file_config(folder, "bad.csv", data__workers=w, data__threads=w), 4, views) for w in (0, 1))
     assert len(alone) == len(helped) == 3

@@ -219,7 +219,8 @@ def test_evaluation_marks_bad_files_and_does_not_replace_them(folder):
     assert len(unpack_failures(np.concatenate([batch["failures"] for batch in batches]))) == 2
 
 
-def test_evaluation_with_workers_is_the_same(folder):
+def test_evaluation_with_workers_is_the_same(folder, monkeypatch):
+    monkeypatch.setattr(pipeline, "EXAMPLES_OF_A_WORKER", 1)
     assert_same_batches(evaluate(file_config(folder), 5), evaluate(file_config(folder, data__workers=2, data__threads=1), 5))
 
 
@@ -310,6 +311,17 @@ def test_workers_are_processes():
     for workers in (0, 2):
         with pipeline.make_loader(small_config(data__workers=workers), source) as loader:
             readers = {int(pid) for _ in range(4) for pid in next(loader)["label"]}
+        assert len(readers) == max(1, workers) and (os.getpid() in readers) == (workers == 0)
+
+
+def test_an_evaluation_starts_no_more_workers_than_its_clips_are_worth(monkeypatch):
+    monkeypatch.setattr(pipeline, "EXAMPLES_OF_A_WORKER", 4)
+    c = small_config(data__workers=3, data__threads=1)
+    # The second has clips for two workers in a single batch.
+    for clips, size, workers in ((3, 3, 0), (8, 8, 1)):
+        source = ProcessSource(sources.make_source(small_config(data__synthetic__clips=clips).data, "train"))
+        with pipeline.make_eval_loader(c, source, size) as loader:
+            readers = {int(pid) for batch in loader for pid in batch["label"]}
         assert len(readers) == max(1, workers) and (os.getpid() in readers) == (workers == 0)
 
 

@@ -110,7 +110,9 @@ def test_the_start_has_not_drifted_and_a_collapsed_encoder_is_seen(capsys):
     collapsed = state.replace(params=state.params | {"video": state.params["video"] | {"encoder": encoder}})
     metrics = t.evaluate(collapsed)
     assert metrics["eval/drift/std"] == pytest.approx(1e-3, rel=0.1) and metrics["eval/drift/cka"] == pytest.approx(1.0, abs=1e-3)
-    assert "the video encoder collapses" in (error := capsys.readouterr().err) and "loss/mse_video moved most" in error
+    assert "the video encoder collapses" in (error := capsys.readouterr().err)
+    # Its weight scales every gradient alike: no remedy for AdamW.
+    assert "): lower config.optimizer.base_lr, or freeze more" in error and "config.loss" not in error
 
 
 def test_a_resumed_run_compares_with_the_same_start(tmp_path, monkeypatch):

@@ -2,9 +2,13 @@
 
 import pytest
 
-from cvmae.interop import hub
+from cvmae.interop import hub, load
+from cvmae.interop.saved_run import WorkdirError, read_workdir
 from cvmae.storage.remote_path import RemotePath
-from tests.servers import serving
+from cvmae.workdir.saved_steps import COMMITTED
+from tests.interop.models import random_params
+from tests.interop.test_own_checkpoint import encoder, same, state, write_workdir
+from tests.servers import serving, upload
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -36,3 +40,25 @@ def test_what_is_no_weights_is_one_line(bucket, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no weights at .*/notes: give a workdir, a weights file, or a folder") as refused:
         hub.resolve(f"{bucket}/notes")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+@pytest.mark.parametrize("missing", ["state/manifest.ocdbt", "state/ocdbt.process_0"])
+def test_an_older_step_is_taken_where_the_newest_is_half_there(bucket, missing, tmp_path, monkeypatch):
+    monkeypatch.setenv("CVMAE_CACHE", str(tmp_path / "cache"))
+    params, workdir = random_params(encoder(), 2), RemotePath(f"{bucket}/runs/{missing.rpartition('/')[2]}")
+    write_workdir(tmp_path / "run", encoder(), {step: state({"video": {"encoder": params}}) for step in (2, 10)})
+    upload(tmp_path / "run", str(workdir))
+    for step in (2, 10):
+        (workdir / "checkpoints" / str(step) / COMMITTED).write_text("complete")
+    lost = workdir / "checkpoints/10" / missing
+    lost.unlink() if lost.is_file() else lost.remove_tree()
+    weights = load.read(str(workdir))
+    same(weights.params["encoder"], params)
+    assert weights.name == f"{workdir}/checkpoints/2"
+    # That some arrays are missing shows only when they are read.
+    found_first = missing == "state/manifest.ocdbt"
+    assert read_workdir(str(workdir)).step == (2 if found_first else 10)
+    assert [note for note in weights.notes if note.startswith(f"checkpoint {workdir}/checkpoints/10 is damaged (")]
+    with pytest.raises(WorkdirError, match=f"{workdir}.*step 10|checkpoint {workdir}/checkpoints/10 is damaged"):
+        load.read(f"{workdir}/checkpoints/10")

@@ -114,7 +114,7 @@ def check_config(words: list[str]) -> None:
         "cooldown.init_from": str(ROOT / "checkpoints" / "1"),
     }
     if "phase=cooldown" in config:
-        known = {"total": "100_steps", "seed": 1, "optimizer.base_lr": 1e-3} | known
+        known = {"total": "100_steps", "seed": 1, "optimizer.base_lr": 1e-3, "optimizer.ema_decay": 0.0} | known
     if "video_branch.teacher.init_from" in changed:
         known = {f"video_branch.teacher.{field}": value for field, value in UNTRAINED_ENCODER.items()} | known
     config = load(start_of(config), known | {field: path for field, path in starts.items() if field in changed})

@@ -37,7 +37,7 @@ PREPARE = ("-m", "cvmae.data.prepare")
 def local_state(workdir: str, step: int, folder, monkeypatch):
     """Returns every array of a checkpoint in a bucket."""
     monkeypatch.setenv("CVMAE_CACHE", str(folder))
-    return saved_state(remote.fetch(workdir, step), step)
+    return saved_state(remote.fetch_checkpoint(RemotePath(f"{workdir}/checkpoints/{step}")).parent.parent, step)
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,15 @@ import pytest
 from cvmae.config import ConfigError, load
 from cvmae.models.build import video_grid
 from cvmae.models.positions import interpolate_params
+from cvmae.storage.remote_path import RemotePath
 from cvmae.tasks import run as train
 from cvmae.tasks.model_fields import fill_fields
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.optimizer import path_of
+from cvmae.workdir.saved_steps import COMMITTED
 from tests.commands import assert_same_state, metric_lines, saved_state
 from tests.properties.test_resume_tasks import Interrupted, interrupt
+from tests.servers import serving, upload
 from tests.tiny_configs import CONFIGS, TERMS, config, make_task, samples
 
 ONLY = ("mse_video", "intra_video")
@@ -28,7 +31,7 @@ PARENT = {
 
 def child(start, **overrides):
     """The config of a cooldown of the run in `start`."""
-    fields = {"eval_every": "0_steps", "checkpoint_every": "2_steps", "report.pictures": 0, "optimizer.ema_decay": 0.5}
+    fields = {"eval_every": "0_steps", "checkpoint_every": "2_steps", "report.pictures": 0}
     fields |= {f"loss.{term}": 0.0 for term in TERMS if term not in ONLY} | {"cooldown.init_from": str(start)}
     fields |= {name.replace("__", "."): value for name, value in overrides.items()}
     return load(f"{CONFIGS / 'ssv2.py'}:phase=cooldown,runlocal", fields)
@@ -70,7 +73,7 @@ def test_the_first_step_is_the_one_that_the_run_would_have_done(parent):
     """On the batch, views and masks of the new seed: losses, parameters, average and moments, bit by bit."""
     c, notes = fill_fields(child(parent))
     assert c.cooldown.init_from == str(parent / "checkpoints" / "6") and c.seed == 1 and c.optimizer.base_lr == 1.6e-3
-    assert "continues from" in notes[0] and "seed=1" in notes[0]
+    assert "continues from" in notes[0] and "seed=1" in notes[0] and "optimizer.ema_decay=0.5" in notes[0]
     t, old = make_task(c), make_task(config(ONLY, **PARENT, seed=1))
     restored, _ = Checkpoints(parent, 9).restore(old.abstract_state())
     batch = {name: np.asarray(array) for name, array in samples(c, 8).items() if name in t.BATCH_KEYS}
@@ -154,7 +157,9 @@ def test_what_follows_from_the_run(changed):
     assert c.total == "7_steps"  # a twentieth of 16 epochs of 64 clips in batches of 8, rounded up
     assert c.optimizer.base_lr == pytest.approx(1.6e-3 * 122 / 125, rel=1e-6)  # the cooldown of that run began at step 3
     given, notes = fill_fields(child(start / "checkpoints" / "3", optimizer__base_lr=0.5, seed=7))
-    assert (given.optimizer.base_lr, given.seed) == (0.5, 7) and notes == []
+    assert (given.optimizer.base_lr, given.seed) == (0.5, 7) and "optimizer.ema_decay=0.5" in notes[0]
+    given, notes = fill_fields(child(start / "checkpoints" / "3", optimizer__base_lr=0.5, optimizer__ema_decay=0.9, seed=7))
+    assert given.optimizer.ema_decay == 0.9 and notes == []
 
 
 @pytest.mark.parametrize(
@@ -196,6 +201,24 @@ def test_a_branch_without_a_term_is_left_out(parent, capsys):
     c, _ = fill_fields(child(parent, loss__intra_video=0.0))
     make_task(c).initial_state()
     assert "left out: video_head" in capsys.readouterr().err
+
+
+def test_a_moving_average_that_is_left_out_is_said(parent, capsys):
+    c, _ = fill_fields(child(parent, optimizer__ema_decay=0.0))
+    assert make_task(c).initial_state().ema is None
+    assert (
+        f"left out: the moving average of {parent}/checkpoints/6, as config.optimizer.ema_decay is 0" in capsys.readouterr().err
+    )
+
+
+def test_a_run_in_a_bucket_goes_on(parent):
+    with serving("s3") as bucket:
+        run = upload(parent, f"{bucket}/run")
+        for step in (3, 6):
+            RemotePath(f"{run}/checkpoints/{step}/{COMMITTED}").write_text("complete")
+        c, _ = fill_fields(child(run))
+        assert c.cooldown.init_from == f"{run}/checkpoints/6" and c.optimizer.ema_decay == 0.5
+        assert_same_state(arrays(make_task(c).initial_state()), arrays(make_task(fill_fields(child(parent))[0]).initial_state()))
 
 
 def test_other_tasks_have_no_phase():

@@ -31,6 +31,18 @@ def test_settings_that_work_and_are_rarely_meant_are_noted():
     assert "neighbours=20: the gallery has 8 clips" in votes
 
 
+def test_a_cooldown_that_its_schedule_does_not_read_is_noted():
+    for schedule in ("cosine", "constant"):
+        fields = {"optimizer__schedule": schedule, "optimizer__cooldown": "50_percent", "optimizer__cooldown_shape": "1-sqrt"}
+        [note] = training_notes(config(**fields), Schedule(100), "cpu")
+        assert (
+            f"config.optimizer.cooldown=50_percent and config.optimizer.cooldown_shape=1-sqrt: not read with schedule={schedule}"
+            in note
+        )
+    assert training_notes(config(**fields | {"optimizer__schedule": "wsd"}), Schedule(100), "cpu") == []
+    assert training_notes(config(optimizer__schedule="cosine"), Schedule(100), "cpu") == []
+
+
 def test_a_batch_above_the_clips_is_noted():
     probe = downstream("linear", data__source="files", batch_size=512)
     [note] = training_notes(probe, Schedule(3, steps_per_epoch=6 / 512), "cpu")

@@ -140,6 +140,26 @@ def test_half_an_upload_is_no_checkpoint_and_a_damaged_one_is_set_aside(bucket):
     assert saved_steps(checkpoints) == [2]
 
 
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_a_checkpoint_does_not_count_while_it_is_uploaded(bucket, monkeypatch):
+    """One of its files does not arrive, as after a kill; those beside it may have."""
+    folder, upload = RemotePath(f"{bucket}/uploads"), RemotePath.upload
+    save(folder, 2)
+
+    def upload_all_but_one(path, source):
+        if path.name == "manifest.ocdbt":
+            raise OSError(5, "lost", str(path))
+        upload(path, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemotePath, "upload", upload_all_but_one)
+        with pytest.raises(StorageError, match="a checkpoint cannot be written: .* the checkpoint of step 2 stays"):
+            save(folder, 4)
+    assert (folder / "checkpoints/4/position").is_dir() and saved_steps(folder / "checkpoints") == [2]
+    save(folder, 6)
+    assert saved_steps(folder / "checkpoints") == [2, 6] and not (folder / "checkpoints/4").is_dir()
+
+
 def test_a_store_that_is_gone_is_one_line(bucket):
     folder = RemotePath(f"{bucket}/gone")
     with faulty(bucket[:2]) as proxy:

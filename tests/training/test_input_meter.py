@@ -102,6 +102,15 @@ def test_an_accelerator_that_limits_is_said_with_what_the_readers_could_give():
     assert of(Readers(8, 4, 1, 8), 40.0, 39.0, seconds=0.02).endswith("took 40 clips/s; 4 readers could give 200")
 
 
+def test_batches_that_were_read_ahead_give_no_verdict():
+    """Readers slower than the steps, which a few steps do not notice."""
+    line = of(Readers(8, 1, 1, 8), 40.0, 39.0, seconds=0.05, cpu_seconds=0.05)
+    assert line == (
+        "input: no step waited for the input, as batches were read ahead: the steps took 40 clips/s, 1 reader can give 20, "
+        "so a longer run may wait: raise config.data.workers, for 2 readers in place of 1"
+    )
+
+
 def test_a_run_logs_it_and_ends_with_the_line(tmp_path, capsys):
     train(tmp_path / "run", total="12_steps")
     logged = {name for line in read_metrics(tmp_path / "run") for name in line}
@@ -114,7 +123,7 @@ def test_a_run_logs_it_and_ends_with_the_line(tmp_path, capsys):
         "unreadable",
     }
     assert {f"input/{name}" for name in names} <= logged
-    assert capsys.readouterr().err.splitlines()[-1].startswith("input: the ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("input: ")
 
 
 def test_a_step_that_fails_ends_the_run_as_before(tmp_path, monkeypatch):

@@ -210,6 +210,36 @@ def test_a_tracker_that_hangs_holds_up_neither_the_steps_nor_the_end(start, monk
     assert "no answer for 0.1 s at the end of the run" in capsys.readouterr().err
 
 
+def test_a_folder_of_runs_that_mlflow_refuses_is_an_error_at_the_start(tmp_path, monkeypatch):
+    need("mlflow")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = (tmp_path / "mlruns").as_uri()
+    with pytest.raises(MlflowException, match="maintenance mode"):
+        MlflowClient(uri)
+    with pytest.raises(ConfigError, match=f"^config.log.mlflow='{uri}' is a folder, .*: give sqlite:///FILE"):
+        validate(config(log__mlflow=uri))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    validate(config(log__mlflow=uri))
+    assert MlflowClient(uri).search_experiments()
+
+
+@pytest.mark.parametrize("text", ["word " * 100 + "https://host/page", "x" * 1000])
+def test_a_long_error_is_cut_between_words(text, capsys):
+    class Failing:
+        may_lose = 0
+
+        def open(self, *arguments):
+            raise OSError(text)
+
+    run = trackers.TrackedRun("name", {}, None)
+    trackers.Sender("wandb", Failing(), run, {}, lambda kind, kept: None).close("failed")
+    [warning] = [line for line in capsys.readouterr().err.splitlines() if "does not take" in line]
+    words = warning.partition("OSError: ")[2].partition("); the run")[0]
+    assert len(words) <= 300 and (words.endswith("word ...") or words == "x" * 300)
+
+
 def test_a_tracker_that_is_not_installed_is_an_error_at_the_start(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wandb").mkdir()  # as W&B leaves one, which is no package

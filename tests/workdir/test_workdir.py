@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cvmae.config import ConfigError
-from cvmae.workdir import Report, Workdir
+from cvmae.workdir import Report, Workdir, check_path
 
 OLD = {
     "pretrain": (
@@ -59,3 +59,13 @@ def test_a_file_in_place_of_the_folder_and_a_damaged_config_are_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="config.json is not JSON"):
         Workdir(tmp_path).read_config()
+
+
+@pytest.mark.parametrize("bucket", ["gb", "My_Bucket", "a..b", "x" * 64])
+def test_a_bucket_that_cannot_be_one_of_gcs_is_refused_before_anything_is_written(bucket):
+    pytest.importorskip("gcsfs")
+    with pytest.raises(
+        ConfigError, match=f"^--workdir=gs://{bucket}/run: '{bucket}' is no name of a bucket of GCS, .*: give gs://"
+    ):
+        check_path(f"gs://{bucket}/run")
+    check_path("gs://bucket-of-tests/run")

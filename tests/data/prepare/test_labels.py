@@ -259,7 +259,7 @@ TRUTH, META = (f"ILSVRC2012_devkit_t12/data/{name}" for name in ("ILSVRC2012_val
             "devkit",
             TRUTH,
             None,
-            "labels: has no LOC_val_solution.csv or ILSVRC2012_validation_ground_truth.txt; --labels is the folder",
+            "labels: has no LOC_val_solution.csv or ILSVRC2012_validation_ground_truth.txt; --labels is the folder .*; leave it out where all",
         ),
         ("devkit", META, "MATLAB 5.0 MAT-file" * 20, "meta.mat: no list of synsets .*; expected meta.mat of the development kit"),
         ("devkit", META, "", r"meta.mat: no list of synsets \(no MATLAB 5 file\)"),

@@ -96,7 +96,8 @@ def _labels(folder) -> tuple[dict[str, str], set[str]]:
     if not truth:
         if listed:
             return {}, listed
-        find_file(folder, (_CSV, _TRUTH), FILES, _WITHIN)  # raises
+        expected = f"{FILES}; leave it out where all pictures are in folders of their class"
+        find_file(folder, (_CSV, _TRUTH), expected, _WITHIN)  # raises
     ids = _meta(find_file(folder, (_META,), FILES, _WITHIN))
     known = {}
     for where, line in read_lines(truth, "a number of meta.mat on each line"):
