@@ -73,7 +73,7 @@ def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()
 
 
 def _next_task(config, folder: Workdir) -> str | None:
-    """Returns the task that usually follows a run, None where there is none or its data are unknown."""
+    """Returns the task that usually follows a run; None without one, or where its data are unknown."""
     following = _NEXT.get(config.task)
     if config.task == "pretrain" and (config.data.get("mixture") or not active_terms(config).video_branch):
         return None  # tasks read one source, and a video encoder

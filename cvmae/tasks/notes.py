@@ -1,6 +1,6 @@
 """Lines for the start of a run: settings that work but are rarely meant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from cvmae.interop.pretrained import Pretrained
 from cvmae.models.backbone import Backbone
 from cvmae.models.vit import Encoder
 from cvmae.objective.objective import Objective
-from cvmae.tasks.model_fields import is_sigmoid
 from cvmae.tasks.validate import is_contrastive
 from cvmae.training.loop import Schedule
 
