@@ -44,6 +44,8 @@ def downstream(task, name="ssv2", **overrides):
     """Returns `configs/NAME.py:task=TASK,runlocal` with the encoder of `untrained`, whatever it starts from; `a__b=v` sets a field."""
     fields = {k.replace("__", "."): v for k, v in overrides.items()}
     c = config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
+    if task == "pretrain":
+        return c
     start, c.init_from = c.init_from, config_lib.UNTRAINED
     c, _ = fill_encoder_fields(c)
     c.init_from = start
