@@ -16,10 +16,15 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def arguments(arg, **defaults):
-    """Parses the argument of a config; `task`, `variant` and the other keys of `common` are of all configs."""
+    """Parses the argument of a config; `task`, `variant` and the other keys of `common` are of all configs.
+
+    The result also has `explicit_variant`, the variant that the argument itself gives, empty where it gives none.
+    """
     common = {"task": "pretrain", "variant": "", "parent": "", "stage": "", "phase": "", "sources": ""}
     common |= {"fast": False, "exportable": False, "runlocal": False}
-    args = parse_arg(arg, **(common | defaults))
+    args = parse_arg(arg, **(common | defaults | {"variant": ""}))
+    args.explicit_variant = args.variant
+    args.variant = args.variant or defaults.get("variant", "")
     tasks = [task for task in TASKS if task != "ablate"]
     choices = {"task": tasks, "parent": ("", *variants.PARENTS), "stage": ("", *variants.STAGES), "phase": ("", *variants.PHASES)}
     for name, known in choices.items():
@@ -43,7 +48,7 @@ def finish(c, args):
     for name in filter(None, args.sources.split("+")):
         c.data.mixture += f"{',' if c.data.mixture else ''}{name}:1"
         c.data.sources[name] = data_fields.section(c.data)
-    return variants.runlocal(c) if args.runlocal else c
+    return variants.runlocal(c, args) if args.runlocal else c
 
 
 def _augment():

@@ -3,11 +3,11 @@
 from ml_collections.config_dict import placeholder
 
 from cvmae.config import UNTRAINED, ConfigError
-from cvmae.tasks.model_fields import UNTRAINED_ENCODER
 
 PARENTS = ("videomae", "mae_st", "mae")
 STAGES = ("image",)
 PHASES = ("cooldown",)
+SMALLEST = "test/16"  # the variant of `runlocal`
 
 
 def parent_encoder(c, name):
@@ -117,11 +117,12 @@ def branches(c):
     return [c[name] for name in ("video_branch", "image_branch") if name in c and "decoder" in c[name]]
 
 
-def runlocal(c):
-    """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: under a minute on any CPU, without data."""
+def runlocal(c, args):
+    """Shrinks a config to 8 steps of a `test`-size model on synthetic clips: under a minute on any CPU, without data.
+
+    The argument `variant` sets another size. A downstream task with `init_from` takes the encoder of its weights, of any size.
+    """
     c.batch_size, c.dtype = 8, "float32"
-    if "init_from" in c:
-        c.init_from = UNTRAINED
     if "accumulate" in c:
         c.accumulate = 1
     if "total" in c:
@@ -129,19 +130,30 @@ def runlocal(c):
     c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
     c.data.frame_size, c.augment.size = (40, 40), (32, 32)
     c.data.workers = 0
-    c.video_branch.variant = "test/16"
-    c.video_branch.update({name: value for name, value in UNTRAINED_ENCODER.items() if c.video_branch[name] is None})
+    if c.task == "pretrain":
+        _small_branches(c, args.explicit_variant or SMALLEST)
+    else:
+        c.init_from = UNTRAINED
+        del c.video_branch.variant
+        c.video_branch.variant = placeholder(str)  # size and side of a patch, compared with those of the weights
+        if args.explicit_variant:
+            c.video_branch.variant = args.explicit_variant
+        c.video_branch.untrained_variant = SMALLEST  # the variant of an untrained encoder, where `variant` is open
     if "heads" in c.get("probe", {}):
         c.probe.heads = 2
         c.probe.layers = (-2, -1)[-len(c.probe.layers) :]  # of 2 blocks
         c.probe.clips = min(c.probe.clips, 2)
-    if c.video_branch.get("train", "all") != "all":
-        c.video_branch.train = "last:1"
     if "visualize" in c:
         c.visualize.clips, c.visualize.embedded, c.visualize.queries, c.visualize.gallery = 2, 16, 4, 16
+    return c
+
+
+def _small_branches(c, variant):
+    """Sets the encoders of both branches of pre-training to a variant, and their decoders to one block."""
+    if c.video_branch.get("train", "all") != "all":
+        c.video_branch.train = "last:1"
     for branch in branches(c):
-        branch.variant = "test/16"
+        branch.variant = variant
         branch.mask.ratio = 0.5
         branch.decoder.width, branch.decoder.depth, branch.decoder.heads = 32, 1, 2
         branch.decoder.target_frames = 0
-    return c

@@ -83,7 +83,7 @@ def run_task() -> None:
     from cvmae.parallel.processes import log_once
     from cvmae.tasks import run
     from cvmae.tasks.ablate.runner import StudyError
-    from cvmae.tasks.notes import data_flags, ending
+    from cvmae.tasks.ending import ending
     from cvmae.training.metric_writer import NonFiniteError
     from cvmae.training.preemption import INTERRUPTED, TERMINATED
 
@@ -91,7 +91,7 @@ def run_task() -> None:
         workdir = FLAGS.workdir or default_workdir(config_path())
         numbers = run(FLAGS.config, workdir, report_page=FLAGS.report)
         if numbers:
-            log_once(*ending(FLAGS.config, config_path(), workdir, data_flags(sys.argv)))
+            log_once(*ending(FLAGS.config, config_path(), workdir, sys.argv))
         launch.shutdown()
     except ConfigError as error:
         fail(error, 2, launch.process_name(), launch.leave)

@@ -37,16 +37,21 @@ def run(*args: str, program=("-m", "cvmae.main"), env=None) -> subprocess.Comple
 
 def run_here(program, argv, monkeypatch) -> int:
     """Runs a command in this process and returns its exit code. program: a module with `parse` and `main`, such as `cvmae.plan`."""
+    clear_flags(program, argv, monkeypatch)
+    with pytest.raises(SystemExit) as stopped:
+        program.main(program.parse(sys.argv))
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def clear_flags(program, argv, monkeypatch) -> None:
+    """Makes `argv` the arguments of this process, with no flag parsed yet. program: see `run_here`."""
     monkeypatch.setattr(sys, "argv", [program.__name__, *argv])  # ml_collections reads overrides from there
     for name in [name for name in flags.FLAGS if name.startswith("config.")]:
         delattr(flags.FLAGS, name)  # overrides that an earlier command defined
     flags.FLAGS.unparse_flags()
     for flag in [*flags.FLAGS.get_flags_for_module(program.__name__), *flags.FLAGS.get_key_flags_for_module(program.__name__)]:
         flag.value = flag.default
-    with pytest.raises(SystemExit) as stopped:
-        program.main(program.parse(sys.argv))
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
 
 
 def caller(program, monkeypatch, capsys):

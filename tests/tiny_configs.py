@@ -12,6 +12,7 @@ from cvmae.data.sources import make_source
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel.mesh import make_mesh
 from cvmae.tasks import find_task
+from cvmae.tasks.model_fields import fill_encoder_fields
 from cvmae.training.loop import Schedule
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -40,9 +41,15 @@ def samples(c, batch=4, seed=0):
 
 
 def downstream(task, name="ssv2", **overrides):
-    """Returns `configs/NAME.py:task=TASK,runlocal`; `a__b=v` sets a field."""
+    """Returns `configs/NAME.py:task=TASK,runlocal` with the encoder of `untrained`, whatever it starts from; `a__b=v` sets a field."""
     fields = {k.replace("__", "."): v for k, v in overrides.items()}
-    return config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
+    c = config_lib.load(f"{CONFIGS / name}.py:task={task},runlocal", fields)
+    if task == "pretrain":
+        return c
+    start, c.init_from = c.init_from, config_lib.UNTRAINED
+    c, _ = fill_encoder_fields(c)
+    c.init_from = start
+    return c
 
 
 def make_task(c, total=8, mesh=None):

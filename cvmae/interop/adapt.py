@@ -16,7 +16,7 @@ from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
 from cvmae.models.factorized import BlockEncoder, FactorizedEncoder
 from cvmae.models.positions import Interpolation, Positions, interpolate_params
-from cvmae.models.vit import VIT_SIZES, Encoder, decode_variant
+from cvmae.models.vit import Encoder, decode_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +73,7 @@ def encoder_fields(start: InitFrom, variant: str = "") -> dict:
     heads = decode_variant(variant)[0].heads if variant else 0
     source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False))
     fields = {field: get(source.block_encoder) for field, get in ENCODER_FIELDS.items()}
-    fields |= {"variant": variant_of(*fields["variant"]), "final_norm": source.encoder.final_norm}
-    if source.block_encoder.trunk.size not in VIT_SIZES.values():
-        raise ValueError(f"the encoder in {source.name} is of {fields['variant']}")
+    fields |= {"variant": variant_of(source.name, *fields["variant"]), "final_norm": source.encoder.final_norm}
     if start.inflate != "none":
         del fields["tubelet"], fields["positions"]
     return fields

@@ -1,5 +1,7 @@
 """Compares the modules of weights with those of a run, and names the differences as flags to copy."""
 
+import dataclasses
+import math
 import shlex
 
 from cvmae.interop.pretrained import Pretrained
@@ -62,7 +64,10 @@ def check_compatible(source: Pretrained, encoder: BlockEncoder, decoder: Decoder
 
 def refusal(source: Pretrained, flags: dict) -> str:
     """Returns why weights are refused, with the flags that describe them."""
-    text = " ".join(shlex.quote(f"--config.{field}={_flag_value(field, value)}") for field, value in flags.items())
+    values = {
+        field: variant_of(source.name, *value) if field.endswith("_branch.variant") else value for field, value in flags.items()
+    }
+    text = " ".join(shlex.quote(f"--config.{field}={value}") for field, value in values.items())
     return f"the model in {source.name} was trained with other settings: give other weights, or these flags: {text}"
 
 
@@ -75,12 +80,27 @@ def _differing(fields: dict, source_module, module) -> dict:
     return {field: get(source_module) for field, get in fields.items() if get(source_module) != get(module)}
 
 
-def _flag_value(field: str, value) -> str:
-    """Writes a setting as the command line takes it."""
-    return variant_of(*value) if field.endswith("_branch.variant") else str(value)
+def variant_of(name: str, size: ViTSize, patch: int) -> str:
+    """Returns the variant of a size and a patch side, as configs have it.
+
+    Raises:
+      ValueError: no variant has the size; the message names `name`, the encoder's file, the nearest variant, and what takes the encoder.
+    """
+    known = next((variant for variant, other in VIT_SIZES.items() if other == size), None)
+    if known is None:
+        nearest = min(VIT_SIZES, key=lambda variant: _distance(VIT_SIZES[variant], size))
+        raise ValueError(
+            f"the encoder in {name} has {_words(size)}, the size of no variant (nearest is {nearest}: {_words(VIT_SIZES[nearest])}; all: "
+            f"{', '.join(VIT_SIZES)}): cvmae.load and cvmae.embed take any size; for runs, add yours to cvmae.VIT_SIZES in a config file "
+            "(configs/README.md, Sizes of encoders)"
+        )
+    return f"{known}/{patch}"
 
 
-def variant_of(size: ViTSize, patch: int) -> str:
-    """Returns the variant of a size and a patch side, as configs have it."""
-    names = [name for name, known in VIT_SIZES.items() if known == size]
-    return f"{names[0] if names else f'<{size}, which no variant has>'}/{patch}"
+def _words(size: ViTSize) -> str:
+    return f"width {size.width}, {size.depth} blocks, {size.heads} heads, MLPs of {round(size.width * size.mlp_ratio)}"
+
+
+def _distance(one: ViTSize, other: ViTSize) -> float:
+    pairs = zip(dataclasses.astuple(one), dataclasses.astuple(other))
+    return sum(abs(math.log(left / right)) for left, right in pairs)

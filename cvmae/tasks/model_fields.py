@@ -91,6 +91,7 @@ def fill_multi_label(config):
 def fill_encoder_fields(config):
     """Sets the fields of config.video_branch that are None to those of the weights, or without weights of `UNTRAINED_ENCODER`.
 
+    Without weights the argument `runlocal` of a config asks for another size, in video_branch.untrained_variant, which is removed here.
     Fields of the branch with a value stay: where they differ from the weights', loading refuses them. The weights are read here
     for their description alone and once more to start from them, since kept until then they would take their size of memory.
 
@@ -100,14 +101,19 @@ def fill_encoder_fields(config):
       ConfigError: the weights are missing or damaged, or no config describes their encoder.
     """
     branch = config.get("video_branch", {})
-    unset = _unset_fields(branch)
-    if not unset:
+    unset, untrained_variant = _unset_fields(branch), branch.get("untrained_variant")
+    if not unset and not untrained_variant:
         return config, []
-    values = UNTRAINED_ENCODER
-    if config.init_from not in ("", UNTRAINED):
+    has_weights = config.init_from not in ("", UNTRAINED)
+    if has_weights and unset:
         values = _encoder_fields("init_from", config.init_from, branch, inflate=branch.inflate)
+    else:
+        values = UNTRAINED_ENCODER | {"variant": untrained_variant or UNTRAINED_ENCODER["variant"]}
     filled = _with_fields(config, {f"video_branch.{name}": values[name] for name in unset})
-    return filled, _recipe_notes(filled, unset)
+    if untrained_variant:
+        with filled.unlocked():
+            del filled.video_branch.untrained_variant
+    return filled, _recipe_notes(filled, unset) if has_weights else []
 
 
 def _unset_fields(section) -> list[str]:

@@ -1,7 +1,6 @@
-"""Lines for the start and the end of a run: settings that work but are rarely meant, and what to do next."""
+"""Lines for the start of a run: settings that work but are rarely meant."""
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,43 +13,12 @@ from cvmae.interop.pretrained import Pretrained
 from cvmae.models.backbone import Backbone
 from cvmae.models.vit import Encoder
 from cvmae.objective.objective import Objective
-from cvmae.tasks.model_fields import is_sigmoid
 from cvmae.tasks.validate import is_contrastive
 from cvmae.training.loop import Schedule
-from cvmae.workdir import (
-    CHECKPOINTS,
-    CONFUSION,
-    CURVES,
-    FEATURES,
-    FIGURES,
-    PAGE,
-    PER_CLASS,
-    PREDICTIONS,
-    PROFILE,
-    RECONSTRUCTION,
-    REPORT,
-    STUDY_TABLE,
-    Workdir,
-)
 
 _LOOKED_AT = 64  # records of a source that are looked at to see whether they are pictures
 WSD = {"cooldown": "10_percent", "cooldown_shape": "linear"}  # fields of the schedule wsd alone, with the values of the configs
 LOW_VALID = 0.5  # below this fraction of valid pairs a frame-level term is noted
-
-LEFT_BEHIND = (
-    PAGE,
-    REPORT,
-    CURVES,
-    RECONSTRUCTION,
-    PREDICTIONS,
-    PER_CLASS,
-    CONFUSION,
-    STUDY_TABLE,
-    FEATURES,
-    FIGURES,
-    PROFILE,
-    CHECKPOINTS,
-)
 
 
 def check_clips(config, clips: int) -> None:
@@ -215,54 +183,3 @@ def _shared_notes(config, backend: str) -> list[str]:
     if size[0] > frame[0] or size[1] > frame[1]:
         notes.append(f"note: config.augment.size={size} is larger than config.data.frame_size={frame}: clips are enlarged")
     return notes
-
-
-def ending(config, config_path: str, workdir: str, data_flags: Sequence[str] = ()) -> list[str]:
-    """Returns lines for the end of a run: the files that it left, and the command that usually comes next.
-
-    Args:
-      config: that was run.
-      config_path: as it was given, `configs/ssv2.py:variant=B/16`.
-      workdir: of the run.
-      data_flags: the flags of config.data that the run was given; the next command needs them too.
-    """
-    folder = Workdir(workdir)
-    files = [name for name in LEFT_BEHIND if (folder / name).exists()]
-    lines = [f"left in {workdir}: {', '.join(files)}"] if files else []
-    following = {"pretrain": "linear", "finetune": "visualize", "linear": "finetune", "attentive": "finetune"}.get(config.task)
-    if following is None:
-        return lines
-    # A probe keeps the encoder that it started from, so that is what comes next starts from.
-    start = config.init_from if config.task in ("linear", "attentive") else workdir
-    command = f"python -m cvmae.main --config={with_task(config_path, following)} --config.init_from={start}"
-    command = " ".join([command, *map(shlex.quote, data_flags), *_label_flags(config, following, data_flags)])
-    return [*lines, f"next, for example: {command}"]
-
-
-def data_flags(arguments: Sequence[str]) -> list[str]:
-    """Returns the flags of config.data among the arguments of a command, each as one word, `--config.data.FIELD=VALUE`."""
-    flags = []
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
-        name, equals, _ = argument.partition("=")
-        if not name.startswith("-") or not name.lstrip("-").startswith(("config.data.", "noconfig.data.")):
-            continue
-        takes_next = not equals and following and not following.startswith("-") and not name.lstrip("-").startswith("no")
-        flags.append(f"--{argument.lstrip('-')}{f'={following}' if takes_next else ''}")
-    return flags
-
-
-def _label_flags(config, following: str, data_flags: Sequence[str]) -> list[str]:
-    """Returns the flag that the task `following` needs for clips with several labels, where those of the data do not say it."""
-    if not (config.data.get("multi_label") or is_sigmoid(config)):
-        return []
-    trained = {"linear": "probe", "finetune": "head"}.get(following)
-    if trained:
-        return [f"--config.{trained}.loss=sigmoid"]
-    return [] if any("data.multi_label" in flag for flag in data_flags) else ["--config.data.multi_label=True"]
-
-
-def with_task(config_path: str, task: str) -> str:
-    """Returns the path of a config with another task in its argument."""
-    file, _, argument = config_path.partition(":")
-    parts = [part for part in argument.split(",") if part and part.partition("=")[0] != "task"]
-    return f"{file}:{','.join([f'task={task}', *parts])}"

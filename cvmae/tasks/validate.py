@@ -17,6 +17,7 @@ from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
 from cvmae.storage.client import check_scheme
 from cvmae.storage.path import expand_user, is_remote, isdir
+from cvmae.tasks.block_checks import check_blocks
 from cvmae.tasks.fields import check_field
 from cvmae.tasks.mixtures import check_mixture
 from cvmae.tasks.model_fields import is_sigmoid, loss_field
@@ -152,9 +153,7 @@ def check_downstream(config) -> None:
         views is None or views.crops == 1 or config.data.fit == "crop",
         f"config.data.fit={config.data.fit!r} leaves nothing to crop in more than one way: set it to crop, or one crop",
     )
-    layer = next((config[name].layer for name in ("features", "extract", "visualize") if name in config), -1)
-    depth, _ = build.num_blocks(config.video_branch)
-    require(layer < depth, f"layer={layer} is not there: {config.video_branch.variant} has {depth} blocks, 0 to {depth - 1}")
+    check_blocks(config)
     require(
         bool(config.init_from),
         "config.init_from is empty: give a workdir, a weights file or folder, or a hub id owner/name; or untrained, for an encoder of "
@@ -168,11 +167,7 @@ def check_downstream(config) -> None:
 
 
 def check_probe(config) -> None:
-    """Checks that the encoder has the blocks that a probe reads, and that a test has whole groups of the clips that it reads together."""
-    depth, _ = build.num_blocks(config.video_branch)
-    for name in config.probe.get("layers", ()):
-        blocks = f"{config.video_branch.variant} has {depth} blocks, {-depth} to {depth - 1}"
-        require(-depth <= name < depth, f"config.probe.layers has {name}: {blocks}")
+    """Checks that a test has whole groups of the clips that a probe reads together."""
     together = config.probe.get("clips", 1)
     require(
         config.test.clips % together == 0,

@@ -219,11 +219,8 @@ def test_what_stands_beside_the_weights(folder):
     with pytest.raises(WeightsError):  # the weights are not of this config.json
         load(path, videomae())
     describe(path, num_attention_heads=4, layer_norm_eps=1e-12)
-    with pytest.raises(
-        ValueError, match="<ViTSize.width=32, depth=2, heads=4, mlp_ratio=4.0., which no variant has>/16"
-    ) as caught:
+    with pytest.raises(ValueError, match="has width 32, 2 blocks, 4 heads, MLPs of 128, the size of no variant .nearest is test"):
         load(path, videomae())
-    assert flags_of(caught.value)[1:] == ["--config.video_branch.eps=1e-12"]
     describe(path)
     with pytest.raises(ValueError, match="the model in") as caught:
         load(path, encoder())

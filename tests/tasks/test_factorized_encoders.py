@@ -130,10 +130,18 @@ def test_attention_without_a_soft_cap_is_refused():
         validate(factorized("finetune", attention="xla"))
 
 
-def test_blocks_are_not_read_one_by_one(weights):
-    c = factorized("extract", init_from=str(weights), extract__layer=1)
-    with pytest.raises(ValueError, match="layer=1, .* reads a block, and the model has the encoder FactorizedEncoder"):
-        run(c, "unused")
+NO_BLOCKS = [
+    ("extract", {"extract__layer": 1}, "config.extract.layer=1 .* set --config.extract.layer=-1"),
+    ("knn", {"features__layer": 0}, "config.features.layer=0 .* set --config.features.layer=-1"),
+    ("attentive", {"probe__layers": (-2, -1)}, r"config.probe.layers=\(-2, -1\) .* set --config.probe.layers='\(-1,\)'"),
+    ("visualize", {}, "config.task='visualize' draws .*'factorized': .*task=extract"),
+]
+
+
+@pytest.mark.parametrize(("task", "fields", "message"), NO_BLOCKS)
+def test_its_blocks_are_not_read_one_by_one(weights, task, fields, message):
+    with pytest.raises(ConfigError, match=message):
+        run(factorized(task, init_from=str(weights), **fields), "unused")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from cvmae.tasks.validate import validate
 from tests.tiny_configs import CONFIGS, PLAIN, config, downstream
 
 OTHER = {
+    "video_branch__variant": "mini/8",
     "video_branch__positions": "learned",
     "video_branch__cls_token": False,
     "video_branch__qkv_bias": "qv",
@@ -41,19 +42,47 @@ def test_what_the_config_leaves_open_is_that_of_the_workdir(workdir):
 
 
 def test_a_task_runs_with_the_fields_of_its_workdir(workdir, tmp_path):
-    c = downstream("knn", init_from=str(workdir))
-    with c.unlocked():
-        for name in UNTRAINED_ENCODER:
-            c.video_branch[name] = None
+    c = load(f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal", {"init_from": str(workdir)})
     assert "knn/top1/k=10" in run(c, tmp_path / "knn")
-    assert json.loads((tmp_path / "knn" / "config.json").read_text())["video_branch"]["qkv_bias"] == "qv"
+    recorded = json.loads((tmp_path / "knn" / "config.json").read_text())["video_branch"]
+    assert recorded["qkv_bias"] == "qv" and set(recorded) == {*UNTRAINED_ENCODER, "inflate"}
 
 
 def test_what_is_set_is_left_and_refused_where_it_differs(workdir, tmp_path):
-    c = downstream("knn", init_from=str(workdir))  # runlocal sets all of the encoder's fields
+    c = downstream("knn", init_from=str(workdir))  # all of the encoder's fields are set
     assert fill_fields(c)[0] is c
     with pytest.raises(ConfigError, match=r"--config.video_branch.positions=learned.*--config.video_branch.qkv_bias=qv"):
         run(c, tmp_path / "knn")
+
+
+def runlocal(argument, name="ssv2", **fields):
+    """Returns the filled config of `configs/NAME.py:ARGUMENT,runlocal`."""
+    return fill_fields(load(f"{CONFIGS / name}.py:{argument},runlocal", {k.replace("__", "."): v for k, v in fields.items()}))[0]
+
+
+@pytest.mark.parametrize("name", ["ssv2", "motion"])  # `motion` has a variant of its own
+def test_runlocal_takes_the_encoder_of_its_weights(workdir, name):
+    c = runlocal("task=attentive", name, init_from=str(workdir), probe__heads=3)  # no divisor of runlocal's own width
+    recorded = json.loads((workdir / "config.json").read_text())["video_branch"]
+    assert {key: c.video_branch[key] for key in UNTRAINED_ENCODER} == {key: recorded[key] for key in UNTRAINED_ENCODER}
+    validate(c)
+
+
+@pytest.mark.parametrize("name", ["ssv2", "motion"])
+def test_runlocal_is_tiny_unless_an_argument_sets_the_variant(workdir, name):
+    assert runlocal("task=linear", name).video_branch.variant == "test/16"
+    assert runlocal("task=linear", name, init_from="untrained").video_branch.variant == "test/16"
+    assert runlocal("task=linear", name, video_branch__variant="Ti/16").video_branch.variant == "Ti/16"
+    assert runlocal("task=linear,variant=mini/8", name).video_branch.variant == "mini/8"
+    assert runlocal("task=linear,variant=mini/8", name, init_from=str(workdir)).video_branch.variant == "mini/8"
+    c = runlocal("variant=mini/8", name)
+    assert c.video_branch.variant == c.image_branch.variant == "mini/8"
+
+
+def test_runlocal_compares_the_variant_of_its_argument_with_the_weights(workdir, tmp_path):
+    c = load(f"{CONFIGS / 'ssv2.py'}:task=linear,variant=test/16,runlocal", {"init_from": str(workdir)})
+    with pytest.raises(ConfigError, match="--config.video_branch.variant=mini/8"):
+        run(c, tmp_path / "probe")
 
 
 @pytest.mark.parametrize("task", ["finetune", "linear", "extract"])
@@ -75,7 +104,7 @@ def test_the_argument_of_a_config_sets_the_variant():
 
 def test_a_recipe_of_another_size_is_noted(workdir):
     _, notes = fill_fields(open_config("finetune", init_from=str(workdir)))
-    assert len(notes) == 1 and "test/16" in notes[0] and "variant=test/16" in notes[0]
+    assert len(notes) == 1 and "mini/8" in notes[0] and "variant=mini/8" in notes[0]
 
 
 def test_missing_weights_are_one_line():

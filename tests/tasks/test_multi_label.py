@@ -16,8 +16,8 @@ from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.performance.traced_step import without_data
 from cvmae.report.summary import accuracy
 from cvmae.tasks import run
+from cvmae.tasks.ending import ending
 from cvmae.tasks.model_fields import fill_fields
-from cvmae.tasks.notes import ending
 from cvmae.tasks.validate import validate
 from cvmae.workdir import Workdir
 from tests.data.videos import write_video

@@ -1,10 +1,10 @@
-"""Lines at the start and the end of a run, each where it matters and not elsewhere."""
+"""Lines at the start of a run, each where it matters and not elsewhere."""
 
 import pytest
 
 from cvmae.config import ConfigError
 from cvmae.tasks import run
-from cvmae.tasks.notes import check_clips, data_flags, ending, frozen_notes, training_notes, with_task
+from cvmae.tasks.notes import check_clips, frozen_notes, training_notes
 from cvmae.training.loop import Schedule
 from tests.tiny_configs import config, downstream, make_task
 
@@ -56,37 +56,9 @@ def test_a_batch_above_the_clips_is_noted():
     )  # on generated videos
 
 
-def test_the_next_command_has_every_flag_of_the_data(tmp_path):
-    argv = ["main", "--config=a.py", "--config.data.test_split", "two words", "-config.data.manifest=x.csv", "--config.seed", "3"]
-    argv += ["--noconfig.data.square_pixels", "--config.data.pictures", "--workdir", "w"]
-    flags = data_flags(argv)
-    assert flags == [
-        "--config.data.test_split=two words",
-        "--config.data.manifest=x.csv",
-        "--noconfig.data.square_pixels",
-        "--config.data.pictures",
-    ]
-    line = ending(config(), "configs/ssv2.py", str(tmp_path), flags)[-1]
-    assert line.endswith(
-        "'--config.data.test_split=two words' --config.data.manifest=x.csv --noconfig.data.square_pixels --config.data.pictures"
-    )
-
-
 def test_an_encoder_that_transformers_cannot_express_is_noted():
     [note] = make_task(config()).first_notes()
     assert "hf-videomae" in note and "video_branch.cls_token=False" in note and "video_branch.positions=sincos1d" in note
     videomae = {"video_branch__cls_token": False, "video_branch__positions": "sincos1d", "video_branch__decoder__cls": "none"}
     assert make_task(config(("mse_video",), **videomae)).first_notes() == []
     assert make_task(config(("mse_image",))).first_notes() == []
-
-
-def test_the_end_names_the_files_and_the_next_command(tmp_path):
-    (tmp_path / "report.html").write_text("x")
-    (tmp_path / "checkpoints").mkdir()
-    lines = ending(config(), "configs/ssv2.py:variant=B/16", str(tmp_path))
-    assert lines[0] == f"left in {tmp_path}: report.html, checkpoints"
-    assert lines[1].endswith(f"--config=configs/ssv2.py:task=linear,variant=B/16 --config.init_from={tmp_path}")
-    probe = downstream("linear", init_from="runs/a")
-    assert ending(probe, "configs/ssv2.py:task=linear", str(tmp_path))[1].endswith(":task=finetune --config.init_from=runs/a")
-    assert len(ending(downstream("knn"), "configs/ssv2.py:task=knn", str(tmp_path))) == 1
-    assert with_task("configs/demo.py", "knn") == "configs/demo.py:task=knn"

@@ -140,7 +140,10 @@ def test_all_heads_are_reported_and_the_best_by_validation_is_tested(tmp_path):
     "overrides, message",
     [
         ({"probe__heads": 5}, "config.probe.heads: width=32 is not a multiple of heads=5"),
-        ({"probe__layers": (-3, -1)}, "config.probe.layers has -3: test/16 has 2 blocks, -2 to 1"),
+        (
+            {"probe__layers": (-3, -2, -1)},
+            r"config.probe.layers has -3: test/16 has 2 blocks, -2 to 1: set, .* --config.probe.layers='\(-2,-1,\)'",
+        ),
         ({"probe__layers": ()}, "probe.layers=.* each a whole number"),
         ({"probe__rates": ()}, "probe.rates=.* cannot be used: it must be one number or more, each above 0"),
         ({"probe__weight_decays": (-1.0,)}, "probe.weight_decays=.* each at least 0"),
