@@ -30,7 +30,7 @@ DECODER = {
 }
 
 
-def save_model(start: str, folder) -> None:
+def save_model(start, folder):
     """Saves a model of transformers with random weights."""
     torch.manual_seed(0)
     if start == "videomae":
