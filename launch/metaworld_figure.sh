@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Draws the front page's figure of Meta-World, launch/pictures/figure_metaworld.png and .gif: pre-trains a small encoder on 96x96 clips by
 # reconstruction alone, in pixels as they are, so that a person can judge what it fills in; then draws a clip of test. A rerun resumes.
-# Usage: ./launch/metaworld_figure.sh [--dry-run] [OUT] [--config.FIELD=VALUE ...]      by estimate half an hour on two CPU cores (not run)
+# Usage: ./launch/metaworld_figure.sh [--dry-run] [OUT] [--config.FIELD=VALUE ...]      10 minutes on two CPU cores, at the rate of its first minute
 #   MANIFESTS=metaworld    folder of task.csv, see python -m cvmae.data.prepare --dataset=metaworld
 #   STEPS=1500             of pre-training
 #   CLIP=0                 number of the clip in test

@@ -256,7 +256,7 @@ def test_pictures_are_made_by_the_script_that_says_so(recorded, tmp_path):
     for study in ("masking", "frames", "objectives", "negatives"):
         (tmp_path / "studies" / study).mkdir(parents=True)
         (tmp_path / "studies" / study / "table.png").touch()
-    calls = recorded("figures.sh", "w")
+    calls = recorded("figures.sh", "w") + recorded("metaworld_figure.sh", "w")
     made = {pathlib.Path(words[-1]).name for words in calls if words[0] == "cp"}
     made |= {pathlib.Path(re.search(r"--screenshot=(\S+)", " ".join(words))[1]).name for words in calls if words[0] == "chromium"}
     shown = {name for text in PAGES.values() for name in re.findall(r"launch/pictures/([\w.]+)", text)}
