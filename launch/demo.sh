@@ -5,6 +5,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/venv.sh
+# JAX on a CPU allocates the memory of a step anew in every step. By default glibc takes such blocks from the system and gives them back, which clears
+# every page each time; with these settings it keeps them. https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184}
 workdir=workdir/demo
 if [[ $# -gt 0 && $1 != -* ]]; then
   workdir=$1
