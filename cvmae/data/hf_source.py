@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, MISSING, UNLABELED, split_label
 from cvmae.data.labels import label_notes, missing_notes, number_labels
 from cvmae.data.records import Record, SplitError, UnreadableError
@@ -75,11 +76,12 @@ class HfSource:
         # All splits are judged together, so that a class has one number in each.
         of_all = {split_label(where, value, False)[0] for value in self._labels_of_all_splits()}
         known = {text for text in of_all | set(texts) if text.lower() not in MISSING and text != HIDDEN}
-        names, numbers = number_labels(dict.fromkeys(sorted(known), where), join(self._folder, CLASSES))
+        listed, unread = read_classes(classes := join(self._folder, CLASSES))
+        names, numbers = number_labels(dict.fromkeys(sorted(known), where), classes, names=listed)
         return (
             names,
             np.array([numbers.get(text, UNLABELED) for text in texts], np.int32),
-            label_notes(names, numbers) + missing_notes(texts, numbers),
+            (unread if numbers else []) + label_notes(names, numbers) + missing_notes(texts, numbers),
         )
 
     def _labels_of_all_splits(self) -> set:

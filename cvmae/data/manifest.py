@@ -27,8 +27,9 @@ import itertools
 import os
 from collections.abc import Collection
 
+from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
-from cvmae.data.labels import class_names, label_notes, missing_notes, number_label_sets, number_labels
+from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
 from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part
@@ -134,7 +135,7 @@ def splits_of(path: str) -> tuple[str, ...]:
 
 def _number_rows(rows, classes, multi_label):
     """Returns the class names, `Manifest.label_sets`, the label of every row, and notes. Raises: LabelError."""
-    known = class_names(classes)
+    known, unread = read_classes(classes)
     listed = [name for name in known if ";" in name] if multi_label else []
     texts = [split_label(where, row["label"], multi_label, listed) for where, row in rows]
     places: dict[str, str] = {}
@@ -145,7 +146,7 @@ def _number_rows(rows, classes, multi_label):
     if multi_label:
         check_vectors(zip((where for where, _ in rows), texts, strict=True))
     names, number = number_labels(places, classes, multi_label, known)
-    notes = label_notes(names, number) + missing_notes(itertools.chain.from_iterable(texts), number)
+    notes = (unread if number else []) + label_notes(names, number) + missing_notes(itertools.chain.from_iterable(texts), number)
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes
     rows_of_numbers = [frozenset(number[text] for text in row if text in number) for row in texts]
