@@ -12,6 +12,7 @@ from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABE
 # may be a few clips of a large set, and a note says so.
 _SPARSE_FROM, _LEAST_USED = 1000, 0.1
 _WORDS = frozenset(filter(str.isalpha, EMPTY))
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _MEANS_NONE = "means no label"
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 
@@ -82,11 +83,12 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
     """
     notes, twins = [], collections.defaultdict(list)
     for name in names:
-        twins[_fold(name)].append(name)
+        twins[_fold(name.strip(_QUOTES))].append(name)
     for group in twins.values():
         if len(group) > 1:
+            what = "case or spaces" if len(set(map(_fold, group))) == 1 else "quotes, case or spaces"
             classes = " and ".join(repr(name[:40]) for name in group)
-            notes.append(f"{len(group)} classes differ only in case or spaces, {classes}; write them alike if they are one")
+            notes.append(f"{len(group)} classes differ only in {what}, {classes}; write them alike if they are one")
     numbers = [label for label in labels if label in names and _is_number(label) and label.lower() not in MISSING]
     if 0 < len(numbers) < len(names) and len(labels) > len(numbers):
         shown = ", ".join(numbers[:3])
@@ -96,6 +98,12 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
     wide = [name for name in names if not name.isascii() and unicodedata.normalize("NFKC", name).isdecimal()]
     if wide:
         notes.append(f"labels such as {wide[0]!r} are numbers in other characters than 0 to 9, so they are taken as names")
+    moved = [label for label in labels if label in names and _WHOLE.fullmatch(label) and float(label) != labels[label]]
+    if moved and all(map(_is_number, names)):
+        notes.append(
+            f"labels are names that {CLASSES} lists, also where these are numbers: label {moved[0]} is class {labels[moved[0]]}, "
+            f"and so {len(moved):,} have another number than their name"
+        )
     used = set(labels.values())
     if not names and used and 0 not in used:
         notes.append(

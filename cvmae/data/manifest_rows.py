@@ -96,6 +96,10 @@ def _json_rows(path, file):
         if not isinstance(row, dict):
             raise ManifestError(f"{where}: expected an object with {COLUMNS}, got {line.strip()[:40]!r}")
         _check_fields(where, row, "the object")
+        if isinstance(row["split"], (list, dict, bool)):
+            raise ManifestError(
+                f"{where}: split {str(row['split'])[:40]} is no word; give one, and a row for each split that the video is in"
+            )
         if has_line_break(split := text_of(row["split"])):
             raise ManifestError(f"{where}: split {split[:40]!r} has a line break; write it in one line")
         if isinstance(row["path"], str):
@@ -136,6 +140,10 @@ def stray_splits(rows: Iterable[tuple[str, dict]], used: Collection[str]) -> lis
             continue
         if split.lower() in EMPTY:
             notes.append(f"{count} no split and so no use here, first {lines[0]}; write one, or remove them")
+        elif set(re.split(r"[\s,;|/+&]+", split)).intersection(used):
+            notes.append(
+                f"{count} the split {split[:40]!r}, which is not read, first {lines[0]}; a video in several splits has a row for each"
+            )
         elif near := next((name for name in used if _is_misspelled(split, name)), ""):
             notes.append(
                 f"{count} the split {split[:40]!r}, which is not read, first {lines[0]}; write {near!r} if that is meant"
