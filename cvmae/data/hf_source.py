@@ -10,7 +10,7 @@ from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, MISSING, UNLABELED, split_label
 from cvmae.data.labels import label_notes, missing_notes, number_labels
 from cvmae.data.records import Record, SplitError, UnreadableError
-from cvmae.data.times import parse_part
+from cvmae.data.times import parse_part, part_notes
 from cvmae.storage.cache import FileCache, RemoteFile, open_binary
 from cvmae.storage.path import dirname, expand_user, glob, is_remote, join
 
@@ -51,7 +51,7 @@ class HfSource:
         self._rows = _undecoded(rows.select_columns([video]), video)
         self._parts = self._read_parts(rows)
         self.class_names, self.labels, notes = self._number(rows)
-        self.notes = tuple(f"{path}: {note}" for note in notes)
+        self.notes = tuple(f"{path}: {note}" for note in (*notes, *part_notes(self._parts or ())))
         self.identity = self._digest()
 
     def _read_parts(self, rows) -> list[tuple[float | None, float | None]] | None:

@@ -50,7 +50,7 @@ _PRINTED = re.compile(
 _WEIGHTED = re.compile(r"(?P<name>.*\S)\s*[=:]\s*(?:0?\.[0-9]+|[01](?:\.[0-9]*)?|[0-9.]+%)")
 _LONGEST = 200  # characters of a class with times, since the pattern is slow on long texts
 _BITS = {"0": 0, "0.": 0, "0.0": 0, "false": 0, "1": 1, "1.": 1, "1.0": 1, "true": 1}
-_ONE, _MORE = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
+_ONE, TO_LEARN_SEVERAL = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
 
 
 class LabelError(ValueError):
@@ -74,7 +74,7 @@ def split_label(where: str, value, multi_label: bool, listed: Collection[str] = 
     if any(isinstance(part, dict) for part in values) or any(isinstance(part, list) for part in values if multi_label):
         raise LabelError(f"{where}: label {str(value)[:40]} is no class; give a class number or a name")
     if isinstance(value, list) and not multi_label:
-        raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {_MORE}")
+        raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {TO_LEARN_SEVERAL}")
     if isinstance(value, str) and multi_label:
         values = _parts(where, value, listed)
     texts = tuple("" if part is None else normal_form(str(part)) for part in values)
@@ -131,7 +131,11 @@ def check_texts(labels: Mapping[str, str], listed: Collection[str], multi_label:
         cells = [part.lower() for part in re.findall(r"[^\s,;|/()\[\]{}'\"]+", label)]
         if _BITS.keys() >= set(cells) and len(set(cells)) < len(cells):
             raise LabelError(_vector(where, label, cells, multi_label))
-        remedy = f"separate them by ;, or list it in {CLASSES}" if multi_label else f"{_ONE}, or list it in {CLASSES}; {_MORE}"
+        remedy = (
+            f"separate them by ;, or list it in {CLASSES}"
+            if multi_label
+            else f"{_ONE}, or list it in {CLASSES}; {TO_LEARN_SEVERAL}"
+        )
         raise LabelError(f"{where}: label {label[:40]!r} is several labels; {remedy}")
 
 
@@ -201,7 +205,7 @@ def _vector(where, label, cells, multi_label):
     write = f"write the number{'s of the classes' if multi_label else ' of the class'} whose value is 1"
     here = ";".join(ones) if ones else NONE_OF_THEM if multi_label else ""
     if not multi_label and len(ones) != 1:
-        return f"{where}: label {label[:40]!r} is a vector of zeros and ones; {write}; {_MORE}"
+        return f"{where}: label {label[:40]!r} is a vector of zeros and ones; {write}; {TO_LEARN_SEVERAL}"
     return f"{where}: label {label[:40]!r} is a vector of zeros and ones; {write}, here {here[:60]}, and none of them twice"
 
 

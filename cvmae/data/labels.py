@@ -1,6 +1,7 @@
 """Class numbers of the labels of a manifest, by name or by number."""
 
 import collections
+import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -90,6 +91,7 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
             classes = " and ".join(repr(name[:40]) for name in group)
             notes.append(f"{len(group)} classes differ only in {what}, {classes}; write them alike if they are one")
     numbers = [label for label in labels if label in names and _is_number(label) and label.lower() not in MISSING]
+    numbers = [label for label in numbers if math.isfinite(float(label))]  # not the words inf and infinity
     if 0 < len(numbers) < len(names) and len(labels) > len(numbers):
         shown = ", ".join(numbers[:3])
         notes.append(

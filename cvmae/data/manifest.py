@@ -32,7 +32,7 @@ from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError,
 from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
 from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
-from cvmae.data.times import TimeError, parse_part
+from cvmae.data.times import TimeError, parse_part, part_notes
 from cvmae.data.video_files import FolderError, VideoFiles
 from cvmae.storage.client import LIBRARIES, SCHEMES, scheme_of
 from cvmae.storage.path import dirname, expand_user, is_remote, isdir, join, names_in
@@ -119,6 +119,7 @@ def read_manifest(
     if not entries:
         known = ", ".join(sorted({text_of(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise SplitError(f"{path}: no video has split {split!r}; the splits there are: {known}")
+    notes += part_notes((entry.start, entry.end) for entry in entries)
     return Manifest(entries, names, folder, tuple(f"{path}: {note}" for note in notes), label_sets, manifest_path, root)
 
 
@@ -181,7 +182,7 @@ def _is_folder(path: str) -> bool:
     try:
         return isdir(path)
     except OSError as error:  # only of a bucket
-        raise ManifestError(f"{path}: {error.strerror}; set data.manifest to a file with {COLUMNS}") from error
+        raise ManifestError(f"{path}: {error.strerror}; give a manifest, a file with {COLUMNS}") from error
 
 
 def _entry(where, row, label, find):

@@ -34,15 +34,15 @@ class QuotedText(str):
 
 def read_rows(path):
     """Yields ("file:line", {field: value}) of each row; path, label and split are among the fields."""
-    as_json = path.endswith((".jsonl", ".ndjson", ".json"))
+    as_json = path.lower().endswith((".jsonl", ".ndjson", ".json"))
     try:
         yield from (_json_rows if as_json else _csv_rows)(path, io.StringIO(read_utf8(path), newline=""))
     except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}; set data.manifest to a file with {COLUMNS}") from error
+        raise ManifestError(f"{path}: {error.strerror}; give a manifest, a file with {COLUMNS}") from error
     except csv.Error as error:
         raise ManifestError(f"{path}: not a CSV file ({error}); expected {COLUMNS}") from error
     except TextError as error:
-        raise ManifestError(f"{error}; data.manifest is a file with {COLUMNS}") from error
+        raise ManifestError(f"{error}; a manifest is a file with {COLUMNS}") from error
 
 
 def _csv_rows(path, file):

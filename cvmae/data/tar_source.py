@@ -13,6 +13,7 @@ from cvmae.data.labels import label_notes, missing_notes, number_labels
 from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.stamps import stamp_of_path
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
+from cvmae.data.times import part_notes
 from cvmae.storage.cache import FileCache, RemoteFile
 from cvmae.storage.path import dirname, is_remote, join
 
@@ -87,6 +88,7 @@ class TarSource:
             + label_notes(names, numbers)
             + missing_notes((sample.label for _, sample in self._samples), numbers)
         )
+        notes += part_notes((sample.start, sample.end) for _, sample in self._samples)
         self.notes += tuple(f"{dirname(self._paths[0])}: {note}" for note in notes)
         return names, numbers
 

@@ -9,7 +9,8 @@ from cvmae.files import LFS_POINTER, is_lfs_pointer
 from cvmae.storage.path import as_path
 
 _HEAD = 4096
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# Byte order marks; that of UTF-32 begins with one of UTF-16.
+_MARKS = {"UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-16": (b"\xff\xfe", b"\xfe\xff")}
 _HIGH = re.compile(b"[\x80-\xff]+")
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 
@@ -29,8 +30,9 @@ def read_utf8(path: str) -> str:
         content = file.read(_HEAD)
         if is_lfs_pointer(content):
             raise TextError(f"{path}: {LFS_POINTER}")
-        if content.startswith(_UTF_16):
-            raise TextError(f"{path}: not UTF-8 text but UTF-16; save it as UTF-8")
+        for encoding, marks in _MARKS.items():
+            if content.startswith(marks):
+                raise TextError(f"{path}: not UTF-8 text but {encoding}; save it as UTF-8")
         if kind := _binary_kind(path, content):
             raise TextError(f"{path}: not UTF-8 text but {kind}")
         content += file.read()
