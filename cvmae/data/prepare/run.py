@@ -67,6 +67,12 @@ class Options:
         ):
             if not is_valid:
                 raise PrepareError(f"--{field}={getattr(self, field)} must be {expected}")
+        if self.labels and self.dataset == "folder":
+            raise PrepareError(
+                f"--labels={self.labels} does not apply to --dataset=folder, whose folders are the labels; leave it out"
+            )
+        if self.beam_options and self.runner != "beam":
+            raise PrepareError(f"--beam_options does not apply to --runner={self.runner}: set --runner=beam, or leave it out")
         if self.pictures and self.dataset != "folder":
             raise PrepareError(f"--pictures does not apply to --dataset={self.dataset}: it is an option of folder; leave it out")
         if self.transcode and (self.pictures or self.dataset == "imagenet"):
