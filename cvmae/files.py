@@ -210,7 +210,7 @@ def replacing(path: str | os.PathLike | RemotePath) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
-            error.filename, error.filename2 = str(path), None  # the name that was asked for
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that was asked for
         raise
     finally:
         temporary.unlink(missing_ok=True)
