@@ -79,15 +79,15 @@ def _describe(path: str, content: bytes, at: int) -> str:
     start = max(content.rfind(b"\n", 0, at), content.rfind(b"\r", 0, at)) + 1
     line = len(content[:start].decode("utf-8").splitlines()) + 1 if start else 1
     column = len(content[start:at].decode("utf-8-sig" if not start else "utf-8")) + 1
-    place = f"{path}:{line}: not UTF-8 text, byte 0x{content[at]:02x} in column {column}"
+    message = f"{path}:{line}: not UTF-8 text, byte 0x{content[at]:02x} in column {column}"
     runs = _HIGH.findall(content)
     if content[:at].isascii() and sum(map(len, runs)) >= 2 * len(runs):
         # A letter has two such bytes, or a word of another script has only such ones.
         return (
-            f"{place} (of GBK, Big5, Shift-JIS, EUC-KR or Windows-1251, it seems); save the file as UTF-8, such as by "
+            f"{message} (of GBK, Big5, Shift-JIS, EUC-KR or Windows-1251, it seems); save the file as UTF-8, such as by "
             "iconv -f ENCODING -t UTF-8, with the encoding of the program that wrote it"
         )
     encoding = "Windows-1252" if any(0x80 <= byte < 0xA0 for byte in content) else "ISO-8859-1"
     letter = content[at : at + 1].decode(encoding, errors="replace")
     guess = f"in {encoding} it is {letter!r}" if letter.isprintable() and letter != "\ufffd" else "it is of another encoding"
-    return f"{place} ({guess}); save the file as UTF-8, such as by iconv -f {encoding} -t UTF-8"
+    return f"{message} ({guess}); save the file as UTF-8, such as by iconv -f {encoding} -t UTF-8"

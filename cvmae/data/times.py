@@ -29,19 +29,19 @@ def parse_part(where: str, start, end) -> tuple[float | None, float | None]:
     return first, last
 
 
-def part_notes(parts: Iterable[tuple[float | None, float | None]]) -> list[str]:
+def part_notes(spans: Iterable[tuple[float | None, float | None]]) -> list[str]:
     """Returns a line if most parts that end somewhere last so long that their times may be no seconds; [] otherwise.
 
     Args:
-      parts: (start, end) of every row, see `parse_part`.
+      spans: (start, end) of every row, see `parse_part`.
     """
-    ended = [(start or 0.0, end) for start, end in parts if end is not None]
-    long = [(start, end) for start, end in ended if end - start > _LONG]
-    if 2 * len(long) <= len(ended):
+    ended = [(start or 0.0, end) for start, end in spans if end is not None]
+    lengthy = [(start, end) for start, end in ended if end - start > _LONG]
+    if 2 * len(lengthy) <= len(ended):
         return []
-    start, end = long[0]
+    start, end = lengthy[0]
     return [
-        f"{len(long):,} of {len(ended):,} parts with an end last more than {_LONG // 60} minutes, such as {start:g} to {end:g}: start and "
+        f"{len(lengthy):,} of {len(ended):,} parts with an end last more than {_LONG // 60} minutes, such as {start:g} to {end:g}: start and "
         "end are in seconds; divide milliseconds by 1000, and frames by their rate"
     ]
 
