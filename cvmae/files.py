@@ -208,6 +208,10 @@ def replacing(path: str | os.PathLike | RemotePath) -> Iterator[pathlib.Path]:
         yield temporary
         _unlock(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # the name that was asked for
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -78,3 +78,12 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     with pytest.raises(OSError, match="disk full"), new_folder(tmp_path / "b"):
         raise OSError("disk full")
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "before"
+
+
+def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "absent" / "a.json", tmp_path / "folder"):
+        with pytest.raises(OSError) as caught:
+            write_json(path, {})
+        assert str(caught.value).endswith(f": {str(path)!r}") and ".tmp" not in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]

@@ -6,10 +6,11 @@ import os
 
 import numpy as np
 
+from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, MISSING, UNLABELED, split_label
 from cvmae.data.labels import label_notes, missing_notes, number_labels
 from cvmae.data.records import Record, SplitError, UnreadableError
-from cvmae.data.times import parse_part
+from cvmae.data.times import parse_part, part_notes
 from cvmae.storage.cache import FileCache, RemoteFile, open_binary
 from cvmae.storage.path import dirname, expand_user, glob, is_remote, join
 
@@ -50,7 +51,7 @@ class HfSource:
         self._rows = _undecoded(rows.select_columns([video]), video)
         self._parts = self._read_parts(rows)
         self.class_names, self.labels, notes = self._number(rows)
-        self.notes = tuple(f"{path}: {note}" for note in notes)
+        self.notes = tuple(f"{path}: {note}" for note in (*notes, *part_notes(self._parts or ())))
         self.identity = self._digest()
 
     def _read_parts(self, rows) -> list[tuple[float | None, float | None]] | None:
@@ -75,11 +76,12 @@ class HfSource:
         # All splits are judged together, so that a class has one number in each.
         of_all = {split_label(where, value, False)[0] for value in self._labels_of_all_splits()}
         known = {text for text in of_all | set(texts) if text.lower() not in MISSING and text != HIDDEN}
-        names, numbers = number_labels(dict.fromkeys(sorted(known), where), join(self._folder, CLASSES))
+        listed, unread = read_classes(classes := join(self._folder, CLASSES))
+        names, numbers = number_labels(dict.fromkeys(sorted(known), where), classes, names=listed)
         return (
             names,
             np.array([numbers.get(text, UNLABELED) for text in texts], np.int32),
-            label_notes(names, numbers) + missing_notes(texts, numbers),
+            (unread if numbers else []) + label_notes(names, numbers) + missing_notes(texts, numbers),
         )
 
     def _labels_of_all_splits(self) -> set:

@@ -34,17 +34,23 @@ NONE_OF_THEM = "<none of the classes>"  # a label, where clips have several: the
 
 _NUMBERS = r"[+-]?[0-9.]+(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+(?:(?:\s*[,|/]\s*|\s+)[+-]?[0-9.]+)*"
 _QUOTED = r"(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*,?"
-# Labels separated by ; or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. Names may have commas.
-_SEVERAL = re.compile(rf"(?s:.*;.*)|\[[^\[\]]*\]|{_NUMBERS}|[({{]\s*(?:{_NUMBERS}|{_QUOTED})\s*[)}}]")
+# Labels separated by ;, also that of Chinese and Arabic, or as lists print: [0, 2], ['run', 'jump'], (0, 2), {0, 2}, 0,2 and 0|2. Names may have commas.
+_SEVERAL = re.compile(rf"(?s:.*[;\uff1b\u061b].*)|\[[^\[\]]*\]|{_NUMBERS}|[({{]\s*(?:{_NUMBERS}|{_QUOTED})\s*[)}}]")
 # A class with two times: c092 11.90 21.20, c092,11.9,21.2, c092 11.9s 21.2s and c092 (11.9-21.2).
 _TIME, _UNIT = r"[0-9]+(?:\.[0-9]+)?", r"(?:\s*(?:s|secs?|seconds?))?"
 _NAME = r"[(\[{'\"]*(?P<name>\S.*?)['\"]?"
 _TIMED = re.compile(rf"{_NAME}[\s,:@(\[|/]+(?P<start>{_TIME}){_UNIT}(?:\s+|\s*[,:|/-]\s*)(?P<end>{_TIME}){_UNIT}[)\]]?")
 # A class with one: c092 11.90, c092 (11.9s) and c092@11.9.
 _TIMED_ONCE = re.compile(rf"{_NAME}(?P<mark>[\s,:@(\[|/]+)[0-9]+\.[0-9]+{_UNIT}[)\]]?")
+# A value as Python prints it: tensor(0), np.int64(0), array([0]), Array(0, dtype=int32), b'run'.
+_PRINTED = re.compile(
+    r"(?:[A-Za-z_]+\.)?(?:tensor|array|Array|Tensor|u?int[0-9]+|float[0-9]+|str_|bytes_|bool_?)\((?P<value>.*)\)|b(?P<text>'.*'|\".*\")"
+)
+# A class with a weight: run=0.5, run: 1.0.
+_WEIGHTED = re.compile(r"(?P<name>.*\S)\s*[=:]\s*(?:0?\.[0-9]+|[01](?:\.[0-9]*)?|[0-9.]+%)")
 _LONGEST = 200  # characters of a class with times, since the pattern is slow on long texts
 _BITS = {"0": 0, "0.": 0, "0.0": 0, "false": 0, "1": 1, "1.": 1, "1.0": 1, "true": 1}
-_ONE, _MORE = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
+_ONE, TO_LEARN_SEVERAL = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
 
 
 class LabelError(ValueError):
@@ -68,7 +74,7 @@ def split_label(where: str, value, multi_label: bool, listed: Collection[str] = 
     if any(isinstance(part, dict) for part in values) or any(isinstance(part, list) for part in values if multi_label):
         raise LabelError(f"{where}: label {str(value)[:40]} is no class; give a class number or a name")
     if isinstance(value, list) and not multi_label:
-        raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {_MORE}")
+        raise LabelError(f"{where}: label {str(value)[:40]} is several labels; {_ONE}; {TO_LEARN_SEVERAL}")
     if isinstance(value, str) and multi_label:
         values = _parts(where, value, listed)
     texts = tuple("" if part is None else normal_form(str(part)) for part in values)
@@ -111,9 +117,12 @@ def check_texts(labels: Mapping[str, str], listed: Collection[str], multi_label:
       multi_label: True if `labels` are the parts of lists separated by `;`, for the remedy of the message.
 
     Raises:
-      LabelError: a text is a class with times, a vector of zeros and ones, or several labels.
+      LabelError: a text is a class with times or weights, a value as Python prints it, a vector of zeros and ones, or several labels.
     """
     unlisted = {label: where for label, where in labels.items() if label not in listed}
+    _check_printed(unlisted)
+    if multi_label:
+        _check_weights(unlisted)
     _check_times(unlisted, multi_label)
     _check_digits(unlisted, multi_label)
     for label, where in labels.items():
@@ -122,7 +131,11 @@ def check_texts(labels: Mapping[str, str], listed: Collection[str], multi_label:
         cells = [part.lower() for part in re.findall(r"[^\s,;|/()\[\]{}'\"]+", label)]
         if _BITS.keys() >= set(cells) and len(set(cells)) < len(cells):
             raise LabelError(_vector(where, label, cells, multi_label))
-        remedy = f"separate them by ;, or list it in {CLASSES}" if multi_label else f"{_ONE}, or list it in {CLASSES}; {_MORE}"
+        remedy = (
+            f"separate them by ;, or list it in {CLASSES}"
+            if multi_label
+            else f"{_ONE}, or list it in {CLASSES}; {TO_LEARN_SEVERAL}"
+        )
         raise LabelError(f"{where}: label {label[:40]!r} is several labels; {remedy}")
 
 
@@ -154,6 +167,28 @@ def check_vectors(rows: Iterable[tuple[str, tuple[str, ...]]]) -> None:
             raise LabelError(_vector(where, ";".join(cells), cells, True))
 
 
+def _check_printed(labels: Mapping[str, str]) -> None:
+    """Raises LabelError for a value as Python prints it, such as `tensor(0)`, which would be a name."""
+    for label, where in labels.items():
+        if match := _PRINTED.fullmatch(label):
+            value = (match["value"] or match["text"] or "").partition(",")[0].strip("[]()'\" ")
+            raise LabelError(
+                f"{where}: label {label[:40]!r} is a value as Python prints it; write {value[:40] or 'the class'} alone (of an array, "
+                f"x.item(); of bytes, x.decode()), or list it in {CLASSES}"
+            )
+
+
+def _check_weights(labels: Mapping[str, str]) -> None:
+    """Raises LabelError where most labels are classes with a weight; one alone may be a name, such as ratio 4:1."""
+    weighted = {label: match for label in labels if (match := _WEIGHTED.fullmatch(label))}
+    if 2 * len(weighted) > len(labels):
+        label, match = next(iter(weighted.items()))
+        raise LabelError(
+            f"{labels[label]}: label {label[:40]!r} is a class with a weight, and labels have none; write {match['name'][:40]}, or list "
+            f"it in {CLASSES}"
+        )
+
+
 def _check_digits(labels: Mapping[str, str], multi_label: bool) -> None:
     """Raises LabelError for vectors without marks between the parts: all labels are as many zeros and ones, and one begins with 0."""
     lengths = {len(label) for label in labels}
@@ -170,7 +205,7 @@ def _vector(where, label, cells, multi_label):
     write = f"write the number{'s of the classes' if multi_label else ' of the class'} whose value is 1"
     here = ";".join(ones) if ones else NONE_OF_THEM if multi_label else ""
     if not multi_label and len(ones) != 1:
-        return f"{where}: label {label[:40]!r} is a vector of zeros and ones; {write}; {_MORE}"
+        return f"{where}: label {label[:40]!r} is a vector of zeros and ones; {write}; {TO_LEARN_SEVERAL}"
     return f"{where}: label {label[:40]!r} is a vector of zeros and ones; {write}, here {here[:60]}, and none of them twice"
 
 

@@ -1,21 +1,19 @@
-"""Class numbers of the labels of a manifest, by name or by number, and the classes.csv beside it."""
+"""Class numbers of the labels of a manifest, by name or by number."""
 
 import collections
-import csv
-import io
+import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts, normal_form
-from cvmae.data.lines import has_line_break
-from cvmae.data.text_files import TextError, read_utf8
-from cvmae.storage.path import exists
+from cvmae.data.class_file import read_classes
+from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
 
 # Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes. Below it they
 # may be a few clips of a large set, and a note says so.
 _SPARSE_FROM, _LEAST_USED = 1000, 0.1
 _WORDS = frozenset(filter(str.isalpha, EMPTY))
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _MEANS_NONE = "means no label"
 _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 
@@ -33,7 +31,7 @@ def number_labels(
       labels: distinct texts of all splits, stripped, with the place of the first row that has it, "file:line".
       classes: path of the classes.csv, which need not exist.
       multi_label: True if `labels` are the parts of lists separated by `;`, for the remedy of the message.
-      names: `class_names` of `classes` where it was read before.
+      names: those of `classes` where it was read before, see `read_classes`.
 
     Returns:
       The class names, () if classes have only numbers; and {label: class number}, without the labels that are missing.
@@ -41,7 +39,7 @@ def number_labels(
     Raises:
       LabelError: a label is refused, or classes.csv cannot be used.
     """
-    names = class_names(classes) if names is None else names
+    names = read_classes(classes)[0] if names is None else names
     listed = set(names)
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     if NONE_OF_THEM in labels.keys() - listed:
@@ -86,12 +84,14 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
     """
     notes, twins = [], collections.defaultdict(list)
     for name in names:
-        twins[_fold(name)].append(name)
+        twins[_fold(name.strip(_QUOTES))].append(name)
     for group in twins.values():
         if len(group) > 1:
+            what = "case or spaces" if len(set(map(_fold, group))) == 1 else "quotes, case or spaces"
             classes = " and ".join(repr(name[:40]) for name in group)
-            notes.append(f"{len(group)} classes differ only in case or spaces, {classes}; write them alike if they are one")
+            notes.append(f"{len(group)} classes differ only in {what}, {classes}; write them alike if they are one")
     numbers = [label for label in labels if label in names and _is_number(label) and label.lower() not in MISSING]
+    numbers = [label for label in numbers if math.isfinite(float(label))]  # not the words inf and infinity
     if 0 < len(numbers) < len(names) and len(labels) > len(numbers):
         shown = ", ".join(numbers[:3])
         notes.append(
@@ -100,6 +100,12 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
     wide = [name for name in names if not name.isascii() and unicodedata.normalize("NFKC", name).isdecimal()]
     if wide:
         notes.append(f"labels such as {wide[0]!r} are numbers in other characters than 0 to 9, so they are taken as names")
+    moved = [label for label in labels if label in names and _WHOLE.fullmatch(label) and float(label) != labels[label]]
+    if moved and all(map(_is_number, names)):
+        notes.append(
+            f"labels are names that {CLASSES} lists, also where these are numbers: label {moved[0]} is class {labels[moved[0]]}, "
+            f"and so {len(moved):,} have another number than their name"
+        )
     used = set(labels.values())
     if not names and used and 0 not in used:
         notes.append(
@@ -211,41 +217,3 @@ def _is_number(label: str) -> bool:
     except ValueError:
         return False
     return label.isascii() and "_" not in label
-
-
-def class_names(path: str) -> tuple[str, ...]:
-    """Returns the names in a classes.csv; () if the file does not exist or has other columns, and so another purpose.
-
-    Raises:
-      LabelError: the file cannot be read, or a line of it is no class.
-    """
-    if not exists(path):
-        return ()
-    try:
-        header, *rows = list(csv.reader(io.StringIO(read_utf8(path), newline=""))) or [[]]
-    except OSError as error:
-        raise LabelError(f"{path}: {error.strerror}; it has to be a file with number,name, or not to be there") from error
-    except TextError as error:
-        raise LabelError(str(error)) from error
-    except csv.Error as error:
-        raise LabelError(f"{path}: not a CSV file ({error}); expected number,name") from error
-    if header != ["number", "name"]:
-        if sorted(re.split(r"[,;\t]", ",".join(header).replace(" ", "").lower())) == ["name", "number"]:
-            raise LabelError(f"{path}:1: the header is {','.join(header)[:40]!r}; write number,name, separated by a comma")
-        return ()
-    names: dict[str, int] = {}
-    for number, row in enumerate(rows):
-        row = [normal_form(cell) for cell in row]
-        if len(row) != 2 or row[0] != str(number):
-            raise LabelError(f"{path}:{number + 2}: {','.join(row)!r} is not class {number} and a name; expected number,name")
-        name = row[1]
-        if has_line_break(name):
-            raise LabelError(f"{path}: the name of class {number}, {name[:40]!r}, has a line break; write it in one line")
-        if not name:
-            raise LabelError(f"{path}:{number + 2}: class {number} has no name; write one, since an empty label means no label")
-        if name in names:
-            raise LabelError(
-                f"{path}:{number + 2}: classes {names[name]} and {number} are both called {name[:40]!r}; give each a name of its own"
-            )
-        names[name] = number
-    return tuple(names)

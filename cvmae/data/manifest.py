@@ -27,11 +27,12 @@ import itertools
 import os
 from collections.abc import Collection
 
+from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
-from cvmae.data.labels import class_names, label_notes, missing_notes, number_label_sets, number_labels
+from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
 from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
-from cvmae.data.times import TimeError, parse_part
+from cvmae.data.times import TimeError, parse_part, part_notes
 from cvmae.data.video_files import FolderError, VideoFiles
 from cvmae.storage.client import LIBRARIES, SCHEMES, scheme_of
 from cvmae.storage.path import dirname, expand_user, is_remote, isdir, join, names_in
@@ -118,6 +119,7 @@ def read_manifest(
     if not entries:
         known = ", ".join(sorted({text_of(row["split"]) for _, row in rows})) or "none: the file has no rows"
         raise SplitError(f"{path}: no video has split {split!r}; the splits there are: {known}")
+    notes += part_notes((entry.start, entry.end) for entry in entries)
     return Manifest(entries, names, folder, tuple(f"{path}: {note}" for note in notes), label_sets, manifest_path, root)
 
 
@@ -134,7 +136,7 @@ def splits_of(path: str) -> tuple[str, ...]:
 
 def _number_rows(rows, classes, multi_label):
     """Returns the class names, `Manifest.label_sets`, the label of every row, and notes. Raises: LabelError."""
-    known = class_names(classes)
+    known, unread = read_classes(classes)
     listed = [name for name in known if ";" in name] if multi_label else []
     texts = [split_label(where, row["label"], multi_label, listed) for where, row in rows]
     places: dict[str, str] = {}
@@ -145,7 +147,7 @@ def _number_rows(rows, classes, multi_label):
     if multi_label:
         check_vectors(zip((where for where, _ in rows), texts, strict=True))
     names, number = number_labels(places, classes, multi_label, known)
-    notes = label_notes(names, number) + missing_notes(itertools.chain.from_iterable(texts), number)
+    notes = (unread if number else []) + label_notes(names, number) + missing_notes(itertools.chain.from_iterable(texts), number)
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes
     rows_of_numbers = [frozenset(number[text] for text in row if text in number) for row in texts]
@@ -180,7 +182,7 @@ def _is_folder(path: str) -> bool:
     try:
         return isdir(path)
     except OSError as error:  # only of a bucket
-        raise ManifestError(f"{path}: {error.strerror}; set data.manifest to a file with {COLUMNS}") from error
+        raise ManifestError(f"{path}: {error.strerror}; give a manifest, a file with {COLUMNS}") from error
 
 
 def _entry(where, row, label, find):

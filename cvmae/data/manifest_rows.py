@@ -34,15 +34,15 @@ class QuotedText(str):
 
 def read_rows(path):
     """Yields ("file:line", {field: value}) of each row; path, label and split are among the fields."""
-    as_json = path.endswith((".jsonl", ".ndjson", ".json"))
+    as_json = path.lower().endswith((".jsonl", ".ndjson", ".json"))
     try:
         yield from (_json_rows if as_json else _csv_rows)(path, io.StringIO(read_utf8(path), newline=""))
     except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}; set data.manifest to a file with {COLUMNS}") from error
+        raise ManifestError(f"{path}: {error.strerror}; give a manifest, a file with {COLUMNS}") from error
     except csv.Error as error:
         raise ManifestError(f"{path}: not a CSV file ({error}); expected {COLUMNS}") from error
     except TextError as error:
-        raise ManifestError(f"{error}; data.manifest is a file with {COLUMNS}") from error
+        raise ManifestError(f"{error}; a manifest is a file with {COLUMNS}") from error
 
 
 def _csv_rows(path, file):
@@ -96,6 +96,10 @@ def _json_rows(path, file):
         if not isinstance(row, dict):
             raise ManifestError(f"{where}: expected an object with {COLUMNS}, got {line.strip()[:40]!r}")
         _check_fields(where, row, "the object")
+        if isinstance(row["split"], (list, dict, bool)):
+            raise ManifestError(
+                f"{where}: split {str(row['split'])[:40]} is no word; give one, and a row for each split that the video is in"
+            )
         if has_line_break(split := text_of(row["split"])):
             raise ManifestError(f"{where}: split {split[:40]!r} has a line break; write it in one line")
         if isinstance(row["path"], str):
@@ -136,6 +140,10 @@ def stray_splits(rows: Iterable[tuple[str, dict]], used: Collection[str]) -> lis
             continue
         if split.lower() in EMPTY:
             notes.append(f"{count} no split and so no use here, first {lines[0]}; write one, or remove them")
+        elif set(re.split(r"[\s,;|/+&]+", split)).intersection(used):
+            notes.append(
+                f"{count} the split {split[:40]!r}, which is not read, first {lines[0]}; a video in several splits has a row for each"
+            )
         elif near := next((name for name in used if _is_misspelled(split, name)), ""):
             notes.append(
                 f"{count} the split {split[:40]!r}, which is not read, first {lines[0]}; write {near!r} if that is meant"

@@ -58,14 +58,15 @@ def _merged(spans):
     return merged
 
 
-def repeated(parts: Sequence[Part], labels: Sequence) -> tuple[list[int], list[int]]:
-    """Returns the numbers of the parts that are there before already, and of those among them that have another label there."""
+def repeated(parts: Sequence[Part], labels: Sequence) -> tuple[dict[int, int], list[int]]:
+    """Returns {number: number of the first} of the parts that are there before already, and those of them with another label there."""
     first: dict[Part, int] = {}
-    again, contrary = [], []
+    again: dict[int, int] = {}
+    contrary = []
     for number, part in enumerate(parts):
         other = first.setdefault(part, number)
         if other != number:
-            again.append(number)
+            again[number] = other
             if labels[other] != labels[number]:
                 contrary.append(number)
     return again, contrary
@@ -110,7 +111,7 @@ def _repeats(name, source, parts, labeled):
         text = f"{name}: {_count(len(contrary), 'video')} listed again with another label, {_examples(source, contrary)}"
         _refuse_above(2 * len(contrary), len(source), text, "give each video one label")
         return [f"{text}; give each video one label"]
-    return [f"{name}: {_count(len(again), 'video')} listed more than once, {_examples(source, again)}"] if again else []
+    return [f"{name}: {_count(len(again), 'video')} listed more than once, {_examples(source, list(again))}"] if again else []
 
 
 def _shared_clips(name, train_name, train_parts, source, parts, labeled):

@@ -84,9 +84,10 @@ def _full_split(data, split: str) -> Source:
             manifest = read_manifest(data.manifest, split, data.root, several, pictures, _splits_of(data))
             return FileSource(manifest, file_cache(data))
         except ManifestError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise ManifestError(f"{error}{how_to_prepare(data.get('name', ''))}") from error
-            raise
+            if not isinstance(error.__cause__, OSError):
+                raise
+            remedy = how_to_prepare(data.get("name", "")) if isinstance(error.__cause__, FileNotFoundError) else ""
+            raise ManifestError(f"{error}, and set data.manifest to it{remedy}") from error
     if data.source == "motion":
         # Imported here: rendering needs the package with the photographs, reading does not.
         from cvmae.data import motion

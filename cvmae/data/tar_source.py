@@ -7,13 +7,15 @@ import os
 
 import numpy as np
 
+from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, UNLABELED, LabelError, split_label
 from cvmae.data.labels import label_notes, missing_notes, number_labels
 from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.stamps import stamp_of_path
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
+from cvmae.data.times import part_notes
 from cvmae.storage.cache import FileCache, RemoteFile
-from cvmae.storage.path import dirname, is_remote, isfile, join
+from cvmae.storage.path import dirname, is_remote, join
 
 _THREADS = 16  # that wait for the indices of shards in a bucket
 
@@ -72,15 +74,21 @@ class TarSource:
                 places.setdefault(text, self._where(number, sample))
         classes = join(dirname(self._paths[0]), CLASSES)
         try:
-            names, numbers = number_labels(places, classes)
+            known, unread = read_classes(classes)
+            names, numbers = number_labels(places, classes, names=known)
         except LabelError as error:
             raise ShardError(str(error)) from error
-        if names and not isfile(classes):
+        if names and not known:
             # Sorted names of one split would be numbered otherwise in another one.
             raise ShardError(
                 f"{next(iter(numbers.items()))[0]!r} is a class by name; list the names in {classes}, with number,name"
             )
-        notes = label_notes(names, numbers) + missing_notes((sample.label for _, sample in self._samples), numbers)
+        notes = (
+            (unread if numbers else [])
+            + label_notes(names, numbers)
+            + missing_notes((sample.label for _, sample in self._samples), numbers)
+        )
+        notes += part_notes((sample.start, sample.end) for _, sample in self._samples)
         self.notes += tuple(f"{dirname(self._paths[0])}: {note}" for note in notes)
         return names, numbers
 

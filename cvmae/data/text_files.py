@@ -1,6 +1,7 @@
 """Reading of text files that people write, as UTF-8; what is no such text is named in one line, with the place and the remedy."""
 
 import json
+import re
 from typing import Any
 
 from cvmae.data.probe import no_video
@@ -8,7 +9,9 @@ from cvmae.files import LFS_POINTER, is_lfs_pointer
 from cvmae.storage.path import as_path
 
 _HEAD = 4096
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# Byte order marks; that of UTF-32 begins with one of UTF-16.
+_MARKS = {"UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-16": (b"\xff\xfe", b"\xfe\xff")}
+_HIGH = re.compile(b"[\x80-\xff]+")
 _ZIP, _GZIP = b"PK\x03\x04", b"\x1f\x8b"
 
 
@@ -27,8 +30,9 @@ def read_utf8(path: str) -> str:
         content = file.read(_HEAD)
         if is_lfs_pointer(content):
             raise TextError(f"{path}: {LFS_POINTER}")
-        if content.startswith(_UTF_16):
-            raise TextError(f"{path}: not UTF-8 text but UTF-16; save it as UTF-8")
+        for encoding, marks in _MARKS.items():
+            if content.startswith(marks):
+                raise TextError(f"{path}: not UTF-8 text but {encoding}; save it as UTF-8")
         if kind := _binary_kind(path, content):
             raise TextError(f"{path}: not UTF-8 text but {kind}")
         content += file.read()
@@ -75,10 +79,15 @@ def _describe(path: str, content: bytes, at: int) -> str:
     start = max(content.rfind(b"\n", 0, at), content.rfind(b"\r", 0, at)) + 1
     line = len(content[:start].decode("utf-8").splitlines()) + 1 if start else 1
     column = len(content[start:at].decode("utf-8-sig" if not start else "utf-8")) + 1
+    message = f"{path}:{line}: not UTF-8 text, byte 0x{content[at]:02x} in column {column}"
+    runs = _HIGH.findall(content)
+    if content[:at].isascii() and sum(map(len, runs)) >= 2 * len(runs):
+        # A letter has two such bytes, or a word of another script has only such ones.
+        return (
+            f"{message} (of GBK, Big5, Shift-JIS, EUC-KR or Windows-1251, it seems); save the file as UTF-8, such as by "
+            "iconv -f ENCODING -t UTF-8, with the encoding of the program that wrote it"
+        )
     encoding = "Windows-1252" if any(0x80 <= byte < 0xA0 for byte in content) else "ISO-8859-1"
     letter = content[at : at + 1].decode(encoding, errors="replace")
     guess = f"in {encoding} it is {letter!r}" if letter.isprintable() and letter != "\ufffd" else "it is of another encoding"
-    return (
-        f"{path}:{line}: not UTF-8 text, byte 0x{content[at]:02x} in column {column} ({guess}); save the file as UTF-8, such as by "
-        f"iconv -f {encoding} -t UTF-8"
-    )
+    return f"{message} ({guess}); save the file as UTF-8, such as by iconv -f {encoding} -t UTF-8"

@@ -79,8 +79,12 @@ def write_page(workdirs, out: str | os.PathLike = "") -> AnyPath:
     """
     path = as_path(out) if out else as_path(workdirs[0]) / PAGE
     text = render(gather(workdirs))
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")  # file names may contain bytes that are not text
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="replace")  # file names may contain bytes that are not text
+    except OSError as error:
+        remedy = "give --out=FILE.html, a file in a folder that is there and can be written"
+        raise OSError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from error
     return path
 
 

@@ -115,7 +115,7 @@ def test_a_folder_of_a_bucket_stands_for_a_manifest(files, remote, bucket):
     mixed = read_manifest(f"{bucket}/sets/mixed", "any")
     assert [entry.path for entry in mixed.entries] == [f"{bucket}/sets/mixed/x"]
     assert "3 left out: .hidden/a.mp4 (hidden" in mixed.notes[0] and "note (no video" in mixed.notes[0]
-    with pytest.raises(ManifestError, match="no such object or bucket; set data.manifest to a file"):
+    with pytest.raises(ManifestError, match="no such object or bucket; give a manifest, a file"):
         read_manifest(f"{bucket}/sets/none", "any")
 
 

@@ -36,8 +36,10 @@ def test_a_folder_is_all_videos_below_it_unlabeled(tmp_path):
 
 def test_json_lines(tmp_path):
     rows = [{"path": "a b,c.mp4", "label": 2, "split": "val", "start": 1}, {"path": "d.mp4", "label": None, "split": "val"}]
-    path = write(tmp_path, "\n\n".join(map(json.dumps, rows)) + "\n", "list.jsonl")
-    assert read_manifest(path, "val").entries == (Entry(f"{tmp_path}/a b,c.mp4", 2, 1.0), Entry(f"{tmp_path}/d.mp4", UNLABELED))
+    for name in ("list.jsonl", "list.JSONL", "list.NDJson"):
+        path = write(tmp_path, "\n\n".join(map(json.dumps, rows)) + "\n", name)
+        expected = (Entry(f"{tmp_path}/a b,c.mp4", 2, 1.0), Entry(f"{tmp_path}/d.mp4", UNLABELED))
+        assert read_manifest(path, "val").entries == expected
 
 
 def test_names_are_numbered_in_sorted_order_over_all_splits(tmp_path):
@@ -57,16 +59,6 @@ def test_classes_beside_the_manifest_number_its_labels(tmp_path):
     assert numbered.class_names == ("run", "fly", "10") and numbered.entries[0].label == 1
     write(tmp_path, 'number,name\n0, run \n1 ,"fly "\n2,10\n', "classes.csv")
     assert read_manifest(path, "train").class_names == ("run", "fly", "10")
-    write(tmp_path, "id,name\n7,run\n", "classes.csv")  # of something else
-    assert read_manifest(write(tmp_path, "path,label,split\n1,run,train\n"), "train").class_names == ("run",)
-
-
-@pytest.mark.parametrize("header", ["Number,Name", "number, name", "number;name", "name,number"])
-def test_a_classes_file_with_another_header_is_not_passed_over(tmp_path, header):
-    write(tmp_path, f"{header}\n0,run\n", "classes.csv")
-    path = write(tmp_path, "path,label,split\na.mp4,run,train\n")
-    with pytest.raises(ManifestError, match="classes.csv:1: the header is .*; write number,name"):
-        read_manifest(path, "train")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +122,7 @@ def test_errors_name_the_file_the_line_and_the_remedy(tmp_path, text, name, mess
 
 
 def test_a_manifest_that_is_not_there(tmp_path):
-    with pytest.raises(ManifestError, match="none.csv: No such file or directory; set data.manifest"):
+    with pytest.raises(ManifestError, match="none.csv: No such file or directory; give a manifest, a file with"):
         read_manifest(str(tmp_path / "none.csv"), "train")
 
 
@@ -209,7 +201,16 @@ def test_labels_that_may_not_be_meant_so_are_named(tmp_path, labels, note):
 
 
 @pytest.mark.parametrize(
-    "labels", [("run", "jump"), ("0", "1"), ("0", "9", "19"), ("", "nan"), ("0", "2", "run fast")[:2], ("walk/run", "walk run")]
+    "labels",
+    [
+        ("run", "jump"),
+        ("inf", "infinity", "run", "jump"),
+        ("0", "1"),
+        ("0", "9", "19"),
+        ("", "nan"),
+        ("0", "2", "run fast")[:2],
+        ("walk/run", "walk run"),
+    ],
 )
 def test_other_labels_have_no_note(tmp_path, labels):
     assert labeled(tmp_path, *labels).notes == ()

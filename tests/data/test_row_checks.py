@@ -129,7 +129,7 @@ def test_shared_parts_equal_a_comparison_of_all_pairs():
         }
         assert shared(train, test) == sorted(expected)
     assert Part.of("a", None, None) == Part("a", 0.0, math.inf)
-    assert repeated([Part("a"), Part("a", 1), Part("a"), Part("a")], [0, 0, 1, 0]) == ([2, 3], [2])
+    assert repeated([Part("a"), Part("a", 1), Part("a"), Part("a")], [0, 0, 1, 0]) == ({2: 0, 3: 0}, [2])
 
 
 def test_prepare_names_them(tmp_path, capsys):
@@ -146,11 +146,12 @@ def test_prepare_names_them(tmp_path, capsys):
         (path.rpartition("/")[2], problem, detail) for path, problem, detail in table(tmp_path / "out" / "report.csv")[1:]
     }
     assert problems == {
-        ("b.mp4", "two labels", "manifest.csv train: b_000002_000003.mp4"),
+        ("b.mp4", "two labels", "manifest.csv train: b_000002_000003.mp4 has 'jump', b_000000_000001.mp4 has 'run'"),
         ("a.mp4", "in two splits", "manifest.csv: train and val"),
+        ("a.mp4", "two labels", "manifest.csv val: a_000000_000002.mp4 has 'jump', a_000000_000001.mp4 in train has 'run'"),
     }
     out = capsys.readouterr().out
-    assert "1 in two splits, 1 two labels" in out
+    assert "1 in two splits, 2 two labels" in out
     assert "manifest.csv: 1 of 3 classes have no training videos: fly" in out
 
 
@@ -167,6 +168,13 @@ def test_prepare_names_files_that_links_give_a_second_label(linked, tmp_path, ca
         for name in ("a", "b"):
             (folder / "jump" / f"{name}.mp4").symlink_to(f"../run/{name}.mp4")
     prepare(options(tmp_path, "folder"))
-    problems = [problem for _, problem, _ in table(tmp_path / "out" / "report.csv")[1:]]
-    assert problems and set(problems) <= {"two labels", "in two splits"}
+    [_, *problems] = table(tmp_path / "out" / "report.csv")
+    assert problems and {problem for _, problem, _ in problems} <= {"two labels", "in two splits"}
+    for path, problem, detail in problems:
+        name = path.rpartition("/")[2]
+        if problem == "two labels":
+            assert all(f"{label}/{name}" in detail and f"has '{label}'" in detail for label in ("run", "jump"))
+        else:
+            other = "jump" if "/run/" in path else "run"
+            assert "in train as" in detail and detail.endswith(f"/{other}/{name}")
     assert "no problem" not in capsys.readouterr().out

@@ -104,7 +104,11 @@ def test_files_need_a_manifest():
 
 
 @pytest.mark.parametrize(
-    ("manifest", "reason"), [("", "needs data.manifest"), ("gone.csv", "gone.csv: No such file or directory; set data.manifest")]
+    ("manifest", "reason"),
+    [
+        ("", "needs data.manifest"),
+        ("gone.csv", "gone.csv: No such file or directory; give a manifest, .*, and set data.manifest to it"),
+    ],
 )
 def test_a_manifest_that_is_not_there_names_the_command_that_writes_it(manifest, reason):
     def complaint(name):

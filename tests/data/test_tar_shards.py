@@ -162,11 +162,20 @@ def test_the_commands_write_and_index(files, tmp_path, capsys):
         (("--shards=webdataset", f"--out={out}"), "--manifest is missing"),
         ((*arguments, "--pack"), "--pack does not apply to --shards"),
         ((f"--index={tmp_path}/none-*.tar",), "no such shard"),
+        (
+            ("--shards=webdataset", "--manifest=/nope.csv", f"--out={out}"),
+            "/nope.csv: No such file or directory; give a manifest, a file",
+        ),
     ):
-        assert run_own(command, *words) == 2 and message in capsys.readouterr().err
+        assert run_own(command, *words) == 2
+        error = capsys.readouterr().err
+        assert message in error and "data.manifest" not in error
     (files / "other.csv").write_text("path,label,split\nclip.0.mp4,run,train\n")
     with pytest.raises(PrepareError, match="has the shards of another manifest"):
         write_shards(str(files / "other.csv"), str(out))
+    (files / "other.csv").write_text("path,label,split\nclip.0.mp4,run;jump,train\n")
+    with pytest.raises(PrepareError, match="is several labels; give one class per video, or list it in classes.csv$"):
+        write_shards(str(files / "other.csv"), str(tmp_path / "several"))
 
 
 VIDEO = b"0" * 700

@@ -27,12 +27,14 @@ MANIFEST = "path,label,split\na.mp4,{},train\nb.mp4,x,train\n"
         ("pâth,label,split\n", "latin-1", "list.csv:1: not UTF-8 text, byte 0xe2 in column 2"),
         (MANIFEST.format("ü") + "c.mp4,é\udcff,train\n", "surrogate", "list.csv:4: not UTF-8 text, byte 0xff in column 8"),
         (MANIFEST.format("x"), "utf-16", "list.csv: not UTF-8 text but UTF-16; save it as UTF-8"),
+        (MANIFEST.format("x"), "utf-32", "list.csv: not UTF-8 text but UTF-32; save it as UTF-8"),
+        ("\ufeff" + MANIFEST.format("x"), "utf-32-be", "list.csv: not UTF-8 text but UTF-32; save it as UTF-8"),
     ],
 )
 def test_a_byte_of_another_encoding_is_named_with_its_place(tmp_path, text, encoding, place):
     content = text.encode("utf-8", "surrogateescape") if encoding == "surrogate" else text.encode(encoding)
     (tmp_path / "list.csv").write_bytes(content)
-    with pytest.raises(ManifestError, match=f"{place}.*; data.manifest is a file with path,label,split") as caught:
+    with pytest.raises(ManifestError, match=f"{place}.*; a manifest is a file with path,label,split") as caught:
         read_manifest(str(tmp_path / "list.csv"), "train")
     assert "\n" not in str(caught.value)
     with pytest.raises(PrepareError, match=f"{place}.*; expected lines"):
@@ -54,7 +56,7 @@ def test_other_kinds_of_files_are_named(tmp_path):
         "a.jsonl": "a Git LFS pointer, not the file itself: run git lfs pull",
     }
     for name, kind in kinds.items():
-        with pytest.raises(ManifestError, match=f"{name}: .*{kind}.*; data.manifest is a file with") as caught:
+        with pytest.raises(ManifestError, match=f"{name}: .*{kind}.*; a manifest is a file with") as caught:
             read_manifest(str(tmp_path / name), "train")
         assert "\n" not in str(caught.value)
         with pytest.raises(LabelError, match=kind):

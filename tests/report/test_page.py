@@ -272,9 +272,12 @@ def test_a_wrong_command_is_refused_in_one_line(tmp_path, capsys, monkeypatch, a
     assert text.startswith("error: ") and said in text and text.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys):
-    assert run_command(pretrained(tmp_path / "run"), f"--out={tmp_path / 'absent' / 'r.html'}") == 1
-    assert "absent" in capsys.readouterr().err
+@pytest.mark.parametrize(("out", "reason"), [("absent/r.html", "No such file or directory"), ("folder", "Is a directory")])
+def test_a_page_that_cannot_be_written_is_said(tmp_path, capsys, out, reason):
+    (tmp_path / "folder").mkdir()
+    assert run_command(pretrained(tmp_path / "run"), f"--out={tmp_path / out}") == 1
+    said = f"error: {tmp_path / out} cannot be written ({reason}): give --out=FILE.html, a file in a folder that is there"
+    assert capsys.readouterr().err == f"{said} and can be written\n"
 
 
 @pytest.mark.parametrize(

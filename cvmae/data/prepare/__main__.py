@@ -129,6 +129,9 @@ def _check_applicable() -> None:
     for name in ("manifest", "root"):
         if FLAGS[name].present:
             raise PrepareError(f"--{name} is an option of --shards: leave it out")
+    for name in ("val_share", "seed"):
+        if FLAGS[name].present and FLAGS.dataset not in ("folder", METAWORLD):
+            raise PrepareError(f"--{name} does not apply to --dataset={FLAGS.dataset}, which has its own splits; leave it out")
     for name in sorted((videos - rendered if is_rendered else rendered - videos) - {"dataset"}):
         if FLAGS[name].present:
             remedy = "its videos are rendered" if is_rendered else f"it is an option of --dataset={METAWORLD}"

@@ -32,6 +32,7 @@ class Listing:
       manifests: pairs (name of a video, split) of each manifest, by the manifest's name.
       videos: videos by name.
       repeats: pairs (name, where the video is listed once more).
+      remarks: (path, problem, detail) of files and folders that may not be meant as they are read.
       is_undrawn: True if the videos have no splits yet; the splits in `manifests` are "" then.
     """
 
@@ -40,6 +41,7 @@ class Listing:
     videos: dict[str, Video] = dataclasses.field(default_factory=dict)
     repeats: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     is_undrawn: bool = False
+    remarks: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     _listed: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
     def add(self, manifest: str, split: str, video: Video, where: str) -> None:

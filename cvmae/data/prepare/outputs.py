@@ -145,18 +145,37 @@ def row_problems(listing: Listing, usable: dict[str, Row], out: str) -> list[tup
         }
         for split, of_split in rows.items():
             again, contrary = repeated(parts[split], [row.label for row in of_split])
-            problems += [
-                (
-                    of_split[n].path,
-                    "two labels" if n in contrary else "in a split twice",
-                    f"{manifest}.csv {split}: {of_split[n].name}",
-                )
-                for n in again
-            ]
+            for n, first in again.items():
+                row, other = of_split[n], of_split[first]
+                if n in contrary:
+                    problems.append((row.path, "two labels", _labels_text(f"{manifest}.csv {split}", row, other)))
+                else:
+                    problems.append((row.path, "in a split twice", f"{manifest}.csv {split}: {row.name}, as {other.name}"))
             if split != "train":
-                both = shared(parts.get("train", []), parts[split])
-                problems += [(of_split[n].path, "in two splits", f"{manifest}.csv: train and {split}") for n in both]
+                problems += _shared_rows(manifest, split, of_split, parts[split], rows.get("train", []), parts.get("train", []))
     return problems
+
+
+def _shared_rows(manifest, split, rows, parts, train_rows, train_parts) -> list[tuple[str, str, str]]:
+    """Returns the problems of the rows of a split whose part of a file overlaps that of a training row."""
+    by_file: dict[str, list[tuple[Part, Row]]] = collections.defaultdict(list)
+    for part, row in zip(train_parts, train_rows, strict=True):
+        by_file[part.file].append((part, row))
+    problems = []
+    for n in shared(train_parts, parts):
+        row, part = rows[n], parts[n]
+        others = [other for there, other in by_file[part.file] if max(there.start, part.start) < min(there.end, part.end)]
+        as_other = "" if others[0].path == row.path else f", in train as {others[0].path}"
+        problems.append((row.path, "in two splits", f"{manifest}.csv: train and {split}{as_other}"))
+        if contrary := [other for other in others if row.label and other.label not in ("", row.label)]:
+            problems.append((row.path, "two labels", _labels_text(f"{manifest}.csv {split}", row, contrary[0], " in train")))
+    return problems
+
+
+def _labels_text(where, row, other, where_other="") -> str:
+    """Describes two rows of one file that have two labels."""
+    labels = [repr(one.label) if one.label else "no label" for one in (row, other)]
+    return f"{where}: {row.name} has {labels[0]}, {other.name}{where_other} has {labels[1]}"
 
 
 def summary(listing: Listing, usable: dict[str, Row], problems: list[tuple[str, str, str]], report: str) -> str:

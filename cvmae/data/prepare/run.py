@@ -67,6 +67,12 @@ class Options:
         ):
             if not is_valid:
                 raise PrepareError(f"--{field}={getattr(self, field)} must be {expected}")
+        if self.labels and self.dataset == "folder":
+            raise PrepareError(
+                f"--labels={self.labels} does not apply to --dataset=folder, whose folders are the labels; leave it out"
+            )
+        if self.beam_options and self.runner != "beam":
+            raise PrepareError(f"--beam_options does not apply to --runner={self.runner}: set --runner=beam, or leave it out")
         if self.pictures and self.dataset != "folder":
             raise PrepareError(f"--pictures does not apply to --dataset={self.dataset}: it is an option of folder; leave it out")
         if self.transcode and (self.pictures or self.dataset == "imagenet"):
@@ -151,6 +157,7 @@ def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, st
         if len(paths) > 1:
             problems.append((paths[0], "ambiguous", f"taken for {name}; {', '.join(paths[1:])} might as well be it"))
     problems += [(name, "listed twice", f"{where}; the first line counts") for name, where in listing.repeats]
+    problems += listing.remarks
     if not located:
         example = f"the files there are such as {files.paths[0]}" if files.paths else "there is no video file"
         raise PrepareError(

@@ -7,7 +7,9 @@ import pytest
 
 from cvmae.data.decode import read_table
 from cvmae.data.prepare import Options, PrepareError, prepare, work
+from cvmae.data.prepare import __main__ as command
 from cvmae.data.prepare.state import State
+from tests.commands import run_own
 from tests.data import layouts, videos
 from tests.data.prepare.runs import options, snapshot, table
 
@@ -266,3 +268,18 @@ def test_a_header_that_ends_early_or_announces_no_size(tmp_path, content):
     (tmp_path / "a.avi").write_bytes(content + bytes(100))
     answer = work.process(work.make_job(str(tmp_path / "a.avi"), "quick"))
     assert answer["problem"] == "undecodable" and "announces" not in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--dataset=folder", "--labels=l"], "--labels=l does not apply to --dataset=folder, whose folders are the labels"),
+        (["--dataset=folder", "--beam_options=x"], "--beam_options does not apply to --runner=local: set --runner=beam"),
+        (["--dataset=ssv2", "--labels=l", "--val_share=0.2"], "--val_share does not apply to --dataset=ssv2, which has its own"),
+        (["--dataset=ssv2", "--labels=l", "--seed=1"], "--seed does not apply to --dataset=ssv2, which has its own splits"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(tmp_path, capsys, words, message):
+    assert run_own(command, f"--videos={tmp_path}", f"--out={tmp_path / 'out'}", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1 and not (tmp_path / "out").exists()
