@@ -55,9 +55,8 @@ def check_schema(config) -> None:
     require(known, f"config.task={task!r} cannot be used: {nearest(str(task), TASKS)}")
     schema = _schema_of(task)
     if task == "ablate":  # its runs are checked one by one, each as the variant makes it
-        config = ml_collections.ConfigDict({name: config[name] for name in schema if name in config})
-        if isinstance(config.get("pretrain"), ml_collections.ConfigDict):
-            config.pretrain = schema.pretrain
+        has_base = isinstance(config.get("pretrain"), ml_collections.ConfigDict)
+        config = ml_collections.ConfigDict({**config, **({"pretrain": schema.pretrain} if has_base else {})})
     _check_sections(config, schema, task)
     for field, value in flatten(config).items():
         if field == "video_branch.untrained_variant" or (field.startswith("data.sources.") and value is None):
@@ -113,11 +112,15 @@ def _check_sections(config, schema, task: str, prefix: str = "") -> None:
 def _missing(field: str, is_section: bool, task: str) -> str:
     """Returns the message about a field or section that a config lacks."""
     section, _, name = f"config.{field}".rpartition(".")
-    remedy = "set it to 0 to leave the term out" if section == "config.loss" else "set it"
-    return (
-        f"{section} has no {'section' if is_section else 'field'} {name!r}, which config.task={task!r} needs: {remedy}; if the config is of "
-        f"another task, choose the task by the config's argument, task={task}, and not by its field"
+    by_argument = f"choose the task by the config's argument, task={task}, and not by its field"
+    remedy = (
+        "set it to 0 to leave the term out"
+        if section == "config.loss"
+        else f"set it; if the config is of another task, {by_argument}"
     )
+    if is_section and section == "config":
+        remedy = f"{by_argument}, or set the section"
+    return f"{section} has no {'section' if is_section else 'field'} {name!r}, which config.task={task!r} needs: {remedy}"
 
 
 def _check_type(field: str, value, default) -> None:

@@ -171,3 +171,28 @@ def test_every_pattern_of_added_fields_is_of_a_field_that_first_configs_lack():
             recorded = flatten(json.load(archive.extractfile(f"{task}/config.json")))
             lacked |= flatten(downstream(task)).keys() - recorded.keys()
     assert [pattern for pattern in ADDED if not fnmatch.filter(lacked, pattern)] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("c.study.sedes = (0,)", "config.study has no field 'sedes'; did you mean 'seeds'"),
+        ("c.foo = 1", "config has no field 'foo'; known: pretrain, study, task"),
+        ("del c.study.measures", "config.study has no field 'measures'"),
+        ("c.pretrain = None", "config.pretrain=None cannot be used: it is a section"),
+        ("c.pretrain.data.strid = 7", "config.data has no field 'strid'; did you mean 'stride'"),
+    ],
+)
+def test_fields_of_a_study_and_its_runs_are_compared_too(changes, message, tmp_path):
+    file = tmp_path / "mine.py"
+    lines = (
+        "from cvmae.configs import ablate",
+        "def get_config(arg=None):",
+        "    c = ablate.get_config(arg)",
+        f"    {changes}",
+        "    return c",
+    )
+    file.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=message):
+        run(load(f"{file}:study=masking,base=ssv2,runlocal"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
