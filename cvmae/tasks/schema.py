@@ -20,7 +20,8 @@ from cvmae.tasks import TASKS
 from cvmae.tasks.fields import check_of
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER
 
-# Fields that the first version of this package did not have: configs that it recorded lack them, and are read.
+# Fields that the first version of this package did not have: configs that it recorded lack them, and are read. A new field joins only if
+# the code does without it.
 ADDED = (
     *("checkpoint_keep_every", "compilation_cache", "optimizer_sharding", "profile", "log.*", "cooldown.*", "monitor.*"),
     *("data.allow_change", "data.cache_*", "data.hf.*", "data.mixture", "data.multi_label", "data.name", "data.pictures"),
