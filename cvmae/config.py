@@ -44,12 +44,12 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
     Raises:
       ConfigError: an unknown key, a key given twice, or a value that is not of its key's type.
     """
-    values, parts = dict(defaults), dict[str, str]()
+    values, seen = dict(defaults), dict[str, str]()
     for part in filter(None, (arg or "").split(",")):
         key, equals, text = part.partition("=")
-        if key in parts:
-            raise ConfigError(f"config argument {key!r} is given twice, as {parts[key]!r} and {part!r}: leave one out")
-        parts[key] = part
+        if key in seen:
+            raise ConfigError(f"config argument {key!r} is given twice, as {seen[key]!r} and {part!r}: leave one out")
+        seen[key] = part
         if key not in defaults:
             raise ConfigError(f"config argument {key!r} is unknown: {nearest(key, defaults)}")
         kind = type(defaults[key])
