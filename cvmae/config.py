@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+MAX_STEPS = 2**31 - 1  # steps are counted in int32
 UNTRAINED = "untrained"  # the value of config.init_from that asks for an encoder of random weights
 
 
@@ -41,11 +42,14 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
       **defaults: the known keys; a value takes the type of its default.
 
     Raises:
-      ConfigError: an unknown key, or a value that is not of its key's type.
+      ConfigError: an unknown key, a key given twice, or a value that is not of its key's type.
     """
-    values = dict(defaults)
+    values, seen = dict(defaults), dict[str, str]()
     for part in filter(None, (arg or "").split(",")):
         key, equals, text = part.partition("=")
+        if key in seen:
+            raise ConfigError(f"config argument {key!r} is given twice, as {seen[key]!r} and {part!r}: leave one out")
+        seen[key] = part
         if key not in defaults:
             raise ConfigError(f"config argument {key!r} is unknown: {nearest(key, defaults)}")
         kind = type(defaults[key])
@@ -73,7 +77,7 @@ def steps(duration: str, field: str, *, steps_per_epoch: float | None = None, to
       total: steps of the whole run; needed for percents.
 
     Raises:
-      ConfigError: the text is no duration, or its unit cannot be used here.
+      ConfigError: the text is no duration, its unit cannot be used here, or it is longer than MAX_STEPS.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)_(steps|epochs|percent)", str(duration))
     if not match:
@@ -82,6 +86,8 @@ def steps(duration: str, field: str, *, steps_per_epoch: float | None = None, to
     per_unit = {"steps": 1.0, "epochs": steps_per_epoch, "percent": None if total is None else total / 100}[unit]
     if per_unit is None:
         raise ConfigError(f"config.{field}={duration!r}: {unit} cannot be used for this field; write steps or epochs")
+    if amount * per_unit > MAX_STEPS:
+        raise ConfigError(f"config.{field}={duration!r:.60} is too long: a run has at most {MAX_STEPS} steps")
     return math.ceil(round(amount * per_unit, 6))
 
 
@@ -130,6 +136,8 @@ def load(path: str, overrides: Mapping | None = None) -> ml_collections.ConfigDi
     with _import_errors(file):
         spec.loader.exec_module(module)
         config = module.get_config(argument or None)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(f"{file}: get_config returned {config!r:.60}; expected an ml_collections.ConfigDict")
     config.lock()
     for key, value in (overrides or {}).items():
         check_key(config, key)
@@ -159,8 +167,8 @@ def check_key(config, key: str) -> None:
     for part in key.split("."):
         if not isinstance(node, ml_collections.ConfigDict) or part not in node:
             where = ".".join(["config", *walked])
-            names = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-            raise ConfigError(f"config.{key} does not exist: {where} has no field {part!r}; {nearest(part, names)}")
+            hint = nearest(part, node) if isinstance(node, ml_collections.ConfigDict) else f"it is a value, {node!r:.40}"
+            raise ConfigError(f"config.{key} does not exist: {where} has no field {part!r}; {hint}")
         walked.append(part)
         node = node[part]
 

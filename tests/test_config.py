@@ -24,6 +24,8 @@ def test_a_boolean_argument(text, expected):
     [
         ("varient=B/16", "'varient' is unknown: did you mean 'variant'"),
         ("zzz", "'zzz' is unknown: known: runlocal, variant"),
+        ("variant=S/16,runlocal,variant=L/16", "'variant' is given twice, as 'variant=S/16' and 'variant=L/16': leave one out"),
+        ("runlocal,runlocal=false", "'runlocal' is given twice, as 'runlocal' and 'runlocal=false'"),
         ("runlocal=maybe", "'runlocal=maybe': expected a value of type bool"),
     ],
 )

@@ -11,6 +11,7 @@ from cvmae.parallel.mesh import make_mesh
 from cvmae.performance.flops import FlopCount
 from cvmae.performance.gpu_report import AttentionUse, record_attention
 from cvmae.tasks import TASKS, find_task
+from cvmae.tasks.schema import check_schema
 from cvmae.tasks.validate import validate
 from cvmae.training.loop import Schedule
 
@@ -77,7 +78,8 @@ def model_flops(step: TracedStep) -> int:
 
 
 def check_task(config) -> None:
-    """Raises ConfigError where the task has no training step."""
+    """Raises ConfigError where a config is not of its task, or the task has no training step."""
+    check_schema(config)
     if not find_task(config.task).trains:
         trained = ", ".join(task for task in TASKS if find_task(task).trains)
         raise ConfigError(f"config.task={config.task!r} trains nothing, so there is no step to measure: take one of {trained}")

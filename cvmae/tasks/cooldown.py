@@ -14,17 +14,17 @@ from cvmae.interop.pretrained import vit_of
 from cvmae.interop.saved_run import SavedRun, read_workdir, split_path
 from cvmae.models.crossvideo import CrossVideo
 from cvmae.parallel import processes
+from cvmae.tasks.schema import OF_RUN
 from cvmae.training.optimizer import path_of, resolve_schedule
 from cvmae.training.train_state import TrainState
 from cvmae.workdir.saved_steps import read_position
 
 FIELD = "cooldown.init_from"
 SHARE = 20  # the run is this many times as long as its cooldown; V-JEPA 2 cools 240k steps down in 12k
-UNSET = ("total", "seed", "optimizer.base_lr", "optimizer.ema_decay")  # fields that the argument phase=cooldown leaves to the run
 
 
 def keep_cooldown(config, recorded: dict):
-    """Returns the config with the step, and with the fields of UNSET, that its workdir was begun with.
+    """Returns the config with the step, and with the fields of OF_RUN, that its workdir was begun with.
 
     The newest checkpoint of a run that is still going on changes; that of a cooldown of it does not.
 
@@ -39,12 +39,12 @@ def keep_cooldown(config, recorded: dict):
     if step is not None or folder != old_folder:
         return config
     recorded = ml_collections.ConfigDict(recorded)
-    values = {name: _get(recorded, name) for name in UNSET if _get(config, name) is None}
+    values = {name: _get(recorded, name) for name in OF_RUN if _get(config, name) is None}
     return _with(config, values | {FIELD: start})
 
 
 def fill_cooldown(config):
-    """Resolves config.cooldown.init_from to a step of the run, and sets the fields of UNSET that are None to what follows from it.
+    """Resolves config.cooldown.init_from to a step of the run, and sets the fields of OF_RUN that are None to what follows from it.
 
     The total is a twentieth of the run's, the learning rate begins at that of the run at its step (per clip of a batch), and the seed
     is another, so that batches, views and masks are.
@@ -56,10 +56,11 @@ def fill_cooldown(config):
       ConfigError: there is no such run, it is not of pre-training, or its learning rate is 0 there.
     """
     path = config.cooldown.init_from
-    unset = [name for name in UNSET if _get(config, name) is None]
+    unset = [name for name in OF_RUN if _get(config, name) is None]
     require(
         bool(path.strip()) or not (path or unset),
-        f"config.{FIELD} is empty: phase=cooldown continues a run; give its --workdir, or WORKDIR/checkpoints/STEP",
+        f"config.{FIELD} is empty: phase=cooldown continues a run; give its --workdir, or WORKDIR/checkpoints/STEP; "
+        f"without one, config.{' and config.'.join(unset)} cannot be None",
     )
     if not path or (not unset and split_path(path)[1] is not None):
         return config, []
@@ -79,7 +80,7 @@ def fill_cooldown(config):
 
 
 def _resolve(path: str) -> tuple[dict, list[str], str]:
-    """Returns values of FIELD and UNSET, notes, and why there is no such run, which is empty where there is."""
+    """Returns values of FIELD and OF_RUN, notes, and why there is no such run, which is empty where there is."""
     try:
         run = _read(path)
         config, position = ml_collections.ConfigDict(run.config), read_position(run.checkpoint)

@@ -45,7 +45,7 @@ def some_of(*words):
 
 ABOVE_0 = "above 0", lambda value: value > 0
 BELOW_1 = "at least 0 and below 1", lambda value: 0 <= value < 1
-SIZE = "(height, width), each at least 1", lambda value: len(value) == 2 and min(value) >= 1
+SIZE = "(height, width), each from 1 to 4096", lambda value: len(value) == 2 and 1 <= min(value) <= max(value) <= 4096
 SHARES = "(low, high) with 0 < low <= high <= 1", lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1
 RATIOS = "(low, high) with 0 < low <= high", lambda value: len(value) == 2 and 0 < value[0] <= value[1]
 COLOR = "three numbers, red, green, blue", lambda value: len(value) == 3
@@ -83,6 +83,7 @@ CHECKS = {
     "data.fit": one_of(*clips.FITS),
     "data.clip_sampling": one_of(*clips.SAMPLINGS),
     "data.frame_size": SIZE,
+    "data.fps": between(0, 1000),
     "data.num_frames": at_least(1),
     "data.stride": at_least(1),
     "data.timeout_s": ABOVE_0,
@@ -266,4 +267,8 @@ def check_field(field: str, value) -> None:
         parse_steps(value)
     if any(fnmatch.fnmatchcase(field, pattern) for pattern in DURATIONS):
         length = steps(value, field, steps_per_epoch=1, total=None if field == "total" else 100)
+        require(
+            length <= 100 or not str(value).endswith("_percent") or field.endswith("_every"),
+            f"config.{field}={value!r} is longer than the run: give 100_percent or less",
+        )
         require(length > 0 or field != "log_every", f"config.{field}={value!r} is too short: give 1_steps or more")

@@ -1,6 +1,6 @@
 """Checks of a config before anything is compiled, rendered or written.
 
-Every field by itself (`fields.CHECKS`); then the constructors that take several fields are called, and their errors become
+Which fields there are (`schema`), every field by itself (`fields.CHECKS`); then the constructors that take several fields are called, and their errors become
 ConfigError.
 """
 
@@ -21,6 +21,7 @@ from cvmae.tasks.block_checks import check_blocks
 from cvmae.tasks.fields import check_field
 from cvmae.tasks.mixtures import check_mixture
 from cvmae.tasks.model_fields import is_sigmoid, loss_field
+from cvmae.tasks.schema import check_schema
 from cvmae.tasks.teacher import check_teacher
 from cvmae.training import trackers
 from cvmae.visualize.attention import AttentionSpec
@@ -31,6 +32,7 @@ def validate(config, devices=None) -> None:
 
     Raises: ConfigError, one line that names the field and the fix.
     """
+    check_schema(config)
     own = check_mixture(config)
     for field, value in flatten(config).items():
         check_field(field, value)

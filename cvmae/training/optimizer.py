@@ -65,13 +65,17 @@ def make_schedule(c, batch_size: int, warmup: int, total: int, cooldown: int = 0
       cooldown: steps, of wsd.
 
     Raises:
-      ConfigError: wsd without a cooldown, or one that does not fit into the run beside the warm-up.
+      ConfigError: min_lr is above the peak; wsd without a cooldown, or one that does not fit into the run beside the warm-up.
     """
     peak, kind = peak_learning_rate(c.base_lr, batch_size), c.get("schedule", "cosine")
     warm, stable = optax.linear_schedule(0.0, peak, warmup), optax.constant_schedule(peak)
     if kind == "constant":
         # Not optax.warmup_constant_schedule, which stays at 0 without a warm-up.
         return optax.join_schedules([warm, stable], [warmup])
+    require(
+        c.min_lr <= max(c.base_lr, peak),
+        f"config.optimizer.min_lr={c.min_lr} is above the rate that it ends, config.optimizer.base_lr={c.base_lr}: lower it",
+    )
     if kind == "cosine" or not total:  # a run of 0 steps only tests
         # optax wants the decay to end after the warm-up even where a run is all warm-up.
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(total, warmup + 1), c.min_lr)

@@ -105,3 +105,13 @@ def test_a_cooldown_that_does_not_fit_is_refused_before_anything_is_compiled(cha
     with pytest.raises(ConfigError) as refused:
         make_task(config(**{f"optimizer__{name}": value for name, value in {"schedule": "wsd", **changes}.items()}), total=8)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_a_rate_that_would_rise_to_its_end_is_refused(schedule):
+    make_schedule(fields(schedule=schedule, base_lr=0.01, min_lr=0.01), 4, 0, 20, 5)  # a small batch: the peak is below base_lr
+    with pytest.raises(
+        ConfigError, match="config.optimizer.min_lr=5.0 is above the rate that it ends, config.optimizer.base_lr=0.01"
+    ):
+        make_schedule(fields(schedule=schedule, base_lr=0.01, min_lr=5.0), 4, 0, 20, 5)
+    make_schedule(fields(schedule="constant", base_lr=0.01, min_lr=5.0), 4, 0, 20)  # which has no end
