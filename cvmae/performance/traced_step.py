@@ -12,7 +12,7 @@ from cvmae.performance.flops import FlopCount
 from cvmae.performance.gpu_report import AttentionUse, record_attention
 from cvmae.tasks import TASKS, find_task
 from cvmae.tasks.validate import validate
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 
 
 class TracedStep:
