@@ -146,7 +146,7 @@ def test_a_checkpoint_comes_back_to_the_bit_and_the_newest_are_kept(bucket):
     save(folder, 2, 4, 6)
     assert saved_steps(folder / "checkpoints") == [4, 6]
     restored, position = restore(folder, state())
-    assert position == {"step": 6, "seconds": 6.1}
+    assert position == {"step": 6, "seconds": 6.1, "checksums": True}
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state(seed=6)), strict=True):
         assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
