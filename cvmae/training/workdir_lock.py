@@ -32,7 +32,7 @@ LOOKS = 4  # SETTLE_S apart: a server that comes back after a failure may once s
 
 
 class _Holder(NamedTuple):
-    """A thread that holds a lock; the lock is None in all processes of a run but the main one."""
+    """A thread that holds a lock, which the main process of a run alone has; the others have None."""
 
     thread: int
     lock: "_Lock | None"
