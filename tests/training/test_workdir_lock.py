@@ -187,7 +187,7 @@ def test_a_run_whose_folder_is_no_longer_its_own_ends(tmp_path, monkeypatch, los
     there = []
 
     def step(self, state, batch):
-        if int(state.step) == 3:
+        if int(state.step) == 2:
             while not (workdir / "checkpoints/2").exists():  # begun before the loss
                 time.sleep(0.02)
             lose(workdir)
@@ -195,7 +195,7 @@ def test_a_run_whose_folder_is_no_longer_its_own_ends(tmp_path, monkeypatch, los
             if beats:
                 while not workdir_lock._HELD[str(workdir / LOCK)].lock._lost:
                     time.sleep(0.02)
-        assert int(state.step) < (4 if beats else 6)
+        assert int(state.step) < (3 if beats else 4)
         return usual(self, state, batch)
 
     monkeypatch.setattr(counting_task.Counting, "step", step)
