@@ -13,7 +13,7 @@ from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel.mesh import make_mesh
 from cvmae.tasks import find_task
 from cvmae.tasks.model_fields import fill_encoder_fields
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 TERMS = tuple(term.name for term in objective.TERMS)

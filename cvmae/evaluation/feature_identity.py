@@ -38,6 +38,15 @@ _HASHED = {
         ),
     ),
 }
+# Entries that are left out at these values, so that caches of before the fields stay valid.
+_LEFT_OUT = {
+    "clips.square_pixels": False,
+    "encoder.mlp": "gelu",
+    "encoder.layer_scale": False,
+    "encoder.registers": 0,
+    "encoder.softcap": 0.0,
+    "encoder.temporal_blocks": 0,
+}
 _WINDOWS = "extract.window_stride, format and dtype"
 
 
@@ -53,11 +62,10 @@ def fingerprint(params) -> str:
 def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     """Returns the settings that features depend on, except the videos: parameters, encoder, clip sampling, crops, layer."""
     clips = dataclasses.asdict(clip_spec(config).deterministic())
-    if not clips["square_pixels"]:  # caches of earlier versions, which had no such setting, stay valid
+    if clips["square_pixels"] == _LEFT_OUT["clips.square_pixels"]:
         del clips["square_pixels"]
-    # Caches of before these fields stay valid.
-    later = {"mlp": "gelu", "layer_scale": False, "registers": 0, "softcap": 0.0, "temporal_blocks": 0}
-    later = {name: value for name, default in later.items() if (value := config.video_branch.get(name, default)) != default}
+    defaults = {name.removeprefix("encoder."): value for name, value in _LEFT_OUT.items() if name.startswith("encoder.")}
+    later = {name: value for name, default in defaults.items() if (value := config.video_branch.get(name, default)) != default}
     return {
         "parameters": fingerprint(params),
         "encoder": {name: config.video_branch[name] for name in _ENCODER} | {"dtype": config.dtype} | later,
@@ -95,9 +103,9 @@ def open_cache(folder, identity: dict, layout: dict | None = None, config=None) 
             f"{path}, which another process wrote, is not here: --workdir must be a folder that all processes share"
         )
     existing = _read_identity(path)
-    if existing["identity"] != wanted:
-        there, here = (flatten(value) for value in (existing["identity"], wanted))
-        changed = [name for name in here | there if there.get(name) != here.get(name)]
+    there, here = (_LEFT_OUT | flatten(value) for value in (existing["identity"], wanted))
+    changed = [name for name in here | there if there.get(name) != here.get(name)]
+    if changed:
         differs = [_difference(name, there.get(name), here.get(name), existing.get("config"), names) for name in changed]
         raise ConfigError(
             f"{folder} holds features of something else: {'; '.join(differs[:4])}. Give another --workdir, or delete that folder"

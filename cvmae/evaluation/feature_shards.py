@@ -1,7 +1,7 @@
 """Features of many videos in one file: the .npz of each is a record of FOLDER/features-00000.array_record.
 
-Line r of FOLDER/features-00000.csv, after a header, describes record r: name, label (several are separated by `;`), windows, and
-made_from, what it was made from as JSON, which shards of earlier versions lack. A record whose features were recomputed has no name; its
+A line of FOLDER/features-00000.csv, after a header, describes a record: name, label (several are separated by `;`), windows, made_from,
+what it was made from as JSON, and record, its number from 0. Shards of earlier versions lack the last two, and their line r is of record r. A record whose features were recomputed has no name; its
 features are in a later shard. A shard that is damaged, or whose CSV is, is set aside as a file *.damaged before anything is written.
 """
 
@@ -36,6 +36,7 @@ class Row(NamedTuple):
     label: str
     windows: str
     made_from: str = ""
+    record: str = ""
 
     def stored(self) -> Stored:
         """Returns what the row says of its features; of one of an earlier version its label alone, as `label_text`."""
@@ -163,7 +164,7 @@ class RecordFiles:
             for name in self._waiting:
                 content = self._files.path(name).read_bytes()
                 writer.write(content)
-                rows.append(_row(name, content))
+                rows.append(_row(name, content)._replace(record=str(len(rows))))
             writer.close()
             _write_rows(shard, rows)
         self._rows[shard] = rows
@@ -189,9 +190,22 @@ def shards_of(folder: AnyPath) -> list[AnyPath]:
 
 
 def rows_of(shard: AnyPath) -> list[Row]:
-    """Returns the rows of a shard's CSV, in the order of its records."""
+    """Returns the rows of a shard's CSV, in the order of its records, also where a spreadsheet has sorted them.
+
+    Raises:
+      KeyError, ValueError or csv.Error: it is no such table.
+    """
     with shard.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        return [Row(row["name"], row["label"], row["windows"], row.get("made_from") or "") for row in csv.DictReader(file)]
+        rows = [
+            Row(row["name"], row["label"], row["windows"], row.get("made_from") or "", row.get("record") or "")
+            for row in csv.DictReader(file)
+        ]
+    if not any(row.record for row in rows) or any(None in row for row in rows):
+        return rows
+    rows.sort(key=lambda row: int(row.record))
+    if [int(row.record) for row in rows] != list(range(len(rows))):
+        raise ValueError(f"{shard.with_suffix('.csv')} does not number the records from 0")
+    return rows
 
 
 def read_shard(shard: AnyPath) -> tuple[list[Row], str]:

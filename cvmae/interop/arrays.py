@@ -116,11 +116,12 @@ def _index_of(shard: str) -> str:
     return f"{match['name']}{match['suffix']}.index.json" if match else INDEX
 
 
-def read_arrays(file) -> dict[str, np.ndarray]:
+def read_arrays(file, notes: list[str] | None = None) -> dict[str, np.ndarray]:
     """Reads every array of a weights file by key, in the file's dtypes; bfloat16 is that of `ml_dtypes`.
 
     Args:
-      file: see `find_file`. For the state dict of a torch file see `torch_file.read_state`.
+      file: see `find_file`.
+      notes: for those on the state dict of a torch file, see `torch_file.read_state`.
 
     Raises:
       WeightsError: the file is damaged, of another format, holds no arrays, or would need to run code.
@@ -130,7 +131,7 @@ def read_arrays(file) -> dict[str, np.ndarray]:
     _refuse_placeholder(file)
     suffix = known_suffix(file)
     if suffix in TORCH_SUFFIXES:
-        arrays = torch_file.read_state(file)
+        arrays = torch_file.read_state(file, notes)
     else:
         arrays = _read_shards(file) if suffix in INDICES else {".safetensors": _read_safetensors, ".npz": _read_npz}[suffix](file)
     if not arrays:

@@ -95,7 +95,8 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
       FileNotFoundError: there is no such file.
     """
     file = find_file(path)
-    arrays = unstack(read_arrays(file), os.fspath(file))
+    of_file: list[str] = []
+    arrays = unstack(read_arrays(file, of_file), os.fspath(file))
     if problems := empty(arrays):
         raise WeightsError(os.fspath(file), problems)
     unwrapped = unwrap(arrays.keys(), file)
@@ -117,7 +118,7 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         head = dataclasses.replace(head, names=names, loss=config.get("loss", "softmax"))
         converted.problems += problems
         notes += repeated_names(names)
-    notes = modules.notes + notes + config_notes
+    notes = (*of_file, *modules.notes, *notes, *config_notes)
     if converted.casts:
         notes += (cast_note(converted.casts),)
     pretrained = Pretrained(

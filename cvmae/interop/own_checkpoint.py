@@ -39,7 +39,7 @@ def has_branch(path, branch: str) -> bool:
 def read_tree(run: SavedRun):
     """Returns the tree of the shapes and dtypes of a checkpoint. Raises: DamagedWorkdirError."""
     handler = ocp.PyTreeCheckpointHandler()
-    tree, why = try_reading(lambda: handler.metadata(epath.Path(run.local) / "state").tree, run.checkpoint)
+    tree, why = try_reading(lambda: handler.metadata(epath.Path(run.local) / "state").tree, run.checkpoint, "state")
     handler.close()
     if why or not isinstance(tree, dict):
         raise DamagedWorkdirError(run.checkpoint, why or "it holds no tree of arrays")
@@ -180,7 +180,7 @@ def read_state_arrays(run: SavedRun, tree: dict) -> dict:
     restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), nested)
     args = ocp.args.PyTreeRestore(item=nested, restore_args=restore, partial_restore=True)
     handler = ocp.PyTreeCheckpointHandler()
-    read, why = try_reading(lambda: handler.restore(epath.Path(run.local) / "state", args=args), run.checkpoint)
+    read, why = try_reading(lambda: handler.restore(epath.Path(run.local) / "state", args=args), run.checkpoint, "state")
     handler.close()
     if not why:
         sums, why = checksums.read(run.local, read_position(run.local))

@@ -43,11 +43,15 @@ _LOAD_ERRORS = (
 )
 
 
-def read_state(file: str) -> dict[str, np.ndarray]:
+def read_state(file: str, notes: list[str] | None = None) -> dict[str, np.ndarray]:
     """Reads the arrays of the state dict in a torch file.
 
     The state dict is under one of `CONTAINERS`, also of two in each other, or is all of the file; what stands beside it (optimizer, epoch, arguments) is
     ignored. Keys are those of the file: `wrappers.unwrap` takes off what DistributedDataParallel and others put before them.
+
+    Args:
+      file: the file.
+      notes: takes a line for other weights of the same model beside those that are read, such as their moving average.
 
     Returns:
       Arrays that own their memory, in the file's dtypes; bfloat16 is that of `ml_dtypes`.
@@ -56,7 +60,9 @@ def read_state(file: str) -> dict[str, np.ndarray]:
       WeightsError: torch is not installed; the file is damaged, holds no state dict, or one with a value that is no tensor; or
         reading it would run code, which is never done.
     """
-    state = _state_dict(_load(file), file)
+    state, unread = _state_dict(_load(file), file)
+    if notes is not None:
+        notes += unread
     arrays, reasons = {}, {}
     for key, value in state.items():
         try:
@@ -146,17 +152,20 @@ def _why_not(error: Exception) -> str:
     return f"it is damaged, or no file of torch.save: {reason.partition('. ')[0]:.120}: get the file again"
 
 
-def _state_dict(loaded, file: str) -> Mapping:
-    """Returns the state dict in the contents of a file, the innermost of those in each other."""
+def _state_dict(loaded, file: str) -> tuple[Mapping, list[str]]:
+    """Returns the state dict in the contents of a file, the innermost of those in each other, and notes on others beside it."""
     import torch
 
     if not isinstance(loaded, Mapping):
         raise WeightsError(file, [f"it holds a {type(loaded).__name__}, not a state dict"])
     state, path = loaded, ""
+    beside: dict = {}
     for _ in range(_DEPTH):
         key = next((key for key in CONTAINERS if isinstance(state.get(key), Mapping)), None)
         if key is None:
             break
+        # V-JEPA 2's encoder beside its average is no surprise: its authors evaluate the average.
+        beside |= {name: value for name, value in state.items() if name != key and (key, name) != ("target_encoder", "encoder")}
         state, path = state[key], f"{path} under {key!r}"
     values = (torch.Tensor, numpy_pickles.Array)
     if not any(isinstance(value, values) for value in state.values()) and (state or not path):
@@ -166,7 +175,22 @@ def _state_dict(loaded, file: str) -> Mapping:
     names = [repr(key) for key in state if not isinstance(key, str)]
     if names:
         raise WeightsError(file, [f"its state dict has the key {name}, which is no string" for name in names])
-    return state
+    others = [name for name, value in beside.items() if _is_alike(value, state)]
+    return state, [
+        f"the weights{path} are read; the file holds others of the same model under {name!r}: to take those, save them alone"
+        for name in others
+    ]
+
+
+def _is_alike(value, state: Mapping) -> bool:
+    """Returns True for another state dict of the same model: half the names of one are in the other, but for prefixes of wrappers."""
+    import torch
+
+    def names(tensors: Mapping) -> set[str]:
+        kinds = (torch.Tensor, numpy_pickles.Array)
+        return {str(key).removeprefix("module.") for key, tensor in tensors.items() if isinstance(tensor, kinds)}
+
+    return isinstance(value, Mapping) and 2 * len(names(value) & names(state)) > len(names(state))
 
 
 def _array(value) -> np.ndarray:

@@ -13,7 +13,7 @@ from cvmae.performance.gpu_report import AttentionUse, record_attention
 from cvmae.tasks import TASKS, find_task
 from cvmae.tasks.schema import check_schema
 from cvmae.tasks.validate import validate
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 
 
 class TracedStep:

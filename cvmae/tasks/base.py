@@ -24,12 +24,12 @@ from cvmae.tasks.results import Results, draw, write, write_page
 from cvmae.tasks.validate import is_contrastive, validate
 from cvmae.tasks.workers import resolve_workers
 from cvmae.training import loop
-from cvmae.training.loop import Schedule
 from cvmae.training.optimizer import path_of
 from cvmae.training.preemption import ending_on_sigterm
+from cvmae.training.run_schedule import Schedule
 from cvmae.training.trackers import Trackers, opened
 from cvmae.training.train_state import TrainState
-from cvmae.training.workdir_lock import locked
+from cvmae.training.workdir_lock import check_held, locked
 from cvmae.workdir import CONFIG, Workdir
 from cvmae.workdir.strangers import set_strangers_aside
 
@@ -129,6 +129,7 @@ class Task(abc.ABC):
             results = self.results(state, workdir)
             if results.report is not None:
                 results = dataclasses.replace(results, report=dataclasses.replace(results.report, step=int(state.step)))
+            check_held(workdir, look=True)
             write(results, workdir)
             draw(results, workdir)
             write_page(report_page, workdir)

@@ -25,7 +25,7 @@ from cvmae.parallel.mesh import shard_map_rows
 from cvmae.tasks.base import Task
 from cvmae.tasks.model_fields import is_sigmoid
 from cvmae.tasks.results import Results
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 from cvmae.training.train_state import TrainState
 from cvmae.workdir import BAD_TEST_FILES, Report, Workdir
 

@@ -10,7 +10,7 @@ from cvmae.models.trained_part import join, merge_lora
 from cvmae.tasks.classification import ClassificationTask
 from cvmae.tasks.init_from import load_video_classifier, load_video_encoder
 from cvmae.training import optimizer as optim
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 from cvmae.training.train_state import TrainState, accumulate_gradients, apply_gradients, create_state
 
 

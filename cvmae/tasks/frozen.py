@@ -29,7 +29,7 @@ from cvmae.tasks.validate import validate
 from cvmae.tasks.workers import resolve_workers
 from cvmae.training import provenance
 from cvmae.training.preemption import default_termination, ending_on_sigterm
-from cvmae.training.workdir_lock import locked
+from cvmae.training.workdir_lock import check_held, locked
 from cvmae.workdir import BAD_FILES, FEATURES, FROZEN_TASKS, Report, Workdir
 from cvmae.workdir.strangers import set_strangers_aside
 
@@ -88,6 +88,7 @@ class FrozenTask(abc.ABC):
     def _record(self, metrics: dict[str, float], workdir: Workdir) -> dict[str, float]:
         """Writes the task's numbers and config into the workdir, and returns them as `TASK/NAME`."""
         config = self.config
+        check_held(workdir, look=True)
         provenance.record(workdir)
         workdir.write_config(config)
         note = self.MULTI_LABEL_NOTE if self.label_sets is not None else ""

@@ -14,7 +14,7 @@ from cvmae.models.backbone import Backbone
 from cvmae.models.vit import Encoder
 from cvmae.objective.objective import Objective
 from cvmae.tasks.validate import is_contrastive
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 
 _LOOKED_AT = 64  # records of a source that are looked at to see whether they are pictures
 WSD = {"cooldown": "10_percent", "cooldown_shape": "linear"}  # fields of the schedule wsd alone, with the values of the configs

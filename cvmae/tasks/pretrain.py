@@ -20,7 +20,7 @@ from cvmae.tasks.notes import check_reversible, export_notes, picture_notes, val
 from cvmae.tasks.results import Results
 from cvmae.tasks.teacher import load_teacher
 from cvmae.training import optimizer as optim
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 from cvmae.training.train_state import TrainState, accumulate_gradients, apply_gradients, create_state
 from cvmae.workdir import Report, Workdir
 

@@ -19,7 +19,7 @@ from cvmae.tasks.classification import MIDDLE, ClassificationTask, highest_class
 from cvmae.tasks.init_from import load_video_encoder
 from cvmae.tasks.notes import repeated_clip_notes
 from cvmae.training import optimizer as optim
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 from cvmae.training.train_state import TrainState
 
 

@@ -26,21 +26,22 @@ from cvmae.training import identity
 from cvmae.training.optimizer import path_of
 from cvmae.training.staged_checkpoints import StagedManager, is_staged, local_copy
 from cvmae.workdir import CHECKPOINTS, Workdir, checksums, orbax_output
-from cvmae.workdir.saved_steps import STATE, Leftovers, find_damage, find_leftovers, read_position, saved_steps, try_reading
+from cvmae.workdir.saved_steps import (
+    PERMANENT,
+    STATE,
+    Leftovers,
+    find_damage,
+    find_leftovers,
+    is_permanent,
+    read_position,
+    saved_steps,
+    try_reading,
+)
 
 
 def shapes(params) -> dict[str, tuple[int, ...]]:
     """Returns the shape of every array of a tree by its path."""
     return {path_of(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-PERMANENT = "permanent"  # the entry of the position of a checkpoint that is never deleted
-
-
-def _is_permanent(checkpoint: AnyPath) -> bool:
-    """Returns True if a checkpoint says that it is never deleted, or is damaged and could have said so."""
-    position, why = try_reading(lambda: read_position(checkpoint), checkpoint)
-    return bool(why) or not isinstance(position, dict) or bool(position.get(PERMANENT))
 
 
 @dataclasses.dataclass
@@ -118,7 +119,7 @@ class Checkpoints:
     def _permanent(self) -> set[int]:
         """The permanent steps; `save` adds to them. The main process looks, as it is the one that deletes."""
         steps = saved_steps(self._path)
-        permanent = [step for step in steps if _is_permanent(self._path / str(step))] if processes.is_main_process() else []
+        permanent = [step for step in steps if is_permanent(self._path / str(step))] if processes.is_main_process() else []
         return set(processes.allgather_json(permanent)[0])
 
     @property
@@ -135,7 +136,7 @@ class Checkpoints:
           position: numbers and texts, the position in the data and the training time.
           permanent: True keeps this checkpoint beside the newest ones for ever.
         """
-        position = position | ({PERMANENT: True} if permanent else {})
+        position = position | {checksums.ITEM: True} | ({PERMANENT: True} if permanent else {})
         items = {
             "state": ocp.args.StandardSave(state),
             "position": ocp.args.JsonSave(position),
@@ -210,13 +211,12 @@ class Checkpoints:
         sums, why = checksums.read(path, position)
         _agree(why)
         check(position)
-        there, why = try_reading(lambda: ocp.StandardCheckpointHandler().metadata(epath.Path(str(path)) / STATE).tree, path)
+        folder = epath.Path(str(path)) / STATE
+        there, why = try_reading(lambda: ocp.StandardCheckpointHandler().metadata(folder).tree, path, STATE)
         _agree(why)
         _check_shapes(there, abstract_state)
         restore = ocp.args.StandardRestore(abstract_state)
-        state, why = try_reading(
-            lambda: ocp.StandardCheckpointHandler().restore(epath.Path(str(path)) / STATE, args=restore), path
-        )
+        state, why = try_reading(lambda: ocp.StandardCheckpointHandler().restore(folder, args=restore), path, STATE)
         _agree(why)
         _agree(checksums.find_difference(state, sums))
         return state, position

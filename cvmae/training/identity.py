@@ -230,9 +230,10 @@ def tell_changed_fields(workdir: Workdir, config, step: int) -> dict[str, list]:
     if not step or not processes.is_main_process():
         return {}
     before = workdir.read_config()
-    if before is None:
+    if before is None or "task" not in before:  # which every version writes
+        what = "was not there" if before is None else "was not that of a run"
         processes.log_once(
-            f"{workdir / CONFIG} was not there at the resume from step {step}: fields that changed since cannot be named; it is written again"
+            f"{workdir / CONFIG} {what} at the resume from step {step}: fields that changed since cannot be named; it is written again"
         )
         return {}
     changed = changed_fields(before, json.loads(config.to_json_best_effort()))

@@ -4,7 +4,6 @@ It knows a task only by what `TrainableTask` declares, draws nothing, and writes
 """
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -13,12 +12,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cvmae.config import ConfigError, require, steps
+from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.pipeline import Loader, make_loader
 from cvmae.data.proportions import ClipCounts
 from cvmae.data.sources import Source
 from cvmae.data.worker_pool import available_cores
+from cvmae.files import StorageError
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement
 from cvmae.parallel.progress import training_bar
@@ -28,9 +28,11 @@ from cvmae.training.first_step import check_start
 from cvmae.training.input_meter import InputMeter, Readers
 from cvmae.training.metric_writer import Clock, MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
 from cvmae.training.preemption import stop_requested
-from cvmae.training.trace import StepTrace, parse_steps
+from cvmae.training.run_schedule import Schedule
+from cvmae.training.trace import StepTrace
 from cvmae.training.trackers import Trackers
 from cvmae.training.train_state import TrainState
+from cvmae.training.workdir_lock import LostLockError, check_held
 from cvmae.workdir import PROFILE, Workdir
 
 # Errors that all processes of a run raise alike; any other may be the end of one of them.
@@ -51,40 +53,6 @@ class TrainableTask(Protocol):
     def step(self, state: TrainState, batch: dict[str, np.ndarray]) -> tuple[TrainState, dict]: ...
 
     def evaluate(self, state: TrainState) -> dict[str, float]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The length of a run and its intervals, in steps; an interval of 0 is never."""
-
-    total: int
-    log: int = 0
-    evaluate: int = 0
-    checkpoint: int = 0
-    keep: int = 0
-    steps_per_epoch: float = 1.0
-    profile: range = range(0)
-
-    @classmethod
-    def of(cls, config, clips: int) -> "Schedule":
-        """Resolves the durations of a config over `clips` training clips. Raises: ConfigError."""
-        epoch = clips / config.batch_size
-        total = steps(config.total, "total", steps_per_epoch=epoch)
-        log, evaluate, checkpoint, keep = (
-            # Configs of earlier versions lack checkpoint_keep_every.
-            steps(config.get(f"{name}_every", "0_steps"), f"{name}_every", steps_per_epoch=epoch, total=total)
-            for name in ("log", "eval", "checkpoint", "checkpoint_keep")
-        )
-        return cls(total, log, evaluate, checkpoint, keep, epoch, parse_steps(config.get("profile", ""), total))
-
-    @property
-    def first_checkpoint(self) -> int:
-        """The step of the first checkpoint."""
-        return min((interval for interval in (self.checkpoint, self.keep) if interval), default=self.total)
-
-    def due(self, interval: int, step: int) -> bool:
-        """Returns True where something of that interval happens at a step; at the last step everything that happens at all."""
-        return bool(interval) and (step % interval == 0 or step == self.total)
 
 
 class Outcome(NamedTuple):
@@ -198,7 +166,8 @@ class TrainLoop:
             stack.push(lambda kind, error, traceback: _close_checkpoints(checkpoints, error))
             loop = cls(task, source, schedule, workdir, checkpoints)
             loop.trace = trace
-            loop.writer = stack.enter_context(contextlib.closing(open_writer(workdir, loop.step, trackers)))
+            loop.writer = open_writer(workdir, loop.step, trackers)
+            stack.push(lambda kind, error, traceback: _close_writer(loop.writer, error))
             shard = task.placement.shard
             loader = make_loader(task.config, source, start_step=loop.step, process_index=shard.index, process_count=shard.count)
             loop.loader = stack.enter_context(contextlib.closing(loader))
@@ -214,6 +183,7 @@ class TrainLoop:
         start = self.step
         self.progress.set_postfix_str("compiling")
         while True:
+            check_held(self.workdir)
             self.stopping = stop(self.step)
             if self.step > start:
                 if self.schedule.due(self.schedule.evaluate, self.step):
@@ -275,6 +245,7 @@ class TrainLoop:
     def save(self, permanent: bool = False) -> None:
         """Starts a checkpoint of this step, after its numbers are known to be finite; a permanent one is never deleted."""
         self.read_metrics()
+        check_held(self.workdir, look=True)
         position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
         position |= self.clip_counts.position(self.step)
         self.checkpoints.save(self.step, self.state, position, permanent=permanent)
@@ -284,7 +255,16 @@ def _close_checkpoints(checkpoints: Checkpoints, error: BaseException | None) ->
     """Waits for a checkpoint that is being written, unless an error may be the end of another process."""
     only_here = isinstance(error, Exception) and not isinstance(error, SHARED_ERRORS)
     if processes.is_single_process() or not only_here:
-        checkpoints.close()
+        # Where the folder is gone, so is what was being written there, which the first error has said.
+        with contextlib.suppress(StorageError) if isinstance(error, LostLockError) else contextlib.nullcontext():
+            checkpoints.close()
+    return False
+
+
+def _close_writer(writer: MetricsWriter | Silent, error: BaseException | None) -> bool:
+    """Closes the metrics, which in a bucket writes them once more, unless the folder is another's by now."""
+    if not isinstance(error, LostLockError):
+        writer.close()
     return False
 
 

@@ -5,30 +5,44 @@ conditional too), and rewritten every few seconds with a higher number of
 its beat. On the same machine the process tells whether the run lives. Elsewhere the beat does: a waiting process that sees it
 advance is refused, and one that sees none for WAIT_S takes over. No clocks of two machines are compared, and files are read
 again, so that caches of NFS and mounted buckets only delay what is seen.
+
+A run whose lock is gone, or is another's by then, ends where it calls `check_held`, and writes nothing more.
 """
 
 import contextlib
-import datetime
 import json
 import os
-import pathlib
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from cvmae.config import ConfigError
-from cvmae.files import lost_link, set_aside, write_json
+from cvmae.files import StorageError, lost_link, set_aside, write_json
 from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
+from cvmae.training.lock_owner import describe_process, is_running, this_machine
 
 LOCK = "run.lock"
 BEAT_S = 10.0
 WAIT_S = 60.0  # longer than the caches of NFS keep a file
 SETTLE_S = 5.0
-_HELD: dict[str, int] = {}  # paths of the locks of this process, with the thread that holds each
+LOOKS = 4  # SETTLE_S apart: a server that comes back after a failure may once say that a file is not there
+
+
+class _Holder(NamedTuple):
+    """A thread that holds a lock, which the main process of a run alone has; the others have None."""
+
+    thread: int
+    lock: "_Lock | None"
+
+
+_HELD: dict[str, _Holder] = {}  # by the paths of the locks of this process
+
+
+class LostLockError(StorageError):
+    """The lock of a run is gone or another's: the run ends and writes nothing more."""
 
 
 @contextlib.contextmanager
@@ -42,7 +56,7 @@ def locked(workdir: str | os.PathLike | RemotePath) -> Iterator[None]:
       OSError: the file cannot be written.
     """
     path = (as_path(workdir) / LOCK).absolute()
-    if _HELD.get(str(path)) == threading.get_ident():
+    if str(path) in _HELD and _HELD[str(path)].thread == threading.get_ident():
         yield
         return
     lock, refusal = None, ""
@@ -53,7 +67,7 @@ def locked(workdir: str | os.PathLike | RemotePath) -> Iterator[None]:
             refusal = str(error)
     if refusal := processes.allgather_json(refusal)[0]:
         raise ConfigError(refusal)
-    _HELD[str(path)] = threading.get_ident()
+    _HELD[str(path)] = _Holder(threading.get_ident(), lock)
     try:
         yield
     finally:
@@ -62,11 +76,27 @@ def locked(workdir: str | os.PathLike | RemotePath) -> Iterator[None]:
             lock.release()
 
 
+def check_held(workdir: str | os.PathLike | RemotePath, look: bool = False) -> None:
+    """Checks that a workdir is still this run's, before something is written there; passes where the process holds no lock of it.
+
+    Args:
+      workdir: the folder of the run.
+      look: True reads the file, False asks only what the heartbeat saw, and costs nothing.
+
+    Raises:
+      LostLockError: the folder or the lock is gone, or the lock is another run's, LOOKS times in a row.
+    """
+    holder = _HELD.get(str((as_path(workdir) / LOCK).absolute()))
+    if holder is not None and holder.lock is not None:
+        holder.lock.check(look)
+
+
 class _Lock:
     """A lock that this process holds, and the thread that keeps it alive."""
 
     def __init__(self, path: AnyPath, owner: dict):
         self._path, self._owner = path, owner
+        self._lost = ""  # why the lock is this process's no more
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="workdir lock", daemon=True)
         self._thread.start()
@@ -98,11 +128,28 @@ class _Lock:
         while not self._stop.wait(BEAT_S):
             # A full disk or a lost mount is not the end: whoever writes next says so.
             with contextlib.suppress(OSError):
-                if not self._is_own():
+                if not self._look():
                     return
                 self._owner["beat"] += 1
-                if not _rewrite(self._path, self._owner):
-                    return
+                _rewrite(self._path, self._owner)
+
+    def check(self, look: bool) -> None:
+        """Raises LostLockError, see `check_held`."""
+        with contextlib.suppress(OSError):  # no answer is no proof
+            if look and not self._lost:
+                self._look()
+        if self._lost:
+            raise LostLockError(self._lost)
+
+    def _look(self) -> bool:
+        """Returns True if the lock is this process's, and notes the loss where LOOKS looks in a row say that it is not. Raises: OSError."""
+        for number in range(LOOKS):
+            if number and self._stop.wait(SETTLE_S):
+                return False
+            if self._is_own():
+                return True
+        self._lost = _describe_loss(self._path, _read(self._path))
+        return False
 
     def _is_own(self) -> bool:
         there = _read(self._path)
@@ -117,19 +164,6 @@ class _Lock:
                 self._path.unlink()
 
 
-def describe_process() -> dict:
-    """Describes this process as a lock holds it, for JSON."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": _machine(),
-        "birth": _birth(os.getpid()),
-        "token": uuid.uuid4().hex,
-        "beat": 0,
-    }
-
-
 def is_alive(path: AnyPath, there: dict, wait_s: float | None = None) -> bool:
     """Returns True if the process that a lock describes still runs.
 
@@ -139,8 +173,8 @@ def is_alive(path: AnyPath, there: dict, wait_s: float | None = None) -> bool:
       wait_s: seconds to wait for a beat where the process is not of this machine; None for WAIT_S.
     """
     wait_s = WAIT_S if wait_s is None else wait_s
-    if there.get("machine") == _machine():
-        return _is_running(there.get("pid"), there.get("birth"))
+    if there.get("machine") == this_machine():
+        return is_running(there)
     processes.log_once(f"{_describe(path, there)}: waiting up to {wait_s:g} s to see whether it still runs")
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
@@ -151,37 +185,6 @@ def is_alive(path: AnyPath, there: dict, wait_s: float | None = None) -> bool:
         if now and (now["token"], now.get("beat")) != (there["token"], there.get("beat")):
             return True
     return False
-
-
-def _is_running(pid, birth) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # of another user
-        pass
-    return _birth(pid) == birth  # the number may be another process's by now
-
-
-def _birth(pid: int) -> str:
-    """Returns the time of a process's start in ticks; "dead" for one that only waits to be collected, "" where the system has no /proc."""
-    try:
-        text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    fields = text.rpartition(")")[2].split()  # after the name, which may hold anything
-    return "dead" if fields[0] in "ZX" else fields[19]
-
-
-def _machine() -> str:
-    """Names the set of processes that this process can see: the host, its boot and the container."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
 
 
 def _create(path: AnyPath, owner: dict) -> bool:
@@ -258,6 +261,20 @@ def _settle(path: AnyPath) -> dict | None:
 def _describe(path: AnyPath, there: dict) -> str:
     host, pid, started = (there.get(name, "?") for name in ("host", "pid", "started"))
     return f"--workdir={path.parent} is in use by process {pid} on {host}, started {started}"
+
+
+def _describe_loss(path: AnyPath, there: dict | None) -> str:
+    ends = "during the run, which ends here and writes nothing more there"
+    if there:
+        host, pid, started = (there.get(name, "?") for name in ("host", "pid", "started"))
+        return f"{path} was taken over by process {pid} on {host}, started {started}, {ends}: give another --workdir, or wait for its end"
+    if there is None and not path.parent.exists():
+        return (
+            f"--workdir={path.parent} is gone, deleted or unmounted {ends}: bring it back, and the same command resumes from its "
+            "newest checkpoint; without it, it begins again"
+        )
+    what = "is gone, deleted or unmounted" if there is None else "was changed by another program"
+    return f"{path} {what} {ends}: the same command resumes from the newest checkpoint that is there"
 
 
 def _refusal(path: AnyPath, there: dict) -> ConfigError:

@@ -1,7 +1,7 @@
 """Checksums of a checkpoint's values, which neither Orbax nor the storage keeps: a changed bit would be trained on in silence.
 
 The checksum of an array is the sum of its 32-bit words modulo 2^32. It is computed where the array lies, and the same for every
-sharding; any changed bit changes it. Checkpoints of earlier versions have none.
+sharding; any changed bit changes it. Checkpoints of earlier versions have none, and do not say that they have.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath
 from cvmae.workdir.saved_steps import try_reading
 
-ITEM = "checksums"
+ITEM = "checksums"  # the folder in a checkpoint, and the entry of the position of one that has it
+_FILE = f"{ITEM}/metadata"
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
@@ -70,19 +71,16 @@ def read(checkpoint: AnyPath, position: dict) -> tuple[dict[str, int], str]:
     Returns:
       (the checksums by path, why the checkpoint is damaged: empty for a whole one).
     """
-    file = checkpoint / ITEM / "metadata"
+    file = checkpoint / _FILE
     if not file.parent.is_dir():
-        return {}, ""
-
-    def read_sums():
-        there = json.loads(file.read_text(encoding="utf-8"))
-        return {str(name): int(value) for name, value in there["arrays"].items()}, there["position"]
-
-    content, why = try_reading(read_sums, checkpoint)
+        return {}, f"{ITEM} is missing" if position.get(ITEM) else ""
+    content, why = try_reading(lambda: json.loads(file.read_text(encoding="utf-8")), checkpoint, _FILE)
     if why:
-        return {}, f"{ITEM}/metadata: {why}"
-    sums, of_saved_position = content
-    return (sums, "") if of_saved_position == of_position(position) else ({}, "the checksum of its position is another")
+        return {}, why
+    sums = content.get("arrays") if isinstance(content, dict) else None
+    if not isinstance(sums, dict) or not sums or not all(isinstance(value, int) for value in sums.values()):
+        return {}, f"{_FILE} lists no checksums of arrays"
+    return (sums, "") if content.get("position") == of_position(position) else ({}, "the checksum of its position is another")
 
 
 def find_difference(state, sums: dict[str, int]) -> str:

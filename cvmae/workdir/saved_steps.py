@@ -21,6 +21,7 @@ from cvmae.storage.remote_path import RemotePath
 from cvmae.workdir import orbax_output
 
 STATE, POSITION = "state", "position"
+PERMANENT = "permanent"  # the entry of the position of a checkpoint that is never deleted
 _POSITION_FILE = f"{POSITION}/metadata"
 _ARRAYS_FILE = f"{STATE}/_METADATA"
 _INDEX_FILE = f"{STATE}/manifest.ocdbt"
@@ -96,17 +97,23 @@ def find_damage(checkpoint: AnyPath) -> str:
     for name in (_POSITION_FILE, _ARRAYS_FILE, _INDEX_FILE):
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
-    position, why = try_reading(lambda: read_position(checkpoint), checkpoint)
+    position, why = try_reading(lambda: read_position(checkpoint), checkpoint, _POSITION_FILE)
     if why:
-        return f"{_POSITION_FILE}: {why}"
+        return why
     if not isinstance(position, dict) or position.get("step") != int(checkpoint.name):
         return f"{_POSITION_FILE} is not that of step {checkpoint.name}"
-    arrays, why = try_reading(lambda: _read_json(checkpoint / _ARRAYS_FILE), checkpoint)
+    arrays, why = try_reading(lambda: _read_json(checkpoint / _ARRAYS_FILE), checkpoint, _ARRAYS_FILE)
     if why:
-        return f"{_ARRAYS_FILE}: {why}"
+        return why
     if not isinstance(arrays, dict) or not arrays.get("tree_metadata"):
         return f"{_ARRAYS_FILE} lists no arrays"
     return ""
+
+
+def is_permanent(checkpoint: AnyPath) -> bool:
+    """Returns True if a checkpoint says that it is never deleted, or is damaged and could have said so."""
+    position, why = try_reading(lambda: read_position(checkpoint), checkpoint, _POSITION_FILE)
+    return bool(why) or not isinstance(position, dict) or bool(position.get(PERMANENT))
 
 
 def read_position(checkpoint: AnyPath) -> dict:
@@ -118,8 +125,13 @@ def _read_json(file: AnyPath) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def try_reading(function: Callable[[], Any], checkpoint: AnyPath) -> tuple[Any, str]:
-    """Calls a function that reads a checkpoint, without the pages that Orbax logs where it fails.
+def try_reading(function: Callable[[], Any], checkpoint: AnyPath, part: str) -> tuple[Any, str]:
+    """Calls a function that reads a part of a checkpoint, without the pages that Orbax logs where it fails.
+
+    Args:
+      function: reads it.
+      checkpoint: the folder.
+      part: the file or folder in it that is read, for the reason.
 
     Returns:
       (what it returns, "") or (None, why the checkpoint is damaged, one line).
@@ -132,7 +144,10 @@ def try_reading(function: Callable[[], Any], checkpoint: AnyPath) -> tuple[Any, 
             return function(), ""
     except (ConfigError, MemoryError, jax.errors.JaxRuntimeError):  # JAX's: a device has no room for the arrays
         raise
-    except Exception as error:  # Orbax, TensorStore and JSON raise nearly every kind for files that are missing, cut or changed
+    except Exception as raised:  # Orbax, TensorStore and JSON raise nearly every kind for files that are missing, cut or changed
+        # Orbax names an index of the array, TensorStore's error behind it the file and what is wrong.
+        cause = raised.__cause__ if _OBJECT in str(raised) else None
+        error = raised if cause is None else cause
         number = storage_error_number(error) or getattr(error, "errno", None)
         if number in (errno.EACCES, errno.EPERM):
             raise ConfigError(
@@ -142,10 +157,20 @@ def try_reading(function: Callable[[], Any], checkpoint: AnyPath) -> tuple[Any, 
             raise ConfigError(
                 f"checkpoint {checkpoint} cannot be read ({os.strerror(number)}), and may be whole: give the command again when its disk answers"
             ) from error
-        return None, shorten(error, checkpoint)
+        return None, _reason(error, checkpoint, part)
 
 
-def shorten(error: BaseException, checkpoint: AnyPath) -> str:
+def _reason(error: BaseException, checkpoint: AnyPath, part: str) -> str:
+    """Returns why a part of a checkpoint cannot be read, one line that names the part."""
+    text = _shorten(error, checkpoint)
+    if isinstance(error, ValueError) and error.__class__ is not ValueError:  # of a text or of JSON
+        return f"{part} is damaged ({text})"
+    if isinstance(error, TypeError | AttributeError | LookupError):  # of a program that met another value, which they do not name
+        return f"{part} does not hold what was written there"
+    return text if f"{part}/" in text or text.startswith(part) else f"{part}: {text}"
+
+
+def _shorten(error: BaseException, checkpoint: AnyPath) -> str:
     """Returns the first line of an error of at most 200 characters, with paths relative to the checkpoint."""
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         text = f"{os.fsdecode(error.filename)} is missing"

@@ -170,6 +170,19 @@ def interrupted_after(count, monkeypatch):
 
 
 # Of so many batches of 4 windows the last is not written: half of the first video, or three whole videos.
+def test_a_table_of_records_may_be_sorted(folder, params, tmp_path):
+    run(folder, params, tmp_path, format="array_record")
+    before, table = dict(FeatureFolder(tmp_path).items()), tmp_path / "features-00000.csv"
+    header, *lines = table.read_text().splitlines()
+    for order in (sorted(lines), lines[::-1]):
+        table.write_text("\n".join([header, *order]) + "\n")
+        assert_same(dict(FeatureFolder(tmp_path).items()), before)
+        assert run(folder, params, tmp_path, format="array_record")["skipped"] == 5
+    table.write_text("\n".join([header, *lines[:-1], lines[0]]) + "\n")  # a record twice, and one not at all
+    assert run(folder, params, tmp_path, format="array_record")["written"] == 5
+    assert_same(dict(FeatureFolder(tmp_path).items()), before)
+
+
 @pytest.mark.parametrize("format, batches, done", [("npz", 2, 0), ("array_record", 4, 3)])
 def test_an_interrupted_run_goes_on(folder, params, tmp_path, format, batches, done, monkeypatch):
     run(folder, params, tmp_path / "whole")

@@ -42,3 +42,14 @@ def test_caches_without_names_and_with_strange_ones_are_refused_too(tmp_path):
         (tmp_path / IDENTITY).write_text(json.dumps({"identity": THERE, "layout": {}} | strange))
         assert open_cache(tmp_path, THERE, config=config(init_from="runs/b")) == {}
         assert refusal(tmp_path, {"parameters": "0123"}, config(init_from="runs/b")).startswith("the weights, ")
+
+
+def test_a_setting_that_a_cache_does_not_hold_is_told_by_the_value_that_it_had(tmp_path):
+    open_cache(tmp_path, THERE | {"encoder": {"eps": 1e-6}, "clips": {"square_pixels": True}})
+    changes = {"encoder": {"eps": 1e-6, "registers": 4, "mlp": "swiglu"}, "clips": {}}
+    told = refusal(tmp_path, changes, config())
+    assert set(told.split("; ")) == {
+        "clips.square_pixels True and not False",
+        "encoder.registers 0 and not 4",
+        "encoder.mlp gelu and not swiglu",
+    }

@@ -137,3 +137,18 @@ def test_an_encoder_of_videomae_alone_is_said(tmp_path):
     assert weights.decoder is None and any(
         "all keys begin with 'encoder.', as in a pre-trained VideoMAE" in note for note in weights.notes
     )
+
+
+def test_other_weights_of_the_model_in_a_torch_file_are_said(torch, folder, tmp_path):
+    arrays = {key: torch.from_numpy(array) for key, array in load_file(folder / "model.safetensors").items()}
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "decoder": {"weight": torch.ones(3)}}
+    average = {f"module.{key}": array + 1 for key, array in arrays.items()}
+    torch.save({"model_ema": average, "model": arrays, "optimizer": optimizer}, tmp_path / "a.pth")
+    weights = read(tmp_path / "a.pth")
+    assert weights.notes[0] == (
+        "the weights under 'model' are read; the file holds others of the same model under 'model_ema': to take those, save them alone"
+    )
+    assert weights.notes[1:] == read(folder).notes
+    torch.save({"model": arrays, "optimizer": optimizer, "other": {"weight": torch.ones(3)}}, tmp_path / "a.pth")
+    assert read(tmp_path / "a.pth").notes == read(folder).notes

@@ -5,7 +5,7 @@ import pytest
 from cvmae.config import ConfigError
 from cvmae.tasks import run
 from cvmae.tasks.notes import check_clips, frozen_notes, training_notes
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 from tests.tiny_configs import config, downstream, make_task
 
 

@@ -16,13 +16,15 @@ from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.files import StorageError, storage_errors
 from cvmae.storage.remote_path import RemotePath
 from cvmae.training import metric_writer, trackers, wandb_tracker, workdir_lock
+from cvmae.training.lock_owner import describe_process
 from cvmae.training.metric_writer import MetricsWriter, read_metrics
-from cvmae.training.workdir_lock import LOCK, describe_process, locked
+from cvmae.training.workdir_lock import LOCK, locked
 from cvmae.workdir import CURVES, Workdir, metric_lines
 from cvmae.workdir.saved_steps import COMMITTED, saved_steps
 from tests.commands import ROOT
 from tests.servers import faulty, serving
 from tests.tiny_configs import config
+from tests.training import counting_task
 from tests.training.test_checkpoint import restore, save, state
 
 
@@ -66,6 +68,7 @@ def test_one_run_at_a_time_and_a_killed_one_is_followed(bucket, capsys):
 def test_a_beat_does_not_write_over_the_lock_of_another(bucket, monkeypatch):
     path = RemotePath(f"{bucket}/beats/{LOCK}")
     monkeypatch.setattr(workdir_lock, "BEAT_S", 0.1)
+    monkeypatch.setattr(workdir_lock, "SETTLE_S", 0.1)
     mine = workdir_lock._Lock.acquire(path)
     while json.loads(path.read_text())["beat"] < 2:
         pass
@@ -74,6 +77,31 @@ def test_a_beat_does_not_write_over_the_lock_of_another(bucket, monkeypatch):
     mine._thread.join(20)
     mine.release()
     assert json.loads(path.read_text()) == other
+
+
+@pytest.mark.parametrize("content", [None, json.dumps(describe_process()), "x"])
+def test_a_run_whose_lock_in_a_bucket_is_lost_writes_nothing_more(bucket, monkeypatch, content):
+    monkeypatch.setattr(workdir_lock, "SETTLE_S", 0.01)
+    monkeypatch.setattr(metric_writer, "UPLOAD_S", 0.0)
+    workdir = Workdir.create(f"{bucket}/lost")
+    workdir.path.remove_tree()
+    reason = {None: "--workdir={0} is gone", "x": "{0}/run.lock was changed"}.get(
+        content, "{0}/run.lock was taken over by process"
+    )
+
+    def step(self, state, batch):
+        if int(state.step) == 3:
+            workdir.path.remove_tree()
+            if content is not None:
+                (workdir / LOCK).write_text(content)
+        return usual(self, state, batch)
+
+    usual = counting_task.Counting.step
+    monkeypatch.setattr(counting_task.Counting, "step", step)
+    with pytest.raises(StorageError) as raised, locked(workdir):
+        counting_task.train(workdir, total="8_steps", checkpoint_every="4_steps", log_every="20_steps")
+    assert str(raised.value).startswith(reason.format(workdir)) and "\n" not in str(raised.value)
+    assert [path.name for path in workdir.path.files()] == [LOCK] * (content is not None)
 
 
 def test_of_two_that_take_over_one_has_it(bucket, monkeypatch):
@@ -118,7 +146,7 @@ def test_a_checkpoint_comes_back_to_the_bit_and_the_newest_are_kept(bucket):
     save(folder, 2, 4, 6)
     assert saved_steps(folder / "checkpoints") == [4, 6]
     restored, position = restore(folder, state())
-    assert position == {"step": 6, "seconds": 6.1}
+    assert position == {"step": 6, "seconds": 6.1, "checksums": True}
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state(seed=6)), strict=True):
         assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
 

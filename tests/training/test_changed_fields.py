@@ -59,15 +59,16 @@ def test_a_config_of_an_earlier_version_and_the_same_values_are_no_change(tmp_pa
     assert not capsys.readouterr().err
 
 
-def test_a_config_that_is_gone_is_told(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "text, what", [(None, "was not there"), ("{}", "was not that of a run"), ('{"x": 1}', "was not that of a run")]
+)
+def test_a_config_that_is_gone_is_told(tmp_path, capsys, text, what):
     train(tmp_path, **SIZE)
-    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").unlink() if text is None else (tmp_path / "config.json").write_text(text)
     capsys.readouterr()
     train(tmp_path, **SIZE | {"total": "6_steps", "optimizer__base_lr": 0.5})
     [line] = [line for line in capsys.readouterr().err.splitlines() if "config.json" in line]
-    assert line.startswith(
-        f"{tmp_path / 'config.json'} was not there at the resume from step 4: fields that changed since cannot"
-    )
+    assert line.startswith(f"{tmp_path / 'config.json'} {what} at the resume from step 4: fields that changed since cannot")
     assert json.loads((tmp_path / "config.json").read_text())["optimizer"]["base_lr"] == 0.5
     assert not tell_changed_fields(Workdir(tmp_path / "new"), config(), 0) and not capsys.readouterr().err
 

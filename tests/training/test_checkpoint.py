@@ -46,7 +46,7 @@ def restore(folder, wanted):
 def test_what_is_restored_is_what_was_saved(tmp_path):
     save(tmp_path, 2, 4)
     restored, position = restore(tmp_path, state())
-    assert position == {"step": 4, "seconds": 4.1}
+    assert position == {"step": 4, "seconds": 4.1, "checksums": True}
     expected = state(seed=4)
     assert jax.tree.structure(restored) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected)):

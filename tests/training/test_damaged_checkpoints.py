@@ -103,6 +103,8 @@ DAMAGES = {
     "values changed": change_values,
     "values garbled": garble_values,
     "checksums cut": rewrite("checksums/metadata", lambda data: data[:15]),
+    "no checksums": delete("checksums"),
+    "checksums of nothing": rewrite("checksums/metadata", lambda data: json.dumps(json.loads(data) | {"arrays": {}}).encode()),
 }
 
 
@@ -124,11 +126,53 @@ def test_the_whole_step_before_goes_on(folder, name, capsys):
     assert names(folder) == ["2", "4.damaged", "4.damaged.1"]
 
 
-@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "state/_sharding", "state/array_metadatas", "checksums"])
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "commit_success.txt", "state/_sharding", "state/array_metadatas"])
 def test_what_is_not_needed_may_be_missing(folder, name):
-    """A checkpoint of an earlier version has no checksums."""
+    """Checksums tell that all values are those that were saved."""
     delete(name)(folder / "checkpoints" / "4")
     assert restore(folder, state(1000))[1]["step"] == 4 and names(folder) == ["2", "4"]
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums(folder):
+    step = folder / "checkpoints" / "4"
+    position = json.loads((step / "position/metadata").read_text())
+    assert position.pop("checksums")
+    (step / "position/metadata").write_text(json.dumps(position))
+    delete("checksums")(step)
+    assert restore(folder, state(1000))[1]["step"] == 4 and names(folder) == ["2", "4"]
+
+
+# Damage, and the words that name the part of the checkpoint and what is wrong with it.
+REASONS = {
+    "checksums/metadata {}": "checksums/metadata lists no checksums of arrays",
+    "checksums/metadata []": "checksums/metadata lists no checksums of arrays",
+    "checksums/metadata null": "checksums/metadata lists no checksums of arrays",
+    'checksums/metadata {"arrays": {"/step": "x"}}': "checksums/metadata lists no checksums of arrays",
+    "checksums/metadata \x00": "checksums/metadata is damaged (Expecting value",
+    "position/metadata ": "position/metadata is damaged (Expecting value",
+    "state/_METADATA ": "state/_METADATA is damaged (Expecting value",
+    "state/array_metadatas/process_0 ": "state is damaged (Expecting value",
+    "state/array_metadatas/process_0 []": "state does not hold what was written there",
+}
+
+
+@pytest.mark.parametrize("damage", REASONS)
+def test_a_reason_names_the_part(folder, capsys, damage):
+    name, _, text = damage.partition(" ")
+    (folder / "checkpoints/4" / name).write_text(text)
+    restore(folder, state(1000))
+    assert f"checkpoints/4 is damaged ({REASONS[damage]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["values garbled", "values cut", "no values"])
+def test_a_reason_names_the_array_that_cannot_be_read(folder, capsys, name):
+    DAMAGES[name](folder / "checkpoints" / "4")
+    restore(folder, state(1000))
+    said = capsys.readouterr().err
+    assert "slice(" not in said and any(f'reading "{array}/0"' in said for array in ARRAYS)
+
+
+ARRAYS = [f"{tree}.{name}" for tree in ("params", "ema", "opt_state.0.mu", "opt_state.0.nu") for name in ("kernel", "bias")]
 
 
 @pytest.mark.parametrize("name", ["no position", "values changed", "list of arrays empty"])

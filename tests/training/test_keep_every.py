@@ -4,7 +4,7 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.tasks.validate import validate
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 from tests.commands import assert_same_state, checkpoint_steps, saved_state
 from tests.tiny_configs import config
 from tests.training.counting_task import train

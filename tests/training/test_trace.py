@@ -6,7 +6,7 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.tasks.validate import validate
-from cvmae.training.loop import Schedule
+from cvmae.training.run_schedule import Schedule
 from cvmae.training.trace import STEP_NAME
 from tests.tiny_configs import config
 from tests.training.counting_task import train

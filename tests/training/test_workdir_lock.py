@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +14,10 @@ import pytest
 from cvmae.config import ConfigError
 from cvmae.files import replacing
 from cvmae.training import workdir_lock
-from cvmae.training.workdir_lock import LOCK, describe_process, is_alive, locked
+from cvmae.training.lock_owner import describe_process
+from cvmae.training.workdir_lock import LOCK, LostLockError, check_held, is_alive, locked
 from tests.commands import ROOT, arguments, run
+from tests.training import counting_task
 
 HOLD = "import sys, time; from cvmae.training.workdir_lock import locked\nwith locked(sys.argv[1]): print('held', flush=True); time.sleep(600)"
 
@@ -158,3 +161,77 @@ def test_a_second_run_is_refused_and_writes_nothing(task, tmp_path, holder):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"error: --workdir={tmp_path} is in use by process {holder.pid} on ")
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def take_over(workdir):
+    (workdir / LOCK).write_text(json.dumps(describe_process() | {"pid": 7, "host": "far", "started": "2099"}))
+
+
+# What happens to the folder, and what the run says of it.
+LOSSES = {
+    "folder": (shutil.rmtree, "--workdir={0} is gone, deleted or unmounted during the run, which ends here"),
+    "lock": (lambda workdir: (workdir / LOCK).unlink(), "{0}/run.lock is gone, deleted or unmounted during the run"),
+    "another run": (take_over, "{0}/run.lock was taken over by process 7 on far, started 2099, during the run"),
+    "garbage": (lambda workdir: (workdir / LOCK).write_text("x"), "{0}/run.lock was changed by another program during the run"),
+}
+
+
+@pytest.mark.parametrize("beats", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_whose_folder_is_no_longer_its_own_ends(tmp_path, monkeypatch, loss, beats):
+    """At the next checkpoint at the latest, and long before where steps are slow and the lock beats."""
+    monkeypatch.setattr(workdir_lock, "SETTLE_S", 0.02)
+    monkeypatch.setattr(workdir_lock, "BEAT_S", 0.02 if beats else 600.0)
+    usual, workdir, (lose, message) = counting_task.Counting.step, tmp_path / "w", LOSSES[loss]
+    workdir.mkdir()
+    there = []
+
+    def step(self, state, batch):
+        if int(state.step) == 2:
+            while not (workdir / "checkpoints/2").exists():  # begun before the loss
+                time.sleep(0.02)
+            lose(workdir)
+            there.extend(files(tmp_path))
+            if beats:
+                while not workdir_lock._HELD[str(workdir / LOCK)].lock._lost:
+                    time.sleep(0.02)
+        assert int(state.step) < (3 if beats else 4)
+        return usual(self, state, batch)
+
+    monkeypatch.setattr(counting_task.Counting, "step", step)
+    with pytest.raises(LostLockError) as raised, locked(workdir):
+        counting_task.train(workdir, total="8_steps", checkpoint_every="2_steps", log_every="20_steps")
+    assert str(raised.value).startswith(message.format(workdir)) and "\n" not in str(raised.value)
+    assert files(tmp_path) == there
+
+
+def files(folder):
+    return sorted((str(path), path.stat().st_size) for path in folder.rglob("*"))
+
+
+def test_one_missed_look_is_no_proof(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_lock, "SETTLE_S", 0.0)
+    with locked(tmp_path):
+        for answers in ([None, {}, None], [OSError(116, "Stale file handle")]):
+            usual = workdir_lock._read
+
+            def read(path, answers=answers, usual=usual):
+                answer = answers.pop() if answers else usual(path)
+                if isinstance(answer, OSError):
+                    raise answer
+                return answer
+
+            monkeypatch.setattr(workdir_lock, "_read", read)
+            check_held(tmp_path, look=True)
+            assert not answers
+        check_held(tmp_path)
+
+
+def test_an_evaluation_whose_folder_is_gone_writes_nothing(tmp_path, monkeypatch):
+    from cvmae.tasks.frozen import FrozenTask
+
+    monkeypatch.setattr(workdir_lock, "SETTLE_S", 0.0)
+    with pytest.raises(LostLockError, match="is gone"), locked(tmp_path):
+        (tmp_path / LOCK).unlink()
+        FrozenTask._record(type("Task", (), {"config": None})(), {}, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -186,7 +186,7 @@ def test_any_error_after_the_folder_is_gone_says_so(tmp_path):
 @pytest.mark.parametrize("content", [{"pid": 10**30}, {"pid": 2**31 - 1}, {"machine": None}, {"token": 3}, {"host": ["x"]}])
 def test_a_lock_of_no_process_is_taken_over(tmp_path, content, monkeypatch):
     monkeypatch.setattr("cvmae.training.workdir_lock.SETTLE_S", 0.05)
-    from cvmae.training.workdir_lock import describe_process
+    from cvmae.training.lock_owner import describe_process
 
     (tmp_path / LOCK).write_text(json.dumps(describe_process() | {"birth": "1"} | content))
     with locked(tmp_path):
