@@ -269,7 +269,12 @@ def audio_only(path):
 
 @pytest.mark.parametrize(
     "content, reason",
-    [(b"", "the file has 0 bytes"), (b"not a video\n" * 99, "Invalid data"), (None, "No such file"), ("audio", "no video stream")],
+    [
+        (b"", "the file has 0 bytes"),
+        (b"not a video\n" * 99, "Invalid data"),
+        (None, "No such file"),
+        ("audio", "no video stream"),
+    ],
 )
 def test_files_that_are_not_videos(tmp_path, content, reason):
     path = str(tmp_path / "bad.mp4")
