@@ -86,11 +86,13 @@ class NpyFiles(NpzFiles):
         return self._folder / (shortened(video_id(name), NAME_BYTES - len(SUFFIX + TEMPORARY)) + SUFFIX)
 
     def look(self, path: AnyPath) -> Stored:
-        """Returns what the file beside one says of it, if that is as long as its shape."""
+        """Returns what the file beside one says of it, if that has the shape of these features, and is as long."""
         try:
-            if not isinstance(path, RemotePath):
-                np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape
             beside = json.loads(sidecar_of(path).read_bytes())
+            if not isinstance(path, RemotePath):
+                array = np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape
+                if array.shape != (beside["windows"], json.loads((path.parent / SUMMARY).read_bytes())["input_dim"]):
+                    return Stored(damaged=True)
             # Of an earlier version an empty list of labels is of a video without a label, or without a class.
             known = {name: beside[name] for name in ("path", "label") if beside[name] != []}
             return Stored(beside["windows"], beside.get("made_from", known))

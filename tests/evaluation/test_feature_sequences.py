@@ -75,6 +75,11 @@ def test_files_are_those_that_actionformer_reads(folder, run, tmp_path):
     assert (counts["videos"], counts["written"], counts["windows"]) == (3, 3, 23)
     assert run(tmp_path / "npy", format="npy", dtype="float16")["skipped"] == 3
     assert not list((tmp_path / "npy").rglob("*.tmp"))
+    whole = np.load(tmp_path / "npy" / "one.npy")
+    np.save(tmp_path / "npy" / "one.npy", whole[:3, :7])  # arrays of other numbers of rows and channels
+    np.save(tmp_path / "npy" / "two.npy", np.zeros((9, 33), np.float16))
+    counts = run(tmp_path / "npy", format="npy", dtype="float16")
+    assert counts["skipped"] == 1 and np.load(tmp_path / "npy" / "one.npy").tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize("fps, frames, regular", [(0.0, 29, 13), (0.0, 30, 14), (15.0, 30, 6), (15.0, 31, 7), (15.0, 33, 7)])
