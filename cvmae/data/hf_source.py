@@ -8,7 +8,7 @@ import numpy as np
 
 from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, MISSING, UNLABELED, split_label
-from cvmae.data.labels import label_notes, missing_notes, number_labels
+from cvmae.data.labels import label_notes, number_labels
 from cvmae.data.records import Record, SplitError, UnreadableError
 from cvmae.data.times import parse_part, part_notes
 from cvmae.storage.cache import FileCache, RemoteFile, open_binary
@@ -77,11 +77,11 @@ class HfSource:
         of_all = {split_label(where, value, False)[0] for value in self._labels_of_all_splits()}
         known = {text for text in of_all | set(texts) if text.lower() not in MISSING and text != HIDDEN}
         listed, unread = read_classes(classes := join(self._folder, CLASSES))
-        names, numbers = number_labels(dict.fromkeys(sorted(known), where), classes, names=listed)
+        names, numbers = number_labels(dict.fromkeys(sorted(known), where), listed, classes)
         return (
             names,
             np.array([numbers.get(text, UNLABELED) for text in texts], np.int32),
-            (unread if numbers else []) + label_notes(names, numbers) + missing_notes(texts, numbers),
+            label_notes(unread, names, numbers, texts),
         )
 
     def _labels_of_all_splits(self) -> set:

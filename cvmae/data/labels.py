@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
 
 # Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes. Below it they
@@ -19,7 +18,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 
 
 def number_labels(
-    labels: dict[str, str], classes: str, multi_label: bool = False, names: tuple[str, ...] | None = None
+    labels: dict[str, str], names: tuple[str, ...], classes: str, multi_label: bool = False
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Numbers the labels of a manifest.
 
@@ -29,17 +28,16 @@ def number_labels(
 
     Args:
       labels: distinct texts of all splits, stripped, with the place of the first row that has it, "file:line".
-      classes: path of the classes.csv, which need not exist.
+      names: of the classes that the classes.csv lists, see `read_classes`; () without one.
+      classes: its path, for messages.
       multi_label: True if `labels` are the parts of lists separated by `;`, for the remedy of the message.
-      names: those of `classes` where it was read before, see `read_classes`.
 
     Returns:
       The class names, () if classes have only numbers; and {label: class number}, without the labels that are missing.
 
     Raises:
-      LabelError: a label is refused, or classes.csv cannot be used.
+      LabelError: a label is refused.
     """
-    names = read_classes(classes)[0] if names is None else names
     listed = set(names)
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     if NONE_OF_THEM in labels.keys() - listed:
@@ -75,13 +73,20 @@ def number_label_sets(rows: Sequence[frozenset[int] | None]) -> tuple[tuple[tupl
     return sets, [UNLABELED if row is None else index[row] for row in rows]
 
 
-def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
-    """Returns lines about labels that may not be meant as they are read.
+def label_notes(unread: list[str], names: Sequence[str], labels: Mapping[str, int], texts: Iterable[str]) -> list[str]:
+    """Returns lines about labels, and about a classes.csv, that may not be meant as they are read.
 
     Args:
+      unread: of `read_classes`; told where there are labels.
       names: of the classes, () where these have only numbers.
       labels: {text: class number} of the labels that are there, see `number_labels`.
+      texts: the labels of all rows.
     """
+    return [*(unread if labels else []), *_number_notes(names, labels), *_missing_notes(texts, labels)]
+
+
+def _number_notes(names, labels):
+    """Returns lines about class names that look alike, and about numbers that may be no class numbers."""
     notes, twins = [], collections.defaultdict(list)
     for name in names:
         twins[_fold(name.strip(_QUOTES))].append(name)
@@ -119,12 +124,10 @@ def label_notes(names: Sequence[str], labels: Mapping[str, int]) -> list[str]:
     return notes
 
 
-def missing_notes(texts: Iterable[str], numbers: Mapping[str, int]) -> list[str]:
+def _missing_notes(texts, numbers):
     """Returns a line about the words among names that mean no label and may be meant as a class, such as `none` and `na`.
 
-    Args:
-      texts: the labels of all rows.
-      numbers: {text: class number} of the labels that are there, see `number_labels`. If these are numbers, no word is meant as a class.
+    If the labels are numbers, no word is meant as a class.
     """
     if all(map(_is_number, numbers)):
         return []

@@ -29,7 +29,7 @@ from collections.abc import Collection
 
 from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
-from cvmae.data.labels import label_notes, missing_notes, number_label_sets, number_labels
+from cvmae.data.labels import label_notes, number_label_sets, number_labels
 from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part, part_notes
@@ -146,8 +146,8 @@ def _number_rows(rows, classes, multi_label):
                 places.setdefault(text, where)
     if multi_label:
         check_vectors(zip((where for where, _ in rows), texts, strict=True))
-    names, number = number_labels(places, classes, multi_label, known)
-    notes = (unread if number else []) + label_notes(names, number) + missing_notes(itertools.chain.from_iterable(texts), number)
+    names, number = number_labels(places, known, classes, multi_label)
+    notes = label_notes(unread, names, number, itertools.chain.from_iterable(texts))
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes
     rows_of_numbers = [frozenset(number[text] for text in row if text in number) for row in texts]

@@ -23,9 +23,8 @@ from cvmae.data.timeout import TimeLimitError, call_with_limit
 from cvmae.storage import counters
 
 ATTEMPTS = 8  # records tried for one clip before the run stops
-EXAMPLES_OF_A_WORKER = (
-    32  # of an evaluation, which starts its own; fewer are read before a worker process is there (1.4 s of a core)
-)
+# Of an evaluation, which starts its own workers; fewer are read before a worker process is there (1.4 s of a core).
+EXAMPLES_OF_A_WORKER = 32
 ARRAY_FPS = 25.0  # frames per second assumed for videos stored as arrays
 
 

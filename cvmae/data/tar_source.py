@@ -9,7 +9,7 @@ import numpy as np
 
 from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, UNLABELED, LabelError, split_label
-from cvmae.data.labels import label_notes, missing_notes, number_labels
+from cvmae.data.labels import label_notes, number_labels
 from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.stamps import stamp_of_path
 from cvmae.data.tar_shards import Sample, ShardError, expand, load_index
@@ -75,7 +75,7 @@ class TarSource:
         classes = join(dirname(self._paths[0]), CLASSES)
         try:
             known, unread = read_classes(classes)
-            names, numbers = number_labels(places, classes, names=known)
+            names, numbers = number_labels(places, known, classes)
         except LabelError as error:
             raise ShardError(str(error)) from error
         if names and not known:
@@ -83,11 +83,7 @@ class TarSource:
             raise ShardError(
                 f"{next(iter(numbers.items()))[0]!r} is a class by name; list the names in {classes}, with number,name"
             )
-        notes = (
-            (unread if numbers else [])
-            + label_notes(names, numbers)
-            + missing_notes((sample.label for _, sample in self._samples), numbers)
-        )
+        notes = label_notes(unread, names, numbers, (sample.label for _, sample in self._samples))
         notes += part_notes((sample.start, sample.end) for _, sample in self._samples)
         self.notes += tuple(f"{dirname(self._paths[0])}: {note}" for note in notes)
         return names, numbers

@@ -7,6 +7,7 @@ last frame of the first and the last of them, seconds, the label, and what it wa
 (https://github.com/happyharrycn/actionformer_release): `feat_stride` and `num_frames` in frames, `default_fps`, `input_dim`, `file_ext`.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -82,6 +83,11 @@ class NpyFiles(NpzFiles):
     def __init__(self, folder: AnyPath):
         super().__init__(folder, SUFFIX)
 
+    @functools.cached_property
+    def _width(self) -> int:
+        """D of these features, by features.json, which is there before any file is looked at."""
+        return json.loads((self._folder / SUMMARY).read_bytes())["input_dim"]
+
     def path(self, name: str) -> AnyPath:
         return self._folder / (shortened(video_id(name), NAME_BYTES - len(SUFFIX + TEMPORARY)) + SUFFIX)
 
@@ -91,7 +97,7 @@ class NpyFiles(NpzFiles):
             beside = json.loads(sidecar_of(path).read_bytes())
             if not isinstance(path, RemotePath):
                 array = np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape
-                if array.shape != (beside["windows"], json.loads((path.parent / SUMMARY).read_bytes())["input_dim"]):
+                if array.shape != (beside["windows"], self._width):
                     return Stored(damaged=True)
             # Of an earlier version an empty list of labels is of a video without a label, or without a class.
             known = {name: beside[name] for name in ("path", "label") if beside[name] != []}

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 
 from cvmae.data import decode
+from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import LabelError
-from cvmae.data.labels import number_labels
 from cvmae.data.manifest import ManifestError, read_manifest
 from cvmae.data.prepare.text import PrepareError, read_lines
 from cvmae.data.text_files import read_utf8
@@ -60,7 +60,7 @@ def test_other_kinds_of_files_are_named(tmp_path):
             read_manifest(str(tmp_path / name), "train")
         assert "\n" not in str(caught.value)
         with pytest.raises(LabelError, match=kind):
-            number_labels({"a": "x"}, str(tmp_path / name))
+            read_classes(str(tmp_path / name))
 
 
 def test_text_comes_back_as_it_is(tmp_path):
