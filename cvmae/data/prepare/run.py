@@ -99,6 +99,8 @@ def prepare(options: Options) -> dict[str, str]:
         usable = _check_videos(options, listing, located, problems, state)
         if listing.is_undrawn:
             _draw_splits(options, listing, usable, state)
+        elif options.dataset == "folder":
+            print("split: that of the folders in --videos; none is drawn, so --val_share and --seed do not apply")
         problems += outputs.row_problems(listing, usable, str(options.out))
         manifests = outputs.write_manifests(options.out, listing, usable)
         outputs.write_classes(options.out, listing.classes)

@@ -155,4 +155,5 @@ def test_split_folders_are_counted_but_not_drawn(tmp_path, capsys):
     prepare(Options("folder", str(tmp_path / "videos"), str(tmp_path / "out"), check="none", val_share=0.5))
     out = capsys.readouterr().out
     assert "no validation videos: run fast" in out and "jump           1       1       0" in out
+    assert "none is drawn, so --val_share and --seed do not apply" in out
     assert not (tmp_path / "out" / ".prepare" / "splits.json").exists()
