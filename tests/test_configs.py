@@ -10,7 +10,6 @@ from cvmae.config import ConfigError, flatten, load
 from cvmae.models.build import build_encoder, video_grid
 from cvmae.objective.terms import weighted_terms
 from cvmae.tasks import TASKS as ALL_TASKS
-from cvmae.tasks import run as run_config
 from cvmae.tasks import run as train
 from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.notes import export_notes
@@ -233,7 +232,7 @@ ONCE: dict[str, dict] = {
 @pytest.mark.parametrize("task, name", PAIRS)
 def test_runlocal_of_a_task_runs_to_its_end(task, name, tmp_path):
     config = load(path(name, f"task={task},runlocal"), ONCE.get(task, {}))
-    numbers = run_config(config, str(tmp_path))
+    numbers = train(config, str(tmp_path))
     filled, _ = fill_fields(config)
     assert json.loads((tmp_path / "config.json").read_text()) == json.loads(filled.to_json_best_effort())
     report = json.loads((tmp_path / "report.json").read_text())
