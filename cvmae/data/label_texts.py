@@ -51,6 +51,7 @@ _WEIGHTED = re.compile(r"(?P<name>.*\S)\s*[=:]\s*(?:0?\.[0-9]+|[01](?:\.[0-9]*)?
 _LONGEST = 200  # characters of a class with times, since the pattern is slow on long texts
 _BITS = {"0": 0, "0.": 0, "0.0": 0, "false": 0, "1": 1, "1.": 1, "1.0": 1, "true": 1}
 _ONE, TO_LEARN_SEVERAL = "give one class per video", "to learn several, separate them by ; and set --config.data.multi_label=True"
+TO_LEARN_NONE = "set --config.data.multi_label=True, or leave it empty"
 
 
 class LabelError(ValueError):
@@ -243,9 +244,15 @@ def _timed(text: str) -> re.Match | None:
 
 
 def _is_list(label: str, labels: Collection[str]) -> bool:
-    """Returns True where a text is several of the labels with commas or bars, or has a bracket without its partner, as a part of `[0;2]`."""
+    """Returns True where a text is several labels with commas or bars, or has a bracket without its partner, as a part of `[0;2]`.
+
+    Names have commas, so of parts with commas all must be labels; with bars, which names hardly have, one of them.
+    """
     parts = [part.strip() for part in re.split(r"[,|]", label)]
     if len(parts) > 1 and all(map(labels.__contains__, parts)):
+        return True
+    bars = [part.strip() for part in label.split("|")]
+    if len(bars) > 1 and any(map(labels.__contains__, bars)):
         return True
     pairs = (("[", "]"), ("(", ")"), ("{", "}"))
     return any((label.startswith(a) and b not in label) or (label.endswith(b) and a not in label) for a, b in pairs)

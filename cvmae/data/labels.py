@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, UNLABELED, LabelError, check_texts
+from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, TO_LEARN_NONE, UNLABELED, LabelError, check_texts
 
 # Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes. Below it they
 # may be a few clips of a large set, and a note says so.
@@ -42,8 +42,7 @@ def number_labels(
     labels = {label: where for label, where in labels.items() if label in listed or label.lower() not in MISSING}
     if NONE_OF_THEM in labels.keys() - listed:
         raise LabelError(
-            f"{labels[NONE_OF_THEM]}: label {NONE_OF_THEM!r} means something where clips have several labels: set "
-            "--config.data.multi_label=True, or leave it empty"
+            f"{labels[NONE_OF_THEM]}: label {NONE_OF_THEM!r} means something where clips have several labels: {TO_LEARN_NONE}"
         )
     check_texts(labels, listed, multi_label)
     unlisted = [label for label in labels if label not in listed]
@@ -100,7 +99,8 @@ def _number_notes(names, labels):
     if 0 < len(numbers) < len(names) and len(labels) > len(numbers):
         shown = ", ".join(numbers[:3])
         notes.append(
-            f"labels are numbers ({shown}) and names; most are names, so all are taken as names, numbered in sorted order"
+            f"labels are numbers ({shown}) and names; most are names, so all are taken as names, numbered in their order in {CLASSES} or, "
+            "without one, sorted"
         )
     wide = [name for name in names if not name.isascii() and unicodedata.normalize("NFKC", name).isdecimal()]
     if wide:
@@ -139,6 +139,13 @@ def _missing_notes(texts, numbers):
     return [
         f"the label {words} of {clips.total():,} rows {_MEANS_NONE}; a class of this name needs another one, or a {CLASSES} that lists it"
     ]
+
+
+def one_label_note(labels: Iterable[str]) -> str:
+    """Returns a line about videos that may have several labels, and of which each has one."""
+    marked = next((label for label in labels if re.search(r"[,|/+&]", label)), "")
+    example = f": {marked[:40]!r} is one class" if marked else ""
+    return f"data.multi_label=True, but no row has several labels, which are separated by ;{example}"
 
 
 def missing_hint(source) -> str:

@@ -29,7 +29,7 @@ from collections.abc import Collection
 
 from cvmae.data.class_file import read_classes
 from cvmae.data.label_texts import CLASSES, NONE_OF_THEM, UNLABELED, LabelError, check_vectors, split_label
-from cvmae.data.labels import label_notes, number_label_sets, number_labels
+from cvmae.data.labels import label_notes, number_label_sets, number_labels, one_label_note
 from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored_fields, read_rows, stray_splits, text_of
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part, part_notes
@@ -150,6 +150,8 @@ def _number_rows(rows, classes, multi_label):
     notes = label_notes(unread, names, number, itertools.chain.from_iterable(texts))
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes
+    if number and max(map(len, texts)) == 1:
+        notes.append(one_label_note(number))
     rows_of_numbers = [frozenset(number[text] for text in row if text in number) for row in texts]
     twice = [row for row, of_row in enumerate(rows_of_numbers) if len(of_row) < sum(text in number for text in texts[row])]
     if twice:

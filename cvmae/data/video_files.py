@@ -92,6 +92,10 @@ class VideoFiles:
         scores = {path: len(hints & {_plain(folder) for folder in path.split("/")[:-1]}) for path in candidates}
         return [path for path in candidates if scores[path] == max(scores.values())]
 
+    def missing(self, video: "Video") -> str:
+        """Returns what is not there of a video that is not found."""
+        return f"--videos lacks all of {', '.join(f'{stem}.*' for stem in video.stems)}"
+
     def left_out_text(self) -> str:
         """Returns the number of the files that are left out, and the first few with their reasons; "" without any."""
         if not self.left_out:

@@ -137,7 +137,7 @@ def _open_video(
     With `square`, frames have square pixels. Raises: see `embed`.
     """
     if isinstance(video, np.ndarray):
-        if video.ndim != 4 or video.dtype != np.uint8 or not len(video):
+        if video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8 or not len(video):
             raise ValueError(f"frames are {video.dtype} {list(video.shape)}; expected uint8 [n, H, W, 3]")
         return np.arange(len(video), dtype=np.float64), lambda numbers: video[numbers]
     if not isinstance(video, str | os.PathLike | bytes):

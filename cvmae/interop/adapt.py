@@ -10,7 +10,7 @@ from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
 from cvmae.interop.preprocessing import fold_normalization, normalizations_differ
-from cvmae.interop.pretrained import Pretrained, WeightsError, amount, block_encoder_of, differences
+from cvmae.interop.pretrained import Head, Pretrained, WeightsError, amount, block_encoder_of, differences
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
@@ -142,24 +142,51 @@ def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, .
     flags = {field: source_value for field, (source_value, value) in pairs.items() if source_value != value}
     if flags:
         raise ValueError(refusal(source, flags))
-    if head.classes != classifier.classes:
-        raise ValueError(
-            f"the head in {source.name} has {head.classes} classes, the data {classifier.classes}: take head.init=new"
-        )
-    other = [f"{i}: {a!r} there, {b!r} here" for i, (a, b) in enumerate(zip(head.names, names)) if a != b]
-    if head.names and names and other and not _are_placeholders(head.names) and not _are_placeholders(names):
-        raise ValueError(f"the classes of {source.name} are not the data's, first {', '.join(other[:3])}: number them alike")
+    _check_classes(source.name, head, classifier.classes, names)
     check_compatible(source, encoder, None, start.branch)
     params, notes = adapt_encoder(source, encoder, config)
     lines = [f"classifier of {head.classes} classes from {source.name}: {amount(source.params)}", *source.notes, *notes]
+    lines += _head_notes(source.name, head, names, config)
     return {"encoder": params} | {
         part: source.params[part] for part in ("norm", "pooler", "head") if part in source.params
     }, lines
 
 
-def _are_placeholders(names: tuple[str, ...]) -> bool:
-    """Returns True if class names only count: the default names of transformers, or the data's numbers."""
-    return all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names))
+def _check_classes(source: str, head: Head, classes: int, names: tuple[str, ...]) -> None:
+    """Raises ValueError where the classes of a head are not the data's: other ones, or in another order."""
+    by_file = "a classes.csv beside the manifest that lists the names in the order of the weights"
+    if head.classes != classes:
+        raise ValueError(
+            f"the head in {source} has {head.classes} classes, the data {classes}: take head.init=new, or, where the data has only "
+            f"some of them, {by_file}"
+        )
+    other = [f"{i}: {a!r} there, {b!r} here" for i, (a, b) in enumerate(zip(head.names, names)) if a != b]
+    if other and _are_named(head.names) and _are_named(names):
+        raise ValueError(
+            f"the classes of {source} are not the data's, first {', '.join(other[:3])}: number them alike, with {by_file}"
+        )
+
+
+def _head_notes(source: str, head: Head, names: tuple[str, ...], config) -> list[str]:
+    """Returns lines about what a head and the data do not show to be the same: the order of classes, and the loss."""
+    notes = []
+    named, numbered = (source, "the data") if _are_named(head.names) else ("the data", source)
+    if _are_named(head.names) != _are_named(names):
+        notes.append(
+            f"note: the classes of {named} have names, those of {numbered} only numbers: whether number i is the same class in both "
+            "cannot be checked"
+        )
+    if config is not None and head.loss != config.head.loss:
+        notes.append(
+            f"note: the classifier in {source} was trained with head.loss={head.loss}, and this task takes probabilities as for "
+            f"head.loss={config.head.loss}"
+        )
+    return notes
+
+
+def _are_named(names: tuple[str, ...]) -> bool:
+    """Returns False without names, or if they only count: the default names of transformers, or the data's numbers."""
+    return not all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names))
 
 
 def adapt_encoder(source: Pretrained, encoder: BlockEncoder, config=None) -> tuple[dict, list[str]]:

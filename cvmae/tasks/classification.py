@@ -15,6 +15,7 @@ from cvmae.augment.mirror_labels import mirror_label_sets, mirror_table
 from cvmae.config import ConfigError, require
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
+from cvmae.data.label_texts import NONE_OF_THEM
 from cvmae.data.labels import label_sets_of, missing_hint
 from cvmae.data.pipeline import clip_spec
 from cvmae.evaluation.classification import summarize
@@ -212,9 +213,11 @@ def count_classes(source, classes: int, split: str) -> tuple[int, tuple[str, ...
     """
     labels, highest = np.asarray(source.labels), highest_class(source)
     if (labels < 0).any():
+        first = source.key(int(np.argmax(labels < 0)))
+        negatives = f" ({NONE_OF_THEM!r} where it has none of the classes)" if label_sets_of(source) is not None else ""
         raise ConfigError(
-            f"config.data.split={split!r} has {(labels < 0).sum()} clips without a label: give every clip one, or another split"
-            f"{missing_hint(source)}"
+            f"config.data.split={split!r} has {(labels < 0).sum()} clips without a label, first {first}: give every clip one{negatives}, "
+            f"or another split{missing_hint(source)}"
         )
     count = classes or len(source.class_names) or highest + 1
     if not count:

@@ -57,7 +57,9 @@ def lines_up_to(workdir: str | os.PathLike | RemotePath, step: int) -> list[str]
     steps = [step_of(line) for line in lines]
     broken = [number for number, of_line in enumerate(steps, 1) if of_line is None]
     path = as_path(workdir) / METRICS
-    if broken and broken != [len(lines)] and path.is_file():  # the last line may be one that a kill cut short
+    if broken == [len(lines)]:
+        processes.log_once(f"{path}: the last line was cut short, as a kill does, and is left out")
+    elif broken and path.is_file():
         new = copy_aside(path)
         processes.log_once(
             f"{path}: {len(broken)} lines are no metrics, the first is line {broken[0]}: they are left out, and the file as it was is {new.name}"

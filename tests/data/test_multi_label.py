@@ -286,12 +286,33 @@ def test_vectors_in_json_are_refused(tmp_path, rows):
         (("0;1", "1", "0", ""), [[0, 1], [1], [0], None]),
         (("0;1", "1;0", "<none of the classes>"), [[0, 1], [0, 1], []]),
         (("0;1", "1;2"), [[0, 1], [1, 2]]),
-        (("1", "0"), [[1], [0]]),
     ],
 )
 def test_numbers_of_two_classes_are_no_vectors(tmp_path, labels, sets):
     source = opened(tmp_path, *labels)
     assert sets_of(source) == sets and source.notes == ()
+
+
+@pytest.mark.parametrize(
+    "labels, classes, example",
+    [
+        (("1", "0"), ("0", "1"), ""),
+        (("a|b", "c"), ("a|b", "c"), ": 'a|b' is one class"),
+        (("a,b", "b", "c"), ("a,b", "b", "c"), ": 'a,b' is one class"),
+    ],
+)
+def test_several_labels_of_which_no_row_has_more_than_one_are_said(tmp_path, labels, classes, example):
+    source = opened(tmp_path, *labels)
+    assert source.class_names in (classes, ()) and len(source.label_sets) == len(labels)
+    [note] = source.notes
+    assert note.endswith(f"data.multi_label=True, but no row has several labels, which are separated by ;{example}")
+
+
+@pytest.mark.parametrize("labels", [("a|b", "b"), ("c", "a | c | d")])
+def test_labels_with_bars_between_them_are_refused(tmp_path, labels):
+    with pytest.raises(ManifestError, match="label 'a.*' is several labels; separate them by ;, or list it in classes.csv"):
+        opened(tmp_path, *labels)
+    assert len(opened(tmp_path, "a|b", "c;d").class_names) == 3
 
 
 @pytest.mark.parametrize("labels", [("c1", "c2;c1;c2", "c1;c1"), ("0;2", "1;2;1", "2.0;2")])

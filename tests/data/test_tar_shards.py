@@ -176,6 +176,9 @@ def test_the_commands_write_and_index(files, tmp_path, capsys):
     (files / "other.csv").write_text("path,label,split\nclip.0.mp4,run;jump,train\n")
     with pytest.raises(PrepareError, match="is several labels; give one class per video, or list it in classes.csv$"):
         write_shards(str(files / "other.csv"), str(tmp_path / "several"))
+    (files / "other.csv").write_text("path,label,split\nclip.0.mp4,<none of the classes>,train\n")
+    with pytest.raises(PrepareError, match="one label for a video, so read this manifest itself, data.source=files$"):
+        write_shards(str(files / "other.csv"), str(tmp_path / "several"))
 
 
 VIDEO = b"0" * 700

@@ -68,8 +68,24 @@ def test_classes_of_other_names_are_refused(classifier, tmp_path):
     write_archive(dataclasses.replace(found, head=head), folder)
     t = task(init_from=str(folder), head__init="weights")
     t.class_names = ("rising", "falling", "turning", "resting")
-    with pytest.raises(ConfigError, match="are not the data's, first 0: 'falling' there, 'rising' here, 1: "):
+    with pytest.raises(
+        ConfigError, match="are not the data's, first 0: 'falling' there, 'rising' here, 1: .*a classes.csv beside"
+    ):
         t.initial_state()
     with pytest.raises(ConfigError, match="has no head: give a classifier's weights, or config.head.init=new"):
         write_archive(found.only("encoder"), tmp_path / "encoder")
         task(init_from=str(tmp_path / "encoder"), head__init="weights").initial_state()
+
+
+def test_an_order_of_classes_and_a_loss_that_are_not_the_data_s_are_said(classifier, tmp_path, capsys):
+    found = read(classifier[0])
+    head = dataclasses.replace(found.head, names=(), loss="sigmoid")
+    write_archive(dataclasses.replace(found, head=head), tmp_path / "out")
+    t = task(init_from=str(tmp_path / "out"), head__init="weights")
+    t.class_names = ("rising", "falling", "turning", "resting")
+    t.initial_state()
+    said = capsys.readouterr().err
+    assert "note: the classes of the data have names, those of " in said and "number i is the same class in both cannot" in said
+    assert "was trained with head.loss=sigmoid, and this task takes probabilities as for head.loss=softmax" in said
+    task(init_from=str(classifier[0]), head__init="weights").initial_state()
+    assert "note: the class" not in capsys.readouterr().err

@@ -190,9 +190,14 @@ def test_a_config_that_cannot_run_says_so_before_it_writes(overrides, message, t
 class Unlabeled:
     class_names, labels = ("a", "b"), np.array([0, -1, 1, -1])
 
+    def key(self, index):
+        return f"{index}.mp4"
+
 
 def test_clips_without_a_label_are_refused():
-    with pytest.raises(ConfigError, match="config.data.split='train' has 2 clips without a label"):
+    with pytest.raises(
+        ConfigError, match="config.data.split='train' has 2 clips without a label, first 1.mp4: give every clip one, or"
+    ):
         count_classes(Unlabeled(), 0, "train")
 
 
@@ -200,7 +205,7 @@ def test_clips_without_a_label_are_refused():
 def test_a_class_whose_name_means_no_label_is_refused_with_what_to_do(word, tmp_path):
     (tmp_path / "list.csv").write_text("path,label,split\n" + f"a.mp4,yes,train\nb.mp4,{word},train\n" * 3)
     source = FileSource(read_manifest(str(tmp_path / "list.csv"), "train"))
-    message = f"has 3 clips without a label: .*; .*list.csv: the label '{word}' of 3 rows means no label; a class of this name needs another"
+    message = f"has 3 clips without a label, first b.mp4: .*; .*list.csv: the label '{word}' of 3 rows means no label; a class of this name needs another"
     with pytest.raises(ConfigError, match=message) as caught:
         count_classes(source, 0, "train")
     assert "\n" not in str(caught.value)

@@ -60,10 +60,13 @@ def test_lines_of_metrics_that_are_none_are_kept_beside(tmp_path, capsys):
     )
 
 
-def test_a_last_line_that_a_kill_cut_short_is_no_damage(tmp_path, capsys):
+def test_a_last_line_that_a_kill_cut_short_is_left_out_and_said(tmp_path, capsys):
     (tmp_path / METRICS).write_bytes(b'{"step": 1}\n{"st')
     MetricsWriter(tmp_path, 2).close()
-    assert read_metrics(tmp_path) == [{"step": 1}] and not capsys.readouterr().err
+    assert read_metrics(tmp_path) == [{"step": 1}]
+    assert (
+        capsys.readouterr().err.strip() == f"{tmp_path / METRICS}: the last line was cut short, as a kill does, and is left out"
+    )
     assert METRICS + ".damaged" not in names(tmp_path) and last_step(tmp_path / "none") == 0
 
 

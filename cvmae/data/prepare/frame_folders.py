@@ -27,6 +27,13 @@ class FrameFolders:
         """Returns the path of the folder of a video, or []."""
         return [self._by_name[stem] for stem in video.stems if stem in self._by_name][:1]
 
+    def missing(self, video: Video) -> str:
+        """Returns what is not there of a video that is not found."""
+        folders = " and ".join(f"{stem}/" for stem in video.stems)
+        return (
+            f"--videos lacks {folders}; videos are read by folders of frames, as others are there, and files beside them are not"
+        )
+
 
 def open_folders(root: str) -> FrameFolders | None:
     """Returns the folders of frames in a folder or in one of its subfolders; None without any.

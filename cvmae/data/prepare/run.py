@@ -153,7 +153,7 @@ def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, st
     for name, video in listing.videos.items():
         paths = files.find(video)
         if not paths:
-            problems.append((name, "missing", f"--videos lacks all of {', '.join(f'{stem}.*' for stem in video.stems)}"))
+            problems.append((name, "missing", files.missing(video)))
             continue
         located[name] = paths[0]
         if len(paths) > 1:

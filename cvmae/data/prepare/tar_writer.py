@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 
-from cvmae.data.label_texts import CLASSES, TO_LEARN_SEVERAL
+from cvmae.data.label_texts import CLASSES, TO_LEARN_NONE, TO_LEARN_SEVERAL
 from cvmae.data.lines import one_line
 from cvmae.data.manifest import ManifestError, read_manifest, splits_of
 from cvmae.data.prepare.outputs import write_classes
@@ -47,7 +47,10 @@ def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHA
         sources = {split: FileSource(read_manifest(manifest, split, root)) for split in splits_of(manifest)}
     except ManifestError as error:
         # A shard has one label for a video, and this command no field of a config.
-        raise PrepareError(str(error).replace(f"; {TO_LEARN_SEVERAL}", "")) from error
+        text = str(error).replace(
+            TO_LEARN_NONE, "shards have one label for a video, so read this manifest itself, data.source=files"
+        )
+        raise PrepareError(text.replace(f"; {TO_LEARN_SEVERAL}", "")) from error
     plan: dict[str, tuple[FileSource, dict[int, int]]] = {}
     for split, source in sources.items():
         if not re.fullmatch(r"[\w.-]+", split):

@@ -52,3 +52,9 @@ def test_videos_without_a_class_among_classes_are_said(tmp_path):
     listing = listed(tmp_path / "split", "train/a/x.mp4", "val/y.mp4", "test/z.mp4")
     assert [remark[:2] for remark in listing.remarks] == [("val/y.mp4", "no class")]
     assert not listed(tmp_path / "unlabeled", "x.mp4", "y.mp4").remarks
+
+
+def test_a_class_whose_accents_are_written_in_two_ways_is_one(tmp_path):
+    listing = listed(tmp_path, "caf\u00e9/x.mp4", "cafe\u0301/y.mp4", "tea/z.mp4")
+    assert listing.classes == ("caf\u00e9", "tea")
+    assert sorted(video.label for video in listing.videos.values()) == ["caf\u00e9", "caf\u00e9", "tea"]

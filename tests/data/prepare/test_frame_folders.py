@@ -87,3 +87,13 @@ def test_folders_of_frames_need_to_be_encoded(tmp_path):
         PrepareError, match=r"folders of frames such as 20bn-jester-v1/100/00001.jpg: --transcode=256 .*-framerate 12"
     ):
         prepare(options(tmp_path, "jester"))
+
+
+def test_a_video_beside_folders_of_frames_is_not_taken_for_a_missing_folder(tmp_path):
+    layouts.jester(tmp_path)
+    folder = tmp_path / "videos" / "20bn-jester-v1" / "9"
+    folder.rename(tmp_path / "elsewhere")
+    layouts.put(folder.with_suffix(".mp4"), 9)
+    prepare(options(tmp_path, "jester", transcode=32))
+    missing = "--videos lacks 9/; videos are read by folders of frames, as others are there, and files beside them are not"
+    assert table(tmp_path / "out" / "report.csv")[1:] == [["9", "missing", missing]]

@@ -121,9 +121,10 @@ def build(folder, dataset):
             "diving48",
             "Diving48_V2_train.json",
             '[{"vid_name": "a", "label": 3}]',
-            "entry 1, a: label '3' is no number of a dive, 0 to 2",
+            "entry 1, a: label 3 is no whole number of a dive, 0 to 2",
         ),
-        ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a", "label": true}]', "label 'True' is no number of a dive"),
+        ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a", "label": true}]', "label true is no whole number of a dive"),
+        ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a", "label": "1"}]', 'label "1" is no whole number of a dive'),
         (
             "diving48",
             "Diving48_V2_train.json",

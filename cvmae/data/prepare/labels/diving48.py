@@ -1,5 +1,6 @@
 """Reader of the label files of Diving48, version 2: `Diving48_vocab.json`, `Diving48_V2_train.json` and `Diving48_V2_test.json`."""
 
+import json
 import os
 
 from cvmae.data.prepare.listing import Listing, Video
@@ -54,11 +55,11 @@ def _video(where, entry, classes) -> Video:
     label, start, end = (entry.get(field) for field in ("label", "start_frame", "end_frame"))
     if type(label) is not int or not 0 <= label < len(classes):
         raise PrepareError(
-            f"{where}, {name}: label {str(label)[:40]!r} is no number of a dive, 0 to {len(classes) - 1}; expected {_ENTRIES}"
+            f"{where}, {name}: label {json.dumps(label)[:40]} is no whole number of a dive, 0 to {len(classes) - 1}; expected {_ENTRIES}"
         )
     if type(start) is not int or type(end) is not int or not 0 <= start < end:
         raise PrepareError(
-            f"{where}, {name}: start_frame {str(start)[:40]} and end_frame {str(end)[:40]} are no frames, the first less than the "
+            f"{where}, {name}: start_frame {json.dumps(start)[:40]} and end_frame {json.dumps(end)[:40]} are no frames, the first less than the "
             f"second; expected {_ENTRIES}"
         )
     if start:

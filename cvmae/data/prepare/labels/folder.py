@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.video_files import VideoFiles
@@ -31,7 +32,7 @@ def read(files: VideoFiles) -> Listing:
     for path in files.paths:
         parts = path.split("/")[:-1]
         split = _split(parts.pop(0)) if has_splits else ""
-        videos.append((path, parts[0].strip() if parts else "", split))
+        videos.append((path, normal_form(parts[0]) if parts else "", split))
     listing = Listing(tuple(sorted({label for _, label, _ in videos if label})), {"manifest": []}, is_undrawn=not has_splits)
     for path, label, split in videos:
         listing.add("manifest", split, Video(path, label, ()), path)
