@@ -30,7 +30,7 @@ from cvmae.tasks.workers import resolve_workers
 from cvmae.training import provenance
 from cvmae.training.preemption import default_termination, ending_on_sigterm
 from cvmae.training.workdir_lock import check_held, locked
-from cvmae.workdir import BAD_FILES, FEATURES, FROZEN_TASKS, Report, Workdir
+from cvmae.workdir import BAD_FILES, FEATURES, FIGURE_LIST, FIGURES, FROZEN_TASKS, Report, Workdir
 from cvmae.workdir.strangers import set_strangers_aside
 
 
@@ -76,7 +76,7 @@ class FrozenTask(abc.ABC):
         task = cls(config, sources, Placement(mesh))
         weights = jax.device_put(task.load(), replicated(mesh))
         workdir = Workdir.create(path)
-        _check_workdir(workdir, config.task)
+        _check_workdir(workdir, config)
         among = "" if processes.is_single_process() else f", {jax.process_count()} processes"
         with storage_errors("a file of the run", workdir), locked(workdir), ending_on_sigterm():
             set_strangers_aside(workdir)
@@ -162,11 +162,20 @@ def bad_files_note(count: int, total: int, folder: AnyPath) -> str:
     return f"{count:,} of {total:,} videos have no features, {folder / BAD_FILES} says which and why"
 
 
-def _check_workdir(workdir: Workdir, task: str) -> None:
-    """Raises ConfigError where a workdir holds a run that trained: this task would write over its config and its report."""
-    there = (workdir.read_config() or {}).get("task")
-    if there is not None and there not in FROZEN_TASKS:
-        raise ConfigError(f"{workdir} holds a run of task={there}, whose files task={task} would replace: give another --workdir")
+def _check_workdir(workdir: Workdir, config) -> None:
+    """Raises ConfigError where a workdir holds a run that trained, or figures of other weights: this task would write over them."""
+    there = workdir.read_config() or {}
+    task = there.get("task")
+    if task is not None and task not in FROZEN_TASKS:
+        raise ConfigError(
+            f"{workdir} holds a run of task={task}, whose files task={config.task} would replace: give another --workdir"
+        )
+    weights = there.get("init_from", config.init_from)
+    if task == config.task == "visualize" and weights != config.init_from and (workdir / FIGURE_LIST).is_file():
+        raise ConfigError(
+            f"{workdir} holds the figures of config.init_from={weights}, which those of {config.init_from} would replace: give another "
+            f"--workdir, or delete {workdir / FIGURES}"
+        )
 
 
 def video_encoder(config):

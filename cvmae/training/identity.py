@@ -13,6 +13,7 @@ from cvmae.data.mixture import Mixture
 from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
 from cvmae.workdir import CONFIG, PROVENANCE, Workdir
+from cvmae.workdir.weights_stamp import weights_stamp
 
 # The entries of an identity that are of the data, and what a message calls them.
 DATA = {
@@ -27,6 +28,8 @@ DATA = {
 _LOOKED_AT = 64  # files of a source, evenly spread, whose sizes are compared: a look at each takes minutes on NFS
 # The entries of the data of evaluations, whose change is told and not refused: the source, and the sizes of some of its files.
 EVALUATED, EVALUATED_SIZES = "eval_source", "eval_file_sizes"
+# The stamps of the weights that a run began with, by the field that names them, whose change is told: the run has its own by now.
+WEIGHTS = "weights"
 ALLOW = "data.allow_change"
 # Beginnings of fields whose change at a resume is not told.
 UNTOLD = (
@@ -57,6 +60,8 @@ def describe(config, source: Source, evaluated: Source | None = None) -> dict:
     starts = {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
     # Before version 0.2 an empty field asked for an untrained encoder.
     identity |= {field: "" if value == UNTRAINED else value for field, value in starts.items()}
+    stamps = {field: weights_stamp(value) for field, value in starts.items() if value not in ("", UNTRAINED)}
+    identity[WEIGHTS] = {field: stamp for field, stamp in stamps.items() if stamp}
     branch = config.get("video_branch", {})
     if branch.get("target") == "latent":
         identity |= {field: value for field, value in flatten(config).items() if field.startswith("video_branch.teacher.")}
@@ -134,7 +139,8 @@ def check(
     Raises:
       ConfigError: another task, batch, seed, start or data set; the message says what changed.
     """
-    changed = [name for name, value in expected.items() if _differ(name, position.get(name, value), value)]
+    _tell_other_weights(position, expected)
+    changed = [name for name, value in expected.items() if name != WEIGHTS and _differ(name, position.get(name, value), value)]
     of_evaluations = [name for name in changed if name in (EVALUATED, EVALUATED_SIZES)]
     changed = [name for name in changed if name not in of_evaluations]
     if of_evaluations:
@@ -169,6 +175,17 @@ def check(
         f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split{of_data}), give another --workdir, "
         f"or --config.{ALLOW}=True to continue with the new data"
     )
+
+
+def _tell_other_weights(position: dict, expected: dict) -> None:
+    """Says which of the weights that a run began with were replaced since; those that are not on this disk are not compared."""
+    before = position.get(WEIGHTS, {})
+    for field, stamp in expected.get(WEIGHTS, {}).items():
+        if before.get(field, stamp) != stamp:
+            processes.log_once(
+                f"note: the weights in config.{field}={expected.get(field)!r} are others than at the start of the run, which goes on with "
+                "those it began with; give another --workdir to begin with these"
+            )
 
 
 def _named(name: str, value) -> str:

@@ -152,7 +152,9 @@ def test_an_export_to_transformers_records_the_sampling(video, tmp_path, capsys)
     [np.zeros((4, 8, 8, 3)), *(np.zeros(shape, np.uint8) for shape in ((8, 8, 3), (0, 8, 8, 3), (4, 8, 8, 4)))],
 )
 def test_frames_of_another_shape_or_dtype_are_named(encoder, frames):
-    with pytest.raises(ValueError, match=rf"are {frames.dtype} {re.escape(str(list(frames.shape)))}; expected uint8 \[n, H, W, 3\]"):
+    with pytest.raises(
+        ValueError, match=rf"are {frames.dtype} {re.escape(str(list(frames.shape)))}; expected uint8 \[n, H, W, 3\]"
+    ):
         cvmae.embed(frames, encoder)
 
 

@@ -1,6 +1,7 @@
 """`head.init=weights`: a classifier's weights are tested as they are or trained further; one of other classes is refused."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -89,3 +90,21 @@ def test_an_order_of_classes_and_a_loss_that_are_not_the_data_s_are_said(classif
     assert "was trained with head.loss=sigmoid, and this task takes probabilities as for head.loss=softmax" in said
     task(init_from=str(classifier[0]), head__init="weights").initial_state()
     assert "note: the class" not in capsys.readouterr().err
+
+
+def test_weights_that_are_replaced_under_their_name_are_told_at_a_resume(classifier, tmp_path, capsys):
+    folder = tmp_path / "weights"
+    write_archive(read(classifier[0]), folder)
+    c = downstream("finetune", init_from=str(folder), total="2_steps")
+    train(c, str(tmp_path / "run"))
+    c.total = "3_steps"
+    capsys.readouterr()
+    train(c, str(tmp_path / "run"))
+    assert "are others than" not in capsys.readouterr().err
+    shutil.rmtree(folder)
+    found = read(classifier[0])
+    write_archive(dataclasses.replace(found, params=jax.tree.map(lambda leaf: leaf + 1, found.params)), folder)
+    c.total = "4_steps"
+    train(c, str(tmp_path / "run"))
+    said = f"note: the weights in config.init_from={str(folder)!r} are others than at the start of the run, which goes on with those it"
+    assert said in capsys.readouterr().err

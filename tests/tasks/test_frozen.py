@@ -153,6 +153,18 @@ def test_the_workdir_of_a_run_that_trained_is_not_written_over(task, tmp_path):
     assert os.listdir(tmp_path) == ["config.json"]
 
 
+def test_figures_of_other_weights_are_not_written_over(tmp_path):
+    figures = tmp_path / "figures" / "figures.json"
+    figures.parent.mkdir()
+    figures.write_text("[]")
+    (tmp_path / "config.json").write_text('{"task": "visualize", "init_from": "weights/a"}')
+    with pytest.raises(
+        ConfigError, match="holds the figures of config.init_from=weights/a, which those of untrained would replace"
+    ):
+        run(downstream("visualize"), str(tmp_path))
+    assert figures.read_text() == "[]" and sorted(os.listdir(tmp_path)) == ["config.json", "figures"]
+
+
 def test_videos_that_cannot_be_read_are_listed_beside_the_features_of_their_split(tmp_path, monkeypatch):
     usual = frozen.open_split
 
