@@ -15,6 +15,7 @@ import numpy as np
 
 from cvmae.data.frame_table import FrameTable
 from cvmae.data.open_video import OpenVideo
+from cvmae.data.probe import ANIMATED_WEBP, is_animated_webp
 from cvmae.data.video_input import DecodeError, Video, VideoInput, name_of
 from cvmae.files import LFS_POINTER, is_lfs_pointer
 from cvmae.storage.cache import RemoteFile, open_binary
@@ -109,6 +110,8 @@ def _reading(source: Video):
             raise DecodeError(name, "the file has 0 bytes: copy it again, or leave it out") from error
         if head is not None and is_lfs_pointer(head):  # FFmpeg would say what it takes the text for
             raise DecodeError(name, LFS_POINTER) from error
+        if head is not None and is_animated_webp(head):  # FFmpeg passes its frames over
+            raise DecodeError(name, ANIMATED_WEBP) from error
         if isinstance(error, DecodeError):
             raise
         raise DecodeError(name, error.strerror or str(error)) from error

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 import av
 import numpy as np
 
+from cvmae.data.packet_order import Packet, ascend, seem_mixed_up
+
 # Containers of streams that can be joined anywhere, as broadcast is: the first packets may refer to frames that are not there.
 _JOINABLE = frozenset(("mpegts", "mpeg", "mpegvideo", "h264", "hevc"))
 
@@ -58,34 +60,43 @@ def table_from_packets(container, stream, decoded: Callable[[], Iterable[av.Vide
 
     Frame counts in headers are not used: they can be wrong, and WebM has none. Packets marked "discard" lie outside the edit
     list of an MP4 and are never shown; packets that the end of the file cuts off are no frames, but in MP4. Where a file may begin between keyframes, its beginning is decoded, and the table has
-    only the frames that come out. Returns None if a pts is absent or repeated, and for H.264 with B-frames in AVI: that
-    container has no pts, and the ones that the demuxer makes up do not follow the display order.
+    only the frames that come out. Returns None if a pts is absent or repeated, if pts run back from one
+    decoded frame to the next (in joined files, of which all is decoded if the times of packets seem mixed up), and for H.264 with
+    B-frames in AVI: that container has no pts, and the ones that the demuxer makes up do not follow the display order.
 
     Args:
       container, stream: at the beginning of the file.
       decoded: opens the file again, and yields the frames of a full decode; `stream` is closed then.
     """
-    if container.format.name == "avi" and stream.codec_context.name == "h264" and stream.codec_context.has_b_frames:
+    form, context = container.format.name, stream.codec_context
+    if form == "avi" and context.name == "h264" and context.has_b_frames:
         return None
     seconds, rate = float(stream.time_base), header_fps(stream)
     # The header of an MP4 lists its frames, so that one that is not there is missing, not cut off.
     all_packets = packets_of(container, stream)
-    kept = all_packets if container.format.name == MOV else _without_cut(all_packets)
-    packets = [(p.pts, p.is_keyframe, p.is_discard) for p in kept if p.size]
-    shown = [(pts, is_key) for pts, is_key, is_discard in packets if not is_discard]
-    if not shown or len({pts for pts, _ in shown if pts is not None}) < len(shown):
+    kept = all_packets if form == MOV else _without_cut(all_packets)
+    packets = []
+    for p in kept:
+        if p.size and p.pts is not None:
+            packets.append(Packet(p.pts, p.dts, p.is_keyframe, p.is_discard))
+        elif p.size and not p.is_discard:
+            return None
+    shown = [packet for packet in packets if not packet.is_discard]
+    if not shown or len({packet.pts for packet in shown}) < len(shown):
+        return None
+    if seem_mixed_up(shown, form, context) and not ascend(decoded()):
         return None
     shown.sort()
-    keys = [pts for pts, is_key, _ in packets if is_key and pts is not None]
-    begins_at_key = packets[0][1] and all(pts >= keys[0] for pts, _, _ in packets if pts is not None)
-    if container.format.name in _JOINABLE or not begins_at_key:
-        shown = _without_lost(shown, keys[0] if keys else shown[0][0], decoded())
+    keys = [packet.pts for packet in packets if packet.is_keyframe]
+    begins_at_key = packets[0].is_keyframe and all(packet.pts >= keys[0] for packet in packets)
+    if form in _JOINABLE or not begins_at_key:
+        shown = _without_lost(shown, keys[0] if keys else shown[0].pts, decoded())
         if not shown:
             return None
-    pts = np.array([p for p, _ in shown], np.int64)
+    pts = np.array([packet.pts for packet in shown], np.int64)
     times = (pts - pts[0]) * seconds
     fps = (len(pts) - 1) / times[-1] if times[-1] > 0 else rate
-    return FrameTable(pts, times, np.array([k for _, k in shown], bool), fps, reliable=True)
+    return FrameTable(pts, times, np.array([packet.is_keyframe for packet in shown], bool), fps, reliable=True)
 
 
 def _without_cut(packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
@@ -127,7 +138,7 @@ def _whole(last: list[bool], count: int) -> int:
 
 
 def _without_lost(packets, key_pts, frames):
-    """Returns the pairs (pts, is keyframe), ascending, without those at the beginning that no decoded frame belongs to.
+    """Returns packets, ascending by pts, without those at the beginning that no decoded frame belongs to.
 
     Decodes until the first keyframe is displayed, since the frames that are displayed before it may miss their references.
     """
@@ -135,8 +146,8 @@ def _without_lost(packets, key_pts, frames):
     for frame in frames:
         displayed.add(frame.pts)
         if frame.pts is not None and frame.pts >= key_pts:
-            return [pair for pair in packets if pair[0] >= frame.pts or pair[0] in displayed]
-    return [pair for pair in packets if pair[0] in displayed]
+            return [packet for packet in packets if packet.pts >= frame.pts or packet.pts in displayed]
+    return [packet for packet in packets if packet.pts in displayed]
 
 
 def table_from_count(stream, count: int) -> FrameTable:

@@ -87,13 +87,13 @@ class OpenVideo:
 
     def stream(self, table: FrameTable, indices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (index, uint8 [H, W, 3]) for `indices`, int [k], ascending."""
-        remaining, last = {int(table.pts[i]): int(i) for i in indices}, -1
-        for pts, image in self._decode_at(table, set(remaining)):
-            if pts in remaining:
-                if remaining[pts] < last:
-                    raise DecodeError(self._name, f"the frame at pts {pts} comes too late")
-                last = remaining.pop(pts)
-                yield last, image
+        positions, done = {int(table.pts[index]): number for number, index in enumerate(indices)}, 0
+        for pts, image in self._decode_at(table, set(positions)):
+            if positions[pts] > done:
+                raise DecodeError(self._name, f"the frame at pts {pts} comes out of order")
+            if positions[pts] == done:  # others come again, decoded from the beginning
+                yield int(indices[done]), image
+                done += 1
 
     def each_frame(self, table: FrameTable | None) -> Iterator[av.VideoFrame]:
         """Yields every frame in display order, see the function of this name."""

@@ -15,6 +15,7 @@ TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.
 
 SCRIPTS = frozenset(("concat", "hls"))  # formats that name other files, which FFmpeg would read
 PICTURE = "a picture"  # the reason of `no_video` for a file of one
+ANIMATED_WEBP = "an animated WebP, which this FFmpeg does not decode: convert it to MP4 or GIF"
 
 # Codecs that draw text files.
 _TEXT = frozenset(("ansi", "bintext", "idf", "xbin"))
@@ -32,11 +33,17 @@ def is_picture(stream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 
+def is_animated_webp(head: bytes) -> bool:
+    """Returns True for the first bytes, at least 21, of an animated WebP."""
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21]) and bool(head[20] & 2)
+
+
 def no_video(path: str) -> str:
     """Returns the reason why a file is not taken for a video by its content; "" if it is one."""
     try:
         with open_binary(path) as file:
-            if is_lfs_pointer(file.read(64)):
+            head = file.read(64)
+            if is_lfs_pointer(head):
                 return LFS_POINTER
             file.seek(0)
             with av.open(file if is_remote(path) else os.path.abspath(path), **TOLERANT) as container:
@@ -51,7 +58,7 @@ def no_video(path: str) -> str:
                 if stream.codec_context.name in _TEXT:
                     return "text"
                 if name.endswith("_pipe") or name == "image2":
-                    return PICTURE
+                    return ANIMATED_WEBP if is_animated_webp(head) else PICTURE
                 if name == "gif" and sum(1 for packet, _ in zip(container.demux(stream), range(2)) if packet.size) < 2:
                     return PICTURE
     except (av.error.FFmpegError, OSError, ValueError) as error:

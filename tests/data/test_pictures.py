@@ -59,6 +59,20 @@ def test_lossless_pictures_have_the_pixels_of_pillow(mode, tmp_path):
         np.testing.assert_array_equal(decode.read_frames(source, [0])[0], expected)
 
 
+def test_an_animated_webp_is_called_so(tmp_path):
+    frames = [picture(seed) for seed in range(3)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "still.webp", exif=Image.Exif())  # of the same extended format
+    for source in (str(tmp_path / "a.webp"), (tmp_path / "a.webp").read_bytes()):
+        with pytest.raises(
+            decode.DecodeError, match=": an animated WebP, which this FFmpeg does not decode: convert it to MP4 or GIF$"
+        ):
+            decode.read_table(source)
+    left_out = dict(VideoFiles(str(tmp_path)).left_out)
+    assert left_out["a.webp"].startswith("an animated WebP") and left_out["still.webp"] == "a picture"
+    assert len(decode.read_table(str(tmp_path / "still.webp"))) == 1
+
+
 @pytest.mark.parametrize("how", [{"quality": 95, "subsampling": 0}, {"quality": 95, "subsampling": 0, "progressive": True}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_jpeg_differs_from_pillow_by_rounding(mode, how, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 
 import av
@@ -132,19 +133,35 @@ def _mark_of(path):
         return ""
 
 
+def numbered_frames(source: str, table: FrameTable) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yields (index in the table, frame) of every frame that has a picture, in display order.
+
+    Raises:
+      DecodeError: the file cannot be read, or the frames are not in the order of the table.
+    """
+    count = 0
+    for frame in each_frame(source, table):
+        index = count if not table.reliable or frame.pts is None else int(np.searchsorted(table.pts, frame.pts))
+        is_listed = index < len(table) and (not table.reliable or table.pts[index] == frame.pts)
+        if not is_listed or index < count:
+            raise DecodeError(
+                source, f"decoded frame {count} is not the one that its packets announce: convert the file, or leave it out"
+            )
+        yield index, frame
+        count = index + 1
+
+
 def _timed_frames(source, table):
     """Yields a frame for each entry of the table, with its time since the first.
 
     For a packet without a picture (the MPEG-4 of DivX and Xvid has such packets), the previous frame is repeated, as players
-    do. Raises: DecodeError if frames cannot be matched with the table, or are missing at the end.
+    do. Raises: DecodeError if frames cannot be matched with the table, or are missing at either end.
     """
     even = 1 / Fraction(table.fps).limit_denominator(1001)  # for frames that are matched by their number, not their time
     count, last = 0, None
-    for frame in each_frame(source, table):
-        index = int(np.searchsorted(table.pts, frame.pts)) if table.reliable else count
-        is_listed = index < len(table) and (not table.reliable or table.pts[index] == frame.pts)
-        if not is_listed or index < count or (index > 0 and last is None):
-            raise DecodeError(source, f"frame {count} is not the one that its packets announce")
+    for index, frame in numbered_frames(source, table):
+        if index > 0 and last is None:
+            raise DecodeError(source, f"{index} of {len(table)} frames are missing at the beginning")
         base = frame.time_base if table.reliable else even
         for shown_index in range(count, index + 1):
             shown = frame if shown_index == index else last

@@ -6,10 +6,10 @@ from typing import BinaryIO
 
 import av
 
-from cvmae.data.decode import DecodeError, each_frame, read_frames, read_table
+from cvmae.data.decode import DecodeError, read_frames, read_table
 from cvmae.data.frame_table import FrameTable
 from cvmae.data.prepare.frame_folders import folder_identity
-from cvmae.data.prepare.transcode import transcode, transcode_frames
+from cvmae.data.prepare.transcode import numbered_frames, transcode, transcode_frames
 from cvmae.storage.path import check_regular, is_remote
 from cvmae.storage.remote_path import RemotePath
 
@@ -151,7 +151,7 @@ def _decode(job) -> FrameTable:
         for index in sorted({0, len(table) // 2, len(table) - 1}):
             read_frames(path, [index], table=table)  # singly, since one call would also decode the frames between them
     elif job["check"] == "full":
-        count = sum(1 for _ in each_frame(path, table))
-        if count != len(table):
+        count = sum(1 for _ in numbered_frames(path, table))
+        if count < len(table):
             raise DecodeError(path, f"{count} frames of {len(table)} have a picture; --transcode repeats the ones before")
     return table
