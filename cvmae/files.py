@@ -63,7 +63,9 @@ def storage_error_number(error: BaseException) -> int | None:
         if error.errno is None and re.search(r"\d+ requested and \d+ written", str(error)):  # numpy, where a disk is full
             return errno.ENOSPC
         return error.errno if error.errno in REMEDIES else None
-    # TensorStore and safetensors put the number into their text.
+    # array_record puts the words of a number into its text, TensorStore and safetensors the number.
+    if words := re.match(r"\w+\(\) failed: ([^;]+)", str(error)):
+        return next((number for number in REMEDIES if os.strerror(number) == words[1]), None)
     match = re.search(r"os[ _]error(?:_code)?\W{0,3}(\d+)", str(error), re.IGNORECASE)
     if match is None and str(error).startswith("NOT_FOUND: "):  # TensorStore, where a file that it wrote is gone
         return errno.ENOENT

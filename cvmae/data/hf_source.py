@@ -120,7 +120,9 @@ class HfSource:
 
     def key(self, index):
         """Returns the last part of the path, the split and the number of the row."""
-        name = os.path.basename(os.path.normpath(self._path)).replace("{split}", "").replace("*", "")
+        path = os.path.normpath(self._path)
+        path = os.path.abspath(path) if os.path.basename(path) in (".", "..") else path  # a key has no such parts
+        name = os.path.basename(path).replace("{split}", "").replace("*", "") or "data"
         return f"{name}/{self._split}/{index}"
 
     def _digest(self) -> str:

@@ -39,6 +39,25 @@ def part_key(path: str, start: float | None, end: float | None) -> str:
     return path + (f"@{'-'.join(part)}" if any(part) else "")
 
 
+def why_outside(name: str) -> str:
+    """Returns why a name is not the one path of a file below any folder, such as "has .. in it"; "" for a name that is.
+
+    Names of videos become files of features below a workdir, so a name from a data set must neither lead out of it nor be a second
+    spelling of another name.
+    """
+    if not name:
+        return "is empty"
+    if name.startswith("/"):
+        return "is an absolute path"
+    words = set(name.split("/"))
+    reasons = {
+        "has a NUL character in it": "\0" in name,
+        "has .. in it": ".." in words,
+        "has a . or an empty part in it": bool(words & {"", "."}),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
 class SplitError(ValueError):
     """A source has no such split, or the slice of a split holds no clip."""
 
@@ -84,4 +103,7 @@ class Source(Protocol):
         ...
 
     def key(self, index: int) -> str:
-        """Returns a relative path that names a record, without reading it; the same part of the same file has the same key."""
+        """Returns a relative path that names a record, without reading it; the same part of the same file has the same key.
+
+        Features are files of this name, so that `..`, `.` and empty parts in it are refused, see `why_outside`.
+        """

@@ -6,7 +6,9 @@ extension says what a file is, as in the webdataset library:
     mp4, webm, avi, ...   the video
     jpg, png, ...         a picture, which is a video of one frame in a sample without a video, where data.pictures asks for it
     cls                   its class number, as text
-    json                  an object; `label` (if there is no cls), `start` and `end` in seconds are read, the rest is ignored
+    json                  an object; `label`, `start` and `end` in seconds are read, the rest is ignored
+
+Where a sample has a `cls` and a `label`, both have to be the same class. Texts (`txt`, captions in the webdataset library) are not read.
 
 Labels may also be names, if a `classes.csv` beside the shards lists them.
 """
@@ -20,6 +22,7 @@ import tarfile
 from typing import NamedTuple
 
 from cvmae.data.manifest import ManifestError
+from cvmae.data.records import why_outside
 from cvmae.data.text_files import RepeatedKeyError, parse_json
 from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing
@@ -28,8 +31,9 @@ from cvmae.storage.path import as_path, dirname, expand_user, glob, is_remote
 from cvmae.storage.remote_path import RemotePath
 
 SUFFIX = ".index.json"
-VERSION = 2  # 2: pictures too
+VERSION = 3  # 2: pictures too; 3: both labels of a sample, texts, and no name that leads out of a folder
 _BLOCK = 512
+_TEXTS = ("txt", "text")
 _MAX_SHARDS = 1_000_000  # of a brace pattern
 
 
@@ -46,6 +50,7 @@ class Sample(NamedTuple):
       offset, size: bytes of the video in the shard.
       label: text; empty if it is unlabeled.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
+      json_label: text of the label in its json, where its cls has another text; else empty.
     """
 
     key: str
@@ -55,6 +60,7 @@ class Sample(NamedTuple):
     label: str = ""
     start: float | None = None
     end: float | None = None
+    json_label: str = ""
 
     @property
     def is_picture(self) -> bool:
@@ -62,10 +68,11 @@ class Sample(NamedTuple):
 
 
 class ShardIndex(NamedTuple):
-    """The samples of a shard in its order, and the keys of those that have neither a video nor a single picture."""
+    """The samples of a shard in its order, the keys of those that have neither a video nor a single picture, and the first text of the others."""
 
     samples: tuple[Sample, ...]
     without_video: tuple[str, ...]
+    text: str = ""
 
 
 def expand(pattern: str) -> list[str]:
@@ -129,13 +136,13 @@ def load_index(path: str) -> tuple[ShardIndex, str]:
         raise ShardError(f"{path}: {error.strerror}; check data.webdataset.shards") from error
     try:
         saved = json.loads(as_path(path + SUFFIX).read_text(encoding="utf-8"))
-        index = ShardIndex(tuple(Sample(*row) for row in saved["samples"]), tuple(saved["without_video"]))
+        index = ShardIndex(tuple(Sample(*row) for row in saved["samples"]), tuple(saved["without_video"]), saved["text"])
         if all(saved.get(name) == value for name, value in stamp.items()) or _is_copied(path, saved, stamp, index):
             return index, ""
     except (OSError, ValueError, KeyError, TypeError):
         pass  # it is made below
     index = make_index(path)
-    content = stamp | {"samples": index.samples, "without_video": index.without_video}
+    content = stamp | index._asdict()
     try:
         with replacing(path + SUFFIX) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
@@ -180,12 +187,7 @@ def make_index(path: str) -> ShardIndex:
                 last, end = member.name, member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                 if member.isdir():
                     continue
-                if not member.isreg() or member.issparse():
-                    raise ShardError(f"{path}: member {member.name} is a link or no plain file; write its content into the shard")
-                if member.offset_data + member.size > size:
-                    raise ShardError(
-                        f"{path}: member {member.name} is cut short; the shard is not complete: copy or write it again"
-                    )
+                _check_member(path, member, size)
                 key, extension = split_name(member.name)
                 if extension and extension in members.setdefault(key, {}):
                     raise ShardError(f"{path}: member {member.name} is there twice; keys have to differ within a shard")
@@ -200,24 +202,41 @@ def make_index(path: str) -> ShardIndex:
             samples = [_sample(path, file, key, files) for key, files in members.items()]
     except tarfile.TarError as error:
         after = f"after member {last}" if last else "at its beginning"
-        remedy = "unpack gzip, since members are read by their place" if _is_gzip(path) else "copy or write it again"
+        with open_binary(path) as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        remedy = "unpack gzip, since members are read by their place" if is_gzip else "copy or write it again"
         raise ShardError(f"{path}: no plain tar file {after} ({error}); {remedy}") from error
     except OSError as error:
         raise ShardError(f"{path}: {error.strerror or error}; check the disk and data.webdataset.shards") from error
     without = tuple(key for key, sample in zip(members, samples, strict=True) if sample is None)
-    return ShardIndex(tuple(sample for sample in samples if sample is not None), without)
+    names = (f"{sample.key}.{extension}" for sample in filter(None, samples) for extension in members[sample.key])
+    text = next((name for name in names if name.rpartition(".")[2] in _TEXTS), "")
+    return ShardIndex(tuple(sample for sample in samples if sample is not None), without, text)
+
+
+def _check_member(path, member, size: int) -> None:
+    """Raises ShardError for a member that cannot be read by its place in a shard of `size` bytes, or whose name leads out of a folder."""
+    if not member.isreg() or member.issparse():
+        raise ShardError(f"{path}: member {member.name} is a link or no plain file; write its content into the shard")
+    if member.offset_data + member.size > size:
+        raise ShardError(f"{path}: member {member.name} is cut short; the shard is not complete: copy or write it again")
+    key, extension = split_name(member.name)
+    if extension and (why := why_outside(key)):
+        raise ShardError(
+            f"{path}: member {member.name!r} {why}, and features are files of these names: write the shard again with "
+            "relative names, as tar --create --directory=FOLDER does"
+        )
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Returns the key and the extension, in lower case, of a member; ("", "") for a hidden file."""
-    folder, slash, file = name.removeprefix("./").rpartition("/")
+    """Returns the key and the extension, in lower case, of a member; ("", "") for a hidden file.
+
+    Parts of the name that mean nothing, as in `a/./b.mp4` and `a//b.mp4`, are left out of the key; what leads out of a folder stays.
+    """
+    root = name[: len(name) - len(name.lstrip("/"))]
+    folder, slash, file = (root + "/".join(part for part in name.split("/") if part not in ("", "."))).rpartition("/")
     stem, dot, extension = file.partition(".")
     return (f"{folder}{slash}{stem}", extension.lower()) if stem and dot else ("", "")
-
-
-def _is_gzip(path):
-    with open_binary(path) as file:
-        return file.read(2) == b"\x1f\x8b"
 
 
 def _sample(path, file, key, files) -> Sample | None:
@@ -228,16 +247,24 @@ def _sample(path, file, key, files) -> Sample | None:
     if not videos and len(pictures) != 1:
         return None
     fields = _read_json(path, file, f"{key}.json", files["json"]) if "json" in files else {}
-    label = _read(path, file, f"{key}.cls", files["cls"]) if "cls" in files else fields.get("label")
-    if isinstance(label, (dict, list, bool)):
-        raise ShardError(f"{path}: member {key}.json has label {str(label)[:40]}; give one class number or name")
+    label, json_label = _labels(path, file, key, files, fields.get("label"))
     start, end = (_seconds(path, f"{key}.json", fields, name) for name in ("start", "end"))
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise ShardError(f"{path}: member {key}.json has start {start} and end {end}, not 0 <= start < end; leave them out")
-    text = "" if label is None else str(label).strip()
     extension = (videos or pictures)[0]
     offset, size = files[extension]
-    return Sample(key, f".{extension.rpartition('.')[2]}", offset, size, text, start, end)
+    return Sample(key, f".{extension.rpartition('.')[2]}", offset, size, label, start, end, json_label)
+
+
+def _labels(path, file, key, files, in_json) -> tuple[str, str]:
+    """Returns the label of a sample, and that of its json where its cls has another text; `in_json`: the value there, None for none."""
+    label = _read(path, file, f"{key}.cls", files["cls"]).strip() if "cls" in files else ""
+    if isinstance(in_json, (dict, list, bool)):
+        if label:
+            return label, ""  # something else than a class
+        raise ShardError(f"{path}: member {key}.json has label {str(in_json)[:40]}; give one class number or name")
+    json_label = "" if in_json is None else str(in_json).strip()
+    return (label, json_label) if label and label != json_label else (json_label, "")
 
 
 def _read(path, file, name, span) -> str:

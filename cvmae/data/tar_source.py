@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from cvmae.data.class_file import read_classes
-from cvmae.data.label_texts import CLASSES, UNLABELED, LabelError, split_label
+from cvmae.data.label_texts import CLASSES, MISSING, UNLABELED, LabelError, normal_form, split_label
 from cvmae.data.labels import label_notes, number_labels
 from cvmae.data.records import Record, UnreadableError, part_key
 from cvmae.data.stamps import stamp_of_path
@@ -45,11 +45,12 @@ class TarSource:
         self._paths, self._cache = [path if is_remote(path) else os.path.abspath(path) for path in expanded], cache
         self._shards = _relative_names(self._paths)  # once, not for every key
         self._samples: list[tuple[int, Sample]] = []
-        notes, without, left_out = [], [], []
+        notes, without, left_out, texts = [], [], [], []
         with concurrent.futures.ThreadPoolExecutor(_THREADS if any(map(is_remote, self._paths)) else 1) as pool:
             indices = list(pool.map(load_index, self._paths))
         for number, (path, (index, note)) in enumerate(zip(self._paths, indices, strict=True)):
             notes.append(note)
+            texts += [f"{os.path.basename(path)}/{index.text}"] if index.text else []
             without += [f"{os.path.basename(path)}/{key}" for key in index.without_video]
             self._samples += [(number, sample) for sample in index.samples if pictures or not sample.is_picture]
             left_out += [f"{os.path.basename(path)}/{s.key}" for s in index.samples if s.is_picture and not pictures]
@@ -65,6 +66,11 @@ class TarSource:
             raise ShardError(f"{shards}: no video in {len(self._paths)} shards; {remedy}")
         self.class_names, numbers = self._number()
         self.labels = np.array([numbers.get(sample.label, UNLABELED) for _, sample in self._samples], np.int32)
+        if texts and not any(sample.label for _, sample in self._samples):
+            self.notes += (
+                f"{shards}: no video has a label, and texts such as {texts[0]} are not read as labels: write a class number as KEY.cls, or "
+                f"a name as the label in KEY.json with a {CLASSES} beside the shards",
+            )
 
     def _number(self):
         """Returns the class names, and {text of a label: class number}. Raises: ShardError."""
@@ -84,9 +90,33 @@ class TarSource:
                 f"{next(iter(numbers.items()))[0]!r} is a class by name; list the names in {classes}, with number,name"
             )
         notes = label_notes(unread, names, numbers, (sample.label for _, sample in self._samples))
+        notes += self._compare_labels(names, numbers)
         notes += part_notes((sample.start, sample.end) for _, sample in self._samples)
         self.notes += tuple(f"{dirname(self._paths[0])}: {note}" for note in notes)
         return names, numbers
+
+    def _compare_labels(self, names: tuple[str, ...], numbers: dict[str, int]) -> list[str]:
+        """Returns a note about labels in json that are names of no known class, where a cls is there too. Raises: ShardError, two labels differ."""
+        known, unknown = {name: number for number, name in enumerate(names)} | numbers, []
+        for number, sample in self._samples:
+            text = normal_form(sample.json_label)
+            if text.lower() in MISSING and text not in known:
+                continue
+            value = known[text] if text in known else _number_of(text)
+            if value is None:
+                unknown.append((text, number, sample))
+            elif value != numbers.get(sample.label, UNLABELED):
+                raise ShardError(
+                    f"{self._where(number, sample)} has two labels, {sample.label[:40]!r} in {sample.key}.cls and {text[:40]!r} in "
+                    f"{sample.key}.json; leave the right one in the shard"
+                )
+        if not unknown:
+            return []
+        text, number, sample = unknown[0]
+        return [
+            f"{len(unknown):,} samples have a class in KEY.cls and another text as label in KEY.json, such as {text[:40]!r} in "
+            f"{os.path.basename(self._paths[number])}/{sample.key}.json, which no {CLASSES} lists: the class is that of KEY.cls"
+        ]
 
     def _where(self, number, sample):
         return f"{self._paths[number]}: member {sample.key}"
@@ -135,6 +165,14 @@ class TarSource:
     def identity(self) -> str:
         keys = "\n".join(f"{self.key(index)} {sample.size}" for index, (_, sample) in enumerate(self._samples))
         return hashlib.blake2b(keys.encode() + self.labels.tobytes(), digest_size=16).hexdigest()
+
+
+def _number_of(text: str) -> float | None:
+    """Returns the number that a text is; None for another text."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _relative_names(paths: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from cvmae.config import require
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.labels import label_sets_of
 from cvmae.data.pipeline import clip_spec
+from cvmae.data.records import why_outside
 from cvmae.data.stamps import Stamps
 from cvmae.data.windows import Opened, Window, WindowLoader
 from cvmae.evaluation import feature_origins
@@ -68,7 +69,7 @@ def extract_features(
 
     Raises:
       BadDataError: the fraction of unreadable videos exceeds config.data.max_bad_fraction.
-      ConfigError: the folder holds features of other settings, or several processes would write the same shards.
+      ConfigError: the folder holds features of other settings, a name leads out of it, or several processes would write the same shards.
       ValueError: an argument is wrong, or a value is too large for float16.
     """
     names = output_names(source)
@@ -161,6 +162,12 @@ def _check_files(format: str, dtype: str, spec: FeatureSpec, names: list[str]) -
     )
     if format == "npy":
         check_names(names)
+    for name in names:
+        require(
+            not (why := why_outside(name)),
+            f"a video of the data is called {name!r}, which {why}, and features are files of these names below the workdir: give it a "
+            "relative path without such parts",
+        )
 
 
 def output_names(source) -> list[str]:

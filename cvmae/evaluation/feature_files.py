@@ -28,7 +28,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from cvmae.data.records import why_outside
+from cvmae.evaluation.feature_reading import check_npz
 from cvmae.files import set_aside
+from cvmae.interop.arrays import NPZ_ERRORS
 from cvmae.storage.cache import open_binary
 from cvmae.storage.path import AnyPath
 from cvmae.storage.remote_path import RemotePath, Status
@@ -47,7 +50,7 @@ class Stored:
     Attributes:
       windows: their number.
       origin: what they were made from, see `feature_origins`; of an earlier version only what the file says itself.
-      damaged: True if the file is empty, cut or not of this format; windows and origin mean nothing then.
+      damaged: True if the file is empty, cut, changed or not of this format; windows and origin mean nothing then.
     """
 
     windows: int = 0
@@ -130,17 +133,21 @@ class NpzFiles:
         return stored is not None and not stored.damaged
 
     def stored(self, name: str) -> Stored | None:
-        """Returns what there is of a video; None without a file. Of a file only the end is read."""
+        """Returns what there is of a video; None without a file. A local file is read once, of one in a bucket the end."""
         path = self.path(name)
         there = path in self._in_bucket if isinstance(path, RemotePath) else os.path.isfile(path)  # False for too long a path
         return self.look(path) if there else None
 
     def look(self, path: AnyPath) -> Stored:
-        """Returns what a file says of itself."""
+        """Returns what a file says of itself, if it is whole; of an object in a bucket, which is there as a whole or not, only the end is read."""
         try:
             comment = comment_of(self._end(path))
-            return Stored.of_json(comment) if comment else _of_arrays(path)
-        except (EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            stored = Stored.of_json(comment) if comment else _of_arrays(path)
+            if not isinstance(path, RemotePath):
+                with open(path, "rb") as file:
+                    check_npz(file, path, stored.windows)
+            return stored
+        except NPZ_ERRORS as error:
             if isinstance(path, RemotePath) and isinstance(error, OSError):
                 raise  # a bucket that does not answer says nothing of the file
             return Stored(damaged=True)
@@ -184,7 +191,9 @@ class NpzFiles:
         return sorted(self._name(path, path.as_posix()[start:].removesuffix(self._suffix)) for path in paths)
 
     def path(self, name: str) -> AnyPath:
-        """Returns the path of a video's file."""
+        """Returns the path of a video's file. Raises: ValueError, it would lie outside of the folder."""
+        if why := why_outside(name):
+            raise ValueError(f"no file of {self._folder} can have the name {name!r}: it {why}")
         return self._folder / (shortened(name, NAME_BYTES - len(self._suffix + TEMPORARY)) + self._suffix)
 
     def _name(self, path, name):
@@ -194,9 +203,9 @@ class NpzFiles:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 full = str(arrays["path"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # written by something else
+        except NPZ_ERRORS:  # damaged, or written by something else
             return name
-        return full if self.path(full) == path else name
+        return full if not why_outside(full) and self.path(full) == path else name
 
     def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingFile:
         """Opens a temporary file for the features of a video; `add` renames it once it is finished. Raises: OSError."""

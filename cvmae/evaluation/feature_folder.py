@@ -8,7 +8,9 @@ import grain
 import numpy as np
 
 from cvmae.data.lines import csv_text
+from cvmae.data.records import why_outside
 from cvmae.evaluation.feature_files import NpzFiles
+from cvmae.evaluation.feature_reading import FeatureError, read_npz
 from cvmae.evaluation.feature_shards import SHARD, Row, read_shard, shards_of
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
@@ -30,7 +32,7 @@ def read_index(folder: AnyPath) -> list[str] | None:
     """Returns the names of the videos in the index of a folder; None without an index, as in folders of earlier versions.
 
     Raises:
-      ValueError: the file is damaged.
+      FeatureError: the file is damaged.
     """
     try:
         with (folder / INDEX).open(encoding="utf-8", errors="surrogatepass", newline="") as file:
@@ -42,16 +44,16 @@ def read_index(folder: AnyPath) -> list[str] | None:
         return None
     except (ValueError, csv.Error) as error:
         why = str(error)
-    raise ValueError(
+    raise FeatureError(
         f"{folder / INDEX} is damaged ({why}): run task=extract again, which writes it, or delete it to read all that is there"
     )
 
 
 def _rows_of_whole(shard: AnyPath) -> list[Row]:
-    """Returns the rows of a shard. Raises: ValueError, it is damaged."""
+    """Returns the rows of a shard. Raises: FeatureError, it is damaged."""
     rows, why = read_shard(shard)
     if why:
-        raise ValueError(
+        raise FeatureError(
             f"{shard} is damaged ({why}): run task=extract again, which recomputes its videos, or move it away to read the others"
         )
     return rows
@@ -60,7 +62,8 @@ def _rows_of_whole(shard: AnyPath) -> list[Row]:
 class FeatureFolder(Mapping):
     """Mapping {name of a video: its arrays} of a folder of npz files or shards; the arrays of a video are read on access.
 
-    Its videos are those of index.csv, the rows of the last run that have features; without that file, all that lie there.
+    Its videos are those of index.csv, the rows of the last run that have features; without that file, all that lie there. Access raises
+    FeatureError, a ValueError, for features that are damaged, and KeyError for a name that the folder lacks.
     """
 
     def __init__(self, folder):
@@ -68,15 +71,17 @@ class FeatureFolder(Mapping):
 
         Raises:
           FileNotFoundError: it contains no features.
-          ValueError: a shard or the index is damaged, or shards are in a bucket.
+          FeatureError: a shard or the index is damaged. ValueError: shards are in a bucket.
         """
         self._files, shards = NpzFiles(as_path(folder)), shards_of(as_path(folder))
         if shards and is_remote(shards[0]):
             raise ValueError(f"{folder} holds {SHARD} shards, which are read from a disk only: copy the folder")
-        names = [row.name for shard in shards for row in _rows_of_whole(shard)] if shards else self._files.names()
+        listed = read_index(as_path(folder))
+        rows = [(row.name, shard) for shard in shards for row in _rows_of_whole(shard)]
+        names = [name for name, _ in rows] if shards else self._names_of_files(listed)
+        self._shards = [shard for _, shard in rows]
         # Of a video that was recomputed there are two records for a moment: the later one holds.
         self._positions = {name: position for position, name in enumerate(names) if name}
-        listed = read_index(as_path(folder))
         if listed is not None:
             self._positions = {name: self._positions[name] for name in listed if name in self._positions}
         if not self._positions:
@@ -85,9 +90,23 @@ class FeatureFolder(Mapping):
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
         position = self._positions[name]
-        file = self._files.path(name).open("rb") if self._records is None else io.BytesIO(self._records[position])
-        with file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        if self._records is None:
+            path = self._files.path(name)
+            with path.open("rb") as file:
+                return read_npz(file, path)
+        where = f"{self._shards[position]}, record of {name},"
+        try:
+            content = self._records[position]
+        except RuntimeError as error:  # array_record's, of a record with another checksum
+            raise FeatureError.of(where, str(error).partition(";")[0]) from error
+        return read_npz(io.BytesIO(content), where)
+
+    def _names_of_files(self, listed: list[str] | None) -> list[str]:
+        """Returns the videos with an .npz; of those of an index no file is opened, as where a shortened name hides the full one."""
+        if listed is None:
+            return self._files.names()
+        there = self._files.files()
+        return [name for name in listed if not why_outside(name) and self._files.file_of(name) in there]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._positions)

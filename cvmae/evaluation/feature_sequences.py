@@ -3,14 +3,16 @@
 FOLDER/ID.npy holds float32 or float16 [T, D], where ID is the name of the video without its folder and extension; row t is of the
 window that starts at `t * feat_stride` frames. A last window that had to be moved back to end with the video is left out, so that
 all rows lie on that grid. FOLDER/ID.json has the path of the video, the number of windows, the times of the first and the
-last frame of the first and the last of them, seconds, the label, and what it was made from. FOLDER/features.json has the fields of a data set of ActionFormer
+last frame of the first and the last of them, seconds, the label, the checksum of ID.npy (CRC-32), and what it was made from. FOLDER/features.json has the fields of a data set of ActionFormer
 (https://github.com/happyharrycn/actionformer_release): `feat_stride` and `num_frames` in frames, `default_fps`, `input_dim`, `file_ext`.
 """
 
 import functools
+import io
 import json
 import pathlib
 import re
+import zlib
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from cvmae.config import ConfigError
 from cvmae.data.clips import ClipSpec
 from cvmae.evaluation.feature_files import NAME_BYTES, OUTDATED, TEMPORARY, NpzFiles, Stored, shortened
 from cvmae.evaluation.feature_identity import IDENTITY
+from cvmae.evaluation.feature_reading import crc32_of
 from cvmae.files import set_aside
 from cvmae.storage.path import AnyPath
 from cvmae.storage.remote_path import RemotePath
@@ -33,7 +36,14 @@ class GrowingSequence:
         self.path, self.rows, self._shape, self._dtype = path, 0, shape, dtype
         self._file = open(path, "wb")  # noqa: SIM115, it is open for as long as the video is decoded
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        content = io.BytesIO()
+        np.lib.format.write_array_header_1_0(content, header)
+        self._crc32 = 0
+        self._write(content.getvalue())
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._crc32 = zlib.crc32(content, self._crc32)
 
     @property
     def sidecar(self) -> pathlib.Path:
@@ -43,7 +53,7 @@ class GrowingSequence:
     def append(self, values: np.ndarray) -> None:
         """Writes the next rows, [k, D]; those beyond the shape are left out."""
         values = values[: max(0, self._shape[0] - self.rows)]
-        self._file.write(np.ascontiguousarray(values, self._dtype).tobytes())
+        self._write(np.ascontiguousarray(values, self._dtype).tobytes())
         self.rows += len(values)
 
     def finish(
@@ -62,7 +72,7 @@ class GrowingSequence:
         times = {"first_window_s": [start_s[0], end_s[0]], "last_window_s": [start_s[last], end_s[last]]}
         labels = {"label": label.tolist()} | ({} if labeled is None else {"labeled": bool(labeled)})
         made_from = {} if origin is None else {"made_from": origin}
-        beside = {"path": path, "windows": last + 1, **times, **labels, **made_from}
+        beside = {"path": path, "windows": last + 1, **times, **labels, "crc32": self._crc32, **made_from}
         self.sidecar.write_text(json.dumps(beside, indent=2) + "\n", encoding="utf-8")
 
     def abandon(self) -> None:
@@ -92,12 +102,16 @@ class NpyFiles(NpzFiles):
         return self._folder / (shortened(video_id(name), NAME_BYTES - len(SUFFIX + TEMPORARY)) + SUFFIX)
 
     def look(self, path: AnyPath) -> Stored:
-        """Returns what the file beside one says of it, if that has the shape of these features, and is as long."""
+        """Returns what the file beside one says of it, if that has the shape of these features, and the checksum that was recorded with it.
+
+        Earlier versions recorded none. Of an object in a bucket, which is there as a whole or not, nothing is read.
+        """
         try:
             beside = json.loads(sidecar_of(path).read_bytes())
             if not isinstance(path, RemotePath):
                 array = np.load(path, mmap_mode="r", allow_pickle=False)  # compares the length of the file with its shape
-                if array.shape != (beside["windows"], self._width):
+                is_changed = "crc32" in beside and beside["crc32"] != crc32_of(path)
+                if array.shape != (beside["windows"], self._width) or is_changed:
                     return Stored(damaged=True)
             # Of an earlier version an empty list of labels is of a video without a label, or without a class.
             known = {name: beside[name] for name in ("path", "label") if beside[name] != []}

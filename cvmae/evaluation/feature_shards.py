@@ -2,7 +2,8 @@
 
 A line of FOLDER/features-00000.csv, after a header, describes a record: name, label (several are separated by `;`), windows, made_from,
 what it was made from as JSON, and record, its number from 0. Shards of earlier versions lack the last two, and their line r is of record r. A record whose features were recomputed has no name; its
-features are in a later shard. A shard that is damaged, or whose CSV is, is set aside as a file *.damaged before anything is written.
+features are in a later shard. A shard that is damaged as a whole, or whose CSV is, is set aside as a file *.damaged before anything is
+written; of one in which single records are damaged the others stay.
 """
 
 import csv
@@ -10,14 +11,17 @@ import io
 import json
 import pathlib
 import shutil
+import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from cvmae.data.lines import csv_text
+from cvmae.data.record_writer import RecordWriter
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, Stored, comment_of
 from cvmae.evaluation.feature_origins import label_text
+from cvmae.evaluation.feature_reading import FeatureError, check_npz
 from cvmae.files import replacing, set_aside
 from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath
@@ -57,6 +61,7 @@ class RecordFiles:
         self._folder, self._shard_videos = folder, shard_videos
         self._files = NpzFiles(folder / _WAITING, ".waiting")
         self._lost: set[str] = set()  # the videos of shards that were set aside
+        self._checks = RecordChecks()
         self._rows = self._whole_shards()
         # The newest row of a video. An earlier run may have been interrupted between writing it and erasing the name of the older one.
         self._packed = {row.name: (shard, row) for shard, rows in self._rows.items() for row in rows if row.name}
@@ -86,7 +91,14 @@ class RecordFiles:
 
     def _is_packed(self, name: str, stored: Stored) -> bool:
         """Returns True if a waiting file is in a shard: a run was interrupted before it deleted it. Earlier versions recomputed nothing."""
-        return "video" not in stored.origin or stored == self._packed[name][1].stored()
+        return "video" not in stored.origin or (stored == self._packed[name][1].stored() and self._is_whole(name))
+
+    def _is_whole(self, name: str) -> bool:
+        """Returns True if the record of a packed video is whole; one in a bucket, which is there as a whole or not, is not read."""
+        shard, row = self._packed[name]
+        if not isinstance(shard, pathlib.Path):
+            return True
+        return self._checks.is_whole(shard, self._rows[shard].index(row), row.stored().windows)
 
     def __contains__(self, name: str) -> bool:
         """Returns True if there are whole features of this video."""
@@ -94,9 +106,9 @@ class RecordFiles:
         return stored is not None and not stored.damaged
 
     def stored(self, name: str) -> Stored | None:
-        """Returns what there is of a video; None for nothing."""
+        """Returns what there is of a video; None for nothing. Its record is read once, but for one in a bucket."""
         if name in self._packed and name not in self._waiting:
-            return self._packed[name][1].stored()
+            return self._packed[name][1].stored() if self._is_whole(name) else Stored(damaged=True)
         return self._files.stored(name) or (Stored(damaged=True) if name in self._lost else None)
 
     def files(self) -> dict[str, int]:
@@ -153,25 +165,46 @@ class RecordFiles:
 
     def _pack(self):
         """Writes the waiting videos as a shard and deletes their files. The CSV comes first: a shard without one is never seen."""
-        from array_record.python.array_record_module import ArrayRecordWriter  # does not exist on Windows
-
         number = len(self._rows)
         while (shard := self._folder / f"features-{number:05d}{SHARD}") in self._rows:
             number += 1
         rows = []
         with replacing(shard) as temporary:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # for random access to single records
-            for name in self._waiting:
-                content = self._files.path(name).read_bytes()
-                writer.write(content)
-                rows.append(_row(name, content)._replace(record=str(len(rows))))
-            writer.close()
+            with RecordWriter(temporary) as writer:
+                for name in self._waiting:
+                    content = self._files.path(name).read_bytes()
+                    writer.write(content)
+                    rows.append(_row(name, content)._replace(record=str(len(rows))))
             _write_rows(shard, rows)
         self._rows[shard] = rows
         self._packed |= {row.name: (shard, row) for row in rows}
         for name in self._waiting:
             self._files.path(name).unlink()
         self._waiting = {}
+
+
+class RecordChecks:
+    """Check of single records, whose checksums the library compares when they are read. Thread-safe."""
+
+    def __init__(self):
+        self._shard, self._reader, self._lock = None, None, threading.Lock()
+
+    def is_whole(self, shard: pathlib.Path, number: int, windows: int) -> bool:
+        """Returns True if record `number` of a shard holds whole features of `windows` windows."""
+        with self._lock:
+            if shard != self._shard:  # one is open at a time: names mostly come in the order of shards
+                from array_record.python.array_record_module import ArrayRecordReader  # does not exist on Windows
+
+                self._shard, self._reader = shard, ArrayRecordReader(str(shard))
+            try:
+                [content] = self._reader.read([number])
+            except RuntimeError:
+                return False
+        try:
+            check_npz(io.BytesIO(content), shard, windows)
+        except FeatureError:
+            return False
+        return True
 
 
 def _row(name: str, content: bytes) -> Row:

@@ -30,7 +30,7 @@ _AGAIN = "get it again if a download or a copy was cut short, else save it again
 _SHARD = re.compile(r"(?P<name>.+)-[0-9]{5}-of-(?P<count>[0-9]{5})(?P<suffix>\.safetensors|\.bin)")
 
 # The errors of numpy, its reader of headers, and zipfile with its decompressors on damaged archives.
-_NPZ_ERRORS = (
+NPZ_ERRORS = (
     EOFError,
     LookupError,
     MemoryError,
@@ -220,9 +220,9 @@ def _read_safetensors(file: str) -> dict[str, np.ndarray]:
 def _open_npz(file: str) -> np.lib.npyio.NpzFile:
     try:
         opened = np.load(file, allow_pickle=False)
-    except _NPZ_ERRORS as error:
+    except NPZ_ERRORS as error:
         # numpy takes a file that is no archive for a pickle, and advises to load it anyway.
-        why = "it is no zip archive" if "pickle" in str(error) else _reason(error)
+        why = "it is no zip archive" if "pickle" in str(error) else npz_reason(error)
         raise WeightsError(file, [f"it is not a readable npz file: {why}: {_AGAIN}"]) from error
     if isinstance(opened, np.ndarray):
         raise WeightsError(file, ["it is not an npz file but a single array without a key: save it with np.savez(key=array)"])
@@ -235,8 +235,8 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
         for key in opened.files:
             try:
                 array = opened[key]
-            except _NPZ_ERRORS as error:
-                why = "it is pickled, which could run code" if "allow_pickle" in str(error) else _reason(error)
+            except NPZ_ERRORS as error:
+                why = "it is pickled, which could run code" if "allow_pickle" in str(error) else npz_reason(error)
                 problems.append(f"{key} cannot be read: {why}")
                 continue
             if not isinstance(array, np.ndarray):
@@ -252,7 +252,8 @@ def _read_npz(file: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _reason(error: Exception) -> str:
+def npz_reason(error: Exception) -> str:
+    """Returns one of NPZ_ERRORS in a few words."""
     return first_line(error) or "it is cut short"
 
 

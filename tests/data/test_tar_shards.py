@@ -184,7 +184,7 @@ def test_the_commands_write_and_index(files, tmp_path, capsys):
 VIDEO = b"0" * 700
 BROKEN = {
     r"b.tar: no such shard": None,
-    r"a.tar: member x.mp4 is there twice": [("x.mp4", VIDEO), ("x.mp4", VIDEO)],
+    r"a.tar: member x.mp4 is there twice; keys": [("x.mp4", VIDEO), ("x.mp4", VIDEO)],
     r"a.tar: member x has several videos, mp4, webm": [("x.mp4", VIDEO), ("x.webm", VIDEO)],
     r"a.tar: member x.json: the key 'label' is there twice": [("x.mp4", VIDEO), ("x.json", b'{"label": 0, "label": 1}')],
     r"a.tar: member x.json is not JSON": [("x.mp4", VIDEO), ("x.json", b"{")],
@@ -194,6 +194,16 @@ BROKEN = {
     r"a.tar: member x.cls is not UTF-8": [("x.mp4", VIDEO), ("x.cls", b"\xff")],
     r"a.tar: no video in 1 shards": [("x.txt", VIDEO)],
     r"'run' is a class by name; list the names in": [("x.mp4", VIDEO), ("x.cls", b"run")],
+    r"a.tar: member '../../x.mp4' has .. in it": [("../../x.mp4", VIDEO)],
+    r"a.tar: member 'a/../x.mp4' has .. in it, .* write the shard again": [("y.mp4", VIDEO), ("a/../x.mp4", VIDEO)],
+    r"a.tar: member '//x/y.mp4' is an absolute path": [("//x/y.mp4", VIDEO)],
+    r"a.tar: member .//x.mp4 is there twice": [("./x.mp4", VIDEO), (".//x.mp4", VIDEO)],
+    r"a.tar: member d/x has two labels, '0' in d/x.cls and '1' in d/x.json; leave the right one in the shard": [
+        ("d/x.mp4", VIDEO),
+        ("d/x.cls", b"0"),
+        ("d/x.json", b'{"label": 1}'),
+    ],
+    r"two labels, '-1' in x.cls and '1' in x.json": [("x.mp4", VIDEO), ("x.cls", b"-1"), ("x.json", b'{"label": 1}')],
 }
 
 
@@ -204,6 +214,60 @@ def test_what_is_wrong_in_a_shard_is_named_in_one_line(message, tmp_path):
     with pytest.raises(ShardError, match=message) as refused:
         open_shards(tmp_path / ("a.tar" if BROKEN[message] else "b.tar"))
     assert "\n" not in str(refused.value)
+
+
+def test_an_index_of_an_earlier_version_keeps_no_name_that_leads_out(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("../x.mp4", VIDEO)])
+    status = os.stat(path)
+    saved = {"version": 2, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "without_video": [], "text": ""}
+    (tmp_path / "a.tar.index.json").write_text(json.dumps(saved | {"samples": [["../x", ".mp4", 512, 700, "", None, None]]}))
+    with pytest.raises(ShardError, match="has .. in it"):
+        open_shards(path)
+
+
+@pytest.mark.parametrize(
+    "cls, fields",
+    [("1", {"label": 1}), ("1.0\n", {"label": 1.0}), ("1\n", {"label": 1.0}), ("1", {"label": "jump"}), ("jump", {"label": 1})],
+)
+def test_two_labels_of_one_class_are_fine(cls, fields, tmp_path):
+    members = [("x.mp4", VIDEO), ("x.cls", cls.encode()), ("x.json", json.dumps(fields).encode())]
+    path = write_tar(tmp_path / "a.tar", [("y.mp4", VIDEO), ("y.cls", b"run"), *members])
+    (tmp_path / "classes.csv").write_text("number,name\n0,run\n1,jump\n")
+    source = open_shards(path)
+    assert source.labels.tolist() == [0, 1] and source.notes == ()
+    (tmp_path / "classes.csv").write_text("number,name\n0,jump\n1,run\n")
+    if "jump" in (cls, fields["label"]):
+        with pytest.raises(ShardError, match=r"member x has two labels, '\w+' in x.cls and '\w+' in x.json"):
+            open_shards(path)
+
+
+def test_a_label_in_json_that_is_another_text_or_no_class(tmp_path):
+    members = [("x.mp4", VIDEO), ("x.cls", b"0"), ("x.json", b'{"label": "a man runs"}')]
+    source = open_shards(write_tar(tmp_path / "a.tar", members))
+    assert source.labels.tolist() == [0] and len(source.notes) == 1
+    assert (
+        "1 samples have a class in KEY.cls and another text as label in KEY.json, such as 'a man runs' in a.tar/x.json"
+        in source.notes[0]
+    )
+    for label in (b"[0, 1]", b'{"box": 3}', b"null", b'""', b'"nan"'):  # of something else, or none
+        source = open_shards(write_tar(tmp_path / "b.tar", [*members[:2], ("x.json", b'{"label": %s}' % label)]))
+        assert source.labels.tolist() == [0] and source.notes == ()
+    source = open_shards(write_tar(tmp_path / "c.tar", [*members[:1], ("x.cls", b""), ("x.json", b'{"label": 0}')]))
+    assert source.labels.tolist() == [0]  # an empty cls says nothing
+
+
+def test_texts_are_said_not_to_be_labels_where_nothing_else_is(tmp_path):
+    clips = [("w.txt", b"no video"), ("x.mp4", VIDEO), ("x.caption.TXT", b"run"), ("y.mp4", VIDEO), ("y.txt", b"jump")]
+    for shard in "ab":
+        write_tar(tmp_path / f"{shard}.tar", clips)
+    [note] = [note for note in open_shards(tmp_path / "{a,b}.tar").notes if "without a video" not in note]
+    assert (
+        "no video has a label, and texts such as a.tar/x.caption.txt are not read as labels: write a class number as KEY.cls"
+        in note
+    )
+    assert note in open_shards(tmp_path / "{a,b}.tar").notes  # from the index that was kept
+    write_tar(tmp_path / "b.tar", [*clips, ("y.cls", b"0")])
+    assert all("no video has a label" not in note for note in open_shards(tmp_path / "{a,b}.tar").notes)
 
 
 def test_a_damaged_shard_is_named_with_its_last_whole_member(tmp_path):

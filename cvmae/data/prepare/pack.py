@@ -4,6 +4,7 @@ Records have `video` (the bytes of the file), `label`, `name`, and, if only a pa
 in seconds (NaN for the file's own). Grain's ArrayRecordDataSource returns them as serialized tf.train.Example.
 """
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterable
 
 from cvmae.data.prepare.outputs import Row
 from cvmae.data.prepare.work import identity
+from cvmae.data.record_writer import RecordWriter
 from cvmae.data.worker_pool import Failure, StopRun
+from cvmae.files import REMEDIES
 from cvmae.storage.cache import open_binary
 from cvmae.storage.path import is_remote
 
@@ -78,21 +81,29 @@ def pack(
 
 def write_shard(job: dict) -> dict:
     """Writes the shard of a job, and returns {}. Raises: StopRun if a video cannot be read or the shard cannot be written."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
     features = _features(job["classes"], job["parts"])
     temporary = os.path.join(job["temporary"], os.path.basename(job["target"]) + f".{os.getpid()}")
     try:
-        writer = ArrayRecordWriter(temporary, "group_size:1")  # one record per group, since records are read singly
-        for record in job["records"]:
-            with open_binary(record["path"]) as file:
-                example = {key: record[key] for key in features if key in record} | {"video": file.read()}
-            writer.write(features.serialize_example(example))
-        writer.close()
+        with RecordWriter(temporary) as writer:
+            for record in job["records"]:
+                writer.write(features.serialize_example(_example(record, features)))
         os.replace(temporary, job["target"])
-    except (OSError, RuntimeError) as error:
-        raise StopRun(f"{job['target']} cannot be written: {error}") from error
+    except OSError as error:
+        remedy = f": {REMEDIES[error.errno]}, and run the same command again" if error.errno in REMEDIES else ""
+        raise StopRun(f"{job['target']} cannot be written ({error.strerror or error}){remedy}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it has its name, or was not begun
+            os.unlink(temporary)
     return {}
+
+
+def _example(record: dict, features) -> dict:
+    """Returns a record with the bytes of its video. Raises: StopRun, it cannot be read."""
+    try:
+        with open_binary(record["path"]) as file:
+            return {key: record[key] for key in features if key in record} | {"video": file.read()}
+    except OSError as error:
+        raise StopRun(f"{record['path']} cannot be read ({error.strerror or error}); run the same command again") from error
 
 
 def _plan(out, dataset, rows, classes, shard_bytes):

@@ -1,6 +1,7 @@
 """Packed sets, read by grain, by tensorflow-datasets without TensorFlow, and by the training."""
 
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -105,6 +106,23 @@ def test_bytes_that_end_in_zeros_stay_whole(tmp_path):
     assert source[0]["video"] == b"\0\0video\0\0\0"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    found = rows(tmp_path)
+
+    def full(function, jobs):
+        os.symlink("/dev/full", tmp_path / "temporary" / f"{os.path.basename(jobs[0]['target'])}.{os.getpid()}")
+        return run(function, jobs)
+
+    message = (
+        r"^.*array_record-00000-of-00001 cannot be written \(No space left on device\): free some room there, and run the same"
+    )
+    with pytest.raises(worker_pool.StopRun, match=message) as stopped:
+        make(tmp_path, found, run=full)
+    assert "\n" not in str(stopped.value) and not list((tmp_path / "temporary").iterdir())
+    make(tmp_path, found)
+
+
 def test_an_interrupted_run_goes_on_with_the_shards_it_has(tmp_path):
     found = rows(tmp_path)
     written = []
@@ -149,7 +167,7 @@ def test_a_shard_that_cannot_be_written_stops_the_run(tmp_path):
         (tmp_path / "2.mp4").unlink()
         return run(function, jobs)
 
-    with pytest.raises(worker_pool.StopRun, match="array_record-00000-of-00001 cannot be written: .*2.mp4"):
+    with pytest.raises(worker_pool.StopRun, match=r"2.mp4 cannot be read \(No such file or directory\)"):
         make(tmp_path, found, run=gone)
     with pytest.raises(worker_pool.StopRun, match="array_record-00000-of-00001: its process was ended"):
         layouts.put(tmp_path / "2.mp4", 2)

@@ -1,0 +1,106 @@
+"""Reading of the features of one video: the arrays of an .npz, or a check that it is whole which keeps none of them in memory."""
+
+import math
+import zipfile
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+
+from cvmae.interop.arrays import NPZ_ERRORS, npz_reason
+from cvmae.storage.remote_path import RemotePath
+
+_FEATURES = "features"
+_WINDOWED, _OTHERS = (_FEATURES, "start_s", "end_s"), ("label", "path")  # see `feature_files`
+_PIECE = 1 << 20  # bytes
+
+
+class FeatureError(ValueError):
+    """Features cannot be read; the message names the file, the reason, and the remedy."""
+
+    @classmethod
+    def of(cls, where: object, why: str) -> "FeatureError":
+        """Returns the error of damaged features of one video; `where`: the file, or the shard and the video in it."""
+        return cls(f"{where} is damaged ({why}): run task=extract again, which recomputes it")
+
+
+def read_npz(file: BinaryIO, where: object) -> dict[str, np.ndarray]:
+    """Returns the arrays of an open .npz file, whose checksums are compared.
+
+    Args:
+      file: at its beginning.
+      where: its path, or the shard and the video in it, for messages.
+
+    Raises:
+      FeatureError: it is damaged. OSError: it lies in a bucket, which does not answer.
+    """
+    try:
+        arrays = {}
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as member:
+                    arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+        _check_windows({name: array.shape for name, array in arrays.items()})
+        return arrays
+    except MemoryError:  # of a damaged header, or of features that are too large
+        file.seek(0)
+        check_npz(file, where)
+        raise
+    except NPZ_ERRORS as error:
+        if isinstance(where, RemotePath) and isinstance(error, OSError):
+            raise
+        raise FeatureError.of(where, npz_reason(error)) from error
+
+
+def check_npz(file: BinaryIO, where: object, windows: int | None = None) -> None:
+    """Reads an open .npz file once, piece by piece, and compares its checksums and the shapes of its arrays.
+
+    Args:
+      file: at its beginning.
+      where: as for `read_npz`.
+      windows: the number of windows that it says it has; None: any.
+
+    Raises:
+      FeatureError: it is damaged, or has another number of windows.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            shapes = {name.removesuffix(".npy"): _check_member(archive, name) for name in archive.namelist()}
+        _check_windows(shapes)
+    except NPZ_ERRORS as error:
+        raise FeatureError.of(where, npz_reason(error)) from error
+    if windows is not None and shapes[_FEATURES][0] != windows:
+        raise FeatureError.of(where, f"it has {shapes[_FEATURES][0]:,} windows, and was written with {windows:,}")
+
+
+def crc32_of(path) -> int:
+    """Returns the checksum of a local file, as zip files have it. Raises: OSError."""
+    value = 0
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            value = zlib.crc32(piece, value)
+    return value
+
+
+def _check_member(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """Reads an array of an .npz to its end, where zipfile compares the checksum, and returns its shape. Raises: one of NPZ_ERRORS."""
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+        size = archive.getinfo(name).file_size - member.tell()
+        while member.read(_PIECE):
+            pass
+    if size != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has {size:,} bytes, not those of {dtype}{list(shape)}")
+    return shape
+
+
+def _check_windows(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError where an array is absent, or has another number of windows than the others."""
+    absent = [name for name in (*_WINDOWED, *_OTHERS) if name not in shapes or (name in _WINDOWED and not shapes[name])]
+    if absent:
+        raise ValueError(f"it has no array {absent[0]}")
+    windows = {name: shapes[name][0] for name in _WINDOWED}
+    if len(set(windows.values())) > 1:
+        raise ValueError(f"its arrays have different numbers of windows, {windows}")
