@@ -125,7 +125,7 @@ class BadFiles:
             raise BadDataError(
                 f"{max(len(self), len(self._seen))} of {self._total} videos cannot be read, more than "
                 f"data.max_bad_fraction={self._max_fraction:g}: {_shown(list(self._known))}. The full list is in {self.path}; repair "
-                "them, leave them out of the data (of a manifest, their lines), or raise data.max_bad_fraction"
+                "the videos, leave them out of the data (of a manifest, their lines), or raise data.max_bad_fraction"
             )
         if new and self._announced:
             processes.log_once(f"note: {self._announced}: cannot be read, and left out: {_shown(new)}; {self.path} lists them")

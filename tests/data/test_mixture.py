@@ -220,7 +220,8 @@ def test_a_section_that_cannot_be_opened_is_named_with_its_own_field_and_set(own
             opened(c)
         text = str(refused.value)
         assert message.format(name) in text and "ssv2" not in text
-        assert text.endswith(f"set data.sources.{name}.manifest to it{remedy}") or "gone.csv" not in text
+        assert ("--dataset=" in text) == (bool(remedy) and ("gone.csv" in text or "a CSV" in text))
+        assert remedy in text or "--dataset=" not in text
 
 
 def test_fields_that_are_none_or_equal_change_nothing():
