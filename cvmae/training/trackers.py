@@ -32,10 +32,7 @@ FILES = (PAGE, PER_CLASS, PROVENANCE)
 WAITING = 10_000  # calls that may wait while a tracker does not answer; then the oldest are dropped
 ATTEMPTS = 4  # for a call, before the next one is tried
 RETRY_S, LONGEST_RETRY_S = 15.0, 600.0  # from one attempt to the next; it doubles
-_NOWHERE = (
-    -1,
-    0,
-)  # the place before any call of `write`: its step, which training and evaluation both write, and its calls so far
+_NOWHERE = (-1, 0)  # before any call of `write`: (step, which training and evaluation share; number of its calls)
 CLOSE_S, CLOSE_FAILING_S = 60.0, 5.0  # that the end of a run waits for a tracker, and for one that fails
 
 
