@@ -1,5 +1,6 @@
 """Lines for the end of a run: the files that it left, and the command that usually comes next."""
 
+import os
 import shlex
 from collections.abc import Sequence
 
@@ -69,7 +70,15 @@ def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()
     wanted = (*_OF_DATA, *_OF_MACHINE, *(["video_branch"] if is_probe else []))
     flags = [flag for flag in config_flags(arguments) if _is_needed(_field(flag), wanted, known)]
     flags = [f"--config.init_from={config.init_from if is_probe else workdir}", *flags, *_label_flags(config, following, flags)]
+    flags.append(f"--workdir={workdir_beside(workdir, following)}")
     return [*lines, f"next, for example: {shlex.join(['python', '-m', 'cvmae.main', f'--config={path}', *flags])}"]
+
+
+def workdir_beside(workdir: str, task: str) -> str:
+    """Returns the folder of a task that follows a run, beside the run's own: each run has another, also in a bucket."""
+    plain = workdir.rstrip("/")
+    is_named = plain.rpartition("/")[2] not in ("", ".", "..")
+    return f"{plain if is_named else os.path.abspath(workdir)}-{task}"
 
 
 def _next_task(config, folder: Workdir) -> str | None:
