@@ -6,6 +6,7 @@ import pytest
 
 from cvmae import main
 from cvmae.cli import FLAGS
+from cvmae.data.sources import open_split
 from cvmae.tasks import run
 from cvmae.tasks.ending import config_flags, ending, with_task, workdir_beside
 from cvmae.tasks.model_fields import fill_fields
@@ -130,6 +131,20 @@ def test_the_next_command_has_a_folder_beside_the_run(workdir, following, tmp_pa
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert workdir_beside(workdir, "linear") == following.format(tmp_path)
+
+
+def test_the_command_after_a_mixture_looks_at_clips_of_its_first_source(parsed, next_words, tmp_path):
+    """Whose section has its own place, split and sampling, whatever the whole has."""
+    (tmp_path / "mine.csv").write_text("path,label,split\na.mp4,,all\nb.mp4,,held\n")
+    own = ["mine.source=files", f"mine.manifest={tmp_path}/mine.csv", "mine.split=all", "mine.eval_split=held", "mine.stride=1"]
+    words = [f"--config={CONFIG}:sources=mine+other,runlocal", "--config.data.mixture=mine:1,other:2", "--config.data.stride=3"]
+    following = next_words([*words, *(f"--config.data.sources.{field}" for field in own), *SIZES])
+    assert f"--config={CONFIG}:task=visualize,runlocal" in following and f"--workdir={tmp_path}-visualize" in following
+    c = parsed(following)
+    assert (c.data.stride, c.data.frame_size, c.augment.size, c.data.square_pixels) == (1, (48, 48), (48, 32), False)
+    assert [record.name for record in open_split(c.data, "test_split")] == [f"{tmp_path}/b.mp4"]
+    c.init_from = "untrained"
+    validate(fill_fields(c)[0])
 
 
 @pytest.mark.parametrize("fields", [{"only": ("mse_image",)}, {"data__mixture": "stills:1,moving:2"}])
