@@ -71,8 +71,8 @@ def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()
     wanted = (*_OF_DATA, *_OF_MACHINE, *(["video_branch"] if is_probe else []))
     flags = [flag for flag in config_flags(arguments) if _is_needed(_field(flag), wanted, known)]
     if config.data.get("mixture"):
-        given = [_field(flag).removeprefix("data.") for flag in flags if _field(flag).startswith("data.")]
-        member = _member_flags(config.data, known, given)
+        fields = [_field(flag).removeprefix("data.") for flag in flags if _field(flag).startswith("data.")]
+        member = _member_flags(config.data, known, fields)
         if member is None:
             return lines
         flags = [flag for flag in flags if not _field(flag).startswith("data.")] + member
@@ -127,13 +127,13 @@ def _is_needed(field: str, wanted: Sequence[str], known) -> bool:
     return True
 
 
-def _member_flags(data, known, given: Sequence[str]) -> list[str] | None:
-    """Returns the flags of the data of the first source of a mixture; None where there is none.
+def _member_flags(data, known, set_for_all: Sequence[str]) -> list[str] | None:
+    """Returns the flags of the data of the first source of a mixture; None where it cannot be opened.
 
     Args:
       data: of the mixture.
       known: config of the task that needs them.
-      given: fields of `data` that were set for all sources.
+      set_for_all: fields of `data` that were set for all sources.
     """
     try:
         name, section = next(iter(sections(data).items()))
@@ -143,7 +143,7 @@ def _member_flags(data, known, given: Sequence[str]) -> list[str] | None:
         # Its clips to look at are those that it was evaluated on; it is called a data set where its section says so.
         section.test_split, section.name = section.eval_split, data.sources[name].get("name") or known.data.get("name", "")
     there, values = flatten(known.data), flatten(section)
-    fields = dict.fromkeys([*given, *flatten(data.sources[name]), "test_split"])
+    fields = dict.fromkeys([*set_for_all, *flatten(data.sources[name]), "test_split"])
     needed = [field for field in fields if field in there and values[field] not in (None, there[field])]
     return [f"--config.data.{field}={values[field]}" for field in needed]
 

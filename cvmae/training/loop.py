@@ -157,8 +157,8 @@ class TrainLoop:
             f"the checkpoint is of step {step}, past config.total={self.config.total} ({total} steps): "
             "raise config.total, or give another --workdir",
         )
-        ended = f"this run was finished already, at step {step} of {total}: its results are made again from the checkpoint there"
-        processes.log_once(ended if step == total else f"resumed from the checkpoint of step {step}")
+        at_end = f"this run was finished already, at step {step} of {total}: its results are computed from the checkpoint there"
+        processes.log_once(at_end if step == total else f"resumed from the checkpoint of step {step}")
         self.changed_fields = identity.tell_changed_fields(self.workdir, self.config, step)
         return restored
 

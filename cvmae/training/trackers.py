@@ -158,13 +158,13 @@ class Sender:
             processes.log_once(f"{self._name}: {address}")
         elif method == "write":
             step, values = arguments
-            place = step, self._place[1] + 1 if step == self._place[0] else 1
-            if place > self._safe:  # others were written before a restart, and are the same now
+            current = step, self._place[1] + 1 if step == self._place[0] else 1
+            if current > self._safe:  # others were written before a restart, and are the same now
                 self._tracker.write(step, values)
-                self._written.append(place)
+                self._written.append(current)
                 if len(self._written) == self._written.maxlen:
                     self._keep_place(self._written[0])
-            self._place = place
+            self._place = current
         else:
             getattr(self._tracker, method)(*arguments)
             if method == "close" and self._written and self._written[-1] > self._safe:
@@ -175,8 +175,8 @@ class Sender:
             self._kept, self._safe = kept, _NOWHERE  # another run of the tracker has nothing yet
         self._keep_place(self._safe)
 
-    def _keep_place(self, place: tuple[int, int]) -> None:
-        self._safe, (step, lines) = place, place
+    def _keep_place(self, newest: tuple[int, int]) -> None:
+        self._safe, (step, lines) = newest, newest
         self._keep_in_workdir(self._name, self._kept | ({"step": step, "lines": lines} if step >= 0 else {}))
 
     def _wait(self, seconds: float) -> None:

@@ -43,6 +43,6 @@ def test_a_run_that_was_finished_says_so_and_ends_as_it_did(tmp_path, capsys, to
     assert again.finished and again.metrics == first.metrics and "loss" in again.metrics
     said, step = capsys.readouterr().err, int(first.state.step)
     assert (
-        said == f"this run was finished already, at step {step} of {step}: its results are made again from the checkpoint there\n"
+        said == f"this run was finished already, at step {step} of {step}: its results are computed from the checkpoint there\n"
     )
     assert (tmp_path / "metrics.jsonl").read_text() == lines
