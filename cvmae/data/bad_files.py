@@ -11,6 +11,7 @@ import numpy as np
 
 from cvmae.data.lines import one_line
 from cvmae.files import copy_aside, replacing, set_aside
+from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
 
@@ -58,6 +59,10 @@ class BadFiles:
       max_fraction: config.data.max_bad_fraction; the run stops above this fraction of distinct bad videos.
       name: file name, one per split.
       writes: False in processes other than the main one, which only count.
+      announced: what the files are, for a line on stderr that names new ones; empty for no line.
+
+    Attributes:
+      path: of the list.
     """
 
     def __init__(
@@ -67,23 +72,23 @@ class BadFiles:
         max_fraction: float,
         name: str = "bad_files.csv",
         writes: bool = True,
+        announced: str = "",
     ):
-        self._path, self._writes = as_path(workdir) / name, writes
+        self.path, self._writes, self._announced = as_path(workdir) / name, writes, announced
         self._total, self._max_fraction = total, max_fraction
         self._known: dict[tuple[str, str], None] = {}  # a dict for its order
-        if self._path.exists():
-            self._known, is_whole = _read_list(self._path)
+        self._seen: set[str] = set()  # names, since this process began
+        if self.path.exists():
+            self._known, is_whole = _read_list(self.path)
             if writes and not is_whole:
                 self._renew()
 
     def _renew(self) -> None:
         """Sets a damaged list aside, and writes its good lines again."""
         # Other processes read it at the same time, so it is never away.
-        new = set_aside(self._path) if self._path.is_dir() else copy_aside(self._path)
-        print(
-            f"{self._path} is damaged: it is kept as {new.name}, and {len(self._known)} of its lines are taken", file=sys.stderr
-        )
-        with replacing(self._path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        new = set_aside(self.path) if self.path.is_dir() else copy_aside(self.path)
+        print(f"{self.path} is damaged: it is kept as {new.name}, and {len(self._known)} of its lines are taken", file=sys.stderr)
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([_COLUMNS, *self._known])
 
     def __len__(self) -> int:
@@ -111,32 +116,40 @@ class BadFiles:
           BadDataError: more than max_fraction of the videos are bad; the list is written first.
         """
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        self._seen.update(name for name, _ in pairs)
         if new:
             self._append(new)
-        if new and len(self) > self._max_fraction * self._total:
-            names = list(dict.fromkeys(name for name, _ in self._known))
-            shown = "; ".join(f"{one_line(name)} ({reason})" for name, reason in list(self._known)[:3])
+        # The same files end a run that is started again too; those that were repaired meanwhile are listed, and not seen.
+        most = self._max_fraction * self._total
+        if (new and len(self) > most) or len(self._seen) > most:
             raise BadDataError(
-                f"{len(names)} of {self._total} videos cannot be read, more than data.max_bad_fraction={self._max_fraction:g}: "
-                f"{shown}{'; ...' if len(self._known) > 3 else ''}. The full list is in {self._path}; repair the files, remove "
-                "them from the manifest, or raise data.max_bad_fraction"
+                f"{max(len(self), len(self._seen))} of {self._total} videos cannot be read, more than "
+                f"data.max_bad_fraction={self._max_fraction:g}: {_shown(list(self._known))}. The full list is in {self.path}; repair "
+                "the videos, leave them out of the data (of a manifest, their lines), or raise data.max_bad_fraction"
             )
+        if new and self._announced:
+            processes.log_once(f"note: {self._announced}: cannot be read, and left out: {_shown(new)}; {self.path} lists them")
 
     def _append(self, pairs):
         self._known.update(dict.fromkeys(pairs))
         if not self._writes:
             return
-        if isinstance(self._path, RemotePath):  # nothing can be appended there
+        if isinstance(self.path, RemotePath):  # nothing can be appended there
             text = io.StringIO(newline="")
             csv.writer(text).writerows([_COLUMNS, *self._known])
-            self._path.write_text(text.getvalue())
+            self.path.write_text(text.getvalue())
             return
-        is_new = not self._path.exists()
-        with self._path.open("a", encoding="utf-8", newline="") as file:
+        is_new = not self.path.exists()
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(_COLUMNS)
             writer.writerows(pairs)
+
+
+def _shown(pairs: list[tuple[str, str]]) -> str:
+    """Returns the first (name, reason) pairs for a message."""
+    return "; ".join(f"{one_line(name)} ({reason})" for name, reason in pairs[:3]) + ("; ..." if len(pairs) > 3 else "")
 
 
 def _read_list(path: AnyPath) -> tuple[dict[tuple[str, str], None], bool]:

@@ -49,6 +49,7 @@ class HfSource:
             if column not in rows.features and (column or field == "video"):
                 raise ValueError(f"data.hf.{field}={column!r} is no column of {path}; it has {', '.join(rows.features)}")
         self._rows = _undecoded(rows.select_columns([video]), video)
+        self._place = self._name_of_rows()
         self._parts = self._read_parts(rows)
         self.class_names, self.labels, notes = self._number(rows)
         self.notes = tuple(f"{path}: {note}" for note in (*notes, *part_notes(self._parts or ())))
@@ -84,6 +85,14 @@ class HfSource:
             label_notes(unread, names, numbers, texts),
         )
 
+    def _name_of_rows(self) -> str:
+        """Returns what precedes the number of a row in messages: the Parquet file, or the pattern of several, or the set and its split."""
+        if not self._expanded.endswith(".parquet"):
+            return f"{self._path}: split {self._split}, row "
+        pattern = self._expanded.replace("{split}", self._split)
+        files = glob(pattern)
+        return f"{files[0]}: row " if len(files) == 1 else f"{pattern}: row "
+
     def _labels_of_all_splits(self) -> set:
         """Returns the values of the label column in every split."""
         import pyarrow.parquet
@@ -107,7 +116,7 @@ class HfSource:
 
     def __getitem__(self, index):
         row = self._rows[int(index)]
-        video, name = row[self._video], self.key(index)
+        video, name = row[self._video], f"{self._place}{index}"
         path = video.get("path") if isinstance(video, dict) else video if isinstance(video, str) else None
         payload = video.get("bytes") if isinstance(video, dict) else video if isinstance(video, bytes) else None
         if payload is None:

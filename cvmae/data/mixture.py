@@ -76,7 +76,8 @@ def mixture_names(data) -> tuple[str, ...]:
 def sections(data) -> dict[str, ml_collections.ConfigDict]:
     """Returns config.data as each source of the mixture has it: with the fields that its section changes.
 
-    The manifest and its root are those of the section where it has another kind of source than config.data.
+    The manifest and its root are those of the section where it has another kind of source than config.data, and its data set is the one
+    that it is called, unless it says another.
 
     Args:
       data: config.data; fields of `data.sources.NAME` that are None are not changed.
@@ -103,7 +104,7 @@ def _merge(data, name, section) -> ml_collections.ConfigDict:
         _check_field(data, name, field, value)
     merged = data.copy_and_resolve_references()
     with merged.unlocked():
-        merged.mixture, merged.sources = "", ml_collections.ConfigDict()
+        merged.mixture, merged.sources, merged.name = "", ml_collections.ConfigDict(), name
         if changed.get("source", data.source) != data.source:
             merged.manifest, merged.root = "", ""
         merged.update_from_flattened_dict(changed)
@@ -142,11 +143,17 @@ def open_mixture(data, split: str, open_source: Callable[..., Source]) -> "Mixtu
         try:
             opened[name] = open_source(section, section[field] if field else split)
         except (ValueError, FileNotFoundError) as error:
-            raise MixtureError(f"data.sources.{name}: {error}") from error
+            raise MixtureError(f"data.sources.{name}: {_of_section(str(error), name)}") from error
         if not len(opened[name]):
             raise MixtureError(f"data.sources.{name} holds no records: leave it out of data.mixture")
         sampling.append({spec: section[field] for field, spec in SAMPLING_FIELDS.items() if field in section})
     return Mixture(opened, parse_mixture(data.mixture), tuple(sampling))
+
+
+def _of_section(message: str, name: str) -> str:
+    """Returns a message about fields of config.data with those of a section in their place, which are the ones to set."""
+    fields = "|".join((*SOURCE_FIELDS, *SAMPLING_FIELDS))
+    return re.sub(rf"(?<![\w/.-])((?:--)?config\.)?data\.({fields})\b", rf"\1data.sources.{name}.\2", message)
 
 
 class Mixture:

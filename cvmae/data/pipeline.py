@@ -140,11 +140,11 @@ def unreadable(record: Record):
         yield
     except decode.DecodeError as error:
         is_there = not isinstance(error.__cause__, FileNotFoundError)
-        raise UnreadableError(name, error.reason if is_there else f"{error.reason}{record.listed}") from error
+        raise UnreadableError(name, f"{error.reason}{record.listed_at if is_there else record.listed}") from error
     except clips.ClipError as error:
-        raise UnreadableError(name, str(error)) from error
+        raise UnreadableError(name, f"{error}{record.listed_at}") from error
     except TimeLimitError as error:
-        raise UnreadableError(name, f"{error} (data.timeout_s)") from error
+        raise UnreadableError(name, f"{error} (data.timeout_s){record.listed_at}") from error
 
 
 @dataclasses.dataclass(frozen=True)

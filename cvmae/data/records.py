@@ -17,7 +17,8 @@ class Record:
       label: class number, or with several labels the row of `Source.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
       payload: a path, also `gs://...` and `s3://...`, the bytes of an encoded file, a file in a bucket, or frames uint8 [n, H, W, 3].
-      manifest_line: where the record is listed, and what its path is relative to, for the message about a file that is not there; may be "".
+      manifest_line: where the record is listed, FILE:LINE, for messages; may be "".
+      relative_to: what its path is relative to, for the message about a file that is not there; may be "".
     """
 
     name: str
@@ -26,11 +27,21 @@ class Record:
     end: float | None
     payload: str | bytes | RemoteFile | np.ndarray
     manifest_line: str = dataclasses.field(default="", compare=False)
+    relative_to: str = dataclasses.field(default="", compare=False)
 
     @property
     def listed(self) -> str:
-        """`manifest_line` in brackets, to follow a reason."""
-        return f" ({self.manifest_line})" if self.manifest_line else ""
+        """`manifest_line` and `relative_to` in brackets, to follow the reason that a file is not there."""
+        return _in_brackets(self.manifest_line, self.relative_to)
+
+    @property
+    def listed_at(self) -> str:
+        """`manifest_line` in brackets, to follow any other reason."""
+        return _in_brackets(self.manifest_line)
+
+
+def _in_brackets(*texts: str) -> str:
+    return f" ({', '.join(filter(None, texts))})" if any(texts) else ""
 
 
 def part_key(path: str, start: float | None, end: float | None) -> str:

@@ -128,16 +128,16 @@ class FileSource:
     def __getitem__(self, index):
         entry = self._entries[index]
         payload = RemoteFile(entry.path, self._cache) if is_remote(entry.path) else entry.path
-        return Record(entry.path, entry.label, entry.start, entry.end, payload, self._manifest_line(entry))
+        return Record(entry.path, entry.label, entry.start, entry.end, payload, *self._listing(entry))
 
-    def _manifest_line(self, entry: Entry) -> str:
-        """Returns `Record.manifest_line`, short enough for a list of unreadable files."""
+    def _listing(self, entry: Entry) -> tuple[str, str]:
+        """Returns `Record.manifest_line` and `Record.relative_to`, short enough for a list of unreadable files."""
         if not entry.line:
-            return ""
+            return "", ""
         manifest = self._manifest if len(self._manifest) <= _SHOWN else f"...{self._manifest[-_SHOWN:]}"
         start = f"data.root={self._root}" if self._root else "no data.root, so from its folder"
         # An absolute path is relative to nothing.
-        return f"{manifest}:{entry.line}" + (f", {start}" if entry.path.startswith(self._folder) else "")
+        return f"{manifest}:{entry.line}", start if entry.path.startswith(self._folder) else ""
 
     def key(self, index):
         """Returns the path relative to the manifest's folder, with `@START-END` if only a part of the video is used."""

@@ -1,12 +1,18 @@
-"""Diagnostics of features and of the contrast, which tell whether it helps: effective rank, CKA of two encoders, clips without color."""
+"""Diagnostics of pre-training: effective rank, CKA of two encoders, the contrast without color, reconstruction beside simple baselines."""
 
 import einops
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cvmae import augment
 from cvmae.evaluation.features import encode_pixels
-from cvmae.models.build import build_encoder, image_grid, video_grid
+from cvmae.models import masking
+from cvmae.models.autoencoder import make_targets
+from cvmae.models.build import build_encoder, decoder_spec, image_grid, video_grid
+from cvmae.models.crossvideo import first_of_mask, first_views
+from cvmae.models.patches import Grid
+from cvmae.objective import losses
 from cvmae.objective.views_and_masks import ModelInputs, view_spec
 
 VIEW_FEATURES = ("v", "v_plus", "frames")
@@ -115,3 +121,32 @@ def view_features(objective, params, samples) -> dict:
     clips = einops.rearrange(frames, "b f h w c -> (b f) 1 h w c")
     pooled = encode_pixels(config, encoder, params["image"]["encoder"], clips)
     return video | {"frames": einops.reduce(pooled, "(b f) d -> b d", "mean", f=frames.shape[1])}
+
+
+def reconstruction_errors(objective, params, samples) -> dict:
+    """Computes the errors on the masked patches of the view v, in the space of the targets, float32 scalars.
+
+    Returns:
+      `reconstruction/model`, of the predictions; `reconstruction/mean_patch`, of the mean of the clip's visible patches;
+      `reconstruction/nearest_patch`, of the visible patch nearest in (time, row, column).
+    """
+    inputs = objective.make_inputs(samples)
+    config, views = objective.config, objective.terms.views
+    branch, grid = config.video_branch, video_grid(config)
+    mask = first_of_mask(inputs.video_mask, views, 1)
+    pixels = objective.target_pixels(first_views(inputs.video, views, 1), branch)
+    targets = make_targets(pixels, None, decoder_spec(config, branch), grid, branch.target_norm).values
+    masked, visible = masking.take_masked(targets, mask), masking.take_visible(targets, mask)
+    output = objective.forward(params, inputs)
+    predictions = first_views(output.video_predictions, min(views, 2), 1)
+    nearest = jnp.take_along_axis(visible, nearest_visible(mask, grid)[..., None], axis=1)
+    guesses = {"model": predictions, "mean_patch": visible.mean(1, keepdims=True), "nearest_patch": nearest}
+    return {f"reconstruction/{name}": losses.masked_mse(guess, masked).mean() for name, guess in guesses.items()}
+
+
+def nearest_visible(mask: masking.Mask, grid: Grid):
+    """Returns, for each masked patch, the index of the nearest visible one among these, int32 [B, N - K]; ties take the first."""
+    axes = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
+    positions = jnp.asarray(np.stack([axis.reshape(-1) for axis in axes], axis=1), jnp.float32)
+    offsets = positions[mask.masked][:, :, None] - positions[mask.ids_keep][:, None]
+    return jnp.square(offsets).sum(-1).argmin(-1)

@@ -3,22 +3,24 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cvmae.config import ConfigError
+from cvmae.data.bad_files import BadDataError, BadFiles
 from cvmae.data.labels import label_sets_of
 from cvmae.data.pipeline import make_eval_loader
-from cvmae.evaluation.diagnostics import VIEW_FEATURES, accuracies_in_gray, effective_rank, linear_cka, view_features
+from cvmae.evaluation.diagnostics import (
+    VIEW_FEATURES,
+    accuracies_in_gray,
+    effective_rank,
+    linear_cka,
+    reconstruction_errors,
+    view_features,
+)
 from cvmae.evaluation.features import Features, extract, make_encode
 from cvmae.evaluation.knn import knn_report
 from cvmae.evaluation.retrieval import nearest_label_agreement, partner_ranks, recall
-from cvmae.models import masking
-from cvmae.models.autoencoder import make_targets
-from cvmae.models.build import decoder_spec, video_grid
-from cvmae.models.crossvideo import first_of_mask, first_views
-from cvmae.models.patches import Grid
-from cvmae.objective import losses, registered_terms
+from cvmae.objective import registered_terms
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
@@ -30,9 +32,13 @@ CLIPS = ("video", "frame_index")  # the columns of a batch that the objective ta
 HELD_OUT_SEED = 20250211  # of views and masks; independent of the training seed, and the same for every evaluation
 
 
-def full_batches(loader, size: int):
-    """Yields batches of exactly `size` readable clips of a loader; an incomplete last batch is dropped."""
+def full_batches(loader, size: int, multiple: int = 0):
+    """Yields batches of exactly `size` readable clips of a loader; an incomplete last batch is dropped.
+
+    Where not one batch is complete, the clips that there are make one, as many as are a multiple of `multiple`; 0 for none.
+    """
     waiting: dict[str, list] = {}
+    is_first = True
     for batch in loader:
         keep = batch["valid"]
         for name in CLIPS:
@@ -40,39 +46,21 @@ def full_batches(loader, size: int):
         while len(waiting["video"]) >= size:
             yield {name: np.stack(rows[:size]) for name, rows in waiting.items()}
             waiting = {name: rows[size:] for name, rows in waiting.items()}
-
-
-def reconstruction_errors(objective, params, samples) -> dict:
-    """Computes the errors on the masked patches of the view v, in the space of the targets, float32 scalars.
-
-    Returns:
-      `reconstruction/model`, of the predictions; `reconstruction/mean_patch`, of the mean of the clip's visible patches;
-      `reconstruction/nearest_patch`, of the visible patch nearest in (time, row, column).
-    """
-    inputs = objective.make_inputs(samples)
-    config, views = objective.config, objective.terms.views
-    branch, grid = config.video_branch, video_grid(config)
-    mask = first_of_mask(inputs.video_mask, views, 1)
-    pixels = objective.target_pixels(first_views(inputs.video, views, 1), branch)
-    targets = make_targets(pixels, None, decoder_spec(config, branch), grid, branch.target_norm).values
-    masked, visible = masking.take_masked(targets, mask), masking.take_visible(targets, mask)
-    output = objective.forward(params, inputs)
-    predictions = first_views(output.video_predictions, min(views, 2), 1)
-    nearest = jnp.take_along_axis(visible, nearest_visible(mask, grid)[..., None], axis=1)
-    guesses = {"model": predictions, "mean_patch": visible.mean(1, keepdims=True), "nearest_patch": nearest}
-    return {f"reconstruction/{name}": losses.masked_mse(guess, masked).mean() for name, guess in guesses.items()}
-
-
-def nearest_visible(mask: masking.Mask, grid: Grid):
-    """Returns, for each masked patch, the index of the nearest visible one among these, int32 [B, N - K]; ties take the first."""
-    axes = np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij")
-    positions = jnp.asarray(np.stack([axis.reshape(-1) for axis in axes], axis=1), jnp.float32)
-    offsets = positions[mask.masked][:, :, None] - positions[mask.ids_keep][:, None]
-    return jnp.square(offsets).sum(-1).argmin(-1)
+            is_first = False
+    count = len(waiting.get("video", ())) // multiple * multiple if is_first and multiple else 0
+    if count:
+        yield {name: np.stack(rows[:count]) for name, rows in waiting.items()}
 
 
 class HeldOut:
-    """Evaluator of an objective on the clips of a source, always with the same views and masks."""
+    """Evaluator of an objective on the clips of a source, always with the same views and masks.
+
+    Attributes:
+      size: clips of a batch. Where fewer can be read, there is one batch of as many as the devices share equally.
+      bad_files: collects unreadable videos; None for no list.
+    """
+
+    bad_files: BadFiles | None = None
 
     def __init__(self, objective, source, placement: Placement = HOST):
         """Takes the clips of `source`, placed on the devices by `placement`.
@@ -91,6 +79,7 @@ class HeldOut:
             "views": view_features,
             "errors": reconstruction_errors,
         }
+        self._noted = 0  # clips of an evaluation that was noted for having fewer than there are
         self._programs = {name: jax.jit(functools.partial(program, objective)) for name, program in programs.items()}
 
     @functools.cached_property
@@ -99,7 +88,7 @@ class HeldOut:
         return make_encode(self.objective.config)
 
     def terms(self, params) -> dict[str, float]:
-        """Returns every metric of the objective, averaged over complete batches; contrastive negatives are those of the batch.
+        """Returns every metric of the objective, averaged over batches of one size; contrastive negatives are those of the batch.
 
         Beside them, `feature_rank/BRANCH`: the effective rank of the pooled features whose `feature_std` is among the metrics, of
         all clips together, so that it is at most their number.
@@ -120,13 +109,13 @@ class HeldOut:
         return metrics, {name: features[name] for name in VIEW_FEATURES if name in features}
 
     def samples(self):
-        """Yields complete batches with the keys of their samples, on the devices."""
+        """Yields the batches with the keys of their samples, on the devices."""
         key = jax.random.key(HELD_OUT_SEED)
         for number, batch in enumerate(self.batches()):
-            yield self.placement.put(batch) | sample_keys(key, number, self.size)
+            yield self.placement.put(batch) | sample_keys(key, number, len(batch["video"]) * self.placement.shard.count)
 
     def batches(self):
-        """Yields this process's rows of complete batches of readable clips; the batches are those of a single process."""
+        """Yields this process's rows of batches of readable clips, all of one size; the batches are those of a single process."""
         done = 0
         if self.placement.shard.count > 1:
             for batch in self._shared_batches():
@@ -136,32 +125,56 @@ class HeldOut:
                 return
         # An unreadable clip shifts all rows after it, so from there on every process reads everything.
         with make_eval_loader(self.objective.config, self.source, self.size, done * self.size) as loader:
-            for batch in full_batches(loader, self.size):
+            for batch in full_batches(map(self._list, loader), self.size, 0 if done else jax.device_count()):
                 yield {name: self.placement.shard.of(rows) for name, rows in batch.items()}
+
+    def _list(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Lists the unreadable videos of a batch of all processes, and returns the batch. Raises: BadDataError, they are too many."""
+        if self.bad_files is not None:
+            self.bad_files.update(batch["failures"])
+        return batch
 
     def _shared_batches(self):
         """Yields this process's rows of the complete batches before the first unreadable clip."""
         part = {"process_index": self.placement.shard.index, "process_count": self.placement.shard.count}
         with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
             for batch in loader:
-                if not all(processes.allgather_json(bool(batch["valid"].all()))):
+                # All processes know the same of a batch, so that they agree on the shapes of those to come, and on an error.
+                if not self._list(self.placement.gather_rows({name: batch[name] for name in ("valid", "failures")}))[
+                    "valid"
+                ].all():
                     return
                 yield {name: batch[name] for name in CLIPS}
 
     def _measure(self, params, *names: str) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Runs some of the programs on every complete batch: ({name: mean of scalars}, {name: rows of all clips})."""
+        """Runs some of the programs on every batch: ({name: mean of scalars}, {name: rows of all clips}). Raises: BadDataError."""
         programs = [self._programs[name] for name in names]
-        batches = []
+        batches, clips = [], 0
         with evaluation_bar(len(self.source) // self.size * self.size, "evaluation") as bar:
             for samples in self.samples():
                 outputs = [processes.to_host(program(params, samples)) for program in programs]
                 batches.append({name: value for output in outputs for name, value in output.items()})
-                bar.update(self.size)
-        if not batches:
-            raise ConfigError("no complete batch of held-out clips could be read: see the files of config.data.eval_split")
+                clips += len(samples["video"])
+                bar.update(len(samples["video"]))
+        self._note(len(batches), clips)
         columns = {name: np.stack([batch[name] for batch in batches]) for name in sorted(batches[0])}
         means = {name: float(np.mean(column)) for name, column in columns.items() if column.ndim == 1}
         return means, {name: np.concatenate(column) for name, column in columns.items() if column.ndim > 1}
+
+    def _note(self, batches: int, clips: int) -> None:
+        """Notes an evaluation of fewer clips than there are, once. Raises: BadDataError, no clip is left."""
+        if not batches:
+            listed = "" if self.bad_files is None else f"; {self.bad_files.path} says why"
+            raise BadDataError(
+                f"of the {len(self.source)} held-out clips fewer than the {jax.device_count()} devices can be read{listed}: "
+                "repair them, or give another config.data.eval_split"
+            )
+        if clips < len(self.source) // self.size * self.size and clips != self._noted:
+            self._noted = clips
+            processes.log_once(
+                f"note: evaluation averages over {clips} of {len(self.source)} held-out clips, in batches of {clips // batches}, as the "
+                "others cannot be read or fill no batch"
+            )
 
 
 def terms_and_features(objective, params, samples) -> dict:

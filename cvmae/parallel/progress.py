@@ -11,8 +11,9 @@ SHORT_S = 2.0  # evaluations that take no longer show no bar
 
 
 def training_bar(total: int, step: int) -> tqdm:
-    """Returns the bar of a training run of `total` steps that starts at `step`."""
-    return tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, mininterval=_interval(), disable=_is_off())
+    """Returns the bar of a training run of `total` steps that starts at `step`; one that has none left shows nothing."""
+    is_off = _is_off() or step >= total
+    return tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, mininterval=_interval(), disable=is_off)
 
 
 def evaluation_bar(total: int, name: str, unit: str = "clip") -> tqdm:

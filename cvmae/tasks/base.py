@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvmae.config import steps
+from cvmae.data.bad_files import BadFiles
 from cvmae.data.mixture import Mixture
 from cvmae.data.pipeline import clip_spec
 from cvmae.data.sources import Source, open_split
@@ -28,9 +29,9 @@ from cvmae.training.optimizer import path_of
 from cvmae.training.preemption import ending_on_sigterm
 from cvmae.training.run_schedule import Schedule
 from cvmae.training.trackers import Trackers, opened
-from cvmae.training.train_state import TrainState
+from cvmae.training.train_state import TrainState, replace_params
 from cvmae.training.workdir_lock import check_held, locked
-from cvmae.workdir import CONFIG, Workdir
+from cvmae.workdir import BAD_EVAL_FILES, CONFIG, Workdir
 from cvmae.workdir.strangers import set_strangers_aside
 
 
@@ -59,6 +60,7 @@ class Task(abc.ABC):
     STACKED: ClassVar[int] = 0
     custom: Mapping[str, Source] | None = None
     evaluated_source: Source | None = None  # the clips of evaluations during training, where `check_data` opens them
+    bad_eval_files: BadFiles | None = None  # of these, in the workdir
 
     def __init__(self, config, mesh, schedule: Schedule, source: Source):
         """Builds the model and the optimizer.
@@ -121,6 +123,7 @@ class Task(abc.ABC):
             *source_notes(self.source),
             *row_notes(config, self.compared_sources(), self.LABELED),
         )
+        self.open_lists(workdir)
         state, metrics, finished = loop.run(self, self.source, schedule, workdir, trackers)
         if not finished:
             trackers.end = "stopped"
@@ -165,6 +168,13 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def check_data(self) -> None:
         """Opens the splits that are read later, so that what is missing is known before the first step. Raises: ConfigError."""
+
+    def open_lists(self, workdir: Workdir) -> None:
+        """Opens the list of unreadable files of the evaluation split."""
+        source, data = self.evaluated_source, self.config.data
+        if source is not None:
+            announced, writes = f"config.data.eval_split={data.eval_split!r}", processes.is_main_process()
+            self.bad_eval_files = BadFiles(workdir, len(source), data.max_bad_fraction, BAD_EVAL_FILES, writes, announced)
 
     def compared_sources(self) -> dict[str, Source]:
         """Returns the splits whose rows are looked at together, by their field of config.data."""
@@ -235,8 +245,8 @@ class Task(abc.ABC):
         if pretrained is None:
             return state
         # The optimizer starts from zeros whatever the parameters are.
-        params = _replace(state.params, pretrained)
-        frozen = None if state.frozen is None else _replace(state.frozen, pretrained)
+        params = replace_params(state.params, pretrained)
+        frozen = None if state.frozen is None else replace_params(state.frozen, pretrained)
         ema = None if state.ema is None else jax.jit(_copy, out_shardings=self.state_shardings.ema)(params)
         return state.replace(params=params, ema=ema, frozen=frozen)
 
@@ -245,7 +255,7 @@ class Task(abc.ABC):
         pretrained = self.load_pretrained()
         init = jax.jit(lambda key: self.init_state(key).params, out_shardings=self.state_shardings.params)
         params = init(jax.random.fold_in(self.key, 0))
-        return params if pretrained is None else _replace(params, pretrained)
+        return params if pretrained is None else replace_params(params, pretrained)
 
     def abstract_state(self) -> TrainState:
         """Returns shapes, dtypes and shardings of the state, to restore a checkpoint onto."""
@@ -284,13 +294,3 @@ class Task(abc.ABC):
 
 def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
-
-
-def _replace(tree: dict, loaded: dict) -> dict:
-    """Returns the tree with those of its leaves that `loaded` has too taken from there, each on the devices of its own leaf."""
-    new = {
-        key: _replace(value, loaded[key]) if isinstance(value, dict) else jax.device_put(loaded[key], value.sharding)
-        for key, value in tree.items()
-        if key in loaded
-    }
-    return tree | new

@@ -157,7 +157,8 @@ class ClassificationTask(Task):
 
         It is of the middle clip, or of the N that are read together, evenly spaced.
         """
-        return {f"eval/{name}": value for name, value in self.scores(self.test(state, self.eval_source, MIDDLE)).items()}
+        predictions = self.test(state, self.eval_source, MIDDLE, self.bad_eval_files)
+        return {f"eval/{name}": value for name, value in self.scores(predictions).items()}
 
     def test(self, state: TrainState, source, views: TestViews, bad_files: BadFiles | None = None) -> Predictions:
         """Returns probabilities of every video of a source."""

@@ -1,9 +1,11 @@
 """Lines for the end of a run: the files that it left, and the command that usually comes next."""
 
+import os
 import shlex
 from collections.abc import Sequence
 
-from cvmae.config import ConfigError, check_key, load
+from cvmae.config import ConfigError, check_key, flatten, load
+from cvmae.data.mixture import MixtureError, sections
 from cvmae.objective.terms import active_terms
 from cvmae.tasks.model_fields import is_sigmoid
 from cvmae.workdir import (
@@ -41,7 +43,7 @@ _NEXT = {"pretrain": "linear", "finetune": "visualize", "linear": "finetune", "a
 # the machine. Batch sizes, rates and lengths are another recipe's.
 _OF_DATA = ("data", "augment.size", "augment.mean", "augment.std", "augment.flip", "augment.mirror_labels", "test")
 _OF_MACHINE = ("dtype", "attention", "remat", "compilation_cache", "scan", "mesh", "sharding", "optimizer_sharding")
-_PRETRAIN_ARGUMENTS = ("stage", "phase", "fast")  # of configs, for pre-training alone
+_PRETRAIN_ARGUMENTS = ("stage", "phase", "fast", "sources")  # of configs, for pre-training alone
 
 
 def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()) -> list[str]:
@@ -68,15 +70,31 @@ def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()
     is_probe = config.task in ("linear", "attentive")
     wanted = (*_OF_DATA, *_OF_MACHINE, *(["video_branch"] if is_probe else []))
     flags = [flag for flag in config_flags(arguments) if _is_needed(_field(flag), wanted, known)]
+    if config.data.get("mixture"):
+        fields = [_field(flag).removeprefix("data.") for flag in flags if _field(flag).startswith("data.")]
+        member = _member_flags(config.data, known, fields)
+        if member is None:
+            return lines
+        flags = [flag for flag in flags if not _field(flag).startswith("data.")] + member
     flags = [f"--config.init_from={config.init_from if is_probe else workdir}", *flags, *_label_flags(config, following, flags)]
+    flags.append(f"--workdir={workdir_beside(workdir, following)}")
     return [*lines, f"next, for example: {shlex.join(['python', '-m', 'cvmae.main', f'--config={path}', *flags])}"]
+
+
+def workdir_beside(workdir: str, task: str) -> str:
+    """Returns the folder of a task that follows a run, beside the run's own: each run has another, also in a bucket."""
+    plain = workdir.rstrip("/")
+    is_named = plain.rpartition("/")[2] not in ("", ".", "..")
+    return f"{plain if is_named else os.path.abspath(workdir)}-{task}"
 
 
 def _next_task(config, folder: Workdir) -> str | None:
     """Returns the task that usually follows a run; None without one, or where its data are unknown."""
     following = _NEXT.get(config.task)
-    if config.task == "pretrain" and (config.data.get("mixture") or not active_terms(config).video_branch):
-        return None  # tasks read one source, and a video encoder
+    if config.task == "pretrain" and not active_terms(config).video_branch:
+        return None  # tasks read a video encoder
+    if config.task == "pretrain" and config.data.get("mixture"):
+        following = "visualize"  # clips of one of the sources, which may have no labels
     backbone = (folder.read_config() or {}).get("video_branch", {}).get("backbone", "vit")
     return "extract" if following == "visualize" and backbone != "vit" else following
 
@@ -107,6 +125,27 @@ def _is_needed(field: str, wanted: Sequence[str], known) -> bool:
     except ConfigError:
         return False
     return True
+
+
+def _member_flags(data, known, set_for_all: Sequence[str]) -> list[str] | None:
+    """Returns the flags of the data of the first source of a mixture; None where it cannot be opened.
+
+    Args:
+      data: of the mixture.
+      known: config of the task that needs them.
+      set_for_all: fields of `data` that were set for all sources.
+    """
+    try:
+        name, section = next(iter(sections(data).items()))
+    except MixtureError:
+        return None
+    with section.unlocked():
+        # Its clips to look at are those that it was evaluated on; it is called a data set where its section says so.
+        section.test_split, section.name = section.eval_split, data.sources[name].get("name") or known.data.get("name", "")
+    there, values = flatten(known.data), flatten(section)
+    fields = dict.fromkeys([*set_for_all, *flatten(data.sources[name]), "test_split"])
+    needed = [field for field in fields if field in there and values[field] not in (None, there[field])]
+    return [f"--config.data.{field}={values[field]}" for field in needed]
 
 
 def _label_flags(config, following: str, flags: Sequence[str]) -> list[str]:

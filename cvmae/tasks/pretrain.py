@@ -164,6 +164,12 @@ class Pretrain(Task):
             self.evaluated_source = self.open_split("eval_split")
             self.held_out = HeldOut(self.objective, self.evaluated_source, self.placement)
 
+    def open_lists(self, workdir: Workdir) -> None:
+        """Opens the list of unreadable files, which every pass over the held-out clips continues."""
+        super().open_lists(workdir)
+        if self.evaluated_source is not None:
+            self.held_out.bad_files = self.bad_eval_files
+
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Returns every metric of the objective on the evaluation split, as `eval/NAME`, and the drift where it is monitored.
 

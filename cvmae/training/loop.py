@@ -26,7 +26,16 @@ from cvmae.training import identity, provenance
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.first_step import check_start
 from cvmae.training.input_meter import InputMeter, Readers
-from cvmae.training.metric_writer import Clock, MetricsWriter, NonFiniteError, Silent, check_finite, open_writer, to_floats
+from cvmae.training.metric_writer import (
+    Clock,
+    MetricsWriter,
+    NonFiniteError,
+    Silent,
+    check_finite,
+    last_logged,
+    open_writer,
+    to_floats,
+)
 from cvmae.training.preemption import stop_requested
 from cvmae.training.run_schedule import Schedule
 from cvmae.training.trace import StepTrace
@@ -148,7 +157,8 @@ class TrainLoop:
             f"the checkpoint is of step {step}, past config.total={self.config.total} ({total} steps): "
             "raise config.total, or give another --workdir",
         )
-        processes.log_once(f"resumed from the checkpoint of step {step}")
+        at_end = f"this run was finished already, at step {step} of {total}: its results are computed from the checkpoint there"
+        processes.log_once(at_end if step == total else f"resumed from the checkpoint of step {step}")
         self.changed_fields = identity.tell_changed_fields(self.workdir, self.config, step)
         return restored
 
@@ -181,6 +191,8 @@ class TrainLoop:
         The order is: evaluate, checkpoint, then draw the next batch. So the saved position in the data belongs to the saved step.
         """
         start = self.step
+        if start == self.schedule.total:
+            return processes.allgather_json(last_logged(self.workdir) if processes.is_main_process() else {})[0]
         self.progress.set_postfix_str("compiling")
         while True:
             check_held(self.workdir)

@@ -164,6 +164,14 @@ def read_metrics(workdir: str | os.PathLike | RemotePath) -> list[dict]:
     return [json.loads(line) for line in read_lines(workdir)]
 
 
+def last_logged(workdir: str | os.PathLike | RemotePath) -> dict[str, float]:
+    """Returns the metrics of the newest logged step of training, those of evaluations aside; {} where none was logged."""
+    for line in reversed(read_metrics(workdir)):
+        if "time/seconds" in line:
+            return {name: value for name, value in line.items() if name != "step"}
+    return {}
+
+
 class Clock:
     """Training time over restarts, and the fraction of it spent waiting for data."""
 

@@ -32,6 +32,7 @@ FILES = (PAGE, PER_CLASS, PROVENANCE)
 WAITING = 10_000  # calls that may wait while a tracker does not answer; then the oldest are dropped
 ATTEMPTS = 4  # for a call, before the next one is tried
 RETRY_S, LONGEST_RETRY_S = 15.0, 600.0  # from one attempt to the next; it doubles
+_NOWHERE = (-1, 0)  # before any call of `write`: (step, which training and evaluation share; number of its calls)
 CLOSE_S, CLOSE_FAILING_S = 60.0, 5.0  # that the end of a run waits for a tracker, and for one that fails
 
 
@@ -91,14 +92,15 @@ class Sender:
       name: of the tracker, one of KINDS.
       tracker: see Tracker.
       run: for `Tracker.open`.
-      kept: what the workdir has of it, with `step`, the newest one that no kill can undo.
+      kept: what the workdir has of it, with `step`, the newest one that no kill can undo, and `lines`, how many of its calls of `write`.
       keep: writes that into the workdir.
     """
 
     def __init__(self, name: str, tracker: Tracker, run: TrackedRun, kept: dict, keep: Callable[[str, dict], None]):
         self._name, self._tracker, self._run, self._keep_in_workdir = name, tracker, run, keep
-        self._kept, self._safe = {key: value for key, value in kept.items() if key != "step"}, kept.get("step", -1)
-        self._written: collections.deque[int] = collections.deque(maxlen=tracker.may_lose + 1)  # newest steps
+        self._kept = {key: value for key, value in kept.items() if key not in ("step", "lines")}
+        self._safe, self._place = (kept.get("step", -1), kept.get("lines", 0)), _NOWHERE
+        self._written: collections.deque[tuple[int, int]] = collections.deque(maxlen=tracker.may_lose + 1)
         self._calls: collections.deque[tuple[str, tuple]] = collections.deque([("open", ())], maxlen=WAITING)
         self._changed, self._closing, self._failing = threading.Condition(), False, False
         self._thread = threading.Thread(target=self._serve, daemon=True, name=f"cvmae-{name}")
@@ -156,25 +158,26 @@ class Sender:
             processes.log_once(f"{self._name}: {address}")
         elif method == "write":
             step, values = arguments
-            if step < self._safe:
-                return  # written before a restart, and the same now
-            self._tracker.write(step, values)
-            self._written.append(step)
-            if len(self._written) == self._written.maxlen:
-                self._keep_step(self._written[0])
+            current = step, self._place[1] + 1 if step == self._place[0] else 1
+            if current > self._safe:  # others were written before a restart, and are the same now
+                self._tracker.write(step, values)
+                self._written.append(current)
+                if len(self._written) == self._written.maxlen:
+                    self._keep_place(self._written[0])
+            self._place = current
         else:
             getattr(self._tracker, method)(*arguments)
             if method == "close" and self._written and self._written[-1] > self._safe:
-                self._keep_step(self._written[-1])
+                self._keep_place(self._written[-1])
 
     def _keep(self, kept: dict) -> None:
         if kept != self._kept:
-            self._kept, self._safe = kept, -1  # another run of the tracker has nothing yet
-        self._keep_step(self._safe)
+            self._kept, self._safe = kept, _NOWHERE  # another run of the tracker has nothing yet
+        self._keep_place(self._safe)
 
-    def _keep_step(self, step: int) -> None:
-        self._safe = step
-        self._keep_in_workdir(self._name, self._kept | ({"step": step} if step >= 0 else {}))
+    def _keep_place(self, newest: tuple[int, int]) -> None:
+        self._safe, (step, lines) = newest, newest
+        self._keep_in_workdir(self._name, self._kept | ({"step": step, "lines": lines} if step >= 0 else {}))
 
     def _wait(self, seconds: float) -> None:
         with self._changed:

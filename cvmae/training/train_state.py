@@ -92,3 +92,13 @@ def accumulate_gradients(loss, params, samples, num_microbatches: int, shard: Ca
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(differentiate, params, first))
     total, _ = jax.lax.scan(add, zeros, split)
     return jax.tree.map(lambda a: a / num_microbatches, total)
+
+
+def replace_params(tree: dict, loaded: dict) -> dict:
+    """Returns the tree with those of its leaves that `loaded` has too taken from there, each on the devices of its own leaf."""
+    new = {
+        key: replace_params(value, loaded[key]) if isinstance(value, dict) else jax.device_put(loaded[key], value.sharding)
+        for key, value in tree.items()
+        if key in loaded
+    }
+    return tree | new

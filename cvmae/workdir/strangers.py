@@ -7,6 +7,7 @@ from cvmae.config import ConfigError
 from cvmae.files import lost_link, set_aside, storage_errors
 from cvmae.parallel import processes
 from cvmae.workdir import (
+    BAD_EVAL_FILES,
     BAD_FILES,
     BAD_TEST_FILES,
     CHECKPOINTS,
@@ -36,6 +37,7 @@ _FILES = (
     PER_CLASS,
     STUDY_TABLE,
     BAD_FILES,
+    BAD_EVAL_FILES,
     BAD_TEST_FILES,
     CURVES,
     RECONSTRUCTION,

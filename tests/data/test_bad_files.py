@@ -46,6 +46,25 @@ def test_a_restart_continues_the_list(tmp_path):
     assert listed(tmp_path) == [("a", "x, y"), ("b", "z")]
 
 
+def test_files_that_ended_a_run_end_it_again_until_they_are_repaired(tmp_path):
+    rows = batch([("a", "x")], [("b", "y")])
+    for _ in range(2):
+        with pytest.raises(BadDataError, match=r"2 of 10 videos.*a \(x\); b \(y\)\. The full list"):
+            BadFiles(tmp_path, 10, 0.1).update(rows)
+    repaired = BadFiles(tmp_path, 10, 0.1)
+    assert repaired.update(rows[:1]) == 1 and listed(tmp_path) == [("a", "x"), ("b", "y")]
+
+
+def test_new_files_are_announced_once(tmp_path, capsys):
+    for _ in range(2):
+        bad = BadFiles(tmp_path, 10, 0.5, announced="these clips")
+        bad.update(batch([("a", "x")], [("a", "x")]))
+    assert (
+        capsys.readouterr().err
+        == f"note: these clips: cannot be read, and left out: a (x); {tmp_path}/bad_files.csv lists them\n"
+    )
+
+
 def test_above_the_limit_the_error_names_files_and_remedies(tmp_path):
     bad = BadFiles(tmp_path, total=10, max_fraction=0.2)
     bad.update(batch([("a", "x")], [("b", "y")], [("b", "another reason")]))  # 2 of 10 is not above

@@ -119,8 +119,28 @@ def test_paths_are_relative_to_the_folder_of_the_set(datasets, files, tmp_path):
     assert source.labels.tolist() == [0, 1, UNLABELED, UNLABELED] and source.class_names == ()
     assert source[0].payload == str(files / "0.mp4") and (source[0].start, source[0].end) == (0.5, 1.0)
     assert (source[1].start, source[1].end) == (None, None) and source.key(1) == "list.parquet/train/1"
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnreadableError) as refused:
         source[3]
+    assert refused.value.args == (f"{files}/list.parquet: row 3", "the column video is empty")
+
+
+def test_a_row_that_cannot_be_read_is_named_by_its_files_or_its_set(datasets, tmp_path):
+    """Its key, by which files of features are called, stays."""
+    rows = datasets.Dataset.from_dict({"video": [None, b"no video"], "label": [0, 1]})
+    rows.to_parquet(tmp_path / "train-0.parquet")
+    one = open_set(tmp_path / "{split}-*.parquet")
+    rows.to_parquet(tmp_path / "train-1.parquet")
+    rows.save_to_disk(tmp_path / "saved")
+    names = {}
+    for source in (one, open_set(tmp_path / "{split}-*.parquet"), open_set(tmp_path / "saved")):
+        with pytest.raises(UnreadableError) as refused:
+            source[0]
+        names[refused.value.args[0]] = source.key(0), source[1].name
+    assert names == {
+        f"{tmp_path}/train-0.parquet: row 0": ("-.parquet/train/0", f"{tmp_path}/train-0.parquet: row 1"),
+        f"{tmp_path}/train-*.parquet: row 0": ("-.parquet/train/0", f"{tmp_path}/train-*.parquet: row 1"),
+        f"{tmp_path}/saved: split train, row 0": ("saved/train/0", f"{tmp_path}/saved: split train, row 1"),
+    }
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ ERRORS = [
     ),
     ("a:1", {"a": {"workers": 8}}, "data.sources.a.workers is a field of all sources together: set data.workers"),
     ("a:1", {"a": {"manifst": "x"}}, "data.sources.a.manifst is no field of a source: did you mean 'manifest'"),
-    ("a:1", {"a": {"source": "files"}}, "data.sources.a: data.source=files needs data.manifest"),
+    ("a:1", {"a": {"source": "files"}}, "data.sources.a: data.sources.a.source=files needs data.sources.a.manifest, a CSV"),
 ]
 
 
@@ -197,6 +197,31 @@ def test_what_cannot_be_mixed_is_named_in_one_line(mixture, own, message):
         sections(c.data)
         opened(c)
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"manifest": "k400/gone.csv"}, "and set data.sources.{}.manifest to it"),
+        ({"manifest": ""}, "data.sources.{0}.source=files needs data.sources.{0}.manifest, a CSV"),
+        ({"source": "hf"}, "data.sources.{0}.source=hf needs data.sources.{0}.hf.path, a hub id"),
+        ({"manifest": "."}, "; --config.data.sources.{}.pictures=True takes pictures"),
+    ],
+)
+def test_a_section_that_cannot_be_opened_is_named_with_its_own_field_and_set(own, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0.png").touch()
+    for name, remedy in (("k400", "; `python -m cvmae.data.prepare --dataset=k400 --out=DIR` writes it"), ("mine", "")):
+        c = mixed_config(f"{name}:1", {name: own}, data__source="files")
+        c.data.unlock().name = "ssv2"
+        c.data.hf = {"path": "", "config": "", "video": "video", "label": "label"}
+        c.data.pictures = False
+        with pytest.raises(MixtureError) as refused:
+            opened(c)
+        text = str(refused.value)
+        assert message.format(name) in text and "ssv2" not in text
+        assert ("--dataset=" in text) == (bool(remedy) and ("gone.csv" in text or "a CSV" in text))
+        assert remedy in text or "--dataset=" not in text
 
 
 def test_fields_that_are_none_or_equal_change_nothing():

@@ -185,7 +185,7 @@ def test_a_hanging_file_is_cut_off(folder, workers):
     source = HangingSource(read_manifest(str(folder / "list.csv"), "train"))
     batches = take(file_config(folder, data__timeout_s=0.5, data__workers=workers), 3, source)
     failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
-    assert failures == [(f"{folder}/0.mp4", "no answer within 0.5 s (data.timeout_s)")]
+    assert failures == [(f"{folder}/0.mp4", f"no answer within 0.5 s (data.timeout_s) ({folder}/list.csv:2)")]
 
 
 def test_a_named_pipe_is_not_opened(folder):
@@ -193,7 +193,7 @@ def test_a_named_pipe_is_not_opened(folder):
     (folder / "pipe.csv").write_text((folder / "list.csv").read_text().replace("\n0.mp4,", "\npipe.mp4,"))
     batches = take(file_config(folder, "pipe.csv", data__timeout_s=0), 3)
     failures = unpack_failures(np.concatenate([batch["failures"] for batch in batches]))
-    assert failures == [(f"{folder}/pipe.mp4", "no file but a named pipe")]
+    assert failures == [(f"{folder}/pipe.mp4", f"no file but a named pipe ({folder}/pipe.csv:2)")]
 
 
 def test_a_part_without_frames_is_a_bad_file(folder):

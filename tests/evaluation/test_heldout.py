@@ -7,15 +7,15 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from cvmae import augment
+from cvmae.data.bad_files import BadDataError, BadFiles
+from cvmae.data.records import UnreadableError
 from cvmae.data.sources import make_source
-from cvmae.evaluation.diagnostics import effective_rank, linear_cka
+from cvmae.evaluation.diagnostics import effective_rank, linear_cka, nearest_visible, reconstruction_errors
 from cvmae.evaluation.features import Features, extract
 from cvmae.evaluation.heldout import (
     HeldOut,
     evaluate_pretraining,
     full_batches,
-    nearest_visible,
-    reconstruction_errors,
     report_table,
     vote_of_neighbors,
 )
@@ -47,7 +47,57 @@ def test_full_batches_leave_unreadable_rows_and_the_remainder_out():
         {"video": rows[5:], "frame_index": rows[5:], "valid": np.ones(5, bool)},
     ]
     found = [batch["video"].tolist() for batch in full_batches(loader, 4)]
-    assert found == [[0, 2, 3, 4], [5, 6, 7, 8]]
+    assert found == [[0, 2, 3, 4], [5, 6, 7, 8]] == [batch["video"].tolist() for batch in full_batches(loader, 4, 2)]
+    assert [batch["video"].tolist() for batch in full_batches(loader, 10, 2)] == [[0, 2, 3, 4, 5, 6, 7, 8]]
+    assert not list(full_batches(loader, 10)) and not list(full_batches(loader, 12, 10))
+
+
+class Chosen:
+    """Some records of a source, in this order; -1 is one that cannot be read."""
+
+    def __init__(self, source, rows):
+        self.source, self.rows = source, rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if self.rows[index] < 0:
+            raise UnreadableError(f"broken{index}.mp4", "no video")
+        return self.source[self.rows[index]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "readable", "note"),
+    [
+        ([0, 1, -1, 3, 4], [0, 1, 3, 4], "4 of 5 held-out clips, in batches of 4"),
+        ([*range(5), -1, *range(6, 16)], [*range(5), 6, 7, 8], "8 of 16 held-out clips, in batches of 8"),
+        ([*range(5), -1, *range(6, 17)], [*range(5), *range(6, 17)], ""),
+    ],
+)
+def test_an_unreadable_clip_is_listed_and_the_numbers_are_those_of_the_others(world, tmp_path, capsys, rows, readable, note):
+    """Of sources without it, and with one batch where the others are fewer than one."""
+    _, params, held_out = world
+    holed, others = (HeldOut(held_out.objective, Chosen(held_out.source, some), held_out.placement) for some in (rows, readable))
+    holed.bad_files = BadFiles(tmp_path, len(rows), 0.5, announced="the held-out clips")
+    assert others.terms(params) == holed.terms(params) == holed.terms(params)
+    name = f"broken{rows.index(-1)}.mp4"
+    said = capsys.readouterr().err
+    assert said.count(name) == 1 and f"the held-out clips: cannot be read, and left out: {name} (no video); {tmp_path}" in said
+    assert said.count("averages over") == bool(note) and note in said
+    assert holed.bad_files.pairs == [(name, "no video")]
+
+
+def test_held_out_clips_of_which_none_can_be_read_are_an_error_with_the_list(world, tmp_path):
+    _, params, held_out = world
+    blind = HeldOut(held_out.objective, Chosen(held_out.source, [-1] * 3), held_out.placement)
+    with pytest.raises(BadDataError, match=r"of the 3 held-out clips fewer than the 1 devices can be read: repair them"):
+        blind.terms(params)
+    blind.bad_files = BadFiles(tmp_path, 3, 0.5)
+    for _ in range(2):  # a restart reads the list, and is not let through for that
+        with pytest.raises(BadDataError, match=r"3 of 3 videos cannot be read.*broken0.mp4 \(no video\).*bad_files.csv"):
+            blind.terms(params)
+        blind.bad_files = BadFiles(tmp_path, 3, 0.5)
 
 
 def test_terms_are_the_same_every_time_and_change_with_the_parameters(world):

@@ -44,6 +44,16 @@ class Holed:
         return self.source.key(index)
 
 
+class Few(Holed):
+    """The records around the one that is no video, an odd number, and with it an even one below the batch size."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index: int) -> Record:
+        return super().__getitem__(BAD - 3 + index)
+
+
 class Reports(BadFiles):
     """A list of bad files that keeps the reports of every batch as they come."""
 
@@ -67,6 +77,10 @@ def read_together(c, placement) -> dict[str, np.ndarray]:
     held_out = HeldOut(types.SimpleNamespace(config=c), holed, placement)
     batches = [processes.to_host(placement.put(batch)) for batch in held_out.batches()]
     arrays["heldout/video"] = np.stack([batch["video"][:, 0, 0, 0, 0] for batch in batches])
+    small = HeldOut(types.SimpleNamespace(config=c), Few(holed.source), placement)  # of less readable clips than one batch
+    small.bad_files = Reports(len(small.source))
+    arrays["few/video"] = np.stack([placement.gather_rows(batch)["video"][:, 0, 0, 0, 0] for batch in small.batches()])
+    arrays["few/bad"] = np.array(small.bad_files.pairs)
     bad = BadFiles(OUT + ".list", len(holed), 1.0, writes=processes.is_main_process())
     counts = []
     with make_loader(c, holed, process_index=placement.shard.index, process_count=placement.shard.count) as loader:

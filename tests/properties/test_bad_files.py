@@ -7,9 +7,10 @@ import pytest
 from cvmae import tasks
 from cvmae.data.bad_files import BadDataError
 from cvmae.tasks.pretrain import Pretrain
+from cvmae.workdir import Workdir
 from tests.commands import arguments, metric_lines, run
 from tests.data.videos import write_video
-from tests.tiny_configs import PLAIN, config
+from tests.tiny_configs import PLAIN, config, downstream, make_task
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def fields(manifest, fraction):
     return PLAIN | {"data__source": "files", "data__manifest": str(manifest), "data__max_bad_fraction": fraction}
 
 
-def listed(workdir):
-    with open(workdir / "bad_files.csv", newline="") as file:
+def listed(workdir, name="bad_files.csv"):
+    with open(workdir / name, newline="") as file:
         return {row["path"].rsplit("/")[-1]: row["reason"] for row in csv.DictReader(file)}
 
 
@@ -60,3 +61,36 @@ def test_too_many_in_the_first_batch_end_the_run_before_it_compiles(tmp_path, mo
     with pytest.raises(BadDataError, match="1 of 8 videos cannot be read"):
         tasks.run(config(("mse_video",), **fields), tmp_path / "w")
     assert listed(tmp_path / "w")
+
+
+@pytest.fixture
+def one_held_out_is_bad(tmp_path):
+    """8 videos to train on, and of 5 held-out ones one that is empty."""
+    for number in range(8):
+        write_video(tmp_path / f"{number}.mp4", count=8)
+    (tmp_path / "empty.mp4").touch()
+    rows = [f"{number}.mp4,{number % 2},train" for number in range(8)] + [f"{number}.mp4,0,val" for number in range(4)]
+    (tmp_path / "videos.csv").write_text("path,label,split\n" + "\n".join([*rows, "empty.mp4,1,val"]) + "\n")
+    return tmp_path / "videos.csv"
+
+
+def test_a_held_out_file_is_named_with_its_line_and_ends_no_run(one_held_out_is_bad, tmp_path, capsys):
+    given = fields(one_held_out_is_bad, 0.5) | {"eval_every": "1_steps", "report__labelled": 0, "monitor__clips": 0}
+    for total in ("1_steps", "2_steps"):
+        tasks.run(config(("mse_video",), **given, total=total), tmp_path / "w")
+    [(path, reason)] = listed(tmp_path / "w", "bad_eval_files.csv").items()
+    assert path == "empty.mp4" and reason.endswith("/videos.csv:14)")
+    said = capsys.readouterr().err
+    assert said.count("empty.mp4") == 1 and "config.data.eval_split='val': cannot be read, and left out: " in said
+    assert [line["step"] for line in metric_lines(tmp_path / "w") if "eval/loss" in line] == [1, 2]
+    assert not (tmp_path / "w" / "bad_files.csv").exists()
+
+
+def test_evaluation_of_a_task_with_classes_lists_them_too(one_held_out_is_bad, tmp_path):
+    given = {"data__source": "files", "data__manifest": str(one_held_out_is_bad), "init_from": "untrained"}
+    task = make_task(downstream("finetune", **given, data__max_bad_fraction=0.1))
+    task.check_data()
+    task.open_lists(Workdir.create(tmp_path / "w"))
+    with pytest.raises(BadDataError, match=r"1 of 5 videos.*empty.mp4"):
+        task.evaluate(task.initial_state())
+    assert list(listed(tmp_path / "w", "bad_eval_files.csv")) == ["empty.mp4"]

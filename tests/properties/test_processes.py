@@ -125,6 +125,15 @@ def test_evaluation_reads_in_parts_and_gives_the_whole_to_all(together, process)
 
 
 @pytest.mark.parametrize("process", [0, 1])
+def test_fewer_readable_clips_than_a_batch_are_one_smaller_batch_for_all(together, process):
+    found, *_ = together
+    one, two = found["one.0"], found[f"two.{process}"]
+    assert one["few/video"].shape == (1, 6) and one["few/bad"][:, 0].tolist() == ["broken.mp4"]
+    for name in ("few/video", "few/bad"):
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+@pytest.mark.parametrize("process", [0, 1])
 def test_bad_files_are_counted_and_listed_over_all(together, process):
     found, _, folder = together
     one, two = found["one.0"], found[f"two.{process}"]

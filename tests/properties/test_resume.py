@@ -103,6 +103,11 @@ def test_a_rerun_of_a_finished_run_changes_nothing(pieces):
     lines, state = (workdir / "metrics.jsonl").read_text(), saved_state(workdir, TOTAL)
     done = run(*arguments(workdir, **FEWER))
     assert done.returncode == 0, done.stderr
+    assert (
+        "this run was finished already" in done.stderr
+        and f"left in {workdir}: " in done.stderr
+        and "next, for example" in done.stderr
+    )
     assert (workdir / "metrics.jsonl").read_text() == lines
     assert_same_state(state, saved_state(workdir, TOTAL))
 

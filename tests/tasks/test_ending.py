@@ -6,8 +6,9 @@ import pytest
 
 from cvmae import main
 from cvmae.cli import FLAGS
+from cvmae.data.sources import open_split
 from cvmae.tasks import run
-from cvmae.tasks.ending import config_flags, ending, with_task
+from cvmae.tasks.ending import config_flags, ending, with_task, workdir_beside
 from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import validate
 from tests.commands import RUNLOCAL, arguments, clear_flags
@@ -73,7 +74,9 @@ def test_the_command_after_pretraining_runs(parsed, next_words, tmp_path):
     words = [*plain, *given, "--config.data.synthetic.clips=8"]
     run(parsed(words), workdir)
     following = next_words(words, workdir)
-    assert f"--config={CONFIG}:task=linear,runlocal" in following and not any("total" in word for word in following)
+    assert {f"--config={CONFIG}:task=linear,runlocal", f"--workdir={workdir}-linear"} < set(following) and not any(
+        "total" in word for word in following
+    )
     c = parsed(following)
     assert (c.augment.size, c.attention, c.data.square_pixels) == ((48, 32), "einsum", False)
     assert "accuracy/top1" in run(c, tmp_path / "probe")
@@ -104,11 +107,44 @@ def test_the_end_names_the_files_and_the_next_command(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     lines = ending(config(), "configs/ssv2.py:variant=B/16", str(tmp_path))
     assert lines[0] == f"left in {tmp_path}: report.html, checkpoints"
-    assert lines[1].endswith(f"--config=configs/ssv2.py:task=linear,variant=B/16 --config.init_from={tmp_path}")
+    assert lines[1].endswith(
+        f"--config=configs/ssv2.py:task=linear,variant=B/16 --config.init_from={tmp_path} --workdir={tmp_path}-linear"
+    )
     probe = downstream("linear", init_from="runs/a")
-    assert ending(probe, "configs/ssv2.py:task=linear", str(tmp_path))[1].endswith(":task=finetune --config.init_from=runs/a")
+    assert ending(probe, "configs/ssv2.py:task=linear", str(tmp_path))[1].endswith(
+        f":task=finetune --config.init_from=runs/a --workdir={tmp_path}-finetune"
+    )
     assert len(ending(downstream("knn"), "configs/ssv2.py:task=knn", str(tmp_path))) == 1
     assert with_task("configs/demo.py", "knn") == "configs/demo.py:task=knn"
+
+
+@pytest.mark.parametrize(
+    ("workdir", "following"),
+    [
+        ("runs/a", "runs/a-linear"),
+        ("runs/a/", "runs/a-linear"),
+        ("s3://b/runs/a/", "s3://b/runs/a-linear"),
+        (".", "{}/here-linear"),
+    ],
+)
+def test_the_next_command_has_a_folder_beside_the_run(workdir, following, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert workdir_beside(workdir, "linear") == following.format(tmp_path)
+
+
+def test_the_command_after_a_mixture_looks_at_clips_of_its_first_source(parsed, next_words, tmp_path):
+    """Whose section has its own place, split and sampling, whatever the whole has."""
+    (tmp_path / "mine.csv").write_text("path,label,split\na.mp4,,all\nb.mp4,,held\n")
+    own = ["mine.source=files", f"mine.manifest={tmp_path}/mine.csv", "mine.split=all", "mine.eval_split=held", "mine.stride=1"]
+    words = [f"--config={CONFIG}:sources=mine+other,runlocal", "--config.data.mixture=mine:1,other:2", "--config.data.stride=3"]
+    following = next_words([*words, *(f"--config.data.sources.{field}" for field in own), *SIZES])
+    assert f"--config={CONFIG}:task=visualize,runlocal" in following and f"--workdir={tmp_path}-visualize" in following
+    c = parsed(following)
+    assert (c.data.stride, c.data.frame_size, c.augment.size, c.data.square_pixels) == (1, (48, 48), (48, 32), False)
+    assert [record.name for record in open_split(c.data, "test_split")] == [f"{tmp_path}/b.mp4"]
+    c.init_from = "untrained"
+    validate(fill_fields(c)[0])
 
 
 @pytest.mark.parametrize("fields", [{"only": ("mse_image",)}, {"data__mixture": "stills:1,moving:2"}])

@@ -252,7 +252,7 @@ def test_trackers_of_a_run_in_a_bucket_get_files_of_this_machine(bucket, tmp_pat
         opened.end = "finished"
     assert seen["folder"].is_dir() and seen["folder"].is_relative_to(tmp_path)
     assert seen["step"] == 3 and seen["pictures"] == {CURVES: b"picture"} and seen["end"] == "finished"
-    assert workdir.read_trackers() == {"wandb": {"id": "7", "step": 3}}
+    assert workdir.read_trackers() == {"wandb": {"id": "7", "step": 3, "lines": 1}}
 
 
 def test_damaged_metrics_in_a_bucket_are_kept_under_another_name(bucket):

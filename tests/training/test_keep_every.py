@@ -31,3 +31,18 @@ def test_its_interval_is_a_duration():
     assert Schedule.of(config(total="2_epochs", checkpoint_keep_every="50_percent"), clips=64).keep == 8
     with pytest.raises(ConfigError, match="config.checkpoint_keep_every='never' is no duration"):
         validate(config(checkpoint_keep_every="never"))
+
+
+@pytest.mark.parametrize("total", ["4_steps", "2_epochs"])
+def test_a_run_that_was_finished_says_so_and_ends_as_it_did(tmp_path, capsys, total):
+    """With the metrics of its last logged step, and without a bar of steps that are not there."""
+    first = train(tmp_path, total=total, log_every="3_steps", eval_every="1_steps")
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    again = train(tmp_path, total=total, log_every="3_steps", eval_every="1_steps")
+    assert again.finished and again.metrics == first.metrics and "loss" in again.metrics
+    said, step = capsys.readouterr().err, int(first.state.step)
+    assert (
+        said == f"this run was finished already, at step {step} of {step}: its results are computed from the checkpoint there\n"
+    )
+    assert (tmp_path / "metrics.jsonl").read_text() == lines

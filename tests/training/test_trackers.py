@@ -166,7 +166,7 @@ def test_calls_that_fail_are_made_again_in_their_order(start, failing, capsys):
         *(("write", step) for step in (1, 2, 3)),
         ("close", "finished"),
     ]
-    assert start.keeps == [{"id": "new"}, *({"id": "new", "step": step} for step in (1, 2, 3))]
+    assert start.keeps == [{"id": "new"}, *({"id": "new", "step": step, "lines": 1} for step in (1, 2, 3))]
     warnings = capsys.readouterr().err.count("does not take this run (OSError: [Errno 28] No space left on device)")
     assert warnings >= 1 if failing else warnings == 0
 
@@ -190,6 +190,19 @@ def test_steps_that_were_sent_before_a_restart_are_not_sent_again(start):
         sender.call("write", step, {})
     sender.close("finished")
     assert tracker.calls == [("open", "name", {"id": "old"}), ("write", 5), ("write", 6), ("close", "finished")]
+
+
+@pytest.mark.parametrize("sent", [1, 2, 3])
+def test_a_step_of_several_lines_is_not_sent_again(start, sent):
+    """The metrics of training and those of evaluation, of which the second may not have been sent."""
+    lines = [4, 5, 5, 6]
+    for steps, written in ((lines[:sent], lines[:sent]), (lines, lines[sent:])):
+        tracker = Recorder()
+        sender = start(tracker, start.keeps[-1] if start.keeps else None)
+        for step in steps:
+            sender.call("write", step, {})
+        sender.close("stopped")
+        assert [call[1] for call in tracker.calls if call[0] == "write"] == written
 
 
 def test_steps_that_a_kill_may_undo_count_as_sent_once_the_run_is_closed(start):
