@@ -20,8 +20,8 @@ from absl import app, flags, logging
 from cvmae.cli import parse_own
 from cvmae.config import nearest
 from cvmae.interop import push
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.huggingface import write_hf_videomae
-from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import KINDS as INFLATIONS
 from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps import KINDS
@@ -53,18 +53,25 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("out", None, "The folder to write; not there yet, or empty.", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "heads", 0, "Attention heads, if neither the file nor the published sizes give them.", lower_bound=0, flag_values=FLAGS
+    "heads",
+    0,
+    "Attention heads, if the file does not record them and they are not those of the published sizes.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer("decoder_heads", 0, "Attention heads of the decoder, likewise.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer(
     "num_frames",
     0,
-    "Frames of a clip, if the file does not record them, or for --inflate; 0: 16.",
+    "Frames of a clip: those of a file that does not record them, 0: 16; of others the encoder is made for that number; or for --inflate.",
     lower_bound=0,
     flag_values=FLAGS,
 )
 flags.DEFINE_list(
-    "image_size", [], "Side of a frame, or HEIGHT,WIDTH, if the file does not record it; empty: 224.", flag_values=FLAGS
+    "image_size",
+    [],
+    "Side of a frame, or HEIGHT,WIDTH: that of a file that does not record it, empty: 224; of others the encoder is made for that size.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum("inflate", "none", INFLATIONS, "Turns an image encoder into a video encoder.", flag_values=FLAGS)
 flags.DEFINE_integer("tubelet", 2, "Frames of a tubelet, for --inflate.", lower_bound=1, flag_values=FLAGS)
@@ -104,7 +111,8 @@ def read_weights(path: str, kind: str) -> Pretrained:
     size = tuple(map(int, FLAGS.image_size)) * (2 if len(FLAGS.image_size) == 1 else 1) or (0, 0)
     if len(size) != 2:
         raise ValueError(f"--image_size={','.join(FLAGS.image_size)}: expected one number or HEIGHT,WIDTH")
-    hints = ModelHints(FLAGS.heads, FLAGS.decoder_heads, FLAGS.num_frames, size)
+    num_frames = FLAGS.num_frames if FLAGS.inflate == "none" else 0  # an image encoder has one, and is inflated to that number
+    hints = ModelHints(FLAGS.heads, FLAGS.decoder_heads, num_frames, size)
     pretrained = dataclasses.replace(read(path, kind, branch=FLAGS.branch, hints=hints), license=FLAGS.license)
     if FLAGS.inflate == "none":
         return pretrained

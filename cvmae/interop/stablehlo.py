@@ -15,6 +15,7 @@ from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.native import write_arrays
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
 from cvmae.interop.pretrained import Pretrained, vit_of
+from cvmae.interop.resize import at_crop
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
@@ -45,6 +46,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     """
     if part == "autoencoder":
         raise ValueError("part is 'autoencoder', whose program would need masks: expected 'encoder' or 'classifier'")
+    pretrained = at_crop(pretrained)
     module, params = pretrained.take(part)
     assert not isinstance(module, Autoencoder)
     preprocessing = preprocessing_of(pretrained)

@@ -76,7 +76,8 @@ def test_import(name, auto, tmp_path, capsys):
     grid = module.grid if isinstance(module, Encoder) else module.encoder.grid
     save_weights(tmp_path / "file.safetensors", tree, key_map, grid)
     kind = "auto" if auto else name.split()[0]
-    assert run("import", f"--from={kind}", f"--weights={tmp_path / 'file.safetensors'}", f"--out={tmp_path / 'out'}", *SIZES) == 0
+    words = ("--heads=2", "--decoder_heads=2", f"--num_frames={grid.num_frames}", f"--image_size={grid.height}")
+    assert run("import", f"--from={kind}", f"--weights={tmp_path / 'file.safetensors'}", f"--out={tmp_path / 'out'}", *words) == 0
     loaded = read(tmp_path / "out")
     part = {Autoencoder: "autoencoder", Classifier: "classifier", Encoder: "encoder"}[type(module)]
     assert loaded.take(part)[0] == module
