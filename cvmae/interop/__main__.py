@@ -18,7 +18,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from cvmae.cli import parse_own
-from cvmae.config import nearest
+from cvmae.config import did_you_mean
 from cvmae.interop import push
 from cvmae.interop.hints import ModelHints
 from cvmae.interop.huggingface import write_hf_videomae
@@ -26,6 +26,7 @@ from cvmae.interop.inflate import KINDS as INFLATIONS
 from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps import KINDS
 from cvmae.interop.load import read
+from cvmae.interop.model_card import left_behind
 from cvmae.interop.native import ARRAYS, write_archive
 from cvmae.interop.onnx_export import write_onnx
 from cvmae.interop.pretrained import PARTS, Pretrained
@@ -94,10 +95,19 @@ def parse(argv: list[str]) -> list[str]:
             if not FLAGS[name].value:
                 raise ValueError(f"--{name} is missing: {FLAGS[name].help}")
         if rest[1] == "export" and FLAGS.to not in FORMATS:
-            raise ValueError(f"--to={FLAGS.to}: {nearest(FLAGS.to, FORMATS)}")
+            raise ValueError(f"--to={FLAGS.to}: {unwritten(FLAGS.to)}")
         return rest
     except (flags.Error, ValueError) as error:
         fail(error, 2)
+
+
+def unwritten(name: str) -> str:
+    """Returns why there is no format of a name, and which there are."""
+    formats = f"expected one of {', '.join(FORMATS)}"
+    if name in KINDS:
+        return f"{formats}; {name} is read and not written: --to=stablehlo takes any ViT, --to=safetensors any encoder"
+    close = did_you_mean(name, FORMATS)
+    return f"{close} {formats}" if close else formats
 
 
 def fail(error: Exception, code: int) -> NoReturn:
@@ -167,6 +177,7 @@ def main(argv: list[str]) -> None:
             pretrained = read_weights(FLAGS.checkpoint, "auto")
             pretrained = pretrained.only(FLAGS.part) if FLAGS.part else pretrained
             notes = export(pretrained)
+        notes = notes + left_behind(pretrained)
     except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
         fail(error, 2)
     except OSError as error:
