@@ -26,7 +26,7 @@ from cvmae.interop.inflate import KINDS as INFLATIONS
 from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps import KINDS
 from cvmae.interop.load import read
-from cvmae.interop.model_card import left_behind
+from cvmae.interop.model_card import PROBES, Run
 from cvmae.interop.native import ARRAYS, write_archive
 from cvmae.interop.onnx_export import write_onnx
 from cvmae.interop.pretrained import PARTS, Pretrained
@@ -141,6 +141,14 @@ def export(pretrained: Pretrained) -> list[str]:
     else:
         write_archive(pretrained, FLAGS.out, FLAGS.to)
     return []
+
+
+def left_behind(pretrained: Pretrained) -> list[str]:
+    """Returns a note if the run of these weights trained a probe, which no export holds; else nothing."""
+    run = Run.of(pretrained)
+    if run is None or run.task not in PROBES:
+        return []
+    return [f"the {run.task} probe of {run.workdir.path} is not part of this: it is the encoder alone, without classes"]
 
 
 def push_folder(folder: str) -> None:

@@ -133,15 +133,14 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
     )
     config, normalization, crop, config_notes = _read_beside(folder, key_map)
     modules = _infer(name, key_map, arrays, converted, config, hints)
-    head = modules.head
+    head, grid = modules.head, modules.encoder.grid
     if head is not None:
         names, problems = class_names(config.get("id2label"), head.classes, converted.sources["head/kernel"])
         head = dataclasses.replace(head, names=names, loss=config.get("loss", "softmax"))
         converted.problems += problems
         notes += repeated_names(names)
-    notes = (*of_file, *modules.notes, *notes, *config_notes)
-    if converted.casts:
-        notes += (cast_note(converted.casts),)
+    casts = [cast_note(converted.casts)] if converted.casts else []
+    notes = (*of_file, *modules.notes, *notes, *config_notes, *casts)
     pretrained = Pretrained(
         name,
         modules.encoder,
@@ -155,10 +154,9 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         converted.sources,
         config.get("sampling"),
         reconstructs=key_map.reconstructs,
+        crop=None if crop == config.get("size_recorded", (grid.height, grid.width)) else crop,
     )
-    template, grid = pretrained.template(), modules.encoder.grid
-    if crop != config.get("size_recorded", (grid.height, grid.width)):
-        pretrained = dataclasses.replace(pretrained, crop=crop)
+    template = pretrained.template()
     problems = converted.problems + file_differences(converted, template, key_map, arrays, unwrapped.bare_keys, grid)
     if problems := problems or all_zero(converted.arrays, converted.sources):
         raise WeightsError(name, problems)

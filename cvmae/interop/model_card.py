@@ -141,14 +141,6 @@ def _report_of(workdir: Workdir, step: int) -> tuple[Report | None, str]:
     return report, ""
 
 
-def left_behind(pretrained: Pretrained) -> list[str]:
-    """Returns a note if the run of these weights trained a probe, which no export holds; else nothing."""
-    run = Run.of(pretrained)
-    if run is None or run.task not in PROBES:
-        return []
-    return [f"the {run.task} probe of {run.workdir.path} is not part of this: it is the encoder alone, without classes"]
-
-
 def card(pretrained: Pretrained, part: str, export: Export, title: str, run: Run | None, plots: dict[str, str]) -> str:
     """Returns the text of README.md; see `write_card`. plots: {file in the folder: its title}."""
     lines = ["---", *_yaml(metadata(pretrained, part, export, title, run)), "---", "", f"# {title}", ""]

@@ -179,9 +179,7 @@ class Pretrained:
         """
         part = part or ("classifier" if self.head else "encoder")
         module = self.module(part)
-        if part == "encoder":
-            return module, self.params["encoder"]
-        return module, {key: self.params[key] for key in shapes(module)}
+        return module, self.params["encoder"] if part == "encoder" else {key: self.params[key] for key in shapes(module)}
 
     def module(self, part: str) -> Backbone | Autoencoder | Classifier:
         """Returns the module of one of `parts`. Raises: ValueError, see `take`."""

@@ -109,10 +109,10 @@ def patches_of(video: Num[AnyArray, "B T H W C"] | Num[AnyArray, "B N P"], grid:
         raise ValueError(f"clips are of {video.shape[1]} patches; this encoder takes {grid.tokens}")
     if video.ndim == 5 and video.shape[1:4] != shape:
         frames, height, width = video.shape[1:4]
-        given, taken = (f"{t} frames of {h}x{w} pixels" for t, h, w in (video.shape[1:4], shape))
+        clips, taken = (f"{t} frames of {h}x{w} pixels" for t, h, w in (video.shape[1:4], shape))
         hints = f"hints=cvmae.interop.ModelHints(num_frames={frames}, size=({height}, {width}))"
         raise ValueError(
-            f"clips are of {given}; this encoder takes {taken}: cut them so, or load it for others by cvmae.load {hints}"
+            f"clips are of {clips}; this encoder takes {taken}: cut them so, or load it for others by cvmae.load {hints}"
         )
     return as_patches(video, grid.tubelet, grid.patch)
 
