@@ -3,6 +3,7 @@
 from ml_collections.config_dict import placeholder
 
 from cvmae.config import UNTRAINED, ConfigError
+from cvmae.tasks.model_fields import RUNLOCAL_SIZE
 
 PARENTS = ("videomae", "mae_st", "mae")
 STAGES = ("image",)
@@ -128,7 +129,7 @@ def runlocal(c, args):
     if "total" in c:
         c.total, c.log_every, c.eval_every, c.checkpoint_every = "8_steps", "1_steps", "4_steps", "2_steps"
     c.data.source, c.data.num_frames, c.data.stride = "synthetic", 4, 1
-    c.data.frame_size, c.augment.size = (40, 40), (32, 32)
+    c.data.frame_size, c.augment.size = (40, 40), RUNLOCAL_SIZE
     c.data.workers = 0
     if c.task == "pretrain":
         _small_branches(c, args.explicit_variant or SMALLEST)

@@ -11,8 +11,8 @@ import numpy as np
 from cvmae.data.clips import ClipSpec, fit_frames
 from cvmae.data.decode import read_frames, read_table
 from cvmae.data.windows import plan_windows
-from cvmae.interop.infer_modules import ModelHints
-from cvmae.interop.load import read
+from cvmae.interop.hints import ModelHints
+from cvmae.interop.load import read_to_run
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of, unknown_normalization
 from cvmae.interop.pretrained import FrameSampling
 from cvmae.models.backbone import Backbone
@@ -35,7 +35,7 @@ class VideoEncoder:
     """
 
     module: Backbone
-    params: dict
+    params: dict = dataclasses.field(repr=False)
     preprocessing: Preprocessing
     stride: int = STRIDE
     fps: float = 0.0
@@ -73,12 +73,12 @@ def load_encoder(
       path: see `cvmae.load`.
       branch: `video` or `image`, of a workdir.
       step: of a workdir's checkpoint; None takes the newest complete one.
-      hints: settings that a file may not record, such as the number of heads.
+      hints: settings that a file may not record, such as the number of heads; and the size of the clips, see `cvmae.load`.
 
     Raises:
       FileNotFoundError, WeightsError, WorkdirError, ValueError, TypeError: see `cvmae.load`.
     """
-    pretrained = read(path, branch=branch, step=step, hints=hints)
+    pretrained = read_to_run(path, branch=branch, step=step, hints=hints)
     sampling = pretrained.sampling
     if sampling is None:
         sampling = FrameSampling(STRIDE)

@@ -18,14 +18,15 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from cvmae.cli import parse_own
-from cvmae.config import nearest
+from cvmae.config import did_you_mean
 from cvmae.interop import push
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.huggingface import write_hf_videomae
-from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.inflate import KINDS as INFLATIONS
 from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps import KINDS
 from cvmae.interop.load import read
+from cvmae.interop.model_card import PROBES, Run
 from cvmae.interop.native import ARRAYS, write_archive
 from cvmae.interop.onnx_export import write_onnx
 from cvmae.interop.pretrained import PARTS, Pretrained
@@ -53,18 +54,25 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("out", None, "The folder to write; not there yet, or empty.", flag_values=FLAGS)
 flags.DEFINE_integer(
-    "heads", 0, "Attention heads, if neither the file nor the published sizes give them.", lower_bound=0, flag_values=FLAGS
+    "heads",
+    0,
+    "Attention heads, if the file does not record them and they are not those of the published sizes.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer("decoder_heads", 0, "Attention heads of the decoder, likewise.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer(
     "num_frames",
     0,
-    "Frames of a clip, if the file does not record them, or for --inflate; 0: 16.",
+    "Frames of a clip: those of a file that does not record them, 0: 16; of others the encoder is made for that number; or for --inflate.",
     lower_bound=0,
     flag_values=FLAGS,
 )
 flags.DEFINE_list(
-    "image_size", [], "Side of a frame, or HEIGHT,WIDTH, if the file does not record it; empty: 224.", flag_values=FLAGS
+    "image_size",
+    [],
+    "Side of a frame, or HEIGHT,WIDTH: that of a file that does not record it, empty: 224; of others the encoder is made for that size.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum("inflate", "none", INFLATIONS, "Turns an image encoder into a video encoder.", flag_values=FLAGS)
 flags.DEFINE_integer("tubelet", 2, "Frames of a tubelet, for --inflate.", lower_bound=1, flag_values=FLAGS)
@@ -87,10 +95,19 @@ def parse(argv: list[str]) -> list[str]:
             if not FLAGS[name].value:
                 raise ValueError(f"--{name} is missing: {FLAGS[name].help}")
         if rest[1] == "export" and FLAGS.to not in FORMATS:
-            raise ValueError(f"--to={FLAGS.to}: {nearest(FLAGS.to, FORMATS)}")
+            raise ValueError(f"--to={FLAGS.to}: {unwritten(FLAGS.to)}")
         return rest
     except (flags.Error, ValueError) as error:
         fail(error, 2)
+
+
+def unwritten(name: str) -> str:
+    """Returns why there is no format of a name, and which there are."""
+    formats = f"expected one of {', '.join(FORMATS)}"
+    if name in KINDS:
+        return f"{formats}; {name} is read and not written: --to=stablehlo takes any ViT, --to=safetensors any encoder"
+    close = did_you_mean(name, FORMATS)
+    return f"{close} {formats}" if close else formats
 
 
 def fail(error: Exception, code: int) -> NoReturn:
@@ -104,7 +121,8 @@ def read_weights(path: str, kind: str) -> Pretrained:
     size = tuple(map(int, FLAGS.image_size)) * (2 if len(FLAGS.image_size) == 1 else 1) or (0, 0)
     if len(size) != 2:
         raise ValueError(f"--image_size={','.join(FLAGS.image_size)}: expected one number or HEIGHT,WIDTH")
-    hints = ModelHints(FLAGS.heads, FLAGS.decoder_heads, FLAGS.num_frames, size)
+    num_frames = FLAGS.num_frames if FLAGS.inflate == "none" else 0  # an image encoder has one, and is inflated to that number
+    hints = ModelHints(FLAGS.heads, FLAGS.decoder_heads, num_frames, size)
     pretrained = dataclasses.replace(read(path, kind, branch=FLAGS.branch, hints=hints), license=FLAGS.license)
     if FLAGS.inflate == "none":
         return pretrained
@@ -123,6 +141,14 @@ def export(pretrained: Pretrained) -> list[str]:
     else:
         write_archive(pretrained, FLAGS.out, FLAGS.to)
     return []
+
+
+def left_behind(pretrained: Pretrained) -> list[str]:
+    """Returns a note if the run of these weights trained a probe, which no export holds; else nothing."""
+    run = Run.of(pretrained)
+    if run is None or run.task not in PROBES:
+        return []
+    return [f"the {run.task} probe of {run.workdir.path} is not part of this: it is the encoder alone, without classes"]
 
 
 def push_folder(folder: str) -> None:
@@ -159,6 +185,7 @@ def main(argv: list[str]) -> None:
             pretrained = read_weights(FLAGS.checkpoint, "auto")
             pretrained = pretrained.only(FLAGS.part) if FLAGS.part else pretrained
             notes = export(pretrained)
+        notes = notes + left_behind(pretrained)
     except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
         fail(error, 2)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Fits weights to the modules of a run: position tables, normalization, dtypes; refuses other models with the flags to set."""
+"""Fits weights to the modules of a run: positions, normalization, dtypes; refuses other models with the flags to set."""
 
 import dataclasses
 
@@ -6,17 +6,17 @@ import numpy as np
 from flax import traverse_util
 
 from cvmae.interop.compatible import ENCODER_FIELDS, check_compatible, refusal, variant_of
-from cvmae.interop.infer_modules import ModelHints
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
 from cvmae.interop.preprocessing import fold_normalization, normalizations_differ
 from cvmae.interop.pretrained import Head, Pretrained, WeightsError, amount, block_encoder_of, differences
+from cvmae.interop.resize import LEARNED, adapt_decoder, adapt_positions
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
-from cvmae.models.factorized import BlockEncoder, FactorizedEncoder
-from cvmae.models.positions import Interpolation, Positions, interpolate_params
-from cvmae.models.vit import Encoder, decode_variant
+from cvmae.models.factorized import BlockEncoder
+from cvmae.models.vit import decode_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ def encoder_fields(start: InitFrom, variant: str = "") -> dict:
       ValueError: no variant has the size of the encoder; else see `load_encoder`.
     """
     heads = decode_variant(variant)[0].heads if variant else 0
-    source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False))
+    source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False, recorded_first=True))
     fields = {field: get(source.block_encoder) for field, get in ENCODER_FIELDS.items()}
     fields |= {"variant": variant_of(source.name, *fields["variant"]), "final_norm": source.encoder.final_norm}
     if start.inflate != "none":
@@ -86,7 +86,8 @@ def load_branch(start: InitFrom, encoder: Backbone, decoder: DecoderSpec | None,
     """
     target = block_encoder_of(encoder, f"{start.branch}_branch")
     reconstructs, decoder = decoder is not None, decoder if start.decoder else None
-    hints = ModelHints(target.trunk.size.heads, decoder.trunk.size.heads if decoder else 0, decoder=decoder is not None)
+    decoder_heads = decoder.trunk.size.heads if decoder else 0
+    hints = ModelHints(target.trunk.size.heads, decoder_heads, decoder=decoder is not None, recorded_first=True)
     source = read(start.path, branch=start.branch, hints=hints)
     if reconstructs and not source.reconstructs:
         remedy = f"leave the reconstruction of its branch out by --config.loss.mse_{start.branch}=0"
@@ -113,7 +114,7 @@ def adapt_branch(
     lines += source.left_out()
     if decoder is None:
         return {"encoder": params}, lines
-    decoder_params, notes = adapt_decoder(source, encoder, decoder)
+    decoder_params, notes = adapt_decoder(source, encoder, decoder, LEARNED)
     lines += [f"{branch}_branch decoder from the same: {amount(decoder_params)}", *notes]
     return {"encoder": params, "decoder": decoder_params}, lines
 
@@ -130,7 +131,7 @@ def load_classifier(start: InitFrom, classifier: Classifier, names: tuple[str, .
     Returns, Raises: see `load_encoder`; also ValueError if the weights have no head, or one of other classes.
     """
     encoder = block_encoder_of(classifier.encoder, f"{start.branch}_branch")
-    source = read(start.path, hints=ModelHints(encoder.trunk.size.heads, decoder=False))
+    source = read(start.path, hints=ModelHints(encoder.trunk.size.heads, decoder=False, recorded_first=True))
     head = source.head
     if head is None:
         raise ValueError(f"{source.name} has no head: give a classifier's weights, or config.head.init=new")
@@ -192,7 +193,7 @@ def _are_named(names: tuple[str, ...]) -> bool:
 def adapt_encoder(source: Pretrained, encoder: BlockEncoder, config=None) -> tuple[dict, list[str]]:
     """Adapts the encoder's arrays to another grid and to a config's normalization; returns them, and notes on what changed."""
     params, notes = dict(source.params["encoder"]), []
-    positions, position_notes = adapt_positions(params.pop("positions", {}), source.block_encoder, encoder)
+    positions, position_notes = adapt_positions(params.pop("positions", {}), source.block_encoder, encoder, LEARNED)
     if positions:
         params["positions"] = positions
     if not encoder.final_norm and params.pop("norm", None) is not None:
@@ -205,46 +206,6 @@ def adapt_encoder(source: Pretrained, encoder: BlockEncoder, config=None) -> tup
         values = ", ".join(f"{name} {value}" for name, value in source.normalization.items())
         notes.append(f"patch embedding fitted to this config's augment.mean and augment.std (trained on {values}): same outputs")
     return params, notes + position_notes
-
-
-def adapt_decoder(source: Pretrained, encoder: BlockEncoder, decoder: DecoderSpec) -> tuple[dict, list[str]]:
-    """Adapts the decoder's arrays to another grid; returns them, and notes on what changed."""
-    assert source.decoder is not None  # the caller asks for none where the weights have none
-    params = dict(source.params["decoder"])
-    old, new = (
-        Encoder(spec.trunk, grid, spec.positions, spec.cls != "none")
-        for spec, grid in ((source.decoder, source.encoder.grid), (decoder, encoder.grid))
-    )
-    positions, notes = adapt_positions(params.pop("positions", {}), old, new)
-    return params | ({"positions": positions} if positions else {}), [f"decoder {note}" for note in notes]
-
-
-def adapt_positions(params: dict, source: BlockEncoder, target: BlockEncoder) -> tuple[dict, list[str]]:
-    """Adapts the parameters of `Positions` of one encoder to another encoder; returns them, and notes on what changed."""
-    old, new, notes = source.grid, target.grid, []
-    shapes = ["x".join(map(str, grid.shape)) for grid in (old, new)]
-    if target.positions == "learned" and source.positions != "learned":
-        module = Positions(source.positions, old, source.trunk.size.width, source.cls_token)
-        table, cls = module.apply({"params": params})
-        params = {"table": np.asarray(table)} | ({"cls": np.asarray(cls)} if target.cls_token else {})
-        notes.append(f"positions {source.positions} become the start of learned ones")
-    if old.shape == new.shape:
-        return params, notes
-    if source.positions == "rope3d":
-        return params, [*notes, f"positions rope3d {shapes[0]} -> {shapes[1]} computed for the new grid"]
-    if not params:
-        computed = f"positions {source.positions} {shapes[0]} -> {shapes[1]} computed for the new grid, not interpolated"
-        return params, [*notes, f"{computed} (--config.video_branch.positions=learned starts from the old ones, interpolated)"]
-    spans = {
-        "time": (f"{old.time_patches} -> {new.time_patches} time patches", old.time_patches != new.time_patches),
-        "space": (f"{old.rows}x{old.columns} -> {new.rows}x{new.columns}", old.shape[1:] != new.shape[1:]),
-        "table": (" -> ".join(shapes), True),
-    }
-    changed = [(key, spans[key][0]) for key in params if key in spans and spans[key][1]]
-    # VideoPrism and DINOv2 with registers filter the table before it is made smaller; the others do not.
-    is_factorized = isinstance(source, FactorizedEncoder)
-    way = Interpolation(antialias=is_factorized or source.registers > 0, bilinear=is_factorized)
-    return interpolate_params(params, old, new, way), notes + [f"positions/{key} {span} interpolated" for key, span in changed]
 
 
 def match_template(arrays: dict, template, name: str) -> dict:

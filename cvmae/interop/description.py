@@ -51,8 +51,8 @@ ENCODERS = {"factorized": FactorizedEncoder}
 MODULES = {"encoder": Encoder, "decoder": DecoderSpec, "head": Head, "sampling": FrameSampling}
 # `pixels`: the normalization.
 FIELDS = ("format", "version", "arrays", "encoder", "decoder", "head", "target_norm", "pixels", "notes")
-# `sampling` is absent in exports of before it and of weights that do not record it, `reconstructs` where it is True.
-OPTIONAL_FIELDS = ("sampling", "reconstructs")
+# `sampling` is absent in exports of before it and of weights that do not record it, `reconstructs` where it is True, `crop` where it is None.
+OPTIONAL_FIELDS = ("sampling", "reconstructs", "crop")
 
 
 def to_json(pretrained: Pretrained, arrays: str) -> dict:
@@ -68,7 +68,8 @@ def to_json(pretrained: Pretrained, arrays: str) -> dict:
         "notes": [without_paths(note) for note in pretrained.notes],
     }
     sampling = {} if pretrained.sampling is None else {"sampling": _plain(pretrained.sampling)}
-    return description | sampling | ({} if pretrained.reconstructs else {"reconstructs": False})
+    crop = {} if pretrained.crop is None else {"crop": list(pretrained.crop)}
+    return description | sampling | ({} if pretrained.reconstructs else {"reconstructs": False}) | crop
 
 
 def _plain(value):
@@ -123,6 +124,7 @@ def parse_fields(description: dict, arrays: tuple[str, ...]) -> tuple[dict, list
             fields[name] = _module(module_class, fields[name], name, problems)
     fields["normalization"] = _normalization(fields.pop("pixels"), problems)
     fields["reconstructs"] = _value(bool, description.get("reconstructs", True), "reconstructs", problems)
+    fields["crop"] = _crop(fields["crop"], problems)
     fields["notes"] = _value(tuple, fields["notes"], "notes", problems)
     _check_choice("arrays", fields["arrays"], arrays, problems)
     _check_choice("target_norm", fields["target_norm"], ("", *TARGET_NORMS), problems)
@@ -208,6 +210,15 @@ def _value(value_type, value, field: str, problems: list[str]):
     else:
         return tuple(value)
     return value
+
+
+def _crop(value, problems: list[str]) -> tuple[int, int] | None:
+    """Returns the height and width of the field `crop`; None without. Appends to `problems`."""
+    is_size = isinstance(value, list) and len(value) == 2 and all(type(side) is int and 1 <= side <= LARGEST for side in value)
+    if value is None or is_size:
+        return (value[0], value[1]) if value else None
+    problems.append(f"crop is {value!r}; expected [height, width] in pixels, each at most {LARGEST}")
+    return None
 
 
 def _normalization(value, problems: list[str]) -> Normalization:

@@ -181,13 +181,17 @@ def hf_config(pretrained: Pretrained, part: str) -> dict:
     }
     if part == "autoencoder":
         config["norm_pix_loss"] = True
-    if head is not None:
-        names = head.names or [f"LABEL_{i}" for i in range(head.classes)]  # transformers' own names
-        config["id2label"] = {str(i): name for i, name in enumerate(names)}
-        config["label2id"] = {name: i for i, name in enumerate(names)}
-        if head.loss == "sigmoid":
-            config["problem_type"] = MULTI_LABEL
-    return config
+    return config | class_fields(head)
+
+
+def class_fields(head: Head | None) -> dict:
+    """Returns the fields of config.json about the classes of a head; empty without one."""
+    if head is None:
+        return {}
+    names = head.names or [f"LABEL_{i}" for i in range(head.classes)]  # transformers' own names
+    fields: dict = {"id2label": {str(i): name for i, name in enumerate(names)}}
+    fields["label2id"] = {name: i for i, name in enumerate(names)}
+    return fields | ({"problem_type": MULTI_LABEL} if head.loss == "sigmoid" else {})
 
 
 def config_fields(encoder: Encoder, decoder: DecoderSpec | None = None) -> dict:

@@ -25,7 +25,7 @@ def read_config(folder: pathlib.Path, kind: str) -> dict:
     """Reads config.json in the names that `infer_modules` takes; empty if there is no such file.
 
     Fields that are absent have the defaults of the model's config class. The names of classes are under `id2label` as
-    they are in the file, for `class_names`.
+    they are in the file, for `class_names`; the names in config.json of those that are absent are under `absent`.
 
     Raises:
       WeightsError: it is not JSON, not of a model of this kind, or fields have impossible values; all are listed.
@@ -48,7 +48,7 @@ def read_config(folder: pathlib.Path, kind: str) -> dict:
         problem = f"model_type is {short(model_type)} and hidden_act {short(activation)}, not {wanted} and {activations}"
         raise WeightsError(str(file), [problem])
     fields = Fields(section)
-    values = _read_fields(fields, model, mlp) | {"sampling": _read_sampling(config, fields.problems)}
+    values = _read_fields(fields, model, mlp) | {"sampling": _read_sampling(config, fields.problems), "absent": fields.absent}
     if fields.problems:
         raise WeightsError(str(file), fields.problems)
     return values
@@ -122,6 +122,35 @@ def repeated_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return (f"{CONFIG}: id2label has one name for several classes, {'; '.join(twice[:3])}: they stay apart, by their numbers",)
 
 
+def read_crop(folder: pathlib.Path) -> tuple[int, int] | None:
+    """Reads (height, width) of the frames that the image processor makes, by cutting or resizing; None if no file says both.
+
+    Raises:
+      WeightsError: the file is not JSON, or its values are of another type or out of range.
+    """
+    for name, section in _places():
+        fields = _processor_fields(folder / name, section)
+        crop = None
+        if fields.config.get("do_center_crop", "crop_size" in fields.config):
+            crop = fields.processed_sides("crop_size")
+        elif fields.flag("do_resize", True):
+            crop = fields.processed_sides("size")
+        if fields.problems:
+            raise WeightsError(str(folder / name), _in_section(section, fields.problems))
+        if crop:
+            return crop
+    return None
+
+
+def _places() -> list[tuple[str, str]]:
+    """Returns the file and the section of every processor that may be there, in the order in which they count."""
+    return [(name, section) for name, sections in _PROCESSORS.items() for section in sections]
+
+
+def _in_section(section: str, problems: list[str]) -> list[str]:
+    return [f"{section}.{problem}" if section else problem for problem in problems]
+
+
 def read_normalization(folder: pathlib.Path) -> Normalization:
     """Reads `mean` and `std` of the image processor, of pixels in 0..1; empty if no file holds them.
 
@@ -130,7 +159,7 @@ def read_normalization(folder: pathlib.Path) -> Normalization:
     Raises:
       WeightsError: the file is not JSON, or its values are of another type or out of range.
     """
-    for name, section in ((name, section) for name, sections in _PROCESSORS.items() for section in sections):
+    for name, section in _places():
         fields = _processor_fields(folder / name, section)
         problems, scale = fields.problems, _scale(fields)
         if not fields.flag("do_normalize", True):
@@ -144,7 +173,7 @@ def read_normalization(folder: pathlib.Path) -> Normalization:
                 rescaled = f"do_rescale and rescale_factor multiply pixels by {scale / 255:.6g}, not 1/255"
                 problems.append(f"{rescaled}, without image_mean and image_std: add these")
         if problems:
-            raise WeightsError(str(folder / name), [f"{section}.{problem}" if section else problem for problem in problems])
+            raise WeightsError(str(folder / name), _in_section(section, problems))
         if mean:
             return {"mean": tuple(value / scale for value in mean), "std": tuple(value / scale for value in std)}
     return {}

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from cvmae.interop.convert import Converted
+from cvmae.interop.hints import ModelHints, give
 from cvmae.interop.huggingface_config import CONFIG
 from cvmae.interop.huggingface_models import FIELDS
 from cvmae.interop.keymap import KeyMap
@@ -22,35 +23,10 @@ from cvmae.models.positions import PositionEmbedding, PositionTable
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelHints:
-    """Settings that a file may not record; what the file records comes first, and 0 takes that of the published models.
-
-    Attributes:
-      heads, decoder_heads: attention heads.
-      num_frames: frames of a clip.
-      size: (height, width) of its frames in pixels.
-      decoder: True if the decoder is wanted; if not, nothing about it needs to be known.
-    """
-
-    heads: int = 0
-    decoder_heads: int = 0
-    num_frames: int = 0
-    size: tuple[int, int] = (0, 0)
-    decoder: bool = True
-
-
-def _other_size(name: str, field: str, recorded: int, size: int) -> str:
-    """Returns the problem of a size that config.json gives in `field` otherwise than the arrays."""
+def _other_size(name: str, recorded: str, size: int) -> str:
+    """Returns the problem of a size that config.json gives otherwise than the arrays; recorded: see `_Reader.recorded`."""
     of = "the width of the arrays" if name.endswith("width") else "the number of blocks in the file"
-    remedy = "give the config.json and the whole file of one model"
-    return f"{CONFIG}: {field} is {recorded}; expected {size}, {of}: {remedy}"
-
-
-def _by(*hints: str) -> str:
-    """Returns how a user of the command, and one of Python, gives fields of `ModelHints`."""
-    flags = " and ".join("--image_size" if name == "size" else f"--{name}" for name in hints)
-    return f"{flags} to `python -m cvmae.interop import`, or to cvmae.load hints=cvmae.interop.ModelHints({'=..., '.join(hints)}=...)"
+    return f"{recorded}; expected {size}, {of}: give the config.json and the whole file of one model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,10 +131,18 @@ class _Reader:
         self._check_size("temporal_blocks", "num_temporal_layers", depth)
         return depth
 
+    def is_default(self, field: str) -> bool:
+        """Returns True if config.json lacks a field, which then has transformers' default."""
+        return field in self.config.get("absent", ())
+
+    def recorded(self, field: str, value: int) -> str:
+        """Returns in words what config.json says of a field."""
+        return f"{CONFIG}: {field} is {'absent, where the default of transformers is ' if self.is_default(field) else ''}{value}"
+
     def _check_size(self, name: str, field: str, inferred: int) -> None:
         recorded = self.config.get(name, inferred)
         if recorded != inferred:
-            raise WeightsError(self.key_map.kind, [_other_size(name, field, recorded, inferred)])
+            raise WeightsError(self.key_map.kind, [_other_size(name, self.recorded(field, recorded), inferred)])
 
     def _depth(self, branch: str, blocks: set[int]) -> int:
         """Returns the number of blocks; a few may be missing, which is reported array by array."""
@@ -178,23 +162,25 @@ class _Reader:
 
     def heads(self, prefix: str, width: int) -> int:
         """Returns the number of attention heads, which few files show."""
-        recorded, hint = self.config.get(f"{prefix}heads"), getattr(self.hints, f"{prefix}heads")
+        name, field = f"{prefix}heads", FIELDS[f"{prefix}heads"]
+        recorded, hint = self.config.get(name), getattr(self.hints, name)
         if not recorded and (shown := self._heads_shown(prefix, width)):
             return shown
+        if hint and self.is_default(field) and not self.hints.recorded_first:
+            recorded = 0
         published = (self.key_map.decoder_heads if prefix else self.key_map.heads).get(width)
         heads = recorded or hint or published
         if not heads:
-            problem = f"no array shows how many heads attend over width {width}: give {_by(f'{prefix}heads')}"
-            raise WeightsError(self.key_map.kind, [problem])
+            raise WeightsError(self.key_map.kind, [f"no array shows how many heads attend over width {width}: give {give(name)}"])
         if not recorded and hint and hint != published:
-            self.notes.append(f"{prefix}heads of width {width} are not in the file: taken to be {hint}")
+            self.notes.append(f"{name} of width {width} are not in the file: taken to be {hint}")
         smallest = rotary.SMALLEST_HEAD if self.key_map.encoder.get("positions") == "rope3d" else 1
         if width % heads or width // heads < smallest:
-            field = FIELDS[f"{prefix}heads"] if recorded else f"--{prefix}heads"
-            where = f"{CONFIG}: {field}" if recorded else field
             expected = f"a number that divides {width}, the width of the arrays"
             expected += f", into heads of {smallest} values or more, as rotary positions need" if smallest > 1 else ""
-            raise WeightsError(self.key_map.kind, [f"{where} is {heads}; expected {expected}: correct it"])
+            remedy = f"add it, or give {give(name)}" if recorded and self.is_default(field) else "correct it"
+            what = self.recorded(field, heads) if recorded else f"--{name} is {heads}"
+            raise WeightsError(self.key_map.kind, [f"{what}; expected {expected}: {remedy}"])
         return heads
 
     def _heads_shown(self, prefix: str, width: int) -> int:
@@ -226,6 +212,10 @@ class _Reader:
         patch = self.config.get("patch", side)
         frames = self.config.get("num_frames") or self._frames(tubelet, image=len(shape) == 4)
         height, width = self.config.get("size") or self._size(patch, frames // tubelet)
+        if not self.has("encoder/positions/"):  # no array is over the grid, so that any can take the place of an impossible one
+            frames = self._possible("num_frames", frames, self.hints.num_frames, frames % tubelet == 0)
+            is_filled = height % patch == width % patch == 0
+            height, width = self._possible("size", (height, width), self.hints.sides, is_filled)
         recorded = self.config.get("size_recorded", (height, width))
         if recorded != (height, width):
             sizes = f"{recorded[0]}x{recorded[1]} pixels, and patches of {patch} fill {height}x{width} of them"
@@ -233,10 +223,17 @@ class _Reader:
         try:
             grid = Grid(frames, height, width, tubelet, patch)
         except ValueError as error:
-            raise WeightsError(self.key_map.kind, [f"{error}; give others by {_by('num_frames', 'size')}"]) from error
+            raise WeightsError(self.key_map.kind, [f"{error}; give others by {give('num_frames', 'size')}"]) from error
         if problem := too_large(grid, self.shape("encoder/embed/kernel")[-1]):
-            raise WeightsError(self.key_map.kind, [f"{problem}; give others by {_by('num_frames', 'size')}"])
+            raise WeightsError(self.key_map.kind, [f"{problem}; give others by {give('num_frames', 'size')}"])
         return grid
+
+    def _possible(self, name: str, recorded, hint, is_possible: bool):
+        """Returns the number of frames or their size of config.json, or where it is impossible the one that was asked for."""
+        if is_possible or not hint or hint == (0, 0):
+            return recorded
+        self.notes.append(f"{name} {recorded} of {CONFIG} is no multiple of its patches: {hint} is taken, as given")
+        return hint
 
     def _frames(self, tubelet: int, image: bool) -> int:
         time_patches = self.shape("encoder/positions/time", (0,))[0]
@@ -254,15 +251,15 @@ class _Reader:
         if fixed:
             count = fixed[0].side(np.asarray(self.arrays[self.converted.fixed[fixed[0].source]])) ** 2
         if not count:
-            if not all(self.hints.size):
+            if not any(self.hints.sides):
                 self.notes.append(f"the size of frames is not in the file: taken to be {self.key_map.side}, as published")
-            return self.hints.size if all(self.hints.size) else (self.key_map.side, self.key_map.side)
-        height, width = self.hints.size
+            return self.hints.sides if any(self.hints.sides) else (self.key_map.side, self.key_map.side)
+        height, width = self.hints.sides
         if height * width == count * patch**2:
             return height, width
         side = round(count**0.5) * patch
         if side * side != count * patch**2:
-            raise WeightsError(self.key_map.kind, [f"{count} positions are no square: give the frames' size by {_by('size')}"])
+            raise WeightsError(self.key_map.kind, [f"{count} positions are no square: give the frames' size by {give('size')}"])
         return side, side
 
     def decoder(self, grid: Grid, fields: Mapping) -> DecoderSpec:

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from typing import TypeGuard
 
 from cvmae.data.text_files import RepeatedKeyError, parse_json
 from cvmae.interop.pretrained import WeightsError
@@ -10,11 +11,18 @@ LARGEST = 1 << 16  # far above any model; beyond it a damaged number would take 
 
 
 class Fields:
-    """The fields of config.json, checked as they are read; `problems` lists those of another type or out of range."""
+    """The fields of config.json, checked as they are read.
+
+    Attributes:
+      config: the JSON object.
+      problems: fields of another type or out of range, one a line.
+      absent: names of whole numbers that were asked for and are not in the object, so that a default was returned.
+    """
 
     def __init__(self, config: dict):
         self.config = config
         self.problems: list[str] = []
+        self.absent: set[str] = set()
 
     def _expect(self, field: str, what: str, default):
         remedy = f"correct it, or remove it if transformers' default ({default!r}) is meant"
@@ -22,6 +30,8 @@ class Fields:
         return default
 
     def whole(self, field: str, default: int) -> int:
+        if field not in self.config:
+            self.absent.add(field)
         value = self.config.get(field, default)
         return value if _is_whole(value) else self._expect(field, f"a whole number from 1 to {LARGEST}", default)
 
@@ -46,6 +56,18 @@ class Fields:
         self._expect(field, "[1, side, side], a square patch of one frame", [1, default, default])
         return default
 
+    def processed_sides(self, field: str) -> tuple[int, int] | None:
+        """Returns (height, width) of a field of an image processor, one number or an object; None if it fixes not both."""
+        value = self.config.get(field)
+        height, width = (value.get("height"), value.get("width")) if isinstance(value, dict) else (value, value)
+        if height is None and width is None:
+            return None
+        if _is_whole(height) and _is_whole(width):
+            return height, width
+        what = f"a whole number from 1 to {LARGEST}, or height and width"
+        self.problems.append(f"{field} is {short(value)}; expected {what}: correct it, or remove it if it is unknown")
+        return None
+
     def sides(self, field: str, default: int) -> tuple[int, int]:
         """Returns (height, width) of a field that is one number or both."""
         value = self.config.get(field, default)
@@ -56,7 +78,7 @@ class Fields:
         return default, default
 
 
-def _is_whole(value) -> bool:
+def _is_whole(value) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
 
 

@@ -11,8 +11,9 @@ from cvmae.interop import hub
 from cvmae.interop.arrays import all_zero, empty, find_file, non_finite, read_arrays
 from cvmae.interop.convert import TABLE_TOLERANCE, Converted, cast_note, import_arrays
 from cvmae.interop.file_layout import file_differences, leave_out_parts
-from cvmae.interop.huggingface_config import class_names, read_config, read_normalization, repeated_names
-from cvmae.interop.infer_modules import InferredModules, ModelHints, infer_modules
+from cvmae.interop.hints import ModelHints
+from cvmae.interop.huggingface_config import class_names, read_config, read_crop, read_normalization, repeated_names
+from cvmae.interop.infer_modules import InferredModules, infer_modules
 from cvmae.interop.key_maps import KINDS, OWN_KIND, find_key_map, with_trained_table
 from cvmae.interop.key_maps.videoprism import unstack
 from cvmae.interop.keymap import KeyMap
@@ -20,8 +21,10 @@ from cvmae.interop.native import is_archive, read_archive
 from cvmae.interop.own_checkpoint import load_workdir
 from cvmae.interop.preprocessing import preprocessing_of
 from cvmae.interop.pretrained import Normalization, Origin, Pretrained, WeightsError
+from cvmae.interop.resize import as_asked, at_crop
 from cvmae.interop.saved_run import is_workdir
 from cvmae.interop.wrappers import unwrap
+from cvmae.parallel.processes import log_once
 from cvmae.storage.path import is_remote
 
 
@@ -33,6 +36,9 @@ def load(
         module, params, preprocessing = cvmae.load("WORKDIR")
         tokens = module.apply({"params": params}, preprocessing(frames)).tokens
 
+    The clips have the size of `hints`, else that of the frames that the image processor beside the weights makes, else that of the weights;
+    lines on stderr say what became of positions of another size.
+
     Args:
       part: `encoder`, `autoencoder` or `classifier`; empty takes the classifier if there is a head, else the encoder.
       path, kind, branch, step, hints: see `read`.
@@ -43,9 +49,19 @@ def load(
     Raises:
       ValueError: there is no such part; else see `read`.
     """
-    pretrained = read(path, kind, branch=branch, step=step, hints=hints)
+    pretrained = read_to_run(path, kind, branch=branch, step=step, hints=hints)
     module, params = pretrained.take(part)
     return module, params, preprocessing_of(pretrained)
+
+
+def read_to_run(
+    path, kind: str = "auto", *, branch: str = "video", step: int | None = None, hints: ModelHints = ModelHints()
+) -> Pretrained:
+    """Reads weights at the size that they are run at, see `load`, and logs what that changed. Args, Raises: see `read`."""
+    recorded = _read_recorded(path, kind, branch, step, hints)
+    pretrained = at_crop(as_asked(recorded, hints))
+    log_once(*(f"note: {note}" for note in pretrained.notes[len(recorded.notes) :]))
+    return pretrained
 
 
 def read(
@@ -59,13 +75,18 @@ def read(
       kind: one of `key_maps.KINDS`; `auto` detects it.
       branch: `video` or `image`: the branch to take from a workdir.
       step: the checkpoint to take from a workdir; None takes the newest complete one.
-      hints: settings that a file may not record.
+      hints: settings that a file may not record, and the size to take the encoder at.
 
     Raises:
       FileNotFoundError: there are no such weights, or the hub cannot be reached and they are not in its cache.
       WeightsError, WorkdirError: the weights are damaged or do not fit; all problems are listed.
       ValueError: the kind is unknown. TypeError: `path` is no path.
     """
+    return as_asked(_read_recorded(path, kind, branch, step, hints), hints)
+
+
+def _read_recorded(path, kind: str, branch: str, step: int | None, hints: ModelHints) -> Pretrained:
+    """Reads weights at the size that they record; see `read`."""
     if kind not in KINDS:
         raise ValueError(f"weights kind is {kind!r}; expected one of {', '.join(KINDS)}")
     local, origin = hub.resolve(path), Origin(hub.full_id(path))
@@ -110,17 +131,16 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
     notes = (
         unwrapped.notes + _encoder_alone(bare) + (() if hints.decoder else _drop_decoder(converted)) + leave_out_parts(converted)
     )
-    config, normalization, config_notes = _read_beside(folder, key_map)
+    config, normalization, crop, config_notes = _read_beside(folder, key_map)
     modules = _infer(name, key_map, arrays, converted, config, hints)
-    head = modules.head
+    head, grid = modules.head, modules.encoder.grid
     if head is not None:
         names, problems = class_names(config.get("id2label"), head.classes, converted.sources["head/kernel"])
         head = dataclasses.replace(head, names=names, loss=config.get("loss", "softmax"))
         converted.problems += problems
         notes += repeated_names(names)
-    notes = (*of_file, *modules.notes, *notes, *config_notes)
-    if converted.casts:
-        notes += (cast_note(converted.casts),)
+    casts = [cast_note(converted.casts)] if converted.casts else []
+    notes = (*of_file, *modules.notes, *notes, *config_notes, *casts)
     pretrained = Pretrained(
         name,
         modules.encoder,
@@ -134,8 +154,9 @@ def read_file(path, kind: str = "auto", hints: ModelHints = ModelHints()) -> Pre
         converted.sources,
         config.get("sampling"),
         reconstructs=key_map.reconstructs,
+        crop=None if crop == config.get("size_recorded", (grid.height, grid.width)) else crop,
     )
-    template, grid = pretrained.template(), modules.encoder.grid
+    template = pretrained.template()
     problems = converted.problems + file_differences(converted, template, key_map, arrays, unwrapped.bare_keys, grid)
     if problems := problems or all_zero(converted.arrays, converted.sources):
         raise WeightsError(name, problems)
@@ -157,13 +178,14 @@ def _drop_decoder(converted: Converted) -> tuple[str, ...]:
     return ("the file's decoder is left out",) if paths else ()
 
 
-def _read_beside(folder: pathlib.Path, key_map: KeyMap) -> tuple[dict, Normalization, tuple[str, ...]]:
-    """Reads the files beside the weights of a transformers folder: the config's fields, the normalization, and notes."""
+def _read_beside(folder: pathlib.Path, key_map: KeyMap) -> tuple[dict, Normalization, tuple[int, int] | None, tuple[str, ...]]:
+    """Reads the files beside the weights of a transformers folder: the config's fields, the normalization, the crop, and notes."""
     if not key_map.kind.startswith("hf-"):
-        return {}, key_map.normalization, ()
+        return {}, key_map.normalization, None, ()
     config = read_config(folder, key_map.kind)
     missing = "no config.json beside it: attention heads, eps and grid are taken to be those of transformers' defaults"
-    return config, read_normalization(folder) or key_map.normalization, () if config else (missing,)
+    normalization = read_normalization(folder) or key_map.normalization
+    return config, normalization, read_crop(folder), () if config else (missing,)
 
 
 def _infer(

@@ -21,6 +21,7 @@ CARD = "README.md"
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the form of the hub's license ids
 # Pictures of the run that show no frame of its videos, whose license is not that of the weights.
 PLOTS = {CURVES: "Losses and metrics over steps", CONFUSION: "Confusion matrix of the test"}
+PROBES = ("linear", "attentive")  # tasks whose classifier is in no export
 # Metrics of a classifier's report that the hub has a name for: (its type, name).
 HUB_METRICS = {
     "accuracy/top1": ("accuracy", "top-1 accuracy"),
@@ -278,7 +279,7 @@ def _metrics(run: Run, part: str) -> list[str]:
     line = f"Measured by `task={run.task}` on {split} of {run.data_name or 'its data'}"
     details = run.report.details
     line += "".join(f", {name} {details[name]}" for name in ("clips", "views", "clips_together") if name in details)
-    if run.task in ("linear", "attentive"):
+    if run.task in PROBES:
         line += ": of the probe, which is not part of this export"
     elif run.task == "finetune" and part != "classifier":
         line += ": of the whole classifier, of which this is the encoder"

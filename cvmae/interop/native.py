@@ -18,6 +18,7 @@ from cvmae.interop.convert import cast_note, is_floating, to_float32
 from cvmae.interop.description import from_json, parse_fields, to_json
 from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.pretrained import Pretrained, WeightsError, differences, too_large
+from cvmae.interop.resize import at_crop
 
 DESCRIPTION, KEYS = "cvmae.json", "keys.csv"
 ARRAYS = {"safetensors": "params.safetensors", "npz": "params.npz"}
@@ -53,7 +54,7 @@ def write_archive(pretrained: Pretrained, folder, kind: str = "safetensors") -> 
 
 def _export(pretrained: Pretrained, kind: str) -> Export:
     """Returns the lines of the model card, which load the folder that they are run in."""
-    grid = pretrained.encoder.grid
+    grid = at_crop(pretrained).encoder.grid  # as `cvmae.load` takes it
     clips = f"np.zeros((1, {grid.num_frames}, {grid.height}, {grid.width}, 3), np.float32)  # normalized as in training"
     if pretrained.normalization:
         clips = f"preprocessing(np.zeros(({grid.num_frames}, 240, 320, 3), np.uint8))  # the frames of a clip, RGB"

@@ -131,6 +131,7 @@ class Pretrained:
       sources: {path of a parameter: the key of the file it came from}; empty for files of this package.
       sampling: that of the training clips; None if unknown.
       reconstructs: False for an encoder of features (DINOv2, SigLIP, VideoPrism), whose branch is not to reconstruct pixels.
+      crop: (height, width) of the frames that the image processor beside them makes; None if unknown or the grid's.
       origin: where they were read from.
       license: their id among the licenses of the Hugging Face hub; empty if unknown.
     """
@@ -147,6 +148,7 @@ class Pretrained:
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     sampling: FrameSampling | None = None
     reconstructs: bool = True
+    crop: tuple[int, int] | None = None
     origin: Origin = Origin()
     license: str = ""
 
@@ -177,9 +179,7 @@ class Pretrained:
         """
         part = part or ("classifier" if self.head else "encoder")
         module = self.module(part)
-        if part == "encoder":
-            return module, self.params["encoder"]
-        return module, {key: self.params[key] for key in shapes(module)}
+        return module, self.params["encoder"] if part == "encoder" else {key: self.params[key] for key in shapes(module)}
 
     def module(self, part: str) -> Backbone | Autoencoder | Classifier:
         """Returns the module of one of `parts`. Raises: ValueError, see `take`."""
@@ -206,7 +206,8 @@ class Pretrained:
         """Lists the source, its parts with their sizes, what was left out, and the notes, one a line."""
         present = [part for part in ("encoder", "decoder", "norm", "pooler", "head") if part in self.params]
         lines = [self.name, *(f"  {part}: {amount(self.params[part])}" for part in present)]
-        return lines + self.left_out() + list(self.notes)
+        made = "the image processor beside the weights makes frames of {}x{}: cvmae.load and cvmae.load_encoder take them"
+        return lines + self.left_out() + list(self.notes) + ([made.format(*self.crop)] if self.crop else [])
 
     def left_out(self) -> list[str]:
         """Lists the keys of the file that were left out, with the reason; many keys with one reason are one line."""

@@ -9,12 +9,15 @@ import numpy as np
 from flax import traverse_util
 from jax import export
 
-from cvmae.files import new_folder
+from cvmae.files import new_folder, write_json
 from cvmae.interop.arrays import PROGRAM
+from cvmae.interop.huggingface import class_fields
+from cvmae.interop.huggingface_config import CONFIG, OWN, own_fields
 from cvmae.interop.model_card import Export, write_card
 from cvmae.interop.native import write_arrays
 from cvmae.interop.preprocessing import Preprocessing, preprocessing_of
 from cvmae.interop.pretrained import Pretrained, vit_of
+from cvmae.interop.resize import at_crop
 from cvmae.models.autoencoder import Autoencoder
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
@@ -26,12 +29,12 @@ PARAMS = "params.npz"
 
 
 def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
-    """Writes model.jax_export, its parameters as params.npz, and README.md, which shows how to run it, all or nothing.
+    """Writes model.jax_export, its parameters as params.npz, config.json, and README.md, which shows how to run it, all or nothing.
 
     The program takes a flat dict of float32 parameters by path and uint8 clips [b, T, H, W, 3], RGB, for any b, which it
     normalizes. A classifier gives logits, float32 [b, classes]; an encoder a dict of float32 `tokens` [b, N, D], `pooled`
     [b, D], their mean, and, if it has one, `cls` [b, D]. It computes in float32; the precision of matrix products is
-    the platform's default (TPUs round their factors to bfloat16).
+    the platform's default (TPUs round their factors to bfloat16). config.json holds the names of the classes and how frames were sampled.
 
     Args:
       pretrained: the weights.
@@ -45,6 +48,7 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     """
     if part == "autoencoder":
         raise ValueError("part is 'autoencoder', whose program would need masks: expected 'encoder' or 'classifier'")
+    pretrained = at_crop(pretrained)
     module, params = pretrained.take(part)
     assert not isinstance(module, Autoencoder)
     preprocessing = preprocessing_of(pretrained)
@@ -56,8 +60,16 @@ def export_stablehlo(pretrained: Pretrained, folder, part: str = "") -> None:
     with new_folder(folder) as new:
         (new / PROGRAM).write_bytes(program)
         write_arrays(new / PARAMS, params)
+        write_json(new / CONFIG, _config(pretrained, isinstance(module, Classifier)))
         name = "classifier" if isinstance(module, Classifier) else "encoder"
         write_card(new, pretrained, name, _export(module, preprocessing), pathlib.Path(folder).absolute().name)
+
+
+def _config(pretrained: Pretrained, is_classifier: bool) -> dict:
+    """Returns config.json, under the names of transformers: the clips, the names of the classes, and how frames were sampled."""
+    grid = pretrained.encoder.grid
+    clips = {"num_frames": grid.num_frames, "image_size": [grid.height, grid.width]}
+    return clips | class_fields(pretrained.head if is_classifier else None) | own_fields(pretrained.sampling)
 
 
 def export_program(module: Backbone | Classifier, params: dict, preprocessing: Preprocessing) -> export.Exported:
@@ -107,8 +119,10 @@ def _export(module: Backbone | Classifier, preprocessing: Preprocessing) -> Expo
         f"{result} = jax.jit(exported.call)(params, video)",
     )
     compatibility = "https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees"
+    names = "the names of the classes by number (`id2label`) and " if isinstance(module, Classifier) else ""
     remarks = (
         f"It gives {what}. Needs jax, numpy and flatbuffers alone, on {', '.join(PLATFORMS)}; any number of clips.",
+        f"`{CONFIG}` has {names}how the frames of clips were sampled (`{OWN}`), where the weights record it.",
         f"Written by jax {jax.__version__}, and to be read by those of the [next six months]({compatibility}).",
     )
     return Export("stablehlo", "jax", usage, remarks)

@@ -11,7 +11,7 @@ from cvmae.array_types import AnyArray
 from cvmae.models.backbone import EncoderOutput
 from cvmae.models.layers import drop_path_rates, layer_keys, layer_norm, linear
 from cvmae.models.masking import Mask
-from cvmae.models.patches import Grid, patchify
+from cvmae.models.patches import Grid, patches_of
 from cvmae.models.positions import PositionEmbedding
 from cvmae.models.vit import Blocks, Encoder, TransformerConfig
 
@@ -68,7 +68,7 @@ class FactorizedEncoder(nn.Module):
     def __call__(
         self, video: Float[AnyArray, "B T H W C"], mask: Mask | None = None, drop_keys: Key[Array, " B"] | None = None
     ) -> EncoderOutput:
-        """Encodes normalized clips; see `backbone.Backbone`. Raises: ValueError, a mask is given."""
+        """Encodes normalized clips; see `backbone.Backbone`. Raises: ValueError, a mask is given, or the clips are of another grid."""
         if mask is not None:
             raise ValueError(UNMASKED)
         trunk, grid, width = self.trunk, self.grid, self.trunk.size.width
@@ -76,7 +76,7 @@ class FactorizedEncoder(nn.Module):
         rates = tuple(drop_path_rates(trunk.drop_path, self.depth))
         space, time = SpaceAndTimeTables(grid, width, name="positions")()
 
-        x = linear(width, trunk.dtype, "embed", trunk.rules)(patchify(video, grid.tubelet, grid.patch))
+        x = linear(width, trunk.dtype, "embed", trunk.rules)(patches_of(video, grid))
         x = rearrange(x, "b (t s) d -> (b t) s d", t=grid.time_patches) + space.astype(trunk.dtype)
         keys = _repeat(drop_keys, grid.time_patches)
         x = Blocks(trunk, rates[:spatial_depth], name="blocks")(x, keys)

@@ -98,6 +98,25 @@ def as_patches(video: Num[AnyArray, "B T H W C"] | Num[AnyArray, "B N P"], tubel
     return video if video.ndim == 3 else patchify(video, tubelet, patch)
 
 
+def patches_of(video: Num[AnyArray, "B T H W C"] | Num[AnyArray, "B N P"], grid: Grid) -> Num[AnyArray, "B N P"]:
+    """Cuts clips of a grid into tokens; patches are returned as they are.
+
+    Raises:
+      ValueError: the clips have another number of frames or size than the grid, or the patches another number.
+    """
+    shape = (grid.num_frames, grid.height, grid.width)
+    if video.ndim == 3 and video.shape[1] != grid.tokens:
+        raise ValueError(f"clips are of {video.shape[1]} patches; this encoder takes {grid.tokens}")
+    if video.ndim == 5 and video.shape[1:4] != shape:
+        frames, height, width = video.shape[1:4]
+        clips, taken = (f"{t} frames of {h}x{w} pixels" for t, h, w in (video.shape[1:4], shape))
+        hints = f"hints=cvmae.interop.ModelHints(num_frames={frames}, size=({height}, {width}))"
+        raise ValueError(
+            f"clips are of {clips}; this encoder takes {taken}: cut them so, or load it for others by cvmae.load {hints}"
+        )
+    return as_patches(video, grid.tubelet, grid.patch)
+
+
 def unpatchify(tokens: Num[AnyArray, "B N P"], grid: Grid) -> Num[AnyArray, "B T H W 3"]:
     """Puts tokens back together as clips; the inverse of `patchify`.
 

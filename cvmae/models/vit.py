@@ -16,7 +16,7 @@ from cvmae.models.attention import AttentionKernel, attend_projected, check_soft
 from cvmae.models.backbone import EncoderOutput
 from cvmae.models.choices import check_choice
 from cvmae.models.layers import LayerScale, drop_path_rates, drop_samples, gelu, layer_keys, layer_norm, linear, prepend
-from cvmae.models.patches import Grid, as_patches
+from cvmae.models.patches import Grid, patches_of
 from cvmae.models.positions import PositionEmbedding, Positions
 from cvmae.parallel.logical_axes import Rules, constrain
 
@@ -275,9 +275,9 @@ class Encoder(nn.Module):
         mask: masking.Mask | None = None,
         drop_keys: Key[Array, " B"] | None = None,
     ) -> EncoderOutput:
-        """Encodes normalized clips, or their patches in the order of the grid; see `backbone.Backbone`."""
+        """Encodes normalized clips, or their patches in the order of the grid; see `backbone.Backbone`. Raises: ValueError, of another grid."""
         trunk, width = self.trunk, self.trunk.size.width
-        patches = as_patches(video, self.grid.tubelet, self.grid.patch)
+        patches = patches_of(video, self.grid)
         table: AnyArray
         cls_position: AnyArray
         if is_rotary := self.positions == "rope3d":

@@ -2,6 +2,7 @@
 
 from cvmae.config import UNTRAINED, config_errors, require
 
+RUNLOCAL_SIZE = (32, 32)  # height and width of the frames of the argument `runlocal`
 # An encoder of random weights, and the type of each field: the defaults of pre-training's video branch in configs/common.py.
 UNTRAINED_ENCODER = {
     "backbone": "vit",
@@ -91,7 +92,8 @@ def fill_multi_label(config):
 def fill_encoder_fields(config):
     """Sets the fields of config.video_branch that are None to those of the weights, or without weights of `UNTRAINED_ENCODER`.
 
-    Without weights the argument `runlocal` of a config asks for another size, in video_branch.untrained_variant, which is removed here.
+    Without weights the argument `runlocal` of a config asks for another size, in video_branch.untrained_variant, which is removed here; its
+    frames get a size that patches fill.
     Fields of the branch with a value stay: where they differ from the weights', loading refuses them. The weights are read here
     for their description alone and once more to start from them, since kept until then they would take their size of memory.
 
@@ -109,11 +111,24 @@ def fill_encoder_fields(config):
         values = _encoder_fields("init_from", config.init_from, branch, inflate=branch.inflate)
     else:
         values = UNTRAINED_ENCODER | {"variant": untrained_variant or UNTRAINED_ENCODER["variant"]}
-    filled = _with_fields(config, {f"video_branch.{name}": values[name] for name in unset})
+    filled, notes = _with_fields(config, {f"video_branch.{name}": values[name] for name in unset}), []
     if untrained_variant:
         with filled.unlocked():
             del filled.video_branch.untrained_variant
-    return filled, _recipe_notes(filled, unset) if has_weights else []
+        filled, notes = _fill_patches(filled)
+    return filled, notes + (_recipe_notes(filled, unset) if has_weights else [])
+
+
+def _fill_patches(config):
+    """Sets runlocal's size of frames to the nearest multiple of the patch, which DINOv2 has of 14; returns the config and notes."""
+    patch = config.video_branch.variant.rpartition("/")[2]
+    if tuple(config.augment.size) != RUNLOCAL_SIZE or not patch.isdecimal() or not int(patch):  # other values are checked later
+        return config, []
+    height, width = (max(1, round(length / int(patch))) * int(patch) for length in RUNLOCAL_SIZE)
+    if (height, width) == RUNLOCAL_SIZE:
+        return config, []
+    note = f"note: runlocal takes augment.size=({height}, {width}), the multiple of the patch size {patch} nearest to {RUNLOCAL_SIZE}"
+    return _with_fields(config, {"augment.size": (height, width)}), [note]
 
 
 def _unset_fields(section) -> list[str]:

@@ -8,13 +8,14 @@ import jax
 
 from cvmae.config import UNTRAINED, config_errors, require
 from cvmae.interop import hub
-from cvmae.interop.adapt import InitFrom, adapt_decoder, adapt_encoder
+from cvmae.interop.adapt import InitFrom, adapt_encoder
 from cvmae.interop.compatible import check_compatible
-from cvmae.interop.infer_modules import ModelHints
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
 from cvmae.interop.own_checkpoint import has_branch
 from cvmae.interop.pretrained import Pretrained, amount
+from cvmae.interop.resize import LEARNED, adapt_decoder, decoder_at
 from cvmae.interop.saved_run import is_workdir
 from cvmae.models import masking
 from cvmae.models.autoencoder import Autoencoder, Decoder, DecoderSpec
@@ -91,7 +92,7 @@ def load_video_branch(start: InitFrom, encoder: Encoder, config) -> tuple[Pretra
     Raises:
       ValueError, FileNotFoundError: see `adapt.load_encoder`.
     """
-    source = read(start.path, branch=start.branch, hints=ModelHints(encoder.trunk.size.heads))
+    source = read(start.path, branch=start.branch, hints=ModelHints(encoder.trunk.size.heads, recorded_first=True))
     if start.inflate != "none":
         source = inflate(source, encoder.grid, start.inflate)
     check_compatible(source, encoder, None, start.branch)
@@ -105,7 +106,7 @@ def load_image_branch(path: str, config, like: TransformerConfig) -> tuple[Pretr
       ValueError: the encoder takes more than one frame, or the frame size is not a multiple of its patch size; see also
         `adapt.load_encoder`.
     """
-    source = read(path, branch="image", hints=ModelHints(like.size.heads, decoder=False))
+    source = read(path, branch="image", hints=ModelHints(like.size.heads, decoder=False, recorded_first=True))
     if source.encoder.grid.num_frames > 1:
         raise ValueError(
             f"{source.name} is an encoder of {source.encoder.grid.num_frames} frames: give an image encoder's weights"
@@ -123,13 +124,10 @@ def _fitted(source: Pretrained, encoder: Encoder, config, branch: str) -> tuple[
     params, decoder = {"encoder": encoder_params}, source.decoder
     lines = [f"{branch} encoder from {source.name}: {amount(encoder_params)}", *source.notes, *notes]
     if decoder is not None:
-        frames = decoder.target_tubelet(source.encoder.grid) * encoder.grid.time_patches
         decoder = dataclasses.replace(
-            decoder,
-            trunk=_computing_like(decoder.trunk, encoder.trunk),
-            target_frames=0 if frames == encoder.grid.num_frames else frames,
+            decoder_at(decoder, source.encoder.grid, encoder.grid), trunk=_computing_like(decoder.trunk, encoder.trunk)
         )
-        params["decoder"], notes = adapt_decoder(source, encoder, decoder)
+        params["decoder"], notes = adapt_decoder(source, encoder, decoder, LEARNED)
         lines += [f"{branch} decoder from the same: {amount(params['decoder'])}", *notes]
     return dataclasses.replace(source, encoder=encoder, params=params, decoder=decoder, head=None), lines
 

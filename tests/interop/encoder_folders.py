@@ -36,10 +36,11 @@ def write(folder: pathlib.Path, params: dict, key_map: KeyMap, grid: Grid, confi
     return folder / "model.safetensors"
 
 
-def make_dinov2(folder: pathlib.Path, side: int = 24) -> pathlib.Path:
-    grid = Grid(1, side, side, 1, 8)
+def make_dinov2(folder: pathlib.Path, side: int = 24, patch: int = 8) -> pathlib.Path:
+    grid = Grid(1, side, side, 1, patch)
     params = random_params(image_encoder(grid, cls_token=True, registers=2, layer_scale=True))
     config = {"model_type": "dinov2_with_registers", "image_size": side, "mlp_ratio": 4, "use_swiglu_ffn": False}
+    config |= {"patch_size": patch}
     return write(folder, {"encoder": params}, HF_DINOV2[0], grid, config)
 
 

@@ -76,7 +76,8 @@ def test_import(name, auto, tmp_path, capsys):
     grid = module.grid if isinstance(module, Encoder) else module.encoder.grid
     save_weights(tmp_path / "file.safetensors", tree, key_map, grid)
     kind = "auto" if auto else name.split()[0]
-    assert run("import", f"--from={kind}", f"--weights={tmp_path / 'file.safetensors'}", f"--out={tmp_path / 'out'}", *SIZES) == 0
+    words = ("--heads=2", "--decoder_heads=2", f"--num_frames={grid.num_frames}", f"--image_size={grid.height}")
+    assert run("import", f"--from={kind}", f"--weights={tmp_path / 'file.safetensors'}", f"--out={tmp_path / 'out'}", *words) == 0
     loaded = read(tmp_path / "out")
     part = {Autoencoder: "autoencoder", Classifier: "classifier", Encoder: "encoder"}[type(module)]
     assert loaded.take(part)[0] == module
@@ -112,8 +113,8 @@ OUTGOING = {
     ("classifier", "hf-videomae", ""): ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"],
     ("videomae", "safetensors", "encoder"): ["README.md", "cvmae.json", "params.safetensors"],
     ("mae_st", "npz", ""): ["README.md", "cvmae.json", "params.npz"],
-    ("classifier", "stablehlo", ""): ["README.md", "model.jax_export", "params.npz"],
-    ("mae_st", "stablehlo", "encoder"): ["README.md", "model.jax_export", "params.npz"],
+    ("classifier", "stablehlo", ""): ["README.md", "config.json", "model.jax_export", "params.npz"],
+    ("mae_st", "stablehlo", "encoder"): ["README.md", "config.json", "model.jax_export", "params.npz"],
 }
 
 
@@ -143,6 +144,14 @@ WRONG = {
     "no weights": (("import", "--out=x"), "--weights is missing"),
     "no format": (("export", "--checkpoint=x", "--out=x"), "--to is missing"),
     "no such format": (("export", "--checkpoint=x", "--out=x", "--to=hf-videoma"), "hf-videomae"),
+    "a kind that is read alone": (
+        ("export", "--checkpoint=x", "--out=x", "--to=hf-vjepa2"),
+        "--to=hf-vjepa2: expected one of hf-videomae, safetensors, npz, stablehlo, onnx; hf-vjepa2 is read and not written: --to=stablehlo",
+    ),
+    "nothing like a format": (
+        ("export", "--checkpoint=x", "--out=x", "--to=zip"),
+        "one of hf-videomae, safetensors, npz, stableh",
+    ),
     "too many words": (("export", "x", "--checkpoint=x", "--out=x", "--to=npz"), "give what to do"),
     "no folder": (("push", "--to=hf:a/b"), "push takes one folder"),
     "no place": (("push", "x"), "--to is missing"),

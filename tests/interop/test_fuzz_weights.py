@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 
 from cvmae.interop import WeightsError
 from cvmae.interop.arrays import INDEX
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.huggingface import write_hf_videomae
-from cvmae.interop.infer_modules import ModelHints
 from cvmae.interop.load import read
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Head

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import cvmae
 from cvmae.interop import WeightsError
-from cvmae.interop.infer_modules import ModelHints
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.key_maps import KEY_MAPS
 from cvmae.interop.key_maps.mae import HF_VIT_MAE
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, VIDEOMAE_CLASSIFIER

@@ -13,8 +13,10 @@ from cvmae.interop import __main__ as command
 from cvmae.interop import hub, read
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Head
+from cvmae.tasks import run as run_task
 from tests.commands import ROOT, run, run_own
 from tests.interop.pretrained_models import pretrained, videomae
+from tests.tiny_configs import downstream
 
 CONFIG = f"{ROOT / 'configs' / 'ssv2.py'}:task=finetune,exportable,runlocal"
 FIELDS = (
@@ -116,6 +118,18 @@ def test_weights_that_are_from_no_run(normalization, tmp_path, monkeypatch):
         assert "b.pth" in written and "/data" not in written and "/root" not in written
     assert run_lines(text, tmp_path / "out", monkeypatch)["outputs"].shape == (1, 3)
     assert read(tmp_path / "out").parts == ("encoder", "classifier")
+
+
+def test_a_probe_that_stays_behind_is_said(workdir, tmp_path, capsys):
+    config = downstream("linear", total="1_steps", init_from="untrained", augment__size=(16, 16))
+    run_task(config, tmp_path / "probe")
+    line = f"the linear probe of {tmp_path / 'probe'} is not part of this: it is the encoder alone, without classes"
+    capsys.readouterr()
+    for words in (("export", "--to=stablehlo", "--checkpoint"), ("import", "--weights")):
+        assert run_own(command, *words[:-1], f"{words[-1]}={tmp_path / 'probe'}", f"--out={tmp_path / words[0]}") == 0
+        assert line in capsys.readouterr().out.splitlines()
+    export("npz", workdir, tmp_path / "classifier")
+    assert "probe" not in capsys.readouterr().out
 
 
 def test_weights_of_the_hub_name_it(tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from cvmae.evaluation.embed import embed
+from cvmae.evaluation.embed import load_encoder as load_video_encoder
 from cvmae.evaluation.features import FeatureSpec, encode_tokens
 from cvmae.interop import WeightsError, read
 from cvmae.interop.adapt import InitFrom, load_encoder
@@ -99,6 +101,23 @@ def test_positions_of_other_sizes(name, side, tmp_path):
     options = {"interpolate_pos_encoding": True} if name == "SigLIP" else {}
     reference = torch_run(model, pixels, key_map_of(model), {}, encoder.registers, False, **options)
     compare(f"{name} at {side} pixels", module_run(encoder, params, clips_of(pixels, encoder.grid), False), reference)
+
+
+@pytest.mark.parametrize("name", ["DINOv2", "DINOv2 with registers"])
+def test_the_pipeline_at_the_crop_of_its_processor(name, tmp_path):
+    """Published DINOv2 was trained on 518 pixels, and its processor cuts frames to 224, for which the model interpolates."""
+    model = build(*CASES[name])
+    model.save_pretrained(tmp_path)
+    sides = {"size": {"shortest_edge": 42}, "crop_size": {"height": 28, "width": 28}}
+    transformers.BitImageProcessor(**sides).save_pretrained(tmp_path)
+    frame = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, do_resize=False)  # whose rounding is to gray levels
+    encoder = load_video_encoder(tmp_path)
+    with torch.no_grad():
+        states = model(**processor(frame, return_tensors="pt")).last_hidden_state.numpy()
+    expected = states[:, encoder.module.prefix :].mean(1)
+    np.testing.assert_allclose(encoder(frame[None, None]), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embed(frame[None], tmp_path), expected[0], rtol=1e-4, atol=1e-5)
 
 
 def test_what_stands_around_a_tower_is_left_out(tmp_path):

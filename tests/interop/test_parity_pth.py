@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae.interop.infer_modules import ModelHints
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.load import read
 from cvmae.models import masking
 from tests.interop import hf_models, torch_mae, torch_mae_st, torch_videomae

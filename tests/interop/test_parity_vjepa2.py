@@ -152,7 +152,7 @@ def test_files_of_the_authors(module, tmp_path):
     torch.save({"encoder": other, "predictor": predictor, "target_encoder": state, "epoch": 3}, tmp_path / "vitl.pt")
     with pytest.raises(ValueError, match="give --heads"):
         read(tmp_path / "vitl.pt")
-    from cvmae.interop.infer_modules import ModelHints
+    from cvmae.interop.hints import ModelHints
 
     loaded = read(tmp_path / "vitl.pt", hints=ModelHints(heads=3))
     jax.tree.map(np.testing.assert_array_equal, loaded.params, expected.params)

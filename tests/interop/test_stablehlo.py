@@ -1,6 +1,7 @@
 """The exported program runs where this package, flax and einops cannot be imported, for any batch, as the module does."""
 
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from jax import export
 
 import cvmae
 from cvmae.interop.preprocessing import preprocessing_of
-from cvmae.interop.pretrained import Head
+from cvmae.interop.pretrained import FrameSampling, Head
 from cvmae.interop.stablehlo import export_program, export_stablehlo
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
@@ -84,7 +85,7 @@ def written(tmp_path_factory):
     for name, (source, part) in CASES.items():
         folders[name] = tmp_path_factory.mktemp("exported") / "out"
         export_stablehlo(source, folders[name], part)
-        assert sorted(os.listdir(folders[name])) == ["README.md", "model.jax_export", "params.npz"]
+        assert sorted(os.listdir(folders[name])) == ["README.md", "config.json", "model.jax_export", "params.npz"]
         for batch in (1, 3):
             np.save(folders[name] / f"batch{batch}.npy", clips(source, batch))
     subprocess.run([sys.executable, "-c", textwrap.dedent(ALONE), *map(str, folders.values())], check=True)
@@ -101,6 +102,31 @@ def test_without_this_package(name, written):
             for key, value in expected.items():
                 assert outputs[key].dtype == np.float32
                 assert_close(f"{name} {key} of {batch}", relative(outputs[key], value), 1e-5)
+
+
+def test_the_names_of_classes_and_the_sampling_are_in_the_config(written, tmp_path):
+    clips = {"num_frames": 4, "image_size": [16, 24]}
+    for name in ("encoder", "encoder of a classifier"):
+        assert json.loads((written[name] / "config.json").read_text()) == clips
+    source, _ = CASES["classifier"]
+    named = dataclasses.replace(source, head=Head(2, names=("cat, sat", "dog"), loss="sigmoid"), sampling=FrameSampling(3, 25.0))
+    params = named.params | {"head": {"kernel": np.zeros((16, 2), np.float32), "bias": np.zeros(2, np.float32)}}
+    export_stablehlo(dataclasses.replace(named, params=params), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config == clips | {
+        "id2label": {"0": "cat, sat", "1": "dog"},
+        "label2id": {"cat, sat": 0, "dog": 1},
+        "problem_type": "multi_label_classification",
+        "cvmae": {"sampling": {"stride": 3, "fps": 25.0, "square_pixels": True}},
+    }
+    assert "`config.json` has the names of the classes" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_program_is_of_the_size_that_the_processor_makes(tmp_path):
+    source = dataclasses.replace(CASES["encoder"][0], crop=(24, 24))
+    export_stablehlo(source, tmp_path / "out")
+    exported = export.deserialize(bytearray((tmp_path / "out" / "model.jax_export").read_bytes()))
+    assert str(exported.in_avals[-1].shape) == "(b, 4, 24, 24, 3)"
 
 
 def test_a_program_is_no_weights(written):

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cvmae.interop import WeightsError
-from cvmae.interop.infer_modules import ModelHints
+from cvmae.interop.hints import ModelHints
 from cvmae.interop.key_maps.mae import MAE
 from cvmae.interop.key_maps.mae_st import MAE_ST
 from cvmae.interop.key_maps.videomae import HF_VIDEOMAE, HF_VIDEOMAE_CLASSIFIER, VIDEOMAE, VIDEOMAE_CLASSIFIER

@@ -8,6 +8,7 @@ from cvmae.config import ConfigError, load
 from cvmae.tasks import run
 from cvmae.tasks.model_fields import UNTRAINED_ENCODER, fill_fields
 from cvmae.tasks.validate import validate
+from tests.interop.encoder_folders import make_dinov2
 from tests.tiny_configs import CONFIGS, PLAIN, config, downstream
 
 OTHER = {
@@ -77,6 +78,37 @@ def test_runlocal_is_tiny_unless_an_argument_sets_the_variant(workdir, name):
     assert runlocal("task=linear,variant=mini/8", name, init_from=str(workdir)).video_branch.variant == "mini/8"
     c = runlocal("variant=mini/8", name)
     assert c.video_branch.variant == c.image_branch.variant == "mini/8"
+
+
+@pytest.mark.parametrize("side, expected", [(14, 28), (18, 36), (20, 40), (24, 24), (80, 80), (16, 32)])
+def test_runlocal_takes_frames_that_patches_fill(side, expected):
+    filled, notes = fill_fields(load(f"{CONFIGS / 'ssv2.py'}:task=linear,runlocal,variant=test/{side}"))
+    assert tuple(filled.augment.size) == (expected, expected)
+    assert [f"({expected}, {expected}), the multiple of the patch size {side} nearest" in note for note in notes] == [True] * (
+        expected != 32
+    )
+    validate(filled)
+
+
+def test_sizes_that_are_asked_for_stay_as_they_are():
+    fields = {"augment.size": (30, 30)}
+    filled, notes = fill_fields(load(f"{CONFIGS / 'ssv2.py'}:task=linear,runlocal,variant=test/14", fields))
+    assert tuple(filled.augment.size) == (30, 30) and not notes
+    filled, notes = fill_fields(
+        open_config(**{"init_from": "untrained", "video_branch.variant": "test/14", "augment.size": (32, 32)})
+    )
+    assert tuple(filled.augment.size) == (32, 32) and not notes
+    for variant in ("test/0", "test", "test/x"):
+        filled, notes = fill_fields(load(f"{CONFIGS / 'ssv2.py'}:task=linear,runlocal", {"video_branch.variant": variant}))
+        assert tuple(filled.augment.size) == (32, 32) and not notes
+
+
+def test_runlocal_runs_dinov2_whose_patches_are_of_14(tmp_path, capsys):
+    weights = make_dinov2(tmp_path / "weights", side=42, patch=14).parent
+    fields = {"init_from": str(weights), "data.num_frames": 1}
+    run(load(f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal", fields), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["augment"]["size"] == [28, 28]
+    assert "note: runlocal takes augment.size=(28, 28)" in capsys.readouterr().err
 
 
 def test_runlocal_compares_the_variant_of_its_argument_with_the_weights(workdir, tmp_path):
