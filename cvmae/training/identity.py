@@ -183,7 +183,7 @@ def _tell_other_weights(position: dict, expected: dict) -> None:
     for field, stamp in expected.get(WEIGHTS, {}).items():
         if before.get(field, stamp) != stamp:
             processes.log_once(
-                f"note: the weights in config.{field}={expected.get(field)!r} are others than at the start of the run, which goes on with "
+                f"note: the weights in config.{field}={expected.get(field)!r} are others than at the start of the run, which continues with "
                 "those it began with; give another --workdir to begin with these"
             )
 

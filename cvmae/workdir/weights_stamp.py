@@ -18,16 +18,16 @@ def weights_stamp(path: str) -> str:
 
     It is a hash of the names and sizes of their files and of pieces of each, so that a copy has the stamp of what it was copied from.
     """
-    digest, found = hashlib.blake2b(digest_size=16), False
+    digest = hashlib.blake2b(digest_size=16)
     try:
-        for name, file in _files(pathlib.Path(path).expanduser()):
-            found = True
+        files = list(_files(pathlib.Path(path).expanduser()))
+        for name, file in files:
             digest.update(f"{name} {os.path.getsize(file)}".encode())
             for piece in _pieces(file):
                 digest.update(piece)
     except (OSError, ValueError):
         return ""
-    return digest.hexdigest() if found else ""
+    return digest.hexdigest() if files else ""
 
 
 def _files(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path]]:

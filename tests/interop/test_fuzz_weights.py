@@ -27,7 +27,7 @@ from tests.requirements import missing
 COUNT = 40  # damaged files of each format
 # What a reader of weights may raise: see `load.read`.
 ALLOWED = (WeightsError, FileNotFoundError)
-HINTS = ModelHints(heads=4, num_frames=4, size=(32, 32))
+HINTS = ModelHints(heads=4, num_frames=4, size=(32, 32), recorded_first=True)
 VALUES: list = [
     None,
     True,

@@ -106,5 +106,5 @@ def test_weights_that_are_replaced_under_their_name_are_told_at_a_resume(classif
     write_archive(dataclasses.replace(found, params=jax.tree.map(lambda leaf: leaf + 1, found.params)), folder)
     c.total = "4_steps"
     train(c, str(tmp_path / "run"))
-    said = f"note: the weights in config.init_from={str(folder)!r} are others than at the start of the run, which goes on with those it"
+    said = f"note: the weights in config.init_from={str(folder)!r} are others than at the start of the run, which continues with those it"
     assert said in capsys.readouterr().err
