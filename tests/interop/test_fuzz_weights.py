@@ -151,7 +151,8 @@ def replace_a_value(value, rng: np.random.Generator):
 def attempt(path: pathlib.Path, seed: int) -> bool:
     """Reads weights; returns True if they were read. Fails on an error of any other kind, and on a problem of several lines."""
     try:
-        read(path, hints=HINTS)
+        # A config.json has all of it, and of an image encoder another number of frames.
+        read(path, hints=ModelHints() if (path.parent / "config.json").is_file() else HINTS)
         return True
     except ALLOWED as error:
         assert str(error), seed
