@@ -11,6 +11,9 @@ import numpy as np
 _STORES_DTS = frozenset(("mpegts", "flv"))
 # Places between a packet and its frame's place in display order at most; groups of frames that are sorted together have up to 32.
 _DISPLACED = 32
+# Of the usual distance between frames: what is less than the one is short, and what differs by less than the other is usual. A time that
+# moved makes two short ones at most, and recordings with a variable rate have many.
+_SQUEEZED, _EVEN, _MOVED = 0.7, 0.2, 2
 # B-frames that common settings of encoders put before the last frame of a recording, which may follow a pause.
 _GROUP = 8
 
@@ -36,15 +39,19 @@ def seem_mixed_up(shown: list[Packet], form: str, context) -> bool:
       context: the PyAV codec context of the stream.
     """
     times = np.array([packet.pts for packet in shown])
+    descends = bool((np.diff(times) < 0).any())
     if not context.codec.reorder:
-        return bool((np.diff(times) < 0).any())
+        return descends
+    if descends and not context.has_b_frames:
+        return True
     stored = [packet for packet in shown if packet.dts is not None] if form in _STORES_DTS else []
     dts = np.array([packet.dts for packet in stored], np.int64)
     if (np.diff(dts) < 0).any() or (np.array([packet.pts for packet in stored]) < dts).any():
         return True
     order = np.argsort(times)
     is_displaced = np.abs(np.argsort(order) - np.arange(len(times))).max() > _DISPLACED
-    return bool(is_displaced) or _strays(times[order], order) or _crosses_keyframe(shown)
+    ascending = times[order]
+    return bool(is_displaced) or _strays(ascending, order) or _squeezes(ascending) or _crosses_keyframe(shown)
 
 
 def _strays(ascending: np.ndarray, order: np.ndarray) -> bool:
@@ -52,6 +59,13 @@ def _strays(ascending: np.ndarray, order: np.ndarray) -> bool:
     if len(order) <= _GROUP + 1 or order[-1] >= len(order) - 1 - _GROUP:
         return False
     return bool(ascending[-1] - ascending[-2] > ascending[-2] - ascending[0])
+
+
+def _squeezes(ascending: np.ndarray) -> bool:
+    """Returns True if a frame or two stand between others that keep one distance, as a frame does whose time was damaged."""
+    gaps = np.diff(ascending)
+    usual = np.median(gaps) if len(gaps) else 0
+    return 0 < (gaps < _SQUEEZED * usual).sum() <= _MOVED and bool((np.abs(gaps - usual) < _EVEN * usual).mean() > 0.5)
 
 
 def _crosses_keyframe(shown: list[Packet]) -> bool:
