@@ -58,6 +58,11 @@ def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()
     folder = Workdir(workdir)
     files = [name for name in LEFT_BEHIND if (folder / name).exists()]
     lines = [f"left in {workdir}: {', '.join(files)}"] if files else []
+    if config.task == "pretrain" and not active_terms(config).video_branch:
+        return [
+            *lines,
+            f"next: --config.image_branch.init_from={workdir} of a pre-training on videos begins with this image branch",
+        ]
     following = _next_task(config, folder)
     if following is None:
         return lines
@@ -89,10 +94,8 @@ def workdir_beside(workdir: str, task: str) -> str:
 
 
 def _next_task(config, folder: Workdir) -> str | None:
-    """Returns the task that usually follows a run; None without one, or where its data are unknown."""
+    """Returns the task that usually follows a run, which has a video encoder; None without one, or where its data are unknown."""
     following = _NEXT.get(config.task)
-    if config.task == "pretrain" and not active_terms(config).video_branch:
-        return None  # tasks read a video encoder
     if config.task == "pretrain" and config.data.get("mixture"):
         following = "visualize"  # clips of one of the sources, which may have no labels
     backbone = (folder.read_config() or {}).get("video_branch", {}).get("backbone", "vit")

@@ -34,6 +34,7 @@ from cvmae.training.metric_writer import (
     check_finite,
     last_logged,
     open_writer,
+    summary,
     to_floats,
 )
 from cvmae.training.preemption import stop_requested
@@ -137,6 +138,9 @@ class TrainLoop:
         self.changed_fields: dict[str, list] = {}
         self.state, position = self._restore()
         self.step, self.replaced, self.clock = position["step"], position.get("replaced", 0), Clock(position.get("seconds", 0.0))
+        self.unevaluated = position.get(
+            "unevaluated", False
+        )  # the step of the checkpoint, by held-out clips that could not be read
         self.clip_counts = ClipCounts(source, config.batch_size, position)
         writes = processes.is_main_process()
         self.bad_files = BadFiles(workdir, len(source), config.data.max_bad_fraction, writes=writes)
@@ -158,7 +162,9 @@ class TrainLoop:
             "raise config.total, or give another --workdir",
         )
         at_end = f"this run was finished already, at step {step} of {total}: its results are computed from the checkpoint there"
-        processes.log_once(at_end if step == total else f"resumed from the checkpoint of step {step}")
+        processes.log_once(
+            at_end if step == total and "unevaluated" not in restored[1] else f"resumed from the checkpoint of step {step}"
+        )
         self.changed_fields = identity.tell_changed_fields(self.workdir, self.config, step)
         return restored
 
@@ -191,29 +197,37 @@ class TrainLoop:
         The order is: evaluate, checkpoint, then draw the next batch. So the saved position in the data belongs to the saved step.
         """
         start = self.step
-        if start == self.schedule.total:
+        if start == self.schedule.total and not self.unevaluated:
             return processes.allgather_json(last_logged(self.workdir) if processes.is_main_process() else {})[0]
         self.progress.set_postfix_str("compiling")
         while True:
             check_held(self.workdir)
             self.stopping = stop(self.step)
+            if self.unevaluated or (self.step > start and self.schedule.due(self.schedule.evaluate, self.step)):
+                self.evaluate()
             if self.step > start:
-                if self.schedule.due(self.schedule.evaluate, self.step):
-                    self.read_metrics()
-                    self.writer.write(self.step, self.task.evaluate(self.state))
-                    self.clock.restart()
                 keep = self.schedule.due(self.schedule.keep, self.step)
-                if (
-                    self.stopping
-                    or keep
-                    or self.schedule.due(self.schedule.checkpoint, self.step)
-                    or self.step == self.schedule.total
-                ):
+                is_due = keep or self.schedule.due(self.schedule.checkpoint, self.step)
+                if is_due or self.stopping or self.step == self.schedule.total:
                     self.save(keep)
             if self.stopping or self.step == self.schedule.total:
                 self.read_metrics()
                 return self.metrics
             self.advance()
+
+    def evaluate(self) -> None:
+        """Evaluates and logs this step. Raises: BadDataError, after a checkpoint of the step, with which a resume evaluates it again."""
+        self.read_metrics()
+        try:
+            numbers = self.task.evaluate(self.state)
+        except BadDataError:
+            if not self.unevaluated:
+                self.unevaluated = True
+                self.save(self.schedule.due(self.schedule.keep, self.step))
+            raise
+        self.unevaluated = False
+        self.writer.write(self.step, numbers)
+        self.clock.restart()
 
     def advance(self) -> None:
         """Draws a batch and does one step; reads the metrics of the step before, while this one runs."""
@@ -259,7 +273,7 @@ class TrainLoop:
         self.read_metrics()
         check_held(self.workdir, look=True)
         position = {"step": self.step, "seconds": self.clock.seconds, "replaced": self.replaced} | self.identity
-        position |= self.clip_counts.position(self.step)
+        position |= self.clip_counts.position(self.step) | ({"unevaluated": True} if self.unevaluated else {})
         self.checkpoints.save(self.step, self.state, position, permanent=permanent)
 
 
@@ -283,9 +297,3 @@ def _close_writer(writer: MetricsWriter | Silent, error: BaseException | None) -
 def _readers(config, processes_of_run: int) -> Readers:
     data = config.data
     return Readers(config.batch_size, max(1, data.workers) * max(1, data.threads), processes_of_run, available_cores())
-
-
-def summary(metrics: dict[str, float]) -> str:
-    """The terms and the speed, for the progress bar."""
-    terms = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in metrics.items() if name.startswith("loss")]
-    return f"{' '.join(terms)} {metrics['time/clips_per_second']:.0f} clips/s"

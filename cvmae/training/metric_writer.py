@@ -172,6 +172,12 @@ def last_logged(workdir: str | os.PathLike | RemotePath) -> dict[str, float]:
     return {}
 
 
+def summary(metrics: dict[str, float]) -> str:
+    """The terms and the speed, for the progress bar."""
+    terms = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in metrics.items() if name.startswith("loss")]
+    return f"{' '.join(terms)} {metrics['time/clips_per_second']:.0f} clips/s"
+
+
 class Clock:
     """Training time over restarts, and the fraction of it spent waiting for data."""
 

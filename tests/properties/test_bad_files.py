@@ -8,7 +8,7 @@ from cvmae import tasks
 from cvmae.data.bad_files import BadDataError
 from cvmae.tasks.pretrain import Pretrain
 from cvmae.workdir import Workdir
-from tests.commands import arguments, metric_lines, run
+from tests.commands import arguments, checkpoint_steps, metric_lines, run
 from tests.data.videos import write_video
 from tests.tiny_configs import PLAIN, config, downstream, make_task
 
@@ -84,6 +84,23 @@ def test_a_held_out_file_is_named_with_its_line_and_ends_no_run(one_held_out_is_
     assert said.count("empty.mp4") == 1 and "config.data.eval_split='val': cannot be read, and left out: " in said
     assert [line["step"] for line in metric_lines(tmp_path / "w") if "eval/loss" in line] == [1, 2]
     assert not (tmp_path / "w" / "bad_files.csv").exists()
+
+
+@pytest.mark.parametrize("total", ["3_steps", "2_steps"])
+def test_too_many_held_out_ones_lose_no_step(one_held_out_is_bad, tmp_path, total, capsys):
+    given = {"eval_every": "2_steps", "checkpoint_every": "2_steps", "report__labelled": 0, "monitor__clips": 0, "total": total}
+    for _ in range(2):  # started again it ends there again, and trains no step twice
+        with pytest.raises(BadDataError, match="1 of 5 videos cannot be read"):
+            tasks.run(config(("mse_video",), **given, **fields(one_held_out_is_bad, 0.1)), tmp_path / "w")
+        assert checkpoint_steps(tmp_path / "w") == [2]
+    tasks.run(config(("mse_video",), **given, **fields(one_held_out_is_bad, 0.5)), tmp_path / "w")
+    tasks.run(config(("mse_video",), **given, **fields(one_held_out_is_bad, 0.5)), tmp_path / "whole")
+    repaired, whole = (
+        [line for line in metric_lines(tmp_path / name) if "eval/loss" in line or "loss" in line] for name in ("w", "whole")
+    )
+    assert [line["step"] for line in repaired] == [line["step"] for line in whole]
+    assert [line.get("eval/loss") for line in repaired] == [line.get("eval/loss") for line in whole]
+    assert "resumed from the checkpoint of step 2" in capsys.readouterr().err
 
 
 def test_evaluation_of_a_task_with_classes_lists_them_too(one_held_out_is_bad, tmp_path):

@@ -147,9 +147,13 @@ def test_the_command_after_a_mixture_looks_at_clips_of_its_first_source(parsed, 
     validate(fill_fields(c)[0])
 
 
-@pytest.mark.parametrize("fields", [{"only": ("mse_image",)}, {"data__mixture": "stills:1,moving:2"}])
-def test_where_no_command_is_known_none_is_printed(tmp_path, fields):
-    assert ending(config(**fields), "configs/ssv2.py", str(tmp_path)) == []
+def test_where_no_command_is_known_none_is_printed(tmp_path):
+    assert ending(config(data__mixture="stills:1,moving:2"), "configs/ssv2.py", str(tmp_path)) == []
+
+
+def test_an_image_branch_is_for_a_run_on_videos(tmp_path):
+    [line] = ending(config(("mse_image",)), "configs/imagenet.py", str(tmp_path))
+    assert line.startswith(f"next: --config.image_branch.init_from={tmp_path} of a pre-training on videos")
 
 
 def test_an_encoder_whose_attention_cannot_be_drawn_is_extracted(tmp_path):
