@@ -204,8 +204,8 @@ def _find(run: SavedRun, tree, branch: str) -> tuple[str, ...]:
             continue
         if _at(tree, holder if holder == ("frozen",) else (*holder, "encoder")):
             return holder
-    parts = tree.get("params") or tree
+    branches = tree.get("params") or tree
     raise WorkdirError(
-        f"checkpoint {run.checkpoint} holds no {branch} encoder, only {', '.join(parts)}: give the workdir of a run that has one"
-        + (", such as one with config.image_branch.init_from of this workdir" if branch == "video" and "image" in parts else "")
+        f"checkpoint {run.checkpoint} holds no {branch} encoder, only {', '.join(branches)}: give the workdir of a run that has one"
+        + (", such as one with config.image_branch.init_from of this workdir" if branch == "video" and "image" in branches else "")
     )
