@@ -207,5 +207,9 @@ def _find(run: SavedRun, tree, branch: str) -> tuple[str, ...]:
     branches = tree.get("params") or tree
     raise WorkdirError(
         f"checkpoint {run.checkpoint} holds no {branch} encoder, only {', '.join(branches)}: give the workdir of a run that has one"
-        + (", such as one with config.image_branch.init_from of this workdir" if branch == "video" and "image" in branches else "")
+        + (
+            ", such as one with config.image_branch.init_from of this workdir"
+            if branch == "video" and "image" in branches
+            else ""
+        )
     )
