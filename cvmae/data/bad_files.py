@@ -11,7 +11,6 @@ import numpy as np
 
 from cvmae.data.lines import one_line
 from cvmae.files import copy_aside, replacing, set_aside
-from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
 
@@ -127,8 +126,10 @@ class BadFiles:
                 f"data.max_bad_fraction={self._max_fraction:g}: {_shown(list(self._known))}. The full list is in {self.path}; repair "
                 "the videos, leave them out of the data (of a manifest, their lines), or raise data.max_bad_fraction"
             )
-        if new and self._announced:
-            processes.log_once(f"note: {self._announced}: cannot be read, and left out: {_shown(new)}; {self.path} lists them")
+        if new and self._announced and self._writes:
+            print(
+                f"note: {self._announced}: cannot be read, and left out: {_shown(new)}; {self.path} lists them", file=sys.stderr
+            )
 
     def _append(self, pairs):
         self._known.update(dict.fromkeys(pairs))

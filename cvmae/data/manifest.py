@@ -150,7 +150,7 @@ def _number_rows(rows, classes, multi_label):
     notes = label_notes(unread, names, number, itertools.chain.from_iterable(texts))
     if not multi_label:
         return names, None, [number.get(text, UNLABELED) for (text,) in texts], notes
-    if number and max(map(len, texts)) == 1:
+    if number and max(map(len, texts), default=0) == 1:
         notes.append(one_label_note(number))
     rows_of_numbers = [frozenset(number[text] for text in row if text in number) for row in texts]
     twice = [row for row, of_row in enumerate(rows_of_numbers) if len(of_row) < sum(text in number for text in texts[row])]

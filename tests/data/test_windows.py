@@ -168,7 +168,7 @@ def test_a_failure_on_the_way_is_reported_after_the_windows_before_it(folder, mo
     monkeypatch.setattr(decode, "stream_chosen", breaking)
     events = [event for event in load(folder) if event.number == 0]
     assert [type(event) for event in events] == [windows.Opened, windows.Window, windows.Window, windows.Failed]
-    assert events[-1].reason == "damaged"
+    assert events[-1].reason.startswith("damaged (") and events[-1].reason.endswith("list.csv:2)")
 
 
 def test_a_video_that_hangs_is_abandoned(folder, monkeypatch):
@@ -183,7 +183,8 @@ def test_a_video_that_hangs_is_abandoned(folder, monkeypatch):
     events = load(folder, data__timeout_s=1.0)
     hang.set()
     [failed] = [event for event in events if event.number == 2]
-    assert failed.reason == "no answer within 1 s (data.timeout_s)" and {event.number for event in events} == set(range(6))
+    assert failed.reason.startswith("no answer within 1 s (data.timeout_s) (") and failed.reason.endswith("list.csv:4)")
+    assert {event.number for event in events} == set(range(6))
 
 
 class Endless:

@@ -42,5 +42,5 @@ def test_the_run_goes_on_from_the_last_good_checkpoint(diverged, capsys):
     workdir, _ = diverged
     train(config(("mse_video",), total="2_steps", eval_every="0_steps", report__pictures=0), str(workdir))
     error = capsys.readouterr().err
-    assert "resumed from the checkpoint of step 2" in error
+    assert "this run was finished already, at step 2 of 2" in error
     assert "hf-videomae" not in error, "a note for the first start"
