@@ -65,13 +65,15 @@ class CompiledEncoder:
       program: (parameters, clip) -> tokens.
       encoder: the module.
       clip: shape and dtype of the clip.
-      use: of attention's kernel.
+      tokens: of the clip, with those that attention has beside its patches.
+      kernel: of attention; of an encoder that attends over space and over time, that of the longer one.
     """
 
     program: Any
     encoder: Backbone
     clip: jax.ShapeDtypeStruct
-    use: AttentionUse
+    tokens: int
+    kernel: str
 
     @classmethod
     def of(cls, config, frames: int) -> "CompiledEncoder":
@@ -85,8 +87,8 @@ class CompiledEncoder:
         with record_attention(uses):
             traced = jax.jit(lambda params, clip: encoder.apply(params, clip).tokens).trace(params, clip)
         program = traced.lower().compile()
-        [use] = uses
-        return cls(program, encoder, clip, use)
+        longest = max(uses, key=lambda use: use.tokens)
+        return cls(program, encoder, clip, max(longest.tokens, grid.tokens), longest.kernel)
 
     def caller(self) -> Callable[[], object]:
         """Returns a function that runs it to its end, on a clip and parameters that are on the device."""
@@ -109,7 +111,7 @@ def measure_encoder(config, frames: Sequence[int], *, rounds: int, warmup: int) 
     """
     programs = {str(number): CompiledEncoder.of(config, number) for number in frames}
     times = alternate({name: program.caller() for name, program in programs.items()}, rounds, warmup)
-    return [EncoderLatency(int(n), one.use.tokens, one.use.kernel, times[n]) for n, one in programs.items()]
+    return [EncoderLatency(int(n), one.tokens, one.kernel, times[n]) for n, one in programs.items()]
 
 
 def measure_lengths(config, frames: Sequence[int], *, rounds: int, warmup: int) -> Iterator[EncoderCost]:
@@ -133,7 +135,7 @@ def measure_lengths(config, frames: Sequence[int], *, rounds: int, warmup: int) 
                     raise
                 problem = "does not fit in the memory of the device"
         parameters = arguments - math.prod(compiled.clip.shape) * compiled.clip.dtype.itemsize
-        yield EncoderCost(number, compiled.use.tokens, compiled.use.kernel, parameters, temporary, total, times, problem)
+        yield EncoderCost(number, compiled.tokens, compiled.kernel, parameters, temporary, total, times, problem)
 
 
 def _beyond_host(size: int) -> str:

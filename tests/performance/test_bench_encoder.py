@@ -42,6 +42,15 @@ def test_lengths_are_timed_and_their_memory_is_that_of_the_arrays(command, tmp_p
     assert data["lengths"][1]["temporary"] > data["lengths"][0]["temporary"]
 
 
+def test_a_factorized_encoder_has_the_tokens_of_its_grid(command, tmp_path):
+    file = tmp_path / "encoder.json"
+    fields = {"backbone": "factorized", "tubelet": 1, "positions": "separable", "cls_token": False, "temporal_blocks": 1}
+    words = [f"--config.video_branch.{name}={value}" for name, value in fields.items()]
+    code, _, err = command("--encoder", "--encoder_frames=4,8", "--steps=2", "--warmup=1", f"--json={file}", *words)
+    assert code == 0, err
+    assert [row["tokens"] for row in json.loads(file.read_text())["lengths"]] == [4 * 4, 8 * 4]
+
+
 def test_a_length_that_does_not_fit_is_said(command, monkeypatch, tmp_path):
     """On a CPU before it runs, since the system would end the process; elsewhere by the device's error."""
     monkeypatch.setattr(bench_latency.os, "sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 10, raising=False)
