@@ -99,6 +99,8 @@ class TarSource:
         """Returns a note about labels in json that are names of no known class, where a cls is there too. Raises: ShardError, two labels differ."""
         known, unknown = {name: number for number, name in enumerate(names)} | numbers, []
         for number, sample in self._samples:
+            if not sample.json_label:
+                continue
             text = normal_form(sample.json_label)
             if text.lower() in MISSING and text not in known:
                 continue

@@ -51,6 +51,14 @@ class Row(NamedTuple):
             return Stored(damaged=True)
 
 
+class _Packed(NamedTuple):
+    """The place of the features of a video: the shard, the number of the record in it, and its row."""
+
+    shard: AnyPath
+    number: int
+    row: Row
+
+
 class RecordFiles:
     """Writer of array_record shards of `shard_videos` videos each; videos of an incomplete shard are files in FOLDER/waiting.
 
@@ -64,7 +72,9 @@ class RecordFiles:
         self._checks = RecordChecks()
         self._rows = self._whole_shards()
         # The newest row of a video. An earlier run may have been interrupted between writing it and erasing the name of the older one.
-        self._packed = {row.name: (shard, row) for shard, rows in self._rows.items() for row in rows if row.name}
+        self._packed: dict[str, _Packed] = {}
+        for shard in self._rows:
+            self._packed |= self._records_of(shard)
         self._erase_names()
         self._waiting: dict[str, None] = {}  # a dict for its order
         for name in self._files.names():
@@ -89,16 +99,18 @@ class RecordFiles:
             processes.log_once(f"{shard} is damaged ({why}): set aside as {new.name}; the features of its videos are recomputed")
         return rows_by_shard
 
+    def _records_of(self, shard: AnyPath) -> dict[str, _Packed]:
+        """Returns where the features of the videos of a shard are, those without erased names."""
+        return {row.name: _Packed(shard, number, row) for number, row in enumerate(self._rows[shard]) if row.name}
+
     def _is_packed(self, name: str, stored: Stored) -> bool:
         """Returns True if a waiting file is in a shard: a run was interrupted before it deleted it. Earlier versions recomputed nothing."""
-        return "video" not in stored.origin or (stored == self._packed[name][1].stored() and self._is_whole(name))
+        return "video" not in stored.origin or (stored == self._packed[name].row.stored() and self._is_whole(name))
 
     def _is_whole(self, name: str) -> bool:
         """Returns True if the record of a packed video is whole; one in a bucket, which is there as a whole or not, is not read."""
-        shard, row = self._packed[name]
-        if not isinstance(shard, pathlib.Path):
-            return True
-        return self._checks.is_whole(shard, self._rows[shard].index(row), row.stored().windows)
+        shard, number, row = self._packed[name]
+        return not isinstance(shard, pathlib.Path) or self._checks.is_whole(shard, number, row.stored().windows)
 
     def __contains__(self, name: str) -> bool:
         """Returns True if there are whole features of this video."""
@@ -108,7 +120,7 @@ class RecordFiles:
     def stored(self, name: str) -> Stored | None:
         """Returns what there is of a video; None for nothing. Its record is read once, but for one in a bucket."""
         if name in self._packed and name not in self._waiting:
-            return self._packed[name][1].stored() if self._is_whole(name) else Stored(damaged=True)
+            return self._packed[name].row.stored() if self._is_whole(name) else Stored(damaged=True)
         return self._files.stored(name) or (Stored(damaged=True) if name in self._lost else None)
 
     def files(self) -> dict[str, int]:
@@ -120,7 +132,7 @@ class RecordFiles:
 
     def file_of(self, name: str) -> str:
         """Returns the name of the shard of a video; "" as long as its features wait for one."""
-        return self._packed[name][0].name if name not in self._waiting else ""
+        return self._packed[name].shard.name if name not in self._waiting else ""
 
     def others(self, names: list[str], files: Iterable[str]) -> list[str]:
         """Returns the videos that are not among `names`, sorted; `files` are of no use here."""
@@ -158,7 +170,10 @@ class RecordFiles:
     def _erase_names(self) -> None:
         """Writes the CSV of shards again in which records are outdated."""
         for shard, rows in self._rows.items():
-            kept = [row if self._packed.get(row.name) == (shard, row) else row._replace(name="") for row in rows]
+            kept = [
+                row if self._packed.get(row.name) == (shard, number, row) else row._replace(name="")
+                for number, row in enumerate(rows)
+            ]
             if kept != rows:
                 _write_rows(shard, kept)
                 self._rows[shard] = kept
@@ -177,7 +192,7 @@ class RecordFiles:
                     rows.append(_row(name, content)._replace(record=str(len(rows))))
             _write_rows(shard, rows)
         self._rows[shard] = rows
-        self._packed |= {row.name: (shard, row) for row in rows}
+        self._packed |= self._records_of(shard)
         for name in self._waiting:
             self._files.path(name).unlink()
         self._waiting = {}
