@@ -26,12 +26,13 @@ from cvmae.interop.inflate import KINDS as INFLATIONS
 from cvmae.interop.inflate import inflate
 from cvmae.interop.key_maps import KINDS
 from cvmae.interop.load import read
-from cvmae.interop.model_card import PROBES, Run
+from cvmae.interop.model_card import Run
 from cvmae.interop.native import ARRAYS, write_archive
 from cvmae.interop.onnx_export import write_onnx
 from cvmae.interop.pretrained import PARTS, Pretrained
 from cvmae.interop.stablehlo import export_stablehlo
 from cvmae.models.patches import Grid
+from cvmae.workdir import PROBES
 
 FORMATS = ("hf-videomae", *ARRAYS, "stablehlo", "onnx")
 FLAGS = flags.FlagValues()  # this command's own, so that other commands may have flags of the same names in one process

@@ -15,13 +15,12 @@ from cvmae.interop.hub import PREFIX, repository_of
 from cvmae.interop.pretrained import Pretrained
 from cvmae.models.factorized import FactorizedEncoder
 from cvmae.version import __version__
-from cvmae.workdir import CONFUSION, CURVES, REPORT, Report, Workdir
+from cvmae.workdir import CONFUSION, CURVES, PROBES, REPORT, Report, Workdir
 
 CARD = "README.md"
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the form of the hub's license ids
 # Pictures of the run that show no frame of its videos, whose license is not that of the weights.
 PLOTS = {CURVES: "Losses and metrics over steps", CONFUSION: "Confusion matrix of the test"}
-PROBES = ("linear", "attentive")  # tasks whose classifier is in no export
 # Metrics of a classifier's report that the hub has a name for: (its type, name).
 HUB_METRICS = {
     "accuracy/top1": ("accuracy", "top-1 accuracy"),

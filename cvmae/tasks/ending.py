@@ -17,6 +17,7 @@ from cvmae.workdir import (
     PAGE,
     PER_CLASS,
     PREDICTIONS,
+    PROBES,
     PROFILE,
     RECONSTRUCTION,
     REPORT,
@@ -59,10 +60,8 @@ def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()
     files = [name for name in LEFT_BEHIND if (folder / name).exists()]
     lines = [f"left in {workdir}: {', '.join(files)}"] if files else []
     if config.task == "pretrain" and not active_terms(config).video_branch:
-        return [
-            *lines,
-            f"next: --config.image_branch.init_from={workdir} of a pre-training on videos begins with this image branch",
-        ]
+        flag = f"--config.image_branch.init_from={workdir}"
+        return [*lines, f"next: {flag} of a pre-training on videos begins with this image branch"]
     following = _next_task(config, folder)
     if following is None:
         return lines
@@ -72,7 +71,7 @@ def ending(config, config_path: str, workdir: str, arguments: Sequence[str] = ()
     except ConfigError:  # a config of the user's own, which may not have every task
         return lines
     # A probe keeps the encoder that it started from, so that is what comes next starts from, with the fields that describe it.
-    is_probe = config.task in ("linear", "attentive")
+    is_probe = config.task in PROBES
     wanted = (*_OF_DATA, *_OF_MACHINE, *(["video_branch"] if is_probe else []))
     flags = [flag for flag in config_flags(arguments) if _is_needed(_field(flag), wanted, known)]
     if config.data.get("mixture"):

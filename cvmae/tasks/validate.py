@@ -25,6 +25,7 @@ from cvmae.tasks.schema import check_schema
 from cvmae.tasks.teacher import check_teacher
 from cvmae.training import trackers
 from cvmae.visualize.attention import AttentionSpec
+from cvmae.workdir import PROBES
 
 
 def validate(config, devices=None) -> None:
@@ -146,7 +147,7 @@ def check_downstream(config) -> None:
             build.build_classifier(config, 2)
         with config_errors("finetune.train"):
             build.trained_part(config)
-    if config.task in ("linear", "attentive"):
+    if config.task in PROBES:
         with config_errors():
             build.build_probe(config, 2)
         check_probe(config)

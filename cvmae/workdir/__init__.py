@@ -39,6 +39,7 @@ TRACKERS = "trackers.json"
 
 WRITABLE = ("gs", "s3")  # schemes of buckets that a run can write to
 _MOVE = "bring back the one that the run wrote, or move it away, or give another --workdir"
+PROBES = ("linear", "attentive")  # tasks that train a classifier on a frozen encoder
 FROZEN_TASKS = ("knn", "retrieval", "extract", "visualize")  # whose old report.json held their name and nothing else
 
 
