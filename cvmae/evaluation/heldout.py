@@ -140,9 +140,8 @@ class HeldOut:
         with make_eval_loader(self.objective.config, self.source, self.size, **part) as loader:
             for batch in loader:
                 # All processes know the same of a batch, so that they agree on the shapes of those to come, and on an error.
-                if not self._list(self.placement.gather_rows({name: batch[name] for name in ("valid", "failures")}))[
-                    "valid"
-                ].all():
+                of_all = self.placement.gather_rows({name: batch[name] for name in ("valid", "failures")})
+                if not self._list(of_all)["valid"].all():
                     return
                 yield {name: batch[name] for name in CLIPS}
 

@@ -205,11 +205,9 @@ def _find(run: SavedRun, tree, branch: str) -> tuple[str, ...]:
         if _at(tree, holder if holder == ("frozen",) else (*holder, "encoder")):
             return holder
     branches = tree.get("params") or tree
+    of_images = branch == "video" and "image" in branches
+    example = ", such as one with config.image_branch.init_from of this workdir" if of_images else ""
     raise WorkdirError(
         f"checkpoint {run.checkpoint} holds no {branch} encoder, only {', '.join(branches)}: give the workdir of a run that has one"
-        + (
-            ", such as one with config.image_branch.init_from of this workdir"
-            if branch == "video" and "image" in branches
-            else ""
-        )
+        f"{example}"
     )

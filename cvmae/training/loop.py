@@ -138,9 +138,8 @@ class TrainLoop:
         self.changed_fields: dict[str, list] = {}
         self.state, position = self._restore()
         self.step, self.replaced, self.clock = position["step"], position.get("replaced", 0), Clock(position.get("seconds", 0.0))
-        self.unevaluated = position.get(
-            "unevaluated", False
-        )  # the step of the checkpoint, by held-out clips that could not be read
+        # True if the evaluation of the checkpoint's step ended with held-out clips that could not be read.
+        self.unevaluated = position.get("unevaluated", False)
         self.clip_counts = ClipCounts(source, config.batch_size, position)
         writes = processes.is_main_process()
         self.bad_files = BadFiles(workdir, len(source), config.data.max_bad_fraction, writes=writes)
@@ -161,10 +160,11 @@ class TrainLoop:
             f"the checkpoint is of step {step}, past config.total={self.config.total} ({total} steps): "
             "raise config.total, or give another --workdir",
         )
-        at_end = f"this run was finished already, at step {step} of {total}: its results are computed from the checkpoint there"
-        processes.log_once(
-            at_end if step == total and "unevaluated" not in restored[1] else f"resumed from the checkpoint of step {step}"
-        )
+        if step == total and "unevaluated" not in restored[1]:
+            at_end = f"this run was finished already, at step {step} of {total}"
+            processes.log_once(f"{at_end}: its results are computed from the checkpoint there")
+        else:
+            processes.log_once(f"resumed from the checkpoint of step {step}")
         self.changed_fields = identity.tell_changed_fields(self.workdir, self.config, step)
         return restored
 
