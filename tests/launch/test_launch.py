@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 import yaml
 
 from cvmae.performance.gpus import MEMORY_FRACTION
@@ -184,6 +185,20 @@ def test_the_container_has_what_the_command_needs():
     assert {"cvmae", "configs", "pyproject.toml"} < set(copied) and all((ROOT / name).exists() for name in copied)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert re.search(r"ARG EXTRAS=(\w+)", text)[1] in extras
+
+
+@pytest.mark.parametrize(
+    "name", ["tpu_vm", "gke", "slurm", "gpu", "gpu_check", "ablations", "evidence", "motion_evidence", "metaworld_figure"]
+)
+def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
+    """With no program to be found but those that print it, so that nothing else can have been run."""
+    for program in ("basename", "bash", "dirname", "sed"):
+        (tmp_path / program).symlink_to(shutil.which(program))
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch" / f"{name}.sh"), "--help"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.count("\n") >= 2 and f"Usage: ./launch/{name}.sh" in done.stdout
 
 
 def test_shellcheck_finds_nothing():
