@@ -18,6 +18,7 @@ _PUBLIC = {
     "DecoderSpec": "cvmae.models.autoencoder",
     "Encoder": "cvmae.models.vit",
     "FactorizedEncoder": "cvmae.models.factorized",
+    "FeatureError": "cvmae.evaluation.feature_reading",
     "FeatureFolder": "cvmae.evaluation.feature_folder",
     "Grid": "cvmae.models.patches",
     "Mask": "cvmae.models.masking",

@@ -76,7 +76,7 @@ class BadFiles:
         self.path, self._writes, self._announced = as_path(workdir) / name, writes, announced
         self._total, self._max_fraction = total, max_fraction
         self._known: dict[tuple[str, str], None] = {}  # a dict for its order
-        self._seen: set[str] = set()  # names, since this process began
+        self._seen: dict[tuple[str, str], None] = {}
         if self.path.exists():
             self._known, is_whole = _read_list(self.path)
             if writes and not is_whole:
@@ -105,8 +105,13 @@ class BadFiles:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """All (name, reason) pairs so far."""
+        """All (name, reason) pairs so far, those of earlier runs among them, whose files may have been repaired."""
         return list(self._known)
+
+    @property
+    def seen(self) -> list[tuple[str, str]]:
+        """The (name, reason) pairs that were added since this process began."""
+        return list(self._seen)
 
     def add(self, pairs: list[tuple[str, str]]) -> None:
         """Adds (name, reason) pairs.
@@ -115,16 +120,16 @@ class BadFiles:
           BadDataError: more than max_fraction of the videos are bad; the list is written first.
         """
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        self._seen.update(name for name, _ in pairs)
+        self._seen.update(dict.fromkeys(pairs))
         if new:
             self._append(new)
         # The same files end a run that is started again too; those that were repaired meanwhile are listed, and not seen.
         most = self._max_fraction * self._total
-        if (new and len(self) > most) or len(self._seen) > most:
+        if (new and len(self) > most) or len({name for name, _ in self._seen}) > most:
             raise BadDataError(
-                f"{max(len(self), len(self._seen))} of {self._total} videos cannot be read, more than "
-                f"data.max_bad_fraction={self._max_fraction:g}: {_shown(list(self._known))}. The full list is in {self.path}; repair "
-                "the videos, leave them out of the data (of a manifest, their lines), or raise data.max_bad_fraction"
+                f"{len(self)} of {self._total} videos cannot be read, more than data.max_bad_fraction={self._max_fraction:g}: "
+                f"{_shown(list(self._known))}. The full list is in {self.path}; repair the videos, leave them out of the data (of a "
+                "manifest, their lines), or raise data.max_bad_fraction"
             )
         if new and self._announced and self._writes:
             print(

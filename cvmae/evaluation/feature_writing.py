@@ -120,7 +120,7 @@ class Writing:
         Returns:
           The windows of every video that was written, by its number, and how many videos failed.
         """
-        gathered = processes.allgather_json([list(self._written.items()), len(self._failed), self._bad.pairs])
+        gathered = processes.allgather_json([list(self._written.items()), len(self._failed), self._bad.seen])
         for _, _, pairs in gathered:
             self._bad.add([tuple(pair) for pair in pairs])
         return {number: windows for written, _, _ in gathered for number, windows in written}, sum(part[1] for part in gathered)

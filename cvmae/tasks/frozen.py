@@ -150,10 +150,10 @@ class FrozenTask(abc.ABC):
             bad_files=bad_files,
             encode=encode,
         )
-        for pairs in processes.allgather_json(bad_files.pairs):
+        for pairs in processes.allgather_json(bad_files.seen):
             bad_files.add([tuple(pair) for pair in pairs])
-        if len(bad_files):
-            processes.log_once(bad_files_note(len(bad_files), len(source), folder))
+        if absent := len(source) - len(np.unique(features.index)):
+            processes.log_once(bad_files_note(absent, len(source), folder))
         return features
 
 

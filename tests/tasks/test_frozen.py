@@ -131,6 +131,9 @@ def test_the_end_of_an_extraction_says_where_unreadable_files_are_listed(tmp_pat
     folder = tmp_path / "w" / "features"
     assert f"1 of 2 videos have no features, {folder}/bad_files.csv says which and why" in capsys.readouterr().err
     assert "b.mp4" in (folder / "bad_files.csv").read_text()
+    write_video(tmp_path / "b.mp4", 20)  # it is repaired: the list of before ends no run
+    strict = downstream("extract", **data | {"data__max_bad_fraction": 0.0})
+    assert run(strict, str(tmp_path / "w"))["extract/unreadable"] == 0 and len(FeatureFolder(folder)) == 2
 
 
 def test_extraction_goes_on_where_it_was(tmp_path):
@@ -184,3 +187,5 @@ def test_videos_that_cannot_be_read_are_listed_beside_the_features_of_their_spli
     assert not (tmp_path / "features" / "split" / "bad_files.csv").exists()
     with pytest.raises(BadDataError, match="1 of 64 videos cannot be read"):
         run(downstream("knn", data__max_bad_fraction=0.001, seed=1), str(tmp_path / "strict"))
+    monkeypatch.undo()  # the video is repaired
+    run(downstream("knn", data__max_bad_fraction=0.001, seed=1), str(tmp_path / "strict"))
