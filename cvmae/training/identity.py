@@ -30,6 +30,17 @@ _LOOKED_AT = 64  # files of a source, evenly spread, whose sizes are compared: a
 EVALUATED, EVALUATED_SIZES = "eval_source", "eval_file_sizes"
 # The stamps of the weights that a run began with, by the field that names them, whose change is told: the run has its own by now.
 WEIGHTS = "weights"
+# Fields that change no shape of the parameters, and yet what these compute.
+FUNCTION = frozenset(
+    f"{section}.{name}"
+    for sections, names in {
+        ("video_branch", "image_branch"): ("mlp", "eps", "final_norm", "softcap", "positions"),
+        ("video_branch.decoder", "image_branch.decoder"): ("heads", "positions", "norm_eps"),
+        ("head", "probe"): ("pool", "eps", "heads"),
+    }.items()
+    for section in sections
+    for name in names
+)
 ALLOW = "data.allow_change"
 # Beginnings of fields whose change at a resume is not told.
 UNTOLD = (
@@ -156,6 +167,7 @@ def check(
                 f"the checkpoint was made with {name}={before}, this run has {now}, so it cannot resume: set {name} back, or "
                 "give another --workdir"
             )
+    _check_function(changed_config())
     if not changed:
         return
     parts = [DATA[name] for name in DATA if name in changed and (name != "source" or changed == ["source"])]
@@ -186,6 +198,16 @@ def _tell_other_weights(position: dict, expected: dict) -> None:
                 f"note: the weights in config.{field}={expected.get(field)!r} are others than at the start of the run, which continues with "
                 "those it began with; give another --workdir to begin with these"
             )
+
+
+def _check_function(changed: Mapping[str, list]) -> None:
+    """Raises ConfigError where the same parameters would compute something else: fields of FUNCTION differ, see `read_changed_fields`."""
+    fields = {name: values for name, values in changed.items() if name in FUNCTION}
+    if fields:
+        raise ConfigError(
+            f"the checkpoint was made with another model, {show_changes(fields)}, so it cannot resume: give the old value back (that of "
+            "weights comes from config.init_from, which may have been replaced), or give another --workdir"
+        )
 
 
 def _named(name: str, value) -> str:

@@ -186,3 +186,15 @@ def test_other_sources_are_compared_too(split):
     check_saved(describe(c, make_source(c.data, "train")), saved)
     with pytest.raises(ConfigError, match="the training data changed since step 3"):
         check_saved(describe(c, make_source(c.data, split)), saved)
+
+
+@pytest.mark.parametrize(
+    "field, value", [("video_branch.mlp", "gelu_tanh"), ("video_branch.eps", 1e-3), ("video_branch.decoder.heads", 1)]
+)
+def test_a_model_of_which_the_parameters_compute_something_else_is_refused(tmp_path, field, value):
+    fields = {"total": "1_steps", "eval_every": "0_steps", "report__pictures": 0}
+    run(config(("mse_video",), **fields), tmp_path)
+    other = fields | {field.replace(".", "__"): value, "total": "2_steps"}
+    with pytest.raises(ConfigError, match=rf"made with another model, config\.{field} .* -> .*give the old value back"):
+        run(config(("mse_video",), **other), tmp_path)
+    run(config(("mse_video",), **fields | {"total": "2_steps", "optimizer__eps": 1e-7}), tmp_path)
