@@ -63,7 +63,8 @@ class FeatureFolder(Mapping):
     """Mapping {name of a video: its arrays} of a folder of npz files or shards; the arrays of a video are read on access.
 
     Its videos are those of index.csv, the rows of the last run that have features; without that file, all that lie there. Access raises
-    FeatureError, a ValueError, for features that are damaged, and KeyError for a name that the folder lacks.
+    FeatureError, a ValueError, for features that are damaged, of another video, or listed in index.csv and not there, and KeyError for
+    a name that the folder lacks.
     """
 
     def __init__(self, folder):
@@ -81,25 +82,30 @@ class FeatureFolder(Mapping):
         names = [name for name, _ in rows] if shards else self._names_of_files(listed)
         self._shards = [shard for _, shard in rows]
         # Of a video that was recomputed there are two records for a moment: the later one holds.
-        self._positions = {name: position for position, name in enumerate(names) if name}
+        self._positions: dict[str, int | None] = {name: position for position, name in enumerate(names) if name}
         if listed is not None:
-            self._positions = {name: self._positions[name] for name in listed if name in self._positions}
-        if not self._positions:
+            self._positions = {name: self._positions.get(name) for name in listed}
+        if all(position is None for position in self._positions.values()):
             raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {SHARD} shards")
+        self._index = None if listed is None else as_path(folder) / INDEX
         self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
         position = self._positions[name]
+        if position is None:
+            raise FeatureError(
+                f"{self._index} lists {name}, and its features are not there: run task=extract again, which makes them and the list"
+            )
         if self._records is None:
             path = self._files.path(name)
             with path.open("rb") as file:
-                return read_npz(file, path)
+                return read_npz(file, path, name if self._index else None)
         where = f"{self._shards[position]}, record of {name},"
         try:
             content = self._records[position]
         except RuntimeError as error:  # array_record's, of a record with another checksum
             raise FeatureError.of(where, str(error).partition(";")[0]) from error
-        return read_npz(io.BytesIO(content), where)
+        return read_npz(io.BytesIO(content), where, name)
 
     def _names_of_files(self, listed: list[str] | None) -> list[str]:
         """Returns the videos with an .npz; of those of an index no file is opened, as where a shortened name hides the full one."""

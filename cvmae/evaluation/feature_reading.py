@@ -24,15 +24,16 @@ class FeatureError(ValueError):
         return cls(f"{where} is damaged ({why}): run task=extract again, which recomputes it")
 
 
-def read_npz(file: BinaryIO, where: object) -> dict[str, np.ndarray]:
+def read_npz(file: BinaryIO, where: object, video: str | None = None) -> dict[str, np.ndarray]:
     """Returns the arrays of an open .npz file, whose checksums are compared.
 
     Args:
       file: at its beginning.
       where: its path, or the shard and the video in it, for messages.
+      video: the name of the video whose features it should have; None: any.
 
     Raises:
-      FeatureError: it is damaged. OSError: it lies in a bucket, which does not answer.
+      FeatureError: it is damaged, or of another video. OSError: it lies in a bucket, which does not answer.
     """
     try:
         arrays = {}
@@ -41,6 +42,7 @@ def read_npz(file: BinaryIO, where: object) -> dict[str, np.ndarray]:
                 with archive.open(name) as member:
                     arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
         _check_windows({name: array.shape for name, array in arrays.items()})
+        _check_video(arrays["path"], video)
         return arrays
     except MemoryError:  # of a damaged header, or of features that are too large
         file.seek(0)
@@ -52,21 +54,24 @@ def read_npz(file: BinaryIO, where: object) -> dict[str, np.ndarray]:
         raise FeatureError.of(where, npz_reason(error)) from error
 
 
-def check_npz(file: BinaryIO, where: object, windows: int | None = None) -> None:
+def check_npz(file: BinaryIO, where: object, windows: int | None = None, video: str | None = None) -> None:
     """Reads an open .npz file once, piece by piece, and compares its checksums and the shapes of its arrays.
 
     Args:
       file: at its beginning.
       where: as for `read_npz`.
       windows: the number of windows that it says it has; None: any.
+      video: as for `read_npz`.
 
     Raises:
-      FeatureError: it is damaged, or has another number of windows.
+      FeatureError: it is damaged, of another video, or has another number of windows.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             shapes = {name.removesuffix(".npy"): _check_member(archive, name) for name in archive.namelist()}
-        _check_windows(shapes)
+            _check_windows(shapes)
+            with archive.open("path.npy") as member:
+                _check_video(np.lib.format.read_array(member, allow_pickle=False), video)
     except NPZ_ERRORS as error:
         raise FeatureError.of(where, npz_reason(error)) from error
     if windows is not None and shapes[_FEATURES][0] != windows:
@@ -104,3 +109,9 @@ def _check_windows(shapes: dict[str, tuple[int, ...]]) -> None:
     windows = {name: shapes[name][0] for name in _WINDOWED}
     if len(set(windows.values())) > 1:
         raise ValueError(f"its arrays have different numbers of windows, {windows}")
+
+
+def _check_video(path: np.ndarray, video: str | None) -> None:
+    """Raises ValueError where the array `path` names another video."""
+    if video is not None and str(path) != video:
+        raise ValueError(f"it holds the features of {str(path)!r}")

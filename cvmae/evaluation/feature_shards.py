@@ -110,7 +110,7 @@ class RecordFiles:
     def _is_whole(self, name: str) -> bool:
         """Returns True if the record of a packed video is whole; one in a bucket, which is there as a whole or not, is not read."""
         shard, number, row = self._packed[name]
-        return not isinstance(shard, pathlib.Path) or self._checks.is_whole(shard, number, row.stored().windows)
+        return not isinstance(shard, pathlib.Path) or self._checks.is_whole(shard, number, row)
 
     def __contains__(self, name: str) -> bool:
         """Returns True if there are whole features of this video."""
@@ -204,8 +204,8 @@ class RecordChecks:
     def __init__(self):
         self._shard, self._reader, self._lock = None, None, threading.Lock()
 
-    def is_whole(self, shard: pathlib.Path, number: int, windows: int) -> bool:
-        """Returns True if record `number` of a shard holds whole features of `windows` windows."""
+    def is_whole(self, shard: pathlib.Path, number: int, row: Row) -> bool:
+        """Returns True if record `number` of a shard holds whole features of the video and the windows of its row."""
         with self._lock:
             if shard != self._shard:  # one is open at a time: names mostly come in the order of shards
                 from array_record.python.array_record_module import ArrayRecordReader  # does not exist on Windows
@@ -216,7 +216,7 @@ class RecordChecks:
             except RuntimeError:
                 return False
         try:
-            check_npz(io.BytesIO(content), shard, windows)
+            check_npz(io.BytesIO(content), shard, row.stored().windows, row.name)
         except FeatureError:
             return False
         return True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import pathlib
 from collections.abc import Container
 
 import numpy as np
@@ -16,8 +17,9 @@ from cvmae.evaluation.feature_sequences import GrowingSequence, NpyFiles
 from cvmae.evaluation.feature_shards import RecordFiles
 from cvmae.parallel import processes
 
-# Errors that the name of a file causes; all others would be met by the next file as well.
-_OF_THE_NAME = frozenset((errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST))
+# Errors of the name or the place of one file; all others would be met by the next file as well.
+_TAKEN = frozenset((errno.ENOTDIR, errno.EISDIR, errno.EEXIST))
+_OF_THE_NAME = frozenset((errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)) | _TAKEN
 
 
 @dataclasses.dataclass
@@ -111,7 +113,7 @@ class Writing:
         except OSError as error:
             if error.errno not in _OF_THE_NAME:
                 raise
-            self.fail(Failed(number, name, f"no file for its features can be written: {error.strerror}; rename the video"))
+            self.fail(Failed(number, name, f"no file for its features can be written: {_remedy(error)}"))
             return None
 
     def of_all_processes(self) -> tuple[dict[int, int], int]:
@@ -136,3 +138,13 @@ class Writing:
         video = self._videos.pop(number, None)
         if video is not None and video.file is not None:
             video.file.abandon()
+
+
+def _remedy(error: OSError) -> str:
+    """Returns why a file cannot be written, and what to do: move away what has its place, or give the video another name."""
+    if error.errno not in _TAKEN or not error.filename:
+        return f"{error.strerror}; rename the video"
+    path = pathlib.Path(error.filename)
+    # A folder has the name of a file, or a file that of one of the folders above it.
+    taken = path if path.is_dir() else next((folder for folder in (path, *path.parents) if folder.is_file()), path)
+    return f"a {'folder' if taken.is_dir() else 'file'} is in its place; rename the video, or move away {taken}"

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from cvmae.config import ConfigError, config_errors
+from cvmae.config import ConfigError, config_errors, require
 from cvmae.data.pipeline import clip_spec, make_loader
 from cvmae.data.published import CLASSES
 from cvmae.data.sources import Source, make_source
@@ -153,6 +153,7 @@ def measure_attention_kernels(config, options: Options) -> tuple[list[str], dict
 
 def measure_latency(config, options: Options) -> tuple[list[str], dict]:
     """Times the video encoder on clips of one, two and four times the config's frames: (lines to print, data). Raises: ConfigError."""
+    _check_encoder(config)
     with config_errors("data.num_frames"):
         frames = [times * config.data.num_frames for times in LENGTHS]
         measured = measure_encoder(config, frames, rounds=options.steps, warmup=options.warmup)
@@ -162,6 +163,7 @@ def measure_latency(config, options: Options) -> tuple[list[str], dict]:
 
 def measure_encoder_lengths(config, options: Options) -> tuple[list[str], dict]:
     """Times the video encoder on single clips and counts its memory, for each of `encoder_frames`: (lines, data). Raises: ConfigError."""
+    _check_encoder(config)
     try:
         measured = list(measure_lengths(config, options.encoder_frames, rounds=options.steps, warmup=options.warmup))
     except ValueError as error:
@@ -169,6 +171,16 @@ def measure_encoder_lengths(config, options: Options) -> tuple[list[str], dict]:
     size = tuple(config.augment.size)
     data = {"dtype": config.dtype, "size": size, "lengths": bench_report.length_data(measured)}
     return bench_report.length_lines(data), data
+
+
+def _check_encoder(config) -> None:
+    """Raises ConfigError where the encoder to be timed is that of the fields, and the config names weights that may be of another."""
+    path = config.video_branch.get("init_from", "")
+    require(
+        not path,
+        f"config.video_branch.init_from={path!r} is not read here: a pre-training's encoder is that of its fields, and is timed with random "
+        f"weights. Leave it out, or time the encoder of those weights with the config's argument task=linear and --config.init_from={path}",
+    )
 
 
 def open_data(config) -> tuple[object, Source, str]:

@@ -139,6 +139,47 @@ def test_a_damaged_file_is_named_and_made_again(extracted, tmp_path, damage, cap
     assert extracted()["skipped"] == COUNT
 
 
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_a_video_of_the_index_that_is_not_there_is_not_left_out(extracted, tmp_path, format):
+    """Its name was changed in a list, or its file was deleted: whoever reads all features would train without it."""
+    extracted(format)
+    table = (folder := tmp_path / "out") / ("index.csv" if format == "npz" else "features-00000.csv")
+    table.write_text(table.read_text().replace("d/1.mp4", "d/one.mp4", 1))
+    lost = "d/one.mp4" if format == "npz" else "d/1.mp4"
+    features = FeatureFolder(folder)
+    assert len(features) == COUNT and features["d/2.mp4"]["path"] == "d/2.mp4"
+    with pytest.raises(FeatureError, match=f"out/index.csv lists {lost}, and its features are not there: run task=extract again"):
+        features[lost]
+    extracted(format)
+    assert [str(arrays["path"]) for arrays in FeatureFolder(folder).values()] == [f"d/{number}.mp4" for number in range(COUNT)]
+    if format == "npz":
+        (folder / "d" / "1.mp4.npz").unlink()
+        with pytest.raises(FeatureError, match=r"lists d/1.mp4, and its features are not there"):
+            dict(FeatureFolder(folder))
+        for path in (folder / "d").iterdir():
+            path.unlink()
+        with pytest.raises(FileNotFoundError, match="holds no features"):
+            FeatureFolder(folder)
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_features_under_the_name_of_another_video_are_named_and_made_again(extracted, tmp_path, format):
+    extracted(format)
+    folder, before = tmp_path / "out", dict(FeatureFolder(tmp_path / "out"))
+    if format == "npz":
+        first, second, kept = (folder / "d" / f"{name}.npz" for name in ("1.mp4", "2.mp4", "kept"))
+        first.rename(kept), second.rename(first), kept.rename(second)
+    else:  # lines of the table are exchanged, not the numbers of their records
+        table = folder / "features-00000.csv"
+        table.write_text(table.read_text().replace("1.mp4", "?").replace("2.mp4", "1.mp4").replace("?", "2.mp4"))
+    for name, other in (("1", "2"), ("2", "1")):
+        with pytest.raises(FeatureError, match=rf"\(it holds the features of 'd/{other}.mp4'\): run task=extract again"):
+            FeatureFolder(folder)[f"d/{name}.mp4"]
+    assert extracted(format)["rewritten"] == 2
+    for name, arrays in FeatureFolder(folder).items():
+        np.testing.assert_allclose(arrays["features"], before[name]["features"], atol=1e-5)
+
+
 def test_every_bit_of_the_arrays_is_watched(extracted, tmp_path):
     """A bit is harmless only where no reader looks: times and attributes in the headers of a zip file."""
     extracted()

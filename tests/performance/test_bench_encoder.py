@@ -79,3 +79,14 @@ def test_a_length_that_does_not_fit_is_said(command, monkeypatch, tmp_path):
 def test_errors_are_one_line(command, flag, message):
     code, _, err = command("--encoder", flag, "--steps=2")
     assert code == 2 and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["--encoder", "--latency"])
+def test_weights_of_a_branch_are_not_what_is_timed(command, mode):
+    """They are those of another encoder where the fields are not set to them."""
+    code, _, err = command(mode, "--steps=2", "--config.video_branch.init_from=videoprism")
+    assert code == 2 and err.count("\n") == 1
+    assert (
+        "config.video_branch.init_from='videoprism' is not read here: " in err
+        and "task=linear and --config.init_from=videoprism" in err
+    )
