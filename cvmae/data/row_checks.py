@@ -12,6 +12,7 @@ from cvmae.data.labels import label_sets_of
 from cvmae.data.lines import one_line
 from cvmae.data.manifest import ManifestError
 from cvmae.data.records import Source
+from cvmae.storage.path import hard_links
 
 _SHOWN = 3
 # Above this fraction of the clips that are compared, a number on them means something else than it says.
@@ -29,6 +30,10 @@ class Part(NamedTuple):
     def of(cls, file: str, start: float | None, end: float | None) -> "Part":
         """Makes a part of times that may be None: from the beginning, to the end."""
         return cls(file, start or 0.0, math.inf if end is None else end)
+
+    def named(self, names: Mapping[str, str]) -> "Part":
+        """Returns the part with the name of its file that `names` has for it, if any."""
+        return self._replace(file=names.get(self.file, self.file))
 
 
 def shared(train: Iterable[Part], test: Sequence[Part]) -> list[int]:
@@ -88,7 +93,7 @@ def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled
         of classes without training clips, so that a number on them would mean nothing.
     """
     notes, seen = [], set()
-    parts = {field: parts_of(source) for field, source in sources.items()}
+    parts = _by_file({field: parts_of(source) for field, source in sources.items()})
     for field, source in sources.items():
         if splits[field] not in seen:
             seen.add(splits[field])
@@ -103,6 +108,14 @@ def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled
             if labeled:
                 notes += _without_training(*names, train, source)
     return notes
+
+
+def _by_file(parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
+    """Returns the parts with one name for each file, also for one that hard links give several."""
+    links = hard_links(dict.fromkeys(part.file for of_field in parts.values() for part in of_field))
+    if not links:
+        return parts
+    return {field: [part.named(links) for part in of_field] for field, of_field in parts.items()}
 
 
 def _repeats(name, source, parts, labeled):

@@ -7,12 +7,13 @@ import os
 import pathlib
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from cvmae.storage.client import scheme_of
 from cvmae.storage.remote_path import RemotePath
 
 AnyPath = pathlib.Path | RemotePath
+_NO_NUMBER = (0, 0xFFFFFFFF)  # what file systems without numbers of their own list, libfuse's among them
 _NO_FILES = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -123,3 +124,39 @@ def _real_folder(folder: str) -> tuple[str, frozenset[str]]:
             return os.path.realpath(folder), frozenset(entry.name for entry in entries if entry.is_symlink())
     except OSError:  # files that are not there are named when they are read
         return os.path.realpath(folder), frozenset()
+
+
+def hard_links(files: Iterable[str]) -> dict[str, str]:
+    """Returns {file: another of `files` that is the same file} of those with several names on their disk; files in buckets have one.
+
+    As in `real_names`, each folder is listed once, and only files whose numbers agree are looked at: not every file system lists
+    numbers that are a file's alone.
+    """
+    look, first, same = functools.cache(_numbers_of), {}, {}
+    for file in files:
+        if is_remote(file):
+            continue
+        folder, name = os.path.split(file)
+        device, numbers = look(folder)
+        if (number := numbers.get(name, 0)) in _NO_NUMBER:
+            continue
+        other = first.setdefault((device, number), file)
+        if other != file and _is_same_file(other, file):
+            same[file] = other
+    return same
+
+
+def _numbers_of(folder: str) -> tuple[int, dict[str, int]]:
+    """Returns the number of the disk of a folder, and the inode numbers of what is in it, by name."""
+    try:
+        with os.scandir(folder) as entries:
+            return os.stat(folder).st_dev, {entry.name: entry.inode() for entry in entries}
+    except OSError:
+        return 0, {}
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # as in `_real_folder`
+        return False

@@ -41,8 +41,9 @@ def test_a_file_through_a_link_is_the_same_file(tmp_path):
     (tmp_path / "real" / "t0.mp4").touch()
     (tmp_path / "file.mp4").symlink_to(tmp_path / "real" / "t0.mp4")
     (tmp_path / "folder").symlink_to(tmp_path / "real")
+    (tmp_path / "hard.mp4").hardlink_to(tmp_path / "real" / "t0.mp4")
     rows = [*clean(4), "real/t0.mp4,0,train,,"]
-    for link in ("file.mp4", "folder/t0.mp4"):
+    for link in ("file.mp4", "folder/t0.mp4", "hard.mp4"):
         [line, *_] = check_rows(sources(tmp_path, [*rows, f"{link},0,val,,"]), FIELDS, labeled=True)
         assert "1 of 5 videos are also in data.split='train'" in line
 
@@ -155,7 +156,7 @@ def test_prepare_names_them(tmp_path, capsys):
     assert "manifest.csv: 1 of 3 classes have no training videos: fly" in out
 
 
-@pytest.mark.parametrize("linked", ["files", "folder"])
+@pytest.mark.parametrize("linked", ["files", "folder", "hard"])
 def test_prepare_names_files_that_links_give_a_second_label(linked, tmp_path, capsys):
     folder = tmp_path / "videos"
     (folder / "run").mkdir(parents=True)
@@ -166,7 +167,8 @@ def test_prepare_names_files_that_links_give_a_second_label(linked, tmp_path, ca
     else:
         (folder / "jump").mkdir()
         for name in ("a", "b"):
-            (folder / "jump" / f"{name}.mp4").symlink_to(f"../run/{name}.mp4")
+            path = folder / "jump" / f"{name}.mp4"
+            path.hardlink_to(folder / "run" / path.name) if linked == "hard" else path.symlink_to(f"../run/{path.name}")
     prepare(options(tmp_path, "folder"))
     [_, *problems] = table(tmp_path / "out" / "report.csv")
     assert problems and {problem for _, problem, _ in problems} <= {"two labels", "in two splits"}

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from cvmae.storage import client
+from cvmae.storage import client, path
 from cvmae.storage.blocks import BlockFile
 from cvmae.storage.client import SetupError
 from cvmae.storage.path import as_path, dirname, exists, isdir, isfile, join
@@ -150,3 +150,16 @@ def test_missing_credentials_are_one_line(monkeypatch, tmp_path):
         proxy.faults = [401]
         with pytest.raises(SetupError, match=r"no credentials for gs://: run `gcloud auth application-default login`"):
             RemotePath(f"{bucket}/x").read_bytes()
+
+
+def test_hard_links_are_files_with_several_names(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    files = [tmp_path / name for name in ("a", "b", "below/c", "absent")]
+    files[0].write_bytes(b"1"), files[1].write_bytes(b"1")
+    files[2].hardlink_to(files[0])
+    one, other, linked, absent = map(str, files)
+    assert path.hard_links([one, other, linked, absent, "s3://bucket/a"]) == {linked: one}
+    # A file system that lists the same numbers for different files.
+    monkeypatch.setattr(path, "_numbers_of", lambda _: (0, {"a": 7, "b": 7, "c": 7, "absent": 7}))
+    assert path.hard_links([one, other, linked, absent]) == {linked: one}
+    assert path.hard_links([absent, one]) == {}
