@@ -1,12 +1,16 @@
-"""Sources from outside the package, `cvmae.run(config, workdir, source=...)`: the check that they follow the protocol."""
+"""Sources from outside the package, `cvmae.run(config, workdir, source=...)`: the check that they and their records follow the protocol."""
 
+import contextlib
+import numbers
+import operator
 import pickle
 from collections.abc import Mapping
 
 import numpy as np
 
 from cvmae.data.labels import label_sets_of
-from cvmae.data.records import Record, Source
+from cvmae.data.lines import has_line_break, one_line
+from cvmae.data.records import Record, Source, UnreadableError
 from cvmae.storage.cache import RemoteFile
 
 MEMBERS = ("__len__", "__getitem__", "class_names", "labels", "identity", "key")
@@ -16,8 +20,43 @@ class SourceError(ValueError):
     """A source does not follow the protocol `records.Source`; the message names what is wrong and what is expected."""
 
 
+class CheckedSource:
+    """A source whose records and keys are checked when they are asked for; all else is that of the other source."""
+
+    def __init__(self, source: Source, name: str):
+        """Wraps `source`; `name` is its name for messages."""
+        self._source, self._name = source, name
+
+    def __getattr__(self, member: str):
+        if member.startswith("__") or member in ("_source", "_name"):  # before pickle has set them
+            raise AttributeError(member)
+        return getattr(self._source, member)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def key(self, index: int) -> str:
+        """Returns the key of a record. Raises: SourceError, it is no text."""
+        key = self._source.key(index)
+        if not isinstance(key, str):
+            raise SourceError(f"{self._name}.key({index}) is {str(key)[:60]!r} of type {type(key).__name__}: give a text")
+        return key
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns a record. Raises: SourceError, it does not follow the protocol; UnreadableError, the other source's."""
+        try:
+            record = self._source[index]
+        except UnreadableError as error:
+            if len(error.args) == 2 and all(isinstance(arg, str) for arg in error.args):
+                raise
+            reason = " ".join(map(str, error.args)) or "its source does not say why"
+            raise UnreadableError(self.key(index), reason) from error
+        _check_record(record, int(self._source.labels[index]), f"{self._name}[{index}]")
+        return record
+
+
 def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Source]:
-    """Returns checked sources by the name of their split.
+    """Returns checked sources, whose records are checked as well, by the name of their split.
 
     Args:
       source: one source, which is that of the split `split`, or a source for every split that the task reads.
@@ -27,9 +66,10 @@ def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Sou
       SourceError: a source does not follow the protocol.
     """
     sources = dict(source) if isinstance(source, Mapping) else {split.partition("[")[0]: source}
+    named = {split: f"source[{split!r}]" if isinstance(source, Mapping) else "source" for split in sources}
     for name, one in sources.items():
-        check_source(one, f"source[{name!r}]" if isinstance(source, Mapping) else "source")
-    return sources
+        check_source(one, named[name])
+    return {name: CheckedSource(one, named[name]) for name, one in sources.items()}
 
 
 def find_split(custom: Mapping[str, Source] | None, split: str, multi_label: bool = False) -> Source:
@@ -71,7 +111,7 @@ def check_source(source, name: str) -> None:
     for member in MEMBERS:
         if not hasattr(source, member):
             raise SourceError(f"{name} ({kind}) lacks {member}; a source needs {', '.join(MEMBERS)}: see cvmae.Source")
-    count, labels = len(source), source.labels
+    count, labels = _count(source, f"{name} ({kind})"), source.labels
     if not count:
         raise SourceError(f"{name} ({kind}) holds no records: give at least one")
     if not isinstance(labels, np.ndarray) or labels.dtype != np.int32 or labels.shape != (count,):
@@ -80,10 +120,14 @@ def check_source(source, name: str) -> None:
     names = source.class_names
     if not isinstance(names, tuple) or (names and label_sets_of(source) is None and labels.max() >= len(names)):
         raise SourceError(f"{name}.class_names is {str(names)[:60]}: give a tuple with a name for every label, or ()")
+    for number, class_name in enumerate(names):
+        if not isinstance(class_name, str) or has_line_break(class_name) or not _is_unicode(class_name):
+            raise SourceError(f"{name}.class_names[{number}] is {str(class_name)[:60]!r}: give a text of one line")
     for member, value in (("identity", source.identity), ("key(0)", source.key(0))):
         if not isinstance(value, str) or not value:
             raise SourceError(f"{name}.{member} is {str(value)[:60]!r}: give a text that is not empty")
-    _check_record(source[0], int(labels[0]), f"{name}[0]")
+    with contextlib.suppress(UnreadableError):  # such a record is replaced and counted like any other
+        _check_record(source[0], int(labels[0]), f"{name}[0]")
     try:
         pickle.dumps(source)
     except Exception as error:
@@ -94,15 +138,53 @@ def check_source(source, name: str) -> None:
         ) from error
 
 
+def _count(source, name: str) -> int:
+    try:
+        return len(source)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{name}.__len__ does not return the number of its records ({error}): give an int") from error
+
+
 def _check_record(record, label: int, name: str) -> None:
+    """Raises SourceError for a record of other types, or with another label than `labels` has; UnreadableError for an empty one."""
     if not isinstance(record, Record):
         raise SourceError(f"{name} is of type {type(record).__name__}: give a cvmae.Record")
+    if not isinstance(record.name, str):
+        raise SourceError(f"{name}.name is {str(record.name)[:60]!r} of type {type(record.name).__name__}: give a text")
+    name = f"{name}, which is {one_line(record.name)[:60]}: its"
     payload = record.payload
     is_frames = isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
-    if not is_frames and not (isinstance(payload, str | bytes | RemoteFile) and payload):
-        shown = (
-            f"{payload.dtype}{list(payload.shape)}" if isinstance(payload, np.ndarray) else f"of type {type(payload).__name__}"
+    if not is_frames and not isinstance(payload, str | bytes | RemoteFile):
+        raise SourceError(
+            f"{name} payload is {_shown(payload)}: give a path, the bytes of a video file, or frames uint8 [n, H, W, 3]"
         )
-        raise SourceError(f"{name}.payload is {shown}: give a path, the bytes of a video file, or frames uint8 [n, H, W, 3]")
-    if record.label != label:
-        raise SourceError(f"{name}.label is {record.label!r}, labels[0] is {label}: both have to be the same")
+    for part in ("start", "end"):
+        seconds = getattr(record, part)
+        if seconds is not None and not isinstance(seconds, numbers.Real):
+            raise SourceError(f"{name} {part} is {str(seconds)[:60]!r} of type {type(seconds).__name__}: give seconds, or None")
+    if not _is_index(record.label) or record.label != label:
+        raise SourceError(f"{name} label is {record.label!r}, the one in labels is {label}: both have to be the same number")
+    if not (payload.size if isinstance(payload, np.ndarray) else payload):
+        raise UnreadableError(record.name, "it is empty")
+
+
+def _shown(payload) -> str:
+    return f"{payload.dtype}{list(payload.shape)}" if isinstance(payload, np.ndarray) else f"of type {type(payload).__name__}"
+
+
+def _is_index(value) -> bool:
+    """Returns True for a whole number of any integer type, numpy's among them."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_unicode(text: str) -> bool:
+    """Returns True for a text that files can hold, one without halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

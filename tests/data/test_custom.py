@@ -1,7 +1,9 @@
 """A source of your own: the example of the README trains and resumes, and what breaks the protocol is named."""
 
+import dataclasses
 import importlib.util
 import pathlib
+import pickle
 import re
 import shutil
 import sys
@@ -12,7 +14,7 @@ import pytest
 
 import cvmae
 from cvmae.config import ConfigError, load
-from cvmae.data.custom import by_split, check_source
+from cvmae.data.custom import CheckedSource, SourceError, by_split, check_source
 from cvmae.data.pipeline import make_loader
 from tests.commands import ROOT, assert_same_state, metric_lines, saved_state
 from tests.data import videos
@@ -160,10 +162,13 @@ BROKEN = {
     },
     r"key\(0\) is ''": {"key": lambda self, index: ""},
     "is of type tuple: give a cvmae.Record": {"__getitem__": lambda self, index: ("a.mp4", 0)},
-    r"payload is float32\[8, 16, 24, 3\]": {
+    r"source\[0\], which is r: its payload is float32\[8, 16, 24, 3\]": {
         "__getitem__": lambda self, index: cvmae.Record("r", 0, None, None, np.zeros((8, 16, 24, 3), np.float32))
     },
-    "label is 1, labels": {"__getitem__": lambda self, index: cvmae.Record("r", 1, None, None, "r.mp4")},
+    "label is 1, the one in labels is 0": {"__getitem__": lambda self, index: cvmae.Record("r", 1, None, None, "r.mp4")},
+    r"__len__ does not return the number of its records \('float' object": {"__len__": lambda self: 3.0},
+    r"class_names\[0\] is '\\udc80': give a text of one line": {"class_names": ("\udc80", "b")},
+    r"class_names\[1\] is 'a\\nb': give a text": {"class_names": ("c", "a\nb")},
     "cannot be pickled": {"__getstate__": lambda self: {"file": open(__file__)}},  # noqa: SIM115
 }
 
@@ -174,6 +179,68 @@ def test_what_breaks_the_protocol_is_named(message):
     with pytest.raises(ValueError, match=message) as refused:
         by_split(type("Broken", (Own,), BROKEN[message])(), "train")
     assert "\n" not in str(refused.value)
+
+
+FRAMES = np.zeros((8, 16, 24, 3), np.uint8)
+ODD = {  # a later record: how it differs from a good one, and the error
+    r"payload is float32\[8, 16, 24, 3\]: give a path, the bytes of a video file, or frames uint8": {
+        "payload": np.float32(FRAMES)
+    },
+    r"payload is int16\[8, 16, 24, 3\]": {"payload": FRAMES.astype(np.int16)},
+    r"payload is uint8\[8, 16, 24, 4\]": {"payload": np.zeros((8, 16, 24, 4), np.uint8)},
+    r"payload is uint8\[16, 24, 3\]": {"payload": FRAMES[0]},
+    "payload is of type int": {"payload": 5},
+    "payload is of type list": {"payload": [FRAMES]},
+    "label is 1, the one in labels is 0": {"label": 1},
+    "label is 0.0, the one": {"label": 0.0},
+    "label is 'a', the one": {"label": "a"},
+    "label is None, the one": {"label": None},
+    "start is '1.5' of type str: give seconds, or None": {"start": "1.5"},
+    "name is '7' of type int": {"name": 7},
+    "is empty": {"payload": b""},
+    "it is empty": {"payload": FRAMES[:0]},
+}
+
+
+@pytest.mark.parametrize("message", ODD)
+def test_every_record_is_checked(message):
+    """Frames of floats in [0, 1] would be read as a black video, and the label of a record is what is trained on."""
+
+    class Odd(Own):
+        def __getitem__(self, index):
+            good = super().__getitem__(index)
+            return dataclasses.replace(good, **ODD[message]) if index == 2 else good
+
+    source = CheckedSource(Odd(), "source")
+    assert source[1].name == "r1" and len(source) == 3 and source.key(2) == "r2"
+    with pytest.raises(cvmae.UnreadableError if "empty" in message else SourceError, match=message) as refused:
+        source[2]
+    assert "\n" not in str(refused.value) and ("empty" in message or "source[2]" in str(refused.value))
+    with make_loader(small_config(), source) as loader:
+        if "empty" in message:
+            assert any(b"it is empty" in bytes(row) for _ in range(3) for row in next(loader)["failures"])
+        else:
+            with pytest.raises(SourceError, match=message):
+                [next(loader) for _ in range(3)]
+
+
+def test_a_checked_source_has_the_members_of_the_other_one():
+    checked = pickle.loads(pickle.dumps(by_split(Own(), "train")["train"]))
+    assert checked.identity == "own" and not hasattr(checked, "parts") and not hasattr(checked, "label_sets")
+    keys = CheckedSource(type("Numbered", (Own,), {"key": lambda self, index: index})(), "source")
+    with pytest.raises(SourceError, match=r"source.key\(1\) is '1' of type int: give a text"):
+        keys.key(1)
+
+
+@pytest.mark.parametrize("args", [(), ("a reason",), (3, "a reason", None)])
+def test_an_unreadable_record_without_its_name_has_its_key(args):
+    class Holed(Own):
+        def __getitem__(self, index):
+            raise cvmae.UnreadableError(*args)
+
+    with pytest.raises(cvmae.UnreadableError) as unreadable:
+        CheckedSource(Holed(), "source")[1]
+    assert unreadable.value.args == ("r1", " ".join(map(str, args)) or "its source does not say why")
 
 
 def test_a_record_that_is_not_to_be_had_is_replaced():
