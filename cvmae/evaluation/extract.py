@@ -16,7 +16,7 @@ from cvmae.evaluation import feature_origins
 from cvmae.evaluation.feature_cache import process_slice
 from cvmae.evaluation.feature_files import NpzFiles
 from cvmae.evaluation.feature_folder import INDEX, write_index
-from cvmae.evaluation.feature_identity import IDENTITY, encoder_identity, open_cache
+from cvmae.evaluation.feature_identity import IDENTITY, digest, encoder_identity, open_cache
 from cvmae.evaluation.feature_sequences import SUMMARY, NpyFiles, check_names, summary
 from cvmae.evaluation.feature_shards import RecordFiles
 from cvmae.evaluation.feature_writing import Writing
@@ -75,16 +75,18 @@ def extract_features(
     names = output_names(source)
     _check_files(format, dtype, spec, names)
     encode = make_encode(config, spec, placement)
-    _claim_folder(config, encode, params, spec, folder, (window_stride, format, dtype))
+    identity = encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]}
+    _claim_folder(config, encode, params, identity, folder)
     files = FORMATS[format](as_path(folder))  # which may set damaged files aside, of the claimed folder only
     stamps = Stamps(source)
-    there, outdated = _look(files, folder, names, source, stamps)  # before any write, so that all processes see the same
+    encoder = digest(identity)
+    there, outdated = _look(files, folder, names, source, stamps, encoder)  # before any write, so that all processes see the same
     todo = process_slice([number for number in range(len(names)) if number not in there])
     bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
     size = whole_batch(max(1, config.batch_size // jax.process_count()))
     loader = WindowLoader(config, source, todo, size, window_stride, stamps)
     with loader, evaluation_bar(len(todo), "features", "video") as bar:
-        with Writing(files, names, bad, np.dtype(dtype), bar, label_sets_of(source), outdated) as writing:
+        with Writing(files, names, bad, np.dtype(dtype), bar, label_sets_of(source), outdated, encoder) as writing:
             for values, batch in encoded_batches(lambda video: encode(params, video), _batches(loader, size, writing), placement):
                 writing.take(batch["number"], values)
         files.finish()
@@ -94,9 +96,9 @@ def extract_features(
     return {"videos": len(source)} | counts | _describe_folder(files, folder, names, there | written)
 
 
-def _look(files, folder, names: list[str], source, stamps: Stamps) -> tuple[dict[int, int], set[int]]:
+def _look(files, folder, names: list[str], source, stamps: Stamps, encoder: str) -> tuple[dict[int, int], set[int]]:
     """Returns the windows of the videos whose features stay, by their number, and the numbers of those with features that do not."""
-    rows = feature_origins.look(files.stored, names, source, stamps)
+    rows = feature_origins.look(files.stored, names, source, stamps, encoder)
     processes.log_once(*feature_origins.notes(folder, names, rows))
     there = {number: row.windows for number, row in enumerate(rows) if row.is_there}
     outdated = {number for number, row in enumerate(rows) if row.state in feature_origins.REASONS}
@@ -137,13 +139,14 @@ def _without_caches(folder, names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith(caches)]
 
 
-def _claim_folder(config, encode, params, spec: FeatureSpec, folder, settings: tuple[int, str, str]) -> None:
-    """Makes the folder that of these features, and writes features.json for npy; settings: window stride, format and dtype."""
-    open_cache(folder, encoder_identity(config, params, spec) | {"windows": list(settings)}, config=config)
-    if settings[1] == "npy" and processes.is_main_process():
+def _claim_folder(config, encode, params, identity: dict, folder) -> None:
+    """Makes the folder that of the features of this identity, and writes features.json for npy."""
+    open_cache(folder, identity, config=config)
+    window_stride, format, _ = identity["windows"]
+    if format == "npy" and processes.is_main_process():
         clip = jax.ShapeDtypeStruct((1, 1, config.data.num_frames, *config.data.frame_size, 3), np.uint8)
         width = jax.eval_shape(encode, params, clip).shape[-1]
-        write_json(as_path(folder) / SUMMARY, summary(clip_spec(config), settings[0], width))
+        write_json(as_path(folder) / SUMMARY, summary(clip_spec(config), window_stride, width))
 
 
 def _check_files(format: str, dtype: str, spec: FeatureSpec, names: list[str]) -> None:

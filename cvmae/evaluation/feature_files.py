@@ -29,7 +29,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from cvmae.data.records import why_outside
-from cvmae.evaluation.feature_reading import check_npz
+from cvmae.evaluation.feature_reading import Expected, check_npz
 from cvmae.files import set_aside
 from cvmae.interop.arrays import NPZ_ERRORS
 from cvmae.storage.cache import open_binary
@@ -145,7 +145,7 @@ class NpzFiles:
             stored = Stored.of_json(comment) if comment else _of_arrays(path)
             if not isinstance(path, RemotePath):
                 with open(path, "rb") as file:
-                    check_npz(file, path, stored.windows)
+                    check_npz(file, path, Expected(windows=stored.windows))
             return stored
         except NPZ_ERRORS as error:
             if isinstance(path, RemotePath) and isinstance(error, OSError):

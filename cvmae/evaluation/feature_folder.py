@@ -10,7 +10,8 @@ import numpy as np
 from cvmae.data.lines import csv_text
 from cvmae.data.records import why_outside
 from cvmae.evaluation.feature_files import NpzFiles
-from cvmae.evaluation.feature_reading import FeatureError, read_npz
+from cvmae.evaluation.feature_identity import digest_of
+from cvmae.evaluation.feature_reading import Expected, FeatureError, read_npz
 from cvmae.evaluation.feature_shards import SHARD, Row, read_shard, shards_of
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
@@ -28,20 +29,24 @@ def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int]]) -> None:
         file.write(csv_text([_COLUMNS, *rows]))
 
 
-def read_index(folder: AnyPath) -> list[str] | None:
-    """Returns the names of the videos in the index of a folder; None without an index, as in folders of earlier versions.
+def read_index(folder: AnyPath) -> dict[str, int] | None:
+    """Returns {name of a video: windows} of the index of a folder; None without an index, as in folders of earlier versions.
 
     Raises:
       FeatureError: the file is damaged.
     """
     try:
-        with (folder / INDEX).open(encoding="utf-8", errors="surrogatepass", newline="") as file:
+        with (folder / INDEX).open(
+            encoding="utf-8-sig", errors="surrogatepass", newline=""
+        ) as file:  # spreadsheets put a mark in front
             header, *rows = csv.reader(file)
             if tuple(header) == _COLUMNS and all(len(row) == len(_COLUMNS) for row in rows):
-                return [row[0] for row in rows]
+                return {name: int(windows) for name, _, windows in rows}
             why = f"expected lines of {','.join(_COLUMNS)}"
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        why = "it is a folder"
     except (ValueError, csv.Error) as error:
         why = str(error)
     raise FeatureError(
@@ -63,8 +68,8 @@ class FeatureFolder(Mapping):
     """Mapping {name of a video: its arrays} of a folder of npz files or shards; the arrays of a video are read on access.
 
     Its videos are those of index.csv, the rows of the last run that have features; without that file, all that lie there. Access raises
-    FeatureError, a ValueError, for features that are damaged, of another video, or listed in index.csv and not there, and KeyError for
-    a name that the folder lacks.
+    FeatureError, a ValueError, for features that are damaged, of another video or another encoder, or listed in index.csv and not there,
+    and KeyError for a name that the folder lacks.
     """
 
     def __init__(self, folder):
@@ -72,8 +77,11 @@ class FeatureFolder(Mapping):
 
         Raises:
           FileNotFoundError: it contains no features.
-          FeatureError: a shard or the index is damaged. ValueError: shards are in a bucket.
+          FeatureError: a shard or the index is damaged, or it is no folder. ValueError: shards are in a bucket.
+          ConfigError: identity.json, which says what encoder made the features, is damaged.
         """
+        if not is_remote(as_path(folder)) and as_path(folder).is_file():
+            raise FeatureError(f"{folder} is a file: give the folder of features that it lies in")
         self._files, shards = NpzFiles(as_path(folder)), shards_of(as_path(folder))
         if shards and is_remote(shards[0]):
             raise ValueError(f"{folder} holds {SHARD} shards, which are read from a disk only: copy the folder")
@@ -87,7 +95,8 @@ class FeatureFolder(Mapping):
             self._positions = {name: self._positions.get(name) for name in listed}
         if all(position is None for position in self._positions.values()):
             raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {SHARD} shards")
-        self._index = None if listed is None else as_path(folder) / INDEX
+        self._index, self._listed = as_path(folder) / INDEX, listed
+        self._encoder = digest_of(folder)
         self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
@@ -96,18 +105,20 @@ class FeatureFolder(Mapping):
             raise FeatureError(
                 f"{self._index} lists {name}, and its features are not there: run task=extract again, which makes them and the list"
             )
+        # Without an index files have the names that somebody gave them.
+        expected = Expected(name, self._listed[name], self._encoder) if self._listed else Expected(encoder=self._encoder)
         if self._records is None:
             path = self._files.path(name)
             with path.open("rb") as file:
-                return read_npz(file, path, name if self._index else None)
+                return read_npz(file, path, expected)
         where = f"{self._shards[position]}, record of {name},"
         try:
             content = self._records[position]
         except RuntimeError as error:  # array_record's, of a record with another checksum
             raise FeatureError.of(where, str(error).partition(";")[0]) from error
-        return read_npz(io.BytesIO(content), where, name)
+        return read_npz(io.BytesIO(content), where, expected._replace(video=name))
 
-    def _names_of_files(self, listed: list[str] | None) -> list[str]:
+    def _names_of_files(self, listed: Iterable[str] | None) -> list[str]:
         """Returns the videos with an .npz; of those of an index no file is opened, as where a shortened name hides the full one."""
         if listed is None:
             return self._files.names()

@@ -77,6 +77,19 @@ def encoder_identity(config, params, spec: FeatureSpec) -> dict:
     }
 
 
+def digest(identity: dict) -> str:
+    """Returns a hash of an identity, with which each file of features says what made it. It stays when entries of `_LEFT_OUT` are new."""
+    entries = flatten(json.loads(json.dumps(identity)))
+    kept = {name: value for name, value in entries.items() if name not in _LEFT_OUT or value != _LEFT_OUT[name]}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def digest_of(folder) -> str:
+    """Returns the hash of the identity that a folder of features has; "" for a folder without one. Raises: ConfigError, it is damaged."""
+    path = as_path(folder) / IDENTITY
+    return digest(_read_identity(path)["identity"]) if path.exists() else ""
+
+
 def open_cache(folder, identity: dict, layout: dict | None = None, config=None) -> dict:
     """Creates a cache, or checks that an existing one has this identity.
 

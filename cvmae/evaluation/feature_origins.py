@@ -6,6 +6,7 @@ An origin is an object for JSON:
     label       class number, -1 unlabeled; where videos have several labels a list of them, null for an unlabeled video
     start, end  seconds, the part of the video that was used; null: from its beginning, to its end
     video       a stamp, see `data.stamps`; absent where there was none
+    encoder     a hash of the encoder and of the settings, see `feature_identity.digest`
 
 Files of earlier versions have the first two alone, and shards the text of the label. What is absent is not compared.
 """
@@ -34,6 +35,7 @@ MISSING, SAME, UNRECORDED, UNSEEN = "missing", "same", "unrecorded", "unseen"
 REASONS = {
     "damaged": "damaged or cut files",
     "path": "files of another video of this name",
+    "encoder": "files of another encoder",
     "label": "other labels",
     "start": "another start",
     "end": "another end",
@@ -60,9 +62,9 @@ def label_text(label: int | list[int] | None) -> str:
     return "" if label is None else str(label)
 
 
-def origin_of(name: str, label: int | list[int] | None, stamp: VideoStamp | None) -> dict:
-    """Returns the origin of a row; `label` is a `label_value`."""
-    origin: dict = {"path": name, "label": label}
+def origin_of(name: str, label: int | list[int] | None, stamp: VideoStamp | None, encoder: str) -> dict:
+    """Returns the origin of a row; `label` is a `label_value`, `encoder` a hash."""
+    origin: dict = {"path": name, "label": label, "encoder": encoder}
     if stamp is not None:
         origin |= {"start": stamp.start, "end": stamp.end} | ({} if stamp.text is None else {"video": stamp.text})
     return origin
@@ -71,7 +73,7 @@ def origin_of(name: str, label: int | list[int] | None, stamp: VideoStamp | None
 def difference(before: dict, now: dict) -> str:
     """Returns the first entry of REASONS in which two origins differ; "" if they agree in all that both have."""
     now = now | {"label_text": label_text(now["label"])}
-    fields = ("path", "label", "label_text", "start", "end", "video")
+    fields = ("path", "encoder", "label", "label_text", "start", "end", "video")
     changed = [field for field in fields if field in before and field in now and before[field] != now[field]]
     return changed[0].removesuffix("_text") if changed else ""
 
@@ -95,7 +97,9 @@ class RowState:
         return self.state in (SAME, UNRECORDED, UNSEEN)
 
 
-def look(stored: Callable[[str], Stored | None], names: Sequence[str], source: Source, stamps: Stamps) -> list[RowState]:
+def look(
+    stored: Callable[[str], Stored | None], names: Sequence[str], source: Source, stamps: Stamps, encoder: str
+) -> list[RowState]:
     """Compares what a folder has with every row of a source; each process looks at a part, and all return all.
 
     Args:
@@ -103,6 +107,7 @@ def look(stored: Callable[[str], Stored | None], names: Sequence[str], source: S
       names: of the rows.
       source: the rows.
       stamps: of the source.
+      encoder: a hash of what the features are to be made with.
     """
     labels, sets = functools.cache(lambda: source.labels), label_sets_of(source)
 
@@ -113,7 +118,7 @@ def look(stored: Callable[[str], Stored | None], names: Sequence[str], source: S
             return MISSING, 0
         if there.damaged:
             return "damaged", 0
-        now = origin_of(names[number], label_value(int(labels()[number]), sets), stamps.of(number))
+        now = origin_of(names[number], label_value(int(labels()[number]), sets), stamps.of(number), encoder)
         if reason := difference(there.origin, now):
             return reason, 0
         return (UNSEEN if "video" not in now else SAME if "video" in there.origin else UNRECORDED), there.windows

@@ -1,9 +1,10 @@
 """Reading of the features of one video: the arrays of an .npz, or a check that it is whole which keeps none of them in memory."""
 
+import json
 import math
 import zipfile
 import zlib
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -24,16 +25,33 @@ class FeatureError(ValueError):
         return cls(f"{where} is damaged ({why}): run task=extract again, which recomputes it")
 
 
-def read_npz(file: BinaryIO, where: object, video: str | None = None) -> dict[str, np.ndarray]:
+class Expected(NamedTuple):
+    """What features should be of, each as far as it is known.
+
+    Attributes:
+      video: the name of the video; None: any.
+      windows: the number of windows; None: any.
+      encoder: the hash of what made them, see `feature_identity.digest`; empty: any.
+    """
+
+    video: str | None = None
+    windows: int | None = None
+    encoder: str = ""
+
+
+ANY = Expected()
+
+
+def read_npz(file: BinaryIO, where: object, expected: Expected = ANY) -> dict[str, np.ndarray]:
     """Returns the arrays of an open .npz file, whose checksums are compared.
 
     Args:
       file: at its beginning.
       where: its path, or the shard and the video in it, for messages.
-      video: the name of the video whose features it should have; None: any.
+      expected: what it should be of.
 
     Raises:
-      FeatureError: it is damaged, or of another video. OSError: it lies in a bucket, which does not answer.
+      FeatureError: it is damaged, or of something else. OSError: it lies in a bucket, which does not answer.
     """
     try:
         arrays = {}
@@ -41,12 +59,12 @@ def read_npz(file: BinaryIO, where: object, video: str | None = None) -> dict[st
             for name in archive.namelist():
                 with archive.open(name) as member:
                     arrays[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
-        _check_windows({name: array.shape for name, array in arrays.items()})
-        _check_video(arrays["path"], video)
+            _check_windows({name: array.shape for name, array in arrays.items()})
+            _check_expected(archive, arrays["features"].shape, arrays["path"], expected)
         return arrays
     except MemoryError:  # of a damaged header, or of features that are too large
         file.seek(0)
-        check_npz(file, where)
+        check_npz(file, where, expected)
         raise
     except NPZ_ERRORS as error:
         if isinstance(where, RemotePath) and isinstance(error, OSError):
@@ -54,28 +72,26 @@ def read_npz(file: BinaryIO, where: object, video: str | None = None) -> dict[st
         raise FeatureError.of(where, npz_reason(error)) from error
 
 
-def check_npz(file: BinaryIO, where: object, windows: int | None = None, video: str | None = None) -> None:
+def check_npz(file: BinaryIO, where: object, expected: Expected = ANY) -> None:
     """Reads an open .npz file once, piece by piece, and compares its checksums and the shapes of its arrays.
 
     Args:
       file: at its beginning.
       where: as for `read_npz`.
-      windows: the number of windows that it says it has; None: any.
-      video: as for `read_npz`.
+      expected: what it should be of.
 
     Raises:
-      FeatureError: it is damaged, of another video, or has another number of windows.
+      FeatureError: it is damaged, or of something else.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             shapes = {name.removesuffix(".npy"): _check_member(archive, name) for name in archive.namelist()}
             _check_windows(shapes)
             with archive.open("path.npy") as member:
-                _check_video(np.lib.format.read_array(member, allow_pickle=False), video)
+                path = np.lib.format.read_array(member, allow_pickle=False)
+            _check_expected(archive, shapes["features"], path, expected)
     except NPZ_ERRORS as error:
         raise FeatureError.of(where, npz_reason(error)) from error
-    if windows is not None and shapes[_FEATURES][0] != windows:
-        raise FeatureError.of(where, f"it has {shapes[_FEATURES][0]:,} windows, and was written with {windows:,}")
 
 
 def crc32_of(path) -> int:
@@ -111,7 +127,19 @@ def _check_windows(shapes: dict[str, tuple[int, ...]]) -> None:
         raise ValueError(f"its arrays have different numbers of windows, {windows}")
 
 
-def _check_video(path: np.ndarray, video: str | None) -> None:
-    """Raises ValueError where the array `path` names another video."""
-    if video is not None and str(path) != video:
+def _check_expected(archive: zipfile.ZipFile, shape: tuple[int, ...], path: np.ndarray, expected: Expected) -> None:
+    """Raises ValueError where features are of another video, have another number of windows, or were made with something else."""
+    if expected.video is not None and str(path) != expected.video:
         raise ValueError(f"it holds the features of {str(path)!r}")
+    if expected.windows is not None and shape[0] != expected.windows:
+        raise ValueError(f"it has {shape[0]:,} windows, and was written with {expected.windows:,}")
+    if expected.encoder and _encoder_of(archive.comment) not in ("", expected.encoder):
+        raise ValueError("it was made with another encoder or other settings than the others in this folder")
+
+
+def _encoder_of(comment: bytes) -> str:
+    """Returns the hash of what made features, from the comment of their .npz; "" where it does not say, as in those of earlier versions."""
+    try:
+        return json.loads(comment)["made_from"]["encoder"]
+    except (ValueError, LookupError, TypeError):
+        return ""

@@ -21,7 +21,7 @@ from cvmae.data.lines import csv_text
 from cvmae.data.record_writer import RecordWriter
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, Stored, comment_of
 from cvmae.evaluation.feature_origins import label_text
-from cvmae.evaluation.feature_reading import FeatureError, check_npz
+from cvmae.evaluation.feature_reading import Expected, FeatureError, check_npz
 from cvmae.files import replacing, set_aside
 from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath
@@ -216,7 +216,7 @@ class RecordChecks:
             except RuntimeError:
                 return False
         try:
-            check_npz(io.BytesIO(content), shard, row.stored().windows, row.name)
+            check_npz(io.BytesIO(content), shard, Expected(row.name, row.stored().windows))
         except FeatureError:
             return False
         return True
@@ -276,6 +276,8 @@ def read_shard(shard: AnyPath) -> tuple[list[Row], str]:
         return [row for row in rows if None not in row], f"{name} is cut"
     if isinstance(shard, RemotePath):  # nothing opens it there, and an upload is whole or not there
         return rows, "it is cut" if shard.status().size < _SMALLEST else ""
+    if shard.is_dir():
+        return rows, "it is a folder"
     with shard.open("rb") as file:
         file.read(1)  # the reader below does not tell a file that it may not read from a damaged one
     from array_record.python.array_record_module import ArrayRecordReader  # does not exist on Windows

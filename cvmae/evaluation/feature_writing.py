@@ -46,8 +46,9 @@ class Writing:
         bar: tqdm,
         label_sets: np.ndarray | None = None,
         outdated: Container[int] = (),
+        encoder: str = "",
     ):
-        self._label_sets, self._outdated = label_sets, outdated
+        self._label_sets, self._outdated, self._encoder = label_sets, outdated, encoder
         self._files, self._names, self._bad, self._dtype, self._bar = files, names, bad, dtype, bar
         self._videos: dict[int, _Video] = {}
         self._written: dict[int, int] = {}  # the windows of each video that was written, by its number
@@ -96,7 +97,7 @@ class Writing:
         label = label_value(video.label, self._label_sets)
         more = {} if self._label_sets is None else {"labeled": np.array(label is not None)}
         video.file.finish(
-            origin=origin_of(name, label, video.stamp),
+            origin=origin_of(name, label, video.stamp, self._encoder),
             start_s=video.windows.start_s,
             end_s=video.windows.end_s,
             label=np.array([] if label is None else label, np.int32),

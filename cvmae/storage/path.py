@@ -132,7 +132,9 @@ def hard_links(files: Iterable[str]) -> dict[str, str]:
     As in `real_names`, each folder is listed once, and only files whose numbers agree are looked at: not every file system lists
     numbers that are a file's alone.
     """
-    look, first, same = functools.cache(_numbers_of), {}, {}
+    look = functools.cache(_numbers_of)
+    first: dict[tuple[int, int], str] = {}
+    same = {}
     for file in files:
         if is_remote(file):
             continue

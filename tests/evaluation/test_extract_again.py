@@ -1,8 +1,10 @@
 """Extraction into a folder that has features: what changed since is made again, and the report and the index are of the folder as it is."""
 
 import csv
+import errno
 import json
 import os
+import pathlib
 import shutil
 import tarfile
 import zipfile
@@ -289,11 +291,18 @@ def test_a_damaged_shard_is_set_aside_and_its_videos_made_again(extracted, tmp_p
 def test_a_shard_that_may_not_be_read_is_not_damaged(extracted, tmp_path, monkeypatch):
     extracted(ROWS[:1], format="array_record")
     [shard] = (tmp_path / "out").glob("*.array_record")
-    shard.rename(tmp_path / "kept")
-    shard.mkdir()  # opening it fails, as for a file of someone else, for root too
-    with pytest.raises(OSError):
-        extracted(ROWS[:1], format="array_record")
-    assert shard.is_dir()
+    opens = pathlib.Path.open
+
+    def refuse(path, *args, **kwargs):  # root may read everything
+        if path == shard:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opens(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "open", refuse)
+        with pytest.raises(PermissionError):
+            extracted(ROWS[:1], format="array_record")
+    assert extracted(ROWS[:1], format="array_record")["skipped"] == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"name,file\nx,y\n", b"name,file,windows\nx\n", b"\xff\xfe", b"name,file,windows\n\0"])

@@ -6,62 +6,19 @@ import json
 import os
 import zipfile
 
-import jax
 import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader
 
 from cvmae.config import ConfigError
-from cvmae.data.records import Record, why_outside
+from cvmae.data.records import why_outside
 from cvmae.data.sources import make_source
 from cvmae.evaluation import extract, feature_shards
-from cvmae.evaluation.extract import extract_features
 from cvmae.evaluation.feature_files import NpzFiles, Stored
 from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.feature_reading import FeatureError
-from cvmae.evaluation.features import FeatureSpec, make_encode
-from cvmae.models.build import build_encoder, video_grid
+from tests.evaluation.conftest import COUNT
 from tests.tiny_configs import config
-
-COUNT = 4
-
-
-class Clips:
-    """A source of frames with any names."""
-
-    class_names, identity = (), "clips"
-
-    def __init__(self, names):
-        self.names, self.labels = names, np.zeros(len(names), np.int32)
-
-    def __len__(self):
-        return len(self.names)
-
-    def key(self, index):
-        return self.names[index]
-
-    def __getitem__(self, index):
-        return Record(self.names[index], 0, None, None, np.full((10, 32, 32, 3), 20 * index, np.uint8))
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    c = config()
-    module = build_encoder(c, c.video_branch, video_grid(c))
-    return jax.jit(module.init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))["params"], make_encode(c)
-
-
-@pytest.fixture
-def extracted(encoder, tmp_path, monkeypatch):
-    """Returns a function that extracts into the folder OUT, and returns the counts."""
-    params, encode = encoder
-    monkeypatch.setattr(extract, "make_encode", lambda *_: encode)
-
-    def run(format="npz", names=tuple(f"d/{number}.mp4" for number in range(COUNT))):
-        source = names if not isinstance(names, tuple) else Clips(names)
-        return extract_features(config(batch_size=4), params, source, tmp_path / "out", FeatureSpec(), format=format)
-
-    return run
 
 
 def flip(path, at):
@@ -137,47 +94,6 @@ def test_a_damaged_file_is_named_and_made_again(extracted, tmp_path, damage, cap
     for name in before:
         np.testing.assert_allclose(after[name]["features"], before[name]["features"], atol=1e-5)
     assert extracted()["skipped"] == COUNT
-
-
-@pytest.mark.parametrize("format", ["npz", "array_record"])
-def test_a_video_of_the_index_that_is_not_there_is_not_left_out(extracted, tmp_path, format):
-    """Its name was changed in a list, or its file was deleted: whoever reads all features would train without it."""
-    extracted(format)
-    table = (folder := tmp_path / "out") / ("index.csv" if format == "npz" else "features-00000.csv")
-    table.write_text(table.read_text().replace("d/1.mp4", "d/one.mp4", 1))
-    lost = "d/one.mp4" if format == "npz" else "d/1.mp4"
-    features = FeatureFolder(folder)
-    assert len(features) == COUNT and features["d/2.mp4"]["path"] == "d/2.mp4"
-    with pytest.raises(FeatureError, match=f"out/index.csv lists {lost}, and its features are not there: run task=extract again"):
-        features[lost]
-    extracted(format)
-    assert [str(arrays["path"]) for arrays in FeatureFolder(folder).values()] == [f"d/{number}.mp4" for number in range(COUNT)]
-    if format == "npz":
-        (folder / "d" / "1.mp4.npz").unlink()
-        with pytest.raises(FeatureError, match=r"lists d/1.mp4, and its features are not there"):
-            dict(FeatureFolder(folder))
-        for path in (folder / "d").iterdir():
-            path.unlink()
-        with pytest.raises(FileNotFoundError, match="holds no features"):
-            FeatureFolder(folder)
-
-
-@pytest.mark.parametrize("format", ["npz", "array_record"])
-def test_features_under_the_name_of_another_video_are_named_and_made_again(extracted, tmp_path, format):
-    extracted(format)
-    folder, before = tmp_path / "out", dict(FeatureFolder(tmp_path / "out"))
-    if format == "npz":
-        first, second, kept = (folder / "d" / f"{name}.npz" for name in ("1.mp4", "2.mp4", "kept"))
-        first.rename(kept), second.rename(first), kept.rename(second)
-    else:  # lines of the table are exchanged, not the numbers of their records
-        table = folder / "features-00000.csv"
-        table.write_text(table.read_text().replace("1.mp4", "?").replace("2.mp4", "1.mp4").replace("?", "2.mp4"))
-    for name, other in (("1", "2"), ("2", "1")):
-        with pytest.raises(FeatureError, match=rf"\(it holds the features of 'd/{other}.mp4'\): run task=extract again"):
-            FeatureFolder(folder)[f"d/{name}.mp4"]
-    assert extracted(format)["rewritten"] == 2
-    for name, arrays in FeatureFolder(folder).items():
-        np.testing.assert_allclose(arrays["features"], before[name]["features"], atol=1e-5)
 
 
 def test_every_bit_of_the_arrays_is_watched(extracted, tmp_path):

@@ -157,7 +157,7 @@ def build(folder, dataset):
             "1;Swiping Left\n2;Swiping Up\n",
             "train.csv:2: class 'Swiping Up' is not in jester-v1-labels.csv",
         ),
-        ("jester", "jester-v1-train.csv", "1\n", "jester-v1-train.csv:1: class '' is not in .*; expected id;class name"),
+        ("jester", "jester-v1-train.csv", "1\n", "jester-v1-train.csv:1: '1' has no semicolon; expected id;class name"),
         ("jester", "jester-v1-validation.csv", "a/b;Swiping Left\n", "validation.csv:1: id 'a/b' is no name of a file or folder"),
         ("jester", "jester-v1-test.csv", "..\n", "jester-v1-test.csv:1: id '..' is no name of a file or folder"),
         ("jester", "jester-v1-validation.csv", None, "labels: has no jester-v1-validation.csv; --labels is the folder with"),

@@ -43,6 +43,8 @@ def _video(where, line, name, classes) -> Video:
     identity, semicolon, label = (part.strip() for part in line.partition(";"))
     if not identity or os.path.basename(identity) != identity or identity in (os.curdir, os.pardir):
         raise PrepareError(f"{where}: id {identity[:40]!r} is no name of a file or folder; expected {_EXPECTED[name]}")
-    if label not in classes and (semicolon or name != "test"):
+    if not semicolon and name != "test":
+        raise PrepareError(f"{where}: {line[:40]!r} has no semicolon; expected {_EXPECTED[name]}")
+    if semicolon and label not in classes:
         raise PrepareError(f"{where}: class {label[:40]!r} is not in jester-v1-labels.csv; expected {_EXPECTED[name]}")
     return Video(identity, label, (identity,))

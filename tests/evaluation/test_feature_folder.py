@@ -1,0 +1,119 @@
+"""A folder of features as a mapping: what it should hold and does not, and what is of another video or encoder."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import cvmae
+from cvmae.evaluation import feature_writing
+from cvmae.evaluation.feature_folder import FeatureFolder
+from cvmae.evaluation.feature_reading import FeatureError
+from tests.evaluation.conftest import COUNT
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_a_video_of_the_index_that_is_not_there_is_not_left_out(extracted, tmp_path, format):
+    """Its name was changed in a list, or its file was deleted: whoever reads all features would train without it."""
+    extracted(format)
+    table = (folder := tmp_path / "out") / ("index.csv" if format == "npz" else "features-00000.csv")
+    table.write_text(table.read_text().replace("d/1.mp4", "d/one.mp4", 1))
+    lost = "d/one.mp4" if format == "npz" else "d/1.mp4"
+    features = FeatureFolder(folder)
+    assert len(features) == COUNT and features["d/2.mp4"]["path"] == "d/2.mp4"
+    with pytest.raises(FeatureError, match=f"out/index.csv lists {lost}, and its features are not there: run task=extract again"):
+        features[lost]
+    extracted(format)
+    assert [str(arrays["path"]) for arrays in FeatureFolder(folder).values()] == [f"d/{number}.mp4" for number in range(COUNT)]
+    if format == "npz":
+        (folder / "d" / "1.mp4.npz").unlink()
+        with pytest.raises(FeatureError, match=r"lists d/1.mp4, and its features are not there"):
+            dict(FeatureFolder(folder))
+        for path in (folder / "d").iterdir():
+            path.unlink()
+        with pytest.raises(FileNotFoundError, match="holds no features"):
+            FeatureFolder(folder)
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_features_under_the_name_of_another_video_are_named_and_made_again(extracted, tmp_path, format):
+    extracted(format)
+    folder, before = tmp_path / "out", dict(FeatureFolder(tmp_path / "out"))
+    if format == "npz":
+        first, second, kept = (folder / "d" / f"{name}.npz" for name in ("1.mp4", "2.mp4", "kept"))
+        first.rename(kept), second.rename(first), kept.rename(second)
+    else:  # lines of the table are exchanged, not the numbers of their records
+        table = folder / "features-00000.csv"
+        table.write_text(table.read_text().replace("1.mp4", "?").replace("2.mp4", "1.mp4").replace("?", "2.mp4"))
+    for name, other in (("1", "2"), ("2", "1")):
+        with pytest.raises(FeatureError, match=rf"\(it holds the features of 'd/{other}.mp4'\): run task=extract again"):
+            FeatureFolder(folder)[f"d/{name}.mp4"]
+    assert extracted(format)["rewritten"] == 2
+    for name, arrays in FeatureFolder(folder).items():
+        np.testing.assert_allclose(arrays["features"], before[name]["features"], atol=1e-5)
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record", "npy"])
+def test_features_of_another_encoder_are_named_and_made_again(extracted, encoder, tmp_path, format):
+    """Somebody copied them from the folder of another run, whose list of videos is the same."""
+    extracted(format)
+    extracted(format, out="other", params=jax.tree.map(lambda leaf: leaf + 0.1, encoder[0]))
+    files = {"npz": ["d/1.mp4.npz"], "npy": ["1.npy", "1.json"]}.get(
+        format, ["features-00000.array_record", "features-00000.csv"]
+    )
+    for file in files:
+        shutil.copy(tmp_path / "other" / file, tmp_path / "out" / file)
+    if format != "npy":
+        with pytest.raises(
+            FeatureError, match=r"\(it was made with another encoder or other settings than the others in this folder\)"
+        ):
+            FeatureFolder(tmp_path / "out")["d/1.mp4"]
+    (tmp_path / "other" / "identity.json").unlink(missing_ok=True)
+    counts = extracted(format)
+    assert counts["rewritten"] == (COUNT if format == "array_record" else 1) and counts["written"] == 0
+    if format != "npy":
+        np.testing.assert_array_equal(FeatureFolder(tmp_path / "other")["d/1.mp4"]["label"], 0)  # nothing says what made these
+        assert len(dict(FeatureFolder(tmp_path / "out"))) == COUNT
+    assert extracted(format)["skipped"] == COUNT
+
+
+def test_features_of_before_files_said_what_made_them_stay(extracted, tmp_path, monkeypatch):
+    def origin_of(*args):
+        origin = now(*args)
+        del origin["encoder"]
+        return origin
+
+    now = feature_writing.origin_of
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_writing, "origin_of", origin_of)
+        extracted()
+    assert extracted()["skipped"] == COUNT == len(dict(FeatureFolder(tmp_path / "out")))
+
+
+def test_what_is_no_folder_of_features(extracted, tmp_path):
+    extracted()
+    index = tmp_path / "out" / "index.csv"
+    for path in (index, tmp_path / "out" / "d" / "1.mp4.npz"):
+        with pytest.raises(cvmae.FeatureError, match=f"^{path} is a file: give the folder of features that it lies in$"):
+            FeatureFolder(path)
+    content = index.read_bytes()
+    index.write_bytes(b"\xef\xbb\xbf" + content)  # as a spreadsheet writes it
+    assert len(dict(FeatureFolder(tmp_path / "out"))) == COUNT
+    index.write_bytes(content.replace(b".npz,3", b".npz,99", 1))
+    with pytest.raises(FeatureError, match=r"\(it has 3 windows, and was written with 99\)"):
+        dict(FeatureFolder(tmp_path / "out"))
+    index.unlink()
+    index.mkdir()
+    with pytest.raises(FeatureError, match=r"index.csv is damaged \(it is a folder\)"):
+        FeatureFolder(tmp_path / "out")
+
+
+def test_a_folder_in_the_place_of_a_shard(extracted, tmp_path):
+    extracted("array_record")
+    shard = tmp_path / "out" / "features-00000.array_record"
+    shard.unlink()
+    shard.mkdir()
+    with pytest.raises(FeatureError, match=r"features-00000.array_record is damaged \(it is a folder\)"):
+        FeatureFolder(tmp_path / "out")
+    assert extracted("array_record")["rewritten"] == COUNT and len(dict(FeatureFolder(tmp_path / "out"))) == COUNT
