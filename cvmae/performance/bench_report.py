@@ -78,7 +78,8 @@ def loader_lines(data: dict) -> list[str]:
     cpu = "" if data["cpu_share"] is None else f", {data['cpu_share']:.2f} by CPU time"
     return [
         f"  loader only    {data['clips_per_second']:.1f} clips/s, {data['share']:.2f} of the bare decoding loop by the clock{cpu}; "
-        f"the bare loop, {_count(data['threads'], 'thread')}: {data['bare_clips_per_second']:.1f} clips/s"
+        f"the bare loop, {_count(data['threads'], 'thread')}: {data['bare_clips_per_second']:.1f} clips/s; "
+        f"medians of {len(data['loader']['wall'])} rounds of {_count(data['clips'], 'clip')}"
     ]
 
 

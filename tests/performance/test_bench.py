@@ -51,6 +51,8 @@ def test_help_explains_the_command(command):
 def test_the_loader_can_be_measured_by_itself(command):
     code, out, _ = command("--loader_only", "--loader_batches=1", config=f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal")
     assert code == 0 and "loader only" in out and "step" not in out
+    code, out, _ = command("--loader_only", "--steps=2")
+    assert code == 0 and "; medians of 3 rounds of 16 clips" in out  # two batches of 8 a round
 
 
 def test_without_data_clips_are_synthetic():
@@ -67,6 +69,18 @@ def test_an_error_is_one_line(command):
         (["--config.data.source=files", "--config.data.manifest=nowhere.csv"], RUNLOCAL, "nowhere.csv"),
         (["--steps=1"], RUNLOCAL, "steps"),
         (["more"], RUNLOCAL, "unexpected argument"),
+        (["--loader_only", "--steps=2", "--loader_batches=3"], RUNLOCAL, "give one of them"),
+        (["--loader_only", "--loader_batches=0"], RUNLOCAL, "leaves nothing to measure: give 1 or more"),
+        (
+            ["--loader_only", "--profile"],
+            RUNLOCAL,
+            "--profile is not read by --loader_only, which reads --steps, --loader_batches",
+        ),
+        (["--decode", "--warmup=5"], RUNLOCAL, "--warmup is not read by --decode, which reads --steps: leave it out"),
+        (["--threads=2"], RUNLOCAL, "--threads is not read by the training step"),
+        (["--latency", "--config.dtype=float"], RUNLOCAL, "config.dtype='float' cannot be used"),
+        (["--latency", "--config.video_branch.variant=Q/16"], RUNLOCAL, "error: config.video_branch.variant: variant is 'Q/16'"),
+        (["--encoder", "--config.video_branch.variant=Q/16"], RUNLOCAL, "error: config.video_branch.variant: variant is 'Q/16'"),
     ):
         code, _, err = command(*args, config=path)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
