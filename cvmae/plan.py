@@ -67,7 +67,9 @@ def topology_from_flags() -> Topology:
     topology = parse_topology(FLAGS.topology, FLAGS.slices)
     if not FLAGS.hbm_gib:
         return topology
-    return dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, hbm=round(FLAGS.hbm_gib * GIB)))
+    return dataclasses.replace(
+        topology, chip=dataclasses.replace(topology.chip, hbm=round(FLAGS.hbm_gib * GIB)), memory_given=True
+    )
 
 
 def config_from_flags():
