@@ -25,21 +25,22 @@ here (torchcodec and decord come with the extra `decoders`) with a full decode, 
 
 Where a config names no data, clips are synthetic, and so is what the loader reads.
 
-Exit codes: 0 success; 1 the data cannot be read; 2 the command or config is wrong.
+Exit codes: 0 success; 1 the data cannot be read, or the file of --json not written; 2 the command or config is wrong; 130 stopped by
+Ctrl-C, 143 by SIGTERM.
 """
 
-import pathlib
+import signal
 import sys
 
 import jax
 from absl import app, flags, logging
 
 import cvmae.cli
-from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
+from cvmae.cli import FLAGS, check_json, config_path, define_json, fail, print_help, refuse_arguments, write_numbers
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
-from cvmae.files import write_json
+from cvmae.parallel.launch import check_devices
 from cvmae.performance import bench_report, measurements
 from cvmae.tasks.fields import check_fields
 from cvmae.tasks.model_fields import fill_fields
@@ -128,6 +129,7 @@ def loader_batches(loader_only: bool) -> int:
 
 def measure() -> tuple[list[str], dict]:
     """Measures what the flags ask for: (lines to print, data for --json). Raises: ConfigError, BadDataError."""
+    check_json()
     name = chosen_measurement()
     options = measurements.Options(
         steps=FLAGS.steps,
@@ -150,19 +152,22 @@ def main(argv: list[str]) -> None:
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
+        check_devices()
         lines, data = measure()
     except ConfigError as error:
         fail(error, 2)
     except BadDataError as error:
         fail(error, 1)
+    except KeyboardInterrupt:
+        fail("interrupted; a measurement keeps nothing", 130)
     print(f"{config_path()} on {jax.device_count()} {jax.devices()[0].device_kind}", *lines, sep="\n")
-    if FLAGS.json:
-        write_json(pathlib.Path(FLAGS.json), {"config": config_path(), "devices": bench_report.device_data()} | data)
+    write_numbers({"config": config_path(), "devices": bench_report.device_data()} | data)
     sys.exit(0)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-bench`."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends worker processes and removes temporary videos
     app.run(main, flags_parser=parse)
 
 

@@ -154,7 +154,12 @@ def test_every_command_is_run():
 
 def test_options_that_are_named_alone_exist():
     """`--config.FIELD=VALUE` is a field of some task of some config; other options are of some command."""
-    known = set().union(*(flags_of(name) for name in RUN_BY if name.startswith("cvmae"))) | {"dry-run", "help", "logdir", "editable"}
+    known = set().union(*(flags_of(name) for name in RUN_BY if name.startswith("cvmae"))) | {
+        "dry-run",
+        "help",
+        "logdir",
+        "editable",
+    }
     paths = [f"configs/{name}.py:task={task}" for name in CONFIGS if name != "ablate" for task in TASKS if task != "ablate"]
     more = "configs/ablate.py:study=masking", "configs/ssv2.py:sources=ssv2+k400"
     trees = [load(start_of(path)) for path in (*paths, *more)]
