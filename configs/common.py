@@ -43,12 +43,14 @@ def finish(c, args):
         variants.parent(c, args.parent)
     variants.image_stage(c, args)
     variants.cooldown(c, args)
-    variants.fast(c, args)
     variants.exportable(c, args)
     for name in filter(None, args.sources.split("+")):
         c.data.mixture += f"{',' if c.data.mixture else ''}{name}:1"
         c.data.sources[name] = data_fields.section(c.data)
-    return variants.runlocal(c, args) if args.runlocal else c
+    if args.runlocal:
+        variants.runlocal(c, args)
+    variants.fast(c, args)  # last, as the number of heads follows from the width of the decoder
+    return c
 
 
 def _augment():

@@ -93,15 +93,24 @@ def cooldown(c, args):
 def fast(c, args):
     """Makes a pre-training config cheaper on accelerators, if its argument `fast` asks for it: another recipe, not measured.
 
-    Heads of 128 fill the registers of a TPU, where the default's 32 take the same time for a quarter of the work; a step predicts
-    half of the masked patches (VideoMAEv2); and the video branch, which takes most of the time, has the tanh approximation of GELU.
-    The image branch keeps the exact one, which weights of MAE need. A decoder from weights needs `decoder.heads` of its own.
+    Heads of 128 fill the registers of a TPU, where the default's 32 take the same time for a quarter of the work; a decoder whose width is
+    no multiple of 128 has the widest below that divide it (see `widest_heads`). A step predicts half of the masked patches (VideoMAEv2);
+    and the video branch, which takes most of the time, has the tanh approximation of GELU. The image branch keeps the exact one, which
+    weights of MAE need. A decoder from weights needs `decoder.heads` of its own.
     """
     check_pretraining(c, args, "fast")
     for branch in branches(c) if args.fast else ():
-        branch.decoder.heads, branch.decoder.share = max(1, branch.decoder.width // 128), 0.5
+        branch.decoder.heads, branch.decoder.share = widest_heads(branch.decoder.width), 0.5
     if args.fast:
         c.video_branch.mlp = "gelu_tanh"
+
+
+def widest_heads(width):
+    """Returns the number of heads, as few as divide `width` into heads of at most 128: 4 for 512, 2 for 192, 1 for 64.
+
+    Wider ones would fill more registers, but cuDNN's attention takes no more than 128.
+    """
+    return next(heads for heads in range(1, width + 1) if width % heads == 0 and width // heads <= 128)
 
 
 def exportable(c, args):

@@ -25,31 +25,38 @@ here (torchcodec and decord come with the extra `decoders`) with a full decode, 
 
 Where a config names no data, clips are synthetic, and so is what the loader reads.
 
-Exit codes: 0 success; 1 the data cannot be read; 2 the command or config is wrong.
+Exit codes: 0 success; 1 the data cannot be read, or the file of --json not written; 2 the command or config is wrong; 130 stopped by
+Ctrl-C, 143 by SIGTERM.
 """
 
-import pathlib
+import signal
 import sys
 
 import jax
 from absl import app, flags, logging
 
 import cvmae.cli
-from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
+from cvmae.cli import FLAGS, check_json, config_path, define_json, fail, print_help, refuse_arguments, write_numbers
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
-from cvmae.files import write_json
+from cvmae.parallel.launch import check_devices
 from cvmae.performance import bench_report, measurements
+from cvmae.tasks.fields import check_fields
 from cvmae.tasks.model_fields import fill_fields
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
 flags.adopt_module_key_flags(cvmae.cli)
 define_json()
-flags.DEFINE_integer("steps", 20, "Number of steps to time.", lower_bound=2)
+flags.DEFINE_integer(
+    "steps", 20, "Number of steps, or rounds, to time; with --loader_only batches per round, see --loader_batches.", lower_bound=2
+)
 flags.DEFINE_integer("warmup", 2, "Number of steps before them, which are not timed.", lower_bound=1)
 flags.DEFINE_integer(
-    "loader_batches", 8, "Batches per round, of three rounds of the loader by itself; 0 leaves them out.", lower_bound=0
+    "loader_batches",
+    8,
+    "Batches per round, of three rounds of the loader by itself; 0 leaves them out. With --loader_only, --steps says the same.",
+    lower_bound=0,
 )
 flags.DEFINE_bool("loader", True, "Also time steps with the loader, and the loader by itself; --noloader leaves both out.")
 flags.DEFINE_float("peak_tflops", 0.0, "Peak of one device for MFU, in TFLOP/s; 0 takes the published number.", lower_bound=0.0)
@@ -80,32 +87,64 @@ def _numbers(words: list[str]) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
+# The measurements by the flag that asks for them, none for the training step, with the other flags that each reads.
+MEASUREMENTS = {
+    "": (measurements.measure_training, ("steps", "warmup", "loader", "loader_batches", "peak_tflops", "profile")),
+    "peer": (measurements.compare_with_huggingface, ("steps", "warmup", "threads", "compile_peer", "profile")),
+    "loader_only": (measurements.measure_loader_only, ("steps", "loader_batches")),
+    "decode": (measurements.measure_decode, ("steps",)),
+    "attention": (measurements.measure_attention_kernels, ("steps", "warmup")),
+    "latency": (measurements.measure_latency, ("steps", "warmup")),
+    "encoder": (measurements.measure_encoder_lengths, ("steps", "warmup", "encoder_frames")),
+}
+
+
+def chosen_measurement() -> str:
+    """Returns the flag of the measurement that the command line asks for. Raises: ConfigError, for two, or for a flag that it does not read."""
+    chosen = [name for name in MEASUREMENTS if name and FLAGS[name].value]
+    if len(chosen) > 1:
+        raise ConfigError(f"--{chosen[0]} and --{chosen[1]} are two measurements: run the command once for each")
+    [name] = chosen or [""]
+    reads = MEASUREMENTS[name][1]
+    for other in sorted({flag for _, read in MEASUREMENTS.values() for flag in read} - set(reads)):
+        if FLAGS[other].present and FLAGS[other].value != FLAGS[other].default:
+            measurement = f"--{name}" if name else "the training step"
+            raise ConfigError(
+                f"--{other} is not read by {measurement}, which reads {', '.join(f'--{flag}' for flag in reads)}: leave it out"
+            )
+    return name
+
+
+def loader_batches(loader_only: bool) -> int:
+    """Returns the batches per round of the loader by itself. Raises: ConfigError, two flags say it, or there would be none."""
+    if not loader_only:
+        return FLAGS.loader_batches
+    if FLAGS["steps"].present and FLAGS["loader_batches"].present:
+        raise ConfigError("--steps and --loader_batches are both the batches per round of --loader_only: give one of them")
+    batches = FLAGS.steps if FLAGS["steps"].present else FLAGS.loader_batches
+    if not batches:
+        raise ConfigError("--loader_batches=0 with --loader_only leaves nothing to measure: give 1 or more")
+    return batches
+
+
 def measure() -> tuple[list[str], dict]:
     """Measures what the flags ask for: (lines to print, data for --json). Raises: ConfigError, BadDataError."""
+    check_json()
+    name = chosen_measurement()
     options = measurements.Options(
         steps=FLAGS.steps,
         warmup=FLAGS.warmup,
         loader=FLAGS.loader,
-        loader_batches=FLAGS.loader_batches,
+        loader_batches=loader_batches(name == "loader_only"),
         peak=FLAGS.peak_tflops * 1e12,
         threads=FLAGS.threads,
         compile_peer=FLAGS.compile_peer,
         profile=FLAGS.profile,
         encoder_frames=_numbers(FLAGS.encoder_frames),
     )
-    modes = {
-        "peer": measurements.compare_with_huggingface,
-        "loader_only": measurements.measure_loader_only,
-        "decode": measurements.measure_decode,
-        "attention": measurements.measure_attention_kernels,
-        "latency": measurements.measure_latency,
-        "encoder": measurements.measure_encoder_lengths,
-    }
-    chosen = [name for name in modes if FLAGS[name].value]
-    if len(chosen) > 1:
-        raise ConfigError(f"--{chosen[0]} and --{chosen[1]} are two measurements: run the command once for each")
     config, _ = fill_fields(FLAGS.config)
-    return modes[chosen[0]](config, options) if chosen else measurements.measure_training(config, options)
+    check_fields(config)
+    return MEASUREMENTS[name][0](config, options)
 
 
 def main(argv: list[str]) -> None:
@@ -113,19 +152,22 @@ def main(argv: list[str]) -> None:
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
+        check_devices()
         lines, data = measure()
     except ConfigError as error:
         fail(error, 2)
     except BadDataError as error:
         fail(error, 1)
+    except KeyboardInterrupt:
+        fail("interrupted; a measurement keeps nothing", 130)
     print(f"{config_path()} on {jax.device_count()} {jax.devices()[0].device_kind}", *lines, sep="\n")
-    if FLAGS.json:
-        write_json(pathlib.Path(FLAGS.json), {"config": config_path(), "devices": bench_report.device_data()} | data)
+    write_numbers({"config": config_path(), "devices": bench_report.device_data()} | data)
     sys.exit(0)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-bench`."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends worker processes and removes temporary videos
     app.run(main, flags_parser=parse)
 
 

@@ -5,8 +5,10 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 `parse_own`, so that flags of the same name can exist side by side in one process.
 """
 
+import pathlib
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -16,6 +18,7 @@ from ml_collections import config_flags
 
 from cvmae.config import ConfigError, check_key, find_config, flatten, load
 from cvmae.config_comments import field_comments
+from cvmae.files import as_path, write_json
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Config file or name, with its argument after a colon.", lock_config=True)
@@ -28,6 +31,37 @@ def define_json() -> None:
     """Defines the flag --json, which more than one command has."""
     if "json" not in FLAGS:
         flags.DEFINE_string("json", "", "File to write the numbers to.")
+
+
+def check_json() -> None:
+    """Raises ConfigError where --json names a file that cannot be written, before the minutes that its numbers take."""
+    path = as_path(FLAGS.json) if FLAGS.json else None
+    if not isinstance(path, pathlib.Path):
+        return  # a bucket's answer comes with the file
+    if path.is_dir():
+        raise ConfigError(f"--json={FLAGS.json} is a folder: give the path of a file")
+    check_folder(path.parent, f"--json={FLAGS.json}")
+
+
+def check_folder(folder: pathlib.Path, flag: str) -> None:
+    """Raises ConfigError, which begins with the flag and its value, where a folder is not there or takes no new files."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{flag} cannot be written, {folder}: {error.strerror}; give a path in a folder that is there and takes new files"
+        ) from error
+
+
+def write_numbers(data: dict) -> None:
+    """Writes data to the file of --json, where that is given; exits with code 1 where it cannot be written."""
+    if not FLAGS.json:
+        return
+    try:
+        write_json(FLAGS.json, data)
+    except OSError as error:
+        fail(f"--json={FLAGS.json} cannot be written: {error.strerror or error}", 1)
 
 
 def print_help(argv: list[str], about: str, module: str) -> None:

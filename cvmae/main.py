@@ -70,6 +70,7 @@ def main(argv: list[str]) -> None:
         launch.initialize(
             FLAGS.coordinator, FLAGS.processes, FLAGS.process, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s
         )
+        launch.check_devices()
     except (ConfigError, launch.ConnectError) as error:
         fail(error, 2 if isinstance(error, ConfigError) else 1)
     run_task()

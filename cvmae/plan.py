@@ -7,22 +7,21 @@ h200, b200, l4, as in h100:8) need NVIDIA's compiler and libraries, which come w
 `gpu-compiler` has the compiler alone, for --config.attention=xla. cpu:N needs nothing.
 The program is the one that `cvmae.main` runs on these chips. Times are estimates from published peaks, not measurements.
 
-Exit codes: 0 the program fits; 2 the command or config is wrong; 3 the program does not fit.
+Exit codes: 0 the program fits; 1 the file of --json cannot be written; 2 the command or config is wrong; 3 the program does not fit;
+130 stopped by Ctrl-C.
 """
 
 import dataclasses
-import pathlib
 import sys
 
 import jax
 from absl import app, flags, logging
 
 import cvmae.cli
-from cvmae.cli import FLAGS, config_path, define_json, fail, print_help, refuse_arguments
+from cvmae.cli import FLAGS, check_json, config_path, define_json, fail, print_help, refuse_arguments, write_numbers
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError, check_key
 from cvmae.data.pipeline import clip_spec
-from cvmae.files import write_json
 from cvmae.performance import plan_report
 from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_topology
 from cvmae.performance.compile import ProgramCost, compile_step
@@ -67,7 +66,9 @@ def topology_from_flags() -> Topology:
     topology = parse_topology(FLAGS.topology, FLAGS.slices)
     if not FLAGS.hbm_gib:
         return topology
-    return dataclasses.replace(topology, chip=dataclasses.replace(topology.chip, hbm=round(FLAGS.hbm_gib * GIB)))
+    return dataclasses.replace(
+        topology, chip=dataclasses.replace(topology.chip, hbm=round(FLAGS.hbm_gib * GIB)), memory_given=True
+    )
 
 
 def config_from_flags():
@@ -153,6 +154,7 @@ def log_progress(line: str) -> None:
 
 def make_plan() -> int:
     """Compiles, prints the plan, and returns the exit code. Raises: ConfigError."""
+    check_json()
     topology = topology_from_flags()
     jax.config.update("jax_platforms", "cpu")  # nothing runs here, so an accelerator stays free for others
     config, devices = config_from_flags(), devices_of(topology)
@@ -171,8 +173,7 @@ def make_plan() -> int:
     if search:
         lines, data["trials"] = run_search(search)
         print(*lines, sep="\n")
-    if FLAGS.json:
-        write_json(pathlib.Path(FLAGS.json), data)
+    write_numbers(data)
     return 0 if fits else 3
 
 
@@ -184,6 +185,8 @@ def main(argv: list[str]) -> None:
         code = make_plan()
     except ConfigError as error:
         fail(error, 2)
+    except KeyboardInterrupt:
+        fail("interrupted; a plan keeps nothing", 130)
     sys.exit(code)
 
 

@@ -23,7 +23,14 @@ on_all() { # COMMAND: runs it on every host
   tpu ssh --worker=all --command="$1"
 }
 
-state=$(tpu describe --format='value(state)' || true)
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+# Only the answer that there is no VM of this name leads to a new one: without permission or a network nothing is known of it.
+if ! state=$(tpu describe --format='value(state)' 2>"$said") && [[ $(<"$said") != *NOT_FOUND*"/nodes/$NAME'"* ]]; then
+  echo "error: nothing is created, as gcloud does not tell whether there is a TPU VM $NAME in $ZONE: $(grep -v '^+ ' "$said" | tr '\n' ' ')" >&2
+  exit 2
+fi
+cat "$said" >&2
 if [[ $state == PREEMPTED || $state == TERMINATED ]]; then
   tpu delete --quiet
   state=

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from cvmae.configs import variants
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cvmae.config import ConfigError, flatten, load
@@ -259,6 +260,18 @@ def test_runlocal_is_a_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "learning rate 5e-05 = base_lr 0.0016 x batch 8 / 256" in done.stderr
     check_workdir(tmp_path, load(path("ssv2", "runlocal")))
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"), [(512, 4), (384, 3), (192, 2), (320, 4), (576, 6), (640, 5), (128, 1), (130, 2), (64, 1), (48, 1)]
+)
+def test_fast_takes_the_widest_heads_up_to_128_that_divide_the_decoder(width, heads):
+    assert variants.widest_heads(width) == heads and width % heads == 0
+
+
+def test_fast_follows_the_smaller_decoder_of_runlocal():
+    video = load(f"{CONFIGS / 'ssv2.py'}:fast,runlocal").video_branch
+    assert (video.decoder.width, video.decoder.heads, video.decoder.share) == (32, 1, 0.5)
 
 
 @pytest.mark.parametrize(("argument", "heads"), [("ssv2.py:fast", 4), ("k400.py:fast,parent=videomae", 3), ("motion.py:fast", 1)])

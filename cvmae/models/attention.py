@@ -28,6 +28,7 @@ from cvmae.parallel.logical_axes import Rules, constrain, shard_map_local, targe
 
 AttentionKernel = Literal["auto", "einsum", "blocked", "xla", "cudnn", "lanes", "splash"]
 ATTENTIONS = get_args(AttentionKernel)
+PALLAS = ("lanes", "splash")  # kernels for TPUs, which CPUs interpret
 HEADS = ("batch", None, "heads", None)  # the axes of query, key and value; every device has all tokens of its clips and heads
 AMPERE = 8.0  # the compute capability from which cuDNN has flash attention
 TILE = 128  # of tokens on a TPU: the lanes of a vector register
@@ -63,10 +64,27 @@ def choose(kernel: str, device, dtype, tokens: int, heads: int, width: int, rule
     if device.platform == "tpu":
         if tokens < MANY or rules is None:
             return "xla"
-        vmem, itemsize = lanes_attention.vmem_of(device), jnp.dtype(dtype).itemsize
-        fits = lanes_attention.make_layout(_local_heads(heads, rules), width, tokens, tokens, itemsize, vmem)
-        return "lanes" if fits else "splash"
+        return "splash" if why_not("lanes", device, dtype, tokens, heads, width, rules) else "lanes"
     return "xla" if why_not_cudnn(device, dtype, width) else "cudnn"
+
+
+def why_not(kernel: str, device, dtype, tokens: int, heads: int, width: int, rules: Rules | None) -> str:
+    """Returns why a kernel cannot run; empty if it can. Arguments: see `choose`."""
+    if kernel == "cudnn":
+        return why_not_cudnn(device, dtype, width)
+    if kernel in PALLAS and device.platform not in ("tpu", "cpu"):
+        return f"it is a TPU's kernel, this is {device.platform}"
+    if kernel == "lanes":
+        local, itemsize = _local_heads(heads, rules), jnp.dtype(dtype).itemsize
+        fits = lanes_attention.make_layout(local, width, tokens, tokens, itemsize, lanes_attention.vmem_of(device))
+        return "" if fits else _too_much_for_lanes(local, width, tokens)
+    return ""
+
+
+def runnable(device, dtype, tokens: int, heads: int, width: int, rules: Rules | None) -> list[str]:
+    """Returns the kernels that can run, without those that a CPU would interpret. Arguments: see `choose`."""
+    compiled = [kernel for kernel in ATTENTIONS if device.platform != "cpu" or kernel not in PALLAS]
+    return [kernel for kernel in compiled if not why_not(kernel, device, dtype, tokens, heads, width, rules)]
 
 
 def why_not_cudnn(device, dtype, width: int) -> str:
@@ -187,6 +205,13 @@ def _check_pallas(kernel: str, device) -> None:
         raise ValueError(f"attention={kernel!r} is a TPU's kernel, this is {device.platform}; take attention='cudnn' or 'auto'")
 
 
+def _too_much_for_lanes(heads: int, width: int, tokens: int) -> str:
+    return (
+        f"it cannot take {heads} heads of {width} over {tokens} tokens on a device: heads must be multiples of 8 wide, "
+        f"groups of them that fill registers at most {lanes_attention.WIDEST_GROUP} lanes, and a block must fit its memory"
+    )
+
+
 def _lanes(query, key, value, heads: int, rules: Rules | None, device):
     """Runs the kernel on each device's clips and whole heads of [B, N, heads · width]."""
     _check_pallas("lanes", device)
@@ -203,11 +228,7 @@ def _lanes_local(query, key, value, width: int, device):
         heads, width, query.shape[1], keys, query.dtype.itemsize, lanes_attention.vmem_of(device)
     )
     if layout is None:
-        raise ValueError(
-            f"attention='lanes' cannot take {heads} heads of {width} over {keys} tokens on a device: heads must be multiples of 8 wide, "
-            f"groups of them that fill registers at most {lanes_attention.WIDEST_GROUP} lanes, and a block must fit its memory; "
-            "take attention='auto' or 'splash'"
-        )
+        raise ValueError(f"attention='lanes': {_too_much_for_lanes(heads, width, keys)}; take attention='auto' or 'splash'")
     return lanes_attention.attend(query, key, value, layout, device.platform == "cpu")
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import jax
 
-from cvmae.config import require
+from cvmae.config import ConfigError, require
 from cvmae.parallel import processes
 
 CONNECT_S = 300.0  # for all processes to connect; the hosts of a pod do not start at the same time
@@ -76,6 +76,18 @@ def initialize(
         raise ConnectError(f"{describe()}: {error}") from error
     finally:
         watch.cancel()
+
+
+def check_devices() -> None:
+    """Raises ConfigError where JAX has no device of the platform that JAX_PLATFORMS asks for."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that it has a backend where CUDA finds no GPU
+        reason = (str(error).splitlines() or ["this machine has no such device"])[0].partition(" (set JAX_PLATFORMS")[0]
+        raise ConfigError(
+            f"JAX finds no device with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} ({reason}): "
+            "set it to cpu, or to nothing for the devices that are here"
+        ) from error
 
 
 def check_flags(coordinator: str | None, processes: int | None, process: int | None) -> None:

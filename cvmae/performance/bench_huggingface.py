@@ -22,6 +22,8 @@ from cvmae.objective.losses import masked_mse
 from cvmae.objective.objective import Objective
 from cvmae.objective.terms import weighted_terms
 from cvmae.performance.timing import Times, alternate
+from cvmae.performance.traced_step import without_data
+from cvmae.tasks.validate import validate
 from cvmae.training.train_state import apply_gradients, create_state
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -198,9 +200,10 @@ def compare(config, *, rounds: int, warmup: int, threads: int = 0, compiled: boo
       The times, and our step.
 
     Raises:
-      ConfigError: the config is of another model, or torch or transformers is not installed.
+      ConfigError: the config is of another model or cannot run here, or torch or transformers is not installed.
     """
     check_comparable(config)
+    validate(without_data(config), jax.devices()[:1])
     threads, grid = threads or len(os.sched_getaffinity(0)), video_grid(config)
     shape = (config.batch_size, grid.num_frames, grid.height, grid.width, 3)
     pixels = np.random.default_rng(config.seed).uniform(size=shape).astype(np.float32)

@@ -15,6 +15,7 @@ from cvmae.parallel.mesh import make_mesh, make_rules
 from cvmae.performance.gpu_report import AttentionUse, record_attention
 from cvmae.performance.oom import read_refusal
 from cvmae.performance.timing import Times, alternate
+from cvmae.tasks.kernel_checks import check_encoder_kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +78,15 @@ class CompiledEncoder:
 
     @classmethod
     def of(cls, config, frames: int) -> "CompiledEncoder":
-        """Compiles for a clip of `frames` frames. Raises: ValueError, the encoder does not take this number of frames."""
+        """Compiles for a clip of `frames` frames.
+
+        Raises:
+          ValueError: the encoder does not take this number of frames.
+          ConfigError: the attention of the config does not run here.
+        """
         grid = grid_of(config.video_branch, frames, config.augment.size)
         rules = make_rules(make_mesh(config.mesh, jax.devices()[:1]), config.sharding)
+        check_encoder_kernel(config, grid, rules)
         encoder = build_encoder(config, config.video_branch, grid, rules=rules)
         clip = jax.ShapeDtypeStruct((1, frames, grid.height, grid.width, 3), jnp.float32)
         params = jax.eval_shape(encoder.init, jax.random.key(1), clip)

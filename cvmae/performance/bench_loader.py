@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from cvmae.data import clips, pipeline
+from cvmae.data.bad_files import BadDataError, unpack_failures
 from cvmae.data.sources import Source
 from cvmae.performance.timing import Times, ratio, timed
 
@@ -22,6 +23,7 @@ class LoaderTimes:
       workers: processes of the loader; 0 decodes in this one.
       loader: its rounds.
       bare: the bare loop's rounds.
+      unreadable: {name: reason} of the videos that could not be read, in whose place the loader decoded others.
     """
 
     clips: int
@@ -29,6 +31,7 @@ class LoaderTimes:
     workers: int
     loader: Times
     bare: Times
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def fraction(self) -> float:
@@ -47,33 +50,54 @@ def measure_loader(config, source: Source, *, batches: int, rounds: int) -> Load
     The bare loop reads the same clips, in the order of the loader.
 
     Raises:
-      BadDataError: the loader met too many videos that cannot be read. The bare loop raises the reader's error for the first.
+      BadDataError: the loader met too many videos that cannot be read: several in a row, or more than config.data.max_bad_fraction.
     """
     data = config.data
     threads, spec = max(1, data.workers) * max(1, data.threads), pipeline.clip_spec(config, for_views=True)
     loader_times, bare_times = [], []
+    unreadable: dict[str, str] = {}
     for _ in range(rounds):
         numbers: list[int] = []
-        loader_times.append(time_loader(config, source, batches, numbers))
+        loader_times.append(time_loader(config, source, batches, numbers, unreadable))
+        if len(unreadable) > data.max_bad_fraction * len(source):
+            raise BadDataError(
+                f"{len(unreadable)} of {len(source)} videos cannot be read, more than config.data.max_bad_fraction={data.max_bad_fraction:g}: "
+                f"{describe_unreadable(unreadable)}; repair them, leave them out of the data, or raise that field"
+            )
         bare_times.append(timed(lambda: bare_loop(source, spec, numbers, threads)))  # noqa: B023
-    return LoaderTimes(batches * config.batch_size, threads, data.workers, Times(*zip(*loader_times)), Times(*zip(*bare_times)))
+    times = Times(*zip(*loader_times)), Times(*zip(*bare_times))
+    return LoaderTimes(batches * config.batch_size, threads, data.workers, *times, unreadable)
 
 
-def time_loader(config, source: Source, batches: int, numbers: list[int]) -> tuple[float, float]:
-    """Returns (wall, cpu) seconds of `batches` of a new loader in its steady state, and appends the record numbers of their clips."""
+def describe_unreadable(unreadable: Mapping[str, str]) -> str:
+    """Returns the first of {name: reason} for a line."""
+    some = [f"{name} ({reason})" for name, reason in itertools.islice(unreadable.items(), 3)]
+    return "; ".join(some + ["..."] * (len(unreadable) > 3))
+
+
+def time_loader(
+    config, source: Source, batches: int, numbers: list[int], unreadable: dict[str, str] | None = None
+) -> tuple[float, float]:
+    """Returns (wall, cpu) seconds of `batches` of a new loader in its steady state.
+
+    Appends the record numbers of their clips to `numbers`, and adds the videos that cannot be read to `unreadable`, {name: reason}.
+    """
     data = config.data
     workers = max(1, data.workers)
     ready = max(data.prefetch, data.threads) * workers + workers * max(1, data.threads)  # made or begun when the clock starts
     with pipeline.make_loader(config, source) as loader:
-        for batch in itertools.islice(loader, ready):
-            del batch
-        return timed(lambda: _read_batches(loader, batches, numbers))
+        reports = [batch["failures"] for batch in itertools.islice(loader, ready)]
+        times = timed(lambda: _read_batches(loader, batches, numbers, reports))
+    if unreadable is not None:
+        unreadable.update(pair for report in reports for pair in unpack_failures(report))
+    return times
 
 
-def _read_batches(loader, batches: int, numbers: list[int]) -> None:
-    """Reads batches and appends the record numbers of their clips."""
+def _read_batches(loader, batches: int, numbers: list[int], reports: list[np.ndarray]) -> None:
+    """Reads batches and appends the record numbers of their clips, and their reports of videos that cannot be read."""
     for batch in itertools.islice(loader, batches):
         numbers += batch["index"].tolist()
+        reports.append(batch["failures"])
 
 
 def bare_loop(source: Source, spec: clips.ClipSpec, numbers: Iterable[int], threads: int) -> None:

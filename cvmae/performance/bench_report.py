@@ -9,7 +9,7 @@ from cvmae.performance.bench_attention import AttentionTimes
 from cvmae.performance.bench_decode import OURS, TOLERANCE, DecodeTimes
 from cvmae.performance.bench_huggingface import Comparison
 from cvmae.performance.bench_latency import EncoderCost, EncoderLatency
-from cvmae.performance.bench_loader import LoaderTimes
+from cvmae.performance.bench_loader import LoaderTimes, describe_unreadable
 from cvmae.performance.plan_report import gib, si
 from cvmae.performance.timing import ratio
 
@@ -64,6 +64,7 @@ def loader_data(times: LoaderTimes) -> dict:
     return {
         "clips": times.clips,
         "threads": times.threads,
+        "unreadable": times.unreadable,
         "clips_per_second": times.clips / times.loader.median(),
         "bare_clips_per_second": times.clips / times.bare.median(),
         "share": times.fraction,
@@ -75,10 +76,15 @@ def loader_data(times: LoaderTimes) -> dict:
 
 def loader_lines(data: dict) -> list[str]:
     """Returns the lines for the data of `loader_data`."""
+    bad, note = data["unreadable"], ""
+    if bad:
+        note = f"{_count(len(bad), 'video')} cannot be read, and others were decoded instead: {describe_unreadable(bad)}"
     cpu = "" if data["cpu_share"] is None else f", {data['cpu_share']:.2f} by CPU time"
     return [
         f"  loader only    {data['clips_per_second']:.1f} clips/s, {data['share']:.2f} of the bare decoding loop by the clock{cpu}; "
-        f"the bare loop, {_count(data['threads'], 'thread')}: {data['bare_clips_per_second']:.1f} clips/s"
+        f"the bare loop, {_count(data['threads'], 'thread')}: {data['bare_clips_per_second']:.1f} clips/s; "
+        f"medians of {len(data['loader']['wall'])} rounds of {_count(data['clips'], 'clip')}",
+        *note_lines(note),
     ]
 
 

@@ -84,12 +84,14 @@ class Topology:
       chip: the kind of chip.
       shape: chips along each dimension of a slice; the GPUs of a host.
       slices: the number of slices, or of hosts with GPUs.
+      memory_given: True where --hbm_gib gave the memory of the chip, `chip.hbm`.
     """
 
     name: str
     chip: Chip
     shape: tuple[int, ...]
     slices: int = 1
+    memory_given: bool = False
 
     @property
     def count(self) -> int:
@@ -106,15 +108,27 @@ def parse_topology(name: str, slices: int = 1) -> Topology:
     """Parses `v5e:4x4`, `h100:8` or `cpu:8`. Raises: ConfigError, which names the known chips."""
     chip_name, _, rest = name.partition(":")
     if chip_name != "cpu" and chip_name not in CHIPS:
-        known = ", ".join([*CHIPS, "cpu"])
-        raise ConfigError(f"--topology={name}: {chip_name!r} is unknown; known are {known}; write it like {EXAMPLES}")
+        known = [*CHIPS, "cpu"]
+        hint = f" (did you mean {chip_name.lower()!r}?)" if chip_name.lower() in known else ""
+        raise ConfigError(
+            f"--topology={name}: {chip_name!r} is unknown{hint}; known are {', '.join(known)}; write it like {EXAMPLES}"
+        )
     chip = CHIPS.get(chip_name, Chip("cpu", 0, 0.0, 0.0, 0.0, dimensions=1))
     if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (chip.dimensions - 1), rest):
-        form = "x".join("ABC"[: chip.dimensions])
-        raise ConfigError(f"--topology={name}: expected {chip_name}:{form}, the chips along each dimension, such as {EXAMPLES}")
+        raise ConfigError(f"--topology={name}: expected {_form(chip)}")
     if chip.name == "cpu" and slices != 1:
         raise ConfigError(f"--slices={slices} with --topology={name}: only TPUs come in slices, and GPUs in hosts")
     return Topology(name, chip, tuple(map(int, rest.split("x"))), slices)
+
+
+def _form(chip: Chip) -> str:
+    """Returns how a topology of a chip is written, with an example."""
+    example = next(example for example in EXAMPLES.split(", ") if example.count("x") == chip.dimensions - 1)
+    if chip.dimensions > 1:
+        sides = "x".join("ABC"[: chip.dimensions])
+        return f"{chip.name}:{sides}, the chips along each dimension, each 1 or more, such as {chip.name}:{example.partition(':')[2]}"
+    counted = "GPUs of a host" if chip.gpu else "devices"
+    return f"{chip.name}:N with N the number of {counted}, 1 or more, such as {chip.name}:{example.partition(':')[2]}"
 
 
 def devices_of(topology: Topology) -> list:

@@ -9,9 +9,10 @@ of its own; the line of a part that fails says why, and the others run. OUT/gpu_
 JAX_PLATFORMS is cuda where the environment sets none, so that nothing runs on the CPU unnoticed; --small with JAX_PLATFORMS=cpu tries the
 command without a GPU.
 
-Exit codes: 0 every part was measured; 1 a part failed or found no time, and its line says so; 2 the command is wrong.
+Exit codes: 0 every part was measured; 1 a part failed or found no time, and its line says so; 2 the command is wrong; 130 stopped by Ctrl-C.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import os
@@ -27,7 +28,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from cvmae.cli import fail, parse_own, refuse_arguments
+from cvmae.cli import check_folder, fail, parse_own, refuse_arguments
 from cvmae.config import ConfigError, nearest
 from cvmae.files import write_json
 from cvmae.performance.gpu_parts import FULL, PARTS, SMALL, Part, PartError, Row, Runner, Sizes
@@ -119,11 +120,27 @@ def main(argv: list[str]) -> None:
     """Runs the command and exits."""
     refuse_arguments(argv)
     unknown = [name for name in FLAGS.parts if name not in PARTS]
-    if unknown:
-        fail(ConfigError(f"--parts={unknown[0]}: {nearest(unknown[0], PARTS)}"), 2)
+    if unknown or not FLAGS.parts:
+        fail(
+            ConfigError(
+                f"--parts={unknown[0]}: {nearest(unknown[0], PARTS)}"
+                if unknown
+                else f"--parts is empty: give some of {', '.join(PARTS)}"
+            ),
+            2,
+        )
     command = shlex.join(["python", "-m", "cvmae.performance.gpu_check", *sys.argv[1:]])
-    outcomes = check(FLAGS.parts, SMALL if FLAGS.small else FULL, FLAGS.seconds, pathlib.Path(FLAGS.out), command)
-    print((pathlib.Path(FLAGS.out) / "gpu_check.md").read_text(encoding="utf-8"))
+    out = pathlib.Path(FLAGS.out)
+    try:
+        with contextlib.suppress(OSError):  # which the check of the folder explains
+            out.mkdir(parents=True, exist_ok=True)
+        check_folder(out, f"--out={FLAGS.out}")
+        outcomes = check(FLAGS.parts, SMALL if FLAGS.small else FULL, FLAGS.seconds, out, command)
+    except ConfigError as error:
+        fail(error, 2)
+    except KeyboardInterrupt:
+        fail(f"interrupted; {out} has the parts that had ended", 130)
+    print((out / "gpu_check.md").read_text(encoding="utf-8"))
     sys.exit(int(any(outcome.failed for outcome in outcomes.values())))
 
 

@@ -8,6 +8,7 @@ from cvmae.config import ConfigError, config_errors, require
 from cvmae.data.pipeline import clip_spec, make_loader
 from cvmae.data.published import CLASSES
 from cvmae.data.sources import Source, make_source
+from cvmae.models.vit import decode_variant
 from cvmae.performance import bench_decode, bench_huggingface, bench_report
 from cvmae.performance.bench_attention import measure_attention
 from cvmae.performance.bench_latency import measure_encoder, measure_lengths
@@ -16,6 +17,7 @@ from cvmae.performance.bench_step import CompiledStep, peak_flops, peak_memory
 from cvmae.performance.bench_videos import CODINGS, VideoSpec, has_encoder
 from cvmae.performance.profile import profile
 from cvmae.performance.traced_step import check_task, dataset_name, model_flops
+from cvmae.tasks.validate import check_grid
 from cvmae.tasks.workers import resolve_workers
 
 LOADER_ROUNDS = 3
@@ -97,7 +99,7 @@ def measure_training(config, options: Options) -> tuple[list[str], dict]:
 def measure_loader_only(config, options: Options) -> tuple[list[str], dict]:
     """Times the loader of a config of any task: (lines to print, data). Raises: ConfigError, BadDataError."""
     config, source, note = open_data(config)
-    times = measure_loader(config, source, batches=max(1, options.loader_batches), rounds=LOADER_ROUNDS)
+    times = measure_loader(config, source, batches=options.loader_batches, rounds=LOADER_ROUNDS)
     data = {"batch": config.batch_size, "note": note, "loader": bench_report.loader_data(times)}
     return bench_report.note_lines(note) + bench_report.loader_lines(data["loader"]), data
 
@@ -154,6 +156,7 @@ def measure_attention_kernels(config, options: Options) -> tuple[list[str], dict
 def measure_latency(config, options: Options) -> tuple[list[str], dict]:
     """Times the video encoder on clips of one, two and four times the config's frames: (lines to print, data). Raises: ConfigError."""
     _check_encoder(config)
+    check_grid(config, "video")
     with config_errors("data.num_frames"):
         frames = [times * config.data.num_frames for times in LENGTHS]
         measured = measure_encoder(config, frames, rounds=options.steps, warmup=options.warmup)
@@ -164,8 +167,12 @@ def measure_latency(config, options: Options) -> tuple[list[str], dict]:
 def measure_encoder_lengths(config, options: Options) -> tuple[list[str], dict]:
     """Times the video encoder on single clips and counts its memory, for each of `encoder_frames`: (lines, data). Raises: ConfigError."""
     _check_encoder(config)
+    with config_errors("video_branch.variant"):
+        decode_variant(config.video_branch.variant)
     try:
         measured = list(measure_lengths(config, options.encoder_frames, rounds=options.steps, warmup=options.warmup))
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"--encoder_frames={','.join(map(str, options.encoder_frames))}: {error}") from error
     size = tuple(config.augment.size)

@@ -92,7 +92,9 @@ def memory_lines(cost: ProgramCost, topology: Topology) -> list[str]:
     ]
     lines = [f"    {name:<36}{gib(size):>12}" for name, size in rows if size > 0]
     limit = f" of {gib(hbm)}, {100 * m.total / hbm:.0f} %" if hbm else " (the device's memory is not known: give --hbm_gib)"
-    if topology.chip.gpu:
+    if topology.memory_given:
+        limit += " (--hbm_gib)"
+    elif topology.chip.gpu:
         limit += f" ({MEMORY_FRACTION:g} of the GPU's, which launch/gpu.sh gives to JAX)"
     lines.append(f"    {'total':<36}{gib(m.total):>12}{limit}")
     if m.sharding_saves > 0:

@@ -1,6 +1,7 @@
 """Search for the largest batch per chip, and the cheapest recomputation (config.remat), that fit in the memory of the chips."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 from cvmae.config import ConfigError
@@ -55,7 +56,7 @@ class Search:
       config: stays as it is.
       topology: the chips.
       devices: of the topology.
-      log: takes a line per compilation.
+      log: takes a line before and one after each compilation, of which a policy needs several: how many depends on what fits.
 
     Raises:
       ConfigError: the memory of the chips is not known.
@@ -103,6 +104,10 @@ class Search:
     def compile(self, units: int, remat: str) -> Trial:
         """Compiles the step with `units` times the smallest batch that divides over the mesh."""
         batch = units * self.unit
+        about = f"batch {batch}, {batch / len(self.devices):g} per chip, remat {remat}"
+        policy = f"policy {POLICIES.index(remat) + 1} of {len(POLICIES)}"
+        self.log(f"search, {policy}, compilation {len(self.trials) + 1}: {about} ...")
+        begin = time.perf_counter()
         cost = compile_step(TracedStep(with_batch(self.config, batch, remat), self.devices), self.topology)
         trial, size = Trial(batch, remat, False), "too large"
         if isinstance(cost, ProgramCost):
@@ -112,7 +117,7 @@ class Search:
             trial = Trial(batch, remat, fits, memory.total - grows, grows, cost.flops * len(self.devices) / batch)
             size = f"{gib(memory.total)}, {'fits' if fits else 'too large'}"
         self.trials.append(trial)
-        self.log(f"batch {batch}, {batch / len(self.devices):g} per chip, remat {remat}: {size}")
+        self.log(f"{about}: {size}, after {time.perf_counter() - begin:.0f} s")
         return trial
 
     def _next(self, fitting: Trial, too_large: int | None) -> int:

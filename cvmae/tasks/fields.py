@@ -4,7 +4,7 @@ import fnmatch
 import re
 
 from cvmae.augment.pretrain_views import FIRST_VIEWS
-from cvmae.config import did_you_mean, require, steps
+from cvmae.config import did_you_mean, flatten, require, steps
 from cvmae.data import clips, sources
 from cvmae.data.auto_workers import AUTO
 from cvmae.evaluation import extract, features
@@ -252,6 +252,12 @@ def _near(value, expected: str) -> str:
     words = expected.removeprefix("one of ").split(", ") if expected.startswith("one of ") else []
     hint = did_you_mean(str(value), words)
     return hint and f"; {hint}"
+
+
+def check_fields(config) -> None:
+    """Raises ConfigError for the first field whose value means nothing by itself."""
+    for field, value in flatten(config).items():
+        check_field(field, value)
 
 
 def check_field(field: str, value) -> None:

@@ -7,7 +7,7 @@ ConfigError.
 import math
 import os
 
-from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten, require, steps
+from cvmae.config import UNTRAINED, ConfigError, config_errors, require, steps
 from cvmae.data.pipeline import clip_spec
 from cvmae.interop import hub
 from cvmae.interop.pretrained import vit_of
@@ -18,7 +18,8 @@ from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
 from cvmae.storage.client import check_scheme
 from cvmae.storage.path import expand_user, is_remote, isdir
 from cvmae.tasks.block_checks import check_blocks
-from cvmae.tasks.fields import check_field
+from cvmae.tasks.fields import check_fields
+from cvmae.tasks.kernel_checks import check_kernel
 from cvmae.tasks.mixtures import check_mixture
 from cvmae.tasks.model_fields import is_sigmoid, loss_field
 from cvmae.tasks.schema import check_schema
@@ -35,11 +36,10 @@ def validate(config, devices=None) -> None:
     """
     check_schema(config)
     own = check_mixture(config)
-    for field, value in flatten(config).items():
-        check_field(field, value)
+    check_fields(config)
     with config_errors():
         mesh = make_mesh(config.mesh, devices)
-        make_rules(mesh, config.sharding)
+        rules = make_rules(mesh, config.sharding)
     check_batch(config, mesh)
     check_total(config)
     for section, data in {"data": config.data, **{f"data.sources.{name}": data for name, data in own.items()}}.items():
@@ -59,6 +59,7 @@ def validate(config, devices=None) -> None:
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
+    check_kernel(config, rules)
 
 
 def _is_folder(path: str) -> bool:

@@ -26,7 +26,8 @@ sys.exit(int(os.environ.get("CODE", 0)))
 def demo(tmp_path, **variables: str) -> subprocess.Popen:
     """launch/demo.sh, started in a folder of its own, with a `python` that says what it is called with."""
     (tmp_path / "launch").mkdir()
-    shutil.copy(LAUNCH / "demo.sh", tmp_path / "launch")
+    for name in ("demo.sh", "dry_run.sh"):
+        shutil.copy(LAUNCH / name, tmp_path / "launch")
     (tmp_path / "launch" / "venv.sh").touch()
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)

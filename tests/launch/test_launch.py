@@ -120,6 +120,60 @@ def test_a_tpu_vm(dry):
     assert is_the_command(shlex.split(remote(commands[-1])), workdir="workdir/ssv2")
 
 
+@pytest.fixture
+def gcloud(tmp_path):
+    """Runs tpu_vm.sh with stand-ins for gcloud and git; `gcloud describe` runs the line of a shell. Returns code, verbs and stderr."""
+    for name in ("gcloud", "git"):
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/record\ncase "$*" in *describe*) eval "$DESCRIBE" ;; esac\n'
+        )
+        (tmp_path / name).chmod(0o755)
+
+    def call(describe: str):
+        path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "NAME": "n", "ZONE": "z", "DESCRIBE": describe}
+        done = subprocess.run(
+            [LAUNCH / "tpu_vm.sh"], env=os.environ | path, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        calls = (tmp_path / "record").read_text().splitlines()
+        return done.returncode, [words.split()[4] for words in calls if words.startswith("gcloud")], done.stderr
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "described, verbs",
+    [
+        (
+            "echo \"ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource 'projects/p/locations/z/nodes/n' was not found.\" >&2; exit 1",
+            ["create"],
+        ),
+        ("echo READY; echo 'WARNING: an update is there' >&2", []),
+        ("echo PREEMPTED", ["delete", "create"]),
+    ],
+)
+def test_a_tpu_vm_is_created_where_there_is_none(described, verbs, gcloud):
+    code, called, _ = gcloud(described)
+    assert code == 0 and called == ["describe", *verbs, "scp", "ssh", "ssh", "ssh"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "ERROR: (gcloud.compute.tpus.tpu-vm.describe) PERMISSION_DENIED: Permission denied on 'locations/z' (or it may not exist).",
+        "ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Requested project p was not found.",
+        "ERROR: gcloud crashed (ConnectionError): no route to host",
+    ],
+)
+def test_nothing_is_created_where_gcloud_cannot_tell_whether_there_is_a_vm(message, gcloud):
+    code, called, err = gcloud(f'echo "{message}" >&2; echo "  - more" >&2; exit 1')
+    assert code == 2 and called == ["describe"]
+    [line] = [line for line in err.splitlines() if not line.startswith("+ ")]
+    assert (
+        line.startswith("error: nothing is created, as gcloud does not tell whether there is a TPU VM n in z: ")
+        and message in line
+    )
+
+
 def test_a_spot_pod_with_a_bucket(dry):
     commands, _ = dry("tpu_vm.sh", TYPE="v5litepod-256", SPOT="yes", BUCKET="my-bucket")
     assert {"--spot", "--accelerator-type=v5litepod-256"} < set(commands[1])
@@ -188,7 +242,20 @@ def test_the_container_has_what_the_command_needs():
 
 
 @pytest.mark.parametrize(
-    "name", ["tpu_vm", "gke", "slurm", "gpu", "gpu_check", "ablations", "evidence", "motion_evidence", "metaworld_figure"]
+    "name",
+    [
+        "tpu_vm",
+        "gke",
+        "slurm",
+        "gpu",
+        "gpu_check",
+        "ablations",
+        "evidence",
+        "motion_evidence",
+        "metaworld_figure",
+        "figures",
+        "demo",
+    ],
 )
 def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
     """With no program to be found but those that print it, so that nothing else can have been run."""

@@ -213,7 +213,7 @@ printf '\\n' >>"$RECORD"
 
 @pytest.fixture
 def recorded(tmp_path):
-    """Runs a script with stand-ins for what it calls; returns the words of their calls."""
+    """Runs a script with stand-ins for what it calls; returns the words of their calls, and what it says."""
     launch, tools = tmp_path / "launch", tmp_path / "bin"
     launch.mkdir(), tools.mkdir()
     (launch / "venv.sh").touch()
@@ -228,15 +228,23 @@ def recorded(tmp_path):
         place.write_text(STAND_IN)
         place.chmod(0o755)
 
-    def call(script: str, *args: str) -> list[list[str]]:
+    def call(script: str, *args: str, code: int = 0) -> tuple[list[list[str]], list[str]]:
         for name in (script, "dry_run.sh", "evidence_runs.sh"):
             shutil.copy(ROOT / "launch" / name, launch)
         path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "RECORD": str(tmp_path / "record")}
         variables = {"SEEDS": "3", "ABLATIONS": "studies", "JOBS": "1"}  # two at a time would write into each other's lines
-        subprocess.run(
-            [str(launch / script), *args], env=os.environ | path | variables, cwd=tmp_path, check=True, capture_output=True
+        done = subprocess.run(
+            [str(launch / script), *args],
+            env=os.environ | path | variables,
+            cwd=tmp_path,
+            check=False,
+            capture_output=True,
+            text=True,
         )
-        return [line.strip("\0").split("\0") for line in (tmp_path / "record").read_text().splitlines()]
+        assert done.returncode == code, done.stderr
+        record = tmp_path / "record"
+        calls = [line.strip("\0").split("\0") for line in record.read_text().splitlines()] if record.exists() else []
+        return calls, done.stderr.splitlines()
 
     return call
 
@@ -245,7 +253,7 @@ def recorded(tmp_path):
     "script, least", [("figures.sh", 2), ("metaworld_figure.sh", 2), ("motion_evidence.sh", 20), ("evidence.sh", 70)]
 )
 def test_a_script_runs_commands_that_are_valid(recorded, script, least):
-    calls = [words for words in recorded(script, "w") if words[0] == "python"]
+    calls = [words for words in recorded(script, "w")[0] if words[0] == "python"]
     assert all(words[1] == "-m" for words in calls)
     ours = [words for words in calls if words[2] == "cvmae.main"]
     assert len(ours) >= least
@@ -257,9 +265,25 @@ def test_pictures_are_made_by_the_script_that_says_so(recorded, tmp_path):
     for study in ("masking", "frames", "objectives", "negatives"):
         (tmp_path / "studies" / study).mkdir(parents=True)
         (tmp_path / "studies" / study / "table.png").touch()
-    calls = recorded("figures.sh", "w") + recorded("metaworld_figure.sh", "w")
+    calls = recorded("figures.sh", "w")[0] + recorded("metaworld_figure.sh", "w")[0]
     made = {pathlib.Path(words[-1]).name for words in calls if words[0] == "cp"}
     made |= {pathlib.Path(re.search(r"--screenshot=(\S+)", " ".join(words))[1]).name for words in calls if words[0] == "chromium"}
     shown = {name for text in PAGES.values() for name in re.findall(r"launch/pictures/([\w.]+)", text)}
     assert shown and shown <= made
     assert made == {path.name for path in (ROOT / "launch" / "pictures").iterdir()}
+
+
+@pytest.mark.parametrize("script", ["figures.sh", "demo.sh"])
+def test_a_dry_run_prints_the_commands_of_a_run_and_runs_none(recorded, script, tmp_path):
+    calls, said = recorded(script, "--dry-run", "w")
+    assert not calls and not (tmp_path / "w").exists() and not (tmp_path / "launch" / "pictures").exists()
+    printed = [shlex.split(line.replace("+ exec ", "+ "))[1:] for line in said if line.startswith("+ ")]
+    calls, _ = recorded(script, "w")
+    names = [words[0] for words in calls]
+    assert names and [name for words in printed if (name := words[0].rpartition("/")[2]) in names] == names
+
+
+@pytest.mark.parametrize("args", [("--dryrun",), ("w", "more")])
+def test_an_argument_that_figures_does_not_take_is_refused(recorded, args):
+    calls, said = recorded("figures.sh", *args, code=2)
+    assert not calls and len(said) == 1 and said[0].startswith("error: unexpected argument '")

@@ -126,7 +126,7 @@ def test_the_keys_of_a_clip_stay_on_the_chip_where_they_fit(monkeypatch):
 def test_auto_takes_what_it_took_before_where_the_lanes_do_not_fit(heads, width):
     assert choose("auto", V5E, jnp.bfloat16, 1569, heads, width, RULES) == "splash"
     with pytest.raises(
-        ValueError, match=f"attention='lanes' cannot take {heads} heads of {width} .* take attention='auto' or 'splash'"
+        ValueError, match=f"attention='lanes': it cannot take {heads} heads of {width} .* take attention='auto' or 'splash'"
     ):
         jax.eval_shape(lambda *arrays: attend_projected(*arrays, heads, "lanes"), *tokens(8, 8, heads, width)[:3])
 

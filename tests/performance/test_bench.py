@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from cvmae import bench
+from cvmae import bench, plan
 from cvmae.config import load
-from cvmae.performance import bench_report, bench_step, measurements
+from cvmae.performance import bench_report, bench_step, bench_videos, measurements
 from cvmae.performance.timing import Times
 from tests.commands import RUNLOCAL, caller
 from tests.performance.test_plan import ALONE
@@ -51,6 +51,8 @@ def test_help_explains_the_command(command):
 def test_the_loader_can_be_measured_by_itself(command):
     code, out, _ = command("--loader_only", "--loader_batches=1", config=f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal")
     assert code == 0 and "loader only" in out and "step" not in out
+    code, out, _ = command("--loader_only", "--steps=2")
+    assert code == 0 and "; medians of 3 rounds of 16 clips" in out  # two batches of 8 a round
 
 
 def test_without_data_clips_are_synthetic():
@@ -67,6 +69,18 @@ def test_an_error_is_one_line(command):
         (["--config.data.source=files", "--config.data.manifest=nowhere.csv"], RUNLOCAL, "nowhere.csv"),
         (["--steps=1"], RUNLOCAL, "steps"),
         (["more"], RUNLOCAL, "unexpected argument"),
+        (["--loader_only", "--steps=2", "--loader_batches=3"], RUNLOCAL, "give one of them"),
+        (["--loader_only", "--loader_batches=0"], RUNLOCAL, "leaves nothing to measure: give 1 or more"),
+        (
+            ["--loader_only", "--profile"],
+            RUNLOCAL,
+            "--profile is not read by --loader_only, which reads --steps, --loader_batches",
+        ),
+        (["--decode", "--warmup=5"], RUNLOCAL, "--warmup is not read by --decode, which reads --steps: leave it out"),
+        (["--threads=2"], RUNLOCAL, "--threads is not read by the training step"),
+        (["--latency", "--config.dtype=float"], RUNLOCAL, "config.dtype='float' cannot be used"),
+        (["--latency", "--config.video_branch.variant=Q/16"], RUNLOCAL, "error: config.video_branch.variant: variant is 'Q/16'"),
+        (["--encoder", "--config.video_branch.variant=Q/16"], RUNLOCAL, "error: config.video_branch.variant: variant is 'Q/16'"),
     ):
         code, _, err = command(*args, config=path)
         assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
@@ -119,3 +133,61 @@ def test_the_peer_is_compiled_on_request(parity, monkeypatch):
     for compile_peer in (False, True):
         peer = bench_huggingface.TorchStep(c, {}, pixels, masked, 1, compile_peer)
         assert compiled == [peer.model] * compile_peer
+
+
+@pytest.mark.parametrize(
+    "place, reason",
+    [("absent/bench.json", "No such file or directory"), ("file/bench.json", "Not a directory"), (".", "is a folder")],
+)
+@pytest.mark.parametrize("program", [bench, plan])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    program, place, reason, monkeypatch, capsys, tmp_path
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(bench.measurements, "open_data", None)
+    monkeypatch.setattr(plan, "training_clips", None)
+    words = ["--topology=cpu:1"] if program is plan else ["--loader_only"]
+    code, out, err = caller(program, monkeypatch, capsys)(*words, f"--json={tmp_path / place}")
+    assert code == 2 and not out and err.count("\n") == 1 and reason in err and f"error: --json={tmp_path / place} " in err
+
+
+@pytest.mark.parametrize("program, name", [(bench, "measure"), (plan, "make_plan")])
+def test_ctrl_c_is_one_line(program, name, monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, name, interrupted)
+    code, _, err = caller(program, monkeypatch, capsys)("--topology=cpu:1" if program is plan else "--decode")
+    assert code == 130 and err.startswith("error: interrupted; ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (AssertionError(), "this machine has no such device"),
+        (
+            RuntimeError("Unable to initialize backend 'tpu': no TPU. (set JAX_PLATFORMS='' to choose one)"),
+            "backend 'tpu': no TPU.",
+        ),
+    ],
+)
+def test_a_platform_that_is_not_here_is_one_line(error, reason, command, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    monkeypatch.setattr(jax, "devices", devices)
+    code, _, err = command("--latency")
+    assert code == 2 and err.count("\n") == 1
+    assert "JAX finds no device with JAX_PLATFORMS='tpu' (" in err and f"{reason}): set it to cpu, or to nothing" in err
+
+
+def test_videos_that_cannot_be_read_are_named(command, tmp_path):
+    good = bench_videos.write_videos(tmp_path, bench_videos.H264, bench_videos.VideoSpec(1, 40, height=64, width=64))["mp4"][0]
+    (tmp_path / "damaged.mp4").write_bytes(good.read_bytes()[:500])
+    args = ["--loader_only", "--steps=2", "--config.data.source=files", f"--config.data.manifest={tmp_path}"]
+    code, out, err = command(*args)
+    assert code == 1 and not out and err.count("\n") == 1
+    assert "1 of 3 videos cannot be read, more than config.data.max_bad_fraction=0.01: " in err and "damaged.mp4 (" in err
+    code, out, _ = command(*args, "--config.data.max_bad_fraction=0.5")
+    assert code == 0 and "note: 1 video cannot be read, and others were decoded instead: " in out and "damaged.mp4 (" in out

@@ -14,7 +14,7 @@ import pytest
 
 from cvmae.performance import gpu_check, gpu_parts
 from cvmae.performance.gpu_parts import PARTS, SMALL, Part, PartError, Runner
-from tests.commands import ROOT, run
+from tests.commands import ROOT, run, run_own
 
 CPU = {"JAX_PLATFORMS": "cpu"}
 # Installs wheels as `pip --target` does; every other command is Python's. The Python of a test may have no pip.
@@ -171,3 +171,30 @@ def test_an_error_of_the_command_is_one_line():
 def test_help_names_the_parts():
     done = run("--help", program=("-m", "cvmae.performance.gpu_check"))
     assert done.returncode == 0 and ", ".join(PARTS) in " ".join(textwrap.dedent(done.stdout).split())
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--out={}/file"], "error: --out={}/file cannot be written, {}/file: Not a directory; give a path"),
+        (["--out={}/file/results"], "error: --out={}/file/results cannot be written"),
+        (["--parts="], "error: --parts is empty: give some of tests, step, "),
+    ],
+)
+def test_an_error_is_one_line(words, message, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run_own(gpu_check, *(word.format(tmp_path) for word in words)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(message.format(tmp_path, tmp_path)) and err.count("\n") == 1
+
+
+def test_ctrl_c_says_where_the_results_are(tmp_path, monkeypatch, capsys):
+    def interrupted(run):
+        yield from ()
+        raise KeyboardInterrupt
+
+    parts = {"a": Part(lambda run: iter([("first", "1 ms")]), 60), "b": Part(interrupted, 60)}
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
+    assert run_own(gpu_check, f"--out={tmp_path}", "--parts=a,b") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: interrupted; {tmp_path} has the parts that had ended"
+    assert "| first | 1 ms |" in (tmp_path / "gpu_check.md").read_text()

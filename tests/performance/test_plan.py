@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import json
 import math
+import types
 from unittest.mock import ANY
 
 import jax
@@ -37,8 +38,13 @@ REFUSED = [
     (["--topology=v9e:2x2"], "'v9e' is unknown; known are v4, v5e, v5p, v6e, a100-80, h100, h200, b200, l4, cpu"),
     (["--topology=v5e:4"], "expected v5e:AxB"),
     (["--topology=v4:2x2"], "expected v4:AxBxC"),
-    (["--topology=cpu:0"], "expected cpu:A"),
-    (["--topology=h100:2x4"], "expected h100:A"),
+    (["--topology=cpu:0"], "expected cpu:N with N the number of devices, 1 or more, such as cpu:8"),
+    (["--topology=h100:2x4"], "expected h100:N"),
+    (["--topology=l4:0"], "expected l4:N with N the number of GPUs of a host, 1 or more, such as l4:8"),
+    (["--topology=h100:-1"], "expected h100:N with"),
+    (["--topology=h100:many"], "expected h100:N with "),
+    (["--topology=v5p:2x2x0"], "expected v5p:AxBxC, the chips along each dimension, each 1 or more, such as v5p:2x2x1"),
+    (["--topology=H100:8"], "'H100' is unknown (did you mean 'h100'?); known are v4"),
     (["--topology=cpu:1", "--slices=2"], "only TPUs come in slices"),
     ([], "--topology is missing: python -m cvmae.plan"),
     (["--topology=cpu:99"], "this process has"),
@@ -236,6 +242,19 @@ def fake(gib: float, flops: int = 1) -> ProgramCost:
     return ProgramCost(memory, flops, 0.0, 0, {}, None, (), (), 0.0)
 
 
+@pytest.mark.parametrize(
+    "given, ends",
+    [
+        (False, " of 71.20 GiB, 3 % (0.9 of the GPU's, which launch/gpu.sh gives to JAX)"),
+        (True, " of 4.00 GiB, 50 % (--hbm_gib)"),
+    ],
+)
+def test_the_limit_of_memory_is_the_one_that_was_compared(given, ends, monkeypatch):
+    monkeypatch.setattr(plan, "FLAGS", types.SimpleNamespace(topology="h100:1", slices=1, hbm_gib=4.0 if given else 0.0))
+    [total] = [line for line in plan_report.memory_lines(fake(2), plan.topology_from_flags()) if line.startswith("    total")]
+    assert total.endswith(ends)
+
+
 class Chips:
     """Replaces the compiler: memory is a function of the clips per chip and the policy."""
 
@@ -252,6 +271,23 @@ class Chips:
 
 def searched(**overrides):
     return search.Search(config(**overrides), chips.parse_topology("v5e:1x1"), jax.devices()[:1], lambda line: None)
+
+
+def test_the_search_says_what_it_compiles_before_it_does(monkeypatch):
+    said = []
+
+    def memory(batch, remat):
+        said.append("compiled")
+        return 1.75 + 14 * batch / 16
+
+    Chips(monkeypatch, memory)
+    monkeypatch.setattr(search, "POLICIES", ("none", "full"))
+    search.Search(config(), chips.parse_topology("v5e:1x1"), jax.devices()[:1], said.append).run()
+    assert said[:2] == ["search, policy 1 of 2, compilation 1: batch 8, 8 per chip, remat none ...", "compiled"]
+    assert said[2].startswith("batch 8, 8 per chip, remat none: 8.75 GiB, fits, after ")
+    assert said.count("compiled") == len(said) // 3 and any(
+        line.startswith("search, policy 2 of 2, compilation ") for line in said
+    )
 
 
 @pytest.mark.parametrize("start", [8, 400, 2])
