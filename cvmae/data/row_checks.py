@@ -110,12 +110,12 @@ def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled
     return notes
 
 
-def _by_file(parts: dict[str, list[Part]]) -> dict[str, list[Part]]:
+def _by_file(fields: dict[str, list[Part]]) -> dict[str, list[Part]]:
     """Returns the parts with one name for each file, also for one that hard links give several."""
-    links = hard_links(dict.fromkeys(part.file for of_field in parts.values() for part in of_field))
+    links = hard_links(dict.fromkeys(part.file for rows in fields.values() for part in rows))
     if not links:
-        return parts
-    return {field: [part.named(links) for part in of_field] for field, of_field in parts.items()}
+        return fields
+    return {field: [part.named(links) for part in rows] for field, rows in fields.items()}
 
 
 def _repeats(name, source, parts, labeled):

@@ -26,7 +26,7 @@ class FeatureError(ValueError):
 
 
 class Expected(NamedTuple):
-    """What features should be of, each as far as it is known.
+    """The video, the windows and the encoder that features should be of, each as far as it is known.
 
     Attributes:
       video: the name of the video; None: any.
