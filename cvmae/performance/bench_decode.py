@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from cvmae.data import clips, decode
+from cvmae.parallel.progress import evaluation_bar
 from cvmae.performance.bench_videos import Coding, VideoSpec, write_videos
 from cvmae.performance.timing import Times, alternate
 
@@ -195,6 +196,7 @@ def measure_decoding(
       av.FFmpegError: a file cannot be encoded.
     """
     measured = []
+    bar = evaluation_bar(len(codings), "decoding", "coding")
     for coding in codings:
         with tempfile.TemporaryDirectory() as folder:
             for container, paths in write_videos(pathlib.Path(folder), coding, videos).items():
@@ -206,4 +208,6 @@ def measure_decoding(
                 megabits = 8e-6 * size / (videos.count * videos.frames / videos.fps)
                 times = time_readers(readers, drawn)
                 measured.append(DecodeTimes(coding.name, container, megabits, clips_per_round, times, differences))
+        bar.update()
+    bar.close()
     return measured
