@@ -1,6 +1,7 @@
 """Sources from outside the package, `cvmae.run(config, workdir, source=...)`: the check that they and their records follow the protocol."""
 
 import contextlib
+import dataclasses
 import numbers
 import operator
 import pickle
@@ -43,16 +44,22 @@ class CheckedSource:
         return key
 
     def __getitem__(self, index: int) -> Record:
-        """Returns a record. Raises: SourceError, it does not follow the protocol; UnreadableError, the other source's."""
+        """Returns a record. Raises: SourceError, it does not follow the protocol; UnreadableError and others, the other source's."""
+        name = f"{self._name}[{index}]"
         try:
             record = self._source[index]
         except UnreadableError as error:
-            if len(error.args) == 2 and all(isinstance(arg, str) for arg in error.args):
+            if len(error.args) == 2 and all(isinstance(arg, str) and arg.strip() for arg in error.args):
                 raise
-            reason = " ".join(map(str, error.args)) or "its source does not say why"
+            reason = " ".join(filter(None, map(str, error.args))) or "its source does not say why"
             raise UnreadableError(self.key(index), reason) from error
-        _check_record(record, int(self._source.labels[index]), f"{self._name}[{index}]")
-        return record
+        except (StopIteration, SystemExit) as error:  # these would end a generator or a thread, and not the run
+            raise SourceError(f"{name} raises {type(error).__name__}: give a record, or raise cvmae.UnreadableError") from error
+        except Exception as error:
+            error.add_note(f"raised by {name}")
+            raise
+        _check_record(record, int(self._source.labels[index]), name)
+        return dataclasses.replace(record, start=_seconds(record.start), end=_seconds(record.end))
 
 
 def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Source]:
@@ -69,6 +76,7 @@ def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Sou
     named = {split: f"source[{split!r}]" if isinstance(source, Mapping) else "source" for split in sources}
     for name, one in sources.items():
         check_source(one, named[name])
+    _check_same_classes(sources, named)
     return {name: CheckedSource(one, named[name]) for name, one in sources.items()}
 
 
@@ -118,6 +126,7 @@ def check_source(source, name: str) -> None:
         shown = f"{labels.dtype}{list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
         raise SourceError(f"{name}.labels is {shown}: give a numpy array int32 [{count}], -1 for an unlabeled record")
     names = source.class_names
+    _check_label_sets(source, name)
     if not isinstance(names, tuple) or (names and label_sets_of(source) is None and labels.max() >= len(names)):
         raise SourceError(f"{name}.class_names is {str(names)[:60]}: give a tuple with a name for every label, or ()")
     for number, class_name in enumerate(names):
@@ -136,6 +145,37 @@ def check_source(source, name: str) -> None:
             f"{name} ({kind}) cannot be pickled for the processes that read videos ({reason}): open files in __getitem__, and define the "
             "class in a module"
         ) from error
+
+
+def _check_label_sets(source, name: str) -> None:
+    """Raises SourceError where a table of label sets lacks a row or a column, or is none."""
+    sets = label_sets_of(source)
+    if sets is None:
+        return
+    is_table = isinstance(sets, np.ndarray) and sets.dtype == np.bool_ and sets.ndim == 2
+    width = len(source.class_names) or (sets.shape[1] if is_table else 0)
+    if not is_table or sets.shape[1] != width or source.labels.max() >= len(sets):
+        shown = _shown(sets)
+        raise SourceError(
+            f"{name}.label_sets is {shown}: give bool [S, {width or 'C'}], a column for each class and a row for each number in labels, "
+            f"0 to {source.labels.max()}"
+        )
+
+
+def _check_same_classes(sources: Mapping[str, Source], named: Mapping[str, str]) -> None:
+    """Raises SourceError where a class number means one class in a split and another class in the next."""
+    with_names = {split: one for split, one in sources.items() if one.class_names}
+    with_sets = {split: one for split, one in sources.items() if label_sets_of(one) is not None}
+    for member, of_splits in (("class_names", with_names), ("label_sets", with_sets)):
+        first, *others = of_splits or [""]
+        for split in others:
+            one, other = (getattr(sources[part], member) for part in (first, split))
+            if not np.array_equal(one, other):
+                shown = [f"{str(value)[:80]}" if member == "class_names" else _shown(value) for value in (one, other)]
+                raise SourceError(
+                    f"{named[first]}.{member} is {shown[0]}, {named[split]}.{member} is {shown[1]}: a number has to mean the same class in "
+                    "every split; give all of them one list"
+                )
 
 
 def _count(source, name: str) -> int:
@@ -166,6 +206,11 @@ def _check_record(record, label: int, name: str) -> None:
         raise SourceError(f"{name} label is {record.label!r}, the one in labels is {label}: both have to be the same number")
     if not (payload.size if isinstance(payload, np.ndarray) else payload):
         raise UnreadableError(record.name, "it is empty")
+
+
+def _seconds(value) -> float | None:
+    """Returns a time as a number of Python's, which JSON has; numpy's it has not."""
+    return None if value is None else float(value)
 
 
 def _shown(payload) -> str:

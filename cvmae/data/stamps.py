@@ -59,7 +59,7 @@ class Stamps:
         if self._own is not None:
             with self._lock:
                 _, *part = self._parts[index] if self._parts else (None,)
-            return VideoStamp(self._own(index), *part)
+            return VideoStamp(self._own(index), *(None if seconds is None else float(seconds) for seconds in part))
         try:
             record = self._source[index] if record is None else record
         except UnreadableError:

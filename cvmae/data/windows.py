@@ -185,7 +185,9 @@ class WindowLoader:
         data, self._stamps = config.data, stamps or Stamps(source)
         self._source, self._spec, self._window_stride = source, clip_spec(config), window_stride
         self._numbers, self._lock, self._timeout_s = iter(numbers), threading.Lock(), data.timeout_s
-        self._events: queue.Queue[Opened | Window | Failed | Exception | None] = queue.Queue(batch_size * max(1, data.prefetch))
+        self._events: queue.Queue[Opened | Window | Failed | BaseException | None] = queue.Queue(
+            batch_size * max(1, data.prefetch)
+        )
         self._stopping = threading.Event()
         self._running = max(1, data.workers) * max(1, data.threads)
         self._threads = [threading.Thread(target=self._work, daemon=True, name="cvmae-windows") for _ in range(self._running)]
@@ -198,7 +200,7 @@ class WindowLoader:
     def __next__(self) -> Opened | Window | Failed:
         while self._running:
             event = self._events.get()
-            if isinstance(event, Exception):
+            if isinstance(event, BaseException):
                 raise event
             if event is not None:
                 return event
@@ -221,7 +223,9 @@ class WindowLoader:
                 for event in self._read(number):
                     if not self._put(event):
                         return
-        except Exception as error:  # raised again in __next__
+        except (
+            BaseException
+        ) as error:  # raised again in __next__; a thread that a source's SystemExit ends would leave it waiting
             self._put(error)
         self._put(None)
 

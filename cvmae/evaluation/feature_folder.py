@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from typing import BinaryIO
 
 import grain
 import numpy as np
@@ -11,7 +12,7 @@ from cvmae.data.lines import csv_text
 from cvmae.data.records import why_outside
 from cvmae.evaluation.feature_files import NpzFiles
 from cvmae.evaluation.feature_identity import digest_of
-from cvmae.evaluation.feature_reading import Expected, FeatureError, read_npz
+from cvmae.evaluation.feature_reading import Expected, FeatureError, made_by, read_npz
 from cvmae.evaluation.feature_shards import SHARD, Row, read_shard, shards_of
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
@@ -39,7 +40,7 @@ def read_index(folder: AnyPath) -> dict[str, int] | None:
         with (folder / INDEX).open(
             encoding="utf-8-sig", errors="surrogatepass", newline=""
         ) as file:  # spreadsheets put a mark in front
-            header, *rows = csv.reader(file)
+            header, *rows = filter(None, csv.reader(file))  # a blank line is no row
             if tuple(header) == _COLUMNS and all(len(row) == len(_COLUMNS) for row in rows):
                 return {name: int(windows) for name, _, windows in rows}
             why = f"expected lines of {','.join(_COLUMNS)}"
@@ -77,8 +78,7 @@ class FeatureFolder(Mapping):
 
         Raises:
           FileNotFoundError: it contains no features.
-          FeatureError: a shard or the index is damaged, or it is no folder. ValueError: shards are in a bucket.
-          ConfigError: identity.json, which says what encoder made the features, is damaged.
+          FeatureError: a shard, the index or identity.json is damaged, or it is no folder. ValueError: shards are in a bucket.
         """
         if not is_remote(as_path(folder)) and as_path(folder).is_file():
             raise FeatureError(f"{folder} is a file: give the folder of features that it lies in")
@@ -94,9 +94,13 @@ class FeatureFolder(Mapping):
         if listed is not None:
             self._positions = {name: self._positions.get(name) for name in listed}
         if all(position is None for position in self._positions.values()):
+            if listed is not None and (names or self._files.files()):
+                raise FeatureError(
+                    f"{as_path(folder) / INDEX} lists nothing of what is there: run task=extract again, which writes it, or delete it to read all"
+                )
             raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {SHARD} shards")
         self._index, self._listed = as_path(folder) / INDEX, listed
-        self._encoder = digest_of(folder)
+        self._encoder = digest_of(folder)  # where it has none, that of the first features that are read
         self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
@@ -105,18 +109,29 @@ class FeatureFolder(Mapping):
             raise FeatureError(
                 f"{self._index} lists {name}, and its features are not there: run task=extract again, which makes them and the list"
             )
-        # Without an index files have the names that somebody gave them.
+        # Without an index files may lie in another folder than they were written to.
         expected = Expected(name, self._listed[name], self._encoder) if self._listed else Expected(encoder=self._encoder)
         if self._records is None:
             path = self._files.path(name)
             with path.open("rb") as file:
-                return read_npz(file, path, expected)
+                return self._read(file, path, name, expected)
         where = f"{self._shards[position]}, record of {name},"
         try:
             content = self._records[position]
         except RuntimeError as error:  # array_record's, of a record with another checksum
             raise FeatureError.of(where, str(error).partition(";")[0]) from error
-        return read_npz(io.BytesIO(content), where, expected._replace(video=name))
+        return self._read(io.BytesIO(content), where, name, expected._replace(video=name))
+
+    def _read(self, file: BinaryIO, where: object, name: str, expected: Expected) -> dict[str, np.ndarray]:
+        """Returns the arrays of an open .npz. Raises: FeatureError, it is damaged, or of another video or encoder."""
+        arrays = read_npz(file, where, expected)
+        video = str(arrays["path"])
+        if not f"/{video}".endswith(f"/{name}") and not f"/{name}".endswith(f"/{video}"):
+            raise FeatureError(f"{where} holds the features of {video!r}: give it that name, or run task=extract again")
+        if not self._encoder:
+            file.seek(0)
+            self._encoder = made_by(file)
+        return arrays
 
     def _names_of_files(self, listed: Iterable[str] | None) -> list[str]:
         """Returns the videos with an .npz; of those of an index no file is opened, as where a shortened name hides the full one."""

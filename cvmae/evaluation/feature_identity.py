@@ -9,6 +9,7 @@ import numpy as np
 
 from cvmae.config import ConfigError, flatten
 from cvmae.data.pipeline import clip_spec
+from cvmae.evaluation.feature_reading import FeatureError
 from cvmae.evaluation.features import FeatureSpec
 from cvmae.files import write_json
 from cvmae.parallel import processes
@@ -85,9 +86,12 @@ def digest(identity: dict) -> str:
 
 
 def digest_of(folder) -> str:
-    """Returns the hash of the identity that a folder of features has; "" for a folder without one. Raises: ConfigError, it is damaged."""
+    """Returns the hash of the identity that a folder of features has; "" for a folder without one. Raises: FeatureError, it is damaged."""
     path = as_path(folder) / IDENTITY
-    return digest(_read_identity(path)["identity"]) if path.exists() else ""
+    try:
+        return digest(_read_identity(path)["identity"]) if path.exists() else ""
+    except ConfigError as error:
+        raise FeatureError(f"{path} is damaged: delete it; each file of features says itself what made it") from error
 
 
 def open_cache(folder, identity: dict, layout: dict | None = None, config=None) -> dict:
@@ -152,7 +156,9 @@ def _read_identity(path: AnyPath) -> dict:
         if isinstance(value["identity"], dict) and isinstance(value["layout"], dict):
             return value
         why = "it lacks identity and layout"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError):
+        why = "it lacks identity and layout"
+    except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or f"{error}"
     raise ConfigError(
         f"{path} does not say what the features beside it are ({why}): give another --workdir, or move {path.parent} away"

@@ -137,6 +137,12 @@ def _check_expected(archive: zipfile.ZipFile, shape: tuple[int, ...], path: np.n
         raise ValueError("it was made with another encoder or other settings than the others in this folder")
 
 
+def made_by(file: BinaryIO) -> str:
+    """Returns the hash of what made the features of a whole .npz, see `feature_identity.digest`; "" where it does not say."""
+    with zipfile.ZipFile(file) as archive:
+        return _encoder_of(archive.comment)
+
+
 def _encoder_of(comment: bytes) -> str:
     """Returns the hash of what made features, from the comment of their .npz; "" where it does not say, as in those of earlier versions."""
     try:

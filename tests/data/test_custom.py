@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import pathlib
 import pickle
 import re
@@ -64,7 +65,7 @@ def zipped(own, folder, count=12, name="clips.zip"):
     with zipfile.ZipFile(folder / name, "w") as archive:
         for file in files:
             archive.write(file, f"class {int(pathlib.Path(file).stem) % 2}/{pathlib.Path(file).name}")
-    return own.ZippedVideos(str(folder / name))
+    return own.ZippedVideos(str(folder / name), ("class 0", "class 1"))
 
 
 def config(total="4_steps", **fields):
@@ -166,6 +167,16 @@ BROKEN = {
         "__getitem__": lambda self, index: cvmae.Record("r", 0, None, None, np.zeros((8, 16, 24, 3), np.float32))
     },
     "label is 1, the one in labels is 0": {"__getitem__": lambda self, index: cvmae.Record("r", 1, None, None, "r.mp4")},
+    r"label_sets is bool\[2, 2\]: give bool \[S, 3\], a column for each class and a row for each number in labels, 0 to 0": {
+        "class_names": ("a", "b", "c"),
+        "label_sets": np.zeros((2, 2), bool),
+    },
+    r"label_sets is of type list: give bool \[S, C\]": {"label_sets": [[True]]},
+    r"label_sets is float64\[2, 2\]: give bool": {"label_sets": np.zeros((2, 2))},
+    r"label_sets is bool\[1, 2\]: .* a row for each number in labels, 0 to 2": {
+        "label_sets": np.zeros((1, 2), bool),
+        "labels": np.array([0, 1, 2], np.int32),
+    },
     r"__len__ does not return the number of its records \('float' object": {"__len__": lambda self: 3.0},
     r"class_names\[0\] is '\\udc80': give a text of one line": {"class_names": ("\udc80", "b")},
     r"class_names\[1\] is 'a\\nb': give a text": {"class_names": ("c", "a\nb")},
@@ -232,7 +243,47 @@ def test_a_checked_source_has_the_members_of_the_other_one():
         keys.key(1)
 
 
-@pytest.mark.parametrize("args", [(), ("a reason",), (3, "a reason", None)])
+@pytest.mark.parametrize("member", ["class_names", "label_sets"])
+def test_a_number_is_the_same_class_in_all_splits(member):
+    """A split that lacks a class and numbers those that it has would be scored by the wrong ones."""
+    source, other, unnamed = Own(), Own(), Own()
+    if member == "class_names":
+        source.class_names, other.class_names = ("a", "b", "c"), ("b", "c")
+        message = (
+            r"source\['train'\].class_names is \('a', 'b', 'c'\), source\['val'\].class_names is \('b', 'c'\): a number has to"
+        )
+    else:
+        source.label_sets, other.label_sets = np.eye(3, dtype=bool), np.eye(3, dtype=bool)[::-1]
+        message = r"source\['train'\].label_sets is bool\[3, 3\], source\['val'\].label_sets is bool\[3, 3\]: a number has to"
+    with pytest.raises(SourceError, match=message):
+        by_split({"train": source, "test": unnamed, "val": other}, "train")
+    assert set(by_split({"train": source, "val": source, "test": unnamed}, "train")) == {"train", "val", "test"}
+
+
+def test_other_errors_of_a_source_say_which_record_raised_them():
+    class Failing(Own):
+        def __getitem__(self, index):
+            raise (KeyError("db"), StopIteration(), SystemExit(1))[index]
+
+    source = CheckedSource(Failing(), "source")
+    with pytest.raises(KeyError) as error:
+        source[0]
+    assert error.value.__notes__ == ["raised by source[0]"]
+    for index, name in ((1, "StopIteration"), (2, "SystemExit")):
+        with pytest.raises(SourceError, match=rf"source\[{index}\] raises {name}: give a record, or raise cvmae.UnreadableError"):
+            source[index]
+
+
+def test_times_are_numbers_that_json_has():
+    class Timed(Own):
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), start=np.float32(0.5), end=np.int64(2))
+
+    record = CheckedSource(Timed(), "source")[1]
+    assert json.dumps([record.start, record.end]) == "[0.5, 2.0]"
+
+
+@pytest.mark.parametrize("args", [(), ("a reason",), (3, "a reason", None), ("", ""), ("r1", " ")])
 def test_an_unreadable_record_without_its_name_has_its_key(args):
     class Holed(Own):
         def __getitem__(self, index):
@@ -240,7 +291,11 @@ def test_an_unreadable_record_without_its_name_has_its_key(args):
 
     with pytest.raises(cvmae.UnreadableError) as unreadable:
         CheckedSource(Holed(), "source")[1]
-    assert unreadable.value.args == ("r1", " ".join(map(str, args)) or "its source does not say why")
+    name, reason = unreadable.value.args
+    assert name == "r1" and reason == {0: "its source does not say why", 1: "a reason", 3: "3 a reason None"}.get(
+        len(args), reason
+    )
+    assert reason.strip()
 
 
 def test_a_record_that_is_not_to_be_had_is_replaced():

@@ -190,7 +190,7 @@ def test_a_video_that_hangs_is_abandoned(folder, monkeypatch):
 class Endless:
     """Source of records with 400 small frames, which counts those that are opened."""
 
-    class_names, opened = (), 0
+    class_names, opened, error = (), 0, RuntimeError("no video feature")
 
     def __len__(self):
         return 10**6
@@ -198,7 +198,7 @@ class Endless:
     def __getitem__(self, index):
         self.opened += 1
         if index == 13:
-            raise RuntimeError("no video feature")
+            raise self.error
         return sources.Record(str(index), 0, None, None, np.zeros((400, 4, 4, 3), np.uint8))
 
 
@@ -216,7 +216,11 @@ def test_the_loader_reads_only_prefetch_ahead_and_ends_when_closed():
     assert source.opened == 2
 
 
-def test_other_errors_reach_the_caller():
-    with windows.WindowLoader(small_config(), Endless(), iter([13]), 4, 0) as loader:  # noqa: SIM117
-        with pytest.raises(RuntimeError, match="no video feature"):
+@pytest.mark.parametrize("error", [RuntimeError("no video feature"), SystemExit("no video feature")])
+def test_other_errors_reach_the_caller(error):
+    """An exit of a library, too: it would end the thread alone, and the caller would wait for good."""
+    source = Endless()
+    source.error = error
+    with windows.WindowLoader(small_config(), source, iter([13]), 4, 0) as loader:  # noqa: SIM117
+        with pytest.raises(type(error), match="no video feature"):
             next(loader)

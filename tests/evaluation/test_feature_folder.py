@@ -13,6 +13,11 @@ from cvmae.evaluation.feature_reading import FeatureError
 from tests.evaluation.conftest import COUNT
 
 
+def exchange(first, second):
+    kept = first.with_name("kept")
+    first.rename(kept), second.rename(first), kept.rename(second)
+
+
 @pytest.mark.parametrize("format", ["npz", "array_record"])
 def test_a_video_of_the_index_that_is_not_there_is_not_left_out(extracted, tmp_path, format):
     """Its name was changed in a list, or its file was deleted: whoever reads all features would train without it."""
@@ -41,8 +46,7 @@ def test_features_under_the_name_of_another_video_are_named_and_made_again(extra
     extracted(format)
     folder, before = tmp_path / "out", dict(FeatureFolder(tmp_path / "out"))
     if format == "npz":
-        first, second, kept = (folder / "d" / f"{name}.npz" for name in ("1.mp4", "2.mp4", "kept"))
-        first.rename(kept), second.rename(first), kept.rename(second)
+        exchange(folder / "d" / "1.mp4.npz", folder / "d" / "2.mp4.npz")
     else:  # lines of the table are exchanged, not the numbers of their records
         table = folder / "features-00000.csv"
         table.write_text(table.read_text().replace("1.mp4", "?").replace("2.mp4", "1.mp4").replace("?", "2.mp4"))
@@ -107,6 +111,59 @@ def test_what_is_no_folder_of_features(extracted, tmp_path):
     index.mkdir()
     with pytest.raises(FeatureError, match=r"index.csv is damaged \(it is a folder\)"):
         FeatureFolder(tmp_path / "out")
+
+
+def test_without_an_index_features_still_have_to_be_of_their_video(extracted, tmp_path):
+    """A message sends people there: delete index.csv to read all that is there."""
+    extracted()
+    folder = tmp_path / "out"
+    (folder / "index.csv").unlink()
+    assert list(FeatureFolder(folder / "d")) == [f"{number}.mp4" for number in range(COUNT)]  # a part of the folder
+    assert len(dict(FeatureFolder(folder / "d"))) == COUNT
+    exchange(folder / "d" / "1.mp4.npz", folder / "d" / "2.mp4.npz")
+    with pytest.raises(
+        FeatureError, match=r"d/1.mp4.npz holds the features of 'd/2.mp4': give it that name, or run task=extract again"
+    ):
+        FeatureFolder(folder)["d/1.mp4"]
+
+
+def test_without_an_identity_features_are_of_the_encoder_of_the_first(extracted, encoder, tmp_path):
+    extracted()
+    extracted(out="other", params=jax.tree.map(lambda leaf: leaf + 0.1, encoder[0]))
+    folder = tmp_path / "out"
+    shutil.copy(tmp_path / "other" / "d" / "1.mp4.npz", folder / "d" / "1.mp4.npz")
+    (folder / "identity.json").unlink()
+    with pytest.raises(FeatureError, match=r"d/1.mp4.npz is damaged \(it was made with another encoder"):
+        dict(FeatureFolder(folder))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"{", b"\xff"])
+def test_a_damaged_identity_may_be_deleted(extracted, tmp_path, content):
+    extracted()
+    path = tmp_path / "out" / "identity.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        FeatureError, match="^.*identity.json is damaged: delete it; each file of features says itself what made it$"
+    ):
+        FeatureFolder(tmp_path / "out")
+    path.unlink()
+    assert extracted()["skipped"] == COUNT == len(dict(FeatureFolder(tmp_path / "out"))) and path.exists()
+
+
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_an_index_of_nothing_that_is_there(extracted, tmp_path, format):
+    extracted(format)
+    index = tmp_path / "out" / "index.csv"
+    content = index.read_bytes()
+    for other in (b"name,file,windows\n", b"name,file,windows\nx,x.npz,3\n"):
+        index.write_bytes(other)
+        with pytest.raises(
+            FeatureError, match="index.csv lists nothing of what is there: run task=extract again, which writes it"
+        ):
+            FeatureFolder(tmp_path / "out")
+    index.write_bytes(content + b"\n\n")  # an editor left blank lines
+    assert len(dict(FeatureFolder(tmp_path / "out"))) == COUNT
+    assert extracted(format)["skipped"] == COUNT and index.read_bytes() == content
 
 
 def test_a_folder_in_the_place_of_a_shard(extracted, tmp_path):

@@ -1,6 +1,7 @@
 """Contents of the label files of a data set, in the same form for every data set."""
 
 import dataclasses
+from typing import NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,14 @@ class Video:
     span: tuple[float, float] | None = None
 
 
+class _Place(NamedTuple):
+    """The line in which a video is listed, with what it says."""
+
+    where: str
+    split: str
+    label: str
+
+
 @dataclasses.dataclass
 class Listing:
     """Classes, videos and splits of a data set.
@@ -31,7 +40,7 @@ class Listing:
       classes: class names in the order of their numbers.
       manifests: pairs (name of a video, split) of each manifest, by the manifest's name.
       videos: videos by name.
-      repeats: pairs (name, where the video is listed once more).
+      repeats: (name, problem, detail) of videos that are listed once more.
       remarks: (path, problem, detail) of files and folders that may not be meant as they are read.
       is_undrawn: True if the videos have no splits yet; the splits in `manifests` are "" then.
     """
@@ -39,16 +48,28 @@ class Listing:
     classes: tuple[str, ...]
     manifests: dict[str, list[tuple[str, str]]]
     videos: dict[str, Video] = dataclasses.field(default_factory=dict)
-    repeats: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    repeats: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     is_undrawn: bool = False
     remarks: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
-    _listed: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    _listed: dict[tuple[str, str], _Place] = dataclasses.field(default_factory=dict, compare=False)
 
     def add(self, manifest: str, split: str, video: Video, where: str) -> None:
         """Lists a video in a manifest, or adds it to `repeats` if it is listed there already. where: file, or file:line."""
-        if (manifest, video.name) in self._listed:
-            self.repeats.append((video.name, where))
+        place = _Place(where, split, video.label)
+        if first := self._listed.get((manifest, video.name)):
+            self.repeats += _problems_of_repeat(video.name, first, place)
             return
-        self._listed.add((manifest, video.name))
+        self._listed[manifest, video.name] = place
         self.videos.setdefault(video.name, video)
         self.manifests[manifest].append((video.name, split))
+
+
+def _problems_of_repeat(name: str, first: _Place, again: _Place) -> list[tuple[str, str, str]]:
+    """Returns the problems of a video that is listed once more: in another split, with another label, or just twice."""
+    lines = f"{again.where}, first in {first.where}"
+    problems = []
+    if again.split != first.split:
+        problems.append((name, "in two splits", f"{lines}: {first.split} and {again.split}; it stays in {first.split}"))
+    if again.label and first.label and again.label != first.label:
+        problems.append((name, "two labels", f"{lines}: {first.label!r} and {again.label!r}; the first counts"))
+    return problems or [(name, "listed twice", f"{lines}; the first counts")]

@@ -158,8 +158,7 @@ def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, st
         located[name] = paths[0]
         if len(paths) > 1:
             problems.append((paths[0], "ambiguous", f"taken for {name}; {', '.join(paths[1:])} might as well be it"))
-    problems += [(name, "listed twice", f"{where}; the first line counts") for name, where in listing.repeats]
-    problems += listing.remarks
+    problems += listing.repeats + listing.remarks
     if not located:
         example = f"the files there are such as {files.paths[0]}" if files.paths else "there is no video file"
         raise PrepareError(

@@ -8,6 +8,7 @@ import pytest
 from cvmae.data import decode, pipeline, sources
 from cvmae.data.manifest import UNLABELED, read_manifest
 from cvmae.data.prepare import Options, prepare
+from cvmae.data.prepare.listing import Listing, Video
 from tests.data import layouts, videos
 from tests.data.configs import small_config
 from tests.data.prepare.runs import options, table
@@ -157,4 +158,21 @@ def test_a_single_kinetics_file_with_all_splits(tmp_path):
     prepare(Options("k400", str(tmp_path / "videos"), str(tmp_path / "out"), str(tmp_path / "all.csv"), check="none"))
     assert table(tmp_path / "out" / "manifest.csv")[1:] == [["videos/_dbcJuKJQNs.mp4", "air drumming", "val"]]
     ((path, problem, detail),) = table(tmp_path / "out" / "report.csv")[1:]
-    assert (path, problem) == ("_dbcJuKJQNs_000040_000050.mp4", "listed twice") and "all.csv:3" in detail
+    assert (path, problem) == ("_dbcJuKJQNs_000040_000050.mp4", "listed twice")
+    assert "all.csv:3, first in " in detail and detail.endswith("all.csv:2; the first counts")
+    layouts.write(tmp_path / "all.csv", "label,youtube_id,time_start,time_end,split,is_cc\n" + row + row.replace("val", "train"))
+    prepare(Options("k400", str(tmp_path / "videos"), str(tmp_path / "out"), str(tmp_path / "all.csv"), check="none"))
+    ((path, problem, detail),) = table(tmp_path / "out" / "report.csv")[1:]
+    assert problem == "in two splits" and detail.endswith("all.csv:2: val and train; it stays in val")
+    assert table(tmp_path / "out" / "manifest.csv")[1:] == [["videos/_dbcJuKJQNs.mp4", "air drumming", "val"]]
+
+
+def test_a_video_with_two_labels_in_two_splits_has_both_problems():
+    listing = Listing(("a", "b"), {"manifest": []})
+    for split, label, where in (("train", "a", "x:1"), ("val", "b", "y:1"), ("test", "", "z:1")):
+        listing.add("manifest", split, Video("v.mp4", label, ("v",)), where)
+    assert listing.manifests == {"manifest": [("v.mp4", "train")]} and listing.repeats == [
+        ("v.mp4", "in two splits", "y:1, first in x:1: train and val; it stays in train"),
+        ("v.mp4", "two labels", "y:1, first in x:1: 'a' and 'b'; the first counts"),
+        ("v.mp4", "in two splits", "z:1, first in x:1: train and test; it stays in train"),
+    ]
