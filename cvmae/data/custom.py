@@ -148,7 +148,7 @@ def check_source(source, name: str) -> None:
 
 
 def _check_label_sets(source, name: str) -> None:
-    """Raises SourceError where a table of label sets lacks a row or a column, or is none."""
+    """Raises SourceError where label sets are no table, or the table lacks a row or a column."""
     sets = label_sets_of(source)
     if sets is None:
         return

@@ -24,8 +24,8 @@ class Video:
     span: tuple[float, float] | None = None
 
 
-class _Place(NamedTuple):
-    """The line in which a video is listed, with what it says."""
+class _Line(NamedTuple):
+    """A line that lists a video."""
 
     where: str
     split: str
@@ -51,20 +51,20 @@ class Listing:
     repeats: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     is_undrawn: bool = False
     remarks: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
-    _listed: dict[tuple[str, str], _Place] = dataclasses.field(default_factory=dict, compare=False)
+    _listed: dict[tuple[str, str], _Line] = dataclasses.field(default_factory=dict, compare=False)
 
     def add(self, manifest: str, split: str, video: Video, where: str) -> None:
         """Lists a video in a manifest, or adds it to `repeats` if it is listed there already. where: file, or file:line."""
-        place = _Place(where, split, video.label)
+        line = _Line(where, split, video.label)
         if first := self._listed.get((manifest, video.name)):
-            self.repeats += _problems_of_repeat(video.name, first, place)
+            self.repeats += _problems_of_repeat(video.name, first, line)
             return
-        self._listed[manifest, video.name] = place
+        self._listed[manifest, video.name] = line
         self.videos.setdefault(video.name, video)
         self.manifests[manifest].append((video.name, split))
 
 
-def _problems_of_repeat(name: str, first: _Place, again: _Place) -> list[tuple[str, str, str]]:
+def _problems_of_repeat(name: str, first: _Line, again: _Line) -> list[tuple[str, str, str]]:
     """Returns the problems of a video that is listed once more: in another split, with another label, or just twice."""
     lines = f"{again.where}, first in {first.where}"
     problems = []
