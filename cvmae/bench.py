@@ -31,6 +31,7 @@ Ctrl-C, 143 by SIGTERM.
 
 import signal
 import sys
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -40,7 +41,7 @@ from cvmae.cli import FLAGS, check_json, config_path, define_json, fail, print_h
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
-from cvmae.parallel.launch import check_devices
+from cvmae.parallel import launch
 from cvmae.performance import bench_report, measurements
 from cvmae.tasks.fields import check_fields
 from cvmae.tasks.model_fields import fill_fields
@@ -72,6 +73,10 @@ flags.DEFINE_list(
     "encoder_frames", ["16", "32", "64", "128", "256", "512", "1024"], "Numbers of frames of a clip, for --encoder."
 )
 flags.DEFINE_bool("profile", False, "Also print the time of the step by kind of operation and by part of the model.")
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised so that worker processes are ended and temporary videos removed on the way out."""
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -152,22 +157,28 @@ def main(argv: list[str]) -> None:
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
-        check_devices()
+        launch.check_devices()
         lines, data = measure()
     except ConfigError as error:
         fail(error, 2)
     except BadDataError as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        fail("interrupted; a measurement keeps nothing", 130)
+        fail("interrupted; a measurement keeps nothing", 130, leave=launch.leave_now)
+    except Terminated:
+        launch.leave_now(128 + signal.SIGTERM)
     print(f"{config_path()} on {jax.device_count()} {jax.devices()[0].device_kind}", *lines, sep="\n")
     write_numbers({"config": config_path(), "devices": bench_report.device_data()} | data)
     sys.exit(0)
 
 
+def _terminate(*_) -> NoReturn:
+    raise Terminated
+
+
 def cli() -> None:
     """Runs the command, `cvmae-bench`."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends worker processes and removes temporary videos
+    signal.signal(signal.SIGTERM, _terminate)
     app.run(main, flags_parser=parse)
 
 

@@ -25,5 +25,10 @@ quoted() { # WORDS...: prints one line that a shell parses into these words
 
 run() {
   echo "+ $(quoted "$@")" >&2
-  [[ $dry_run == yes ]] || "$@"
+  [[ $dry_run == no ]] || return 0
+  if ! command -v "$1" >/dev/null; then
+    echo "error: there is no command $1 here: install it, or run this where it is" >&2
+    return 127
+  fi
+  "$@"
 }

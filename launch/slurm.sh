@@ -12,13 +12,20 @@ VENV=${VENV:-.venv}
 NAME=${NAME:-cvmae}
 NODES=${NODES:-1}
 GPUS=${GPUS:-8} # per node; 0 for a cluster without GPUs
-TASKS=${TASKS:-$((GPUS ? GPUS : 1))} # per node
+TASKS=${TASKS:-${GPUS/#0/1}} # per node
 CPUS=${CPUS:-12} # per task; config.data.workers processes decode on them
 TIME=${TIME:-24:00:00}
 PARTITION=${PARTITION:-}
 ACCOUNT=${ACCOUNT:-}
 SAVE_S=${SAVE_S:-180}
 ARRAY=${ARRAY:-} # indices of the runs of a study, one job each
+
+for name in NODES GPUS TASKS CPUS SAVE_S; do
+  if [[ ! ${!name} =~ ^(0|[1-9][0-9]*)$ ]]; then
+    echo "error: $name is ${!name@Q}: expected a whole number" >&2
+    exit 2
+  fi
+done
 
 per_node=() binding=() environment=()
 if ((GPUS)); then

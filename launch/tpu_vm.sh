@@ -50,5 +50,8 @@ on_all "cd cvmae && PYTHON=\$(~/.local/bin/uv python find 3.12) EXTRAS=tpu,gcs b
 cache=()
 [[ -z $BUCKET ]] || cache=(env JAX_COMPILATION_CACHE_DIR="${WORKDIR%/*}/.compiled")
 command=$(quoted ${cache[@]+"${cache[@]}"} .venv/bin/python -m cvmae.main --config="$CONFIG" --workdir="$WORKDIR" "$@")
-# If the run is in progress, only its log is shown.
-on_all "cd cvmae && { pgrep -f '^[^ ]*python -m cvmae.main' || nohup $command >>run.log 2>&1 </dev/null & } && tail -n 20 -F run.log --pid=\$!"
+# If the run is in progress, only its log is shown. `wait` gives the code of a run that this starts; and without a command behind it, tail would
+# take the place of the shell, which alone can tell tail that the run has ended.
+start="{ nohup $command >>run.log 2>&1 </dev/null & run=\$! started=yes; }"
+show="tail -n 20 -F run.log --pid=\$run; [ -z \$started ] || wait \$run"
+on_all "cd cvmae && started= && { run=\$(pgrep -of '^[^ ]*python -m cvmae.main') || $start; } && { $show; }"

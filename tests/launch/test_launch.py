@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 
 import pytest
@@ -118,6 +119,27 @@ def test_a_tpu_vm(dry):
     assert "--accelerator-type=v5litepod-8" in commands[1] and "--spot" not in commands[1]
     assert "gcsfuse" not in str(commands)
     assert is_the_command(shlex.split(remote(commands[-1])), workdir="workdir/ssv2")
+
+
+@pytest.mark.parametrize("in_progress", [False, True])
+def test_a_tpu_vm_shows_the_log_until_the_run_ends(dry, tmp_path_factory, in_progress):
+    """tail in the place of the shell would wait for ever: the run would stay its child, and an ended child counts as a process."""
+    home = tmp_path_factory.mktemp("home")
+    tools, python = home / "tools", home / "cvmae" / ".venv" / "bin" / "python"
+    tools.mkdir()
+    python.parent.mkdir(parents=True)
+    running = subprocess.Popen(["sleep", "1"])
+    (tools / "pgrep").write_text(f"#!/bin/sh\n{f'echo {running.pid}' if in_progress else 'exit 1'}\n")
+    python.write_text("#!/bin/sh\nsleep 0.2\necho data gone\nexit 3\n")
+    for file in (tools / "pgrep", python):
+        file.chmod(0o755)
+    (home / "cvmae" / "run.log").write_text("of before\n")
+    command = remote(dry("tpu_vm.sh")[0][-1])
+    threading.Thread(target=running.wait, daemon=True).start()
+    path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", command], env=os.environ | path, cwd=home, capture_output=True, text=True, timeout=60)
+    assert done.returncode == (0 if in_progress else 3), done.stderr
+    assert done.stdout.split("\n")[:-1] == ["of before", *(["data gone"] if not in_progress else [])]
 
 
 @pytest.fixture
@@ -255,6 +277,7 @@ def test_the_container_has_what_the_command_needs():
         "metaworld_figure",
         "figures",
         "demo",
+        "test_videos",
     ],
 )
 def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
@@ -266,6 +289,26 @@ def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
     )
     assert done.returncode == 0 and not done.stderr
     assert done.stdout.count("\n") >= 2 and f"Usage: ./launch/{name}.sh" in done.stdout
+
+
+@pytest.mark.parametrize("value", ["abc", "08", "-1", "1.5", "a[$(touch called)]"])
+def test_a_number_of_a_slurm_job_that_is_none(value, tmp_path):
+    command = ["bash", str(LAUNCH / "slurm.sh"), "--dry-run"]
+    done = subprocess.run(command, env=os.environ | {"NODES": value}, cwd=tmp_path, capture_output=True, text=True)
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: NODES is '")
+        and done.stderr.endswith(": expected a whole number\n")
+    )
+    assert not (LAUNCH.parent / "called").exists()
+
+
+def test_a_command_that_is_not_installed_is_one_line(tmp_path):
+    for program in ("basename", "bash", "dirname", "env"):
+        (tmp_path / program).symlink_to(shutil.which(program))
+    done = subprocess.run(["bash", str(LAUNCH / "slurm.sh")], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 127
+    assert done.stderr.splitlines()[1:] == ["error: there is no command sbatch here: install it, or run this where it is"]
 
 
 def test_shellcheck_finds_nothing():
