@@ -75,11 +75,9 @@ def extract_features(
     names = output_names(source)
     _check_files(format, dtype, spec, names)
     encode = make_encode(config, spec, placement)
-    identity = encoder_identity(config, params, spec) | {"windows": [window_stride, format, dtype]}
-    _claim_folder(config, encode, params, identity, folder)
+    encoder = _claim_folder(config, encode, params, spec, folder, (window_stride, format, dtype))
     files = FORMATS[format](as_path(folder))  # which may set damaged files aside, of the claimed folder only
     stamps = Stamps(source)
-    encoder = digest(identity)
     there, outdated = _look(files, folder, names, source, stamps, encoder)  # before any write, so that all processes see the same
     todo = process_slice([number for number in range(len(names)) if number not in there])
     bad = BadFiles(folder, len(source), config.data.max_bad_fraction, writes=processes.is_main_process())
@@ -139,14 +137,19 @@ def _without_caches(folder, names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith(caches)]
 
 
-def _claim_folder(config, encode, params, identity: dict, folder) -> None:
-    """Makes the folder that of the features of this identity, and writes features.json for npy."""
+def _claim_folder(config, encode, params, spec: FeatureSpec, folder, settings: tuple[int, str, str]) -> str:
+    """Makes the folder that of these features, writes features.json for npy, and returns the hash of what makes them.
+
+    settings: window stride, format and dtype.
+    """
+    identity = encoder_identity(config, params, spec) | {"windows": list(settings)}
     open_cache(folder, identity, config=config)
-    window_stride, format, _ = identity["windows"]
+    window_stride, format, _ = settings
     if format == "npy" and processes.is_main_process():
         clip = jax.ShapeDtypeStruct((1, 1, config.data.num_frames, *config.data.frame_size, 3), np.uint8)
         width = jax.eval_shape(encode, params, clip).shape[-1]
         write_json(as_path(folder) / SUMMARY, summary(clip_spec(config), window_stride, width))
+    return digest(identity)
 
 
 def _check_files(format: str, dtype: str, spec: FeatureSpec, names: list[str]) -> None:
