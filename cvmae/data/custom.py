@@ -26,10 +26,14 @@ class CheckedSource:
 
     def __init__(self, source: Source, name: str):
         """Wraps `source`; `name` is its name for messages."""
-        self._source, self._name = source, name
+        self._source, self._name, self._labels = (
+            source,
+            name,
+            source.labels,
+        )  # read once: they may be a property that computes them
 
     def __getattr__(self, member: str):
-        if member.startswith("__") or member in ("_source", "_name"):  # before pickle has set them
+        if member.startswith("__") or member in ("_source", "_name", "_labels"):  # before pickle has set them
             raise AttributeError(member)
         return getattr(self._source, member)
 
@@ -58,7 +62,7 @@ class CheckedSource:
         except Exception as error:
             error.add_note(f"raised by {name}")
             raise
-        _check_record(record, int(self._source.labels[index]), name)
+        _check_record(record, int(self._labels[index]), name)
         return dataclasses.replace(record, start=_seconds(record.start), end=_seconds(record.end))
 
 
@@ -136,7 +140,7 @@ def check_source(source, name: str) -> None:
         if not isinstance(value, str) or not value:
             raise SourceError(f"{name}.{member} is {str(value)[:60]!r}: give a text that is not empty")
     with contextlib.suppress(UnreadableError):  # such a record is replaced and counted like any other
-        _check_record(source[0], int(labels[0]), f"{name}[0]")
+        CheckedSource(source, name)[0]
     try:
         pickle.dumps(source)
     except Exception as error:

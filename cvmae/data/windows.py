@@ -223,9 +223,7 @@ class WindowLoader:
                 for event in self._read(number):
                     if not self._put(event):
                         return
-        except (
-            BaseException
-        ) as error:  # raised again in __next__; a thread that a source's SystemExit ends would leave it waiting
+        except BaseException as error:  # a thread that a source's SystemExit ended alone would leave __next__ waiting
             self._put(error)
         self._put(None)
 

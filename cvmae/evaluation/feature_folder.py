@@ -37,9 +37,8 @@ def read_index(folder: AnyPath) -> dict[str, int] | None:
       FeatureError: the file is damaged.
     """
     try:
-        with (folder / INDEX).open(
-            encoding="utf-8-sig", errors="surrogatepass", newline=""
-        ) as file:  # spreadsheets put a mark in front
+        # Spreadsheets put a mark in front.
+        with (folder / INDEX).open(encoding="utf-8-sig", errors="surrogatepass", newline="") as file:
             header, *rows = filter(None, csv.reader(file))  # a blank line is no row
             if tuple(header) == _COLUMNS and all(len(row) == len(_COLUMNS) for row in rows):
                 return {name: int(windows) for name, _, windows in rows}
@@ -80,12 +79,13 @@ class FeatureFolder(Mapping):
           FileNotFoundError: it contains no features.
           FeatureError: a shard, the index or identity.json is damaged, or it is no folder. ValueError: shards are in a bucket.
         """
-        if not is_remote(as_path(folder)) and as_path(folder).is_file():
+        root = as_path(folder)
+        if not is_remote(root) and root.is_file():
             raise FeatureError(f"{folder} is a file: give the folder of features that it lies in")
-        self._files, shards = NpzFiles(as_path(folder)), shards_of(as_path(folder))
+        self._files, shards = NpzFiles(root), shards_of(root)
         if shards and is_remote(shards[0]):
             raise ValueError(f"{folder} holds {SHARD} shards, which are read from a disk only: copy the folder")
-        listed = read_index(as_path(folder))
+        listed = read_index(root)
         rows = [(row.name, shard) for shard in shards for row in _rows_of_whole(shard)]
         names = [name for name, _ in rows] if shards else self._names_of_files(listed)
         self._shards = [shard for _, shard in rows]
@@ -93,14 +93,14 @@ class FeatureFolder(Mapping):
         self._positions: dict[str, int | None] = {name: position for position, name in enumerate(names) if name}
         if listed is not None:
             self._positions = {name: self._positions.get(name) for name in listed}
+        self._index, self._listed = root / INDEX, listed
         if all(position is None for position in self._positions.values()):
             if listed is not None and (names or self._files.files()):
                 raise FeatureError(
-                    f"{as_path(folder) / INDEX} lists nothing of what is there: run task=extract again, which writes it, or delete it to read all"
+                    f"{self._index} lists nothing of what is there: run task=extract again, which writes it, or delete it to read all"
                 )
             raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {SHARD} shards")
-        self._index, self._listed = as_path(folder) / INDEX, listed
-        self._encoder = digest_of(folder)  # where it has none, that of the first features that are read
+        self._encoder = digest_of(root)  # where it has none, that of the first features that are read
         self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:

@@ -151,13 +151,11 @@ def _difference(name: str, there, here, before, now: dict) -> str:
 
 def _read_identity(path: AnyPath) -> dict:
     """Returns what `open_cache` wrote. Raises: ConfigError, it is damaged."""
+    why = "it lacks identity and layout"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value["identity"], dict) and isinstance(value["layout"], dict):
+        if isinstance(value, dict) and isinstance(value.get("identity"), dict) and isinstance(value.get("layout"), dict):
             return value
-        why = "it lacks identity and layout"
-    except (KeyError, TypeError):
-        why = "it lacks identity and layout"
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or f"{error}"
     raise ConfigError(

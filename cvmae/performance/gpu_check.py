@@ -120,15 +120,10 @@ def main(argv: list[str]) -> None:
     """Runs the command and exits."""
     refuse_arguments(argv)
     unknown = [name for name in FLAGS.parts if name not in PARTS]
-    if unknown or not FLAGS.parts:
-        fail(
-            ConfigError(
-                f"--parts={unknown[0]}: {nearest(unknown[0], PARTS)}"
-                if unknown
-                else f"--parts is empty: give some of {', '.join(PARTS)}"
-            ),
-            2,
-        )
+    if unknown:
+        fail(ConfigError(f"--parts={unknown[0]}: {nearest(unknown[0], PARTS)}"), 2)
+    if not FLAGS.parts:
+        fail(ConfigError(f"--parts is empty: give some of {', '.join(PARTS)}"), 2)
     command = shlex.join(["python", "-m", "cvmae.performance.gpu_check", *sys.argv[1:]])
     out = pathlib.Path(FLAGS.out)
     try:
