@@ -1,4 +1,4 @@
-"""Names in tables and messages: a name of a file may have a line break, which must not end a row or a line."""
+"""Names and numbers in tables and messages: a name of a file may have a line break, which must not end a row or a line."""
 
 import re
 from collections.abc import Iterable
@@ -29,6 +29,11 @@ def quoted(text: str) -> str:
 def one_line(name: str) -> str:
     """Returns a name for a message: as it is, or quoted and escaped where it has a line break or another control character."""
     return ascii(name) if _BREAKING.search(name) else name
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, as `1 video` or `1,200 videos`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def has_line_break(text: str) -> bool:

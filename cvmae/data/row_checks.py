@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cvmae.data.labels import label_sets_of
-from cvmae.data.lines import one_line
+from cvmae.data.lines import counted, one_line
 from cvmae.data.manifest import ManifestError
 from cvmae.data.records import Source
 from cvmae.storage.path import hard_links
@@ -175,7 +175,7 @@ def _refuse_above(count, total, text, remedy):
 
 
 def _count(number, noun):
-    return f"{number:,} {noun} is" if number == 1 else f"{number:,} {noun}s are"
+    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
 
 
 def _examples(source, numbers):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
+from cvmae.data.lines import counted
 from cvmae.performance.bench_attention import AttentionTimes
 from cvmae.performance.bench_decode import OURS, TOLERANCE, DecodeTimes
 from cvmae.performance.bench_huggingface import Comparison
@@ -78,12 +79,12 @@ def loader_lines(data: dict) -> list[str]:
     """Returns the lines for the data of `loader_data`."""
     bad, note = data["unreadable"], ""
     if bad:
-        note = f"{_count(len(bad), 'video')} cannot be read, and others were decoded instead: {describe_unreadable(bad)}"
+        note = f"{counted(len(bad), 'video')} cannot be read, and others were decoded instead: {describe_unreadable(bad)}"
     cpu = "" if data["cpu_share"] is None else f", {data['cpu_share']:.2f} by CPU time"
     return [
         f"  loader only    {data['clips_per_second']:.1f} clips/s, {data['share']:.2f} of the bare decoding loop by the clock{cpu}; "
-        f"the bare loop, {_count(data['threads'], 'thread')}: {data['bare_clips_per_second']:.1f} clips/s; "
-        f"medians of {len(data['loader']['wall'])} rounds of {_count(data['clips'], 'clip')}",
+        f"the bare loop, {counted(data['threads'], 'thread')}: {data['bare_clips_per_second']:.1f} clips/s; "
+        f"medians of {len(data['loader']['wall'])} rounds of {counted(data['clips'], 'clip')}",
         *note_lines(note),
     ]
 
@@ -108,7 +109,7 @@ def comparison(times: Comparison, batch: int) -> tuple[list[str], dict]:
         )
     lines.append(
         f"  ratio          {data['ratio_wall']:.3f} by the clock, {data['ratio_cpu']:.3f} by CPU time: "
-        f"median of {len(times.ours.wall)} alternating rounds, {_count(times.threads, 'thread')}"
+        f"median of {len(times.ours.wall)} alternating rounds, {counted(times.threads, 'thread')}"
     )
     return lines, data
 
@@ -180,7 +181,7 @@ def attention_data(measured: Sequence[AttentionTimes]) -> list[dict]:
 def attention_lines(data: dict) -> list[str]:
     """Returns the lines for the data of `measurements.measure_attention_kernels`."""
     lines = [
-        f"  forward and backward pass of {_count(data['batch'], 'clip')}, {data['dtype']}; median of {data['rounds']} rounds"
+        f"  forward and backward pass of {counted(data['batch'], 'clip')}, {data['dtype']}; median of {data['rounds']} rounds"
     ]
     for shape in data["shapes"]:
         name, times, failures = describe_kernels(shape)
@@ -193,7 +194,7 @@ def describe_kernels(shape: dict) -> tuple[str, str, list[str]]:
     """Returns (name, times, failures) of an entry of `attention_data` as texts: `80 tokens, 3 heads of 32`, `xla 1.25 ms, ...`."""
     times = [f"{kernel} {1e3 * times['median_wall']:.2f} ms" for kernel, times in shape["kernels"].items()]
     failures = [f"{kernel} failed: {reason}" for kernel, reason in shape["failed"].items()]
-    return f"{shape['tokens']} tokens, {shape['heads']} heads of {shape['width']}", ", ".join(times), failures
+    return f"{shape['tokens']} tokens, {counted(shape['heads'], 'head')} of {shape['width']}", ", ".join(times), failures
 
 
 def latency_data(measured: Sequence[EncoderLatency]) -> list[dict]:
@@ -229,7 +230,3 @@ def length_lines(data: dict) -> list[str]:
         memory = f"{row['total'] / 2**20:.0f} MiB ({row['temporary'] / 2**20:.0f} of temporaries)"
         lines.append(f"  {row['frames']:>5} frames, {row['tokens']} tokens: {time}, {memory}, {row['attention']}")
     return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

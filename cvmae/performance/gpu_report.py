@@ -5,6 +5,7 @@ import dataclasses
 
 import flax.linen as nn
 
+from cvmae.data.lines import counted
 from cvmae.models.attention import choose, why_not_cudnn
 from cvmae.models.vit import Attention
 from cvmae.parallel.logical_axes import target_device
@@ -131,14 +132,16 @@ def gpu_lines(work: GPUWork, count: int = 5) -> list[str]:
     lines = []
     for use in sorted(work.attention, key=lambda use: -use.tokens):
         why = f", not cuDNN's flash attention: {use.reason}" if use.reason else ", flash attention"
-        lines.append(f"    {'attention':<36}{use.kernel} for {use.tokens} tokens, {use.heads} heads of {use.width}{why}")
+        lines.append(
+            f"    {'attention':<36}{use.kernel} for {use.tokens} tokens, {counted(use.heads, 'head')} of {use.width}{why}"
+        )
     for kind, (number, size) in work.kernels.items():
         lines.append(f"    {'kernels: ' + kind:<36}{number}, {size / 1e9:.4g} GB read and written")
     if not work.slow:
         lines.append("    every matrix product and convolution takes bfloat16")
     for row in work.slow[:count]:
         lines.append(
-            f"    {'not bfloat16':<36}{row.precision} at {row.line}: {row.runs} products, {row.flops / 1e9:.4g} GFLOP, "
+            f"    {'not bfloat16':<36}{row.precision} at {row.line}: {counted(row.runs, 'product')}, {row.flops / 1e9:.4g} GFLOP, "
             f"{row.seconds * 1e3:.2f} ms more than in bfloat16"
         )
     if len(work.slow) > count:

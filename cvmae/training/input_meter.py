@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 
+from cvmae.data.lines import counted
 from cvmae.storage.counters import FIELDS
 
 MIN_STEPS = 5  # for a statement about a run
@@ -145,11 +146,11 @@ class InputMeter:
         if rates.idle < LIMITED and rates.possible < rates.wanted:
             return [
                 f"input: no step waited for the input, as batches were read ahead: the steps took {rates.wanted:.4g} clips/s, "
-                f"{_count(readers.count, 'reader')} can give {rates.possible:.4g}, so a longer run may wait: {self._advice(rates)}"
+                f"{counted(readers.count, 'reader')} can give {rates.possible:.4g}, so a longer run may wait: {self._advice(rates)}"
             ]
         if rates.idle < LIMITED:
             spare = (
-                f"; {_count(readers.count, 'reader')} could give {rates.possible:.4g}" if math.isfinite(rates.possible) else ""
+                f"; {counted(readers.count, 'reader')} could give {rates.possible:.4g}" if math.isfinite(rates.possible) else ""
             )
             return [f"input: the accelerator limited the run, not the input: its steps took {rates.wanted:.4g} clips/s{spare}"]
         return [
@@ -175,7 +176,7 @@ class InputMeter:
                 else f", and for the rest smaller files (prepare --transcode) or more hosts: it takes {needed}"
             )
             return f"raise config.data.workers, for {more} readers in place of {readers.count}{rest}"
-        return f"all {_count(readers.cores, 'core')} decode, and {needed} are needed: take smaller files (prepare --transcode), more cores or more hosts"
+        return f"all {counted(readers.cores, 'core')} decode, and {needed} are needed: take smaller files (prepare --transcode), more cores or more hosts"
 
     def close(self) -> None:
         """Ends the thread."""
@@ -194,7 +195,3 @@ class _Rates:
     seconds: float
     cpu: float
     bytes_read: float
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ import pytest
 from cvmae.data.bad_files import BadDataError, BadFiles, pack_failures
 from cvmae.data.decode import DecodeError, read_table
 from cvmae.data.label_texts import LabelError, split_label
-from cvmae.data.lines import csv_text, one_line
+from cvmae.data.lines import counted, csv_text, one_line
 from cvmae.data.manifest import ManifestError, read_manifest, splits_of
 from cvmae.data.prepare import PrepareError, prepare
 from cvmae.data.prepare import text as tables
@@ -118,3 +118,8 @@ def test_a_quote_without_its_partner_in_a_label_file_is_refused(tmp_path):
 def test_only_line_feeds_end_a_line_of_a_label_file(tmp_path, mark):
     (tmp_path / "names.txt").write_text(f"one{mark}two\nthree\n", encoding="utf-8")
     assert [line for _, line in tables.read_lines(str(tmp_path / "names.txt"), "")] == [f"one{mark}two", "three"]
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 heads"), (1, "1 head"), (1200, "1,200 heads")])
+def test_a_number_has_its_noun_in_singular_or_plural(number, text):
+    assert counted(number, "head") == text
