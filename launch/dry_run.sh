@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # To be sourced. Removes --dry-run from the arguments and defines `run COMMAND...`, which prints a command and, without --dry-run, runs it.
-# With --help it prints the head of the script, and ends it before anything is created, installed or submitted.
+# With --help it prints the head of the script and the variables that it reads, and ends it before anything is created, installed or submitted.
 dry_run=no
 arguments=()
 for argument in "$@"; do
@@ -8,6 +8,7 @@ for argument in "$@"; do
   --dry-run) dry_run=yes ;;
   -h | --help)
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "launch/$(basename "$0")"
+    sed -n 's/^\([A-Z][A-Z_]*\)=${\1:\{0,1\}-\(.*\)}\( *#.*\)\{0,1\}$/  \1=\2\3/p' "launch/$(basename "$0")"
     exit 0
     ;;
   *) arguments+=("$argument") ;;
@@ -21,6 +22,30 @@ quoted() { # WORDS...: prints one line that a shell parses into these words
     if [[ $word =~ ^[A-Za-z0-9_./:=@%,+-]+$ ]]; then line+=" $word"; else line+=" ${word@Q}"; fi
   done
   echo "${line# }"
+}
+
+wrong() { # MESSAGE: ends the script
+  echo "error: $1" >&2
+  exit 2
+}
+
+whole_numbers() { # NAMES...: ends the script where one of these variables is no whole number
+  local name
+  for name in "$@"; do
+    [[ ${!name} =~ ^(0|[1-9][0-9]*)$ ]] || wrong "$name is ${!name@Q}: expected a whole number"
+  done
+}
+
+choice() { # NAME VALUES...: ends the script where the variable has another value
+  local words=" ${*:2} "
+  [[ $words == *" ${!1} "* ]] || wrong "$1 is ${!1@Q}: expected ${words:1:-1}"
+}
+
+unread() { # WHY NAMES...: ends the script where the environment has one of these variables, which nothing would read
+  local name
+  for name in "${@:2}"; do
+    [[ -z $(printenv "$name") ]] || wrong "$name is not read with $1: leave it out"
+  done
 }
 
 run() {

@@ -7,23 +7,32 @@ cd "$(dirname "$0")/.."
 source launch/dry_run.sh
 
 CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
+IMAGE=${IMAGE:-}   # that docker pushed, such as us-docker.pkg.dev/PROJECT/cvmae/cvmae
 BUCKET=${BUCKET:-} # of Cloud Storage, for the workdir; pods read and write it as the service account of theirs that may
 CLAIM=${CLAIM-cvmae} # without BUCKET: a PersistentVolumeClaim that all pods can write, such as Filestore, mounted at /data
 if [[ -n $BUCKET ]]; then root=gs://$BUCKET; else root=/data; fi
 WORKDIR=${WORKDIR:-$root/workdir/ssv2}
 CACHE=${CACHE:-${WORKDIR%/*}/.compiled} # of compiled programs
-NAME=${NAME:-cvmae}
-IMAGE=${IMAGE:-LOCATION-docker.pkg.dev/PROJECT/cvmae/cvmae}
-BY=${BY:-jobset} # jobset | xpk
+NAME=${NAME:-cvmae} # of the job
+BY=${BY:-jobset} # jobset (kubectl) | xpk
 RESTARTS=${RESTARTS:-20}
-SLICES=${SLICES:-1}         # TPU: number of slices, of NODES hosts each
-TPU=${TPU-tpu-v5-lite-podslice} # cloud.google.com/gke-tpu-accelerator; empty for GPUs
-TOPOLOGY=${TOPOLOGY:-4x4}   # cloud.google.com/gke-tpu-topology: NODES x CHIPS
-GPU=${GPU:-nvidia-h100-80gb} # cloud.google.com/gke-accelerator
-NODES=${NODES:-4}
-CHIPS=${CHIPS:-4} # TPU chips or GPUs per node
+SLICES=${SLICES:-1} # TPU: number of slices, each of NODES hosts, or of TYPE
+TPU=${TPU-tpu-v5-lite-podslice} # jobset: cloud.google.com/gke-tpu-accelerator; empty for GPUs
+TOPOLOGY=${TOPOLOGY:-4x4} # jobset: cloud.google.com/gke-tpu-topology, whose chips are NODES x CHIPS
+GPU=${GPU:-nvidia-h100-80gb} # jobset: cloud.google.com/gke-accelerator
+NODES=${NODES:-4} # jobset: hosts
+CHIPS=${CHIPS:-4} # jobset: TPU chips or GPUs of a host
 CLUSTER=${CLUSTER:-cvmae} # xpk
 TYPE=${TYPE:-v5litepod-16} # xpk: --tpu-type
+
+choice BY jobset xpk
+whole_numbers RESTARTS SLICES NODES CHIPS
+[[ -n $IMAGE ]] || wrong "IMAGE is not set: build and push one (see --help), and give its name"
+if [[ $BY == xpk ]]; then unread "BY=xpk" TPU TOPOLOGY GPU NODES CHIPS CLAIM; else unread "BY=jobset" TYPE CLUSTER; fi
+[[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)*$ ]] || wrong "TOPOLOGY is ${TOPOLOGY@Q}: expected numbers of chips, such as 4x4"
+if [[ $BY == jobset && -n $TPU ]] && ((${TOPOLOGY//x/ * } != NODES * CHIPS)); then
+  wrong "TOPOLOGY is $TOPOLOGY, and NODES * CHIPS is $NODES * $CHIPS: give as many chips in both"
+fi
 
 # A restarted pod has a new home folder, and would compile for minutes again: https://docs.jax.dev/en/latest/persistent_compilation_cache.html
 environment=(JAX_COMPILATION_CACHE_DIR="$CACHE")
@@ -62,12 +71,12 @@ if [[ -z $BUCKET && -n $CLAIM ]]; then
   volumes+=", {name: data, persistentVolumeClaim: {claimName: $CLAIM}}"
 fi
 
-manifest=$(
+manifest() { # NAME: prints the job of that name
   cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
-  name: $NAME
+  name: $1
   annotations: {alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool}
 spec:
   failurePolicy: {maxRestarts: $RESTARTS}
@@ -94,7 +103,9 @@ spec:
               volumeMounts: [$mounts]
             volumes: [$volumes]
 YAML
-)
+}
+# The cluster checks the new job, under another name, before the one of this name is deleted.
+run kubectl create --dry-run=server -f - <<<"$(manifest "$NAME-new")" >&2
 run kubectl delete jobset "$NAME" --ignore-not-found
-echo "$manifest"
-run kubectl apply -f - <<<"$manifest"
+manifest "$NAME"
+run kubectl apply -f - <<<"$(manifest "$NAME")"

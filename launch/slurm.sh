@@ -3,29 +3,26 @@
 # When preempted, or SAVE_S before the time limit, the processes save and end. Slurm requeues a preempted job; after the time limit, submit again.
 # Usage: ./launch/slurm.sh [--dry-run] [--config.FIELD=VALUE ...]      once before: EXTRAS=gpu bash -c 'source launch/venv.sh'
 set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}" # Slurm runs a copy of this file in another folder
+folder=$(dirname "$0")/..
+[[ -f $folder/launch/slurm.sh ]] || folder=$SLURM_SUBMIT_DIR # sbatch runs a copy of this file in a folder of its own
+cd "$folder"
 source launch/dry_run.sh
 
 CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
 WORKDIR=${WORKDIR:-workdir/ssv2} # on a file system that all nodes share
-VENV=${VENV:-.venv}
-NAME=${NAME:-cvmae}
-NODES=${NODES:-1}
+VENV=${VENV:-.venv} # on that too
+NAME=${NAME:-cvmae} # of the job
+NODES=${NODES:-1} # machines
 GPUS=${GPUS:-8} # per node; 0 for a cluster without GPUs
-TASKS=${TASKS:-${GPUS/#0/1}} # per node
+TASKS=${TASKS:-${GPUS/#0/1}} # processes per node, one for each GPU
 CPUS=${CPUS:-12} # per task; config.data.workers processes decode on them
-TIME=${TIME:-24:00:00}
+TIME=${TIME:-24:00:00} # limit of the job
 PARTITION=${PARTITION:-}
 ACCOUNT=${ACCOUNT:-}
-SAVE_S=${SAVE_S:-180}
+SAVE_S=${SAVE_S:-180} # seconds before TIME at which the run saves and ends
 ARRAY=${ARRAY:-} # indices of the runs of a study, one job each
 
-for name in NODES GPUS TASKS CPUS SAVE_S; do
-  if [[ ! ${!name} =~ ^(0|[1-9][0-9]*)$ ]]; then
-    echo "error: $name is ${!name@Q}: expected a whole number" >&2
-    exit 2
-  fi
-done
+whole_numbers NODES GPUS TASKS CPUS SAVE_S
 
 per_node=() binding=() environment=()
 if ((GPUS)); then

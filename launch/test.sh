@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates .venv, installs the test extras and runs pytest.
-# Usage: ./launch/test.sh [PYTEST ARGUMENTS]
+# Usage: ./launch/test.sh [--dry-run] [PYTEST ARGUMENTS]
 #   EXTRAS=test,parity   also compares with transformers and pytorch-metric-learning (installs torch)
 #   CVMAE_TEST_VIDEOS=DIR  also reads real videos; launch/test_videos.sh DIR fetches them
 #   CVMAE_REQUIRE=parity,videos  makes these tests fail where they would be skipped
@@ -11,8 +11,9 @@
 #   JOBS=4               parallel test processes; 2 by default, about 6 GB of memory each
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/dry_run.sh
 export EXTRAS=${EXTRAS:-test}
-source launch/venv.sh
+run source launch/venv.sh
 unset PYTHONDONTWRITEBYTECODE # some hundred processes import the same thousand modules
 # In the order of the files: otherwise the few long tests of a file would come last, and one process would wait for the other.
-exec python -m pytest --numprocesses="${JOBS:-2}" --dist=loadfile --no-loadscope-reorder "$@"
+run exec python -m pytest --numprocesses="${JOBS:-2}" --dist=loadfile --no-loadscope-reorder "$@"

@@ -6,12 +6,12 @@
 # Then: CVMAE_TEST_VIDEOS=DIR python -m pytest tests/data/test_real_videos.py
 set -euo pipefail
 
-dir=${1:?usage: $0 DIR}
+dir=${1:-}
 if [[ $dir == -h || $dir == --help ]]; then
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
   exit 0
-elif [[ $dir == -* ]]; then
-  echo "usage: $0 DIR" >&2
+elif [[ -z $dir || $dir == -* || $# != 1 ]]; then
+  echo "usage: ./launch/test_videos.sh DIR" >&2
   exit 2
 fi
 python=${PYTHON:-python3}

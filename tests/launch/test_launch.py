@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 
 import pytest
@@ -76,7 +75,8 @@ def test_slurm_submits_itself_and_starts_a_process_for_each_gpu(dry):
     assert submit[0] == "sbatch" and submit[-2:] == ["launch/slurm.sh", ODD]
     assert {"--nodes=4", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=a b", "--signal=TERM@90"} < set(submit)
     assert not [word for word in submit if word.startswith("--account")]
-    [start], _ = dry("slurm.sh", SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(ROOT), VENV="/v", WORKDIR="/shared/w")
+    # salloc may be called in any folder, and leaves the script where it is.
+    [start], _ = dry("slurm.sh", SLURM_JOB_ID="7", SLURM_SUBMIT_DIR="/", VENV="/v", WORKDIR="/shared/w")
     assert start[:2] == ["exec", "srun"] and {"--gpu-bind=none", "--kill-on-bad-exit=1"} < set(start)
     assert "/v/bin/python" in start and is_the_command(start, workdir="/shared/w")
     assert variables(start)["XLA_FLAGS"] == " ".join(FLAGS)
@@ -113,46 +113,30 @@ def remote(words: list[str]) -> str:
 def test_a_tpu_vm(dry):
     commands, _ = dry("tpu_vm.sh", NAME="n", ZONE="z", TYPE="v5litepod-8")
     verbs = [words[3] if words[:3] == ["gcloud", "compute", "tpus"] else words[0] for words in commands]
-    assert verbs == ["tpu-vm", "tpu-vm", "git", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm"]
-    assert [words[4] for words in commands if words[3] == "tpu-vm"] == ["describe", "create", "scp", "ssh", "ssh", "ssh"]
+    assert verbs == ["tpu-vm", "tpu-vm", "tpu-vm", "git", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm"]
+    assert [words[4] for words in commands if words[3] == "tpu-vm"] == ["describe", "create", "ssh", "scp", "ssh", "ssh", "ssh"]
     assert all("--zone=z" in words for words in commands if words[0] == "gcloud")
     assert "--accelerator-type=v5litepod-8" in commands[1] and "--spot" not in commands[1]
     assert "gcsfuse" not in str(commands)
     assert is_the_command(shlex.split(remote(commands[-1])), workdir="workdir/ssv2")
 
 
-@pytest.mark.parametrize("in_progress", [False, True])
-def test_a_tpu_vm_shows_the_log_until_the_run_ends(dry, tmp_path_factory, in_progress):
-    """tail in the place of the shell would wait for ever: the run would stay its child, and an ended child counts as a process."""
-    home = tmp_path_factory.mktemp("home")
-    tools, python = home / "tools", home / "cvmae" / ".venv" / "bin" / "python"
-    tools.mkdir()
-    python.parent.mkdir(parents=True)
-    running = subprocess.Popen(["sleep", "1"])
-    (tools / "pgrep").write_text(f"#!/bin/sh\n{f'echo {running.pid}' if in_progress else 'exit 1'}\n")
-    python.write_text("#!/bin/sh\nsleep 0.2\necho data gone\nexit 3\n")
-    for file in (tools / "pgrep", python):
-        file.chmod(0o755)
-    (home / "cvmae" / "run.log").write_text("of before\n")
-    command = remote(dry("tpu_vm.sh")[0][-1])
-    threading.Thread(target=running.wait, daemon=True).start()
-    path = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", command], env=os.environ | path, cwd=home, capture_output=True, text=True, timeout=60)
-    assert done.returncode == (0 if in_progress else 3), done.stderr
-    assert done.stdout.split("\n")[:-1] == ["of before", *(["data gone"] if not in_progress else [])]
-
-
 @pytest.fixture
 def gcloud(tmp_path):
-    """Runs tpu_vm.sh with stand-ins for gcloud and git; `gcloud describe` runs the line of a shell. Returns code, verbs and stderr."""
+    """Runs tpu_vm.sh with stand-ins for gcloud and git.
+
+    `gcloud describe` runs the line of a shell, and so does the ssh that looks for a run. Returns code, verbs and stderr.
+    """
     for name in ("gcloud", "git"):
         (tmp_path / name).write_text(
-            f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/record\ncase "$*" in *describe*) eval "$DESCRIBE" ;; esac\n'
+            f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/record\n'
+            'case "$*" in *describe*) eval "$DESCRIBE" ;; *pgrep*) eval "$LOOK" ;; esac\n'
         )
         (tmp_path / name).chmod(0o755)
 
-    def call(describe: str):
-        path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "NAME": "n", "ZONE": "z", "DESCRIBE": describe}
+    def call(describe: str, look: str = "", **variables: str):
+        path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "NAME": "n", "ZONE": "z"}
+        path |= {"DESCRIBE": describe, "LOOK": look} | variables
         done = subprocess.run(
             [LAUNCH / "tpu_vm.sh"], env=os.environ | path, cwd=tmp_path, capture_output=True, text=True, check=False
         )
@@ -175,7 +159,37 @@ def gcloud(tmp_path):
 )
 def test_a_tpu_vm_is_created_where_there_is_none(described, verbs, gcloud):
     code, called, _ = gcloud(described)
-    assert code == 0 and called == ["describe", *verbs, "scp", "ssh", "ssh", "ssh"]
+    assert code == 0 and called == ["describe", *verbs, "ssh", "scp", "ssh", "ssh", "ssh"]
+
+
+def test_nothing_is_copied_or_installed_below_a_run_in_progress(gcloud):
+    code, called, _ = gcloud("echo READY", "echo in progress")
+    assert code == 0 and called == ["describe", "ssh", "ssh"]
+
+
+def test_without_an_answer_of_the_hosts_nothing_is_copied(gcloud):
+    code, called, _ = gcloud("echo READY", "exit 255")
+    assert code == 255 and called == ["describe", "ssh"]
+
+
+@pytest.mark.parametrize(
+    "variables, reason",
+    [
+        ({"SPOT": "yes"}, "BUCKET is not set, and the disk of a spot VM is lost"),
+        ({"TYPE": "v5litepod-256"}, "BUCKET is not set"),
+        ({"SPOT": "true"}, "SPOT is 'true': expected yes no"),
+        ({"TYPE": "a[$(touch called)]"}, "TYPE is 'a[$(touch called)]': expected an accelerator type"),
+    ],
+)
+def test_settings_with_which_a_tpu_vm_would_lose_its_run(variables, reason):
+    refused("tpu_vm.sh", variables, reason)
+
+
+def refused(script: str, variables: dict[str, str], reason: str) -> None:
+    """Checks that a script ends with one line before it prints or runs a command."""
+    done = subprocess.run(["bash", str(LAUNCH / script), "--dry-run"], env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {reason}") and done.stderr.count("\n") == 1, done.stderr
+    assert not done.stdout and not (ROOT / "called").exists()
 
 
 @pytest.mark.parametrize(
@@ -216,7 +230,11 @@ def pod(text: str) -> tuple[dict, dict]:
 
 def test_tpus_by_jobset(dry):
     commands, text = dry("gke.sh", NAME="n", NODES="8", CHIPS="4", SLICES="2", TOPOLOGY="4x8", IMAGE="i", CLAIM="c")
-    assert commands == [["kubectl", "delete", "jobset", "n", "--ignore-not-found"], ["kubectl", "apply", "-f", "-"]]
+    assert commands == [
+        ["kubectl", "create", "--dry-run=server", "-f", "-"],
+        ["kubectl", "delete", "jobset", "n", "--ignore-not-found"],
+        ["kubectl", "apply", "-f", "-"],
+    ]
     job, container = pod(text)
     spec = job["template"]["spec"]
     assert job["replicas"] == 2 and spec["parallelism"] == spec["completions"] == 8 and spec["completionMode"] == "Indexed"
@@ -228,19 +246,19 @@ def test_tpus_by_jobset(dry):
 
 
 def test_pods_with_a_bucket_mount_nothing(dry):
-    _, text = dry("gke.sh", NAME="n", BUCKET="my-bucket")
+    _, text = dry("gke.sh", NAME="n", IMAGE="i", BUCKET="my-bucket")
     job, container = pod(text)
     assert is_the_command([word.replace("$$(", "$(") for word in container["command"]], workdir="gs://my-bucket/workdir/ssv2")
     assert variables(container["command"]) == {"JAX_COMPILATION_CACHE_DIR": "gs://my-bucket/workdir/.compiled"}
     volumes = job["template"]["spec"]["template"]["spec"]["volumes"]
     assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in volumes] == ["shm"]
-    _, text = dry("gke.sh", NAME="n", CLAIM="c")
+    _, text = dry("gke.sh", NAME="n", IMAGE="i", CLAIM="c")
     job, _ = pod(text)
     assert job["template"]["spec"]["template"]["spec"]["volumes"][1]["persistentVolumeClaim"] == {"claimName": "c"}
 
 
 def test_gpus_by_jobset_are_told_where_process_0_is(dry):
-    _, text = dry("gke.sh", NAME="n", TPU="", NODES="2", CHIPS="8")
+    _, text = dry("gke.sh", NAME="n", IMAGE="i", TPU="", NODES="2", CHIPS="8")
     job, container = pod(text)
     assert container["resources"] == {"limits": {"nvidia.com/gpu": 8}}
     place = ["--coordinator=n-run-0-0.n:8476", "--processes=2", "--process=$(JOB_COMPLETION_INDEX)"]
@@ -249,10 +267,35 @@ def test_gpus_by_jobset_are_told_where_process_0_is(dry):
 
 
 def test_tpus_by_xpk(dry):
-    (stop, start), text = dry("gke.sh", BY="xpk", NAME="n", TYPE="v5litepod-256", SLICES="2")
+    (stop, start), text = dry("gke.sh", BY="xpk", NAME="n", IMAGE="i", TYPE="v5litepod-256", SLICES="2")
     assert stop[:3] == ["xpk", "workload", "delete"] and start[:3] == ["xpk", "workload", "create"] and not text
     assert {"--workload=n", "--tpu-type=v5litepod-256", "--num-slices=2"} < set(start)
     assert is_the_command(shlex.split(start[-1].removeprefix("--command=")))
+
+
+def test_a_job_is_deleted_only_after_the_cluster_took_the_new_one(tmp_path):
+    """A stand-in for kubectl refuses it, as an admission webhook would; the names of both commands are of different jobs."""
+    (tmp_path / "kubectl").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/record\ncat >{tmp_path}/manifest\nexit 1\n')
+    (tmp_path / "kubectl").chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "IMAGE": "i", "NAME": "n"}
+    done = subprocess.run([LAUNCH / "gke.sh"], env=os.environ | path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and (tmp_path / "record").read_text() == "create --dry-run=server -f -\n"
+    assert yaml.safe_load((tmp_path / "manifest").read_text())["metadata"]["name"] == "n-new"
+
+
+@pytest.mark.parametrize(
+    "variables, reason",
+    [
+        ({"IMAGE": ""}, "IMAGE is not set: build and push one"),
+        ({"TYPE": "v5litepod-256"}, "TYPE is not read with BY=jobset: leave it out"),
+        ({"BY": "xpk", "TOPOLOGY": "16x16"}, "TOPOLOGY is not read with BY=xpk"),
+        ({"BY": "helm"}, "BY is 'helm': expected jobset xpk"),
+        ({"TOPOLOGY": "4x8"}, "TOPOLOGY is 4x8, and NODES * CHIPS is 4 * 4: give as many chips in both"),
+        ({"TOPOLOGY": "4*4"}, "TOPOLOGY is '4*4': expected numbers of chips, such as 4x4"),
+    ],
+)
+def test_settings_that_a_job_would_not_be_of(variables, reason):
+    refused("gke.sh", {"IMAGE": "i"} | variables, reason)
 
 
 def test_the_container_has_what_the_command_needs():
@@ -266,7 +309,9 @@ def test_the_container_has_what_the_command_needs():
 @pytest.mark.parametrize(
     "name",
     [
+        "test",
         "tpu_vm",
+        "detached",
         "gke",
         "slurm",
         "gpu",
@@ -291,16 +336,12 @@ def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
     assert done.stdout.count("\n") >= 2 and f"Usage: ./launch/{name}.sh" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "script, name", [("slurm.sh", "NODES"), ("slurm.sh", "SAVE_S"), ("gke.sh", "NODES"), ("gke.sh", "RESTARTS")]
+)
 @pytest.mark.parametrize("value", ["abc", "08", "-1", "1.5", "a[$(touch called)]"])
-def test_a_number_of_a_slurm_job_that_is_none(value, tmp_path):
-    command = ["bash", str(LAUNCH / "slurm.sh"), "--dry-run"]
-    done = subprocess.run(command, env=os.environ | {"NODES": value}, cwd=tmp_path, capture_output=True, text=True)
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("error: NODES is '")
-        and done.stderr.endswith(": expected a whole number\n")
-    )
-    assert not (LAUNCH.parent / "called").exists()
+def test_a_number_of_a_job_that_is_none(script, name, value):
+    refused(script, {name: value, "IMAGE": "i"}, f"{name} is '{value}': expected a whole number")
 
 
 def test_a_command_that_is_not_installed_is_one_line(tmp_path):
