@@ -7,8 +7,8 @@ h200, b200, l4, as in h100:8) need NVIDIA's compiler and libraries, which come w
 `gpu-compiler` has the compiler alone, for --config.attention=xla. cpu:N needs nothing.
 The program is the one that `cvmae.main` runs on these chips. Times are estimates from published peaks, not measurements.
 
-Exit codes: 0 the program fits; 1 the file of --json cannot be written; 2 the command or config is wrong; 3 the program does not fit;
-130 stopped by Ctrl-C.
+Exit codes: 0 the program fits; 1 writing the file of --json failed; 2 the command or config is wrong, or --json names no file that can be
+written; 3 the program does not fit; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import dataclasses
@@ -148,6 +148,9 @@ def run_search(search: Search) -> tuple[list[str], list[dict]]:
     return lines, [dataclasses.asdict(trial) for trial in search.trials]
 
 
+KEEPS = "a plan keeps nothing"
+
+
 def log_progress(line: str) -> None:
     """Prints a line on stderr, so that stdout is the plan alone."""
     print(line, file=sys.stderr)
@@ -187,12 +190,13 @@ def main(argv: list[str]) -> None:
     except ConfigError as error:
         fail(error, 2)
     except KeyboardInterrupt:
-        fail("interrupted; a plan keeps nothing", 130, leave=launch.leave_now)
+        fail(f"interrupted; {KEEPS}", 130, leave=launch.leave_now)
     sys.exit(code)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-plan`."""
+    launch.leave_at_signals(KEEPS)
     app.run(main, flags_parser=parse)
 
 

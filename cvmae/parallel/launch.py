@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -178,6 +179,26 @@ def leave_now(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def leave_at_signals(keeps: str) -> None:
+    """Ends this process at once at Ctrl-C (130) and SIGTERM (143), with a line that ends with `keeps`; for the main thread.
+
+    Python alone would wait until a compiler returns, which takes minutes, and libtpu would print a trace of its own.
+    """
+    signals = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in signals:
+        signal.signal(number, lambda *_: None)  # what is written to the pipe counts
+
+    def wait() -> None:
+        number = signal.Signals(os.read(reader, 1)[0])
+        print(f"error: {signals[number]}; {keeps}", file=sys.stderr, flush=True)
+        leave_now(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def explain(error: BaseException) -> str:

@@ -68,7 +68,10 @@ def _cudnn_errors():
 
 
 def model_flops(step: TracedStep) -> int:
-    """Returns the operations of the step on all devices that the model needs: plain attention, and no recomputation."""
+    """Returns the operations of the step on all devices that the model needs: plain attention, and no recomputation.
+
+    The resizing of crops to views, which are products as well, is among them.
+    """
     if step.config.attention == "einsum" and step.config.remat == "none":
         return step.flops.total
     plain = step.config.copy_and_resolve_references()
