@@ -4,7 +4,15 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping
 
-from cvmae.data.custom_checks import SourceError, check_members, check_picklable, check_record, check_same_classes, seconds
+from cvmae.data.custom_checks import (
+    SourceError,
+    check_members,
+    check_name,
+    check_picklable,
+    check_record,
+    check_same_classes,
+    seconds,
+)
 from cvmae.data.labels import label_sets_of
 from cvmae.data.records import Record, Source, UnreadableError
 
@@ -51,6 +59,7 @@ class CheckedSource:
             error.add_note(f"raised by {name}")
             raise
         check_record(record, int(self._labels[index]), name)
+        check_name(record, self.key(index), name, f"{self._name}.key({index})")
         return dataclasses.replace(record, start=seconds(record.start), end=seconds(record.end))
 
 

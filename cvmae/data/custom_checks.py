@@ -9,7 +9,7 @@ import numpy as np
 
 from cvmae.data.labels import label_sets_of
 from cvmae.data.lines import has_line_break, one_line
-from cvmae.data.records import Record, Source, UnreadableError
+from cvmae.data.records import Record, Source, UnreadableError, part_key
 from cvmae.storage.cache import RemoteFile
 
 MEMBERS = ("__len__", "__getitem__", "class_names", "labels", "identity", "key")
@@ -114,6 +114,22 @@ def check_record(record, label: int, name: str) -> None:
         raise SourceError(f"{name} label is {record.label!r}, the one in labels is {label}: both have to be the same number")
     if not (payload.size if isinstance(payload, np.ndarray) else payload):
         raise UnreadableError(record.name, "it is empty")
+
+
+def check_name(record: Record, key: str, name: str, key_name: str) -> None:
+    """Raises SourceError for the record of another key, as of a source that is off by one, whose features would lie under wrong names.
+
+    Args:
+      record: its name has to be the key, or a path that ends with it; where a part of a video is used, the key may name that too.
+      key: of the place in the source that was asked for.
+      name, key_name: of the record and of the key, for messages.
+    """
+    names = (record.name, part_key(record.name, record.start, record.end))
+    if not any(own == key or own.endswith(f"/{key}") for own in names):
+        raise SourceError(
+            f"{name} is {one_line(record.name)[:60]!r}, and {key_name} is {one_line(key)[:60]!r}: give the record of this key, with the key as "
+            "its name, or a path that ends with it"
+        )
 
 
 def seconds(value) -> float | None:

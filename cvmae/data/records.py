@@ -13,7 +13,7 @@ class Record:
     """A video, not decoded yet.
 
     Attributes:
-      name: for error messages and bad_files.csv.
+      name: for error messages and bad_files.csv; in a source of your own the key of the record, or a path that ends with it.
       label: class number, or with several labels the row of `Source.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
       payload: a path, also `gs://...` and `s3://...`, the bytes of an encoded file, a file in a bucket, or frames uint8 [n, H, W, 3].

@@ -163,8 +163,8 @@ BROKEN = {
     },
     r"key\(0\) is ''": {"key": lambda self, index: ""},
     "is of type tuple: give a cvmae.Record": {"__getitem__": lambda self, index: ("a.mp4", 0)},
-    r"source\[0\], which is r: its payload is float32\[8, 16, 24, 3\]": {
-        "__getitem__": lambda self, index: cvmae.Record("r", 0, None, None, np.zeros((8, 16, 24, 3), np.float32))
+    r"source\[0\], which is r0: its payload is float32\[8, 16, 24, 3\]": {
+        "__getitem__": lambda self, index: cvmae.Record("r0", 0, None, None, np.zeros((8, 16, 24, 3), np.float32))
     },
     "label is 1, the one in labels is 0": {"__getitem__": lambda self, index: cvmae.Record("r", 1, None, None, "r.mp4")},
     r"label_sets is bool\[2, 2\]: give bool \[S, 3\], a column for each class and a row for each number in labels, 0 to 0": {
@@ -233,6 +233,33 @@ def test_every_record_is_checked(message):
         else:
             with pytest.raises(SourceError, match=message):
                 [next(loader) for _ in range(3)]
+
+
+def record_named(name, start=None, end=None, key="v/1.mp4"):
+    """Record 1 of a checked source, with this name and key."""
+
+    class Named(Own):
+        def key(self, index):
+            return key
+
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), name=name, start=start, end=end)
+
+    return CheckedSource(Named(), "source")[1]
+
+
+@pytest.mark.parametrize("name", ["v/0.mp4", "other/1.mp4", "1.mp4", "xv/1.mp4", "v/1.mp4@1.0-", ""])
+def test_a_record_of_another_key_is_refused(name):
+    """A source that is off by one would store the features of a video under the name of the next one."""
+    with pytest.raises(
+        SourceError, match=rf"source\[1\] is '{name}', and source.key\(1\) is 'v/1.mp4': give the record of this key"
+    ):
+        record_named(name)
+
+
+def test_a_record_may_be_named_by_its_path():
+    for name in ("v/1.mp4", "/data/v/1.mp4", "gs://bucket/v/1.mp4"):
+        assert record_named(name, 1.0, 2.0).name == record_named(name, 1.0, 2.0, key="v/1.mp4@1.0-2.0").name == name
 
 
 def test_a_checked_source_has_the_members_of_the_other_one():
