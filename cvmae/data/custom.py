@@ -11,6 +11,7 @@ from cvmae.data.custom_checks import (
     check_picklable,
     check_record,
     check_same_classes,
+    check_text,
     seconds,
 )
 from cvmae.data.labels import label_sets_of
@@ -37,10 +38,9 @@ class CheckedSource:
         return len(self._source)
 
     def key(self, index: int) -> str:
-        """Returns the key of a record. Raises: SourceError, it is no text."""
+        """Returns the key of a record. Raises: SourceError, it is no text, or an empty one."""
         key = self._source.key(index)
-        if not isinstance(key, str):
-            raise SourceError(f"{self._name}.key({index}) is {str(key)[:60]!r} of type {type(key).__name__}: give a text")
+        check_text(key, f"{self._name}.key({index})")
         return key
 
     def __getitem__(self, index: int) -> Record:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from cvmae.data.labels import label_sets_of
-from cvmae.data.lines import has_line_break, one_line
+from cvmae.data.lines import counted, has_line_break, one_line
 from cvmae.data.records import Record, Source, UnreadableError, part_key
 from cvmae.storage.cache import RemoteFile
 
+_CHARACTERS = 60  # of a value in a message
 MEMBERS = ("__len__", "__getitem__", "class_names", "labels", "identity", "key")
 
 
@@ -33,14 +34,25 @@ def check_members(source, name: str) -> None:
         raise SourceError(f"{name}.labels is {shown}: give a numpy array int32 [{count}], -1 for an unlabeled record")
     names = source.class_names
     _check_label_sets(source, name)
-    if not isinstance(names, tuple) or (names and label_sets_of(source) is None and labels.max() >= len(names)):
-        raise SourceError(f"{name}.class_names is {str(names)[:60]}: give a tuple with a name for every label, or ()")
+    if not isinstance(names, tuple):
+        raise SourceError(f"{name}.class_names is {_shown_value(names, tuple)}: give a tuple with a name for every label, or ()")
+    if names and label_sets_of(source) is None and labels.max() >= len(names):
+        record = int(labels.argmax())
+        raise SourceError(
+            f"{name}.labels[{record}] is {labels[record]}, of {_shown_value(source.key(record))}, and class_names has {counted(len(names), 'name')}, "
+            f"for 0 to {len(names) - 1}: give a tuple with a name for every label, or ()"
+        )
     for number, class_name in enumerate(names):
         if not isinstance(class_name, str) or has_line_break(class_name) or not _is_unicode(class_name):
-            raise SourceError(f"{name}.class_names[{number}] is {str(class_name)[:60]!r}: give a text of one line")
-    for member, value in (("identity", source.identity), ("key(0)", source.key(0))):
-        if not isinstance(value, str) or not value:
-            raise SourceError(f"{name}.{member} is {str(value)[:60]!r}: give a text that is not empty")
+            raise SourceError(f"{name}.class_names[{number}] is {_shown_value(class_name)}: give a text of one line")
+    check_text(source.identity, f"{name}.identity")
+    check_text(source.key(0), f"{name}.key(0)")
+
+
+def check_text(value, name: str) -> None:
+    """Raises SourceError for an identity or a key that is no text, or an empty one, or that files cannot hold."""
+    if not isinstance(value, str) or not value or not _is_unicode(value):
+        raise SourceError(f"{name} is {_shown_value(value)}: give a text that is not empty")
 
 
 def check_picklable(source, name: str) -> None:
@@ -98,7 +110,7 @@ def check_record(record, label: int, name: str) -> None:
     if not isinstance(record, Record):
         raise SourceError(f"{name} is of type {type(record).__name__}: give a cvmae.Record")
     if not isinstance(record.name, str):
-        raise SourceError(f"{name}.name is {str(record.name)[:60]!r} of type {type(record.name).__name__}: give a text")
+        raise SourceError(f"{name}.name is {_shown_value(record.name)}: give a text")
     name = f"{name}, which is {one_line(record.name)[:60]}: its"
     payload = record.payload
     is_frames = isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
@@ -109,7 +121,7 @@ def check_record(record, label: int, name: str) -> None:
     for part in ("start", "end"):
         time = getattr(record, part)
         if time is not None and not isinstance(time, numbers.Real):
-            raise SourceError(f"{name} {part} is {str(time)[:60]!r} of type {type(time).__name__}: give seconds, or None")
+            raise SourceError(f"{name} {part} is {_shown_value(time, float)}: give seconds, or None")
     if not _is_index(record.label) or record.label != label:
         raise SourceError(f"{name} label is {record.label!r}, the one in labels is {label}: both have to be the same number")
     if not (payload.size if isinstance(payload, np.ndarray) else payload):
@@ -139,6 +151,12 @@ def seconds(value) -> float | None:
 
 def _shown(payload) -> str:
     return f"{payload.dtype}{list(payload.shape)}" if isinstance(payload, np.ndarray) else f"of type {type(payload).__name__}"
+
+
+def _shown_value(value, expected: type = str) -> str:
+    """Returns a value for a message, texts in quotes, and with its type where it is not the expected one: `'5'`, and `5 of type int`."""
+    text = repr(value[:_CHARACTERS]) if isinstance(value, str) else one_line(str(value))[:_CHARACTERS]
+    return text if isinstance(value, expected) else f"{text} of type {type(value).__name__}"
 
 
 def _is_index(value) -> bool:

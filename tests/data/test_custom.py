@@ -156,11 +156,16 @@ BROKEN = {
     "holds no records": {"__len__": lambda self: 0},
     r"labels is int64\[3\]: give a numpy array int32 \[3\]": {"labels": np.zeros(3, np.int64)},
     r"labels is list: give a numpy array": {"labels": [0, 0, 0]},
-    "class_names is abc": {"class_names": "abc"},
-    r"class_names is \('run',\): give a tuple with a name for every label": {
+    "class_names is 'abc' of type str: give a tuple": {"class_names": "abc"},
+    r"class_names is \['a'\] of type list: give a tuple": {"class_names": ["a"]},
+    r"labels\[1\] is 3, of 'r1', and class_names has 1 name, for 0 to 0: give a tuple with a name for every label": {
         "class_names": ("run",),
-        "labels": np.ones(3, np.int32),
+        "labels": np.array([0, 3, 1], np.int32),
     },
+    r"class_names\[0\] is 0 of type int: give a text": {"class_names": (0, 1)},
+    "identity is 5 of type int: give a text": {"identity": 5},
+    "identity is '': give a text that is not empty": {"identity": ""},
+    r"key\(0\) is x/0 of type PurePosixPath: give a text": {"key": lambda self, index: pathlib.PurePosixPath(f"x/{index}")},
     r"key\(0\) is ''": {"key": lambda self, index: ""},
     "is of type tuple: give a cvmae.Record": {"__getitem__": lambda self, index: ("a.mp4", 0)},
     r"source\[0\], which is r0: its payload is float32\[8, 16, 24, 3\]": {
@@ -207,7 +212,7 @@ ODD = {  # a later record: how it differs from a good one, and the error
     "label is 'a', the one": {"label": "a"},
     "label is None, the one": {"label": None},
     "start is '1.5' of type str: give seconds, or None": {"start": "1.5"},
-    "name is '7' of type int": {"name": 7},
+    "name is 7 of type int: give a text": {"name": 7},
     "is empty": {"payload": b""},
     "it is empty": {"payload": FRAMES[:0]},
 }
@@ -266,7 +271,7 @@ def test_a_checked_source_has_the_members_of_the_other_one():
     checked = pickle.loads(pickle.dumps(by_split(Own(), "train")["train"]))
     assert checked.identity == "own" and not hasattr(checked, "parts") and not hasattr(checked, "label_sets")
     keys = CheckedSource(type("Numbered", (Own,), {"key": lambda self, index: index})(), "source")
-    with pytest.raises(SourceError, match=r"source.key\(1\) is '1' of type int: give a text"):
+    with pytest.raises(SourceError, match=r"source.key\(1\) is 1 of type int: give a text"):
         keys.key(1)
 
 
