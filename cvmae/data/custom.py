@@ -1,7 +1,6 @@
 """Sources from outside the package, `cvmae.run(config, workdir, source=...)`: the check that they and their records follow the protocol."""
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 
 from cvmae.data.custom_checks import (
@@ -12,7 +11,6 @@ from cvmae.data.custom_checks import (
     check_record,
     check_same_classes,
     check_text,
-    seconds,
 )
 from cvmae.data.labels import label_sets_of
 from cvmae.data.records import Record, Source, UnreadableError
@@ -58,9 +56,9 @@ class CheckedSource:
         except Exception as error:
             error.add_note(f"raised by {name}")
             raise
-        check_record(record, int(self._labels[index]), name)
+        record = check_record(record, int(self._labels[index]), name)
         check_name(record, self.key(index), name, f"{self._name}.key({index})")
-        return dataclasses.replace(record, start=seconds(record.start), end=seconds(record.end))
+        return record
 
 
 def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Source]:

@@ -1,5 +1,7 @@
 """Checks of sources from outside the package: their members, their records, and their classes from split to split."""
 
+import dataclasses
+import math
 import numbers
 import operator
 import pickle
@@ -7,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cvmae.data.label_texts import UNLABELED
 from cvmae.data.labels import label_sets_of
 from cvmae.data.lines import counted, has_line_break, one_line
 from cvmae.data.records import Record, Source, UnreadableError, part_key
@@ -32,27 +35,44 @@ def check_members(source, name: str) -> None:
     if not isinstance(labels, np.ndarray) or labels.dtype != np.int32 or labels.shape != (count,):
         shown = f"{labels.dtype}{list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
         raise SourceError(f"{name}.labels is {shown}: give a numpy array int32 [{count}], -1 for an unlabeled record")
-    names = source.class_names
+    if labels.min() < UNLABELED:
+        raise SourceError(
+            f"{_label_of(source, name, int(labels.argmin()))}: number classes from 0, and give {UNLABELED} for an unlabeled record"
+        )
     _check_label_sets(source, name)
+    _check_class_names(source, name)
+    check_text(source.identity, f"{name}.identity")
+    check_text(source.key(0), f"{name}.key(0)")
+
+
+def _check_class_names(source, name: str) -> None:
+    """Raises SourceError where class names are no tuple of texts, each of one class, or a label has none."""
+    names, labels, first = source.class_names, source.labels, {}
     if not isinstance(names, tuple):
         raise SourceError(f"{name}.class_names is {_shown_value(names, tuple)}: give a tuple with a name for every label, or ()")
     if names and label_sets_of(source) is None and labels.max() >= len(names):
-        record = int(labels.argmax())
         raise SourceError(
-            f"{name}.labels[{record}] is {labels[record]}, of {_shown_value(source.key(record))}, and class_names has {counted(len(names), 'name')}, "
-            f"for 0 to {len(names) - 1}: give a tuple with a name for every label, or ()"
+            f"{_label_of(source, name, int(labels.argmax()))}, and class_names has {counted(len(names), 'name')}, for 0 to {len(names) - 1}: give a "
+            "tuple with a name for every label, or ()"
         )
     for number, class_name in enumerate(names):
         if not isinstance(class_name, str) or has_line_break(class_name) or not _is_unicode(class_name):
             raise SourceError(f"{name}.class_names[{number}] is {_shown_value(class_name)}: give a text of one line")
-    check_text(source.identity, f"{name}.identity")
-    check_text(source.key(0), f"{name}.key(0)")
+        if (other := first.setdefault(class_name, number)) != number:
+            raise SourceError(
+                f"{name}.class_names[{other}] and [{number}] are both {_shown_value(class_name)}: give each class a name of its own"
+            )
+
+
+def _label_of(source, name: str, record: int) -> str:
+    """Returns the label of a record for a message."""
+    return f"{name}.labels[{record}] is {source.labels[record]}, of {_shown_value(source.key(record))}"
 
 
 def check_text(value, name: str) -> None:
     """Raises SourceError for an identity or a key that is no text, or an empty one, or that files cannot hold."""
     if not isinstance(value, str) or not value or not _is_unicode(value):
-        raise SourceError(f"{name} is {_shown_value(value)}: give a text that is not empty")
+        raise SourceError(f"{name} is {_shown_value(value)}: give a text that is not empty, of Unicode characters")
 
 
 def check_picklable(source, name: str) -> None:
@@ -85,6 +105,13 @@ def _check_label_sets(source, name: str) -> None:
 def check_same_classes(sources: Mapping[str, Source], named: Mapping[str, str]) -> None:
     """Raises SourceError where a class number means one class in a split and another class in the next."""
     with_names = {split: one for split, one in sources.items() if one.class_names}
+    nameless = [split for split, one in sources.items() if not one.class_names and one.labels.max() > UNLABELED]
+    if with_names and nameless:
+        first = next(iter(with_names))
+        raise SourceError(
+            f"{named[first]}.class_names is {str(sources[first].class_names)[:80]}, {named[nameless[0]]}.class_names is (), and it has labels: a "
+            "number has to mean the same class in every split; give all of them one list"
+        )
     with_sets = {split: one for split, one in sources.items() if label_sets_of(one) is not None}
     for member, of_splits in (("class_names", with_names), ("label_sets", with_sets)):
         first, *others = of_splits or [""]
@@ -105,8 +132,11 @@ def _count(source, name: str) -> int:
         raise SourceError(f"{name}.__len__ does not return the number of its records ({error}): give an int") from error
 
 
-def check_record(record, label: int, name: str) -> None:
-    """Raises SourceError for a record of other types, or with another label than `labels` has; UnreadableError for an empty one."""
+def check_record(record, label: int, name: str) -> Record:
+    """Returns a record with its times as numbers of Python's.
+
+    Raises: SourceError, it has other types, or another label than `labels` has; UnreadableError, it is empty.
+    """
     if not isinstance(record, Record):
         raise SourceError(f"{name} is of type {type(record).__name__}: give a cvmae.Record")
     if not isinstance(record.name, str):
@@ -118,14 +148,12 @@ def check_record(record, label: int, name: str) -> None:
         raise SourceError(
             f"{name} payload is {_shown(payload)}: give a path, the bytes of a video file, or frames uint8 [n, H, W, 3]"
         )
-    for part in ("start", "end"):
-        time = getattr(record, part)
-        if time is not None and not isinstance(time, numbers.Real):
-            raise SourceError(f"{name} {part} is {_shown_value(time, float)}: give seconds, or None")
+    times = _times_of(record, name)
     if not _is_index(record.label) or record.label != label:
         raise SourceError(f"{name} label is {record.label!r}, the one in labels is {label}: both have to be the same number")
     if not (payload.size if isinstance(payload, np.ndarray) else payload):
         raise UnreadableError(record.name, "it is empty")
+    return dataclasses.replace(record, **times)
 
 
 def check_name(record: Record, key: str, name: str, key_name: str) -> None:
@@ -144,9 +172,23 @@ def check_name(record: Record, key: str, name: str, key_name: str) -> None:
         )
 
 
-def seconds(value) -> float | None:
-    """Returns a time as a number of Python's, which JSON has; numpy's it has not."""
-    return None if value is None else float(value)
+def _times_of(record: Record, name: str) -> dict[str, float | None]:
+    """Returns the start and the end of a record, as numbers of Python's, which JSON has; NaN is an open end, as in a manifest.
+
+    Raises: SourceError, they are no times; `name` is that of the record, for messages.
+    """
+    times = {}
+    for part in ("start", "end"):
+        time = getattr(record, part)
+        if time is not None and (isinstance(time, bool) or not isinstance(time, numbers.Real)):
+            raise SourceError(f"{name} {part} is {_shown_value(time, float)}: give seconds, or None")
+        times[part] = None if time is None or math.isnan(time) else float(time)
+    start, end = times["start"] or 0.0, math.inf if times["end"] is None else times["end"]
+    if not 0 <= start < end or times["end"] == math.inf:
+        raise SourceError(
+            f"{name} start {times['start']} and end {times['end']} are not 0 <= start < end: give seconds, or None for an open end"
+        )
+    return times
 
 
 def _shown(payload) -> str:

@@ -145,7 +145,7 @@ class Own:
         return 3
 
     def __getitem__(self, index):
-        return cvmae.Record(f"r{index}", 0, None, None, np.full((8, 16, 24, 3), index, np.uint8))
+        return cvmae.Record(f"r{index}", int(self.labels[index]), None, None, np.full((8, 16, 24, 3), index, np.uint8))
 
     def key(self, index):
         return f"r{index}"
@@ -162,6 +162,10 @@ BROKEN = {
         "class_names": ("run",),
         "labels": np.array([0, 3, 1], np.int32),
     },
+    r"labels\[2\] is -2, of 'r2': number classes from 0, and give -1 for an unlabeled record": {
+        "labels": np.array([0, -1, -2], np.int32),
+    },
+    r"class_names\[0\] and \[2\] are both 'a': give each class a name of its own": {"class_names": ("a", "b", "a")},
     r"class_names\[0\] is 0 of type int: give a text": {"class_names": (0, 1)},
     "identity is 5 of type int: give a text": {"identity": 5},
     "identity is '': give a text that is not empty": {"identity": ""},
@@ -212,6 +216,13 @@ ODD = {  # a later record: how it differs from a good one, and the error
     "label is 'a', the one": {"label": "a"},
     "label is None, the one": {"label": None},
     "start is '1.5' of type str: give seconds, or None": {"start": "1.5"},
+    "start is False of type bool: give seconds": {"start": False},
+    "end is True of type bool": {"end": True},
+    "start -1.0 and end None are not 0 <= start < end: give seconds, or None": {"start": -1},
+    "start 1.5 and end 0.5 are not": {"start": 1.5, "end": 0.5},
+    "start None and end 0.0 are not": {"end": 0.0},
+    "end inf are not": {"end": float("inf")},
+    "start inf and": {"start": np.float32("inf")},
     "name is 7 of type int: give a text": {"name": 7},
     "is empty": {"payload": b""},
     "it is empty": {"payload": FRAMES[:0]},
@@ -279,6 +290,7 @@ def test_a_checked_source_has_the_members_of_the_other_one():
 def test_a_number_is_the_same_class_in_all_splits(member):
     """A split that lacks a class and numbers those that it has would be scored by the wrong ones."""
     source, other, unnamed = Own(), Own(), Own()
+    unnamed.labels = np.full(3, -1, np.int32)
     if member == "class_names":
         source.class_names, other.class_names = ("a", "b", "c"), ("b", "c")
         message = (
@@ -289,6 +301,11 @@ def test_a_number_is_the_same_class_in_all_splits(member):
         message = r"source\['train'\].label_sets is bool\[3, 3\], source\['val'\].label_sets is bool\[3, 3\]: a number has to"
     with pytest.raises(SourceError, match=message):
         by_split({"train": source, "test": unnamed, "val": other}, "train")
+    if member == "class_names":
+        with pytest.raises(
+            SourceError, match=r"source\['train'\].class_names is \('a', 'b', 'c'\), source\['val'\].class_names is \(\), and it"
+        ):
+            by_split({"train": source, "val": Own()}, "train")
     assert set(by_split({"train": source, "val": source, "test": unnamed}, "train")) == {"train", "val", "test"}
 
 
@@ -313,6 +330,8 @@ def test_times_are_numbers_that_json_has():
 
     record = CheckedSource(Timed(), "source")[1]
     assert json.dumps([record.start, record.end]) == "[0.5, 2.0]"
+    open_ended = record_named("v/1.mp4", 1, float("nan"))  # as pandas has it, and as a manifest reads it
+    assert (open_ended.start, open_ended.end) == (1.0, None)
 
 
 @pytest.mark.parametrize("args", [(), ("a reason",), (3, "a reason", None), ("", ""), ("r1", " ")])
