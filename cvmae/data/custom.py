@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Mapping
 
+import numpy as np
+
 from cvmae.data.custom_checks import (
     SourceError,
     check_members,
@@ -12,7 +14,7 @@ from cvmae.data.custom_checks import (
     check_same_classes,
     check_text,
 )
-from cvmae.data.labels import label_sets_of
+from cvmae.data.labels import digest_labels, label_sets_of
 from cvmae.data.records import Record, Source, UnreadableError
 
 
@@ -21,16 +23,24 @@ class CheckedSource:
 
     def __init__(self, source: Source, name: str):
         """Wraps `source`; `name` is its name for messages."""
-        self._source, self._name, self._labels = (
-            source,
-            name,
-            source.labels,
-        )  # read once: they may be a property that computes them
+        self._source, self._name = source, name
+        self._labels = source.labels  # read once: they may be a property that computes them
+        self._label_digest = digest_labels(self)
 
     def __getattr__(self, member: str):
-        if member.startswith("__") or member in ("_source", "_name", "_labels"):  # before pickle has set them
+        if member.startswith("__") or member in ("_source", "_name", "_labels", "_label_digest"):  # before pickle has set them
             raise AttributeError(member)
         return getattr(self._source, member)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Those of the other source when it was wrapped."""
+        return self._labels
+
+    @property
+    def identity(self) -> str:
+        """That of the other source, and a hash of its labels and label sets, which change what is learned and compared."""
+        return f"{self._source.identity}, labels {self._label_digest}"
 
     def __len__(self) -> int:
         return len(self._source)

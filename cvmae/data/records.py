@@ -94,8 +94,8 @@ class Source(Protocol):
       labels: int32 [n], the label of every record, read without decoding a video.
       label_sets: may be absent, or None, if a video has one label, a class number. With several labels, bool [S, C]: row s has
         True for each class of the set of labels s, none for clips that have none of the classes, and `labels` are rows of this table, the same in all splits.
-      identity: a text that differs if records or labels differ; it does not depend on the folder of the files. A run resumes only
-        on a source of the same identity.
+      identity: a text that differs if records, or the contents of their videos, differ; it does not depend on the folder of the files. A
+        run resumes only on a source of the same identity, and of the same labels and label sets, which are compared by themselves.
     """
 
     @property

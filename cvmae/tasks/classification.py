@@ -75,7 +75,7 @@ class ClassificationTask(Task):
             f"config.data.split={self.config.data.split!r}: all clips are of one class, {self.class_names[0]!r}, so there is nothing to tell "
             f"apart: give clips of several classes{missing_hint(self.source)}",
         )
-        self.evaluated_source = self.eval_source
+        self.evaluated_source, self.tested_source = self.eval_source, self.test_source
         for field, source in (("eval_split", self.eval_source), ("test_split", self.test_source)):
             most = highest_class(source)
             require(

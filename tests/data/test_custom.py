@@ -17,6 +17,7 @@ import cvmae
 from cvmae.config import ConfigError, load
 from cvmae.data.custom import CheckedSource, SourceError, by_split, check_source
 from cvmae.data.pipeline import make_loader
+from cvmae.training.identity import check, describe
 from tests.commands import ROOT, assert_same_state, metric_lines, saved_state
 from tests.data import videos
 from tests.data.configs import small_config
@@ -280,7 +281,7 @@ def test_a_record_may_be_named_by_its_path():
 
 def test_a_checked_source_has_the_members_of_the_other_one():
     checked = pickle.loads(pickle.dumps(by_split(Own(), "train")["train"]))
-    assert checked.identity == "own" and not hasattr(checked, "parts") and not hasattr(checked, "label_sets")
+    assert checked.identity.startswith("own, labels ") and not hasattr(checked, "label_sets")
     keys = CheckedSource(type("Numbered", (Own,), {"key": lambda self, index: index})(), "source")
     with pytest.raises(SourceError, match=r"source.key\(1\) is 1 of type int: give a text"):
         keys.key(1)
@@ -307,6 +308,33 @@ def test_a_number_is_the_same_class_in_all_splits(member):
         ):
             by_split({"train": source, "val": Own()}, "train")
     assert set(by_split({"train": source, "val": source, "test": unnamed}, "train")) == {"train", "val", "test"}
+
+
+def described(**changed):
+    """The identity of a run on three sources of one identity, of which some have other labels."""
+    sources = {split: Own() for split in ("train", "val", "test")}
+    for split, labels in changed.items():
+        sources[split].labels = np.array(labels, np.int32)
+    return describe(config(), *by_split(sources, "train").values())
+
+
+@pytest.mark.parametrize(("split", "field"), [("val", "eval_split"), ("test", "test_split")])
+def test_changed_labels_of_held_out_clips_are_told_whatever_the_identity(split, field, capsys):
+    check({"step": 3} | described(), described())
+    assert not capsys.readouterr().err
+    check({"step": 3} | described(), described(**{split: [0, 1, 0]}))
+    assert f"the data of config.data.{field} changed since step 3 (files, labels or classes)" in capsys.readouterr().err
+
+
+def test_changed_labels_of_training_clips_are_refused():
+    with pytest.raises(ConfigError, match="the training data changed since step 3: the labels, so it cannot resume"):
+        check({"step": 3} | described(), described(train=[0, 1, 0]))
+
+
+def test_label_sets_belong_to_the_identity_of_a_source():
+    one, other = Own(), Own()
+    one.label_sets, other.label_sets = np.eye(3, dtype=bool), np.eye(3, dtype=bool)[::-1]
+    assert len({CheckedSource(source, "source").identity for source in (one, other, Own())}) == 3
 
 
 def test_other_errors_of_a_source_say_which_record_raised_them():
