@@ -19,7 +19,13 @@ from cvmae.data.records import Record, Source, UnreadableError
 
 
 class CheckedSource:
-    """A source whose records and keys are checked when they are asked for; all else is that of the other source."""
+    """A source whose records and keys are checked when they are asked for; all else is that of the other source.
+
+    Attributes:
+      may_change: True: videos may be others at the same identity, which is what its author made it; see `Stamps.are_needed`.
+    """
+
+    may_change = True
 
     def __init__(self, source: Source, name: str):
         """Wraps `source`; `name` is its name for messages."""

@@ -87,7 +87,7 @@ class Source(Protocol):
     A source may also have `label_sets`, `notes` (lines for the start of a run), and `parts()`, the (file, start, end) of every record,
     by which splits are compared; a source without them has one label a video, no notes, and is not compared. With `stamp(index)`, a
     text that is another one when the video of a record, or the part of it to use, is another, or None where that cannot be told, a
-    repeated extraction of features finds the videos that were replaced without reading all of them.
+    repeated run of a task that keeps features finds the videos that were replaced without reading all of them.
 
     Attributes:
       class_names: () if classes have only numbers.

@@ -91,6 +91,15 @@ def test_a_run_resumes_only_on_the_same_source(own, stopped, tmp_path):
         cvmae.run(config(), tmp_path / "run")  # without the source: synthetic clips
 
 
+def test_the_identity_of_the_example_tells_other_contents_of_the_same_names(own, tmp_path):
+    texts = []
+    for content in (b"one", b"one", b"two"):
+        with zipfile.ZipFile(tmp_path / "videos.zip", "w") as archive:
+            archive.writestr("run/1.mp4", content)
+        texts.append(own.ZippedVideos(str(tmp_path / "videos.zip"), ("run",)).identity)
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_frames_are_those_of_the_files_in_worker_processes_too(own, tmp_path):
     source = zipped(own, tmp_path, 6)
     batches = []

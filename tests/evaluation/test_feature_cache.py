@@ -15,6 +15,7 @@ from cvmae.data.clip_views import TestViews
 from cvmae.data.custom import CheckedSource
 from cvmae.data.records import Record
 from cvmae.data.sources import make_source
+from cvmae.data.subset import Subset
 from cvmae.evaluation.feature_cache import cached_features, cached_rows
 from cvmae.evaluation.features import COLUMNS, FeatureSpec, extract, make_encode
 from cvmae.models.build import build_encoder, video_grid
@@ -333,6 +334,27 @@ def test_labels_are_those_of_now(files, world, tmp_path):
     assert files(source=Relabeled(labels))[0].labels.tolist() == labels.repeat(2).tolist()
     features, batches = files(source=Relabeled(labels[::-1].copy()))
     assert features.labels.tolist() == labels[::-1].repeat(2).tolist() and batches == 0
+
+
+def test_features_of_a_source_given_to_run_are_those_of_its_contents(files, tmp_path, capsys):
+    own = OwnFrames()
+    source = CheckedSource(own, "source")
+    before, batches = files(source=source)
+    assert batches and files(source=source)[1] == 0
+    own.videos[2] = 255 - own.videos[2]
+    after, _ = files(source=source)
+    assert "2 of its clips are of" in capsys.readouterr().err and files(source=source)[1] == 0
+    assert set(after.index[np.abs(after.values - before.values).max(1) > 1e-3]) == {2}
+
+
+def test_features_of_a_slice_are_those_of_its_contents_too(files, capsys):
+    own = OwnFrames()
+    part = Subset(CheckedSource(own, "source"), np.array([1, 2]))
+    files(source=part)
+    own.videos[3] = own.videos[0]
+    assert files(source=part)[1] == 0
+    own.videos[2] = own.videos[0]
+    assert files(source=part)[1] and "of its clips are of" in capsys.readouterr().err
 
 
 def test_other_labels_of_a_source_given_to_run_are_refused(files, world, tmp_path):
