@@ -1,6 +1,8 @@
 """Sources from outside the package, `cvmae.run(config, workdir, source=...)`: the check that they and their records follow the protocol."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -56,6 +58,18 @@ class CheckedSource:
         key = self._source.key(index)
         check_text(key, f"{self._name}.key({index})")
         return key
+
+    def parts(self) -> list[tuple[str, float | None, float | None]]:
+        """Returns (file, start, end) of every record, of videos in no files a name for each that a source of the same records has too.
+
+        Sources have the same records if they have the same identity, but for their labels, and the same keys.
+        """
+        own = getattr(self._source, "parts", list)()
+        if own:
+            return own
+        keys = [self.key(index) for index in range(len(self))]
+        records = hashlib.blake2b(json.dumps([self._source.identity, keys]).encode(), digest_size=16).hexdigest()
+        return [(f"{records}/{index}", None, None) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> Record:
         """Returns a record. Raises: SourceError, it does not follow the protocol; UnreadableError and others, the other source's."""

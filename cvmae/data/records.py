@@ -85,9 +85,10 @@ class Source(Protocol):
     """Random access to records. Sources are pickled for worker processes, so they hold no open files.
 
     A source may also have `label_sets`, `notes` (lines for the start of a run), and `parts()`, the (file, start, end) of every record,
-    by which splits are compared; a source without them has one label a video, no notes, and is not compared. With `stamp(index)`, a
-    text that is another one when the video of a record, or the part of it to use, is another, or None where that cannot be told, a
-    repeated run of a task that keeps features finds the videos that were replaced without reading all of them.
+    by which splits are compared; a source without them has one label a video and no notes, and two splits share their records if their
+    identities and keys are equal. With `stamp(index)`, a text that is another one when the video of a record, or the part of it to use,
+    is another, or None where that cannot be told, a repeated run of a task that keeps features finds the videos that were replaced
+    without reading all of them.
 
     Attributes:
       class_names: () if classes have only numbers.

@@ -128,10 +128,15 @@ def test_other_splits_need_their_own_source(source, tmp_path):
     assert "eval/loss" in metric_lines(tmp_path / "run")[-1] or numbers
 
 
-def test_a_downstream_task_takes_a_source_for_each_split(source, tmp_path):
+def test_a_downstream_task_takes_a_source_for_each_split(own, source, tmp_path):
     c = load(f"{ROOT / 'configs/ssv2.py'}:task=retrieval,runlocal", {"init_from": "untrained", "features.clips": 2})
-    splits = {c.data.split.partition("[")[0]: source, c.data.test_split: source}
+    splits = {c.data.split.partition("[")[0]: source, c.data.test_split: zipped(own, tmp_path, 6)}
     assert cvmae.run(c, tmp_path / "run", source=splits)
+    splits[c.data.test_split] = source
+    with pytest.raises(
+        ConfigError, match="data.test_split='val': 12 of 12 videos are also in data.split='train', such as class 0/0.mp4"
+    ):
+        cvmae.run(c, tmp_path / "other", source=splits)
 
 
 def test_without_a_source_the_config_is_refused(tmp_path):
