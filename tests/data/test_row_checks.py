@@ -141,6 +141,17 @@ def test_a_source_in_two_splits_is_named_though_it_has_no_files():
         assert check_rows(*custom(one, other), labeled=True) == []
 
 
+def test_clips_without_a_label_are_counted_where_labels_are_compared(tmp_path):
+    rows = [*clean(4), "u0.mp4,,val,,", "u1.mp4,,val,,", "w.mp4,,train,,"]
+    assert check_rows(sources(tmp_path, rows), FIELDS, labeled=True) == [
+        "data.split='train': 1 of 5 videos has no label, such as w.mp4; numbers about classes are of the other 4",
+        "data.eval_split='val': 2 of 6 videos have no label, such as u0.mp4, u1.mp4; numbers about classes are of the other 4",
+    ]
+    assert check_rows(sources(tmp_path, rows), FIELDS, labeled=False) == []
+    unlabeled = [row.replace(",0,", ",,").replace(",1,", ",,") for row in clean(4)]
+    assert check_rows(sources(tmp_path, unlabeled), FIELDS, labeled=True) == []  # said by the tasks that need labels
+
+
 def test_slices_of_a_source_in_no_files_are_compared():
     whole = CheckedSource(InMemory("a"), "source")
     slices = Subset(whole, np.arange(4)), Subset(CheckedSource(InMemory("a"), "source"), np.array([0, 4, 5]))
