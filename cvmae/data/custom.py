@@ -1,51 +1,75 @@
 """Sources from outside the package, `cvmae.run(config, workdir, source=...)`: the check that they and their records follow the protocol."""
 
 import contextlib
-import dataclasses
-import numbers
-import operator
-import pickle
+import hashlib
+import json
 from collections.abc import Mapping
 
 import numpy as np
 
-from cvmae.data.labels import label_sets_of
-from cvmae.data.lines import has_line_break, one_line
+from cvmae.data.custom_checks import (
+    SourceError,
+    check_members,
+    check_name,
+    check_picklable,
+    check_record,
+    check_same_classes,
+    check_text,
+)
+from cvmae.data.labels import digest_labels, label_sets_of
 from cvmae.data.records import Record, Source, UnreadableError
-from cvmae.storage.cache import RemoteFile
-
-MEMBERS = ("__len__", "__getitem__", "class_names", "labels", "identity", "key")
-
-
-class SourceError(ValueError):
-    """A source does not follow the protocol `records.Source`; the message names what is wrong and what is expected."""
 
 
 class CheckedSource:
-    """A source whose records and keys are checked when they are asked for; all else is that of the other source."""
+    """A source whose records and keys are checked when they are asked for; all else is that of the other source.
+
+    Attributes:
+      may_change: True: videos may be others at the same identity, which is what its author made it; see `Stamps.are_needed`.
+    """
+
+    may_change = True
 
     def __init__(self, source: Source, name: str):
         """Wraps `source`; `name` is its name for messages."""
-        self._source, self._name, self._labels = (
-            source,
-            name,
-            source.labels,
-        )  # read once: they may be a property that computes them
+        self._source, self._name = source, name
+        self._labels = source.labels  # read once: they may be a property that computes them
+        self._label_digest = digest_labels(self)
 
     def __getattr__(self, member: str):
-        if member.startswith("__") or member in ("_source", "_name", "_labels"):  # before pickle has set them
+        if member.startswith("__") or member in ("_source", "_name", "_labels", "_label_digest"):  # before pickle has set them
             raise AttributeError(member)
         return getattr(self._source, member)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Those of the other source when it was wrapped."""
+        return self._labels
+
+    @property
+    def identity(self) -> str:
+        """That of the other source, and a hash of its labels and label sets, which change what is learned and compared."""
+        return f"{self._source.identity}, labels {self._label_digest}"
 
     def __len__(self) -> int:
         return len(self._source)
 
     def key(self, index: int) -> str:
-        """Returns the key of a record. Raises: SourceError, it is no text."""
+        """Returns the key of a record. Raises: SourceError, it is no text, or an empty one."""
         key = self._source.key(index)
-        if not isinstance(key, str):
-            raise SourceError(f"{self._name}.key({index}) is {str(key)[:60]!r} of type {type(key).__name__}: give a text")
+        check_text(key, f"{self._name}.key({index})")
         return key
+
+    def parts(self) -> list[tuple[str, float | None, float | None]]:
+        """Returns (file, start, end) of every record, of videos in no files a name for each that a source of the same records has too.
+
+        Sources have the same records if they have the same identity, but for their labels, and the same keys.
+        """
+        own = getattr(self._source, "parts", list)()
+        if own:
+            return own
+        keys = [self.key(index) for index in range(len(self))]
+        records = hashlib.blake2b(json.dumps([self._source.identity, keys]).encode(), digest_size=16).hexdigest()
+        return [(f"{records}/{index}", None, None) for index in range(len(self))]
 
     def __getitem__(self, index: int) -> Record:
         """Returns a record. Raises: SourceError, it does not follow the protocol; UnreadableError and others, the other source's."""
@@ -62,8 +86,9 @@ class CheckedSource:
         except Exception as error:
             error.add_note(f"raised by {name}")
             raise
-        _check_record(record, int(self._labels[index]), name)
-        return dataclasses.replace(record, start=_seconds(record.start), end=_seconds(record.end))
+        record = check_record(record, int(self._labels[index]), name)
+        check_name(record, self.key(index), name, f"{self._name}.key({index})")
+        return record
 
 
 def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Source]:
@@ -80,7 +105,7 @@ def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Sou
     named = {split: f"source[{split!r}]" if isinstance(source, Mapping) else "source" for split in sources}
     for name, one in sources.items():
         check_source(one, named[name])
-    _check_same_classes(sources, named)
+    check_same_classes(sources, named)
     return {name: CheckedSource(one, named[name]) for name, one in sources.items()}
 
 
@@ -119,121 +144,7 @@ def check_source(source, name: str) -> None:
     Raises:
       SourceError: something is missing or of another type.
     """
-    kind = type(source).__name__
-    for member in MEMBERS:
-        if not hasattr(source, member):
-            raise SourceError(f"{name} ({kind}) lacks {member}; a source needs {', '.join(MEMBERS)}: see cvmae.Source")
-    count, labels = _count(source, f"{name} ({kind})"), source.labels
-    if not count:
-        raise SourceError(f"{name} ({kind}) holds no records: give at least one")
-    if not isinstance(labels, np.ndarray) or labels.dtype != np.int32 or labels.shape != (count,):
-        shown = f"{labels.dtype}{list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
-        raise SourceError(f"{name}.labels is {shown}: give a numpy array int32 [{count}], -1 for an unlabeled record")
-    names = source.class_names
-    _check_label_sets(source, name)
-    if not isinstance(names, tuple) or (names and label_sets_of(source) is None and labels.max() >= len(names)):
-        raise SourceError(f"{name}.class_names is {str(names)[:60]}: give a tuple with a name for every label, or ()")
-    for number, class_name in enumerate(names):
-        if not isinstance(class_name, str) or has_line_break(class_name) or not _is_unicode(class_name):
-            raise SourceError(f"{name}.class_names[{number}] is {str(class_name)[:60]!r}: give a text of one line")
-    for member, value in (("identity", source.identity), ("key(0)", source.key(0))):
-        if not isinstance(value, str) or not value:
-            raise SourceError(f"{name}.{member} is {str(value)[:60]!r}: give a text that is not empty")
+    check_members(source, name)
     with contextlib.suppress(UnreadableError):  # such a record is replaced and counted like any other
         CheckedSource(source, name)[0]
-    try:
-        pickle.dumps(source)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise SourceError(
-            f"{name} ({kind}) cannot be pickled for the processes that read videos ({reason}): open files in __getitem__, and define the "
-            "class in a module"
-        ) from error
-
-
-def _check_label_sets(source, name: str) -> None:
-    """Raises SourceError where label sets are no table, or the table lacks a row or a column."""
-    sets = label_sets_of(source)
-    if sets is None:
-        return
-    is_table = isinstance(sets, np.ndarray) and sets.dtype == np.bool_ and sets.ndim == 2
-    width = len(source.class_names) or (sets.shape[1] if is_table else 0)
-    if not is_table or sets.shape[1] != width or source.labels.max() >= len(sets):
-        shown = _shown(sets)
-        raise SourceError(
-            f"{name}.label_sets is {shown}: give bool [S, {width or 'C'}], a column for each class and a row for each number in labels, "
-            f"0 to {source.labels.max()}"
-        )
-
-
-def _check_same_classes(sources: Mapping[str, Source], named: Mapping[str, str]) -> None:
-    """Raises SourceError where a class number means one class in a split and another class in the next."""
-    with_names = {split: one for split, one in sources.items() if one.class_names}
-    with_sets = {split: one for split, one in sources.items() if label_sets_of(one) is not None}
-    for member, of_splits in (("class_names", with_names), ("label_sets", with_sets)):
-        first, *others = of_splits or [""]
-        for split in others:
-            one, other = (getattr(sources[part], member) for part in (first, split))
-            if not np.array_equal(one, other):
-                shown = [f"{str(value)[:80]}" if member == "class_names" else _shown(value) for value in (one, other)]
-                raise SourceError(
-                    f"{named[first]}.{member} is {shown[0]}, {named[split]}.{member} is {shown[1]}: a number has to mean the same class in "
-                    "every split; give all of them one list"
-                )
-
-
-def _count(source, name: str) -> int:
-    try:
-        return len(source)
-    except (TypeError, ValueError) as error:
-        raise SourceError(f"{name}.__len__ does not return the number of its records ({error}): give an int") from error
-
-
-def _check_record(record, label: int, name: str) -> None:
-    """Raises SourceError for a record of other types, or with another label than `labels` has; UnreadableError for an empty one."""
-    if not isinstance(record, Record):
-        raise SourceError(f"{name} is of type {type(record).__name__}: give a cvmae.Record")
-    if not isinstance(record.name, str):
-        raise SourceError(f"{name}.name is {str(record.name)[:60]!r} of type {type(record.name).__name__}: give a text")
-    name = f"{name}, which is {one_line(record.name)[:60]}: its"
-    payload = record.payload
-    is_frames = isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
-    if not is_frames and not isinstance(payload, str | bytes | RemoteFile):
-        raise SourceError(
-            f"{name} payload is {_shown(payload)}: give a path, the bytes of a video file, or frames uint8 [n, H, W, 3]"
-        )
-    for part in ("start", "end"):
-        seconds = getattr(record, part)
-        if seconds is not None and not isinstance(seconds, numbers.Real):
-            raise SourceError(f"{name} {part} is {str(seconds)[:60]!r} of type {type(seconds).__name__}: give seconds, or None")
-    if not _is_index(record.label) or record.label != label:
-        raise SourceError(f"{name} label is {record.label!r}, the one in labels is {label}: both have to be the same number")
-    if not (payload.size if isinstance(payload, np.ndarray) else payload):
-        raise UnreadableError(record.name, "it is empty")
-
-
-def _seconds(value) -> float | None:
-    """Returns a time as a number of Python's, which JSON has; numpy's it has not."""
-    return None if value is None else float(value)
-
-
-def _shown(payload) -> str:
-    return f"{payload.dtype}{list(payload.shape)}" if isinstance(payload, np.ndarray) else f"of type {type(payload).__name__}"
-
-
-def _is_index(value) -> bool:
-    """Returns True for a whole number of any integer type, numpy's among them."""
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_unicode(text: str) -> bool:
-    """Returns True for a text that files can hold, one without halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    check_picklable(source, name)

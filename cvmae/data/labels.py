@@ -1,10 +1,13 @@
 """Class numbers of the labels of a manifest, by name or by number."""
 
 import collections
+import hashlib
 import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, TO_LEARN_NONE, UNLABELED, LabelError, check_texts
 
@@ -162,6 +165,14 @@ def _fold(name: str) -> str:
 def label_sets_of(source):
     """Returns the table of label sets of a source, bool [S, C]; None where a video has one label, see `sources.Source`."""
     return getattr(source, "label_sets", None)
+
+
+def digest_labels(source) -> str:
+    """Returns a hash of the labels of a source and of its label sets, 32 hexadecimal digits."""
+    sets = label_sets_of(source)
+    # Empty where a video has one label, as in checkpoints of earlier versions.
+    table = b"" if sets is None else str(sets.shape).encode() + sets.tobytes()
+    return hashlib.blake2b(np.asarray(source.labels).astype("<i4").tobytes() + table, digest_size=16).hexdigest()
 
 
 def _numbers(labels, names, classes):

@@ -13,7 +13,7 @@ class Record:
     """A video, not decoded yet.
 
     Attributes:
-      name: for error messages and bad_files.csv.
+      name: for error messages and bad_files.csv; in a source of your own the key of the record, or a path that ends with it.
       label: class number, or with several labels the row of `Source.label_sets`; or UNLABELED.
       start, end: seconds, the part of the video to use; None: from its beginning, to its end.
       payload: a path, also `gs://...` and `s3://...`, the bytes of an encoded file, a file in a bucket, or frames uint8 [n, H, W, 3].
@@ -85,17 +85,18 @@ class Source(Protocol):
     """Random access to records. Sources are pickled for worker processes, so they hold no open files.
 
     A source may also have `label_sets`, `notes` (lines for the start of a run), and `parts()`, the (file, start, end) of every record,
-    by which splits are compared; a source without them has one label a video, no notes, and is not compared. With `stamp(index)`, a
-    text that is another one when the video of a record, or the part of it to use, is another, or None where that cannot be told, a
-    repeated extraction of features finds the videos that were replaced without reading all of them.
+    by which splits are compared; a source without them has one label a video and no notes, and two splits share their records if their
+    identities and keys are equal. With `stamp(index)`, a text that is another one when the video of a record, or the part of it to use,
+    is another, or None where that cannot be told, a repeated run of a task that keeps features finds the videos that were replaced
+    without reading all of them.
 
     Attributes:
       class_names: () if classes have only numbers.
       labels: int32 [n], the label of every record, read without decoding a video.
       label_sets: may be absent, or None, if a video has one label, a class number. With several labels, bool [S, C]: row s has
         True for each class of the set of labels s, none for clips that have none of the classes, and `labels` are rows of this table, the same in all splits.
-      identity: a text that differs if records or labels differ; it does not depend on the folder of the files. A run resumes only
-        on a source of the same identity.
+      identity: a text that differs if records, or the contents of their videos, differ; it does not depend on the folder of the files. A
+        run resumes only on a source of the same identity, and of the same labels and label sets, which are compared by themselves.
     """
 
     @property

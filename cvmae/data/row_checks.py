@@ -97,7 +97,8 @@ def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled
     for field, source in sources.items():
         if splits[field] not in seen:
             seen.add(splits[field])
-            notes += _repeats(f"data.{field}={splits[field]!r}", source, parts[field], labeled)
+            name = f"data.{field}={splits[field]!r}"
+            notes += _repeats(name, source, parts[field], labeled) + (_unlabeled(name, source) if labeled else [])
     train = sources["split"]
     seen = {splits["split"]}
     for field, source in sources.items():
@@ -125,6 +126,18 @@ def _repeats(name, source, parts, labeled):
         _refuse_above(2 * len(contrary), len(source), text, "give each video one label")
         return [f"{text}; give each video one label"]
     return [f"{name}: {_count(len(again), 'video')} listed more than once, {_examples(source, list(again))}"] if again else []
+
+
+def _unlabeled(name, source):
+    """Returns a line about clips without a label among others, which are not learned, do not vote and are not tested."""
+    numbers = np.flatnonzero(source.labels < 0).tolist()
+    if not 0 < len(numbers) < len(source):
+        return []
+    lack = "has" if len(numbers) == 1 else "have"
+    return [
+        f"{name}: {len(numbers):,} of {counted(len(source), 'video')} {lack} no label, {_examples(source, numbers)}; numbers about classes are of "
+        f"the other {len(source) - len(numbers):,}"
+    ]
 
 
 def _shared_clips(name, train_name, train_parts, source, parts, labeled):

@@ -45,6 +45,11 @@ class Stamps:
         """True if no video is read for its stamp."""
         return self._own is not None or hasattr(self._source, "video_file")
 
+    @property
+    def are_needed(self) -> bool:
+        """True if `source.identity` may be the same though a video was replaced: it is of names, as of files, or from outside the package."""
+        return self.without_reading or getattr(self._source, "may_change", False)
+
     @functools.cached_property
     def _parts(self) -> list[tuple]:
         return getattr(self._source, "parts", list)()

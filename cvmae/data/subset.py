@@ -142,6 +142,7 @@ class Subset:
         self.class_names, self.labels = source.class_names, source.labels[records]
         self.label_sets = label_sets_of(source)
         self.notes = getattr(source, "notes", ())
+        self.may_change = getattr(source, "may_change", False)
         if hasattr(source, "video_file"):
             self.video_file = self._video_file
         if hasattr(source, "stamp"):

@@ -1,6 +1,7 @@
 """On-disk cache of features: resumed after an interruption, and checked against the encoder and the data it was computed from.
 
-Each shard also has the stamps of its videos (`data.stamps`), where these are files: if one was replaced since, the shard is computed again.
+Each shard also has the stamps of its videos (`data.stamps`), where these are files or of a source given to `cvmae.run`: if one was replaced
+since, the shard is computed again.
 """
 
 import concurrent.futures
@@ -90,10 +91,10 @@ def cached_features(
 def video_stamps(source) -> np.ndarray | None:
     """Returns a number for every record that is another one when its video was replaced, uint64 [n], 0 for a video that cannot be looked at.
 
-    None for a source whose videos would have to be read for this, which `source.identity` tells apart.
+    None for a source of this package whose videos would have to be read for this, which `source.identity` tells apart.
     """
     stamps = Stamps(source)
-    if not stamps.without_reading:
+    if not stamps.are_needed:
         return None
 
     def number(index: int) -> int:

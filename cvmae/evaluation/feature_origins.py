@@ -39,7 +39,7 @@ REASONS = {
     "label": "other labels",
     "start": "another start",
     "end": "another end",
-    "video": "videos that were replaced (other size or time)",
+    "video": "videos that were replaced (another size or time of the file, or another content)",
 }
 
 

@@ -142,7 +142,9 @@ def report_cells(report: Report) -> dict[str, Cell]:
     titles = {"rate": "best head: learning rate", "weight_decay": "best head: weight decay"}
     details = {title: best[name] for name, title in titles.items() if best.get(name) is not None}
     details |= {
-        name: report.details[name] for name in ("clips", "unreadable", "views", "clips_together") if name in report.details
+        name: report.details[name]
+        for name in ("clips", "unlabeled", "unreadable", "views", "clips_together")
+        if name in report.details
     }
     cells = {name: _cell(name, value, report.baseline.get(name)) for name, value in (report.metrics | details).items()}
     return {name: cells[name] for name in sorted(cells, key=_position)} if report.task == "pretrain" else cells

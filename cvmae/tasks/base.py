@@ -60,7 +60,8 @@ class Task(abc.ABC):
     STACKED: ClassVar[int] = 0
     custom: Mapping[str, Source] | None = None
     evaluated_source: Source | None = None  # the clips of evaluations during training, where `check_data` opens them
-    bad_eval_files: BadFiles | None = None  # of these, in the workdir
+    tested_source: Source | None = None  # those of the test at the end, likewise
+    bad_eval_files: BadFiles | None = None  # of evaluations, in the workdir
 
     def __init__(self, config, mesh, schedule: Schedule, source: Source):
         """Builds the model and the optimizer.

@@ -75,7 +75,7 @@ class ClassificationTask(Task):
             f"config.data.split={self.config.data.split!r}: all clips are of one class, {self.class_names[0]!r}, so there is nothing to tell "
             f"apart: give clips of several classes{missing_hint(self.source)}",
         )
-        self.evaluated_source = self.eval_source
+        self.evaluated_source, self.tested_source = self.eval_source, self.test_source
         for field, source in (("eval_split", self.eval_source), ("test_split", self.test_source)):
             most = highest_class(source)
             require(
@@ -186,11 +186,13 @@ class ClassificationTask(Task):
         chosen, select = self.select_head(state)
         views = TestViews(c.test.clips // self.clips, c.test.crops)
         predictions = select(self.test(state, source, views, bad_files))
+        readable, labeled = int(predictions.readable.sum()), int(predictions.labeled.sum())
         details = chosen | {
-            "clips": int(predictions.readable.sum()),
+            "clips": labeled or readable,  # those that the numbers are of
             "unreadable": int((~predictions.readable).sum()),
             "views": f"{c.test.clips} x {c.test.crops}",
         }
+        details |= {"unlabeled": readable - labeled} if 0 < labeled < readable else {}
         details |= {"clips_together": self.clips} if self.clips > 1 else {}
         paths = tuple(source.key(index) for index in range(len(source)))
         report = Report(c.task, self.scores(predictions), details=details)
@@ -262,4 +264,6 @@ def text_of(report: Report, split: str) -> str:
     head = " (" + ", ".join(f"{name} {best[name]:g}" for name in ("rate", "weight_decay")) + ")" if best else ""
     together = report.details.get("clips_together")
     views = f"{report.details['views']} views each{f', {together} clips read together' if together else ''}"
-    return f"{clips} videos of {split}, {views}: {percent}{head}"
+    unlabeled = report.details.get("unlabeled")
+    others = f" ({unlabeled} more have no label)" if unlabeled else ""
+    return f"{clips} videos of {split}{others}, {views}: {percent}{head}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from cvmae.config import UNTRAINED, ConfigError, flatten
-from cvmae.data.labels import label_sets_of
+from cvmae.data.labels import digest_labels
 from cvmae.data.mixture import Mixture
 from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
@@ -26,8 +26,14 @@ DATA = {
     "file_sizes": "the contents of the files, whose sizes are others",
 }
 _LOOKED_AT = 64  # files of a source, evenly spread, whose sizes are compared: a look at each takes minutes on NFS
-# The entries of the data of evaluations, whose change is told and not refused: the source, and the sizes of some of its files.
+# The entries of held-out data, whose change is told and not refused: the source, and the sizes of some of its files.
 EVALUATED, EVALUATED_SIZES = "eval_source", "eval_file_sizes"
+TESTED, TESTED_SIZES = "test_source", "test_file_sizes"
+_HELD_OUT = {
+    "eval_split": (EVALUATED, EVALUATED_SIZES, "evaluations before and after it do not compare"),
+    "test_split": (TESTED, TESTED_SIZES, "the test at the end is of what is there now"),
+}
+_SIZES = ("file_sizes", EVALUATED_SIZES, TESTED_SIZES)
 # The stamps of the weights that a run began with, by the field that names them, whose change is told: the run has its own by now.
 WEIGHTS = "weights"
 # Fields that change no shape of the parameters, and yet what these compute.
@@ -59,13 +65,14 @@ _VALUE_CHARACTERS = 60
 _REFUSED_CHARACTERS = 300  # of a value in a refusal: it is to be given back
 
 
-def describe(config, source: Source, evaluated: Source | None = None) -> dict:
+def describe(config, source: Source, evaluated: Source | None = None, tested: Source | None = None) -> dict:
     """Returns the identity of a run, numbers and texts that its checkpoints keep.
 
     Args:
       config: of the run.
       source: the training clips.
       evaluated: the clips that evaluations during training read, where there are any.
+      tested: those of the test at the end, where they are others.
     """
     identity = {"task": config.task, "batch_size": config.batch_size, "seed": config.seed}
     starts = {field: value for field, value in flatten(config).items() if field.endswith("init_from")}
@@ -82,6 +89,8 @@ def describe(config, source: Source, evaluated: Source | None = None) -> dict:
         identity["finetune.lora_alpha"] = finetune.lora_alpha
     if evaluated is not None:
         identity |= {EVALUATED: evaluated.identity, EVALUATED_SIZES: file_sizes(evaluated)}
+    if tested is not None and tested is not evaluated:
+        identity |= {TESTED: tested.identity, TESTED_SIZES: file_sizes(tested)}
     return identity | _describe_data(source)
 
 
@@ -94,7 +103,7 @@ def _describe_data(source: Source) -> dict:
         data["source_mixture"] = source.proportions
     return data | {
         "source_files": digest_keys(source),
-        "source_labels": _digest(source.labels.astype("<i4").tobytes() + _label_sets(source)),
+        "source_labels": digest_labels(source),
         "source_classes": _digest(repr(source.class_names).encode()),
     }
 
@@ -119,7 +128,7 @@ def _size(path: str) -> int:
 
 def _differ(name: str, there, here) -> bool:
     """Returns True if an entry of an identity is another; sizes of files that were or are not there are not compared."""
-    if name not in ("file_sizes", EVALUATED_SIZES):
+    if name not in _SIZES:
         return there != here
     if not isinstance(there, list) or len(there) != len(here):
         return False
@@ -128,12 +137,6 @@ def _differ(name: str, there, here) -> bool:
 
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _label_sets(source: Source) -> bytes:
-    """Returns the table of label sets as bytes; empty where a video has one label, as in checkpoints of earlier versions."""
-    sets = label_sets_of(source)
-    return b"" if sets is None else str(sets.shape).encode() + sets.tobytes()
 
 
 def check(
@@ -152,14 +155,7 @@ def check(
     """
     _tell_other_weights(position, expected)
     changed = [name for name, value in expected.items() if name != WEIGHTS and _differ(name, position.get(name, value), value)]
-    of_evaluations = [name for name in changed if name in (EVALUATED, EVALUATED_SIZES)]
-    changed = [name for name in changed if name not in of_evaluations]
-    if of_evaluations:
-        what = "files, labels or classes" if EVALUATED in of_evaluations else "the contents of files, whose sizes are others"
-        processes.log_once(
-            f"note: the data of config.data.eval_split changed since step {position.get('step')} ({what}): evaluations "
-            "before and after it do not compare"
-        )
+    changed = _tell_held_out(position, changed)
     for name in changed:
         if name not in DATA:
             before, now = (_named(name, entries[name]) for entries in (position, expected))
@@ -187,6 +183,16 @@ def check(
         f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split{of_data}), give another --workdir, "
         f"or --config.{ALLOW}=True to continue with the new data"
     )
+
+
+def _tell_held_out(position: dict, changed: list[str]) -> list[str]:
+    """Says which held-out data changed; returns the other entries that did."""
+    for field, (source, sizes, so) in _HELD_OUT.items():
+        if source in changed or sizes in changed:
+            what = "files, labels or classes" if source in changed else "the contents of files, whose sizes are others"
+            processes.log_once(f"note: the data of config.data.{field} changed since step {position.get('step')} ({what}): {so}")
+        changed = [name for name in changed if name not in (source, sizes)]
+    return changed
 
 
 def _tell_other_weights(position: dict, expected: dict) -> None:

@@ -55,6 +55,7 @@ class TrainableTask(Protocol):
     config: Any
     placement: Placement
     evaluated_source: Source | None
+    tested_source: Source | None
 
     def initial_state(self) -> TrainState: ...
 
@@ -133,7 +134,7 @@ class TrainLoop:
     def __init__(self, task: TrainableTask, source: Source, schedule: Schedule, workdir: Workdir, checkpoints: Checkpoints):
         self.task, self.schedule, self.checkpoints = task, schedule, checkpoints
         config = self.config = task.config
-        self.identity = identity.describe(config, source, task.evaluated_source)
+        self.identity = identity.describe(config, source, task.evaluated_source, task.tested_source)
         self.workdir = workdir
         self.changed_fields: dict[str, list] = {}
         self.state, position = self._restore()

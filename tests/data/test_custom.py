@@ -17,6 +17,7 @@ import cvmae
 from cvmae.config import ConfigError, load
 from cvmae.data.custom import CheckedSource, SourceError, by_split, check_source
 from cvmae.data.pipeline import make_loader
+from cvmae.training.identity import check, describe
 from tests.commands import ROOT, assert_same_state, metric_lines, saved_state
 from tests.data import videos
 from tests.data.configs import small_config
@@ -90,6 +91,15 @@ def test_a_run_resumes_only_on_the_same_source(own, stopped, tmp_path):
         cvmae.run(config(), tmp_path / "run")  # without the source: synthetic clips
 
 
+def test_the_identity_of_the_example_tells_other_contents_of_the_same_names(own, tmp_path):
+    texts = []
+    for content in (b"one", b"one", b"two"):
+        with zipfile.ZipFile(tmp_path / "videos.zip", "w") as archive:
+            archive.writestr("run/1.mp4", content)
+        texts.append(own.ZippedVideos(str(tmp_path / "videos.zip"), ("run",)).identity)
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_frames_are_those_of_the_files_in_worker_processes_too(own, tmp_path):
     source = zipped(own, tmp_path, 6)
     batches = []
@@ -118,10 +128,15 @@ def test_other_splits_need_their_own_source(source, tmp_path):
     assert "eval/loss" in metric_lines(tmp_path / "run")[-1] or numbers
 
 
-def test_a_downstream_task_takes_a_source_for_each_split(source, tmp_path):
+def test_a_downstream_task_takes_a_source_for_each_split(own, source, tmp_path):
     c = load(f"{ROOT / 'configs/ssv2.py'}:task=retrieval,runlocal", {"init_from": "untrained", "features.clips": 2})
-    splits = {c.data.split.partition("[")[0]: source, c.data.test_split: source}
+    splits = {c.data.split.partition("[")[0]: source, c.data.test_split: zipped(own, tmp_path, 6)}
     assert cvmae.run(c, tmp_path / "run", source=splits)
+    splits[c.data.test_split] = source
+    with pytest.raises(
+        ConfigError, match="data.test_split='val': 12 of 12 videos are also in data.split='train', such as class 0/0.mp4"
+    ):
+        cvmae.run(c, tmp_path / "other", source=splits)
 
 
 def test_without_a_source_the_config_is_refused(tmp_path):
@@ -145,7 +160,7 @@ class Own:
         return 3
 
     def __getitem__(self, index):
-        return cvmae.Record(f"r{index}", 0, None, None, np.full((8, 16, 24, 3), index, np.uint8))
+        return cvmae.Record(f"r{index}", int(self.labels[index]), None, None, np.full((8, 16, 24, 3), index, np.uint8))
 
     def key(self, index):
         return f"r{index}"
@@ -156,15 +171,24 @@ BROKEN = {
     "holds no records": {"__len__": lambda self: 0},
     r"labels is int64\[3\]: give a numpy array int32 \[3\]": {"labels": np.zeros(3, np.int64)},
     r"labels is list: give a numpy array": {"labels": [0, 0, 0]},
-    "class_names is abc": {"class_names": "abc"},
-    r"class_names is \('run',\): give a tuple with a name for every label": {
+    "class_names is 'abc' of type str: give a tuple": {"class_names": "abc"},
+    r"class_names is \['a'\] of type list: give a tuple": {"class_names": ["a"]},
+    r"labels\[1\] is 3, of 'r1', and class_names has 1 name, for 0 to 0: give a tuple with a name for every label": {
         "class_names": ("run",),
-        "labels": np.ones(3, np.int32),
+        "labels": np.array([0, 3, 1], np.int32),
     },
+    r"labels\[2\] is -2, of 'r2': number classes from 0, and give -1 for an unlabeled record": {
+        "labels": np.array([0, -1, -2], np.int32),
+    },
+    r"class_names\[0\] and \[2\] are both 'a': give each class a name of its own": {"class_names": ("a", "b", "a")},
+    r"class_names\[0\] is 0 of type int: give a text": {"class_names": (0, 1)},
+    "identity is 5 of type int: give a text": {"identity": 5},
+    "identity is '': give a text that is not empty": {"identity": ""},
+    r"key\(0\) is x/0 of type PurePosixPath: give a text": {"key": lambda self, index: pathlib.PurePosixPath(f"x/{index}")},
     r"key\(0\) is ''": {"key": lambda self, index: ""},
     "is of type tuple: give a cvmae.Record": {"__getitem__": lambda self, index: ("a.mp4", 0)},
-    r"source\[0\], which is r: its payload is float32\[8, 16, 24, 3\]": {
-        "__getitem__": lambda self, index: cvmae.Record("r", 0, None, None, np.zeros((8, 16, 24, 3), np.float32))
+    r"source\[0\], which is r0: its payload is float32\[8, 16, 24, 3\]": {
+        "__getitem__": lambda self, index: cvmae.Record("r0", 0, None, None, np.zeros((8, 16, 24, 3), np.float32))
     },
     "label is 1, the one in labels is 0": {"__getitem__": lambda self, index: cvmae.Record("r", 1, None, None, "r.mp4")},
     r"label_sets is bool\[2, 2\]: give bool \[S, 3\], a column for each class and a row for each number in labels, 0 to 0": {
@@ -207,7 +231,14 @@ ODD = {  # a later record: how it differs from a good one, and the error
     "label is 'a', the one": {"label": "a"},
     "label is None, the one": {"label": None},
     "start is '1.5' of type str: give seconds, or None": {"start": "1.5"},
-    "name is '7' of type int": {"name": 7},
+    "start is False of type bool: give seconds": {"start": False},
+    "end is True of type bool": {"end": True},
+    "start -1.0 and end None are not 0 <= start < end: give seconds, or None": {"start": -1},
+    "start 1.5 and end 0.5 are not": {"start": 1.5, "end": 0.5},
+    "start None and end 0.0 are not": {"end": 0.0},
+    "end inf are not": {"end": float("inf")},
+    "start inf and": {"start": np.float32("inf")},
+    "name is 7 of type int: give a text": {"name": 7},
     "is empty": {"payload": b""},
     "it is empty": {"payload": FRAMES[:0]},
 }
@@ -235,11 +266,38 @@ def test_every_record_is_checked(message):
                 [next(loader) for _ in range(3)]
 
 
+def record_named(name, start=None, end=None, key="v/1.mp4"):
+    """Record 1 of a checked source, with this name and key."""
+
+    class Named(Own):
+        def key(self, index):
+            return key
+
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), name=name, start=start, end=end)
+
+    return CheckedSource(Named(), "source")[1]
+
+
+@pytest.mark.parametrize("name", ["v/0.mp4", "other/1.mp4", "1.mp4", "xv/1.mp4", "v/1.mp4@1.0-", ""])
+def test_a_record_of_another_key_is_refused(name):
+    """A source that is off by one would store the features of a video under the name of the next one."""
+    with pytest.raises(
+        SourceError, match=rf"source\[1\] is '{name}', and source.key\(1\) is 'v/1.mp4': give the record of this key"
+    ):
+        record_named(name)
+
+
+def test_a_record_may_be_named_by_its_path():
+    for name in ("v/1.mp4", "/data/v/1.mp4", "gs://bucket/v/1.mp4"):
+        assert record_named(name, 1.0, 2.0).name == record_named(name, 1.0, 2.0, key="v/1.mp4@1.0-2.0").name == name
+
+
 def test_a_checked_source_has_the_members_of_the_other_one():
     checked = pickle.loads(pickle.dumps(by_split(Own(), "train")["train"]))
-    assert checked.identity == "own" and not hasattr(checked, "parts") and not hasattr(checked, "label_sets")
+    assert checked.identity.startswith("own, labels ") and not hasattr(checked, "label_sets")
     keys = CheckedSource(type("Numbered", (Own,), {"key": lambda self, index: index})(), "source")
-    with pytest.raises(SourceError, match=r"source.key\(1\) is '1' of type int: give a text"):
+    with pytest.raises(SourceError, match=r"source.key\(1\) is 1 of type int: give a text"):
         keys.key(1)
 
 
@@ -247,6 +305,7 @@ def test_a_checked_source_has_the_members_of_the_other_one():
 def test_a_number_is_the_same_class_in_all_splits(member):
     """A split that lacks a class and numbers those that it has would be scored by the wrong ones."""
     source, other, unnamed = Own(), Own(), Own()
+    unnamed.labels = np.full(3, -1, np.int32)
     if member == "class_names":
         source.class_names, other.class_names = ("a", "b", "c"), ("b", "c")
         message = (
@@ -257,7 +316,39 @@ def test_a_number_is_the_same_class_in_all_splits(member):
         message = r"source\['train'\].label_sets is bool\[3, 3\], source\['val'\].label_sets is bool\[3, 3\]: a number has to"
     with pytest.raises(SourceError, match=message):
         by_split({"train": source, "test": unnamed, "val": other}, "train")
+    if member == "class_names":
+        with pytest.raises(
+            SourceError, match=r"source\['train'\].class_names is \('a', 'b', 'c'\), source\['val'\].class_names is \(\), and it"
+        ):
+            by_split({"train": source, "val": Own()}, "train")
     assert set(by_split({"train": source, "val": source, "test": unnamed}, "train")) == {"train", "val", "test"}
+
+
+def described(**changed):
+    """The identity of a run on three sources of one identity, of which some have other labels."""
+    sources = {split: Own() for split in ("train", "val", "test")}
+    for split, labels in changed.items():
+        sources[split].labels = np.array(labels, np.int32)
+    return describe(config(), *by_split(sources, "train").values())
+
+
+@pytest.mark.parametrize(("split", "field"), [("val", "eval_split"), ("test", "test_split")])
+def test_changed_labels_of_held_out_clips_are_told_whatever_the_identity(split, field, capsys):
+    check({"step": 3} | described(), described())
+    assert not capsys.readouterr().err
+    check({"step": 3} | described(), described(**{split: [0, 1, 0]}))
+    assert f"the data of config.data.{field} changed since step 3 (files, labels or classes)" in capsys.readouterr().err
+
+
+def test_changed_labels_of_training_clips_are_refused():
+    with pytest.raises(ConfigError, match="the training data changed since step 3: the labels, so it cannot resume"):
+        check({"step": 3} | described(), described(train=[0, 1, 0]))
+
+
+def test_label_sets_belong_to_the_identity_of_a_source():
+    one, other = Own(), Own()
+    one.label_sets, other.label_sets = np.eye(3, dtype=bool), np.eye(3, dtype=bool)[::-1]
+    assert len({CheckedSource(source, "source").identity for source in (one, other, Own())}) == 3
 
 
 def test_other_errors_of_a_source_say_which_record_raised_them():
@@ -281,6 +372,8 @@ def test_times_are_numbers_that_json_has():
 
     record = CheckedSource(Timed(), "source")[1]
     assert json.dumps([record.start, record.end]) == "[0.5, 2.0]"
+    open_ended = record_named("v/1.mp4", 1, float("nan"))  # as pandas has it, and as a manifest reads it
+    assert (open_ended.start, open_ended.end) == (1.0, None)
 
 
 @pytest.mark.parametrize("args", [(), ("a reason",), (3, "a reason", None), ("", ""), ("r1", " ")])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
+from cvmae.data.custom import CheckedSource
 from cvmae.data.manifest import ManifestError, read_manifest
 from cvmae.data.prepare import prepare
 from cvmae.data.row_checks import Part, check_rows, repeated, shared
@@ -101,6 +102,62 @@ def test_slices_of_a_split_and_other_sources(tmp_path):
         check_rows(halves, names, labeled=True)
     made = {"split": SyntheticSource(8, 4, 4, 8, 8, "train"), "test_split": SyntheticSource(8, 4, 4, 8, 8, "val")}
     assert check_rows(made, {"split": "train", "test_split": "val"}, labeled=True) == []
+
+
+class InMemory:
+    """A source of six records that are in no files."""
+
+    class_names, label_sets = (), None
+
+    def __init__(self, name, identity=""):
+        self.labels, self.name, self.identity = np.arange(6, dtype=np.int32) % 2, name, identity or name
+
+    def __len__(self):
+        return 6
+
+    def key(self, index):
+        return f"{self.name}/{index}"
+
+
+def custom(*splits):
+    """Returns the arguments of `check_rows` for the source of the training clips and that of the test."""
+    names = {"split": "train", "test_split": "val"}
+    checked = [part if isinstance(part, Subset) else CheckedSource(part, "source") for part in splits]
+    return dict(zip(names, checked, strict=True)), names
+
+
+def test_a_source_in_two_splits_is_named_though_it_has_no_files():
+    one = InMemory("a")
+    relabeled = InMemory("a")
+    relabeled.labels = 1 - relabeled.labels
+    for other in (one, InMemory("a"), relabeled):
+        with pytest.raises(
+            ManifestError, match="6 of 6 videos are also in data.split='train', such as a/0, a/1, .*name one split"
+        ):
+            check_rows(*custom(one, other), labeled=True)
+        [note] = check_rows(*custom(one, other), labeled=False)
+        assert note.startswith("data.test_split='val': 6 of 6 videos are also in data.split='train'")
+    for other in (InMemory("b"), InMemory("b", identity="a"), InMemory("a", identity="b")):
+        assert check_rows(*custom(one, other), labeled=True) == []
+
+
+def test_clips_without_a_label_are_counted_where_labels_are_compared(tmp_path):
+    rows = [*clean(4), "u0.mp4,,val,,", "u1.mp4,,val,,", "w.mp4,,train,,"]
+    assert check_rows(sources(tmp_path, rows), FIELDS, labeled=True) == [
+        "data.split='train': 1 of 5 videos has no label, such as w.mp4; numbers about classes are of the other 4",
+        "data.eval_split='val': 2 of 6 videos have no label, such as u0.mp4, u1.mp4; numbers about classes are of the other 4",
+    ]
+    assert check_rows(sources(tmp_path, rows), FIELDS, labeled=False) == []
+    unlabeled = [row.replace(",0,", ",,").replace(",1,", ",,") for row in clean(4)]
+    assert check_rows(sources(tmp_path, unlabeled), FIELDS, labeled=True) == []  # said by the tasks that need labels
+
+
+def test_slices_of_a_source_in_no_files_are_compared():
+    whole = CheckedSource(InMemory("a"), "source")
+    slices = Subset(whole, np.arange(4)), Subset(CheckedSource(InMemory("a"), "source"), np.array([0, 4, 5]))
+    [note] = check_rows(*custom(*slices), labeled=True)
+    assert "1 of 3 videos are also in" in note
+    assert check_rows(*custom(slices[0], Subset(whole, np.array([4, 5]))), labeled=True) == []
 
 
 def test_a_run_says_it(tmp_path):

@@ -108,7 +108,10 @@ def test_what_changed_is_made_again_and_the_rest_stays(extracted, tmp_path, form
     expected = ZERO | {"videos": 4, "written": 1, "rewritten": 2, "skipped": 1, "windows": 7, "not_in_source": 2}
     assert extracted(now, format=format) == expected
     said = capsys.readouterr().err
-    assert "features of 2 of 4 videos are recomputed: 1 for other labels, such as a.mp4; 1 for videos that were replaced" in said
+    assert (
+        "features of 2 of 4 videos are recomputed: 1 for other labels, such as a.mp4; 1 for videos that were replaced (another size or time of the file, or another content)"
+        in said
+    )
     beyond = {"npz": "d.mp4.npz, e.mp4@0.0-0.3.npz", "array_record": "d.mp4, e.mp4@0.0-0.3", "npy": "d.npy, e@0.0-0.3.npy"}[
         format
     ]

@@ -12,7 +12,10 @@ import pytest
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadFiles
 from cvmae.data.clip_views import TestViews
+from cvmae.data.custom import CheckedSource
+from cvmae.data.records import Record
 from cvmae.data.sources import make_source
+from cvmae.data.subset import Subset
 from cvmae.evaluation.feature_cache import cached_features, cached_rows
 from cvmae.evaluation.features import COLUMNS, FeatureSpec, extract, make_encode
 from cvmae.models.build import build_encoder, video_grid
@@ -244,6 +247,24 @@ def short_shards(monkeypatch):
     monkeypatch.setattr("cvmae.evaluation.feature_cache.SHARD_ROWS", 4)  # two videos of two clips
 
 
+class OwnFrames:
+    """A source of four videos in memory, whose identity does not cover them."""
+
+    class_names, identity = (), "own"
+
+    def __init__(self):
+        self.labels, self.videos = np.arange(4, dtype=np.int32) % 2, [np.full((8, 32, 32, 3), 50 * n, np.uint8) for n in range(4)]
+
+    def __len__(self):
+        return 4
+
+    def key(self, index):
+        return f"r{index}"
+
+    def __getitem__(self, index):
+        return Record(f"r{index}", int(self.labels[index]), None, None, self.videos[index])
+
+
 def replace(path, first):
     before = path.stat().st_mtime_ns
     write_video(path, 8, first=first)
@@ -313,6 +334,35 @@ def test_labels_are_those_of_now(files, world, tmp_path):
     assert files(source=Relabeled(labels))[0].labels.tolist() == labels.repeat(2).tolist()
     features, batches = files(source=Relabeled(labels[::-1].copy()))
     assert features.labels.tolist() == labels[::-1].repeat(2).tolist() and batches == 0
+
+
+def test_features_of_a_source_given_to_run_are_those_of_its_contents(files, tmp_path, capsys):
+    own = OwnFrames()
+    source = CheckedSource(own, "source")
+    before, batches = files(source=source)
+    assert batches and files(source=source)[1] == 0
+    own.videos[2] = 255 - own.videos[2]
+    after, _ = files(source=source)
+    assert "2 of its clips are of" in capsys.readouterr().err and files(source=source)[1] == 0
+    assert set(after.index[np.abs(after.values - before.values).max(1) > 1e-3]) == {2}
+
+
+def test_features_of_a_slice_are_those_of_its_contents_too(files, capsys):
+    own = OwnFrames()
+    part = Subset(CheckedSource(own, "source"), np.array([1, 2]))
+    files(source=part)
+    own.videos[3] = own.videos[0]
+    assert files(source=part)[1] == 0
+    own.videos[2] = own.videos[0]
+    assert files(source=part)[1] and "of its clips are of" in capsys.readouterr().err
+
+
+def test_other_labels_of_a_source_given_to_run_are_refused(files, world, tmp_path):
+    own = OwnFrames()
+    assert files(source=CheckedSource(own, "source"))[1]
+    own.labels = 1 - own.labels
+    with pytest.raises(ConfigError, match="features of something else: the list of videos or their labels"):
+        files(source=CheckedSource(own, "source"))
 
 
 def test_changed_labels_of_a_manifest_are_refused_by_name(files, tmp_path):

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cvmae.config import ConfigError
+from cvmae.data.synthetic import SyntheticSource
 from cvmae.evaluation.features import block_tokens
 from cvmae.evaluation.multi_view import flat_crops
 from cvmae.models.patches import Grid
 from cvmae.models.vit import Encoder, TransformerConfig, ViTSize
 from cvmae.tasks import run as train
+from cvmae.workdir import Workdir
 from tests.requirements import missing
 from tests.tiny_configs import downstream, labeled_batch, make_task
 
@@ -152,3 +154,22 @@ def test_all_heads_are_reported_and_the_best_by_validation_is_tested(tmp_path):
 def test_a_grid_that_cannot_be_trained_is_refused(overrides, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         train(downstream("attentive", **overrides), str(tmp_path / "run"))
+
+
+class PartlyLabeled(SyntheticSource):
+    """Six videos, of which the last two have no label."""
+
+    @property
+    def labels(self):
+        return np.array([0, 1, 2, 3, -1, -1], np.int32)
+
+    def __getitem__(self, index):
+        return dataclasses.replace(super().__getitem__(index), label=int(self.labels[index]))
+
+
+def test_videos_without_a_label_are_not_counted_as_tested(tmp_path):
+    t = task("linear", probe__rates=(0.1,), probe__weight_decays=(0.0,), test__clips=1, test__crops=1)
+    t.test_source = PartlyLabeled(6, 4, 8, 32, 32, "val")
+    results = t.results(t.initial_state(), Workdir.create(tmp_path))
+    assert results.text.startswith("4 videos of val (2 more have no label), 1 x 1 views each: top1")
+    assert (results.report.details["clips"], results.report.details["unlabeled"], len(results.paths)) == (4, 2, 6)

@@ -19,6 +19,7 @@ class Counting:
     """Sums 1 + the mean of every batch's frame indices: another batch, or one twice, gives another sum."""
 
     evaluated_source: Source | None = None
+    tested_source: Source | None = None
 
     def __init__(self, c):
         self.config, self.mesh = c, make_mesh(c.mesh)
