@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # spreadsheets and data frames write 6 as 6.0
 # Control characters, which include the line breaks of ASCII, and the line breaks of Unicode.
 _BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

@@ -1,6 +1,5 @@
 """Folder of extracted features as a mapping, and the index of the videos that it holds."""
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
@@ -14,6 +13,7 @@ from cvmae.evaluation.feature_files import NpzFiles
 from cvmae.evaluation.feature_identity import digest_of
 from cvmae.evaluation.feature_reading import Expected, FeatureError, made_by, read_npz
 from cvmae.evaluation.feature_shards import SHARD, Row, read_shard, shards_of
+from cvmae.evaluation.feature_tables import TableError, read_table, whole_number
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
 
@@ -37,21 +37,13 @@ def read_index(folder: AnyPath) -> dict[str, int] | None:
       FeatureError: the file is damaged.
     """
     try:
-        # Spreadsheets put a mark in front.
-        with (folder / INDEX).open(encoding="utf-8-sig", errors="surrogatepass", newline="") as file:
-            header, *rows = filter(None, csv.reader(file))  # a blank line is no row
-            if tuple(header) == _COLUMNS and all(len(row) == len(_COLUMNS) for row in rows):
-                return {name: int(windows) for name, _, windows in rows}
-            why = f"expected lines of {','.join(_COLUMNS)}"
+        return {row["name"]: whole_number(where, row, "windows") for where, row in read_table(folder / INDEX, _COLUMNS)}
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        why = "it is a folder"
-    except (ValueError, csv.Error) as error:
-        why = str(error)
-    raise FeatureError(
-        f"{folder / INDEX} is damaged ({why}): run task=extract again, which writes it, or delete it to read all that is there"
-    )
+    except TableError as error:
+        raise FeatureError(
+            f"{folder / INDEX} is damaged ({error}): run task=extract again, which writes it, or delete it to read all that is there"
+        ) from error
 
 
 def _rows_of_whole(shard: AnyPath) -> list[Row]:

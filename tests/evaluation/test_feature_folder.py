@@ -109,7 +109,7 @@ def test_what_is_no_folder_of_features(extracted, tmp_path):
         dict(FeatureFolder(tmp_path / "out"))
     index.unlink()
     index.mkdir()
-    with pytest.raises(FeatureError, match=r"index.csv is damaged \(it is a folder\)"):
+    with pytest.raises(FeatureError, match=r"index.csv is damaged \(index.csv: it is a folder\)"):
         FeatureFolder(tmp_path / "out")
 
 
