@@ -19,25 +19,32 @@ from cvmae.storage.path import AnyPath, as_path, is_remote
 
 INDEX = "index.csv"
 _COLUMNS = ("name", "file", "windows")
+_STAMP = "video"  # which indices of earlier versions lack
 
 
-def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int]]) -> None:
-    """Writes FOLDER/index.csv, which lists the videos of the last run: (name, file below the folder, windows) of each."""
+def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int, str]]) -> None:
+    """Writes FOLDER/index.csv, which lists the videos of the last run: (name, file below the folder, windows, stamp of the video) of each."""
     with (
         replacing(folder / INDEX) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="") as file,
     ):
-        file.write(csv_text([_COLUMNS, *rows]))
+        file.write(csv_text([(*_COLUMNS, _STAMP), *rows]))
 
 
-def read_index(folder: AnyPath) -> dict[str, int] | None:
-    """Returns {name of a video: windows} of the index of a folder; None without an index, as in folders of earlier versions.
+def read_index(folder: AnyPath) -> dict[str, Expected] | None:
+    """Returns what the index of a folder lists, by the name of the video; None without an index, as in folders of earlier versions.
 
     Raises:
       FeatureError: the file is damaged.
     """
     try:
-        return {row["name"]: whole_number(where, row, "windows") for where, row in read_table(folder / INDEX, _COLUMNS)}
+        listed: dict[str, Expected] = {}
+        for where, row in read_table(folder / INDEX, _COLUMNS):
+            name = row["name"]
+            expected = Expected(name, whole_number(where, row, "windows"), stamp=row.get(_STAMP, "").strip())
+            if listed.setdefault(name, expected) != expected:
+                raise TableError(f"{where}: {name} is there twice, with other values")
+        return listed
     except FileNotFoundError:
         return None
     except TableError as error:
@@ -102,7 +109,7 @@ class FeatureFolder(Mapping):
                 f"{self._index} lists {name}, and its features are not there: run task=extract again, which makes them and the list"
             )
         # Without an index files may lie in another folder than they were written to.
-        expected = Expected(name, self._listed[name], self._encoder) if self._listed else Expected(encoder=self._encoder)
+        expected = (self._listed[name] if self._listed else Expected())._replace(encoder=self._encoder)
         if self._records is None:
             path = self._files.path(name)
             with path.open("rb") as file:

@@ -82,6 +82,45 @@ def test_features_of_another_encoder_are_named_and_made_again(extracted, encoder
     assert extracted(format)["skipped"] == COUNT
 
 
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_features_of_another_video_of_the_same_name_are_named_and_written_again(extracted, tmp_path, format):
+    """Folders of splits often number their videos alike, and the same encoder made both."""
+    names = tuple(f"d/{number}.mp4" for number in range(COUNT))
+    extracted(format, names)
+    extracted(format, names[::-1], out="val")  # the same names of other frames
+    folder, before = tmp_path / "out", dict(FeatureFolder(tmp_path / "out"))
+    index = (folder / "index.csv").read_text()
+    assert index.splitlines()[0] == "name,file,windows,video"
+    for file in {"npz": ["d/1.mp4.npz"]}.get(format, ["features-00000.array_record", "features-00000.csv"]):
+        shutil.copy(tmp_path / "val" / file, folder / file)
+    refused = r"d/1.mp4.* is damaged \(it was made from another video of this name than the index lists"
+    with pytest.raises(FeatureError, match=refused):
+        FeatureFolder(folder)["d/1.mp4"]
+    for edit in ("rows in another order", "rows removed"):
+        header, *rows = index.splitlines()
+        (folder / "index.csv").write_text("\n".join([header, *(rows[::-1] if "order" in edit else rows[:2])]) + "\n")
+        with pytest.raises(FeatureError, match=refused):
+            FeatureFolder(folder)["d/1.mp4"]
+    # An index of an earlier version lists no video.
+    (folder / "index.csv").write_text("".join(f"{','.join(line.split(',')[:3])}\n" for line in index.splitlines()))
+    assert len(dict(FeatureFolder(folder))) == COUNT
+    assert extracted(format, names)["rewritten"] == (1 if format == "npz" else COUNT)
+    assert (folder / "index.csv").read_text().count("\n") == COUNT + 1
+    for name, arrays in FeatureFolder(folder).items():
+        np.testing.assert_allclose(arrays["features"], before[name]["features"], atol=1e-5)
+
+
+def test_an_index_that_lists_a_video_twice(extracted, tmp_path):
+    extracted()
+    index = tmp_path / "out" / "index.csv"
+    line = index.read_text().splitlines()[1]
+    index.write_text(index.read_text() + line + "\n")
+    assert len(dict(FeatureFolder(tmp_path / "out"))) == COUNT
+    index.write_text(index.read_text() + line.replace(",3,", ",4,") + "\n")
+    with pytest.raises(FeatureError, match=r"\(index.csv:7: d/0.mp4 is there twice, with other values\)"):
+        FeatureFolder(tmp_path / "out")
+
+
 def test_features_of_before_files_said_what_made_them_stay(extracted, tmp_path, monkeypatch):
     def origin_of(*args):
         origin = now(*args)
