@@ -1,6 +1,7 @@
 """Names and numbers in tables and messages: a name of a file may have a line break, which must not end a row or a line."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # spreadsheets and data frames write 6 as 6.0
@@ -35,6 +36,11 @@ def one_line(name: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun, as `1 video` or `1,200 videos`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def composed(text: str) -> str:
+    """Returns a text in the normal form NFC: an accent may be written as one character or as two, which look alike."""
+    return unicodedata.normalize("NFC", text)
 
 
 def has_line_break(text: str) -> bool:

@@ -7,10 +7,11 @@ from typing import BinaryIO
 import grain
 import numpy as np
 
-from cvmae.data.lines import csv_text
+from cvmae.data.lines import composed, csv_text
 from cvmae.data.records import why_outside
-from cvmae.evaluation.feature_files import NpzFiles
-from cvmae.evaluation.feature_identity import digest_of
+from cvmae.evaluation.feature_cache import SHARD_NAME
+from cvmae.evaluation.feature_files import NpzFiles, video_of
+from cvmae.evaluation.feature_identity import IDENTITY, digest_of
 from cvmae.evaluation.feature_reading import Expected, FeatureError, made_by, read_npz
 from cvmae.evaluation.feature_shards import SHARD, Row, read_shard, shards_of
 from cvmae.evaluation.feature_tables import TableError, read_table, whole_number
@@ -63,6 +64,28 @@ def _rows_of_whole(shard: AnyPath) -> list[Row]:
     return rows
 
 
+def _is_of_cache(path: AnyPath, name: str) -> bool:
+    """Returns True for a shard of the cache of task=knn or task=retrieval, a file without the name of a video."""
+    return bool(SHARD_NAME.fullmatch(name)) and not video_of(path)
+
+
+def _why_empty(root: AnyPath) -> str:
+    """Returns why a folder has no features of videos, and what to do."""
+    if any(SHARD_NAME.fullmatch(path.stem) for path in root.rglob("*.npz")):
+        return (
+            "is the cache of task=knn or task=retrieval, rows of clips without the names of their videos: task=extract writes features by "
+            "video, in a --workdir of its own"
+        )
+    if next(iter(root.glob("*.npy")), None):
+        return (
+            "holds .npy files, as config.extract.format=npy writes them for heads of temporal localization: read those with np.load, or "
+            "extract with format=npz in another --workdir"
+        )
+    if (root / "features").is_dir():
+        return f"holds no features: give {root / 'features'}"
+    return f"holds no features: neither .npz files nor {SHARD} shards"
+
+
 class FeatureFolder(Mapping):
     """Mapping {name of a video: its arrays} of a folder of npz files or shards; the arrays of a video are read on access.
 
@@ -76,12 +99,12 @@ class FeatureFolder(Mapping):
 
         Raises:
           FileNotFoundError: it contains no features.
-          FeatureError: a shard, the index or identity.json is damaged, or it is no folder. ValueError: shards are in a bucket.
+          FeatureError: a shard, the index or identity.json is damaged, it is no folder, or lies above or below one of features. ValueError: shards are in a bucket.
         """
         root = as_path(folder)
         if not is_remote(root) and root.is_file():
             raise FeatureError(f"{folder} is a file: give the folder of features that it lies in")
-        self._files, shards = NpzFiles(root), shards_of(root)
+        self._root, self._files, shards = root, NpzFiles(root), shards_of(root)
         if shards and is_remote(shards[0]):
             raise ValueError(f"{folder} holds {SHARD} shards, which are read from a disk only: copy the folder")
         listed = read_index(root)
@@ -98,7 +121,7 @@ class FeatureFolder(Mapping):
                 raise FeatureError(
                     f"{self._index} lists nothing of what is there: run task=extract again, which writes it, or delete it to read all"
                 )
-            raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {SHARD} shards")
+            raise FileNotFoundError(f"{folder} {_why_empty(root)}")
         self._encoder = digest_of(root)  # where it has none, that of the first features that are read
         self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
 
@@ -124,9 +147,7 @@ class FeatureFolder(Mapping):
     def _read(self, file: BinaryIO, where: object, name: str, expected: Expected) -> dict[str, np.ndarray]:
         """Returns the arrays of an open .npz. Raises: FeatureError, it is damaged, or of another video or encoder."""
         arrays = read_npz(file, where, expected)
-        video = str(arrays["path"])
-        if not f"/{video}".endswith(f"/{name}") and not f"/{name}".endswith(f"/{video}"):
-            raise FeatureError(f"{where} holds the features of {video!r}: give it that name, or run task=extract again")
+        self._check_name(where, name, str(arrays["path"]))
         if not self._encoder:
             file.seek(0)
             self._encoder = made_by(file)
@@ -135,9 +156,34 @@ class FeatureFolder(Mapping):
     def _names_of_files(self, listed: Iterable[str] | None) -> list[str]:
         """Returns the videos with an .npz; of those of an index no file is opened, as where a shortened name hides the full one."""
         if listed is None:
-            return self._files.names()
+            return self._all_names()
         there = self._files.files()
         return [name for name in listed if not why_outside(name) and self._files.file_of(name) in there]
+
+    def _all_names(self) -> list[str]:
+        """Returns the videos of all files below the folder. Raises: FeatureError, the folder is above or below that of the features.
+
+        Opened are the first file, and that of every folder in it that is one of features as well.
+        """
+        names = [name for name in self._files.names() if not _is_of_cache(self._files.path(name), name)]
+        tops = {name.partition("/")[0]: name for name in reversed(names) if "/" in name}
+        inner = [name for top, name in tops.items() if (self._root / top / IDENTITY).exists()]
+        for name in names[:1] + inner:
+            path = self._files.path(name)
+            if video := video_of(path):
+                self._check_name(path, name, video)
+        return names
+
+    def _check_name(self, where: object, name: str, video: str) -> None:
+        """Raises FeatureError where a file does not lie where its video's name says; file systems may write accents otherwise."""
+        if composed(video) == composed(name):
+            return
+        own = "" if why_outside(video) else self._files.file_of(video)
+        root = str(where).removesuffix(own).removesuffix("/")
+        remedy = (
+            f"give the folder {root}" if own and f"{root}/{own}" == str(where) else "give it that name, or run task=extract again"
+        )
+        raise FeatureError(f"{where} holds the features of {video!r}, and is {name!r} of {self._root}: {remedy}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._positions)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import cvmae
-from cvmae.evaluation import feature_writing
+from cvmae.evaluation import feature_cache, feature_writing
 from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.feature_reading import FeatureError
 from tests.evaluation.conftest import COUNT
@@ -157,13 +157,59 @@ def test_without_an_index_features_still_have_to_be_of_their_video(extracted, tm
     extracted()
     folder = tmp_path / "out"
     (folder / "index.csv").unlink()
-    assert list(FeatureFolder(folder / "d")) == [f"{number}.mp4" for number in range(COUNT)]  # a part of the folder
-    assert len(dict(FeatureFolder(folder / "d"))) == COUNT
+    assert len(dict(FeatureFolder(folder))) == COUNT
     exchange(folder / "d" / "1.mp4.npz", folder / "d" / "2.mp4.npz")
     with pytest.raises(
-        FeatureError, match=r"d/1.mp4.npz holds the features of 'd/2.mp4': give it that name, or run task=extract again"
+        FeatureError,
+        match=r"d/1.mp4.npz holds the features of 'd/2.mp4', and is 'd/1.mp4' of .*: give it that name, or run task=extract again",
     ):
         FeatureFolder(folder)["d/1.mp4"]
+
+
+@pytest.mark.parametrize("wrong", [".", "out/d", "out"])
+def test_a_folder_above_below_or_within_features_is_refused_with_the_right_one(extracted, tmp_path, wrong):
+    """Its keys would be other names than those of the videos, or names of two splits."""
+    extracted(names=("a/1.mp4", "d/1.mp4", "x" * 300))
+    right, folder = tmp_path / "out", tmp_path / wrong
+    (right / "index.csv").unlink()
+    assert len(dict(FeatureFolder(right))) == 3
+    if wrong == "out":  # a folder of another split was copied into it
+        extracted(names=("d/1.mp4", "d/2.mp4"), out="val")
+        shutil.copytree(tmp_path / "val", right / "val")
+        right = right / "val"
+    with pytest.raises(
+        FeatureError, match=rf"holds the features of '[ad]/1.mp4', and is '.*' of {folder}: give the folder {right}$"
+    ):
+        FeatureFolder(folder)
+    (right / "identity.json").unlink()  # by which a folder in another one is seen at once
+    with pytest.raises(FeatureError, match=rf"give the folder {right}$"):
+        dict(FeatureFolder(folder))
+
+
+def test_an_accent_that_the_file_system_writes_otherwise(extracted, tmp_path):
+    """As a disk of macOS does."""
+    extracted(names=("Caf\u00e9.mp4",))
+    (tmp_path / "out" / "index.csv").unlink()
+    (tmp_path / "out" / "Caf\u00e9.mp4.npz").rename(tmp_path / "out" / "Cafe\u0301.mp4.npz")
+    [arrays] = FeatureFolder(tmp_path / "out").values()
+    assert arrays["path"] == "Caf\u00e9.mp4"
+
+
+def test_what_is_no_folder_of_features_by_video_is_called_by_its_name(extracted, tmp_path):
+    rows = {"values": np.zeros((3, 2), np.float32), "labels": np.zeros(3), "index": np.arange(3), "clip": np.zeros(3)}
+    feature_cache.cached_rows(tmp_path / "cache", {}, 3, lambda row: (rows | {"valid": np.ones(3, bool)} for _ in range(1)), 3)
+    with pytest.raises(FileNotFoundError, match="cache is the cache of task=knn or task=retrieval, .*: task=extract writes"):
+        FeatureFolder(tmp_path / "cache")
+    extracted("npy")
+    with pytest.raises(FileNotFoundError, match="out holds .npy files, as config.extract.format=npy .*: read those with np.load"):
+        FeatureFolder(tmp_path / "out")
+    extracted(out="both")
+    shutil.copytree(tmp_path / "cache", tmp_path / "both" / "train")
+    (tmp_path / "both" / "index.csv").unlink()  # to read all that is there
+    assert list(FeatureFolder(tmp_path / "both")) == [f"d/{number}.mp4" for number in range(COUNT)]
+    (tmp_path / "work" / "features").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="work holds no features: give .*work/features$"):
+        FeatureFolder(tmp_path / "work")
 
 
 def test_without_an_identity_features_are_of_the_encoder_of_the_first(extracted, encoder, tmp_path):
