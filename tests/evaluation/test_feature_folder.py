@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import cvmae
+from cvmae.config import ConfigError
 from cvmae.evaluation import feature_cache, feature_writing
 from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.feature_reading import FeatureError
@@ -227,10 +228,12 @@ def test_a_damaged_identity_may_be_deleted(extracted, tmp_path, content):
     extracted()
     path = tmp_path / "out" / "identity.json"
     path.write_bytes(content)
-    with pytest.raises(
-        FeatureError, match="^.*identity.json is damaged: delete it; each file of features says itself what made it$"
-    ):
+    message = r"identity.json is damaged \(.*\): delete it, as each file of features says itself what made it \(.* 0.1.0: move the folder away .*\)$"
+    with pytest.raises(FeatureError, match=message) as refused:
         FeatureFolder(tmp_path / "out")
+    with pytest.raises(ConfigError) as also_refused:
+        extracted()
+    assert str(also_refused.value) == str(refused.value)
     path.unlink()
     assert extracted()["skipped"] == COUNT == len(dict(FeatureFolder(tmp_path / "out"))) and path.exists()
 
