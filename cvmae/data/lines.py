@@ -43,6 +43,17 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def alike(name: str, names: Iterable[str]) -> str:
+    """Returns a text that says which of `names` differs from a name by its normal form alone, and what to do; "" without one."""
+    if name.isascii():
+        return ""
+    other = next((other for other in names if other != name and composed(other) == composed(name)), "")
+    return other and (
+        f"{other!a} is there, and {name!a} is asked for, which look alike (Unicode's normal forms NFC and NFD): write the name "
+        "as it is there, or rename it"
+    )
+
+
 def has_line_break(text: str) -> bool:
     """Returns True for a text of several lines, by any of Unicode's line breaks."""
     return len(text.splitlines()) > 1

@@ -2,6 +2,7 @@
 
 import os
 
+from cvmae.data.lines import alike
 from cvmae.data.prepare.listing import Video
 from cvmae.data.video_files import FolderError
 
@@ -30,9 +31,10 @@ class FrameFolders:
     def missing(self, video: Video) -> str:
         """Returns what is not there of a video that is not found."""
         folders = " and ".join(f"{stem}/" for stem in video.stems)
-        return (
-            f"--videos lacks {folders}; videos are read by folders of frames, as others are there, and files beside them are not"
+        why = next(filter(None, (alike(stem, self._by_name) for stem in video.stems)), "") or (
+            "videos are read by folders of frames, as others are there, and files beside them are not"
         )
+        return f"--videos lacks {folders}; {why}"
 
 
 def open_folders(root: str) -> FrameFolders | None:

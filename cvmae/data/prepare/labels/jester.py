@@ -2,6 +2,7 @@
 
 import os
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_lines
 
@@ -33,6 +34,7 @@ def read(labels: str) -> Listing:
 def _classes(path) -> tuple[str, ...]:
     names: list[str] = []
     for where, line in read_lines(path, _NAMES):
+        line = normal_form(line)
         if ";" in line or line in names:
             raise PrepareError(f"{where}: {line[:40]!r} is not a new class name; expected {_NAMES}")
         names.append(line)
@@ -45,6 +47,7 @@ def _video(where, line, name, classes) -> Video:
         raise PrepareError(f"{where}: id {identity[:40]!r} is no name of a file or folder; expected {_EXPECTED[name]}")
     if not semicolon and name != "test":
         raise PrepareError(f"{where}: {line[:40]!r} has no semicolon; expected {_EXPECTED[name]}")
+    label = normal_form(label)
     if semicolon and label not in classes:
         raise PrepareError(f"{where}: class {label[:40]!r} is not in jester-v1-labels.csv; expected {_EXPECTED[name]}")
     return Video(identity, label, (identity,))

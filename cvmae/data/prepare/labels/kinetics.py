@@ -2,6 +2,7 @@
 
 import os
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, read_table
 from cvmae.storage.path import isdir, isfile, join, names_in
@@ -57,7 +58,7 @@ def _rows(path):
             raise PrepareError(
                 f"{where}: split {row.get('split', '')!r} is unknown, not one of {', '.join(SPLITS)}; expected {COLUMNS}"
             )
-        label = row.get("label", "")
+        label = normal_form(row.get("label", ""))
         if not label and split != "test":
             raise PrepareError(f"{where}: no label, and this is no test video; expected {COLUMNS}")
         identity = row["youtube_id"]

@@ -4,6 +4,7 @@
 import os
 import re
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_json, read_lines
 
@@ -87,4 +88,4 @@ def _video(entry, where, label):
 
 
 def _bare(template):
-    return re.sub(r"[\[\]]", "", str(template)).strip()
+    return normal_form(re.sub(r"[\[\]]", "", str(template)))
