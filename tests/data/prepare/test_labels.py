@@ -1,5 +1,7 @@
 """Label files that are not as they should be: the file, the line, and what was expected."""
 
+import re
+
 import pytest
 
 from cvmae.data.prepare import PrepareError
@@ -358,3 +360,41 @@ def test_a_file_that_differs_from_a_listed_name_in_its_normal_form_alone_is_name
     (tmp_path / NFD).mkdir()
     layouts.write(tmp_path / NFD / "00001.jpg", "")
     assert "'Cafe\\u0301' is there" in open_folders(str(tmp_path)).missing(video)
+
+
+TRAINING = {
+    "jester": ("jester-v1-train.csv", "\n", "expected id;class name"),
+    "diving48": ("Diving48_V2_train.json", "[]", "expected a list of"),
+    "ssv2": ("train.json", "[]", "expected a list of"),
+    "kinetics": ("train.csv", HEADER, f"expected rows of {HEADER.strip()}"),
+    "ucf101": ("trainlist02.txt", "", "expected Class/video.avi"),
+    "hmdb51": ("sit_test_split2.txt", "a.avi 2", "expected video.avi"),
+}
+OTHER = {
+    "jester": ("jester-v1-test.csv", "", ", so test has none of it"),
+    "diving48": ("Diving48_V2_test.json", "[]", ", so test has none of it"),
+    "ssv2": ("validation.json", "[]", ", so val has none of it"),
+    "kinetics": ("validate.csv", HEADER, ", so val has none of it"),
+    "ucf101": ("testlist02.txt", "", ", so test has none of it"),
+    "hmdb51": ("sit_test_split2.txt", "", ""),
+}
+
+
+@pytest.mark.parametrize("dataset", READERS)
+def test_a_list_without_a_video_is_named(tmp_path, dataset):
+    labels = build(tmp_path / "a", dataset)
+    file, text, expected = TRAINING[dataset]
+    [path] = list(labels.rglob(file))
+    path.write_text(text)
+    if dataset == "hmdb51":  # whose files are of a class, with all splits
+        for other in path.parent.glob("*_split2.txt"):
+            other.write_text(text)
+        file = "*_test_split2.txt"
+    with pytest.raises(PrepareError, match=f"/{re.escape(file)}: no video to train on is listed; {expected}"):
+        READERS[dataset](str(labels))
+    labels = build(tmp_path / "b", dataset)
+    assert not READERS[dataset](str(labels)).remarks
+    file, text, detail = OTHER[dataset]
+    [path] = list(labels.rglob(file))
+    path.write_text(text)
+    assert READERS[dataset](str(labels)).remarks == [(str(path), "empty list", f"it lists no video{detail}")]

@@ -30,8 +30,8 @@ def read(labels: str) -> Listing:
         entries, _ = read_json(path, _ENTRIES)
         if not isinstance(entries, list):
             raise PrepareError(f"{path}:1: {type(entries).__name__} is not a list; expected {_ENTRIES}")
-        for number, entry in enumerate(entries, 1):
-            listing.add("manifest", split, _video(f"{path}: entry {number}", entry, classes), path)
+        videos = ((path, _video(f"{path}: entry {number}", entry, classes)) for number, entry in enumerate(entries, 1))
+        listing.add_list("manifest", split, path, videos, _ENTRIES)
     return listing
 
 

@@ -32,12 +32,17 @@ def read(labels: str) -> Listing:
                 absent = join(folder, f"{label}_test_split{n}.txt")
                 raise PrepareError(f"{absent}: no such file; --labels is the folder with {FILES}")
             path = join(folder, files[label, n])
-            for where, line in read_lines(path, _EXPECTED):
+            lines = list(read_lines(path, _EXPECTED))
+            if not lines:
+                listing.mark_empty("", path, _EXPECTED)
+            for where, line in lines:
                 file, _, flag = line.rpartition(" ")
                 if flag not in _SPLITS or not file.strip() or "/" in file:
                     raise PrepareError(f"{where}: {line!r} is not what is due here; expected {_EXPECTED}")
                 if _SPLITS[flag]:
                     listing.add(f"split{n}", _SPLITS[flag], _video(label, file.strip()), where)
+        if not any(split == "train" for _, split in listing.manifests[f"split{n}"]):
+            listing.mark_empty("train", join(folder, f"*_test_split{n}.txt"), _EXPECTED)
     return listing
 
 

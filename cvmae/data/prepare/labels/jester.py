@@ -19,15 +19,17 @@ def read(labels: str) -> Listing:
       labels: folder with the label files.
 
     Raises:
-      PrepareError: a file is missing, or a line is not as published.
+      PrepareError: a file is missing, a line is not as published, or no video to train on is listed.
     """
     classes = _classes(find_file(labels, ("jester-v1-labels.csv",), FILES, _WITHIN))
     listing = Listing(classes, {"manifest": []})
     for name, split in (("train", "train"), ("validation", "val"), ("test", "test")):
         files = (f"jester-v1-{name}.csv",)
         path = find_optional(labels, files, _WITHIN) if name == "test" else find_file(labels, files, FILES, _WITHIN)
-        for where, line in read_lines(path, _EXPECTED[name]) if path else ():
-            listing.add("manifest", split, _video(where, line, name, classes), where)
+        if path:
+            lines = read_lines(path, _EXPECTED[name])
+            videos = ((where, _video(where, line, name, classes)) for where, line in lines)
+            listing.add_list("manifest", split, path, videos, _EXPECTED[name])
     return listing
 
 

@@ -27,15 +27,12 @@ def read(labels: str) -> Listing:
     listing = Listing(tuple(sorted(number, key=number.get)), {"manifest": []})
     for split, name in (("train", "train"), ("val", "validation")):
         path = _find(labels, name)
-        for entry, where in _entries(path):
-            template = _bare(entry.get("template"))
-            if template not in number:
-                raise PrepareError(f"{where()}: template {entry.get('template')!r} is not in labels.json; expected {_ENTRIES}")
-            listing.add("manifest", split, _video(entry, where, template), path)
+        videos = ((path, _video(entry, where, _template(entry, where, number))) for entry, where in _entries(path))
+        listing.add_list("manifest", split, path, videos, _ENTRIES)
     if tests := _find(labels, "test", optional=True):
         answers = _answers(_find(labels, "test-answers", ".csv", optional=True), number)
-        for entry, where in _entries(tests):
-            listing.add("manifest", "test", _video(entry, where, answers.get(str(entry.get("id")), "")), tests)
+        videos = ((tests, _video(entry, where, answers.get(str(entry["id"]), ""))) for entry, where in _entries(tests))
+        listing.add_list("manifest", "test", tests, videos, _ENTRIES)
     return listing
 
 
@@ -61,6 +58,13 @@ def _entries(path):
         if not isinstance(entry, dict) or not str(entry.get("id") or "").strip():
             raise PrepareError(f"{path}: entry {number} has no id; expected {_ENTRIES}")
         yield entry, lambda entry=entry: f"{path}:{_line_of(text, entry['id'])}"
+
+
+def _template(entry, where, number) -> str:
+    template = _bare(entry.get("template"))
+    if template not in number:
+        raise PrepareError(f"{where()}: template {entry.get('template')!r} is not in labels.json; expected {_ENTRIES}")
+    return template
 
 
 def _line_of(text, identity):
