@@ -16,9 +16,11 @@ import numpy as np
 from cvmae.data.frame_table import FrameTable
 from cvmae.data.open_video import OpenVideo
 from cvmae.data.probe import ANIMATED_WEBP, is_animated_webp
+from cvmae.data.video_files import alike_there
 from cvmae.data.video_input import DecodeError, Video, VideoInput, name_of
 from cvmae.files import LFS_POINTER, is_lfs_pointer
 from cvmae.storage.cache import RemoteFile, open_binary
+from cvmae.storage.path import is_remote
 
 
 def read_table(source: Video) -> FrameTable:
@@ -114,7 +116,9 @@ def _reading(source: Video):
             raise DecodeError(name, ANIMATED_WEBP) from error
         if isinstance(error, DecodeError):
             raise
-        raise DecodeError(name, error.strerror or str(error)) from error
+        is_absent = isinstance(error, FileNotFoundError) and isinstance(source, str) and not is_remote(source)
+        other = alike_there(name) if is_absent else ""
+        raise DecodeError(name, (error.strerror or str(error)) + (other and f"; {other}")) from error
 
 
 def _head(source: Video) -> bytes | None:

@@ -1,10 +1,9 @@
 """Texts of the labels of a row: which of them are missing, how several are split, and which are no class, such as a list, a vector or times."""
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 
-from cvmae.data.lines import has_line_break
+from cvmae.data.lines import composed, has_line_break
 
 CLASSES = "classes.csv"
 UNLABELED = -1
@@ -106,7 +105,7 @@ def _parts(where, text, listed):
 
 def normal_form(text: str) -> str:
     """Returns a label's text without spaces around it, in the normal form NFC: an accent may be written as one character or as two."""
-    return unicodedata.normalize("NFC", text).strip()
+    return composed(text).strip()
 
 
 def check_texts(labels: Mapping[str, str], listed: Collection[str], multi_label: bool) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 
 from cvmae.data.label_texts import CLASSES, EMPTY, MISSING, NONE_OF_THEM, TO_LEARN_NONE, UNLABELED, LabelError, check_texts
+from cvmae.data.lines import WHOLE_NUMBER
 
 # Numbers above this have to be dense: numbers of which nine tenths never occur are identifiers or years, not classes. Below it they
 # may be a few clips of a large set, and a note says so.
@@ -17,7 +18,6 @@ _SPARSE_FROM, _LEAST_USED = 1000, 0.1
 _WORDS = frozenset(filter(str.isalpha, EMPTY))
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _MEANS_NONE = "means no label"
-_WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 
 
 def number_labels(
@@ -108,7 +108,7 @@ def _number_notes(names, labels):
     wide = [name for name in names if not name.isascii() and unicodedata.normalize("NFKC", name).isdecimal()]
     if wide:
         notes.append(f"labels such as {wide[0]!r} are numbers in other characters than 0 to 9, so they are taken as names")
-    moved = [label for label in labels if label in names and _WHOLE.fullmatch(label) and float(label) != labels[label]]
+    moved = [label for label in labels if label in names and WHOLE_NUMBER.fullmatch(label) and float(label) != labels[label]]
     if moved and all(map(_is_number, names)):
         notes.append(
             f"labels are names that {CLASSES} lists, also where these are numbers: label {moved[0]} is class {labels[moved[0]]}, "
@@ -183,7 +183,7 @@ def _numbers(labels, names, classes):
             continue
         if not _is_number(label):
             raise LabelError(f"{where}: label {label[:40]!r} is a name, most others are numbers; write all as one or the other")
-        if not _WHOLE.fullmatch(label):
+        if not WHOLE_NUMBER.fullmatch(label):
             raise LabelError(f"{where}: label {label[:40]!r} is no class number; give 0, 1, ... or a name")
         # Beyond 18 digits no number is a class, and some are too long for int().
         digits = label.partition(".")[0]
@@ -225,7 +225,7 @@ def _unlisted(classes, label, remedy, where):
 def _check_twice(names, places):
     """Raises LabelError for a number that names contain in two spellings, such as 2 and 2.0."""
     spellings: dict[int, str] = {}
-    for name in filter(_WHOLE.fullmatch, names):
+    for name in filter(WHOLE_NUMBER.fullmatch, names):
         digits = name.partition(".")[0]
         other = spellings.setdefault(int(digits[:18]), name)
         if other != name and len(digits) <= 18 and name in places:

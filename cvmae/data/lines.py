@@ -1,8 +1,10 @@
 """Names and numbers in tables and messages: a name of a file may have a line break, which must not end a row or a line."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.0*)?")  # spreadsheets and data frames write 6 as 6.0
 # Control characters, which include the line breaks of ASCII, and the line breaks of Unicode.
 _BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -34,6 +36,22 @@ def one_line(name: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun, as `1 video` or `1,200 videos`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def composed(text: str) -> str:
+    """Returns a text in the normal form NFC: an accent may be written as one character or as two, which look alike."""
+    return unicodedata.normalize("NFC", text)
+
+
+def alike(name: str, names: Iterable[str]) -> str:
+    """Returns a text that says which of `names` differs from a name by its normal form alone, and what to do; "" without one."""
+    if name.isascii():
+        return ""
+    other = next((other for other in names if other != name and composed(other) == composed(name)), "")
+    return other and (
+        f"{other!a} is there, and {name!a} is asked for, which look alike (Unicode's normal forms NFC and NFD): write the name "
+        "as it is there, or rename it"
+    )
 
 
 def has_line_break(text: str) -> bool:

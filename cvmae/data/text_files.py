@@ -19,8 +19,12 @@ class TextError(ValueError):
     """A file is no text that can be read; the message is one line that names it, the place and the remedy."""
 
 
-def read_utf8(path: str) -> str:
+def read_utf8(path: str, errors: str = "strict") -> str:
     """Returns the text of a UTF-8 file, without the byte order mark that spreadsheets put before it; line ends stay as they are.
+
+    Args:
+      path: the file.
+      errors: see `bytes.decode`; "surrogatepass" for a file that this package wrote with names that are not UTF-8.
 
     Raises:
       TextError: it is a file of another kind, or has a byte that is not UTF-8.
@@ -37,7 +41,7 @@ def read_utf8(path: str) -> str:
             raise TextError(f"{path}: not UTF-8 text but {kind}")
         content += file.read()
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise TextError(_describe(path, content, error.start)) from error
 
@@ -77,8 +81,8 @@ def _binary_kind(path: str, head: bytes) -> str:
 def _describe(path: str, content: bytes, at: int) -> str:
     """Returns the message of a byte that is not UTF-8, at a position of the file."""
     start = max(content.rfind(b"\n", 0, at), content.rfind(b"\r", 0, at)) + 1
-    line = len(content[:start].decode("utf-8").splitlines()) + 1 if start else 1
-    column = len(content[start:at].decode("utf-8-sig" if not start else "utf-8")) + 1
+    line = len(content[:start].decode("utf-8", "replace").splitlines()) + 1 if start else 1
+    column = len(content[start:at].decode("utf-8-sig" if not start else "utf-8", "replace")) + 1
     message = f"{path}:{line}: not UTF-8 text, byte 0x{content[at]:02x} in column {column}"
     runs = _HIGH.findall(content)
     if content[:at].isascii() and sum(map(len, runs)) >= 2 * len(runs):

@@ -5,7 +5,7 @@ import errno
 import os
 import typing
 
-from cvmae.data.lines import one_line
+from cvmae.data.lines import alike, composed, one_line
 from cvmae.data.probe import PICTURE, no_video
 from cvmae.storage.path import check_regular, is_remote
 from cvmae.storage.remote_path import RemotePath
@@ -94,7 +94,8 @@ class VideoFiles:
 
     def missing(self, video: "Video") -> str:
         """Returns what is not there of a video that is not found."""
-        return f"--videos lacks all of {', '.join(f'{stem}.*' for stem in video.stems)}"
+        others = next(filter(None, (alike(stem, self._by_stem) for stem in video.stems)), "")
+        return f"--videos lacks all of {', '.join(f'{stem}.*' for stem in video.stems)}{others and f'; {others}'}"
 
     def left_out_text(self) -> str:
         """Returns the number of the files that are left out, and the first few with their reasons; "" without any."""
@@ -183,6 +184,17 @@ def _is_loop(entry):
     return False
 
 
+def alike_there(path: str) -> str:
+    """Returns the text of `alike` about a local path that is not there, or the first folder on its way; "" if no name there is like it."""
+    folder, name = os.path.split(os.path.abspath(path))
+    while folder != os.path.dirname(folder) and not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+    try:
+        return alike(name, os.listdir(folder)) if not name.isascii() else ""
+    except OSError:
+        return ""
+
+
 def _suffix(path):
     return os.path.splitext(path)[1].lower()
 
@@ -193,4 +205,4 @@ def _is_text(path):
 
 
 def _plain(name):
-    return name.replace("_", " ").casefold()
+    return composed(name).replace("_", " ").casefold()

@@ -94,29 +94,29 @@ def extract_features(
     return {"videos": len(source)} | counts | _describe_folder(files, folder, names, there | written)
 
 
-def _look(files, folder, names: list[str], source, stamps: Stamps, encoder: str) -> tuple[dict[int, int], set[int]]:
-    """Returns the windows of the videos whose features stay, by their number, and the numbers of those with features that do not."""
+def _look(files, folder, names: list[str], source, stamps: Stamps, encoder: str) -> tuple[dict[int, tuple[int, str]], set[int]]:
+    """Returns the windows and stamps of the videos whose features stay, by their number, and the numbers of those with features that do not."""
     rows = feature_origins.look(files.stored, names, source, stamps, encoder)
     processes.log_once(*feature_origins.notes(folder, names, rows))
-    there = {number: row.windows for number, row in enumerate(rows) if row.is_there}
+    there = {number: (row.windows, row.stamp) for number, row in enumerate(rows) if row.is_there}
     outdated = {number for number, row in enumerate(rows) if row.state in feature_origins.REASONS}
     if outdated or (as_path(folder) / INDEX).exists():
         _list_videos(files, folder, names, there)  # without those whose features are outdated, should this run be interrupted
     return there, outdated
 
 
-def _list_videos(files, folder, names: list[str], windows: dict[int, int]) -> list[str]:
-    """Writes index.csv, in the main process, and returns the files of the videos in it; `windows` by the number of the video."""
-    rows = [(names[number], files.file_of(names[number]), windows[number]) for number in sorted(windows)]
+def _list_videos(files, folder, names: list[str], there: dict[int, tuple[int, str]]) -> list[str]:
+    """Writes index.csv, in the main process, and returns the files of the videos in it; `there`: see `_look`."""
+    rows = [(names[number], files.file_of(names[number]), *there[number]) for number in sorted(there)]
     rows = [row for row in rows if row[1]]
     if processes.is_main_process():
         write_index(as_path(folder), rows)
-    return [file for _, file, _ in rows]
+    return [file for _, file, *_ in rows]
 
 
-def _describe_folder(files, folder, names: list[str], windows: dict[int, int]) -> dict[str, int]:
+def _describe_folder(files, folder, names: list[str], there: dict[int, tuple[int, str]]) -> dict[str, int]:
     """Writes index.csv, notes the files of videos that the source lacks, and returns the numbers of the folder as a whole."""
-    own, counts = set(_list_videos(files, folder, names, windows)), []
+    own, counts = set(_list_videos(files, folder, names, there)), []
     if processes.is_main_process():
         sizes = files.files()
         others = _without_caches(folder, files.others(names, sizes))
@@ -127,7 +127,7 @@ def _describe_folder(files, folder, names: list[str], windows: dict[int, int]) -
             )
         counts = [sum(size for file, size in sizes.items() if file in own), len(others)]
     total, others_count = processes.allgather_json(counts)[0]
-    return {"windows": sum(windows.values()), "bytes": total, "not_in_source": others_count}
+    return {"windows": sum(windows for windows, _ in there.values()), "bytes": total, "not_in_source": others_count}
 
 
 def _without_caches(folder, names: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import jax
@@ -27,6 +28,7 @@ from cvmae.parallel.mesh import HOST, Placement
 from cvmae.storage.path import AnyPath, as_path
 
 SHARD_ROWS = 2048  # 6 MiB of 768 values a row; an interruption loses at most one shard
+SHARD_NAME = re.compile(r"(?:.*/)?[0-9]{5,}-[0-9a-f]{16}")  # without its suffix, see `_save`
 _STAMPS = "stamps"  # of a shard, uint64 [rows], 0 where a video could not be looked at; absent in those of earlier versions
 _THREADS = 16  # that look at videos
 

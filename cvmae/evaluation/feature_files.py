@@ -200,12 +200,8 @@ class NpzFiles:
         """Returns the name of the video of a file at `path`, whose own name is `name` and may be a shortened one."""
         if not _HASH.search(name):
             return name
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                full = str(arrays["path"])
-        except NPZ_ERRORS:  # damaged, or written by something else
-            return name
-        return full if not why_outside(full) and self.path(full) == path else name
+        full = video_of(path)
+        return full if full and not why_outside(full) and self.path(full) == path else name
 
     def begin(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> GrowingFile:
         """Opens a temporary file for the features of a video; `add` renames it once it is finished. Raises: OSError."""
@@ -234,6 +230,15 @@ class NpzFiles:
 
     def finish(self) -> None:
         """Ends the run; there is nothing left to write."""
+
+
+def video_of(path: AnyPath) -> str:
+    """Returns the name of the video that a file says it is of; "" for one that is damaged, or written by something else."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return str(arrays["path"])
+    except NPZ_ERRORS:
+        return ""
 
 
 def comment_of(content: bytes) -> bytes:

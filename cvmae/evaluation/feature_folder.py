@@ -1,6 +1,5 @@
 """Folder of extracted features as a mapping, and the index of the videos that it holds."""
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO
@@ -8,50 +7,51 @@ from typing import BinaryIO
 import grain
 import numpy as np
 
-from cvmae.data.lines import csv_text
+from cvmae.data.lines import composed, csv_text
 from cvmae.data.records import why_outside
-from cvmae.evaluation.feature_files import NpzFiles
-from cvmae.evaluation.feature_identity import digest_of
+from cvmae.evaluation.feature_cache import SHARD_NAME
+from cvmae.evaluation.feature_files import NpzFiles, video_of
+from cvmae.evaluation.feature_identity import IDENTITY, digest_of
 from cvmae.evaluation.feature_reading import Expected, FeatureError, made_by, read_npz
 from cvmae.evaluation.feature_shards import SHARD, Row, read_shard, shards_of
+from cvmae.evaluation.feature_tables import TableError, read_table, whole_number
 from cvmae.files import replacing
 from cvmae.storage.path import AnyPath, as_path, is_remote
 
 INDEX = "index.csv"
 _COLUMNS = ("name", "file", "windows")
+_STAMP = "video"  # which indices of earlier versions lack
 
 
-def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int]]) -> None:
-    """Writes FOLDER/index.csv, which lists the videos of the last run: (name, file below the folder, windows) of each."""
+def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int, str]]) -> None:
+    """Writes FOLDER/index.csv, which lists the videos of the last run: (name, file below the folder, windows, stamp of the video) of each."""
     with (
         replacing(folder / INDEX) as temporary,
         open(temporary, "w", encoding="utf-8", errors="surrogatepass", newline="") as file,
     ):
-        file.write(csv_text([_COLUMNS, *rows]))
+        file.write(csv_text([(*_COLUMNS, _STAMP), *rows]))
 
 
-def read_index(folder: AnyPath) -> dict[str, int] | None:
-    """Returns {name of a video: windows} of the index of a folder; None without an index, as in folders of earlier versions.
+def read_index(folder: AnyPath) -> dict[str, Expected] | None:
+    """Returns what the index of a folder lists, by the name of the video; None without an index, as in folders of earlier versions.
 
     Raises:
       FeatureError: the file is damaged.
     """
     try:
-        # Spreadsheets put a mark in front.
-        with (folder / INDEX).open(encoding="utf-8-sig", errors="surrogatepass", newline="") as file:
-            header, *rows = filter(None, csv.reader(file))  # a blank line is no row
-            if tuple(header) == _COLUMNS and all(len(row) == len(_COLUMNS) for row in rows):
-                return {name: int(windows) for name, _, windows in rows}
-            why = f"expected lines of {','.join(_COLUMNS)}"
+        listed: dict[str, Expected] = {}
+        for where, row in read_table(folder / INDEX, _COLUMNS):
+            name = row["name"]
+            expected = Expected(name, whole_number(where, row, "windows"), stamp=row.get(_STAMP, "").strip())
+            if listed.setdefault(name, expected) != expected:
+                raise TableError(f"{where}: {name} is there twice, with other values")
+        return listed
     except FileNotFoundError:
         return None
-    except IsADirectoryError:
-        why = "it is a folder"
-    except (ValueError, csv.Error) as error:
-        why = str(error)
-    raise FeatureError(
-        f"{folder / INDEX} is damaged ({why}): run task=extract again, which writes it, or delete it to read all that is there"
-    )
+    except TableError as error:
+        raise FeatureError(
+            f"{folder / INDEX} is damaged ({error}): run task=extract again, which writes it, or delete it to read all that is there"
+        ) from error
 
 
 def _rows_of_whole(shard: AnyPath) -> list[Row]:
@@ -62,6 +62,28 @@ def _rows_of_whole(shard: AnyPath) -> list[Row]:
             f"{shard} is damaged ({why}): run task=extract again, which recomputes its videos, or move it away to read the others"
         )
     return rows
+
+
+def _is_of_cache(path: AnyPath, name: str) -> bool:
+    """Returns True for a shard of the cache of task=knn or task=retrieval, a file without the name of a video."""
+    return bool(SHARD_NAME.fullmatch(name)) and not video_of(path)
+
+
+def _why_empty(root: AnyPath) -> str:
+    """Returns why a folder has no features of videos, and what to do."""
+    if any(SHARD_NAME.fullmatch(path.stem) for path in root.rglob("*.npz")):
+        return (
+            "is the cache of task=knn or task=retrieval, rows of clips without the names of their videos: task=extract writes features by "
+            "video, in a --workdir of its own"
+        )
+    if next(iter(root.glob("*.npy")), None):
+        return (
+            "holds .npy files, as config.extract.format=npy writes them for heads of temporal localization: read those with np.load, or "
+            "extract with format=npz in another --workdir"
+        )
+    if (root / "features").is_dir():
+        return f"holds no features: give {root / 'features'}"
+    return f"holds no features: neither .npz files nor {SHARD} shards"
 
 
 class FeatureFolder(Mapping):
@@ -77,12 +99,12 @@ class FeatureFolder(Mapping):
 
         Raises:
           FileNotFoundError: it contains no features.
-          FeatureError: a shard, the index or identity.json is damaged, or it is no folder. ValueError: shards are in a bucket.
+          FeatureError: a shard, the index or identity.json is damaged, it is no folder, or lies above or below one of features. ValueError: shards are in a bucket.
         """
         root = as_path(folder)
         if not is_remote(root) and root.is_file():
             raise FeatureError(f"{folder} is a file: give the folder of features that it lies in")
-        self._files, shards = NpzFiles(root), shards_of(root)
+        self._root, self._files, shards = root, NpzFiles(root), shards_of(root)
         if shards and is_remote(shards[0]):
             raise ValueError(f"{folder} holds {SHARD} shards, which are read from a disk only: copy the folder")
         listed = read_index(root)
@@ -99,7 +121,7 @@ class FeatureFolder(Mapping):
                 raise FeatureError(
                     f"{self._index} lists nothing of what is there: run task=extract again, which writes it, or delete it to read all"
                 )
-            raise FileNotFoundError(f"{folder} holds no features: neither .npz files nor {SHARD} shards")
+            raise FileNotFoundError(f"{folder} {_why_empty(root)}")
         self._encoder = digest_of(root)  # where it has none, that of the first features that are read
         self._records = grain.sources.ArrayRecordDataSource([str(shard) for shard in shards]) if shards else None
 
@@ -110,7 +132,7 @@ class FeatureFolder(Mapping):
                 f"{self._index} lists {name}, and its features are not there: run task=extract again, which makes them and the list"
             )
         # Without an index files may lie in another folder than they were written to.
-        expected = Expected(name, self._listed[name], self._encoder) if self._listed else Expected(encoder=self._encoder)
+        expected = (self._listed[name] if self._listed else Expected())._replace(encoder=self._encoder)
         if self._records is None:
             path = self._files.path(name)
             with path.open("rb") as file:
@@ -125,9 +147,7 @@ class FeatureFolder(Mapping):
     def _read(self, file: BinaryIO, where: object, name: str, expected: Expected) -> dict[str, np.ndarray]:
         """Returns the arrays of an open .npz. Raises: FeatureError, it is damaged, or of another video or encoder."""
         arrays = read_npz(file, where, expected)
-        video = str(arrays["path"])
-        if not f"/{video}".endswith(f"/{name}") and not f"/{name}".endswith(f"/{video}"):
-            raise FeatureError(f"{where} holds the features of {video!r}: give it that name, or run task=extract again")
+        self._check_name(where, name, str(arrays["path"]))
         if not self._encoder:
             file.seek(0)
             self._encoder = made_by(file)
@@ -136,9 +156,34 @@ class FeatureFolder(Mapping):
     def _names_of_files(self, listed: Iterable[str] | None) -> list[str]:
         """Returns the videos with an .npz; of those of an index no file is opened, as where a shortened name hides the full one."""
         if listed is None:
-            return self._files.names()
+            return self._all_names()
         there = self._files.files()
         return [name for name in listed if not why_outside(name) and self._files.file_of(name) in there]
+
+    def _all_names(self) -> list[str]:
+        """Returns the videos of all files below the folder. Raises: FeatureError, the folder is above or below that of the features.
+
+        Opened are the first file, and that of every folder in it that is one of features as well.
+        """
+        names = [name for name in self._files.names() if not _is_of_cache(self._files.path(name), name)]
+        tops = {name.partition("/")[0]: name for name in reversed(names) if "/" in name}
+        inner = [name for top, name in tops.items() if (self._root / top / IDENTITY).exists()]
+        for name in names[:1] + inner:
+            path = self._files.path(name)
+            if video := video_of(path):
+                self._check_name(path, name, video)
+        return names
+
+    def _check_name(self, where: object, name: str, video: str) -> None:
+        """Raises FeatureError where a file does not lie where its video's name says; file systems may write accents otherwise."""
+        if composed(video) == composed(name):
+            return
+        own = "" if why_outside(video) else self._files.file_of(video)
+        root = str(where).removesuffix(own).removesuffix("/")
+        remedy = (
+            f"give the folder {root}" if own and f"{root}/{own}" == str(where) else "give it that name, or run task=extract again"
+        )
+        raise FeatureError(f"{where} holds the features of {video!r}, and is {name!r} of {self._root}: {remedy}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._positions)

@@ -49,6 +49,7 @@ _LEFT_OUT = {
     "encoder.temporal_blocks": 0,
 }
 _WINDOWS = "extract.window_stride, format and dtype"
+_DELETE = "delete it, as each file of features says itself what made it (but for those of version 0.1.0: move the folder away to recompute them)"
 
 
 def fingerprint(params) -> str:
@@ -89,9 +90,9 @@ def digest_of(folder) -> str:
     """Returns the hash of the identity that a folder of features has; "" for a folder without one. Raises: FeatureError, it is damaged."""
     path = as_path(folder) / IDENTITY
     try:
-        return digest(_read_identity(path)["identity"]) if path.exists() else ""
+        return digest(_read_identity(path, _DELETE)["identity"]) if path.exists() else ""
     except ConfigError as error:
-        raise FeatureError(f"{path} is damaged: delete it; each file of features says itself what made it") from error
+        raise FeatureError(str(error)) from error
 
 
 def open_cache(folder, identity: dict, layout: dict | None = None, config=None) -> dict:
@@ -100,7 +101,7 @@ def open_cache(folder, identity: dict, layout: dict | None = None, config=None) 
     Args:
       folder: the folder of the cache.
       identity: the settings that its contents depend on, for JSON.
-      layout: properties of a new cache that may differ between runs.
+      layout: properties of a new cache that may differ between runs; None for files each of which says itself what made it.
       config: of the run; a new cache keeps what it calls the weights and the data, which messages name. None names nothing.
 
     Returns:
@@ -119,7 +120,7 @@ def open_cache(folder, identity: dict, layout: dict | None = None, config=None) 
         raise ConfigError(
             f"{path}, which another process wrote, is not here: --workdir must be a folder that all processes share"
         )
-    existing = _read_identity(path)
+    existing = _read_identity(path, _DELETE if layout is None else f"give another --workdir, or move {folder} away")
     there, here = (_LEFT_OUT | flatten(value) for value in (existing["identity"], wanted))
     changed = [name for name in here | there if there.get(name) != here.get(name)]
     if changed:
@@ -149,15 +150,17 @@ def _difference(name: str, there, here, before, now: dict) -> str:
     return what if field is None else f"{what}, which are others now in config.{field} {now[field]!r}"
 
 
-def _read_identity(path: AnyPath) -> dict:
-    """Returns what `open_cache` wrote. Raises: ConfigError, it is damaged."""
+def _read_identity(path: AnyPath, remedy: str) -> dict:
+    """Returns what `open_cache` wrote. Raises: ConfigError with the remedy, it is damaged."""
     why = "it lacks identity and layout"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(value, dict) and isinstance(value.get("identity"), dict) and isinstance(value.get("layout"), dict):
             return value
+    except json.JSONDecodeError as error:
+        why = f"line {error.lineno} is not JSON: {error.msg}" if error.doc.strip() else "it is empty"
+    except UnicodeDecodeError:
+        why = "it is no text in UTF-8"
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or f"{error}"
-    raise ConfigError(
-        f"{path} does not say what the features beside it are ({why}): give another --workdir, or move {path.parent} away"
-    )
+    raise ConfigError(f"{path} is damaged ({why}): {remedy}")

@@ -86,10 +86,12 @@ class RowState:
       state: MISSING; one of REASONS, to be recomputed; SAME; UNRECORDED, of an earlier version, and UNSEEN, of a video that cannot be looked
         at now, whose features stay.
       windows: of features that stay.
+      stamp: of the video that they were made from; "" where they do not record it.
     """
 
     state: str
     windows: int = 0
+    stamp: str = ""
 
     @property
     def is_there(self) -> bool:
@@ -111,20 +113,21 @@ def look(
     """
     labels, sets = functools.cache(lambda: source.labels), label_sets_of(source)
 
-    def look_at(number: int) -> tuple[str, int]:
+    def look_at(number: int) -> tuple:
         """Returns the fields of a RowState."""
         there = stored(names[number])
         if there is None:
-            return MISSING, 0
+            return (MISSING,)
         if there.damaged:
-            return "damaged", 0
+            return ("damaged",)
         now = origin_of(names[number], label_value(int(labels()[number]), sets), stamps.of(number), encoder)
         if reason := difference(there.origin, now):
-            return reason, 0
-        return (UNSEEN if "video" not in now else SAME if "video" in there.origin else UNRECORDED), there.windows
+            return (reason,)
+        state = UNSEEN if "video" not in now else SAME if "video" in there.origin else UNRECORDED
+        return state, there.windows, there.origin.get("video", "")
 
     own = process_slice(range(len(names)))
-    rows: list[tuple[str, int]] = []
+    rows: list[tuple] = []
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(own), _CHUNK):
             rows += pool.map(look_at, own[start : start + _CHUNK])

@@ -32,11 +32,13 @@ class Expected(NamedTuple):
       video: the name of the video; None: any.
       windows: the number of windows; None: any.
       encoder: the hash of what made them, see `feature_identity.digest`; empty: any.
+      stamp: of the video file, see `data.stamps`; empty: any.
     """
 
     video: str | None = None
     windows: int | None = None
     encoder: str = ""
+    stamp: str = ""
 
 
 ANY = Expected()
@@ -133,19 +135,21 @@ def _check_expected(archive: zipfile.ZipFile, shape: tuple[int, ...], path: np.n
         raise ValueError(f"it holds the features of {str(path)!r}")
     if expected.windows is not None and shape[0] != expected.windows:
         raise ValueError(f"it has {shape[0]:,} windows, and was written with {expected.windows:,}")
-    if expected.encoder and _encoder_of(archive.comment) not in ("", expected.encoder):
+    if expected.encoder and _made_from(archive.comment, "encoder") not in ("", expected.encoder):
         raise ValueError("it was made with another encoder or other settings than the others in this folder")
+    if expected.stamp and _made_from(archive.comment, "video") not in ("", expected.stamp):
+        raise ValueError("it was made from another video of this name than the index lists, such as that of another split")
 
 
 def made_by(file: BinaryIO) -> str:
     """Returns the hash of what made the features of a whole .npz, see `feature_identity.digest`; "" where it does not say."""
     with zipfile.ZipFile(file) as archive:
-        return _encoder_of(archive.comment)
+        return _made_from(archive.comment, "encoder")
 
 
-def _encoder_of(comment: bytes) -> str:
-    """Returns the hash of what made features, from the comment of their .npz; "" where it does not say, as in those of earlier versions."""
+def _made_from(comment: bytes, entry: str) -> str:
+    """Returns an entry of the origin of features, from the comment of their .npz; "" where it has none, as in those of earlier versions."""
     try:
-        return json.loads(comment)["made_from"]["encoder"]
+        return json.loads(comment)["made_from"][entry]
     except (ValueError, LookupError, TypeError):
         return ""

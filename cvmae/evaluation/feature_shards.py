@@ -6,7 +6,6 @@ features are in a later shard. A shard that is damaged as a whole, or whose CSV 
 written; of one in which single records are damaged the others stay.
 """
 
-import csv
 import io
 import json
 import pathlib
@@ -22,6 +21,7 @@ from cvmae.data.record_writer import RecordWriter
 from cvmae.evaluation.feature_files import GrowingFile, NpzFiles, Stored, comment_of
 from cvmae.evaluation.feature_origins import label_text
 from cvmae.evaluation.feature_reading import Expected, FeatureError, check_npz
+from cvmae.evaluation.feature_tables import TableError, read_table, whole_number
 from cvmae.files import replacing, set_aside
 from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath
@@ -237,43 +237,31 @@ def shards_of(folder: AnyPath) -> list[AnyPath]:
     return sorted(folder.glob(f"features-*{SHARD}"))
 
 
-def rows_of(shard: AnyPath) -> list[Row]:
-    """Returns the rows of a shard's CSV, in the order of its records, also where a spreadsheet has sorted them.
-
-    Raises:
-      KeyError, ValueError or csv.Error: it is no such table.
-    """
-    with shard.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            Row(row["name"], row["label"], row["windows"], row.get("made_from") or "", row.get("record") or "")
-            for row in csv.DictReader(file)
-        ]
-    if not any(row.record for row in rows) or any(None in row for row in rows):
-        return rows
-    rows.sort(key=lambda row: int(row.record))
-    if [int(row.record) for row in rows] != list(range(len(rows))):
-        raise ValueError(f"{shard.with_suffix('.csv')} does not number the records from 0")
-    return rows
-
-
 def read_shard(shard: AnyPath) -> tuple[list[Row], str]:
     """Reads the CSV of a shard and looks at the shard's end.
 
     Returns:
-      The rows, as far as they can be read, and why the shard cannot be used; "" for a whole one.
+      The rows in the order of the records, as far as they can be read, and why the shard cannot be used; "" for a whole one.
 
     Raises:
       OSError: a file may not be read, or its disk does not answer.
     """
-    name = shard.with_suffix(".csv").name
+    table = shard.with_suffix(".csv")
+    rows: list[Row] = []
     try:
-        rows = rows_of(shard)
+        for where, row in read_table(table, Row._fields[:3]):
+            row["windows"] = str(whole_number(where, row, "windows"))
+            if row.get("record"):
+                row["record"] = str(whole_number(where, row, "record"))
+            rows.append(Row(*(row.get(column, "") for column in Row._fields)))
     except FileNotFoundError:
-        return [], f"{name}, which says what is in it, is not there"
-    except (KeyError, ValueError, csv.Error):
-        return [], f"{name}, which says what is in it, is not a table of it"
-    if any(None in row for row in rows):
-        return [row for row in rows if None not in row], f"{name} is cut"
+        return [], f"{table.name}, which says what is in it, is not there"
+    except TableError as error:
+        return rows, str(error)
+    if any(row.record for row in rows):  # a spreadsheet may have sorted them
+        rows.sort(key=lambda row: int(row.record or -1))
+        if [row.record for row in rows] != [str(number) for number in range(len(rows))]:
+            return rows, f"{table.name}: its column record does not have each number from 0 once"
     if isinstance(shard, RemotePath):  # nothing opens it there, and an upload is whole or not there
         return rows, "it is cut" if shard.status().size < _SMALLEST else ""
     if shard.is_dir():
@@ -287,7 +275,7 @@ def read_shard(shard: AnyPath) -> tuple[list[Row], str]:
     if not is_whole or not records:
         return rows, "it is cut or not of this format"
     reader.close()
-    return rows, f"it has {records:,} records, {name} has {len(rows):,}" if records != len(rows) else ""
+    return rows, f"it has {records:,} records, {table.name} has {len(rows):,}" if records != len(rows) else ""
 
 
 def _write_rows(shard: AnyPath, rows: list[Row]) -> None:

@@ -51,7 +51,7 @@ class Writing:
         self._label_sets, self._outdated, self._encoder = label_sets, outdated, encoder
         self._files, self._names, self._bad, self._dtype, self._bar = files, names, bad, dtype, bar
         self._videos: dict[int, _Video] = {}
-        self._written: dict[int, int] = {}  # the windows of each video that was written, by its number
+        self._written: dict[int, tuple[int, str]] = {}  # the windows and the stamp of each video that was written, by its number
         self._failed: list[int] = []
 
     def __enter__(self):
@@ -90,7 +90,7 @@ class Writing:
         video.rows += len(values)
         if video.rows == len(video.windows):
             self._finish(number, name, video)
-            self._written[number] = video.kept
+            self._written[number] = video.kept, (video.stamp and video.stamp.text) or ""
             self._bar.update()
 
     def _finish(self, number, name, video):
@@ -117,16 +117,17 @@ class Writing:
             self.fail(Failed(number, name, f"no file for its features can be written: {_remedy(error)}"))
             return None
 
-    def of_all_processes(self) -> tuple[dict[int, int], int]:
+    def of_all_processes(self) -> tuple[dict[int, tuple[int, str]], int]:
         """Merges the lists of bad files of all processes. Raises: BadDataError if there are too many.
 
         Returns:
-          The windows of every video that was written, by its number, and how many videos failed.
+          The windows and the stamp of every video that was written, by its number, and how many videos failed.
         """
         gathered = processes.allgather_json([list(self._written.items()), len(self._failed), self._bad.seen])
         for _, _, pairs in gathered:
             self._bad.add([tuple(pair) for pair in pairs])
-        return {number: windows for written, _, _ in gathered for number, windows in written}, sum(part[1] for part in gathered)
+        all_written = {number: tuple(features) for written, _, _ in gathered for number, features in written}
+        return all_written, sum(part[1] for part in gathered)
 
     def _cast(self, name, values):
         with np.errstate(over="ignore"):

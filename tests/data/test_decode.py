@@ -2,7 +2,9 @@ import io
 import os
 import pathlib
 import pickle
+import shutil
 import socket
+import unicodedata
 
 import av
 import numpy as np
@@ -448,3 +450,15 @@ def test_a_playlist_is_not_followed(tmp_path):
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile 'a.mp4'\n")
     with pytest.raises(decode.DecodeError, match="a playlist, which names other files"):
         decode.read_table(str(tmp_path / "list.mp4"))
+
+
+@pytest.mark.parametrize("asked", ["caf\u00e9.mp4", "dossier\u0301/a.mp4"])
+def test_a_file_that_differs_by_its_normal_form_alone_is_named_and_not_opened(asked, h264, tmp_path):
+    there = tmp_path / unicodedata.normalize("NFC" if "/" in asked else "NFD", asked)
+    there.parent.mkdir(exist_ok=True)
+    shutil.copy(h264, there)
+    name = ascii(os.path.relpath(there, tmp_path).split("/")[0])
+    with pytest.raises(decode.DecodeError, match="No such file or directory; .* is there, and .* look alike") as refused:
+        decode.read_table(str(tmp_path / asked))
+    assert name in refused.value.reason
+    decode.read_table(str(there))

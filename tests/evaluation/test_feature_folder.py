@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import cvmae
-from cvmae.evaluation import feature_writing
+from cvmae.config import ConfigError
+from cvmae.evaluation import feature_cache, feature_writing
 from cvmae.evaluation.feature_folder import FeatureFolder
 from cvmae.evaluation.feature_reading import FeatureError
 from tests.evaluation.conftest import COUNT
@@ -82,6 +83,45 @@ def test_features_of_another_encoder_are_named_and_made_again(extracted, encoder
     assert extracted(format)["skipped"] == COUNT
 
 
+@pytest.mark.parametrize("format", ["npz", "array_record"])
+def test_features_of_another_video_of_the_same_name_are_named_and_written_again(extracted, tmp_path, format):
+    """Folders of splits often number their videos alike, and the same encoder made both."""
+    names = tuple(f"d/{number}.mp4" for number in range(COUNT))
+    extracted(format, names)
+    extracted(format, names[::-1], out="val")  # the same names of other frames
+    folder, before = tmp_path / "out", dict(FeatureFolder(tmp_path / "out"))
+    index = (folder / "index.csv").read_text()
+    assert index.splitlines()[0] == "name,file,windows,video"
+    for file in {"npz": ["d/1.mp4.npz"]}.get(format, ["features-00000.array_record", "features-00000.csv"]):
+        shutil.copy(tmp_path / "val" / file, folder / file)
+    refused = r"d/1.mp4.* is damaged \(it was made from another video of this name than the index lists"
+    with pytest.raises(FeatureError, match=refused):
+        FeatureFolder(folder)["d/1.mp4"]
+    for edit in ("rows in another order", "rows removed"):
+        header, *rows = index.splitlines()
+        (folder / "index.csv").write_text("\n".join([header, *(rows[::-1] if "order" in edit else rows[:2])]) + "\n")
+        with pytest.raises(FeatureError, match=refused):
+            FeatureFolder(folder)["d/1.mp4"]
+    # An index of an earlier version lists no video.
+    (folder / "index.csv").write_text("".join(f"{','.join(line.split(',')[:3])}\n" for line in index.splitlines()))
+    assert len(dict(FeatureFolder(folder))) == COUNT
+    assert extracted(format, names)["rewritten"] == (1 if format == "npz" else COUNT)
+    assert (folder / "index.csv").read_text().count("\n") == COUNT + 1
+    for name, arrays in FeatureFolder(folder).items():
+        np.testing.assert_allclose(arrays["features"], before[name]["features"], atol=1e-5)
+
+
+def test_an_index_that_lists_a_video_twice(extracted, tmp_path):
+    extracted()
+    index = tmp_path / "out" / "index.csv"
+    line = index.read_text().splitlines()[1]
+    index.write_text(index.read_text() + line + "\n")
+    assert len(dict(FeatureFolder(tmp_path / "out"))) == COUNT
+    index.write_text(index.read_text() + line.replace(",3,", ",4,") + "\n")
+    with pytest.raises(FeatureError, match=r"\(index.csv:7: d/0.mp4 is there twice, with other values\)"):
+        FeatureFolder(tmp_path / "out")
+
+
 def test_features_of_before_files_said_what_made_them_stay(extracted, tmp_path, monkeypatch):
     def origin_of(*args):
         origin = now(*args)
@@ -109,7 +149,7 @@ def test_what_is_no_folder_of_features(extracted, tmp_path):
         dict(FeatureFolder(tmp_path / "out"))
     index.unlink()
     index.mkdir()
-    with pytest.raises(FeatureError, match=r"index.csv is damaged \(it is a folder\)"):
+    with pytest.raises(FeatureError, match=r"index.csv is damaged \(index.csv: it is a folder\)"):
         FeatureFolder(tmp_path / "out")
 
 
@@ -118,13 +158,59 @@ def test_without_an_index_features_still_have_to_be_of_their_video(extracted, tm
     extracted()
     folder = tmp_path / "out"
     (folder / "index.csv").unlink()
-    assert list(FeatureFolder(folder / "d")) == [f"{number}.mp4" for number in range(COUNT)]  # a part of the folder
-    assert len(dict(FeatureFolder(folder / "d"))) == COUNT
+    assert len(dict(FeatureFolder(folder))) == COUNT
     exchange(folder / "d" / "1.mp4.npz", folder / "d" / "2.mp4.npz")
     with pytest.raises(
-        FeatureError, match=r"d/1.mp4.npz holds the features of 'd/2.mp4': give it that name, or run task=extract again"
+        FeatureError,
+        match=r"d/1.mp4.npz holds the features of 'd/2.mp4', and is 'd/1.mp4' of .*: give it that name, or run task=extract again",
     ):
         FeatureFolder(folder)["d/1.mp4"]
+
+
+@pytest.mark.parametrize("wrong", [".", "out/d", "out"])
+def test_a_folder_above_below_or_within_features_is_refused_with_the_right_one(extracted, tmp_path, wrong):
+    """Its keys would be other names than those of the videos, or names of two splits."""
+    extracted(names=("a/1.mp4", "d/1.mp4", "x" * 300))
+    right, folder = tmp_path / "out", tmp_path / wrong
+    (right / "index.csv").unlink()
+    assert len(dict(FeatureFolder(right))) == 3
+    if wrong == "out":  # a folder of another split was copied into it
+        extracted(names=("d/1.mp4", "d/2.mp4"), out="val")
+        shutil.copytree(tmp_path / "val", right / "val")
+        right = right / "val"
+    with pytest.raises(
+        FeatureError, match=rf"holds the features of '[ad]/1.mp4', and is '.*' of {folder}: give the folder {right}$"
+    ):
+        FeatureFolder(folder)
+    (right / "identity.json").unlink()  # by which a folder in another one is seen at once
+    with pytest.raises(FeatureError, match=rf"give the folder {right}$"):
+        dict(FeatureFolder(folder))
+
+
+def test_an_accent_that_the_file_system_writes_otherwise(extracted, tmp_path):
+    """As a disk of macOS does."""
+    extracted(names=("Caf\u00e9.mp4",))
+    (tmp_path / "out" / "index.csv").unlink()
+    (tmp_path / "out" / "Caf\u00e9.mp4.npz").rename(tmp_path / "out" / "Cafe\u0301.mp4.npz")
+    [arrays] = FeatureFolder(tmp_path / "out").values()
+    assert arrays["path"] == "Caf\u00e9.mp4"
+
+
+def test_what_is_no_folder_of_features_by_video_is_called_by_its_name(extracted, tmp_path):
+    rows = {"values": np.zeros((3, 2), np.float32), "labels": np.zeros(3), "index": np.arange(3), "clip": np.zeros(3)}
+    feature_cache.cached_rows(tmp_path / "cache", {}, 3, lambda row: (rows | {"valid": np.ones(3, bool)} for _ in range(1)), 3)
+    with pytest.raises(FileNotFoundError, match="cache is the cache of task=knn or task=retrieval, .*: task=extract writes"):
+        FeatureFolder(tmp_path / "cache")
+    extracted("npy")
+    with pytest.raises(FileNotFoundError, match="out holds .npy files, as config.extract.format=npy .*: read those with np.load"):
+        FeatureFolder(tmp_path / "out")
+    extracted(out="both")
+    shutil.copytree(tmp_path / "cache", tmp_path / "both" / "train")
+    (tmp_path / "both" / "index.csv").unlink()  # to read all that is there
+    assert list(FeatureFolder(tmp_path / "both")) == [f"d/{number}.mp4" for number in range(COUNT)]
+    (tmp_path / "work" / "features").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="work holds no features: give .*work/features$"):
+        FeatureFolder(tmp_path / "work")
 
 
 def test_without_an_identity_features_are_of_the_encoder_of_the_first(extracted, encoder, tmp_path):
@@ -142,10 +228,12 @@ def test_a_damaged_identity_may_be_deleted(extracted, tmp_path, content):
     extracted()
     path = tmp_path / "out" / "identity.json"
     path.write_bytes(content)
-    with pytest.raises(
-        FeatureError, match="^.*identity.json is damaged: delete it; each file of features says itself what made it$"
-    ):
+    message = r"identity.json is damaged \(.*\): delete it, as each file of features says itself what made it \(.* 0.1.0: move the folder away .*\)$"
+    with pytest.raises(FeatureError, match=message) as refused:
         FeatureFolder(tmp_path / "out")
+    with pytest.raises(ConfigError) as also_refused:
+        extracted()
+    assert str(also_refused.value) == str(refused.value)
     path.unlink()
     assert extracted()["skipped"] == COUNT == len(dict(FeatureFolder(tmp_path / "out"))) and path.exists()
 

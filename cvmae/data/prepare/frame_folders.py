@@ -1,12 +1,15 @@
 """Videos that are published as folders of numbered pictures, `ID/00001.jpg`, as Jester is."""
 
 import os
+import re
 
+from cvmae.data.lines import alike
 from cvmae.data.prepare.listing import Video
 from cvmae.data.video_files import FolderError
 
 FPS = 12  # of 20BN's data sets, at which their frames were taken; files do not record it
 _FRAME = "%05d.jpg"
+_NUMBERED = re.compile(r"(?:(?!00000)[0-9]{5}|[1-9][0-9]{5,})\.jpg")
 
 
 class FrameFolders:
@@ -30,9 +33,10 @@ class FrameFolders:
     def missing(self, video: Video) -> str:
         """Returns what is not there of a video that is not found."""
         folders = " and ".join(f"{stem}/" for stem in video.stems)
-        return (
-            f"--videos lacks {folders}; videos are read by folders of frames, as others are there, and files beside them are not"
+        why = next(filter(None, (alike(stem, self._by_name) for stem in video.stems)), "") or (
+            "videos are read by folders of frames, as others are there, and files beside them are not"
         )
+        return f"--videos lacks {folders}; {why}"
 
 
 def open_folders(root: str) -> FrameFolders | None:
@@ -54,14 +58,19 @@ def frame_path(folder: str, number: int) -> str:
 def frame_paths(folder: str) -> list[str]:
     """Returns the paths of the frames of a folder in order.
 
-    Raises: ValueError without a frame, or where a number is missing.
+    Raises: ValueError without a frame, where a number is missing, or where a picture is no frame.
     """
     names = {name for name in os.listdir(folder) if name.endswith(".jpg") and not name.startswith(".")}
-    paths = [frame_path(folder, number) for number in range(1, len(names) + 1)]
-    missing = next((path for path in paths if os.path.basename(path) not in names), None)
-    if missing or not paths:
-        raise ValueError(f"{os.path.basename(missing or frame_path(folder, 1))} is missing")
-    return paths
+    if not names:
+        raise ValueError("the folder has no frames")
+    others = sorted(name for name in names if not _NUMBERED.fullmatch(name))
+    if others:
+        raise ValueError(f"{others[0]} is no frame, which are numbered from {_FRAME % 1} on: move it away, or rename the frames")
+    last = max(int(name.removesuffix(".jpg")) for name in names)
+    missing = next((number for number in range(1, last + 1) if _FRAME % number not in names), None)
+    if missing:
+        raise ValueError(f"{_FRAME % missing} is missing")
+    return [frame_path(folder, number) for number in range(1, last + 1)]
 
 
 def folder_identity(folder: str) -> list[int]:

@@ -1,7 +1,10 @@
 """Contents of the label files of a data set, in the same form for every data set."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from cvmae.data.prepare.text import PrepareError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,24 @@ class Listing:
         self._listed[manifest, video.name] = line
         self.videos.setdefault(video.name, video)
         self.manifests[manifest].append((video.name, split))
+
+    def add_list(self, manifest: str, split: str, path: str, videos: Iterable[tuple[str, Video]], expected: str) -> None:
+        """Lists the videos of a file, pairs ("file:line", video), in a split.
+
+        Raises: PrepareError with the text `expected` if the file is the empty list of the training split; that of another split is a remark.
+        """
+        is_empty = True
+        for where, video in videos:
+            self.add(manifest, split, video, where)
+            is_empty = False
+        if is_empty:
+            self.mark_empty(split, path, expected)
+
+    def mark_empty(self, split: str, path: str, expected: str) -> None:
+        """Notes that a file lists no video of a split, or of any split if it is "". Raises: PrepareError, of the training split."""
+        if split == "train":
+            raise PrepareError(f"{path}: no video to train on is listed; expected {expected}")
+        self.remarks.append((path, "empty list", f"it lists no video{split and f', so {split} has none of it'}"))
 
 
 def _problems_of_repeat(name: str, first: _Line, again: _Line) -> list[tuple[str, str, str]]:

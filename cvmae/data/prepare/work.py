@@ -61,7 +61,10 @@ def process(job: dict) -> dict:
         except OSError as error:
             return answer | {"problem": "unreadable", "detail": error.strerror}
     if not file[0]:
-        return answer | {"problem": "empty", "detail": "the file has 0 bytes"}
+        detail = "the file has 0 bytes"
+        if os.path.isdir(job["path"]):
+            detail = "the files in the folder have 0 bytes" if any(os.scandir(job["path"])) else "the folder has no frames"
+        return answer | {"problem": "empty", "detail": detail}
     if not needs_decoder(job):
         return answer
     av.logging.set_level(av.logging.PANIC)  # messages of codecs are in the exceptions already

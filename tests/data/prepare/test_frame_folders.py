@@ -1,5 +1,7 @@
 """Folders of frames, as Jester is published: made into videos with their frames, rate and colors; what is missing is named."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,6 +60,12 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
 
     assert problem(lambda folder: (folder / "00003.jpg").unlink()) == "00003.jpg is missing"
     assert problem(lambda folder: (folder / "00001.jpg").unlink()) == "00001.jpg is missing"
+    extra = "00001 (1).jpg is no frame, which are numbered from 00001.jpg on: move it away, or rename the frames"
+    assert problem(lambda folder: shutil.copy(folder / "00001.jpg", folder / "00001 (1).jpg")) == extra
+    (tmp_path / "1" / "00001 (1).jpg").unlink()
+    assert problem(lambda folder: shutil.copy(folder / "00001.jpg", folder / "00000.jpg")).startswith("00000.jpg is no frame")
+    shutil.rmtree(tmp_path / "1")
+    assert problem(lambda folder: [path.unlink() for path in folder.iterdir()]) == "the folder has no frames"
     assert problem(lambda folder: (folder / "00002.jpg").write_bytes(b"<html>")).startswith("00002.jpg: Invalid data")
     other = Image.fromarray(videos.numbered_frame(0, 32, 80))
     assert problem(lambda folder: other.save(folder / "00004.jpg")) == "00004.jpg is 80x32, the first frame 64x32"
@@ -79,6 +87,16 @@ def test_a_set_is_prepared_once_and_a_changed_folder_again(tmp_path, capsys):
     assert len(again) == 4 and first.items() <= again.items() and snapshot(tmp_path / "videos") == before
     read = read_manifest(manifest, "train")
     assert read.class_names == layouts.JESTER_CLASSES and [entry.label for entry in read.entries] == [0, 2]
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_an_empty_folder_is_not_called_a_file(tmp_path, is_cut):
+    layouts.jester(tmp_path)
+    for path in (tmp_path / "videos" / "20bn-jester-v1" / "9").iterdir():
+        path.write_bytes(b"") if is_cut else path.unlink()
+    prepare(options(tmp_path, "jester", transcode=32))
+    detail = "the files in the folder have 0 bytes" if is_cut else "the folder has no frames"
+    assert table(tmp_path / "out" / "report.csv")[1:] == [["20bn-jester-v1/9", "empty", detail]]
 
 
 def test_folders_of_frames_need_to_be_encoded(tmp_path):

@@ -1,9 +1,13 @@
 """Label files that are not as they should be: the file, the line, and what was expected."""
 
+import re
+
 import pytest
 
 from cvmae.data.prepare import PrepareError
+from cvmae.data.prepare.frame_folders import open_folders
 from cvmae.data.prepare.labels import diving48, hmdb51, imagenet, jester, kinetics, ssv2, ucf101
+from cvmae.data.prepare.listing import Video
 from cvmae.data.video_files import VideoFiles
 from tests.data import layouts
 
@@ -310,3 +314,87 @@ def test_classes_of_imagenet_are_numbered_as_published(tmp_path):
     listing = imagenet.read(pictures(tmp_path, "n01440764/a.JPEG"), "")
     assert listing.classes == ("n01440764", "n02119789")
     assert [split for _, split in listing.manifests["manifest"]] == ["train", "train"]
+
+
+NFC, NFD = "Caf\u00e9", "Cafe\u0301"
+DIVE = '{"vid_name": "a", "label": 0, "start_frame": 0, "end_frame": 9}'
+
+
+@pytest.mark.parametrize("names, rows", [(NFC, NFD), (NFD, NFC)])
+@pytest.mark.parametrize("dataset", READERS)
+def test_labels_that_differ_in_their_normal_form_alone_are_one(tmp_path, dataset, names, rows):
+    """As labels of manifests are; the classes are in NFC."""
+    write = {
+        "jester": {"jester-v1-labels.csv": names, "jester-v1-train.csv": f"1;{rows}", "jester-v1-validation.csv": f"2;{names}"},
+        "diving48": {
+            "Diving48_vocab.json": f'[["{names}"]]',
+            "Diving48_V2_train.json": f"[{DIVE}]",
+            "Diving48_V2_test.json": "[]",
+        },
+        "ssv2": {
+            "labels.json": f'{{"{names}": "0"}}',
+            "train.json": f'[{{"id": "1", "template": "{rows}"}}]',
+            "validation.json": f'[{{"id": "2", "template": "{names}"}}]',
+        },
+        "kinetics": {"train.csv": f"{HEADER}{rows},x,0,10,train\n{names},y,0,10,val\n"},
+        "ucf101": {
+            "classInd.txt": f"1 {names}",
+            **{f"trainlist0{n}.txt": f"{rows}/v_{n}.avi 1" for n in (1, 2, 3)},
+            **{f"testlist0{n}.txt": f"{rows}/w_{n}.avi" for n in (1, 2, 3)},
+        },
+        "hmdb51": {f"{names if n < 3 else rows}_test_split{n}.txt": f"a{n}.avi 1\nb{n}.avi 2" for n in (1, 2, 3)},
+    }[dataset]
+    for file, text in write.items():
+        layouts.write(tmp_path / file, text)
+    listing = READERS[dataset](str(tmp_path))
+    assert listing.classes == (NFC,) and {video.label for video in listing.videos.values()} == {NFC}
+
+
+def test_a_file_that_differs_from_a_listed_name_in_its_normal_form_alone_is_named(tmp_path):
+    (tmp_path / f"{NFD}.mp4").write_bytes(b"x")
+    videos = VideoFiles(str(tmp_path))
+    [video] = [Video(f"{NFC}.mp4", "", (NFC,))]
+    assert videos.find(video) == []
+    assert "; 'Cafe\\u0301' is there, and 'Caf\\xe9' is asked for, which look alike" in videos.missing(video)
+    assert videos.missing(Video("b.mp4", "", ("b",))) == "--videos lacks all of b.*"
+    (tmp_path / NFD).mkdir()
+    layouts.write(tmp_path / NFD / "00001.jpg", "")
+    assert "'Cafe\\u0301' is there" in open_folders(str(tmp_path)).missing(video)
+
+
+TRAINING = {
+    "jester": ("jester-v1-train.csv", "\n", "expected id;class name"),
+    "diving48": ("Diving48_V2_train.json", "[]", "expected a list of"),
+    "ssv2": ("train.json", "[]", "expected a list of"),
+    "kinetics": ("train.csv", HEADER, f"expected rows of {HEADER.strip()}"),
+    "ucf101": ("trainlist02.txt", "", "expected Class/video.avi"),
+    "hmdb51": ("sit_test_split2.txt", "a.avi 2", "expected video.avi"),
+}
+OTHER = {
+    "jester": ("jester-v1-test.csv", "", ", so test has none of it"),
+    "diving48": ("Diving48_V2_test.json", "[]", ", so test has none of it"),
+    "ssv2": ("validation.json", "[]", ", so val has none of it"),
+    "kinetics": ("validate.csv", HEADER, ", so val has none of it"),
+    "ucf101": ("testlist02.txt", "", ", so test has none of it"),
+    "hmdb51": ("sit_test_split2.txt", "", ""),
+}
+
+
+@pytest.mark.parametrize("dataset", READERS)
+def test_a_list_without_a_video_is_named(tmp_path, dataset):
+    labels = build(tmp_path / "a", dataset)
+    file, text, expected = TRAINING[dataset]
+    [path] = list(labels.rglob(file))
+    path.write_text(text)
+    if dataset == "hmdb51":  # whose files are of a class, with all splits
+        for other in path.parent.glob("*_split2.txt"):
+            other.write_text(text)
+        file = "*_test_split2.txt"
+    with pytest.raises(PrepareError, match=f"/{re.escape(file)}: no video to train on is listed; {expected}"):
+        READERS[dataset](str(labels))
+    labels = build(tmp_path / "b", dataset)
+    assert not READERS[dataset](str(labels)).remarks
+    file, text, detail = OTHER[dataset]
+    [path] = list(labels.rglob(file))
+    path.write_text(text)
+    assert READERS[dataset](str(labels)).remarks == [(str(path), "empty list", f"it lists no video{detail}")]

@@ -3,6 +3,7 @@
 import json
 import os
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, read_json
 
@@ -29,8 +30,8 @@ def read(labels: str) -> Listing:
         entries, _ = read_json(path, _ENTRIES)
         if not isinstance(entries, list):
             raise PrepareError(f"{path}:1: {type(entries).__name__} is not a list; expected {_ENTRIES}")
-        for number, entry in enumerate(entries, 1):
-            listing.add("manifest", split, _video(f"{path}: entry {number}", entry, classes), path)
+        videos = ((path, _video(f"{path}: entry {number}", entry, classes)) for number, entry in enumerate(entries, 1))
+        listing.add_list("manifest", split, path, videos, _ENTRIES)
     return listing
 
 
@@ -42,7 +43,7 @@ def _vocabulary(path) -> tuple[str, ...]:
     for number, words in enumerate(dives):
         if not isinstance(words, list) or not words or not all(isinstance(word, str) and word.strip() for word in words):
             raise PrepareError(f"{path}: dive {number} is {str(words)[:40]!r}; expected {_VOCABULARY}")
-        names.append(" ".join(word.strip() for word in words))
+        names.append(" ".join(map(normal_form, words)))
         if names[-1] in names[:-1]:
             raise PrepareError(f"{path}: dive {number}, {names[-1]}, is there twice; expected {_VOCABULARY}")
     return tuple(names)

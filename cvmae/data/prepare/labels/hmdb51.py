@@ -3,6 +3,7 @@
 import os
 import re
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, read_lines
 from cvmae.storage.path import isdir, join, names_in
@@ -27,24 +28,30 @@ def read(labels: str) -> Listing:
     listing = Listing(classes, {f"split{n}": [] for n in (1, 2, 3)})
     for n in (1, 2, 3):
         for label in classes:
-            path = join(folder, f"{label}_test_split{n}.txt")
             if (label, n) not in files:
-                raise PrepareError(f"{path}: no such file; --labels is the folder with {FILES}")
-            for where, line in read_lines(path, _EXPECTED):
+                absent = join(folder, f"{label}_test_split{n}.txt")
+                raise PrepareError(f"{absent}: no such file; --labels is the folder with {FILES}")
+            path = join(folder, files[label, n])
+            lines = list(read_lines(path, _EXPECTED))
+            if not lines:
+                listing.mark_empty("", path, _EXPECTED)
+            for where, line in lines:
                 file, _, flag = line.rpartition(" ")
                 if flag not in _SPLITS or not file.strip() or "/" in file:
                     raise PrepareError(f"{where}: {line!r} is not what is due here; expected {_EXPECTED}")
                 if _SPLITS[flag]:
                     listing.add(f"split{n}", _SPLITS[flag], _video(label, file.strip()), where)
+        if not any(split == "train" for _, split in listing.manifests[f"split{n}"]):
+            listing.mark_empty("train", join(folder, f"*_test_split{n}.txt"), _EXPECTED)
     return listing
 
 
 def _files(labels):
-    """Returns (folder, {(class, split number)}) of the label files that are there."""
+    """Returns (folder, {(class, split number): name}) of the label files that are there."""
     for folder in (labels, *(join(labels, name) for name in _FOLDERS)):
         names = names_in(folder) if isdir(folder) else ()
         matches = (re.fullmatch(r"(.+)_test_split([123])\.txt", name) for name in names if not name.startswith("."))
-        if files := {(match[1], int(match[2])) for match in matches if match}:
+        if files := {(normal_form(match[1]), int(match[2])): match[0] for match in matches if match}:
             return folder, files
     problem = "has no *_test_split1.txt" if isdir(labels) else "is not a folder"
     raise PrepareError(f"{labels}: {problem}; --labels is the folder with {FILES}")

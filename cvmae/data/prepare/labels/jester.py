@@ -2,6 +2,7 @@
 
 import os
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_lines
 
@@ -18,21 +19,24 @@ def read(labels: str) -> Listing:
       labels: folder with the label files.
 
     Raises:
-      PrepareError: a file is missing, or a line is not as published.
+      PrepareError: a file is missing, a line is not as published, or no video to train on is listed.
     """
     classes = _classes(find_file(labels, ("jester-v1-labels.csv",), FILES, _WITHIN))
     listing = Listing(classes, {"manifest": []})
     for name, split in (("train", "train"), ("validation", "val"), ("test", "test")):
         files = (f"jester-v1-{name}.csv",)
         path = find_optional(labels, files, _WITHIN) if name == "test" else find_file(labels, files, FILES, _WITHIN)
-        for where, line in read_lines(path, _EXPECTED[name]) if path else ():
-            listing.add("manifest", split, _video(where, line, name, classes), where)
+        if path:
+            lines = read_lines(path, _EXPECTED[name])
+            videos = ((where, _video(where, line, name, classes)) for where, line in lines)
+            listing.add_list("manifest", split, path, videos, _EXPECTED[name])
     return listing
 
 
 def _classes(path) -> tuple[str, ...]:
     names: list[str] = []
     for where, line in read_lines(path, _NAMES):
+        line = normal_form(line)
         if ";" in line or line in names:
             raise PrepareError(f"{where}: {line[:40]!r} is not a new class name; expected {_NAMES}")
         names.append(line)
@@ -45,6 +49,7 @@ def _video(where, line, name, classes) -> Video:
         raise PrepareError(f"{where}: id {identity[:40]!r} is no name of a file or folder; expected {_EXPECTED[name]}")
     if not semicolon and name != "test":
         raise PrepareError(f"{where}: {line[:40]!r} has no semicolon; expected {_EXPECTED[name]}")
+    label = normal_form(label)
     if semicolon and label not in classes:
         raise PrepareError(f"{where}: class {label[:40]!r} is not in jester-v1-labels.csv; expected {_EXPECTED[name]}")
     return Video(identity, label, (identity,))

@@ -2,6 +2,7 @@
 
 import os
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, read_table
 from cvmae.storage.path import isdir, isfile, join, names_in
@@ -21,13 +22,16 @@ def read(labels: str) -> Listing:
     Raises:
       PrepareError: a file or column is missing, or a value is not as published.
     """
-    rows = [row for path in _files(labels) for row in _rows(path)]
+    rows_by_file = {path: list(_rows(path)) for path in _files(labels)}
+    rows = [row for of_file in rows_by_file.values() for row in of_file]
     names = tuple(sorted({label for _, label, _, _ in rows if label}))
     listing = Listing(names, {"manifest": []})
     for where, label, split, (identity, start, end) in rows:
         cut = f"{identity}_{start:06d}_{end:06d}"
         stems = (cut, f"{identity}_{start}_{end}", identity)
         listing.add("manifest", split, Video(f"{cut}.mp4", label, stems, (label, split), (start, end)), where)
+    for path in (path for path, of_file in rows_by_file.items() if not of_file):
+        listing.mark_empty(_split_of_name(path), path, f"rows of {COLUMNS}")
     return listing
 
 
@@ -57,7 +61,7 @@ def _rows(path):
             raise PrepareError(
                 f"{where}: split {row.get('split', '')!r} is unknown, not one of {', '.join(SPLITS)}; expected {COLUMNS}"
             )
-        label = row.get("label", "")
+        label = normal_form(row.get("label", ""))
         if not label and split != "test":
             raise PrepareError(f"{where}: no label, and this is no test video; expected {COLUMNS}")
         identity = row["youtube_id"]

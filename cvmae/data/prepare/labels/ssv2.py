@@ -4,6 +4,7 @@
 import os
 import re
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, find_optional, read_json, read_lines
 
@@ -26,15 +27,12 @@ def read(labels: str) -> Listing:
     listing = Listing(tuple(sorted(number, key=number.get)), {"manifest": []})
     for split, name in (("train", "train"), ("val", "validation")):
         path = _find(labels, name)
-        for entry, where in _entries(path):
-            template = _bare(entry.get("template"))
-            if template not in number:
-                raise PrepareError(f"{where()}: template {entry.get('template')!r} is not in labels.json; expected {_ENTRIES}")
-            listing.add("manifest", split, _video(entry, where, template), path)
+        videos = ((path, _video(entry, where, _template(entry, where, number))) for entry, where in _entries(path))
+        listing.add_list("manifest", split, path, videos, _ENTRIES)
     if tests := _find(labels, "test", optional=True):
         answers = _answers(_find(labels, "test-answers", ".csv", optional=True), number)
-        for entry, where in _entries(tests):
-            listing.add("manifest", "test", _video(entry, where, answers.get(str(entry.get("id")), "")), tests)
+        videos = ((tests, _video(entry, where, answers.get(str(entry["id"]), ""))) for entry, where in _entries(tests))
+        listing.add_list("manifest", "test", tests, videos, _ENTRIES)
     return listing
 
 
@@ -62,6 +60,13 @@ def _entries(path):
         yield entry, lambda entry=entry: f"{path}:{_line_of(text, entry['id'])}"
 
 
+def _template(entry, where, number) -> str:
+    template = _bare(entry.get("template"))
+    if template not in number:
+        raise PrepareError(f"{where()}: template {entry.get('template')!r} is not in labels.json; expected {_ENTRIES}")
+    return template
+
+
 def _line_of(text, identity):
     # The json module does not record lines, so the line is searched for when a message needs it.
     match = re.search(rf'"id"\s*:\s*"?{re.escape(str(identity))}\b', text)
@@ -87,4 +92,4 @@ def _video(entry, where, label):
 
 
 def _bare(template):
-    return re.sub(r"[\[\]]", "", str(template)).strip()
+    return normal_form(re.sub(r"[\[\]]", "", str(template)))

@@ -2,6 +2,7 @@
 
 import os
 
+from cvmae.data.label_texts import normal_form
 from cvmae.data.prepare.listing import Listing, Video
 from cvmae.data.prepare.text import PrepareError, find_file, read_lines
 
@@ -25,8 +26,8 @@ def read(labels: str) -> Listing:
     for n in (1, 2, 3):
         for split, expected in _EXPECTED.items():
             path = find_file(labels, (f"{split}list0{n}.txt",), FILES, _FOLDERS)
-            for where, line in read_lines(path, expected):
-                listing.add(f"split{n}", split, _video(where, line, names, split), where)
+            videos = [(where, _video(where, line, names, split)) for where, line in read_lines(path, expected)]
+            listing.add_list(f"split{n}", split, path, videos, expected)
     return listing
 
 
@@ -35,9 +36,10 @@ def _classes(path):
     names = {}
     for where, line in read_lines(path, _CLASSES):
         number, _, name = line.partition(" ")
-        if number != str(len(names) + 1) or not name.strip() or name.strip() in names.values():
+        name = normal_form(name)
+        if number != str(len(names) + 1) or not name or name in names.values():
             raise PrepareError(f"{where}: {line!r} is not class {len(names) + 1} and a new name; expected {_CLASSES}")
-        names[number] = name.strip()
+        names[number] = name
     return names
 
 
@@ -45,6 +47,7 @@ def _video(where, line, names, split):
     expected = _EXPECTED[split]
     path, _, number = line.rpartition(" ") if line[-1].isdigit() else (line, "", "")
     label, _, file = path.strip().partition("/")
+    label = normal_form(label)
     if not file or "/" in file or (split == "train" and not number):
         raise PrepareError(f"{where}: {line!r} is not what is due here; expected {expected}")
     if label not in names.values():
