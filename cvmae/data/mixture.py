@@ -36,6 +36,7 @@ SAMPLING_FIELDS = {
     "clip_sampling": "sampling",
     "square_pixels": "square_pixels",
 }
+_PROPORTIONS = r"\w+:\d+(/\d+)?(,\w+:\d+(/\d+)?)*"  # see `Mixture.proportions`
 EQUAL_FIELDS = ("num_frames", "frame_size")  # a batch holds clips of one shape
 
 
@@ -225,6 +226,12 @@ class Mixture:
     @property
     def identity(self) -> str:
         return f"{self.proportions} of {' | '.join(source.identity for source in self._sources)}"
+
+
+def without_weights(identity: str) -> str:
+    """Returns the identity of a source without the weights of a mixture, which say nothing to who reads each record once."""
+    head, of, sources = identity.partition(" of ")
+    return re.sub(r":\d+(/\d+)?", "", head) + of + sources if re.fullmatch(_PROPORTIONS, head) else identity
 
 
 def part_range(source: Source, index: int) -> tuple[int, int]:

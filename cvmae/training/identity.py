@@ -9,7 +9,7 @@ import numpy as np
 
 from cvmae.config import UNTRAINED, ConfigError, flatten
 from cvmae.data.labels import digest_labels
-from cvmae.data.mixture import Mixture
+from cvmae.data.mixture import Mixture, without_weights
 from cvmae.data.sources import Source, TfdsSource, digest_keys
 from cvmae.parallel import processes
 from cvmae.workdir import CONFIG, PROVENANCE, Workdir
@@ -127,7 +127,12 @@ def _size(path: str) -> int:
 
 
 def _differ(name: str, there, here) -> bool:
-    """Returns True if an entry of an identity is another; sizes of files that were or are not there are not compared."""
+    """Returns True if an entry of an identity is another; sizes of files that were or are not there are not compared.
+
+    Evaluations read the sources of a mixture one after the other, whatever their weights, which checkpoints have all the same.
+    """
+    if name in (EVALUATED, TESTED):
+        return without_weights(there) != without_weights(here)
     if name not in _SIZES:
         return there != here
     if not isinstance(there, list) or len(there) != len(here):

@@ -7,7 +7,7 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.data.manifest import Entry, Manifest
-from cvmae.data.mixture import Mixture
+from cvmae.data.mixture import Mixture, parse_mixture
 from cvmae.data.sources import FileSource, make_source
 from cvmae.data.subset import Subset
 from cvmae.tasks import run
@@ -68,6 +68,28 @@ def test_other_data_of_evaluations_is_told_and_goes_on(capsys):
     assert not capsys.readouterr().err
     check_saved(train | {"eval_source": other}, saved)
     assert "note: the data of config.data.eval_split changed since step 3" in capsys.readouterr().err
+
+
+def test_the_weights_of_a_mixture_are_no_data_of_evaluations(capsys):
+    def position(text, **rows):
+        sources = {
+            name: FileSource(Manifest(tuple(Entry(f"/data/{row}", label) for row, label in of), ("x",), "/data"))
+            for name, of in rows.items()
+        }
+        return describe(
+            config(), FileSource(Manifest((), (), "/data")), Mixture(sources, parse_mixture(text), ({},) * len(sources))
+        )
+
+    saved = position("a:1,b:3", a=ROWS, b=ROWS[:2])
+    check_saved(position("a:0.5,b:2/3", a=ROWS, b=ROWS[:2]), saved)
+    assert not capsys.readouterr().err
+    for other in (
+        position("a:1,b:3,c:1", a=ROWS, b=ROWS[:2], c=ROWS),
+        position("a:1,b:3", a=ROWS, b=ROWS[1:]),
+        position("b:3,a:1", b=ROWS[:2], a=ROWS),  # views and masks are those of a clip's place
+    ):
+        check_saved(other, saved)
+        assert "note: the data of config.data.eval_split changed since step 3" in capsys.readouterr().err
 
 
 def test_a_replaced_video_of_evaluations_is_told_and_goes_on(tmp_path, capsys):
