@@ -13,6 +13,7 @@ from cvmae.evaluation.feature_reading import FeatureError
 from cvmae.evaluation.features import FeatureSpec
 from cvmae.files import write_json
 from cvmae.parallel import processes
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import AnyPath, as_path
 
 IDENTITY = "identity.json"
@@ -91,6 +92,7 @@ def digest_of(folder) -> str:
     try:
         return digest(_read_identity(path)["identity"]) if path.exists() else ""
     except ConfigError as error:
+        raise_of_store(error)
         raise FeatureError(f"{path} is damaged: delete it; each file of features says itself what made it") from error
 
 
@@ -157,6 +159,7 @@ def _read_identity(path: AnyPath) -> dict:
         if isinstance(value, dict) and isinstance(value.get("identity"), dict) and isinstance(value.get("layout"), dict):
             return value
     except (OSError, ValueError, RecursionError) as error:
+        raise_of_store(error)
         why = getattr(error, "strerror", None) or f"{error}"
     raise ConfigError(
         f"{path} does not say what the features beside it are ({why}): give another --workdir, or move {path.parent} away"

@@ -4,8 +4,18 @@ import os
 
 import pytest
 
+from cvmae.config import ConfigError
+from cvmae.data.class_file import read_classes
+from cvmae.data.manifest import read_manifest
+from cvmae.data.prepare.text import read_text
+from cvmae.data.tar_shards import load_index
+from cvmae.evaluation.feature_identity import digest_of
+from cvmae.interop.saved_run import read_workdir
 from cvmae.storage import client, path
 from cvmae.storage.client import SetupError, UnavailableError
+from cvmae.tasks.cooldown import _resolve
+from cvmae.workdir import Workdir
+from cvmae.workdir.saved_steps import try_reading
 from tests.commands import run
 from tests.requirements import missing
 from tests.servers import free_port
@@ -86,3 +96,35 @@ def test_the_command_ends_with_one_line(tmp_path):
         ended = run(*words, program=("-m", program), env=S3 | {"AWS_ENDPOINT_URL": "127.0.0.1:5917"})
         assert ended.returncode == 2, ended.stderr
         assert ended.stderr.splitlines()[-1] == "error: AWS_ENDPOINT_URL=127.0.0.1:5917 is no URL: give http://HOST:PORT"
+
+
+READERS = {
+    "the folder": Workdir.create,
+    "config": lambda folder: Workdir(folder).read_config(),
+    "report": lambda folder: Workdir(folder).read_report(),
+    "starts": lambda folder: Workdir(folder).read_starts(),
+    "trackers": lambda folder: Workdir(folder).read_trackers(),
+    "a run to start from": read_workdir,
+    "a run to cool down": _resolve,
+    "checkpoint": lambda folder: try_reading((path.as_path(folder) / "checkpoints/1/x").read_bytes, path.as_path(folder), "x"),
+    "manifest": lambda folder: read_manifest(f"{folder}/list.csv", "train"),
+    "classes": lambda folder: read_classes(f"{folder}/classes.csv"),
+    "shard": lambda folder: load_index(f"{folder}/a.tar"),
+    "features": digest_of,
+    "labels of a data set": lambda folder: read_text(f"{folder}/labels.csv", "number,name"),
+}
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_readers_of_files_leave_the_remedy_to_the_store(settings, read):
+    pytest.importorskip("s3fs")
+    settings(**S3, AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}")
+    for reason in (
+        r"Could not connect to the endpoint URL: \S+; check the network or AWS_ENDPOINT_URL$",
+        r"no credentials for s3://: set AWS_ACCESS_KEY_ID .* reads public buckets without$",
+    ):
+        with pytest.raises((ConfigError, UnavailableError), match=f"^(--workdir=)?s3://b/x\\S*: {reason}"):
+            value = READERS[read]("s3://b/x")
+            raise ConfigError(value[-1]) if read == "a run to cool down" else AssertionError(value)
+        settings(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
+        client._filesystem.cache_clear()
