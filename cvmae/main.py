@@ -82,6 +82,7 @@ def run_task() -> None:
     from cvmae.files import StorageError
     from cvmae.parallel import launch
     from cvmae.parallel.processes import log_once
+    from cvmae.storage.client import UnavailableError
     from cvmae.tasks import run
     from cvmae.tasks.ablate.runner import StudyError
     from cvmae.tasks.ending import ending
@@ -98,7 +99,7 @@ def run_task() -> None:
         fail(error, 2, launch.process_name(), launch.leave)
     except (BadDataError, NonFiniteError, StudyError) as error:
         fail(error, 1, launch.process_name(), launch.leave)
-    except StorageError as error:
+    except (StorageError, UnavailableError) as error:
         # Orbax's threads may wait for minutes for files of a checkpoint that a bucket refused, and Python's end for them.
         fail(error, 1, launch.process_name(), launch.leave if launch.is_multi_process() else launch.leave_now)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ import re
 from cvmae.data.label_texts import CLASSES, LabelError, normal_form
 from cvmae.data.lines import has_line_break
 from cvmae.data.text_files import TextError, read_utf8
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import exists
 
 
@@ -18,11 +19,12 @@ def read_classes(path: str) -> tuple[tuple[str, ...], list[str]]:
     Raises:
       LabelError: the file cannot be read, or a line of it is no class.
     """
-    if not exists(path):
-        return (), []
     try:
+        if not exists(path):
+            return (), []
         header, *rows = list(csv.reader(io.StringIO(read_utf8(path), newline=""))) or [[]]
     except OSError as error:
+        raise_of_store(error)
         raise LabelError(f"{path}: {error.strerror}; it has to be a file with number,name, or not to be there") from error
     except TextError as error:
         raise LabelError(str(error)) from error

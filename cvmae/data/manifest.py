@@ -34,7 +34,7 @@ from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part, part_notes
 from cvmae.data.video_files import FolderError, VideoFiles
-from cvmae.storage.client import LIBRARIES, SCHEMES, scheme_of
+from cvmae.storage.client import LIBRARIES, SCHEMES, raise_of_store, scheme_of
 from cvmae.storage.path import dirname, expand_user, is_remote, isdir, join, names_in
 
 
@@ -184,6 +184,7 @@ def _is_folder(path: str) -> bool:
     try:
         return isdir(path)
     except OSError as error:  # only of a bucket
+        raise_of_store(error)
         raise ManifestError(f"{path}: {error.strerror}; give a manifest, a file with {COLUMNS}") from error
 
 

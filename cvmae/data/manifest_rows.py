@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from cvmae.data.label_texts import EMPTY
 from cvmae.data.lines import has_line_break, one_line, quoted
 from cvmae.data.text_files import RepeatedKeyError, TextError, parse_json, read_utf8
+from cvmae.storage.client import raise_of_store
 
 COLUMNS = "path,label,split[,start,end]"
 COLUMN_NAMES = ("path", "label", "split", "start", "end")
@@ -38,6 +39,7 @@ def read_rows(path):
     try:
         yield from (_json_rows if as_json else _csv_rows)(path, io.StringIO(read_utf8(path), newline=""))
     except OSError as error:
+        raise_of_store(error)
         raise ManifestError(f"{path}: {error.strerror}; give a manifest, a file with {COLUMNS}") from error
     except csv.Error as error:
         raise ManifestError(f"{path}: not a CSV file ({error}); expected {COLUMNS}") from error

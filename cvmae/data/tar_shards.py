@@ -27,6 +27,7 @@ from cvmae.data.text_files import RepeatedKeyError, parse_json
 from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing
 from cvmae.storage.cache import open_binary
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import as_path, dirname, expand_user, glob, is_remote
 from cvmae.storage.remote_path import RemotePath
 
@@ -133,6 +134,7 @@ def load_index(path: str) -> tuple[ShardIndex, str]:
     try:
         stamp = _stamp(path)
     except OSError as error:
+        raise_of_store(error)
         raise ShardError(f"{path}: {error.strerror}; check data.webdataset.shards") from error
     try:
         saved = json.loads(as_path(path + SUFFIX).read_text(encoding="utf-8"))
@@ -147,10 +149,8 @@ def load_index(path: str) -> tuple[ShardIndex, str]:
         with replacing(path + SUFFIX) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
-        return (
-            index,
-            f"{dirname(path) or '.'}: indices of shards cannot be kept ({error.strerror}) and are made at every start",
-        )
+        folder = dirname(path) or "."
+        return index, f"{folder}: indices of shards cannot be kept ({error.strerror}) and are made at every start"
     return index, ""
 
 
@@ -207,6 +207,7 @@ def make_index(path: str) -> ShardIndex:
         remedy = "unpack gzip, since members are read by their place" if is_gzip else "copy or write it again"
         raise ShardError(f"{path}: no plain tar file {after} ({error}); {remedy}") from error
     except OSError as error:
+        raise_of_store(error)
         raise ShardError(f"{path}: {error.strerror or error}; check the disk and data.webdataset.shards") from error
     without = tuple(key for key, sample in zip(members, samples, strict=True) if sample is None)
     names = (f"{sample.key}.{extension}" for sample in filter(None, samples) for extension in members[sample.key])

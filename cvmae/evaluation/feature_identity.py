@@ -13,6 +13,7 @@ from cvmae.evaluation.feature_reading import FeatureError
 from cvmae.evaluation.features import FeatureSpec
 from cvmae.files import write_json
 from cvmae.parallel import processes
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import AnyPath, as_path
 
 IDENTITY = "identity.json"
@@ -92,6 +93,7 @@ def digest_of(folder) -> str:
     try:
         return digest(_read_identity(path, _DELETE)["identity"]) if path.exists() else ""
     except ConfigError as error:
+        raise_of_store(error)
         raise FeatureError(str(error)) from error
 
 
@@ -162,5 +164,6 @@ def _read_identity(path: AnyPath, remedy: str) -> dict:
     except UnicodeDecodeError:
         why = "it is no text in UTF-8"
     except (OSError, ValueError, RecursionError) as error:
+        raise_of_store(error)
         why = getattr(error, "strerror", None) or f"{error}"
     raise ConfigError(f"{path} is damaged ({why}): {remedy}")

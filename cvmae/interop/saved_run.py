@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 
 from cvmae.interop import remote
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.workdir import CHECKPOINTS, CONFIG
 from cvmae.workdir.saved_steps import find_damage, is_step, saved_steps
@@ -94,9 +95,11 @@ def read_workdir(path, step: int | None = None) -> SavedRun:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
+        raise_of_store(error)
         why = f"{folder} is no workdir, it holds no readable config.json ({error.strerror})"
         raise WorkdirError(f"{why}: give a folder that was the --workdir of a run") from error
     except (ValueError, RecursionError) as error:
+        raise_of_store(error)
         raise WorkdirError(f"{file} is not JSON ({error}): give a folder that was the --workdir of a run") from error
     if not isinstance(config, dict):
         raise WorkdirError(f"{file} is not the config of a run: give a folder that was the --workdir of a run")
@@ -104,6 +107,7 @@ def read_workdir(path, step: int | None = None) -> SavedRun:
     try:
         damage = {number: find_damage(checkpoints / str(number)) for number in reversed(saved_steps(checkpoints))}
     except OSError as error:
+        raise_of_store(error)
         raise WorkdirError(f"{checkpoints} cannot be read ({error.strerror}): give the command again when it can") from error
     steps = [number for number, why in damage.items() if not why]
     why = f" ({'; '.join(f'{number}: {text}' for number, text in damage.items())})" if damage else ""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from cvmae.config import ConfigError
 from cvmae.storage import counters
+from cvmae.storage.settings import SetupError, check_settings
 
 R = TypeVar("R")
 ATTEMPTS = 5
@@ -37,14 +38,24 @@ CREDENTIALS = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; FSSPEC_S3='{\"anon\": true}' reads public buckets without",
     "hf": "run `hf auth login`, or set HF_TOKEN",
 }
+# What to look at where a store does not answer, or its client cannot be made.
+ENDPOINTS = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}
+_SETTINGS = {
+    "gs": "STORAGE_EMULATOR_HOST, GOOGLE_APPLICATION_CREDENTIALS and FSSPEC_GCS",
+    "s3": "AWS_ENDPOINT_URL, AWS_REGION, AWS_PROFILE, AWS_CONFIG_FILE and FSSPEC_S3",
+    "hf": "HF_ENDPOINT and the other variables HF_",
+}
 _TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 _TRANSIENT_ERRNO = {errno.EIO, errno.EBUSY, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET, errno.EPIPE, errno.ECONNREFUSED}
 _NETWORK_PACKAGES = {"aiohttp", "aiobotocore", "botocore", "requests", "urllib3", "httpx", "httpcore", "httpx2", "httpcore2"}
 _PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-class SetupError(ConfigError):
-    """A package or credentials are missing; the message is one line that says what to install or set."""
+class UnavailableError(OSError):
+    """A store gave no answer, or one of an error; `strerror` says what to do, so that who reads a file adds no remedy of its own."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
 
 
 def scheme_of(path: str) -> str:
@@ -69,14 +80,28 @@ def check_scheme(path: str) -> None:
 def _filesystem(scheme: str, process: int):
     """Makes the client of a scheme; a forked process has its own, as connections and event loops do not survive a fork."""
     del process
-    fresh: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}  # another process may have written
     _mute()
+    check_settings(scheme)
+    try:
+        return _make(scheme)
+    except Exception as error:
+        # Libraries raise errors of all kinds for a setting that is wrong. Who asks for keys may have lost a connection.
+        if "Retrieval" in type(error).__name__ or isinstance(error, TimeoutError | ConnectionError):
+            raise
+        if _lacks_credentials(error) and "Profile" not in type(error).__name__:
+            raise
+        raise SetupError(f"{scheme}:// cannot be used ({_one_line(error)}): check {_SETTINGS[scheme]}") from error
+
+
+def _make(scheme: str):
+    fresh: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}  # another process may have written
     if scheme == "s3":
         from s3fs import S3FileSystem
 
         config = {"retries": {"max_attempts": 0}, "read_timeout": TIMEOUT_S, "connect_timeout": 10, "max_pool_connections": 64}
         filesystem = S3FileSystem(config_kwargs=config, **fresh)
         filesystem.retries = 1
+        filesystem.connect()  # only makes the client: what is wrong in a setting shows here, and not in the first request
         return filesystem
     if scheme == "gs":
         # Not the class that asks the kind of every bucket over gRPC, which emulators and proxies do not speak.
@@ -134,11 +159,10 @@ def call(path: str, operation: Callable[[Any], R], *, attempts: int = 0) -> R:
       SetupError: a package or credentials are missing.
       OSError: it failed otherwise; FileNotFoundError, FileExistsError and PermissionError say so.
     """
-    client = filesystem(path)
     attempts = attempts or (HUB_ATTEMPTS if scheme_of(path) == "hf" else ATTEMPTS)
     for attempt in range(attempts):
         try:
-            return operation(client)
+            return operation(filesystem(path))
         except Exception as error:
             if isinstance(error, ConfigError) or not is_error_of_storage(error):
                 raise
@@ -219,8 +243,34 @@ def translate(error: Exception, path: str, attempts: int = 1) -> Exception:
         return PermissionError(errno.EACCES, f"access is denied; {CREDENTIALS.get(scheme, '')}", path)
     if status in (404, 412):
         return translate(FileNotFoundError() if status == 404 else FileExistsError(), path)
-    reason = " ".join(str(error).split())[:160].strip(", ") or type(error).__name__
+    reason = _one_line(error)
     if reason == str(status):
         reason = f"HTTP status {status}"
     tried = f", after {attempts} attempts" if attempts > 1 else ""
-    return OSError(errno.EIO, f"{reason}{tried}", path)
+    remedy = (
+        "give the command again later" if status in _TRANSIENT_STATUS else f"check the network or {ENDPOINTS.get(scheme, scheme)}"
+    )
+    return UnavailableError(errno.EIO, f"{reason}{tried}; {remedy}", path)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160].strip(", ") or type(error).__name__
+
+
+def reason_of_store(error: BaseException) -> str:
+    """Returns why a store did not give a file, with what to do about it, where an error is one of these; else ""."""
+    if isinstance(error, SetupError):
+        return str(error)
+    is_refused = isinstance(error, PermissionError) and scheme_of(str(error.filename or "")) in LIBRARIES
+    return f"{error.strerror}" if isinstance(error, UnavailableError) or is_refused else ""
+
+
+def raise_of_store(error: BaseException) -> None:
+    """Raises SetupError where a store did not give a file, see `reason_of_store`; does nothing for any other error.
+
+    Who reads a file calls it first with an error that it met: its own remedy is for a file that is not there or holds something else.
+    """
+    if isinstance(error, SetupError):
+        raise error
+    if isinstance(error, OSError) and (reason := reason_of_store(error)):
+        raise SetupError(f"{error.filename}: {reason}") from error

@@ -14,6 +14,7 @@ from cvmae.interop.pretrained import vit_of
 from cvmae.interop.saved_run import SavedRun, read_workdir, split_path
 from cvmae.models.crossvideo import CrossVideo
 from cvmae.parallel import processes
+from cvmae.storage.client import raise_of_store
 from cvmae.tasks.schema import OF_RUN
 from cvmae.training.optimizer import path_of, resolve_schedule
 from cvmae.training.train_state import TrainState
@@ -90,6 +91,7 @@ def _resolve(path: str) -> tuple[dict, list[str], str]:
     except ConfigError as error:
         return {}, [], str(error)
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise_of_store(error)
         return {}, [], f"config.{FIELD}={path!r}: its config.json or position cannot be read ({error}): give another run"
     # Seven digits are those of the schedule, which computes in float32.
     values = {FIELD: str(run.checkpoint), "total": f"{max(1, math.ceil(total / SHARE))}_steps", "seed": config.seed + 1}

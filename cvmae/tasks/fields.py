@@ -68,7 +68,7 @@ CHECKS = {
     "*_every": FREE,
     "checkpoint_keep": at_least(1),
     "profile": FREE,  # parse_steps names its form
-    "log.*": FREE,  # trackers.check names the forms
+    "log.*": FREE,  # tracker_fields.check names the forms
     "dtype": one_of(*build.DTYPES),
     "attention": one_of(*ATTENTIONS),
     "remat": one_of(*vit.REMATS),

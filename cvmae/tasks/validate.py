@@ -24,7 +24,7 @@ from cvmae.tasks.mixtures import check_mixture
 from cvmae.tasks.model_fields import is_sigmoid, loss_field
 from cvmae.tasks.schema import check_schema
 from cvmae.tasks.teacher import check_teacher
-from cvmae.training import trackers
+from cvmae.training import tracker_fields
 from cvmae.visualize.attention import AttentionSpec
 from cvmae.workdir import PROBES
 
@@ -55,7 +55,7 @@ def validate(config, devices=None) -> None:
         "manifest of it by python -m cvmae.data.prepare --dataset=folder",
     )
     check_multi_label(config)
-    trackers.check(config.get("log", {}))
+    tracker_fields.check(config.get("log", {}))
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)

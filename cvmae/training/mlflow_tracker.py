@@ -19,7 +19,7 @@ STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 class Mlflow:
     """A run of an experiment on the tracking server, or in the database, of a URI. See `Tracker`."""
 
-    may_lose = 0
+    may_lose, whole_steps, newest = 0, False, -1
 
     def __init__(self, uri: str):
         self._uri, self._id = uri, ""

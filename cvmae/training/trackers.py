@@ -10,16 +10,14 @@ import dataclasses
 import importlib
 import importlib.util
 import math
-import os
 import pathlib
-import re
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from cvmae.config import flatten, require
+from cvmae.config import flatten
 from cvmae.data.worker_processes import signals_blocked
 from cvmae.files import local_folder, write_json
 from cvmae.parallel import processes
@@ -56,9 +54,14 @@ class Tracker(Protocol):
 
     Attributes:
       may_lose: how many of the newest calls of `write` a kill of the process may undo; a run that resumes makes them again.
+      whole_steps: True for a tracker that takes one row of a step: `write` is called once a step, with all of its metrics. The newest step
+        is not written where the run stops or fails, as it may get more; the run that resumes writes it.
+      newest: the newest step that the tracker's run has from earlier starts, which `open` looks up; -1 where it cannot be known.
     """
 
     may_lose: int
+    whole_steps: bool
+    newest: int
 
     def open(self, run: TrackedRun, kept: dict, keep: Callable[[dict], None]) -> str:
         """Opens the run, or a new one where `kept` is of none, and returns where people find it.
@@ -102,6 +105,7 @@ class Sender:
         self._safe, self._place = (kept.get("step", -1), kept.get("lines", 0)), _NOWHERE
         self._written: collections.deque[tuple[int, int]] = collections.deque(maxlen=tracker.may_lose + 1)
         self._calls: collections.deque[tuple[str, tuple]] = collections.deque([("open", ())], maxlen=WAITING)
+        self._row: tuple[int, dict[str, float]] | None = None  # of a step that may get more, for a tracker of whole steps
         self._changed, self._closing, self._failing = threading.Condition(), False, False
         self._thread = threading.Thread(target=self._serve, daemon=True, name=f"cvmae-{name}")
         self._thread.start()
@@ -144,6 +148,7 @@ class Sender:
                 self._wait(min(LONGEST_RETRY_S, RETRY_S * 2 ** (failures - 1)))
                 if failures % ATTEMPTS or method == "open":
                     continue
+                self._row = None  # or each call after it would fail with it
             else:
                 failures, self._failing = 0, False
             with self._changed:
@@ -156,19 +161,36 @@ class Sender:
             with signals_blocked():  # for processes that it starts: a signal to all of this run's is not for them
                 address = self._tracker.open(self._run, dict(self._kept), self._keep)
             processes.log_once(f"{self._name}: {address}")
-        elif method == "write":
+            if self._tracker.whole_steps:
+                self._safe = max(self._safe, (self._tracker.newest, 1))
+                self._tracker.newest = self._safe[0]
+        elif method == "write" and self._tracker.whole_steps:
             step, values = arguments
-            current = step, self._place[1] + 1 if step == self._place[0] else 1
-            if current > self._safe:  # others were written before a restart, and are the same now
-                self._tracker.write(step, values)
-                self._written.append(current)
-                if len(self._written) == self._written.maxlen:
-                    self._keep_place(self._written[0])
-            self._place = current
+            if self._row is not None and self._row[0] != step:
+                self._write_row()
+            self._row = step, (self._row[1] if self._row else {}) | values
+        elif method == "write":
+            self._write(*arguments)
         else:
+            if arguments[0] not in ("stopped", "failed"):
+                self._write_row()
             getattr(self._tracker, method)(*arguments)
             if method == "close" and self._written and self._written[-1] > self._safe:
                 self._keep_place(self._written[-1])
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        current = step, self._place[1] + 1 if step == self._place[0] else 1
+        if current > self._safe:  # others were written before a restart, and are the same now
+            self._tracker.write(step, values)
+            self._written.append(current)
+            if len(self._written) == self._written.maxlen:
+                self._keep_place(self._written[0])
+        self._place = current
+
+    def _write_row(self) -> None:
+        if self._row is not None:
+            self._write(*self._row)
+            self._row = None
 
     def _keep(self, kept: dict) -> None:
         if kept != self._kept:
@@ -269,32 +291,3 @@ def opened(config, workdir: Workdir) -> Iterator[Trackers]:
     """Yields the trackers of config.log, and closes their runs at the end of the block."""
     with contextlib.closing(Trackers(config, workdir)) as trackers:
         yield trackers
-
-
-# The field, the form of its value, and what a message calls it.
-FORMS = {
-    "wandb": (r"[^/\\#?%:]{1,128}", "the name of a project, without / \\ # ? % :"),
-    "mlflow": (r"\w[\w+.-]*://.+|databricks", "a URI such as http://HOST:5000, databricks, or sqlite:///FILE"),
-}
-
-
-def check(log) -> None:
-    """Raises ConfigError where a field of config.log has another form, or its tracker is not installed."""
-    for kind, (pattern, form) in FORMS.items():
-        value = log.get(kind)
-        if not value:
-            continue
-        require(re.fullmatch(pattern, value) is not None, f"config.log.{kind}={value!r} cannot be used: it must be {form}")
-        require(
-            kind != "mlflow"
-            or not value.startswith("file:")
-            or os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in ("true", "1"),
-            f"config.log.mlflow={value!r} is a folder, to which MLflow writes no runs since 3.17: give sqlite:///FILE, a database in a file; "
-            "or set MLFLOW_ALLOW_FILE_STORE=true",
-        )
-        # A folder of that name, such as W&B's own, is found too, but without a file.
-        spec = importlib.util.find_spec(kind)
-        installed = spec is not None and spec.origin is not None
-        require(
-            installed, f"config.log.{kind}={value!r} needs {kind}: pip install 'crossvideomae[{kind}]', or leave the field out"
-        )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cvmae.training.trackers import CLOSE_S, TrackedRun
+from cvmae.training.wandb_offline import newest_step
 
 OPEN_S = 60.0  # to wait for the server
 
@@ -15,10 +16,15 @@ OPEN_S = 60.0  # to wait for the server
 class Wandb:
     """A run of a project of W&B; its files lie in `wandb` of the workdir, also those of WANDB_MODE=offline. See `Tracker`."""
 
-    may_lose = 512  # lines of 64 bytes, less than any takes, in the blocks of 32 KiB in which a run that is offline is written
+    may_lose = (
+        514  # lines of 64 bytes, less than any takes, in the blocks of 32 KiB of a run that is offline; and what waits for more
+    )
+    whole_steps = (
+        True  # a row of W&B is of a step, which must rise, and `wandb sync` moves the steps of a file that begins too low
+    )
 
     def __init__(self, project: str):
-        self._project = project
+        self._project, self.newest = project, -1
         self._run: Any = None  # a wandb.Run, once it is open
 
     def open(self, run: TrackedRun, kept: dict, keep: Callable[[dict], None]) -> str:
@@ -42,29 +48,37 @@ class Wandb:
             allow_val_change=True,
             settings=wandb.Settings(silent=True, console="off", init_timeout=OPEN_S, finish_timeout=CLOSE_S),
         )
-        # Not W&B's own count of steps, which must rise: a run that resumes may send a step again.
+        # Online W&B begins after the newest step that the server has, offline at 0.
+        self.newest = newest_step(run.workdir, kept["id"]) if self._run.offline else self._run.starting_step - 1
+        # Also where `wandb sync` had to move the steps of W&B.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        return f"offline, sent by wandb sync {run.workdir}/wandb/offline-run-*" if self._run.offline else self._run.url
+        return (
+            f"offline, sent by wandb sync {run.workdir}/wandb/offline-run-*, all at once" if self._run.offline else self._run.url
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds the metrics of a step."""
-        self._run.log({"step": step, **values})
+        """Adds the metrics of a step; they wait in W&B for the pictures of the last one, or for the next step."""
+        self._run.log({"step": step, **values}, step=step)
 
     def report(
         self, step: int, numbers: Mapping[str, float], pictures: Sequence[pathlib.Path], files: Sequence[pathlib.Path]
     ) -> None:
-        """Adds numbers to the summary, and pictures and pages as media, see `Tracker.report`."""
-        import wandb
-
-        media = {f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
-        pages = {f"pages/{path.stem}": wandb.Html(path.read_text(encoding="utf-8")) for path in files if path.suffix == ".html"}
-        self._run.log({"step": step, **media, **pages})
+        """Adds numbers to the summary, and pictures and pages to the row of the step if that is of this start, see `Tracker.report`."""
+        if step > self.newest:
+            self._log_media(step, pictures, files)
         self._run.summary.update(dict(numbers))
         for path in files:
             if path.suffix != ".html":
                 copy = shutil.copy(path, self._run.dir)  # what lies elsewhere is linked, with a warning
                 self._run.save(copy, base_path=self._run.dir, policy="now")
+
+    def _log_media(self, step: int, pictures: Sequence[pathlib.Path], files: Sequence[pathlib.Path]) -> None:
+        import wandb
+
+        media = {f"pictures/{path.stem}": wandb.Image(str(path)) for path in pictures}
+        pages = {f"pages/{path.stem}": wandb.Html(path.read_text(encoding="utf-8")) for path in files if path.suffix == ".html"}
+        self._run.log({"step": step, **media, **pages}, step=step)
 
     def close(self, end: str) -> None:
         """Closes the run, see `Tracker.close`."""

@@ -11,7 +11,7 @@ from typing import Any
 from cvmae.config import ConfigError, require
 from cvmae.files import REMEDIES, lost_link, write_json
 from cvmae.parallel import processes
-from cvmae.storage.client import check_scheme, scheme_of
+from cvmae.storage.client import check_scheme, raise_of_store, reason_of_store, scheme_of
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
 
@@ -133,6 +133,8 @@ def _check_bucket_name(path: str) -> None:
 
 
 def _no_folder(path: str | os.PathLike | RemotePath, error: Exception) -> ConfigError:
+    if reason := reason_of_store(error):
+        return ConfigError(f"--workdir={path}: {reason}")
     number = getattr(error, "errno", None)
     remedy = REMEDIES[number] if number in (errno.ENAMETOOLONG, errno.ELOOP) else "give another"
     return ConfigError(f"--workdir={path} cannot be a folder ({getattr(error, 'strerror', None) or error}): {remedy}")
@@ -182,8 +184,10 @@ class Workdir:
             require(not lost_link(path), lost_link(path))
             return None
         except OSError as error:
+            raise_of_store(error)
             raise ConfigError(f"{path} cannot be read ({error.strerror}): bring it back, or give another --workdir") from error
         except (ValueError, RecursionError) as error:
+            raise_of_store(error)
             raise ConfigError(f"{path} is not JSON ({error}): {_MOVE}") from error
         require(isinstance(config, dict), f"{path} is not the config of a run: {_MOVE}")
         return config
@@ -192,7 +196,8 @@ class Workdir:
         """Returns the notes that trackers keep in the folder, by their name; {} where nothing can be read."""
         try:
             return dict(json.loads((self / TRACKERS).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError) as error:
+            raise_of_store(error)
             return {}
 
     def write_report(self, report: Report) -> None:
@@ -212,6 +217,7 @@ class Workdir:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
+            raise_of_store(error)
             raise ValueError(f"{path} cannot be read: {error}") from error
 
     def read_starts(self) -> list[dict] | None:
@@ -220,6 +226,7 @@ class Workdir:
             starts = json.loads((self / PROVENANCE).read_text(encoding="utf-8"))["starts"]
         except FileNotFoundError:
             return []
-        except (IsADirectoryError, ValueError, KeyError, TypeError, RecursionError):
+        except (IsADirectoryError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise_of_store(error)
             return None
         return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else None

@@ -16,6 +16,7 @@ import jax
 
 from cvmae.config import ConfigError
 from cvmae.files import storage_error_number
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
 from cvmae.workdir import orbax_output
@@ -148,6 +149,7 @@ def try_reading(function: Callable[[], Any], checkpoint: AnyPath, part: str) -> 
         # Orbax names an index of the array, TensorStore's error behind it the file and what is wrong.
         cause = raised.__cause__ if _OBJECT in str(raised) else None
         error = raised if cause is None else cause
+        raise_of_store(error)
         number = storage_error_number(error) or getattr(error, "errno", None)
         if number in (errno.EACCES, errno.EPERM):
             raise ConfigError(

@@ -223,7 +223,7 @@ def test_trackers_of_a_run_in_a_bucket_get_files_of_this_machine(bucket, tmp_pat
     seen = {}
 
     class Recorded:
-        may_lose = 0
+        may_lose, whole_steps, newest = 0, False, -1
 
         def __init__(self, value):
             self.value = value

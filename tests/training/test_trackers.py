@@ -13,6 +13,8 @@ from cvmae.config import ConfigError
 from cvmae.tasks.validate import validate
 from cvmae.training import trackers
 from cvmae.training.metric_writer import read_metrics
+from cvmae.training.wandb_offline import newest_step, records
+from cvmae.training.wandb_tracker import Wandb
 from tests import commands
 from tests.requirements import missing
 from tests.tiny_configs import config
@@ -71,10 +73,64 @@ def test_wandb_offline_has_the_whole_run_in_one_id(killed):
     assert {run.id for run in runs} == {kept["id"]} and kept["project"] == "videos"
     assert not first or first["wandb"]["id"] == kept["id"]
     assert of_steps((int(line.pop("step")), line) for run in runs for line in run.lines()) == logged(workdir)
-    assert sorted(logged(workdir)) == list(range(1, 9))
+    # Each step in one row of one file, whatever a server makes of a step that comes twice.
+    assert [line["step"] for run in runs for line in run.lines()] == sorted(logged(workdir)) == list(range(1, 9))
     last = runs[-1]
     assert last.config()["seed"] == 0 and last.config()["data.source"] == "synthetic" and last.exit_codes == [0]
     assert last.records["run"][0].run.display_name == "first" and last.records["run"][0].run.project == "videos"
+
+
+def test_a_start_of_a_finished_run_sends_wandb_no_row_again(killed):
+    workdir, _ = killed
+    before = len(offline_runs(workdir))
+    ended = tracked(workdir, 0, wait=False)
+    assert ended.returncode == 0, ended.stderr
+    runs = offline_runs(workdir)
+    assert len(runs) == before + 1 and runs[-1].lines() == [] and runs[-1].exit_codes == [0]
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """W&B offline in this process, also where it was in use before."""
+    need("wandb")
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_pictures_are_in_the_row_of_the_last_step_and_are_sent_once(tmp_path, offline):
+    (tmp_path / "page.html").write_text("page")
+    run, kept = trackers.TrackedRun("name", {}, tmp_path), {"project": "p", "id": "abcd1234"}
+    for start in range(2):
+        tracker = Wandb("p")
+        tracker.open(run, kept, lambda _: None)
+        assert tracker.newest == (7 if start else -1)
+        for step in (5, 7) if not start else ():
+            tracker.write(step, {"loss": 1.0})
+        tracker.report(7, {"report/top1": 0.5}, [], [tmp_path / "page.html"])
+        tracker.close("finished")
+    first, second = offline_runs(tmp_path)
+    assert [line["step"] for line in first.lines()] == [5, 7] and first.lines()[1]["pages/page"]["_type"] == "html-file"
+    assert second.lines() == [] and second.summary()["report/top1"] == 0.5
+
+
+def test_a_file_that_was_cut_short_has_the_steps_before(killed):
+    workdir, _ = killed
+    [file] = [run.folder / f"run-{run.id}.wandb" for run in offline_runs(workdir) if run.lines()][-1:]
+    content, id = file.read_bytes(), file.stem.removeprefix("run-")
+    assert newest_step(workdir, id) == 8 and newest_step(workdir, "another") == -1
+    newest = []
+    for size in (*range(0, len(content), 41), len(content)):
+        file.write_bytes(content[:size])
+        newest.append(
+            max(
+                (record.history.step.num for record in records(file) if record.WhichOneof("record_type") == "history"), default=-1
+            )
+        )
+    assert newest == sorted(newest) and newest[0] == -1 and newest[-1] == 8
 
 
 def test_mlflow_has_the_whole_run_in_one_run(killed):
@@ -110,6 +166,7 @@ class Recorder:
 
     def __init__(self, failing=(), may_lose=0):
         self.calls, self.failing, self.number, self.may_lose = [], set(failing), 0, may_lose
+        self.whole_steps, self.newest = False, -1
 
     def _call(self, *call):
         self.number += 1
@@ -203,6 +260,53 @@ def test_a_step_of_several_lines_is_not_sent_again(start, sent):
             sender.call("write", step, {})
         sender.close("stopped")
         assert [call[1] for call in tracker.calls if call[0] == "write"] == written
+
+
+def whole(newest=-1):
+    tracker = Recorder()
+    tracker.whole_steps, tracker.newest = True, newest
+    return tracker
+
+
+@pytest.mark.parametrize("end, steps", [("finished", [4, 5]), ("stopped", [4]), ("failed", [4])])
+def test_a_tracker_of_whole_steps_is_called_once_a_step(start, end, steps):
+    """The last one of a run that will resume may get more: it is written then, with everything."""
+    values, tracker = [], whole()
+    tracker.write = lambda step, row: values.append((step, row))
+    sender = start(tracker)
+    for step, row in ((4, {"loss": 1.0}), (4, {"eval/loss": 2.0}), (5, {"loss": 3.0})):
+        sender.call("write", step, row)
+    sender.close(end)
+    assert [step for step, _ in values] == steps and values[0] == (4, {"loss": 1.0, "eval/loss": 2.0})
+    resumed = whole()
+    sender = start(resumed, start.keeps[-1])
+    for step in (4, 5, 5, 6):
+        sender.call("write", step, {})
+    sender.call("report", 6)
+    sender.close("finished")
+    assert [call[1] for call in resumed.calls if call[0] == "write"] == [step for step in (4, 5, 6) if step not in steps]
+    assert [call[0] for call in resumed.calls][-3:] == ["write", "report", "close"]
+
+
+def test_steps_that_the_run_of_a_tracker_has_are_not_sent_again(start):
+    tracker = whole(newest=5)
+    sender = start(tracker, {"id": "old", "step": 2, "lines": 1})
+    for step in (2, 3, 5, 5, 6):
+        sender.call("write", step, {})
+    sender.close("finished")
+    assert [call[1] for call in tracker.calls if call[0] == "write"] == [6]
+
+
+def test_a_row_that_is_never_taken_gives_way(start):
+    tracker = whole()
+    tracker.failing = set(range(2, 2 + trackers.ATTEMPTS))
+    sender = start(tracker)
+    for step in (1, 2, 3):
+        sender.call("write", step, {})
+    while sender._calls:
+        time.sleep(0.01)
+    sender.close("finished")
+    assert [call[1] for call in tracker.calls if call[0] == "write"] == [3]
 
 
 def test_steps_that_a_kill_may_undo_count_as_sent_once_the_run_is_closed(start):

@@ -1,33 +1,10 @@
-"""What a run of W&B has written offline: its `.wandb` file, a log of LevelDB's form with one protocol buffer a record."""
+"""What a run of W&B has written offline."""
 
 import collections
 import json
 import pathlib
-import struct
 
-BLOCK = 32768
-HEADER = 7  # of the file (":W&B", a number, a version), and of a part of a record (checksum, length, kind)
-FULL, FIRST, MIDDLE, LAST = range(1, 5)
-
-
-def records(path: pathlib.Path):
-    """Yields the records of a file, of one that was cut short those that are whole."""
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined] # made at import
-
-    content, position, begun = path.read_bytes(), HEADER, b""
-    assert content.startswith(b":W&B")
-    while position + HEADER <= len(content):
-        if BLOCK - position % BLOCK < HEADER:
-            position += BLOCK - position % BLOCK
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, position)
-        part = content[position + HEADER : position + HEADER + length]
-        if len(part) < length or kind not in (FULL, FIRST, MIDDLE, LAST):
-            return
-        begun = part if kind in (FULL, FIRST) else begun + part
-        position += HEADER + length
-        if kind in (FULL, LAST):
-            yield Record.FromString(begun)
+from cvmae.training.wandb_offline import records
 
 
 class OfflineRun:
@@ -41,8 +18,9 @@ class OfflineRun:
         self.records = found
 
     def lines(self) -> list[dict]:
-        """The logged values in their order, without W&B's own."""
+        """The logged values in their order, without W&B's own; its step is that of the values."""
         logged = [_values(record.history.item) for record in self.records["history"]]
+        assert all(line["_step"] == line["step"] for line in logged)
         return [{name: value for name, value in line.items() if not name.startswith("_")} for line in logged]
 
     def config(self) -> dict:

@@ -21,6 +21,7 @@ from cvmae.data.tar_shards import expand, load_index
 from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing, write_json
 from cvmae.storage.cache import RemoteFile, open_binary
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import as_path, exists, is_remote, join
 from cvmae.storage.remote_path import RemotePath
 
@@ -110,6 +111,7 @@ def _size(record) -> int:
     try:
         return RemotePath(path).status().size if is_remote(path) else os.path.getsize(path)
     except OSError as error:
+        raise_of_store(error)
         raise PrepareError(f"{one_line(path)}: {error.strerror}{record.listed}; remove it from the manifest") from error
 
 
@@ -141,6 +143,7 @@ def _write(path, source, indices) -> None:
                 with open_binary(video) as file:
                     _add(tar, f"{key}{extension if extension in EXTENSIONS | PICTURES else '.mp4'}", file.read())
             except OSError as error:
+                raise_of_store(error)
                 raise PrepareError(f"{one_line(video)}: {error.strerror}{record.listed}; remove it from the manifest") from error
             if record.label >= 0:
                 _add(tar, f"{key}.cls", str(record.label).encode())

@@ -11,6 +11,7 @@ from typing import Any
 
 from cvmae.data.lines import csv_text
 from cvmae.data.text_files import RepeatedKeyError, TextError, parse_json, read_utf8
+from cvmae.storage.client import raise_of_store
 from cvmae.storage.path import is_remote, isdir, isfile, join
 from cvmae.storage.remote_path import RemotePath
 
@@ -43,6 +44,7 @@ def read_text(path: str, expected: str) -> str:
     try:
         return read_utf8(path).replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
+        raise_of_store(error)
         raise PrepareError(f"{path}: {error.strerror}; expected {expected}") from error
     except TextError as error:
         raise PrepareError(f"{error}; expected {expected}") from error
