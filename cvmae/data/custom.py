@@ -62,14 +62,15 @@ class CheckedSource:
     def parts(self) -> list[tuple[str, float | None, float | None]]:
         """Returns (file, start, end) of every record, of videos in no files a name for each that a source of the same records has too.
 
-        Sources have the same records if they have the same identity, but for their labels, and the same keys.
+        Sources have the same records if they have the same identity, but for their labels, and the same keys. A video that is there twice
+        has one name.
         """
         own = getattr(self._source, "parts", list)()
         if own:
             return own
         keys = [self.key(index) for index in range(len(self))]
         records = hashlib.blake2b(json.dumps([self._source.identity, keys]).encode(), digest_size=16).hexdigest()
-        return [(f"{records}/{index}", None, None) for index in range(len(self))]
+        return [(f"{records}/{key}", None, None) for key in keys]
 
     def __getitem__(self, index: int) -> Record:
         """Returns a record. Raises: SourceError, it does not follow the protocol; UnreadableError and others, the other source's."""

@@ -32,9 +32,8 @@ def check_members(source, name: str) -> None:
     count, labels = _count(source, f"{name} ({kind})"), source.labels
     if not count:
         raise SourceError(f"{name} ({kind}) holds no records: give at least one")
-    if not isinstance(labels, np.ndarray) or labels.dtype != np.int32 or labels.shape != (count,):
-        shown = f"{labels.dtype}{list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
-        raise SourceError(f"{name}.labels is {shown}: give a numpy array int32 [{count}], -1 for an unlabeled record")
+    if not _is_plain(labels) or labels.dtype != np.int32 or labels.shape != (count,):
+        raise SourceError(f"{name}.labels is {_shown(labels)}: give a numpy array int32 [{count}], -1 for an unlabeled record")
     if labels.min() < UNLABELED:
         raise SourceError(
             f"{_label_of(source, name, int(labels.argmin()))}: number classes from 0, and give {UNLABELED} for an unlabeled record"
@@ -56,8 +55,10 @@ def _check_class_names(source, name: str) -> None:
             "tuple with a name for every label, or ()"
         )
     for number, class_name in enumerate(names):
-        if not isinstance(class_name, str) or has_line_break(class_name) or not _is_unicode(class_name):
-            raise SourceError(f"{name}.class_names[{number}] is {_shown_value(class_name)}: give a text of one line")
+        if not isinstance(class_name, str) or not class_name.strip() or has_line_break(class_name) or not _is_unicode(class_name):
+            raise SourceError(
+                f"{name}.class_names[{number}] is {_shown_value(class_name)}: give a text of one line that is not empty"
+            )
         if (other := first.setdefault(class_name, number)) != number:
             raise SourceError(
                 f"{name}.class_names[{other}] and [{number}] are both {_shown_value(class_name)}: give each class a name of its own"
@@ -92,7 +93,7 @@ def _check_label_sets(source, name: str) -> None:
     sets = label_sets_of(source)
     if sets is None:
         return
-    is_table = isinstance(sets, np.ndarray) and sets.dtype == np.bool_ and sets.ndim == 2
+    is_table = _is_plain(sets) and sets.dtype == np.bool_ and sets.ndim == 2
     width = len(source.class_names) or (sets.shape[1] if is_table else 0)
     if not is_table or sets.shape[1] != width or source.labels.max() >= len(sets):
         shown = _shown(sets)
@@ -143,7 +144,7 @@ def check_record(record, label: int, name: str) -> Record:
         raise SourceError(f"{name}.name is {_shown_value(record.name)}: give a text")
     name = f"{name}, which is {one_line(record.name)[:60]}: its"
     payload = record.payload
-    is_frames = isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
+    is_frames = _is_plain(payload) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
     if not is_frames and not isinstance(payload, str | bytes | RemoteFile):
         raise SourceError(
             f"{name} payload is {_shown(payload)}: give a path, the bytes of a video file, or frames uint8 [n, H, W, 3]"
@@ -191,8 +192,13 @@ def _times_of(record: Record, name: str) -> dict[str, float | None]:
     return times
 
 
-def _shown(payload) -> str:
-    return f"{payload.dtype}{list(payload.shape)}" if isinstance(payload, np.ndarray) else f"of type {type(payload).__name__}"
+def _is_plain(array) -> bool:
+    """Returns True for an array of numpy's whose values all count: not for a masked one, whose mask nothing here reads."""
+    return isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+
+
+def _shown(array) -> str:
+    return f"{array.dtype}{list(array.shape)}" if _is_plain(array) else f"of type {type(array).__name__}"
 
 
 def _shown_value(value, expected: type = str) -> str:
