@@ -16,6 +16,7 @@ from cvmae.data.records import Record, Source, UnreadableError, part_key
 from cvmae.storage.cache import RemoteFile
 
 _CHARACTERS = 60  # of a value in a message
+Span = tuple[str, float | None, float | None]
 MEMBERS = ("__len__", "__getitem__", "class_names", "labels", "identity", "key")
 
 
@@ -42,6 +43,24 @@ def check_members(source, name: str) -> None:
     _check_class_names(source, name)
     check_text(source.identity, f"{name}.identity")
     check_text(source.key(0), f"{name}.key(0)")
+    notes, stamp = getattr(source, "notes", ()), getattr(source, "stamp", None)
+    if not isinstance(notes, tuple | list) or not all(isinstance(note, str) for note in notes):
+        raise SourceError(f"{name}.notes is {_shown_value(notes, tuple)}: give a tuple of texts, or leave it out")
+    if stamp is not None and not isinstance(stamp(0), str | None):
+        raise SourceError(f"{name}.stamp(0) is {_shown_value(stamp(0))}: give a text, or None where it cannot be told")
+
+
+def check_parts(parts, count: int, name: str) -> list[Span]:
+    """Returns the parts of a source, a list of (file, start, end). Raises: SourceError, they are none, or not one for each record."""
+    expected = f"give a list of (file, start, end), one for each of the {counted(count, 'record')}, or []"
+    if not isinstance(parts, list | tuple) or len(parts) not in (0, count):
+        shown = counted(len(parts), "part") if isinstance(parts, list | tuple) else _shown_value(parts)
+        raise SourceError(f"{name}.parts() is {shown}: {expected}")
+    for number, part in enumerate(parts):
+        is_part = isinstance(part, tuple | list) and len(part) == 3 and isinstance(part[0], str)
+        if not is_part or not all(time is None or isinstance(time, numbers.Real) for time in part[1:]):
+            raise SourceError(f"{name}.parts()[{number}] is {_shown_value(part)}: {expected}")
+    return [(file, _open_or_seconds(start), _open_or_seconds(end)) for file, start, end in parts]
 
 
 def _check_class_names(source, name: str) -> None:
@@ -183,13 +202,18 @@ def _times_of(record: Record, name: str) -> dict[str, float | None]:
         time = getattr(record, part)
         if time is not None and (isinstance(time, bool) or not isinstance(time, numbers.Real)):
             raise SourceError(f"{name} {part} is {_shown_value(time, float)}: give seconds, or None")
-        times[part] = None if time is None or math.isnan(time) else float(time)
+        times[part] = _open_or_seconds(time)
     start, end = times["start"] or 0.0, math.inf if times["end"] is None else times["end"]
     if not 0 <= start < end or times["end"] == math.inf:
         raise SourceError(
             f"{name} start {times['start']} and end {times['end']} are not 0 <= start < end: give seconds, or None for an open end"
         )
     return times
+
+
+def _open_or_seconds(time) -> float | None:
+    """Returns a time as a number of Python's; None, an open end, for NaN."""
+    return None if time is None or math.isnan(time) else float(time)
 
 
 def _is_plain(array) -> bool:
