@@ -9,8 +9,10 @@ import numpy as np
 
 from cvmae.data.custom_checks import (
     SourceError,
+    Span,
     check_members,
     check_name,
+    check_parts,
     check_picklable,
     check_record,
     check_same_classes,
@@ -59,17 +61,18 @@ class CheckedSource:
         check_text(key, f"{self._name}.key({index})")
         return key
 
-    def parts(self) -> list[tuple[str, float | None, float | None]]:
+    def parts(self) -> list[Span]:
         """Returns (file, start, end) of every record, of videos in no files a name for each that a source of the same records has too.
 
-        Sources have the same records if they have the same identity, but for their labels, and the same keys.
+        Sources have the same records if they have the same identity, but for their labels, and the same keys. A video that is there twice
+        has one name.
         """
-        own = getattr(self._source, "parts", list)()
-        if own:
-            return own
+        own = getattr(self._source, "parts", list)
+        if parts := check_parts(own() if callable(own) else own, len(self), self._name):
+            return parts
         keys = [self.key(index) for index in range(len(self))]
         records = hashlib.blake2b(json.dumps([self._source.identity, keys]).encode(), digest_size=16).hexdigest()
-        return [(f"{records}/{index}", None, None) for index in range(len(self))]
+        return [(f"{records}/{key}", None, None) for key in keys]
 
     def __getitem__(self, index: int) -> Record:
         """Returns a record. Raises: SourceError, it does not follow the protocol; UnreadableError and others, the other source's."""

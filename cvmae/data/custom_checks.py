@@ -16,6 +16,7 @@ from cvmae.data.records import Record, Source, UnreadableError, part_key
 from cvmae.storage.cache import RemoteFile
 
 _CHARACTERS = 60  # of a value in a message
+Span = tuple[str, float | None, float | None]
 MEMBERS = ("__len__", "__getitem__", "class_names", "labels", "identity", "key")
 
 
@@ -32,9 +33,8 @@ def check_members(source, name: str) -> None:
     count, labels = _count(source, f"{name} ({kind})"), source.labels
     if not count:
         raise SourceError(f"{name} ({kind}) holds no records: give at least one")
-    if not isinstance(labels, np.ndarray) or labels.dtype != np.int32 or labels.shape != (count,):
-        shown = f"{labels.dtype}{list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
-        raise SourceError(f"{name}.labels is {shown}: give a numpy array int32 [{count}], -1 for an unlabeled record")
+    if not _is_plain(labels) or labels.dtype != np.int32 or labels.shape != (count,):
+        raise SourceError(f"{name}.labels is {_shown(labels)}: give a numpy array int32 [{count}], -1 for an unlabeled record")
     if labels.min() < UNLABELED:
         raise SourceError(
             f"{_label_of(source, name, int(labels.argmin()))}: number classes from 0, and give {UNLABELED} for an unlabeled record"
@@ -43,6 +43,24 @@ def check_members(source, name: str) -> None:
     _check_class_names(source, name)
     check_text(source.identity, f"{name}.identity")
     check_text(source.key(0), f"{name}.key(0)")
+    notes, stamp = getattr(source, "notes", ()), getattr(source, "stamp", None)
+    if not isinstance(notes, tuple | list) or not all(isinstance(note, str) for note in notes):
+        raise SourceError(f"{name}.notes is {_shown_value(notes, tuple)}: give a tuple of texts, or leave it out")
+    if stamp is not None and not isinstance(stamp(0), str | None):
+        raise SourceError(f"{name}.stamp(0) is {_shown_value(stamp(0))}: give a text, or None where it cannot be told")
+
+
+def check_parts(parts, count: int, name: str) -> list[Span]:
+    """Returns the parts of a source, a list of (file, start, end). Raises: SourceError, they are none, or not one for each record."""
+    expected = f"give a list of (file, start, end), one for each of the {counted(count, 'record')}, or []"
+    if not isinstance(parts, list | tuple) or len(parts) not in (0, count):
+        shown = counted(len(parts), "part") if isinstance(parts, list | tuple) else _shown_value(parts)
+        raise SourceError(f"{name}.parts() is {shown}: {expected}")
+    for number, part in enumerate(parts):
+        is_part = isinstance(part, tuple | list) and len(part) == 3 and isinstance(part[0], str)
+        if not is_part or not all(time is None or isinstance(time, numbers.Real) for time in part[1:]):
+            raise SourceError(f"{name}.parts()[{number}] is {_shown_value(part)}: {expected}")
+    return [(file, _open_or_seconds(start), _open_or_seconds(end)) for file, start, end in parts]
 
 
 def _check_class_names(source, name: str) -> None:
@@ -56,8 +74,10 @@ def _check_class_names(source, name: str) -> None:
             "tuple with a name for every label, or ()"
         )
     for number, class_name in enumerate(names):
-        if not isinstance(class_name, str) or has_line_break(class_name) or not _is_unicode(class_name):
-            raise SourceError(f"{name}.class_names[{number}] is {_shown_value(class_name)}: give a text of one line")
+        if not isinstance(class_name, str) or not class_name.strip() or has_line_break(class_name) or not _is_unicode(class_name):
+            raise SourceError(
+                f"{name}.class_names[{number}] is {_shown_value(class_name)}: give a text of one line that is not empty"
+            )
         if (other := first.setdefault(class_name, number)) != number:
             raise SourceError(
                 f"{name}.class_names[{other}] and [{number}] are both {_shown_value(class_name)}: give each class a name of its own"
@@ -92,7 +112,7 @@ def _check_label_sets(source, name: str) -> None:
     sets = label_sets_of(source)
     if sets is None:
         return
-    is_table = isinstance(sets, np.ndarray) and sets.dtype == np.bool_ and sets.ndim == 2
+    is_table = _is_plain(sets) and sets.dtype == np.bool_ and sets.ndim == 2
     width = len(source.class_names) or (sets.shape[1] if is_table else 0)
     if not is_table or sets.shape[1] != width or source.labels.max() >= len(sets):
         shown = _shown(sets)
@@ -143,7 +163,7 @@ def check_record(record, label: int, name: str) -> Record:
         raise SourceError(f"{name}.name is {_shown_value(record.name)}: give a text")
     name = f"{name}, which is {one_line(record.name)[:60]}: its"
     payload = record.payload
-    is_frames = isinstance(payload, np.ndarray) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
+    is_frames = _is_plain(payload) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
     if not is_frames and not isinstance(payload, str | bytes | RemoteFile):
         raise SourceError(
             f"{name} payload is {_shown(payload)}: give a path, the bytes of a video file, or frames uint8 [n, H, W, 3]"
@@ -182,7 +202,7 @@ def _times_of(record: Record, name: str) -> dict[str, float | None]:
         time = getattr(record, part)
         if time is not None and (isinstance(time, bool) or not isinstance(time, numbers.Real)):
             raise SourceError(f"{name} {part} is {_shown_value(time, float)}: give seconds, or None")
-        times[part] = None if time is None or math.isnan(time) else float(time)
+        times[part] = _open_or_seconds(time)
     start, end = times["start"] or 0.0, math.inf if times["end"] is None else times["end"]
     if not 0 <= start < end or times["end"] == math.inf:
         raise SourceError(
@@ -191,8 +211,18 @@ def _times_of(record: Record, name: str) -> dict[str, float | None]:
     return times
 
 
-def _shown(payload) -> str:
-    return f"{payload.dtype}{list(payload.shape)}" if isinstance(payload, np.ndarray) else f"of type {type(payload).__name__}"
+def _open_or_seconds(time) -> float | None:
+    """Returns a time as a number of Python's; None, an open end, for NaN."""
+    return None if time is None or math.isnan(time) else float(time)
+
+
+def _is_plain(array) -> bool:
+    """Returns True for an array of numpy's whose values all count: not for a masked one, whose mask nothing here reads."""
+    return isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+
+
+def _shown(array) -> str:
+    return f"{array.dtype}{list(array.shape)}" if _is_plain(array) else f"of type {type(array).__name__}"
 
 
 def _shown_value(value, expected: type = str) -> str:

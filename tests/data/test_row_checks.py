@@ -152,6 +152,13 @@ def test_clips_without_a_label_are_counted_where_labels_are_compared(tmp_path):
     assert check_rows(sources(tmp_path, unlabeled), FIELDS, labeled=True) == []  # said by the tasks that need labels
 
 
+def test_a_key_that_is_there_twice_is_a_video_listed_twice():
+    twice = InMemory("a")
+    twice.key = lambda index: f"a/{index % 5}"
+    [note] = check_rows(*custom(twice, InMemory("b")), labeled=True)
+    assert note == "data.split='train': 1 video is listed again with another label, such as a/0; give each video one label"
+
+
 def test_slices_of_a_source_in_no_files_are_compared():
     whole = CheckedSource(InMemory("a"), "source")
     slices = Subset(whole, np.arange(4)), Subset(CheckedSource(InMemory("a"), "source"), np.array([0, 4, 5]))
