@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import grain
 import numpy as np
@@ -32,18 +32,25 @@ def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int, str]]) -> N
         file.write(csv_text([(*_COLUMNS, _STAMP), *rows]))
 
 
-def read_index(folder: AnyPath) -> dict[str, Expected] | None:
-    """Returns what the index of a folder lists, by the name of the video; None without an index, as in folders of earlier versions.
+class _Listed(NamedTuple):
+    """A row of an index: the features that a video should have, and their file, relative to the folder."""
+
+    expected: Expected
+    file: str
+
+
+def read_index(folder: AnyPath) -> dict[str, _Listed] | None:
+    """Returns the rows of the index of a folder by the name of the video; None without an index, as in folders of earlier versions.
 
     Raises:
       FeatureError: the file is damaged.
     """
     try:
-        listed: dict[str, Expected] = {}
+        listed: dict[str, _Listed] = {}
         for where, row in read_table(folder / INDEX, _COLUMNS):
             name = row["name"]
             expected = Expected(name, whole_number(where, row, "windows"), stamp=row.get(_STAMP, "").strip())
-            if listed.setdefault(name, expected) != expected:
+            if listed.setdefault(name, _Listed(expected, row["file"])) != (expected, row["file"]):
                 raise TableError(f"{where}: {name} is there twice, with other values")
         return listed
     except FileNotFoundError:
@@ -71,6 +78,8 @@ def _is_of_cache(path: AnyPath, name: str) -> bool:
 
 def _why_empty(root: AnyPath) -> str:
     """Returns why a folder has no features of videos, and what to do."""
+    if not root.is_dir():
+        return "is not there: give the folder of features"
     if any(SHARD_NAME.fullmatch(path.stem) for path in root.rglob("*.npz")):
         return (
             "is the cache of task=knn or task=retrieval, rows of clips without the names of their videos: task=extract writes features by "
@@ -132,9 +141,14 @@ class FeatureFolder(Mapping):
                 f"{self._index} lists {name}, and its features are not there: run task=extract again, which makes them and the list"
             )
         # Without an index files may lie in another folder than they were written to.
-        expected = (self._listed[name] if self._listed else Expected())._replace(encoder=self._encoder)
+        expected = (self._listed[name].expected if self._listed else Expected())._replace(encoder=self._encoder)
         if self._records is None:
             path = self._files.path(name)
+            if self._listed and self._listed[name].file != self._files.file_of(name):
+                raise FeatureError(
+                    f"{self._index} lists {name} with the file {self._listed[name].file}, and its own is {self._files.file_of(name)}: run "
+                    "task=extract again, which writes the list"
+                )
             with path.open("rb") as file:
                 return self._read(file, path, name, expected)
         where = f"{self._shards[position]}, record of {name},"
@@ -180,9 +194,10 @@ class FeatureFolder(Mapping):
             return
         own = "" if why_outside(video) else self._files.file_of(video)
         root = str(where).removesuffix(own).removesuffix("/")
-        remedy = (
-            f"give the folder {root}" if own and f"{root}/{own}" == str(where) else "give it that name, or run task=extract again"
-        )
+        remedy = "give it that name, or run task=extract again"
+        if own and f"{root}/{own}" == str(where):
+            copied = "; if it was copied into this one, move it away" if root.startswith(f"{self._root}/") else ""
+            remedy = f"give the folder {root}{copied}"
         raise FeatureError(f"{where} holds the features of {video!r}, and is {name!r} of {self._root}: {remedy}")
 
     def __iter__(self) -> Iterator[str]:
