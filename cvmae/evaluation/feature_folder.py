@@ -71,9 +71,9 @@ def _rows_of_whole(shard: AnyPath) -> list[Row]:
     return rows
 
 
-def _is_of_cache(path: AnyPath, name: str) -> bool:
-    """Returns True for a shard of the cache of task=knn or task=retrieval, a file without the name of a video."""
-    return bool(SHARD_NAME.fullmatch(name)) and not video_of(path)
+def _is_other(path: AnyPath, name: str) -> bool:
+    """Returns True for a shard of the cache of task=knn or task=retrieval, and for what macOS puts beside files: they name no video."""
+    return bool(SHARD_NAME.fullmatch(name) or path.name.startswith("._")) and not video_of(path)
 
 
 def _why_empty(root: AnyPath) -> str:
@@ -119,6 +119,8 @@ class FeatureFolder(Mapping):
         listed = read_index(root)
         rows = [(row.name, shard) for shard in shards for row in _rows_of_whole(shard)]
         names = [name for name, _ in rows] if shards else self._names_of_files(listed)
+        if shards and listed is None:
+            self._check_unlisted(rows)
         self._shards = [shard for _, shard in rows]
         # Of a video that was recomputed there are two records for a moment: the later one holds.
         self._positions: dict[str, int | None] = {name: position for position, name in enumerate(names) if name}
@@ -179,7 +181,7 @@ class FeatureFolder(Mapping):
 
         Opened are the first file, and that of every folder in it that is one of features as well.
         """
-        names = [name for name in self._files.names() if not _is_of_cache(self._files.path(name), name)]
+        names = [name for name in self._files.names() if not _is_other(self._files.path(name), name)]
         tops = {name.partition("/")[0]: name for name in reversed(names) if "/" in name}
         inner = [name for top, name in tops.items() if (self._root / top / IDENTITY).exists()]
         for name in names[:1] + inner:
@@ -187,6 +189,19 @@ class FeatureFolder(Mapping):
             if video := video_of(path):
                 self._check_name(path, name, video)
         return names
+
+    def _check_unlisted(self, rows: list[tuple[str, AnyPath]]) -> None:
+        """Raises FeatureError where, without an index, a video of shards has features in two of them, or others are in .npz files."""
+        first: dict[str, AnyPath] = {}
+        for name, shard in rows:
+            if name and first.setdefault(name, shard) != shard:
+                raise FeatureError(
+                    f"{first[name]} and {shard.name} both have features of {name}: run task=extract again, or move one of the two away"
+                )
+        if names := self._all_names():
+            raise FeatureError(
+                f"{self._root} holds {SHARD} shards and .npz files such as {names[0]}.npz: move one of the two away"
+            )
 
     def _check_name(self, where: object, name: str, video: str) -> None:
         """Raises FeatureError where a file does not lie where its video's name says; file systems may write accents otherwise."""
