@@ -187,7 +187,9 @@ class NpzFiles:
     def names(self) -> list[str]:
         """Returns the names of the videos that have a file, sorted."""
         start = len(self._folder.as_posix()) + 1
-        paths = self._folder.rglob(f"*{self._suffix}")
+        paths: list[AnyPath] = [
+            path for path in self._folder.rglob(f"*{self._suffix}") if isinstance(path, RemotePath) or path.is_file()
+        ]
         return sorted(self._name(path, path.as_posix()[start:].removesuffix(self._suffix)) for path in paths)
 
     def path(self, name: str) -> AnyPath:

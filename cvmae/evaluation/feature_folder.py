@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import grain
 import numpy as np
@@ -32,18 +32,25 @@ def write_index(folder: AnyPath, rows: Iterable[tuple[str, str, int, str]]) -> N
         file.write(csv_text([(*_COLUMNS, _STAMP), *rows]))
 
 
-def read_index(folder: AnyPath) -> dict[str, Expected] | None:
-    """Returns what the index of a folder lists, by the name of the video; None without an index, as in folders of earlier versions.
+class _Listed(NamedTuple):
+    """A row of an index: the features that a video should have, and their file, relative to the folder."""
+
+    expected: Expected
+    file: str
+
+
+def read_index(folder: AnyPath) -> dict[str, _Listed] | None:
+    """Returns the rows of the index of a folder by the name of the video; None without an index, as in folders of earlier versions.
 
     Raises:
       FeatureError: the file is damaged.
     """
     try:
-        listed: dict[str, Expected] = {}
+        listed: dict[str, _Listed] = {}
         for where, row in read_table(folder / INDEX, _COLUMNS):
             name = row["name"]
             expected = Expected(name, whole_number(where, row, "windows"), stamp=row.get(_STAMP, "").strip())
-            if listed.setdefault(name, expected) != expected:
+            if listed.setdefault(name, _Listed(expected, row["file"])) != (expected, row["file"]):
                 raise TableError(f"{where}: {name} is there twice, with other values")
         return listed
     except FileNotFoundError:
@@ -64,13 +71,15 @@ def _rows_of_whole(shard: AnyPath) -> list[Row]:
     return rows
 
 
-def _is_of_cache(path: AnyPath, name: str) -> bool:
-    """Returns True for a shard of the cache of task=knn or task=retrieval, a file without the name of a video."""
-    return bool(SHARD_NAME.fullmatch(name)) and not video_of(path)
+def _is_other(path: AnyPath, name: str) -> bool:
+    """Returns True for a shard of the cache of task=knn or task=retrieval, and for what macOS puts beside files: they name no video."""
+    return bool(SHARD_NAME.fullmatch(name) or path.name.startswith("._")) and not video_of(path)
 
 
 def _why_empty(root: AnyPath) -> str:
     """Returns why a folder has no features of videos, and what to do."""
+    if not root.is_dir():
+        return "is not there: give the folder of features"
     if any(SHARD_NAME.fullmatch(path.stem) for path in root.rglob("*.npz")):
         return (
             "is the cache of task=knn or task=retrieval, rows of clips without the names of their videos: task=extract writes features by "
@@ -110,6 +119,8 @@ class FeatureFolder(Mapping):
         listed = read_index(root)
         rows = [(row.name, shard) for shard in shards for row in _rows_of_whole(shard)]
         names = [name for name, _ in rows] if shards else self._names_of_files(listed)
+        if shards and listed is None:
+            self._check_unlisted(rows)
         self._shards = [shard for _, shard in rows]
         # Of a video that was recomputed there are two records for a moment: the later one holds.
         self._positions: dict[str, int | None] = {name: position for position, name in enumerate(names) if name}
@@ -132,9 +143,14 @@ class FeatureFolder(Mapping):
                 f"{self._index} lists {name}, and its features are not there: run task=extract again, which makes them and the list"
             )
         # Without an index files may lie in another folder than they were written to.
-        expected = (self._listed[name] if self._listed else Expected())._replace(encoder=self._encoder)
+        expected = (self._listed[name].expected if self._listed else Expected())._replace(encoder=self._encoder)
         if self._records is None:
             path = self._files.path(name)
+            if self._listed and self._listed[name].file != self._files.file_of(name):
+                raise FeatureError(
+                    f"{self._index} lists {name} with the file {self._listed[name].file}, and its own is {self._files.file_of(name)}: run "
+                    "task=extract again, which writes the list"
+                )
             with path.open("rb") as file:
                 return self._read(file, path, name, expected)
         where = f"{self._shards[position]}, record of {name},"
@@ -165,7 +181,7 @@ class FeatureFolder(Mapping):
 
         Opened are the first file, and that of every folder in it that is one of features as well.
         """
-        names = [name for name in self._files.names() if not _is_of_cache(self._files.path(name), name)]
+        names = [name for name in self._files.names() if not _is_other(self._files.path(name), name)]
         tops = {name.partition("/")[0]: name for name in reversed(names) if "/" in name}
         inner = [name for top, name in tops.items() if (self._root / top / IDENTITY).exists()]
         for name in names[:1] + inner:
@@ -174,15 +190,29 @@ class FeatureFolder(Mapping):
                 self._check_name(path, name, video)
         return names
 
+    def _check_unlisted(self, rows: list[tuple[str, AnyPath]]) -> None:
+        """Raises FeatureError where, without an index, a video of shards has features in two of them, or others are in .npz files."""
+        first: dict[str, AnyPath] = {}
+        for name, shard in rows:
+            if name and first.setdefault(name, shard) != shard:
+                raise FeatureError(
+                    f"{first[name]} and {shard.name} both have features of {name}: run task=extract again, or move one of the two away"
+                )
+        if names := self._all_names():
+            raise FeatureError(
+                f"{self._root} holds {SHARD} shards and .npz files such as {names[0]}.npz: move one of the two away"
+            )
+
     def _check_name(self, where: object, name: str, video: str) -> None:
         """Raises FeatureError where a file does not lie where its video's name says; file systems may write accents otherwise."""
         if composed(video) == composed(name):
             return
         own = "" if why_outside(video) else self._files.file_of(video)
         root = str(where).removesuffix(own).removesuffix("/")
-        remedy = (
-            f"give the folder {root}" if own and f"{root}/{own}" == str(where) else "give it that name, or run task=extract again"
-        )
+        remedy = "give it that name, or run task=extract again"
+        if own and f"{root}/{own}" == str(where):
+            copied = "; if it was copied into this one, move it away" if root.startswith(f"{self._root}/") else ""
+            remedy = f"give the folder {root}{copied}"
         raise FeatureError(f"{where} holds the features of {video!r}, and is {name!r} of {self._root}: {remedy}")
 
     def __iter__(self) -> Iterator[str]:

@@ -156,7 +156,7 @@ def _read_identity(path: AnyPath, remedy: str) -> dict:
     """Returns what `open_cache` wrote. Raises: ConfigError with the remedy, it is damaged."""
     why = "it lacks identity and layout"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(value, dict) and isinstance(value.get("identity"), dict) and isinstance(value.get("layout"), dict):
             return value
     except json.JSONDecodeError as error:

@@ -179,12 +179,58 @@ def test_a_folder_above_below_or_within_features_is_refused_with_the_right_one(e
         shutil.copytree(tmp_path / "val", right / "val")
         right = right / "val"
     with pytest.raises(
-        FeatureError, match=rf"holds the features of '[ad]/1.mp4', and is '.*' of {folder}: give the folder {right}$"
+        FeatureError, match=rf"holds the features of '[ad]/1.mp4', and is '.*' of {folder}: give the folder {right}(;|$)"
     ):
         FeatureFolder(folder)
     (right / "identity.json").unlink()  # by which a folder in another one is seen at once
-    with pytest.raises(FeatureError, match=rf"give the folder {right}$"):
+    with pytest.raises(FeatureError, match=rf"give the folder {right}(;|$)"):
         dict(FeatureFolder(folder))
+
+
+def test_columns_of_an_index_that_do_not_belong_together(extracted, tmp_path):
+    """A spreadsheet sorted one of them alone; this one is of an earlier version, without the videos."""
+    extracted()
+    index = tmp_path / "out" / "index.csv"
+    names = [f"d/{number}.mp4" for number in range(COUNT)]
+    index.write_text("\n".join(["name,file,windows", *(f"{a},{b}.npz,3" for a, b in zip(names, names[::-1], strict=True))]))
+    with pytest.raises(FeatureError, match="index.csv lists d/0.mp4 with the file d/3.mp4.npz, and its own is d/0.mp4.npz: run"):
+        FeatureFolder(tmp_path / "out")["d/0.mp4"]
+
+
+def test_shards_and_files_of_two_extractions_in_one_folder(extracted, tmp_path):
+    """Somebody copied them there and removed the list; either would hide the other."""
+    extracted("array_record")
+    out = tmp_path / "out"
+    (out / "index.csv").unlink()
+    assert len(dict(FeatureFolder(out))) == COUNT
+    for kind in ("array_record", "csv"):
+        shutil.copy(out / f"features-00000.{kind}", out / f"features-00001.{kind}")
+    with pytest.raises(
+        FeatureError, match="features-00000.array_record and features-00001.array_record both have features of d/0"
+    ):
+        FeatureFolder(out)
+    (out / "features-00001.array_record").unlink()
+    extracted(out="files")
+    shutil.copytree(tmp_path / "files" / "d", out / "d")
+    with pytest.raises(
+        FeatureError, match="holds .array_record shards and .npz files such as d/0.mp4.npz: move one of the two away"
+    ):
+        FeatureFolder(out)
+
+
+def test_what_systems_and_editors_leave_is_passed_over(extracted, tmp_path):
+    extracted()
+    out = tmp_path / "out"
+    (out / "index.csv").unlink()
+    (out / "d" / "._0.mp4.npz").write_bytes(b"Mac OS X")
+    (out / "e.npz").mkdir()
+    (out / "identity.json").write_bytes(b"\xef\xbb\xbf" + (out / "identity.json").read_bytes())
+    assert len(dict(FeatureFolder(out))) == COUNT == extracted()["skipped"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none is not there: give the folder of features"):
+        FeatureFolder(tmp_path / "none")
 
 
 def test_an_accent_that_the_file_system_writes_otherwise(extracted, tmp_path):

@@ -398,3 +398,15 @@ def test_a_list_without_a_video_is_named(tmp_path, dataset):
     [path] = list(labels.rglob(file))
     path.write_text(text)
     assert READERS[dataset](str(labels)).remarks == [(str(path), "empty list", f"it lists no video{detail}")]
+
+
+@pytest.mark.parametrize(
+    "dataset, file, text",
+    [("jester", "jester-v1-labels.csv", "\n"), ("ucf101", "classInd.txt", ""), ("ssv2", "labels.json", "{}")],
+)
+def test_a_list_without_a_class_is_named(tmp_path, dataset, file, text):
+    labels = build(tmp_path, dataset)
+    [path] = labels.rglob(file)
+    path.write_text(text)
+    with pytest.raises(PrepareError, match=f"/{file}: it lists no class; expected "):
+        READERS[dataset](str(labels))

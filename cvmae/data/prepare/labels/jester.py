@@ -40,6 +40,8 @@ def _classes(path) -> tuple[str, ...]:
         if ";" in line or line in names:
             raise PrepareError(f"{where}: {line[:40]!r} is not a new class name; expected {_NAMES}")
         names.append(line)
+    if not names:
+        raise PrepareError(f"{path}: it lists no class; expected {_NAMES}")
     return tuple(names)
 
 

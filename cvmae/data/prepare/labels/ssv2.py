@@ -44,6 +44,8 @@ def _find(labels, name, extension=".json", optional=False):
 def _templates(path):
     """Returns {template: number} of `labels.json`."""
     ids, _ = read_json(path, _TEMPLATES)
+    if ids == {}:
+        raise PrepareError(f"{path}: it lists no class; expected {_TEMPLATES}")
     if not isinstance(ids, dict) or sorted(map(str, ids.values())) != sorted(map(str, range(len(ids)))):
         raise PrepareError(f"{path}: the ids are not 0, 1, ... each once; expected {_TEMPLATES}")
     return {_bare(template): int(number) for template, number in ids.items()}

@@ -40,6 +40,8 @@ def _classes(path):
         if number != str(len(names) + 1) or not name or name in names.values():
             raise PrepareError(f"{where}: {line!r} is not class {len(names) + 1} and a new name; expected {_CLASSES}")
         names[number] = name
+    if not names:
+        raise PrepareError(f"{path}: it lists no class; expected {_CLASSES}")
     return names
 
 
