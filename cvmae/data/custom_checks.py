@@ -6,6 +6,7 @@ import numbers
 import operator
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,8 @@ def check_parts(parts, count: int, name: str) -> list[Span]:
 
 def _check_class_names(source, name: str) -> None:
     """Raises SourceError where class names are no tuple of texts, each of one class, or a label has none."""
-    names, labels, first = source.class_names, source.labels, {}
+    names, labels = source.class_names, source.labels
+    first: dict[str, int] = {}
     if not isinstance(names, tuple):
         raise SourceError(f"{name}.class_names is {_shown_value(names, tuple)}: give a tuple with a name for every label, or ()")
     if names and label_sets_of(source) is None and labels.max() >= len(names):
@@ -162,18 +164,18 @@ def check_record(record, label: int, name: str) -> Record:
     if not isinstance(record.name, str):
         raise SourceError(f"{name}.name is {_shown_value(record.name)}: give a text")
     name = f"{name}, which is {one_line(record.name)[:60]}: its"
-    payload = record.payload
+    payload: Any = record.payload
     is_frames = _is_plain(payload) and payload.dtype == np.uint8 and payload.ndim == 4 and payload.shape[3] == 3
     if not is_frames and not isinstance(payload, str | bytes | RemoteFile):
         raise SourceError(
             f"{name} payload is {_shown(payload)}: give a path, the bytes of a video file, or frames uint8 [n, H, W, 3]"
         )
-    times = _times_of(record, name)
+    start, end = _times_of(record, name)
     if not _is_index(record.label) or record.label != label:
         raise SourceError(f"{name} label is {record.label!r}, the one in labels is {label}: both have to be the same number")
     if not (payload.size if isinstance(payload, np.ndarray) else payload):
         raise UnreadableError(record.name, "it is empty")
-    return dataclasses.replace(record, **times)
+    return dataclasses.replace(record, start=start, end=end)
 
 
 def check_name(record: Record, key: str, name: str, key_name: str) -> None:
@@ -192,23 +194,19 @@ def check_name(record: Record, key: str, name: str, key_name: str) -> None:
         )
 
 
-def _times_of(record: Record, name: str) -> dict[str, float | None]:
+def _times_of(record: Record, name: str) -> tuple[float | None, float | None]:
     """Returns the start and the end of a record, as numbers of Python's, which JSON has; NaN is an open end, as in a manifest.
 
     Raises: SourceError, they are no times; `name` is that of the record, for messages.
     """
-    times = {}
     for part in ("start", "end"):
         time = getattr(record, part)
         if time is not None and (isinstance(time, bool) or not isinstance(time, numbers.Real)):
             raise SourceError(f"{name} {part} is {_shown_value(time, float)}: give seconds, or None")
-        times[part] = _open_or_seconds(time)
-    start, end = times["start"] or 0.0, math.inf if times["end"] is None else times["end"]
-    if not 0 <= start < end or times["end"] == math.inf:
-        raise SourceError(
-            f"{name} start {times['start']} and end {times['end']} are not 0 <= start < end: give seconds, or None for an open end"
-        )
-    return times
+    start, end = _open_or_seconds(record.start), _open_or_seconds(record.end)
+    if not 0 <= (start or 0.0) < (math.inf if end is None else end) or end == math.inf:
+        raise SourceError(f"{name} start {start} and end {end} are not 0 <= start < end: give seconds, or None for an open end")
+    return start, end
 
 
 def _open_or_seconds(time) -> float | None:

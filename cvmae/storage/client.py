@@ -261,8 +261,10 @@ def reason_of_store(error: BaseException) -> str:
     """Returns why a store did not give a file, with what to do about it, where an error is one of these; else ""."""
     if isinstance(error, SetupError):
         return str(error)
-    is_refused = isinstance(error, PermissionError) and scheme_of(str(error.filename or "")) in LIBRARIES
-    return f"{error.strerror}" if isinstance(error, UnavailableError) or is_refused else ""
+    if not isinstance(error, UnavailableError | PermissionError):
+        return ""
+    is_of_store = isinstance(error, UnavailableError) or scheme_of(str(error.filename or "")) in LIBRARIES
+    return f"{error.strerror}" if is_of_store else ""
 
 
 def raise_of_store(error: BaseException) -> None:
