@@ -16,12 +16,10 @@ OPEN_S = 60.0  # to wait for the server
 class Wandb:
     """A run of a project of W&B; its files lie in `wandb` of the workdir, also those of WANDB_MODE=offline. See `Tracker`."""
 
-    may_lose = (
-        514  # lines of 64 bytes, less than any takes, in the blocks of 32 KiB of a run that is offline; and what waits for more
-    )
-    whole_steps = (
-        True  # a row of W&B is of a step, which must rise, and `wandb sync` moves the steps of a file that begins too low
-    )
+    # Lines of 64 bytes, less than any takes, in the blocks of 32 KiB of a run that is offline; and what waits for more.
+    may_lose = 514
+    # A row of W&B is of a step, which must rise, and `wandb sync` moves the steps of a file that begins too low.
+    whole_steps = True
 
     def __init__(self, project: str):
         self._project, self.newest = project, -1
