@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cvmae.data.label_texts import UNLABELED
-from cvmae.data.labels import label_sets_of
+from cvmae.data.labels import are_identifiers, label_sets_of
 from cvmae.data.lines import counted, has_line_break, one_line
 from cvmae.data.records import Record, Source, UnreadableError, part_key
 from cvmae.storage.cache import RemoteFile
@@ -72,6 +72,11 @@ def _check_class_names(source, name: str) -> None:
         raise SourceError(
             f"{_label_of(source, name, int(labels.argmax()))}, and class_names has {counted(len(names), 'name')}, for 0 to {len(names) - 1}: give a "
             "tuple with a name for every label, or ()"
+        )
+    if not names and label_sets_of(source) is None and are_identifiers(used := np.unique(labels[labels >= 0]).tolist()):
+        raise SourceError(
+            f"{_label_of(source, name, int(labels.argmax()))}, and there are only {counted(len(used), 'different label')}: number the classes 0 to "
+            f"{len(used) - 1}, or give class_names"
         )
     for number, class_name in enumerate(names):
         if not isinstance(class_name, str) or not class_name.strip() or has_line_break(class_name) or not _is_unicode(class_name):
