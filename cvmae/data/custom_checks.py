@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cvmae.data.label_texts import UNLABELED
-from cvmae.data.labels import label_sets_of
+from cvmae.data.labels import are_identifiers, label_sets_of
 from cvmae.data.lines import counted, has_line_break, one_line
 from cvmae.data.records import Record, Source, UnreadableError, part_key
 from cvmae.storage.cache import RemoteFile
@@ -51,17 +51,17 @@ def check_members(source, name: str) -> None:
         raise SourceError(f"{name}.stamp(0) is {_shown_value(stamp(0))}: give a text, or None where it cannot be told")
 
 
-def check_parts(parts, count: int, name: str) -> list[Span]:
-    """Returns the parts of a source, a list of (file, start, end). Raises: SourceError, they are none, or not one for each record."""
+def check_parts(spans, count: int, name: str) -> list[Span]:
+    """Returns the parts of a source, a list of (file, start, end). Raises: SourceError, they have another form, or are not one for each record."""
     expected = f"give a list of (file, start, end), one for each of the {counted(count, 'record')}, or []"
-    if not isinstance(parts, list | tuple) or len(parts) not in (0, count):
-        shown = counted(len(parts), "part") if isinstance(parts, list | tuple) else _shown_value(parts)
+    if not isinstance(spans, list | tuple) or len(spans) not in (0, count):
+        shown = counted(len(spans), "part") if isinstance(spans, list | tuple) else _shown_value(spans)
         raise SourceError(f"{name}.parts() is {shown}: {expected}")
-    for number, part in enumerate(parts):
+    for number, part in enumerate(spans):
         is_part = isinstance(part, tuple | list) and len(part) == 3 and isinstance(part[0], str)
         if not is_part or not all(time is None or isinstance(time, numbers.Real) for time in part[1:]):
             raise SourceError(f"{name}.parts()[{number}] is {_shown_value(part)}: {expected}")
-    return [(file, _open_or_seconds(start), _open_or_seconds(end)) for file, start, end in parts]
+    return [(file, _open_or_seconds(start), _open_or_seconds(end)) for file, start, end in spans]
 
 
 def _check_class_names(source, name: str) -> None:
@@ -74,6 +74,11 @@ def _check_class_names(source, name: str) -> None:
         raise SourceError(
             f"{_label_of(source, name, int(labels.argmax()))}, and class_names has {counted(len(names), 'name')}, for 0 to {len(names) - 1}: give a "
             "tuple with a name for every label, or ()"
+        )
+    if not names and label_sets_of(source) is None and are_identifiers(used := np.unique(labels[labels >= 0]).tolist()):
+        raise SourceError(
+            f"{_label_of(source, name, int(labels.argmax()))}, and there are only {counted(len(used), 'different label')}: number the classes 0 to "
+            f"{len(used) - 1}, or give class_names"
         )
     for number, class_name in enumerate(names):
         if not isinstance(class_name, str) or not class_name.strip() or has_line_break(class_name) or not _is_unicode(class_name):

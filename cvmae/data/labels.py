@@ -207,11 +207,16 @@ def _check_range(labels_of, places, names, classes):
             f"{places[labels_of[1]]}: labels run from 1 to {label}, none is 0; {remedy}; if class 0 has no video here, say so by "
             f"a {CLASSES}"
         )
-    if not names and highest >= _SPARSE_FROM and _are_sparse(labels_of):
+    if not names and are_identifiers(labels_of):
         raise LabelError(
             f"{places[label]}: label {label[:40]!r} is no class number, there are only {used} different labels; number the classes "
             f"0 to {used - 1}, or give names"
         )
+
+
+def are_identifiers(numbers: Collection[int]) -> bool:
+    """Returns True for numbers that are no class numbers: above those that may be a few clips of a large set, nine tenths never occur."""
+    return max(numbers, default=0) >= _SPARSE_FROM and _are_sparse(numbers)
 
 
 def _are_sparse(numbers: Collection[int]) -> bool:

@@ -181,7 +181,7 @@ def check(
     if "clips" in changed:
         what = f"the checkpoint was made with clips={position['clips']}, this run has {expected['clips']}; {what}"
     elif changed == ["source"]:
-        what = f"{what} (it was {position['source']}, now {expected['source']})"
+        what = f"{what} (it was {_shown(position['source'])}, now {_shown(expected['source'])})"
     fields = {name: values for name, values in changed_config().items() if name.startswith("data.")}
     of_data = f"; changed: {show_changes(fields)}" if fields else ""
     raise ConfigError(

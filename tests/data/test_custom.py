@@ -30,6 +30,9 @@ BROKEN = {
     },
     "labels is of type MaskedArray: give a numpy array": {"labels": np.ma.masked_array(np.zeros(3, np.int32), [0, 1, 0])},
     r"class_names\[1\] is ' ': give a text of one line that is not empty": {"class_names": ("a", " ")},
+    r"labels\[1\] is 5000, of 'r1', and there are only 2 different labels: number the classes 0 to 1, or give class_names": {
+        "labels": np.array([0, 5000, -1], np.int32),
+    },
     r"labels\[2\] is -2, of 'r2': number classes from 0, and give -1 for an unlabeled record": {
         "labels": np.array([0, -1, -2], np.int32),
     },
@@ -200,6 +203,14 @@ def test_changed_labels_of_held_out_clips_are_told_whatever_the_identity(split, 
 def test_changed_labels_of_training_clips_are_refused():
     with pytest.raises(ConfigError, match="the training data changed since step 3: the labels, so it cannot resume"):
         check({"step": 3} | described(), described(train=[0, 1, 0]))
+
+
+def test_a_long_identity_is_cut_in_messages():
+    source, other = Own(), Own()
+    source.identity, other.identity = "a" * 1000, "b" * 1000
+    before, now = (describe(tiny_configs.config(), CheckedSource(one, "source")) for one in (source, other))
+    with pytest.raises(ConfigError, match=r"step 3: the source \(it was 'a{50,60}\.\.\., now 'b{50,60}\.\.\.\)"):
+        check({"step": 3} | before, now)
 
 
 def test_label_sets_belong_to_the_identity_of_a_source():

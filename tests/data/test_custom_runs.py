@@ -34,7 +34,7 @@ def own(tmp_path_factory):
     """The README's example as a module, as worker processes import it."""
     folder = tmp_path_factory.mktemp("own")
     path = folder / "zipped.py"
-    path.write_text(readme_block("import zipfile"))
+    path.write_text(readme_block("import hashlib"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         spec = importlib.util.spec_from_file_location("zipped", path)

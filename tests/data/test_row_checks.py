@@ -160,11 +160,11 @@ def test_a_key_that_is_there_twice_is_a_video_listed_twice():
 
 
 def test_slices_of_a_source_in_no_files_are_compared():
-    whole = CheckedSource(InMemory("a"), "source")
-    slices = Subset(whole, np.arange(4)), Subset(CheckedSource(InMemory("a"), "source"), np.array([0, 4, 5]))
+    source = CheckedSource(InMemory("a"), "source")
+    slices = Subset(source, np.arange(4)), Subset(CheckedSource(InMemory("a"), "source"), np.array([0, 4, 5]))
     [note] = check_rows(*custom(*slices), labeled=True)
     assert "1 of 3 videos are also in" in note
-    assert check_rows(*custom(slices[0], Subset(whole, np.array([4, 5]))), labeled=True) == []
+    assert check_rows(*custom(slices[0], Subset(source, np.array([4, 5]))), labeled=True) == []
 
 
 def test_a_run_says_it(tmp_path):
