@@ -32,7 +32,6 @@ no file that can be written; 130 stopped by Ctrl-C, 143 by SIGTERM.
 
 import signal
 import sys
-from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -42,7 +41,7 @@ from cvmae.cli import FLAGS, check_json, config_path, define_json, fail, print_h
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
-from cvmae.parallel import launch
+from cvmae.parallel import launch, signals
 from cvmae.performance import bench_report, measurements
 from cvmae.tasks.fields import check_fields
 from cvmae.tasks.model_fields import fill_fields
@@ -165,21 +164,18 @@ def main(argv: list[str]) -> None:
     except BadDataError as error:
         fail(error, 1)
     except KeyboardInterrupt:
-        fail("interrupted; a measurement keeps nothing", 130, leave=launch.leave_now)
+        fail("interrupted; a measurement keeps nothing", 130, leave=signals.leave_now)
     except Terminated:
-        fail("ended by SIGTERM; a measurement keeps nothing", 128 + signal.SIGTERM, leave=launch.leave_now)
+        fail("ended by SIGTERM; a measurement keeps nothing", 128 + signal.SIGTERM, leave=signals.leave_now)
     print(f"{config_path()} on {jax.device_count()} {jax.devices()[0].device_kind}", *lines, sep="\n")
     write_numbers({"config": config_path(), "devices": bench_report.device_data()} | data)
     sys.exit(0)
 
 
-def _terminate(*_) -> NoReturn:
-    raise Terminated
-
-
 def cli() -> None:
     """Runs the command, `cvmae-bench`."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.interrupt_surely()
+    signal.signal(signal.SIGTERM, signals.raising(Terminated))
     app.run(main, flags_parser=parse)
 
 

@@ -22,7 +22,7 @@ from cvmae.cli import FLAGS, check_json, config_path, define_json, fail, print_h
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError, check_key
 from cvmae.data.pipeline import clip_spec
-from cvmae.parallel import launch
+from cvmae.parallel import signals
 from cvmae.performance import plan_report
 from cvmae.performance.chips import EXAMPLES, GIB, Topology, devices_of, parse_topology
 from cvmae.performance.compile import ProgramCost, compile_step
@@ -190,13 +190,13 @@ def main(argv: list[str]) -> None:
     except ConfigError as error:
         fail(error, 2)
     except KeyboardInterrupt:
-        fail(f"interrupted; {KEEPS}", 130, leave=launch.leave_now)
+        fail(f"interrupted; {KEEPS}", 130, leave=signals.leave_now)
     sys.exit(code)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-plan`."""
-    launch.leave_at_signals(KEEPS)
+    signals.leave_at_signals(KEEPS)
     app.run(main, flags_parser=parse)
 
 

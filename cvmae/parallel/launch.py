@@ -8,7 +8,6 @@ import functools
 import importlib.util
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ import jax
 
 from cvmae.config import ConfigError, require
 from cvmae.parallel import processes
+from cvmae.parallel.signals import leave_now
 
 CONNECT_S = 300.0  # for all processes to connect; the hosts of a pod do not start at the same time
 HEARTBEAT_S = 100.0  # JAX's default; less would end runs that a slow network or a live migration only delays
@@ -172,33 +172,6 @@ def leave(code: int) -> NoReturn:
     if processes.is_main_process():
         time.sleep(LAST_WORDS_S)
     leave_now(code)
-
-
-def leave_now(code: int) -> NoReturn:
-    """Ends this process without the interpreter's shutdown, which crashes where a thread of JAX still compiles."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def leave_at_signals(keeps: str) -> None:
-    """Ends this process at once at Ctrl-C (130) and SIGTERM (143), with a line that ends with `keeps`; for the main thread.
-
-    Python alone would wait until a compiler returns, which takes minutes, and libtpu would print a trace of its own.
-    """
-    signals = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in signals:
-        signal.signal(number, lambda *_: None)  # what is written to the pipe counts
-
-    def wait() -> None:
-        number = signal.Signals(os.read(reader, 1)[0])
-        print(f"error: {signals[number]}; {keeps}", file=sys.stderr, flush=True)
-        leave_now(128 + number)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def explain(error: BaseException) -> str:

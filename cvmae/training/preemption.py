@@ -18,6 +18,7 @@ import time
 from jax.experimental import multihost_utils
 
 from cvmae.parallel import processes
+from cvmae.parallel.signals import postponed
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended, as shells count it
 TERMINATED = 143  # and that SIGTERM ended
@@ -164,6 +165,8 @@ def ending_on_sigterm():
         return
 
     def end(number, frame):
+        if postponed(number, frame):
+            return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send several, and the end is under way
         raise SystemExit(TERMINATED)
 

@@ -166,7 +166,7 @@ def test_a_signal_is_one_line(program, name, signaled, ends, reason, monkeypatch
 
     monkeypatch.setattr(program, name, interrupted)
     monkeypatch.setattr(
-        program.launch, "leave_now", sys.exit
+        program.signals, "leave_now", sys.exit
     )  # without the shutdown, in which a thread that compiles would crash
     code, _, err = caller(program, monkeypatch, capsys)("--topology=cpu:1" if program is plan else "--decode")
     assert code == ends and err.startswith(f"error: {reason}; a ") and err.count("\n") == 1

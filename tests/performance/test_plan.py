@@ -424,8 +424,8 @@ def test_processes_read_contiguous_rows_on_real_slices(topology, sizes):
 def test_a_signal_while_a_compiler_runs_ends_the_command_at_once(number, reason):
     """The stand-in for a compiler returns to Python only after minutes, as one does."""
     code = (
-        "import hashlib; from cvmae import plan; from cvmae.parallel import launch;"
-        "launch.leave_at_signals(plan.KEEPS); print('compiles', flush=True); hashlib.pbkdf2_hmac('sha1', b'', b'', 10**9)"
+        "import hashlib; from cvmae import plan; from cvmae.parallel import signals;"
+        "signals.leave_at_signals(plan.KEEPS); print('compiles', flush=True); hashlib.pbkdf2_hmac('sha1', b'', b'', 10**9)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True) as process:
