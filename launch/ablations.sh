@@ -13,10 +13,14 @@ source launch/dry_run.sh
 
 OUT=${OUT:-workdir/ablations}
 BASE=${BASE:-demo}
+SEEDS=${SEEDS:-0 1 2}
 JOBS=${JOBS:-2}
 SLURM=${SLURM:-}
+choice SLURM yes no
+whole_numbers 1 JOBS
+whole_numbers 0 SEEDS
 read -ra studies <<<"${STUDIES:-masking frames objectives negatives}"
-read -ra seeds <<<"${SEEDS:-0 1 2}"
+read -ra seeds <<<"$SEEDS"
 fields=("--config.study.seeds=($(printf '%s,' "${seeds[@]}"))" "$@")
 
 last_run() { # CONFIG: prints the index of the study's last run

@@ -29,16 +29,30 @@ wrong() { # MESSAGE: ends the script
   exit 2
 }
 
-whole_numbers() { # NAMES...: ends the script where one of these variables is no whole number
-  local name
-  for name in "$@"; do
-    [[ ${!name} =~ ^(0|[1-9][0-9]*)$ ]] || wrong "$name is ${!name@Q}: expected a whole number"
+whole_numbers() { # LEAST NAMES...: ends the script where one of these variables has a word that is no whole number, or less than LEAST
+  local name word
+  for name in "${@:2}"; do
+    for word in ${!name:-''}; do
+      if [[ ! $word =~ ^(0|[1-9][0-9]{0,17})$ ]] || ((word < $1)); then
+        wrong "$name is ${!name@Q}: expected a whole number, $1 or more"
+      fi
+    done
   done
 }
 
-choice() { # NAME VALUES...: ends the script where the variable has another value
-  local words=" ${*:2} "
-  [[ $words == *" ${!1} "* ]] || wrong "$1 is ${!1@Q}: expected ${words:1:-1}"
+choice() { # NAME VALUES...: ends the script where the variable is set to another value
+  local words=" ${*:2} " given
+  [[ -z ${!1} || $words == *" ${!1} "* ]] && return
+  given=$(printf ' or %s' "${@:2}")
+  wrong "$1 is ${!1@Q}: expected ${given# or }"
+}
+
+own_fields() { # ARGUMENTS...: ends the script where they have an option that the script gives from a variable
+  local argument
+  for argument in "$@"; do
+    [[ $argument != --workdir* ]] || wrong "$argument: give it by the variable WORKDIR"
+    [[ $argument != --config=* && $argument != --config ]] || wrong "$argument: give it by the variable CONFIG"
+  done
 }
 
 unread() { # WHY NAMES...: ends the script where the environment has one of these variables, which nothing would read

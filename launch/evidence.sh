@@ -25,7 +25,12 @@ source launch/evidence_runs.sh
 read_arguments workdir/evidence-metaworld "$@"
 manifests=${MANIFESTS:-metaworld}
 weight=${WEIGHT:-1}
-read -ra seeds <<<"${SEEDS:-0 1 2}"
+SEEDS=${SEEDS:-0 1 2}
+JOBS=${JOBS:-1} GPU=${GPU:-}
+choice GPU yes no
+whole_numbers 0 SEEDS
+whole_numbers 1 JOBS
+read -ra seeds <<<"$SEEDS"
 read -ra variants <<<"${VARIANTS:-untrained mae intra full full-stage0 full-frozen full-reversed mae-color full-color}"
 tasks="attentive-task attentive-object attentive-direction linear-task knn-task retrieval-task finetune-5 finetune-10"
 classes=50 # of task.csv
@@ -33,7 +38,7 @@ classes=50 # of task.csv
 size=
 every=() # flags of every run
 sized=() # and of every pre-training
-if [[ ${GPU:-} == yes ]]; then
+if [[ $GPU == yes ]]; then
   # 4x4 patches a frame, as the defaults have. The learning rate is 1e-3 at this batch too; decoders have a width for patches of 16x16.
   # 16 cores that decode 130 clips/s each give 6000 batches in 25 minutes; one such core was measured on a CPU of another machine.
   STEPS=${STEPS:-6000} BATCH=${BATCH:-512}
@@ -45,7 +50,9 @@ if [[ ${GPU:-} == yes ]]; then
   source launch/gpu_environment.sh
   export "${gpu_environment[@]}"
 fi
-steps=${STEPS:-1500} batch=${BATCH:-64}
+STEPS=${STEPS:-1500} BATCH=${BATCH:-64} PROBE_STEPS=${PROBE_STEPS:-600} FINETUNE_STEPS=${FINETUNE_STEPS:-300}
+whole_numbers 1 STEPS BATCH PROBE_STEPS FINETUNE_STEPS
+steps=$STEPS batch=$BATCH
 
 metaworld() { # ARGUMENT MANIFEST SEED WORKDIR FILE FLAGS...
   unfinished "$4" "$5" "configs/metaworld.py:task=$1$size" "--config.data.manifest=$manifests/$2.csv" --config.seed="$3" \
@@ -125,7 +132,7 @@ one_task() { # NAME SEED TASK
   trained=(--config.batch_size=64 --config.eval_every=0_steps --config.checkpoint_every=50_percent)
   case $task in
   attentive-task | attentive-object | attentive-direction | linear-task | linear-object | linear-direction)
-    start+=("${trained[@]}" --config.total="${PROBE_STEPS:-600}_steps" --config.optimizer.warmup=10_percent)
+    start+=("${trained[@]}" --config.total="${PROBE_STEPS}_steps" --config.optimizer.warmup=10_percent)
     ;;
   knn-task | knn-object | knn-direction | retrieval-task | retrieval-object | retrieval-direction) ;;
   finetune-all | finetune-[1-9] | finetune-[1-9][0-9])
@@ -135,7 +142,7 @@ one_task() { # NAME SEED TASK
     if [[ $of == all ]]; then
       start+=(--config.total="${steps}_steps")
     else
-      start+=(--config.total="${FINETUNE_STEPS:-300}_steps")
+      start+=(--config.total="${FINETUNE_STEPS}_steps")
       start+=("--config.data.split=train[$((seed * of * classes)):$(((seed + 1) * of * classes))]") # of other clips for each seed
     fi
     of=task

@@ -25,10 +25,16 @@ CHIPS=${CHIPS:-4} # jobset: TPU chips or GPUs of a host
 CLUSTER=${CLUSTER:-cvmae} # xpk
 TYPE=${TYPE:-v5litepod-16} # xpk: --tpu-type
 
+[[ $BUCKET != */* ]] || wrong "BUCKET is $BUCKET: give the name alone"
 choice BY jobset xpk
-whole_numbers RESTARTS SLICES NODES CHIPS
+whole_numbers 0 RESTARTS
+whole_numbers 1 SLICES NODES CHIPS
+own_fields "$@"
 [[ -n $IMAGE ]] || wrong "IMAGE is not set: build and push one (see --help), and give its name"
 if [[ $BY == xpk ]]; then unread "BY=xpk" TPU TOPOLOGY GPU NODES CHIPS CLAIM; else unread "BY=jobset" TYPE CLUSTER; fi
+if [[ $WORKDIR != *://* ]] && [[ $BY == xpk || -z $CLAIM || $WORKDIR != /data/* ]]; then
+  wrong "WORKDIR is $WORKDIR, which a restarted pod would not have: give BUCKET=NAME, or with jobset CLAIM=NAME and a folder in /data"
+fi
 [[ $TOPOLOGY =~ ^[1-9][0-9]*(x[1-9][0-9]*)*$ ]] || wrong "TOPOLOGY is ${TOPOLOGY@Q}: expected numbers of chips, such as 4x4"
 if [[ $BY == jobset && -n $TPU ]] && ((${TOPOLOGY//x/ * } != NODES * CHIPS)); then
   wrong "TOPOLOGY is $TOPOLOGY, and NODES * CHIPS is $NODES * $CHIPS: give as many chips in both"
@@ -66,7 +72,7 @@ fi
 
 mounts="{name: shm, mountPath: /dev/shm}"
 volumes="{name: shm, emptyDir: {medium: Memory}}"
-if [[ -z $BUCKET && -n $CLAIM ]]; then
+if [[ $WORKDIR != *://* ]]; then
   mounts+=", {name: data, mountPath: /data}"
   volumes+=", {name: data, persistentVolumeClaim: {claimName: $CLAIM}}"
 fi

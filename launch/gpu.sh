@@ -7,6 +7,7 @@ source launch/dry_run.sh
 
 CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
 WORKDIR=${WORKDIR:-workdir/ssv2}
+own_fields "$@"
 export EXTRAS=${EXTRAS:-gpu}
 source launch/gpu_environment.sh
 

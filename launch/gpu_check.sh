@@ -13,6 +13,7 @@ source launch/dry_run.sh
 
 OUT=${OUT:-workdir/gpu_check}
 LIMIT_S=${LIMIT_S:-540}
+whole_numbers 1 LIMIT_S
 if [[ -n ${WHEELS:-} ]]; then
   python=${PYTHON:-python3}
   site=${SITE:-$PWD/workdir/gpu_check_site}

@@ -9,8 +9,11 @@ cd "$(dirname "$0")/.."
 source launch/dry_run.sh
 source launch/evidence_runs.sh
 read_arguments workdir/evidence "$@"
-read -ra seeds <<<"${SEEDS:-0 1 2}"
+SEEDS=${SEEDS:-0 1 2}
 export JOBS=${JOBS:-2}
+whole_numbers 0 SEEDS
+whole_numbers 1 JOBS
+read -ra seeds <<<"$SEEDS"
 
 demo() { # TASK WORKDIR FILE FLAGS...
   unfinished "$2" "$3" "configs/demo.py:task=$1" "${@:4}" ${fields[@]+"${fields[@]}"}

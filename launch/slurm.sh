@@ -4,8 +4,12 @@
 # Usage: ./launch/slurm.sh [--dry-run] [--config.FIELD=VALUE ...]      once before: EXTRAS=gpu bash -c 'source launch/venv.sh'
 set -euo pipefail
 folder=$(dirname "$0")/..
-[[ -f $folder/launch/slurm.sh ]] || folder=$SLURM_SUBMIT_DIR # sbatch runs a copy of this file in a folder of its own
+[[ -f $folder/launch/slurm.sh ]] || folder=${SLURM_SUBMIT_DIR:-.} # sbatch runs a copy of this file in a folder of its own
 cd "$folder"
+if [[ ! -f launch/dry_run.sh ]]; then
+  echo "error: $PWD is not the folder of the source: give sbatch launch/slurm.sh there, or ./launch/slurm.sh, which submits itself" >&2
+  exit 2
+fi
 source launch/dry_run.sh
 
 CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
@@ -22,7 +26,9 @@ ACCOUNT=${ACCOUNT:-}
 SAVE_S=${SAVE_S:-180} # seconds before TIME at which the run saves and ends
 ARRAY=${ARRAY:-} # indices of the runs of a study, one job each
 
-whole_numbers NODES GPUS TASKS CPUS SAVE_S
+whole_numbers 0 GPUS SAVE_S
+whole_numbers 1 NODES TASKS CPUS
+own_fields "$@"
 
 per_node=() binding=() environment=()
 if ((GPUS)); then

@@ -16,12 +16,14 @@ SPOT=${SPOT:-no} # yes | no
 BUCKET=${BUCKET:-} # of Cloud Storage, for the workdir; a pod and a spot VM need one
 WORKDIR=${WORKDIR:-${BUCKET:+gs://$BUCKET/}workdir/ssv2}
 
+[[ $BUCKET != */* ]] || wrong "BUCKET is $BUCKET: give the name alone"
 choice SPOT yes no
 [[ $TYPE =~ -[1-9][0-9]*$ ]] || wrong "TYPE is ${TYPE@Q}: expected an accelerator type of Google's, such as v5litepod-8"
 # Up to 8 chips, or cores in the names of v2 to v5p, are one host, whose disk has the workdir as long as the VM is not preempted.
 if [[ $WORKDIR != *://* ]] && { [[ $SPOT == yes ]] || ((${TYPE##*-} > 8)); }; then
-  wrong "BUCKET is not set, and the disk of a spot VM is lost with it, that of a pod's host is seen by no other: give BUCKET=NAME"
+  wrong "WORKDIR is $WORKDIR, on a disk that is lost with a spot VM, and that one host of a pod sees: give BUCKET=NAME, or WORKDIR=gs://..."
 fi
+own_fields "$@"
 
 tpu() { # VERB...: runs gcloud's command for this TPU
   run gcloud compute tpus tpu-vm "$1" "$NAME" --zone="$ZONE" "${@:2}"
@@ -34,6 +36,14 @@ on_all() { # COMMAND: runs it on every host
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 said=$temporary/said
+source=$temporary/cvmae.tar.gz
+# Before there is a VM: what can be wrong here.
+run git archive --format=tar.gz --output="$source" HEAD
+run git diff --quiet HEAD || echo "note: what was changed since the last commit is not copied" >&2
+config=${CONFIG%%:*}
+if [[ $dry_run == no && $config == *.py ]] && ! tar -tzf "$source" "$config" >/dev/null 2>&1; then
+  wrong "CONFIG is $CONFIG, and the last commit has no $config: commit it, or give one that is there"
+fi
 # Only the answer that there is no VM of this name leads to a new one: without permission or a network nothing is known of it.
 if ! state=$(tpu describe --format='value(state)' 2>"$said") && [[ $(<"$said") != *NOT_FOUND*"/nodes/$NAME'"* ]]; then
   echo "error: nothing is created, as gcloud does not tell whether there is a TPU VM $NAME in $ZONE: $(grep -v '^+ ' "$said" | tr '\n' ' ')" >&2
@@ -58,8 +68,7 @@ command=$(quoted ${cache[@]+"${cache[@]}"} .venv/bin/python -m cvmae.main --conf
 # A run in progress keeps the source that it was started from.
 running=$(on_all "! pgrep -f 'launch/[d]etached.sh --alone' >/dev/null || echo in progress")
 if [[ $running != *"in progress"* ]]; then
-  run git archive --format=tar.gz --output="$temporary/cvmae.tar.gz" HEAD
-  run gcloud compute tpus tpu-vm scp "$temporary/cvmae.tar.gz" "$NAME": --zone="$ZONE" --worker=all
+  run gcloud compute tpus tpu-vm scp "$source" "$NAME": --zone="$ZONE" --worker=all
   # The images have Python 3.10.
   on_all "mkdir -p cvmae && tar -xzf cvmae.tar.gz -C cvmae && python3 -m pip install --quiet --user uv && ~/.local/bin/uv python install --quiet 3.12"
   on_all "cd cvmae && PYTHON=\$(~/.local/bin/uv python find 3.12) EXTRAS=tpu,gcs bash -c 'source launch/venv.sh'"

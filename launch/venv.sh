@@ -10,7 +10,7 @@ if [[ -z $python ]]; then
   echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or give its path: PYTHON=/path/to/python $0" >&2
   exit 2
 fi
-[[ -x .venv/bin/python ]] || "$python" -m venv .venv
+[[ -f .venv/bin/activate ]] || "$python" -m venv .venv # which writes that last
 # shellcheck source=/dev/null
 source .venv/bin/activate
 # uv installs several times faster than pip; what pip's variables say of where packages are counts for it too.

@@ -28,7 +28,9 @@ BROKEN = {
         "class_names": ("run",),
         "labels": np.array([0, 3, 1], np.int32),
     },
-    "labels is of type MaskedArray: give a numpy array": {"labels": np.ma.masked_array(np.zeros(3, np.int32), [0, 1, 0])},
+    "labels is of type MaskedArray: give a numpy array": {
+        "labels": np.ma.masked_array(np.zeros(3, np.int32), [False, True, False])
+    },
     r"class_names\[1\] is ' ': give a text of one line that is not empty": {"class_names": ("a", " ")},
     r"labels\[1\] is 5000, of 'r1', and there are only 2 different labels: number the classes 0 to 1, or give class_names": {
         "labels": np.array([0, 5000, -1], np.int32),

@@ -113,10 +113,10 @@ def remote(words: list[str]) -> str:
 def test_a_tpu_vm(dry):
     commands, _ = dry("tpu_vm.sh", NAME="n", ZONE="z", TYPE="v5litepod-8")
     verbs = [words[3] if words[:3] == ["gcloud", "compute", "tpus"] else words[0] for words in commands]
-    assert verbs == ["tpu-vm", "tpu-vm", "tpu-vm", "git", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm"]
+    assert verbs == ["git", "git", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm", "tpu-vm"]
     assert [words[4] for words in commands if words[3] == "tpu-vm"] == ["describe", "create", "ssh", "scp", "ssh", "ssh", "ssh"]
     assert all("--zone=z" in words for words in commands if words[0] == "gcloud")
-    assert "--accelerator-type=v5litepod-8" in commands[1] and "--spot" not in commands[1]
+    assert "--accelerator-type=v5litepod-8" in commands[3] and "--spot" not in commands[3]
     assert "gcsfuse" not in str(commands)
     assert is_the_command(shlex.split(remote(commands[-1])), workdir="workdir/ssv2")
 
@@ -130,7 +130,8 @@ def gcloud(tmp_path):
     for name in ("gcloud", "git"):
         (tmp_path / name).write_text(
             f'#!/bin/sh\necho {name} "$@" >>{tmp_path}/record\n'
-            'case "$*" in *describe*) eval "$DESCRIBE" ;; *pgrep*) eval "$LOOK" ;; esac\n'
+            'case "$*" in *describe*) eval "$DESCRIBE" ;; *pgrep*) eval "$LOOK" ;; *diff*) exit "${CHANGED:-0}" ;;\n'
+            f'archive*) for word; do case $word in --output=*) tar -czf "${{word#*=}}" -C {ROOT} configs ;; esac; done ;; esac\n'
         )
         (tmp_path / name).chmod(0o755)
 
@@ -162,6 +163,18 @@ def test_a_tpu_vm_is_created_where_there_is_none(described, verbs, gcloud):
     assert code == 0 and called == ["describe", *verbs, "ssh", "scp", "ssh", "ssh", "ssh"]
 
 
+def test_a_config_that_is_in_no_commit_is_refused_before_there_is_a_vm(gcloud):
+    code, called, err = gcloud("echo READY", CONFIG="configs/mine.py:variant=B/16")
+    assert code == 2 and not called
+    assert "error: CONFIG is configs/mine.py:variant=B/16, and the last commit has no configs/mine.py: commit it" in err
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_changes_that_are_not_copied_are_told(changed, gcloud):
+    _, _, err = gcloud("echo READY", CHANGED=str(int(changed)))
+    assert ("note: what was changed since the last commit is not copied\n" in err) == changed
+
+
 def test_nothing_is_copied_or_installed_below_a_run_in_progress(gcloud):
     code, called, _ = gcloud("echo READY", "echo in progress")
     assert code == 0 and called == ["describe", "ssh", "ssh"]
@@ -175,9 +188,11 @@ def test_without_an_answer_of_the_hosts_nothing_is_copied(gcloud):
 @pytest.mark.parametrize(
     "variables, reason",
     [
-        ({"SPOT": "yes"}, "BUCKET is not set, and the disk of a spot VM is lost"),
-        ({"TYPE": "v5litepod-256"}, "BUCKET is not set"),
-        ({"SPOT": "true"}, "SPOT is 'true': expected yes no"),
+        ({"SPOT": "yes"}, "WORKDIR is workdir/ssv2, on a disk that is lost with a spot VM"),
+        ({"TYPE": "v5litepod-256"}, "WORKDIR is workdir/ssv2, on a disk that is lost"),
+        ({"TYPE": "v5litepod-256", "BUCKET": "b", "WORKDIR": "runs/x"}, "WORKDIR is runs/x, on a disk that is lost"),
+        ({"BUCKET": "gs://b"}, "BUCKET is gs://b: give the name alone"),
+        ({"SPOT": "true"}, "SPOT is 'true': expected yes or no"),
         ({"TYPE": "a[$(touch called)]"}, "TYPE is 'a[$(touch called)]': expected an accelerator type"),
     ],
 )
@@ -185,9 +200,10 @@ def test_settings_with_which_a_tpu_vm_would_lose_its_run(variables, reason):
     refused("tpu_vm.sh", variables, reason)
 
 
-def refused(script: str, variables: dict[str, str], reason: str) -> None:
+def refused(script: str, variables: dict[str, str], reason: str, *arguments: str) -> None:
     """Checks that a script ends with one line before it prints or runs a command."""
-    done = subprocess.run(["bash", str(LAUNCH / script), "--dry-run"], env=os.environ | variables, capture_output=True, text=True)
+    command = ["bash", str(LAUNCH / script), "--dry-run", *arguments]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith(f"error: {reason}") and done.stderr.count("\n") == 1, done.stderr
     assert not done.stdout and not (ROOT / "called").exists()
 
@@ -212,7 +228,7 @@ def test_nothing_is_created_where_gcloud_cannot_tell_whether_there_is_a_vm(messa
 
 def test_a_spot_pod_with_a_bucket(dry):
     commands, _ = dry("tpu_vm.sh", TYPE="v5litepod-256", SPOT="yes", BUCKET="my-bucket")
-    assert {"--spot", "--accelerator-type=v5litepod-256"} < set(commands[1])
+    assert {"--spot", "--accelerator-type=v5litepod-256"} < set(commands[3])
     assert "EXTRAS=tpu,gcs" in remote(commands[-2]) and "gcsfuse" not in str(commands)
     last = shlex.split(remote(commands[-1]))
     assert is_the_command(last, workdir="gs://my-bucket/workdir/ssv2")
@@ -267,7 +283,7 @@ def test_gpus_by_jobset_are_told_where_process_0_is(dry):
 
 
 def test_tpus_by_xpk(dry):
-    (stop, start), text = dry("gke.sh", BY="xpk", NAME="n", IMAGE="i", TYPE="v5litepod-256", SLICES="2")
+    (stop, start), text = dry("gke.sh", BY="xpk", NAME="n", IMAGE="i", BUCKET="b", TYPE="v5litepod-256", SLICES="2")
     assert stop[:3] == ["xpk", "workload", "delete"] and start[:3] == ["xpk", "workload", "create"] and not text
     assert {"--workload=n", "--tpu-type=v5litepod-256", "--num-slices=2"} < set(start)
     assert is_the_command(shlex.split(start[-1].removeprefix("--command=")))
@@ -289,7 +305,12 @@ def test_a_job_is_deleted_only_after_the_cluster_took_the_new_one(tmp_path):
         ({"IMAGE": ""}, "IMAGE is not set: build and push one"),
         ({"TYPE": "v5litepod-256"}, "TYPE is not read with BY=jobset: leave it out"),
         ({"BY": "xpk", "TOPOLOGY": "16x16"}, "TOPOLOGY is not read with BY=xpk"),
-        ({"BY": "helm"}, "BY is 'helm': expected jobset xpk"),
+        ({"BY": "helm"}, "BY is 'helm': expected jobset or xpk"),
+        ({"BY": "xpk"}, "WORKDIR is /data/workdir/ssv2, which a restarted pod would not have: give BUCKET=NAME"),
+        ({"BUCKET": "b", "WORKDIR": "runs/x"}, "WORKDIR is runs/x, which a restarted pod would not have"),
+        ({"CLAIM": ""}, "WORKDIR is /data/workdir/ssv2, which a restarted pod would not have"),
+        ({"CLAIM": "c", "WORKDIR": "/scratch/x"}, "WORKDIR is /scratch/x, which a restarted pod would not have"),
+        ({"BUCKET": "gs://b"}, "BUCKET is gs://b: give the name alone"),
         ({"TOPOLOGY": "4x8"}, "TOPOLOGY is 4x8, and NODES * CHIPS is 4 * 4: give as many chips in both"),
         ({"TOPOLOGY": "4*4"}, "TOPOLOGY is '4*4': expected numbers of chips, such as 4x4"),
     ],
@@ -341,7 +362,47 @@ def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
 )
 @pytest.mark.parametrize("value", ["abc", "08", "-1", "1.5", "a[$(touch called)]"])
 def test_a_number_of_a_job_that_is_none(script, name, value):
-    refused(script, {name: value, "IMAGE": "i"}, f"{name} is '{value}': expected a whole number")
+    refused(script, {name: value, "IMAGE": "i"}, f"{name} is '{value}': expected a whole number, ")
+
+
+@pytest.mark.parametrize(
+    "script, variables, reason",
+    [
+        ("slurm.sh", {"NODES": "0"}, "NODES is '0': expected a whole number, 1 or more"),
+        ("evidence.sh", {"JOBS": "0"}, "JOBS is '0': expected a whole number, 1 or more"),
+        ("evidence.sh", {"SEEDS": "0 x"}, "SEEDS is '0 x': expected a whole number, 0 or more"),
+        ("evidence.sh", {"STEPS": "many"}, "STEPS is 'many': expected a whole number"),
+        ("evidence.sh", {"GPU": "1"}, "GPU is '1': expected yes or no"),
+        ("motion_evidence.sh", {"SEEDS": "a"}, "SEEDS is 'a': expected a whole number"),
+        ("ablations.sh", {"SLURM": "true"}, "SLURM is 'true': expected yes or no"),
+        ("ablations.sh", {"JOBS": "all"}, "JOBS is 'all': expected a whole number"),
+        ("gpu_check.sh", {"LIMIT_S": "9m"}, "LIMIT_S is '9m': expected a whole number"),
+    ],
+)
+def test_a_setting_of_another_kind(script, variables, reason):
+    refused(script, variables, reason)
+
+
+@pytest.mark.parametrize("script", ["gpu.sh", "slurm.sh", "tpu_vm.sh", "gke.sh"])
+@pytest.mark.parametrize("option, name", [("--workdir=x", "WORKDIR"), ("--config=configs/k400.py", "CONFIG")])
+def test_an_option_that_the_script_gives_from_a_variable(script, option, name):
+    """The last of two counts: checks of WORKDIR would be of another folder than the run's."""
+    refused(script, {"IMAGE": "i"}, f"{option}: give it by the variable {name}", option)
+
+
+def test_a_folder_of_packages_that_was_left_half_made_is_made_again(tmp_path):
+    """`python -m venv` writes `activate` last, long after `python`."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(LAUNCH / "venv.sh", tmp_path)
+    for name, lines in (
+        (".venv/bin/python", ""),
+        ("python", f"mkdir -p {tmp_path}/.venv/bin; echo made >{tmp_path}/.venv/bin/activate"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n")
+        (tmp_path / name).chmod(0o755)
+    command = f"set -e; PYTHON={tmp_path}/python; uv() {{ :; }}; made() {{ echo activated; }}; source ./venv.sh"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "activated\n"
 
 
 def test_a_command_that_is_not_installed_is_one_line(tmp_path):
