@@ -9,7 +9,8 @@ of its own; the line of a part that fails says why, and the others run. OUT/gpu_
 JAX_PLATFORMS is cuda where the environment sets none, so that nothing runs on the CPU unnoticed; --small with JAX_PLATFORMS=cpu tries the
 command without a GPU.
 
-Exit codes: 0 every part was measured; 1 a part failed or found no time, and its line says so; 2 the command is wrong; 130 stopped by Ctrl-C.
+Exit codes: 0 every part was measured; 1 a part failed or found no time, and its line says so; 2 the command is wrong; 130 stopped by Ctrl-C,
+143 by SIGTERM.
 """
 
 import contextlib

@@ -146,5 +146,5 @@ def gpu_lines(work: GPUWork, count: int = 5) -> list[str]:
         )
     if len(work.slow) > count:
         rest = sum(row.seconds for row in work.slow[count:])
-        lines.append(f"    {'not bfloat16':<36}{len(work.slow) - count} more lines, {rest * 1e3:.2f} ms")
+        lines.append(f"    {'not bfloat16':<36}{counted(len(work.slow) - count, 'more line')}, {rest * 1e3:.2f} ms")
     return lines

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+from cvmae.data.lines import counted
 from cvmae.models.lanes_attention import LANES
 from cvmae.performance.chips import GIB, Chip, Topology
 from cvmae.performance.compile import Estimate, ProgramCost
@@ -62,7 +63,7 @@ def header(run: PlannedRun, topology: Topology) -> list[str]:
     axes = ", ".join(f"{name} {size}" for name, size in run.mesh.items())
     return [
         f"{run.config} on {topology.name}" + (f" x {topology.slices} slices" if topology.slices > 1 else ""),
-        f"  {topology.count} chips ({axes}), batch {run.batch} = {run.batch / topology.count:g} per chip",
+        f"  {counted(topology.count, 'chip')} ({axes}), batch {run.batch} = {run.batch / topology.count:g} per chip",
     ]
 
 
