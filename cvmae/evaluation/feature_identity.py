@@ -22,7 +22,7 @@ _ENCODER = ("variant", "tubelet", "positions", "cls_token", "qkv_bias", "eps", "
 _HASHED = {
     "parameters": ("the weights", ("init_from", "seed")),
     "source": (
-        "the list of videos or their labels",
+        "the videos or their labels",
         tuple(
             f"data.{name}"
             for name in [

@@ -136,7 +136,10 @@ def _check_expected(archive: zipfile.ZipFile, shape: tuple[int, ...], path: np.n
     if expected.windows is not None and shape[0] != expected.windows:
         raise ValueError(f"it has {shape[0]:,} windows, and was written with {expected.windows:,}")
     if expected.encoder and _made_from(archive.comment, "encoder") not in ("", expected.encoder):
-        raise ValueError("it was made with another encoder or other settings than the others in this folder")
+        raise ValueError(
+            "it was made with another encoder or other settings than the others in this folder, or than identity.json, to be deleted where "
+            "that is of another folder"
+        )
     if expected.stamp and _made_from(archive.comment, "video") not in ("", expected.stamp):
         raise ValueError("it was made from another video of this name than the index lists, such as that of another split")
 

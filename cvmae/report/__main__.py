@@ -3,13 +3,14 @@
     python -m cvmae.report WORKDIR [WORKDIR ...] [--out=FILE.html]
 
 It reads the workdirs of finished or unfinished runs and writes one HTML file that needs no network.
-Exit codes: 0 success, with the path of the file on stdout; 1 a file could not be written; 2 a wrong command line, or a folder
-that is not a workdir.
+Exit codes: 0 success, with the path of the file on stdout; 1 a file could not be written; 2 a wrong command line, a folder
+that is not a workdir, or a bucket without credentials.
 """
 
 from absl import app, flags
 
 from cvmae.cli import fail, parse_own
+from cvmae.config import ConfigError
 from cvmae.report.gather import NoWorkdirError
 from cvmae.report.page import write_page
 
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     """Reads the workdirs, writes the page and prints its path."""
     try:
         out = write_page(argv[1:], FLAGS.out)
-    except NoWorkdirError as error:
+    except (NoWorkdirError, ConfigError) as error:
         fail(error, 2)
     except OSError as error:
         fail(error, 1)

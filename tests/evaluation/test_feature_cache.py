@@ -187,7 +187,7 @@ def test_cached_features_know_what_they_are_of(tmp_path, world):
     changed["embed"]["bias"][3] += 1e-3
     for name, other in {
         "the weights": {"params": changed},
-        "the list of videos or their labels": {"split": "train"},
+        "the videos or their labels": {"split": "train"},
         "views.clips 2 and not 3": {"plan": TestViews(3)},
         "features.layer -1 and not 0": {"spec": FeatureSpec(0)},
         "clips.stride 1 and not 2": {"c": config(data__synthetic__clips=10, data__stride=2)},
@@ -361,7 +361,7 @@ def test_other_labels_of_a_source_given_to_run_are_refused(files, world, tmp_pat
     own = OwnFrames()
     assert files(source=CheckedSource(own, "source"))[1]
     own.labels = 1 - own.labels
-    with pytest.raises(ConfigError, match="features of something else: the list of videos or their labels"):
+    with pytest.raises(ConfigError, match="features of something else: the videos or their labels"):
         files(source=CheckedSource(own, "source"))
 
 
@@ -371,6 +371,6 @@ def test_changed_labels_of_a_manifest_are_refused_by_name(files, tmp_path):
     (tmp_path / "list.csv").write_text(text.replace("3.mp4,1", "3.mp4,0"))
     with pytest.raises(
         ConfigError,
-        match="something else: the list of videos or their labels, which are others now in config.data.manifest '.*list.csv'",
+        match="something else: the videos or their labels, which are others now in config.data.manifest '.*list.csv'",
     ):
         files()

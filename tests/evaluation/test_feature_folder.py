@@ -71,7 +71,9 @@ def test_features_of_another_encoder_are_named_and_made_again(extracted, encoder
         shutil.copy(tmp_path / "other" / file, tmp_path / "out" / file)
     if format != "npy":
         with pytest.raises(
-            FeatureError, match=r"\(it was made with another encoder or other settings than the others in this folder\)"
+            FeatureError,
+            match=r"\(it was made with another encoder or other settings than the others in this folder, or than identity.json, "
+            r"to be deleted where that is of another folder\)",
         ):
             FeatureFolder(tmp_path / "out")["d/1.mp4"]
     (tmp_path / "other" / "identity.json").unlink(missing_ok=True)

@@ -25,7 +25,7 @@ def refusal(folder, identity, c):
 
 def test_names_of_weights_and_data_are_told(tmp_path):
     assert open_cache(tmp_path, THERE, {"shard_rows": 3}, config(init_from="runs/a")) == {"shard_rows": 3}
-    weights, videos = "the weights, of config.init_from 'runs/a' and not 'runs/b'", "the list of videos or their labels"
+    weights, videos = "the weights, of config.init_from 'runs/a' and not 'runs/b'", "the videos or their labels"
     other, moved = config(init_from="runs/b"), config(init_from="runs/b", data__workers=5)
     assert refusal(tmp_path, {"parameters": "0123"}, other) == weights
     moved.data.manifest, moved.data.root = "new/list.csv", ""

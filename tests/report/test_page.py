@@ -255,6 +255,15 @@ def test_the_command_writes_a_page_and_prints_its_path(tmp_path, capsys):
     assert "2 runs side by side" in (tmp_path / "both.html").read_text(encoding="utf-8")
 
 
+def test_a_bucket_without_a_usable_setting_is_one_line(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("s3fs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:1")
+    run = pretrained(tmp_path / "run")
+    for words in (["s3://b/run"], [run, "--out=s3://b/report.html"]):
+        assert run_command(*words) == 2
+        assert capsys.readouterr().err == "error: AWS_ENDPOINT_URL=127.0.0.1:1 is no URL: give http://HOST:PORT\n"
+
+
 def test_names_that_are_no_text_do_not_stop_it(tmp_path):
     run = pretrained(tmp_path / "run")
     (run / "config.json").write_text(json.dumps({"a": "\ud800"}))

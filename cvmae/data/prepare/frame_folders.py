@@ -9,6 +9,7 @@ from cvmae.data.video_files import FolderError
 
 FPS = 12  # of 20BN's data sets, at which their frames were taken; files do not record it
 _FRAME = "%05d.jpg"
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _NUMBERED = re.compile(r"(?:(?!00000)[0-9]{5}|[1-9][0-9]{5,})\.jpg")
 
 
@@ -60,7 +61,7 @@ def frame_paths(folder: str) -> list[str]:
 
     Raises: ValueError without a frame, where a number is missing, or where a picture is no frame.
     """
-    names = {name for name in os.listdir(folder) if name.endswith(".jpg") and not name.startswith(".")}
+    names = {name for name in os.listdir(folder) if name.lower().endswith(_PICTURES) and not name.startswith(".")}
     if not names:
         raise ValueError("the folder has no frames")
     others = sorted(name for name in names if not _NUMBERED.fullmatch(name))

@@ -63,6 +63,10 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
     extra = "00001 (1).jpg is no frame, which are numbered from 00001.jpg on: move it away, or rename the frames"
     assert problem(lambda folder: shutil.copy(folder / "00001.jpg", folder / "00001 (1).jpg")) == extra
     (tmp_path / "1" / "00001 (1).jpg").unlink()
+    for name in ("00004.JPG", "00099.png", "00004.jpeg"):
+        shutil.copy(tmp_path / "1" / "00001.jpg", tmp_path / "1" / name)
+        assert problem(lambda folder: None).startswith(f"{name} is no frame, which are")
+        (tmp_path / "1" / name).unlink()
     assert problem(lambda folder: shutil.copy(folder / "00001.jpg", folder / "00000.jpg")).startswith("00000.jpg is no frame")
     shutil.rmtree(tmp_path / "1")
     assert problem(lambda folder: [path.unlink() for path in folder.iterdir()]) == "the folder has no frames"
