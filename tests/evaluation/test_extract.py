@@ -290,7 +290,7 @@ def test_a_folder_of_something_else_and_wrong_arguments(folder, params, tmp_path
     ):
         with pytest.raises(ValueError, match=message):
             run(folder, params, tmp_path / "new", **options)
-    with pytest.raises(FileNotFoundError, match="holds no features"):
+    with pytest.raises(FileNotFoundError, match="new is not there: give the folder of features"):
         FeatureFolder(tmp_path / "new")
 
 
