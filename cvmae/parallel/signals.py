@@ -1,5 +1,6 @@
 """Signals that end a command: by an error that reaches the main thread, or at once."""
 
+import gc
 import os
 import signal
 import sys
@@ -9,8 +10,6 @@ from types import FrameType
 from typing import NoReturn
 
 AGAIN_S = 0.02  # until a signal comes again that came where no error has a way out
-# Functions out of which Python lets no error: JAX's, which runs at every garbage collection, and finalizers.
-_SWALLOWING = frozenset({"_xla_gc_callback", "__del__"})
 
 
 def raising(error: Callable[[], BaseException]) -> Callable[[int, FrameType | None], None]:
@@ -27,8 +26,12 @@ def raising(error: Callable[[], BaseException]) -> Callable[[int, FrameType | No
 
 
 def postponed(number: int, frame: FrameType | None) -> bool:
-    """Returns True where an error of a handler would be lost, and then sends its signal again, after AGAIN_S."""
-    while frame is not None and frame.f_code.co_name not in _SWALLOWING:
+    """Returns True where an error of a handler would be lost, and then sends its signal again, after AGAIN_S.
+
+    Python lets no error out of finalizers, nor out of what runs at a garbage collection.
+    """
+    swallowing = {getattr(callback, "__code__", None) for callback in gc.callbacks}  # JAX's is one of them
+    while frame is not None and frame.f_code not in swallowing and frame.f_code.co_name != "__del__":
         frame = frame.f_back
     if frame is None:
         return False

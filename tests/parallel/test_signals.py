@@ -23,12 +23,6 @@ def handled():
         signal.signal(number, handler)
 
 
-def _xla_gc_callback(phase, info):
-    """Of the name of JAX's, and with the signal within it; Python prints an error of it and continues."""
-    gc.callbacks.remove(_xla_gc_callback)
-    signal.raise_signal(_xla_gc_callback.number)
-
-
 class Finalized:
     def __init__(self, number):
         self.number = number
@@ -38,9 +32,19 @@ class Finalized:
 
 
 def in_a_callback(number):
-    _xla_gc_callback.number = number
-    gc.callbacks.append(_xla_gc_callback)
-    gc.collect()
+    sent = []
+
+    def callback(phase, info):
+        """As JAX has one; Python prints an error of it and continues."""
+        if not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+
+    gc.callbacks.append(callback)
+    try:
+        gc.collect()
+    finally:
+        gc.callbacks.remove(callback)
 
 
 def in_a_finalizer(number):
