@@ -424,6 +424,8 @@ def test_processes_read_contiguous_rows_on_real_slices(topology, sizes):
 def test_a_signal_while_a_compiler_runs_ends_the_command_at_once(number, reason):
     """The stand-in for a compiler returns to Python only after minutes, as one does."""
     code = (
+        # A suite that runs in the background inherits a process that ignores Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import hashlib; from cvmae import plan; from cvmae.parallel import signals;"
         "signals.leave_at_signals(plan.KEEPS); print('compiles', flush=True); hashlib.pbkdf2_hmac('sha1', b'', b'', 10**9)"
     )
