@@ -113,7 +113,7 @@ def test_pictures_are_in_the_row_of_the_last_step_and_are_sent_once(tmp_path, of
         tracker.report(7, {"report/top1": 0.5}, [], [tmp_path / "page.html"])
         tracker.close("finished")
     first, second = offline_runs(tmp_path)
-    assert [line["step"] for line in first.lines()] == [5, 7] and first.lines()[1]["pages/page"]["_type"] == "html-file"
+    assert [line["step"] for line in first.lines()] == [5, 7] and first.lines()[1]["pages/page/_type"] == "html-file"
     assert second.lines() == [] and second.summary()["report/top1"] == 0.5
 
 
