@@ -115,7 +115,7 @@ def test_lines_name_attention_kernels_and_slow_products(program):
         "not cuDNN's flash attention: it takes heads of 8",
         "kernels: cuDNN and cuBLAS",
         "float32 at cvmae/augment/geometry.py:48",
-        "1 more lines",
+        "1 more line, ",
     ):
         assert words in text
     assert "every matrix product" in "\n".join(gpu_report.gpu_lines(gpu_report.GPUWork((), (), {})))
