@@ -8,11 +8,11 @@ MFU (model FLOP utilization) is the operations of the model over those that the 
 
     MFU = model_flops / (median step seconds * devices * peak)
 
-`model_flops` counts two operations for each multiplication with its addition in the matrix products of the step, from their
-shapes, with plain attention and without recomputation: the forward and the backward pass, and the resizing of crops to views, which is
-1.3 % of ViT-B's with one view. Elementwise work is left out. The operations of the program as traced and as compiled are printed too;
-they include recomputation. `peak` is the vendor's number for dense bfloat16 products, or
---peak_tflops. None is published for CPUs, so they have an MFU only with that flag.
+`model_flops` counts two operations for each multiplication with its addition in the matrix products of the step, from their shapes, with
+plain attention and without recomputation: the forward and the backward pass, and the resizing of crops to views, which is 1.3 % of
+ViT-B's with one view. Elementwise work is left out. The operations of the program as traced and as compiled are printed too; they include
+recomputation. `peak` is the vendor's number for dense bfloat16 products, or --peak_tflops. None is published for CPUs, so they have an MFU
+only with that flag.
 
 `--peer=hf` compares with Hugging Face's VideoMAE in PyTorch: the same clips, masks, weights and precision; forward pass, backward
 pass and AdamW, in alternation with this package's. --compile_peer runs it through torch.compile. PyTorch's threads wait by spinning,

@@ -33,6 +33,7 @@ from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import batch_unit
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
+KEEPS = "a plan keeps nothing"  # where it is interrupted
 flags.adopt_module_key_flags(cvmae.cli)
 define_json()
 flags.DEFINE_string("topology", None, f"Chips to compile for: {EXAMPLES}.")
@@ -146,9 +147,6 @@ def run_search(search: Search) -> tuple[list[str], list[dict]]:
     elif least is not None:
         lines.append(f"    the cheapest policy under which batch {config.batch_size} fits: {least.remat}")
     return lines, [dataclasses.asdict(trial) for trial in search.trials]
-
-
-KEEPS = "a plan keeps nothing"
 
 
 def log_progress(line: str) -> None:

@@ -62,12 +62,15 @@ unread() { # WHY NAMES...: ends the script where the environment has one of thes
   done
 }
 
+is_here() { # COMMAND: succeeds if it can be run, else says what to do
+  command -v "$1" >/dev/null && return
+  echo "error: there is no command $1 here: install it, or run this where it is" >&2
+  return 127
+}
+
 run() {
   echo "+ $(quoted "$@")" >&2
   [[ $dry_run == no ]] || return 0
-  if ! command -v "$1" >/dev/null; then
-    echo "error: there is no command $1 here: install it, or run this where it is" >&2
-    return 127
-  fi
+  is_here "$1" || return
   "$@"
 }

@@ -52,7 +52,6 @@ if [[ $GPU == yes ]]; then
 fi
 STEPS=${STEPS:-1500} BATCH=${BATCH:-64} PROBE_STEPS=${PROBE_STEPS:-600} FINETUNE_STEPS=${FINETUNE_STEPS:-300}
 whole_numbers 1 STEPS BATCH PROBE_STEPS FINETUNE_STEPS
-steps=$STEPS batch=$BATCH
 
 metaworld() { # ARGUMENT MANIFEST SEED WORKDIR FILE FLAGS...
   unfinished "$4" "$5" "configs/metaworld.py:task=$1$size" "--config.data.manifest=$manifests/$2.csv" --config.seed="$3" \
@@ -60,7 +59,7 @@ metaworld() { # ARGUMENT MANIFEST SEED WORKDIR FILE FLAGS...
 }
 
 pretrain() { # ARGUMENT NAME SEED FLAGS...
-  metaworld "$1" task "$3" "$out/$2/$3/pretrain" "checkpoints/$steps" --config.batch_size="$batch" --config.total="${steps}_steps" \
+  metaworld "$1" task "$3" "$out/$2/$3/pretrain" "checkpoints/$STEPS" --config.batch_size="$BATCH" --config.total="${STEPS}_steps" \
     --config.log_every=1_percent --config.checkpoint_every=10_percent --config.eval_every=0_steps --config.report.pictures=0 \
     --config.report.labelled=0 ${sized[@]+"${sized[@]}"} "${@:4}"
 }
@@ -140,7 +139,7 @@ one_task() { # NAME SEED TASK
     # Smaller rates for the first layers are for weights that have been trained.
     [[ $name != untrained ]] || start+=(--config.optimizer.layer_decay=1.0)
     if [[ $of == all ]]; then
-      start+=(--config.total="${steps}_steps")
+      start+=(--config.total="${STEPS}_steps")
     else
       start+=(--config.total="${FINETUNE_STEPS}_steps")
       start+=("--config.data.split=train[$((seed * of * classes)):$(((seed + 1) * of * classes))]") # of other clips for each seed

@@ -44,7 +44,7 @@ config=${CONFIG%%:*}
 if [[ $dry_run == no && $config == *.py ]] && ! tar -tzf "$source" "$config" >/dev/null 2>&1; then
   wrong "CONFIG is $CONFIG, and the last commit has no $config: commit it, or give one that is there"
 fi
-[[ $dry_run == yes ]] || command -v gcloud >/dev/null || wrong "there is no command gcloud here: install it, or run this where it is"
+[[ $dry_run == yes ]] || is_here gcloud || exit 2
 # Only the answer that there is no VM of this name leads to a new one: without permission or a network nothing is known of it.
 if ! state=$(tpu describe --format='value(state)' 2>"$said") && [[ $(<"$said") != *NOT_FOUND*"/nodes/$NAME'"* ]]; then
   echo "error: nothing is created, as gcloud does not tell whether there is a TPU VM $NAME in $ZONE: $(grep -v '^+ ' "$said" | tr '\n' ' ')" >&2

@@ -94,7 +94,7 @@ class CheckedSource:
         return record
 
 
-def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Source]:
+def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, CheckedSource]:
     """Returns checked sources, whose records are checked as well, by the name of their split.
 
     Args:
@@ -106,10 +106,9 @@ def by_split(source: Source | Mapping[str, Source], split: str) -> dict[str, Sou
     """
     sources = dict(source) if isinstance(source, Mapping) else {split.partition("[")[0]: source}
     named = {split: f"source[{split!r}]" if isinstance(source, Mapping) else "source" for split in sources}
-    for name, one in sources.items():
-        check_source(one, named[name])
-    check_same_classes(sources, named)
-    return {name: CheckedSource(one, named[name]) for name, one in sources.items()}
+    checked = {name: check_source(one, named[name]) for name, one in sources.items()}
+    check_same_classes(checked, named)
+    return checked
 
 
 def find_split(custom: Mapping[str, Source] | None, split: str, multi_label: bool = False) -> Source:
@@ -137,8 +136,8 @@ def find_split(custom: Mapping[str, Source] | None, split: str, multi_label: boo
     return custom[split]
 
 
-def check_source(source, name: str) -> None:
-    """Checks that an object follows the protocol `records.Source`, as far as its first record and its labels show it.
+def check_source(source, name: str) -> CheckedSource:
+    """Returns a source that checks its records as they are read, of an object that follows the protocol `records.Source`, as far as that shows at once.
 
     Args:
       source: the object; its record 0 is read.
@@ -148,6 +147,8 @@ def check_source(source, name: str) -> None:
       SourceError: something is missing or of another type.
     """
     check_members(source, name)
+    checked = CheckedSource(source, name)
     with contextlib.suppress(UnreadableError):  # such a record is replaced and counted like any other
-        CheckedSource(source, name)[0]
+        checked[0]
     check_picklable(source, name)
+    return checked

@@ -32,6 +32,7 @@ from absl import app, flags
 from cvmae.cli import check_folder, fail, parse_own, refuse_arguments
 from cvmae.config import ConfigError, nearest
 from cvmae.files import write_json
+from cvmae.parallel import signals
 from cvmae.performance.gpu_parts import FULL, PARTS, SMALL, Part, PartError, Row, Runner, Sizes
 
 FLAGS = flags.FlagValues()
@@ -149,5 +150,6 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the running command
+    signals.interrupt_surely()
+    signal.signal(signal.SIGTERM, signals.raising(lambda: SystemExit(128 + signal.SIGTERM)))  # ends the running command
     app.run(main, flags_parser=parse)

@@ -185,8 +185,8 @@ def check(
     fields = {name: values for name, values in changed_config().items() if name.startswith("data.")}
     of_data = f"; changed: {show_changes(fields)}" if fields else ""
     raise ConfigError(
-        f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split{of_data}) or give the source of before, give another --workdir, "
-        f"or --config.{ALLOW}=True to continue with the new data"
+        f"{what}, so it cannot resume: set config.data back (the manifest with its labels, root, split{of_data}) or give the source of before, "
+        f"give another --workdir, or --config.{ALLOW}=True to continue with the new data"
     )
 
 

@@ -8,7 +8,6 @@ import collections
 import contextlib
 import dataclasses
 import importlib
-import importlib.util
 import math
 import pathlib
 import textwrap

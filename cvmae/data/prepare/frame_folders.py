@@ -5,11 +5,11 @@ import re
 
 from cvmae.data.lines import alike
 from cvmae.data.prepare.listing import Video
-from cvmae.data.video_files import FolderError
+from cvmae.data.video_files import PICTURES, FolderError
 
 FPS = 12  # of 20BN's data sets, at which their frames were taken; files do not record it
 _FRAME = "%05d.jpg"
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_PICTURES = (*PICTURES, ".gif")
 _NUMBERED = re.compile(r"(?:(?!00000)[0-9]{5}|[1-9][0-9]{5,})\.jpg")
 
 

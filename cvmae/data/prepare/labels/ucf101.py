@@ -26,7 +26,7 @@ def read(labels: str) -> Listing:
     for n in (1, 2, 3):
         for split, expected in _EXPECTED.items():
             path = find_file(labels, (f"{split}list0{n}.txt",), FILES, _FOLDERS)
-            videos = [(where, _video(where, line, names, split)) for where, line in read_lines(path, expected)]
+            videos = ((where, _video(where, line, names, split)) for where, line in read_lines(path, expected))
             listing.add_list(f"split{n}", split, path, videos, expected)
     return listing
 
