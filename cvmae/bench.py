@@ -33,7 +33,6 @@ no file that can be written; 130 stopped by Ctrl-C, 143 by SIGTERM.
 import signal
 import sys
 
-import jax
 from absl import app, flags, logging
 
 import cvmae.cli
@@ -41,10 +40,7 @@ from cvmae.cli import FLAGS, check_json, config_path, define_json, fail, print_h
 from cvmae.cli import parse as parse_config
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError
-from cvmae.parallel import launch, signals
-from cvmae.performance import bench_report, measurements
-from cvmae.tasks.fields import check_fields
-from cvmae.tasks.model_fields import fill_fields
+from cvmae.parallel import signals
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
 flags.adopt_module_key_flags(cvmae.cli)
@@ -92,26 +88,26 @@ def _numbers(words: list[str]) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-# The measurements by the flag that asks for them, none for the training step, with the other flags that each reads.
-MEASUREMENTS = {
-    "": (measurements.measure_training, ("steps", "warmup", "loader", "loader_batches", "peak_tflops", "profile")),
-    "peer": (measurements.compare_with_huggingface, ("steps", "warmup", "threads", "compile_peer", "profile")),
-    "loader_only": (measurements.measure_loader_only, ("steps", "loader_batches")),
-    "decode": (measurements.measure_decode, ("steps",)),
-    "attention": (measurements.measure_attention_kernels, ("steps", "warmup")),
-    "latency": (measurements.measure_latency, ("steps", "warmup")),
-    "encoder": (measurements.measure_encoder_lengths, ("steps", "warmup", "encoder_frames")),
+# The flags that each measurement reads, by the flag that asks for it; none asks for the training step.
+READS = {
+    "": ("steps", "warmup", "loader", "loader_batches", "peak_tflops", "profile"),
+    "peer": ("steps", "warmup", "threads", "compile_peer", "profile"),
+    "loader_only": ("steps", "loader_batches"),
+    "decode": ("steps",),
+    "attention": ("steps", "warmup"),
+    "latency": ("steps", "warmup"),
+    "encoder": ("steps", "warmup", "encoder_frames"),
 }
 
 
 def chosen_measurement() -> str:
     """Returns the flag of the measurement that the command line asks for. Raises: ConfigError, for two, or for a flag that it does not read."""
-    chosen = [name for name in MEASUREMENTS if name and FLAGS[name].value]
+    chosen = [name for name in READS if name and FLAGS[name].value]
     if len(chosen) > 1:
         raise ConfigError(f"--{chosen[0]} and --{chosen[1]} are two measurements: run the command once for each")
     [name] = chosen or [""]
-    reads = MEASUREMENTS[name][1]
-    for other in sorted({flag for _, read in MEASUREMENTS.values() for flag in read} - set(reads)):
+    reads = READS[name]
+    for other in sorted({flag for read in READS.values() for flag in read} - set(reads)):
         if FLAGS[other].present and FLAGS[other].value != FLAGS[other].default:
             measurement = f"--{name}" if name else "the training step"
             raise ConfigError(
@@ -132,24 +128,27 @@ def loader_batches(loader_only: bool) -> int:
     return batches
 
 
-def measure() -> tuple[list[str], dict]:
-    """Measures what the flags ask for: (lines to print, data for --json). Raises: ConfigError, BadDataError."""
+def measure() -> None:
+    """Measures what the flags ask for, prints it, and writes the file of --json. Raises: ConfigError, BadDataError."""
     check_json()
     name = chosen_measurement()
+    batches, encoder_frames = loader_batches(name == "loader_only"), _numbers(FLAGS.encoder_frames)
+    from cvmae.performance import measurements  # JAX's import takes seconds, which --help and errors need not
+
     options = measurements.Options(
         steps=FLAGS.steps,
         warmup=FLAGS.warmup,
         loader=FLAGS.loader,
-        loader_batches=loader_batches(name == "loader_only"),
+        loader_batches=batches,
         peak=FLAGS.peak_tflops * 1e12,
         threads=FLAGS.threads,
         compile_peer=FLAGS.compile_peer,
         profile=FLAGS.profile,
-        encoder_frames=_numbers(FLAGS.encoder_frames),
+        encoder_frames=encoder_frames,
     )
-    config, _ = fill_fields(FLAGS.config)
-    check_fields(config)
-    return MEASUREMENTS[name][0](config, options)
+    lines, data = measurements.measure(name, FLAGS.config, options)
+    print(f"{config_path()} on {data['devices']['count']} {data['devices']['kind']}", *lines, sep="\n")
+    write_numbers({"config": config_path()} | data)
 
 
 def main(argv: list[str]) -> None:
@@ -157,8 +156,7 @@ def main(argv: list[str]) -> None:
     refuse_arguments(argv)
     logging.set_verbosity(logging.WARNING)
     try:
-        launch.check_devices()
-        lines, data = measure()
+        measure()
     except ConfigError as error:
         fail(error, 2)
     except BadDataError as error:
@@ -167,14 +165,11 @@ def main(argv: list[str]) -> None:
         fail("interrupted; a measurement keeps nothing", 130, leave=signals.leave_now)
     except Terminated:
         fail("ended by SIGTERM; a measurement keeps nothing", 128 + signal.SIGTERM, leave=signals.leave_now)
-    print(f"{config_path()} on {jax.device_count()} {jax.devices()[0].device_kind}", *lines, sep="\n")
-    write_numbers({"config": config_path(), "devices": bench_report.device_data()} | data)
     sys.exit(0)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-bench`."""
-    signals.interrupt_surely()
     signal.signal(signal.SIGTERM, signals.raising(Terminated))
     app.run(main, flags_parser=parse)
 

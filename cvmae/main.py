@@ -21,6 +21,7 @@ import cvmae.cli
 from cvmae.cli import FLAGS, config_path, fail, print_config, print_help, refuse_arguments
 from cvmae.cli import parse as cli_parse
 from cvmae.config import ConfigError
+from cvmae.parallel import signals
 from cvmae.tasks import TASKS
 
 flags.adopt_module_key_flags(cvmae.cli)
@@ -64,9 +65,8 @@ def main(argv: list[str]) -> None:
         print_config(FLAGS.config)
         return
     logging.set_verbosity(logging.WARNING)  # jax and orbax log a lot at INFO
-    from cvmae.parallel import launch, signals
+    from cvmae.parallel import launch
 
-    signals.interrupt_surely()
     try:
         launch.initialize(
             FLAGS.coordinator, FLAGS.processes, FLAGS.process, connect_s=FLAGS.connect_s, heartbeat_s=FLAGS.heartbeat_s
@@ -83,7 +83,6 @@ def run_task() -> None:
     from cvmae.files import StorageError
     from cvmae.parallel import launch
     from cvmae.parallel.processes import log_once
-    from cvmae.parallel.signals import leave_now
     from cvmae.storage.client import UnavailableError
     from cvmae.tasks import run
     from cvmae.tasks.ablate.runner import StudyError
@@ -103,13 +102,13 @@ def run_task() -> None:
         fail(error, 1, launch.process_name(), launch.leave)
     except (StorageError, UnavailableError) as error:
         # Orbax's threads may wait for minutes for files of a checkpoint that a bucket refused, and Python's end for them.
-        fail(error, 1, launch.process_name(), launch.leave if launch.is_multi_process() else leave_now)
+        fail(error, 1, launch.process_name(), launch.leave if launch.is_multi_process() else signals.leave_now)
     except KeyboardInterrupt:
         fail(
             "interrupted; the same command resumes from the newest checkpoint, or from the start",
             INTERRUPTED,
             launch.process_name(),
-            leave_now,
+            signals.leave_now,
         )
     except SystemExit as error:
         if error.code != TERMINATED:
@@ -124,6 +123,7 @@ def run_task() -> None:
 
 def cli() -> None:
     """Runs the command, `cvmae`."""
+    signals.repeat_lost_signals()
     app.run(main, flags_parser=parse)
 
 

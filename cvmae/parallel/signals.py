@@ -1,6 +1,6 @@
 """Signals that end a command: by an error that reaches the main thread, or at once."""
 
-import gc
+import dataclasses
 import os
 import signal
 import sys
@@ -9,42 +9,66 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-AGAIN_S = 0.02  # until a signal comes again that came where no error has a way out
+AGAIN_S = 0.02  # until a signal comes again whose error was lost
 
 
-def raising(error: Callable[[], BaseException]) -> Callable[[int, FrameType | None], None]:
+@dataclasses.dataclass
+class _Sent:
+    """The signal that an error was raised for, as the error's attribute `sent`; `is_lost`: the error went no further."""
+
+    number: int
+    is_lost: bool = False
+
+
+def raising(error: Callable[[], BaseException], once: bool = False) -> Callable[[int, FrameType | None], None]:
     """Returns a handler that raises an error in the main thread, as Python's own handler does at Ctrl-C.
 
-    Where Python would only print the error and continue, the signal comes again a moment later.
+    Args:
+      error: makes the error.
+      once: True ignores further signals, so that nothing disturbs the end that the first one began.
     """
+    repeat_lost_signals()
+    sent: _Sent | None = None
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not postponed(number, frame):
-            raise error()
+        nonlocal sent
+        if once and sent is not None and not sent.is_lost:
+            return
+        raised, sent = error(), _Sent(number)
+        raised.sent = sent  # type: ignore[attr-defined]
+        raise raised
 
     return handle
 
 
-def postponed(number: int, frame: FrameType | None) -> bool:
-    """Returns True where an error of a handler would be lost, and then sends its signal again, after AGAIN_S.
+def repeat_lost_signals() -> None:
+    """Lets a signal come again, after AGAIN_S, whose error did not reach the main thread: of `raising`, or KeyboardInterrupt.
 
-    Python lets no error out of finalizers, nor out of what runs at a garbage collection.
+    Python lets no error out of a finalizer, nor out of what it calls at a garbage collection or for an object that is gone, where
+    JAX runs code of its own: it hands the error to `sys.unraisablehook` and continues.
     """
-    swallowing = {getattr(callback, "__code__", None) for callback in gc.callbacks}  # JAX's is one of them
-    while frame is not None and frame.f_code not in swallowing and frame.f_code.co_name != "__del__":
-        frame = frame.f_back
-    if frame is None:
-        return False
-    timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
-    return True
+    if not isinstance(sys.unraisablehook, _RepeatingHook):
+        sys.unraisablehook = _RepeatingHook(sys.unraisablehook)
 
 
-def interrupt_surely() -> None:
-    """Lets Ctrl-C raise KeyboardInterrupt also where JAX collects garbage; to be called in the main thread."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell started this process deaf to it
-        signal.signal(signal.SIGINT, raising(KeyboardInterrupt))
+class _RepeatingHook:
+    """A `sys.unraisablehook` that sends the signal of an error again, and passes other errors on."""
+
+    def __init__(self, other: Callable):
+        self._other = other
+
+    def __call__(self, unraisable) -> None:
+        error = unraisable.exc_value
+        sent = getattr(error, "sent", None)
+        if type(error) is KeyboardInterrupt and sent is None:
+            sent = _Sent(signal.SIGINT)  # of Python's own handler
+        if not isinstance(sent, _Sent):
+            self._other(unraisable)
+            return
+        sent.is_lost = True
+        timer = threading.Timer(AGAIN_S, os.kill, (os.getpid(), sent.number))
+        timer.daemon = True
+        timer.start()
 
 
 def leave_at_signals(keeps: str) -> None:

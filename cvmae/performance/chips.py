@@ -11,8 +11,6 @@ import math
 import os
 import re
 
-import jax
-
 from cvmae.config import ConfigError
 from cvmae.performance.gpus import GPU, GPUS, MEMORY_FRACTION, target_config
 
@@ -149,6 +147,7 @@ def _tpu_devices(topology: Topology) -> list:
         raise ConfigError(
             f"--topology={topology.name} needs the TPU compiler: pip install 'crossvideomae[plan]' (libtpu, for any Linux)"
         )
+    import jax
     from jax.experimental import topologies
 
     for name, value in _WITHOUT_TPU.items():
@@ -178,6 +177,8 @@ def _gpu_devices(topology: Topology) -> list:
 
 
 def _host_devices(topology: Topology) -> list:
+    import jax
+
     with contextlib.suppress(RuntimeError):  # JAX is in use already, perhaps with as many
         jax.config.update("jax_num_cpu_devices", topology.count)
     devices = jax.devices("cpu")

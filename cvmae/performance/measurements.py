@@ -9,6 +9,7 @@ from cvmae.data.pipeline import clip_spec, make_loader
 from cvmae.data.published import CLASSES
 from cvmae.data.sources import Source, make_source
 from cvmae.models.vit import decode_variant
+from cvmae.parallel import launch
 from cvmae.performance import bench_decode, bench_huggingface, bench_report
 from cvmae.performance.bench_attention import measure_attention
 from cvmae.performance.bench_latency import measure_encoder, measure_lengths
@@ -17,6 +18,8 @@ from cvmae.performance.bench_step import CompiledStep, peak_flops, peak_memory
 from cvmae.performance.bench_videos import CODINGS, VideoSpec, has_encoder
 from cvmae.performance.profile import profile
 from cvmae.performance.traced_step import check_task, dataset_name, model_flops
+from cvmae.tasks.fields import check_fields
+from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import check_grid
 from cvmae.tasks.workers import resolve_workers
 
@@ -217,3 +220,28 @@ def _profile(step: CompiledStep, state, batch) -> list[str]:
         state = step.run(state, batch)[0]
 
     return profile(run, step.text).lines()
+
+
+MEASUREMENTS = {
+    "": measure_training,
+    "peer": compare_with_huggingface,
+    "loader_only": measure_loader_only,
+    "decode": measure_decode,
+    "attention": measure_attention_kernels,
+    "latency": measure_latency,
+    "encoder": measure_encoder_lengths,
+}
+
+
+def measure(name: str, config, options: Options) -> tuple[list[str], dict]:
+    """Makes the measurement of a flag, one of MEASUREMENTS: (lines to print, data, which begins with the devices).
+
+    Raises:
+      ConfigError: the config cannot be measured, or JAX has no device.
+      BadDataError: too many videos cannot be read.
+    """
+    launch.check_devices()
+    config, _ = fill_fields(config)
+    check_fields(config)
+    lines, data = MEASUREMENTS[name](config, options)
+    return lines, {"devices": bench_report.device_data()} | data

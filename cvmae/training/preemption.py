@@ -18,7 +18,7 @@ import time
 from jax.experimental import multihost_utils
 
 from cvmae.parallel import processes
-from cvmae.parallel.signals import postponed
+from cvmae.parallel.signals import raising
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended, as shells count it
 TERMINATED = 143  # and that SIGTERM ended
@@ -164,13 +164,8 @@ def ending_on_sigterm():
         yield
         return
 
-    def end(number, frame):
-        if postponed(number, frame):
-            return
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send several, and the end is under way
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, end)
+    # Launchers send several signals.
+    before = signal.signal(signal.SIGTERM, raising(lambda: SystemExit(TERMINATED), once=True))
     try:
         yield
     finally:

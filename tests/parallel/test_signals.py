@@ -2,7 +2,9 @@
 
 import gc
 import signal
+import sys
 import time
+import weakref
 
 import jax.numpy as jnp
 import pytest
@@ -16,11 +18,16 @@ class Ended(BaseException):
 
 
 @pytest.fixture
-def handled():
+def handled(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+class Finalizable:
+    pass
 
 
 class Finalized:
@@ -51,6 +58,14 @@ def in_a_finalizer(number):
     Finalized(number)
 
 
+def where_an_object_is_gone(number):
+    """As a weak dictionary hears of its keys."""
+    referred = Finalizable()
+    called = weakref.ref(referred, lambda _: signal.raise_signal(number))
+    del referred
+    assert called() is None
+
+
 def in_the_open(number):
     signal.raise_signal(number)
 
@@ -60,7 +75,7 @@ def in_jax(number):
     jnp.zeros(2).block_until_ready()
 
 
-SENDERS = [in_a_callback, in_a_finalizer, in_the_open, in_jax]
+SENDERS = [in_a_callback, in_a_finalizer, where_an_object_is_gone, in_the_open, in_jax]
 
 
 def send_and_wait(send, number):
@@ -80,7 +95,7 @@ def test_the_error_of_a_handler_reaches_the_main_thread(send, handled):
 @pytest.mark.parametrize("send", SENDERS)
 def test_ctrl_c_is_never_swallowed(send, handled):
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signals.interrupt_surely()
+    signals.repeat_lost_signals()
     with pytest.raises(KeyboardInterrupt):
         send_and_wait(send, signal.SIGINT)
 
@@ -92,9 +107,27 @@ def test_sigterm_ends_a_task_wherever_it_comes(send, handled):
     assert ended.value.code == TERMINATED
 
 
-@pytest.mark.parametrize("handler", [signal.SIG_IGN, signals.raising(Ended)])
-def test_a_handler_of_others_stays(handler, handled):
-    """A shell starts a command in the background deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, handler)
-    signals.interrupt_surely()
-    assert signal.getsignal(signal.SIGINT) is handler
+@pytest.mark.parametrize("send", SENDERS)
+def test_further_signals_do_not_disturb_the_end(send, handled):
+    signal.signal(signal.SIGTERM, signals.raising(Ended, once=True))
+    ended = False
+    with pytest.raises(Ended):
+        try:
+            send_and_wait(send, signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            ended = True
+    assert ended
+
+
+def test_other_errors_go_to_the_hook_that_was_there(handled, monkeypatch):
+    class Broken:
+        def __del__(self):
+            raise ValueError("of a finalizer")
+
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: heard.append(str(unraisable.exc_value)))
+    signals.repeat_lost_signals()
+    signals.repeat_lost_signals()
+    Broken()
+    assert heard == ["of a finalizer"]

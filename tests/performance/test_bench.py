@@ -10,7 +10,7 @@ import pytest
 
 from cvmae import bench, plan
 from cvmae.config import load
-from cvmae.performance import bench_report, bench_step, bench_videos, measurements
+from cvmae.performance import bench_report, bench_step, bench_videos, measurements, planning
 from cvmae.performance.timing import Times
 from tests.commands import RUNLOCAL, caller
 from tests.performance.test_plan import ALONE
@@ -145,8 +145,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     program, place, reason, monkeypatch, capsys, tmp_path
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(bench.measurements, "open_data", None)
-    monkeypatch.setattr(plan, "training_clips", None)
+    monkeypatch.setattr(measurements, "open_data", None)
+    monkeypatch.setattr(planning, "training_clips", None)
     words = ["--topology=cpu:1"] if program is plan else ["--loader_only"]
     code, out, err = caller(program, monkeypatch, capsys)(*words, f"--json={tmp_path / place}")
     assert code == 2 and not out and err.count("\n") == 1 and reason in err and f"error: --json={tmp_path / place} " in err

@@ -20,7 +20,7 @@ from cvmae.data.published import COUNTS
 from cvmae.models import vit
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import batch_sharding, make_mesh
-from cvmae.performance import chips, plan_report, search, traced_step
+from cvmae.performance import chips, plan_report, planning, search, traced_step
 from cvmae.performance.compile import ProgramCost, estimate
 from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
@@ -141,7 +141,7 @@ def test_a_refusal_without_allocations_looks_for_them_with_a_smaller_batch(monke
         tried.append(step.config.batch_size)
         return fake(0.5) if step.config.batch_size <= 2 else TooLarge(40 * 2**30, 16 * 2**30, ())
 
-    monkeypatch.setattr(plan, "compile_step", compile_step)
+    monkeypatch.setattr(planning, "compile_step", compile_step)
     code, out, _ = command("--topology=cpu:1", *ALONE)
     assert code == 3 and tried == [8, 3, 1] and "it needs 40.00 GiB of 16.00 GiB" in out and "at the peak of batch 1" in out
 

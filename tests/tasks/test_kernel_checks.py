@@ -7,6 +7,7 @@ import pytest
 from cvmae import bench, plan
 from cvmae.config import ConfigError
 from cvmae.models.attention import runnable
+from cvmae.performance import planning
 from cvmae.tasks import kernel_checks, run
 from cvmae.tasks.kernel_checks import check_kernel
 from cvmae.tasks.validate import validate
@@ -37,7 +38,7 @@ def test_a_run_is_refused_and_leaves_no_workdir(task, tmp_path):
     ],
 )
 def test_plan_and_bench_end_with_one_line(program, words, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "devices_of", lambda topology: None)
+    monkeypatch.setattr(planning, "devices_of", lambda topology: None)
     code, out, err = caller(program, monkeypatch, capsys)(*words, "--config.attention=cudnn", config=PARENT)
     assert code == 2 and not out and err.count("\n") == 1 and err.startswith("error: config.attention='cudnn' cannot run in ")
 
