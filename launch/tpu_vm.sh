@@ -41,6 +41,8 @@ source=$temporary/cvmae.tar.gz
 run git archive --format=tar.gz --output="$source" HEAD
 run git diff --quiet HEAD || echo "note: what was changed since the last commit is not copied" >&2
 config=${CONFIG%%:*}
+config=${config#./}
+[[ $config != /* ]] || wrong "CONFIG is $CONFIG, and the VM has the source in another folder: give it relative to that of the source"
 if [[ $dry_run == no && $config == *.py ]] && ! tar -tzf "$source" "$config" >/dev/null 2>&1; then
   wrong "CONFIG is $CONFIG, and the last commit has no $config: commit it, or give one that is there"
 fi

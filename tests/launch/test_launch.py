@@ -169,6 +169,13 @@ def test_a_config_that_is_in_no_commit_is_refused_before_there_is_a_vm(gcloud):
     assert "error: CONFIG is configs/mine.py:variant=B/16, and the last commit has no configs/mine.py: commit it" in err
 
 
+@pytest.mark.parametrize("config, ends", [("./configs/k400.py", 0), ("/configs/k400.py", 2)])
+def test_a_config_is_named_from_the_folder_of_the_source(config, ends, gcloud):
+    code, called, err = gcloud("echo READY", CONFIG=config)
+    assert code == ends and bool(called) == (ends == 0)
+    assert ("error: CONFIG is /configs/k400.py, and the VM has the source in another folder: " in err) == (ends == 2)
+
+
 @pytest.mark.parametrize("changed", [False, True])
 def test_changes_that_are_not_copied_are_told(changed, gcloud):
     _, _, err = gcloud("echo READY", CHANGED=str(int(changed)))

@@ -75,9 +75,12 @@ def frame_paths(folder: str) -> list[str]:
 
 
 def folder_identity(folder: str) -> list[int]:
-    """Returns [bytes, newest modification time in ns] of the files in a folder, by which a changed one is recognized."""
+    """Returns [bytes, newest modification time in ns] of a folder and its files, by which a changed one is recognized.
+
+    A file that was renamed has its own time still, and the folder another.
+    """
     files = [entry.stat() for entry in os.scandir(folder) if entry.is_file()]
-    return [sum(file.st_size for file in files), max((file.st_mtime_ns for file in files), default=0)]
+    return [sum(file.st_size for file in files), max(entry.st_mtime_ns for entry in (os.stat(folder), *files))]
 
 
 def _folders(folder) -> list[str]:

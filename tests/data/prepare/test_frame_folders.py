@@ -93,6 +93,18 @@ def test_a_set_is_prepared_once_and_a_changed_folder_again(tmp_path, capsys):
     assert read.class_names == layouts.JESTER_CLASSES and [entry.label for entry in read.entries] == [0, 2]
 
 
+def test_frames_that_were_renamed_as_the_report_says_are_looked_at_again(tmp_path):
+    layouts.jester(tmp_path)
+    frame, chosen = tmp_path / "videos" / "20bn-jester-v1" / "9" / "00002.jpg", options(tmp_path, "jester", transcode=32)
+    frame.rename(frame.with_suffix(".JPG"))
+    prepare(chosen)
+    [row] = table(tmp_path / "out" / "report.csv")[1:]
+    assert row[:2] == ["20bn-jester-v1/9", "undecodable"] and row[2].startswith("00002.JPG is no frame")
+    frame.with_suffix(".JPG").rename(frame)
+    prepare(chosen)
+    assert table(tmp_path / "out" / "report.csv")[1:] == []
+
+
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_an_empty_folder_is_not_called_a_file(tmp_path, is_cut):
     layouts.jester(tmp_path)
