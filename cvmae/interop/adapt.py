@@ -9,9 +9,11 @@ from cvmae.interop.compatible import ENCODER_FIELDS, check_compatible, refusal, 
 from cvmae.interop.hints import ModelHints
 from cvmae.interop.inflate import inflate
 from cvmae.interop.load import read
+from cvmae.interop.own_checkpoint import has_branch
 from cvmae.interop.preprocessing import fold_normalization, normalizations_differ
 from cvmae.interop.pretrained import Head, Pretrained, WeightsError, amount, block_encoder_of, differences
 from cvmae.interop.resize import LEARNED, adapt_decoder, adapt_positions
+from cvmae.interop.saved_run import is_workdir
 from cvmae.models.autoencoder import DecoderSpec
 from cvmae.models.backbone import Backbone
 from cvmae.models.classifier import Classifier
@@ -25,7 +27,7 @@ class InitFrom:
 
     Attributes:
       path: see `load.read`.
-      branch: `video` or `image`: the config's branch, and the branch to take from a workdir.
+      branch: `video` or `image`: the config's branch.
       decoder: True to take the decoder too, if both sides have one.
       inflate: how an image encoder becomes the video branch's; see `inflate.KINDS`.
     """
@@ -34,6 +36,12 @@ class InitFrom:
     branch: str = "video"
     decoder: bool = True
     inflate: str = "none"
+
+    @property
+    def stored_branch(self) -> str:
+        """The branch to take from a workdir: that of images where they are to be inflated, and the workdir has no other."""
+        only_image = self.inflate != "none" and is_workdir(self.path) and not has_branch(self.path, self.branch)
+        return "image" if only_image else self.branch
 
 
 def load_encoder(start: InitFrom, encoder: Backbone, config=None) -> tuple[dict, list[str]]:
@@ -71,7 +79,7 @@ def encoder_fields(start: InitFrom, variant: str = "") -> dict:
       ValueError: no variant has the size of the encoder; else see `load_encoder`.
     """
     heads = decode_variant(variant)[0].heads if variant else 0
-    source = read(start.path, branch=start.branch, hints=ModelHints(heads, decoder=False, recorded_first=True))
+    source = read(start.path, branch=start.stored_branch, hints=ModelHints(heads, decoder=False, recorded_first=True))
     fields = {field: get(source.block_encoder) for field, get in ENCODER_FIELDS.items()}
     fields |= {"variant": variant_of(source.name, *fields["variant"]), "final_norm": source.encoder.final_norm}
     if start.inflate != "none":
@@ -88,7 +96,7 @@ def load_branch(start: InitFrom, encoder: Backbone, decoder: DecoderSpec | None,
     reconstructs, decoder = decoder is not None, decoder if start.decoder else None
     decoder_heads = decoder.trunk.size.heads if decoder else 0
     hints = ModelHints(target.trunk.size.heads, decoder_heads, decoder=decoder is not None, recorded_first=True)
-    source = read(start.path, branch=start.branch, hints=hints)
+    source = read(start.path, branch=start.stored_branch, hints=hints)
     if reconstructs and not source.reconstructs:
         remedy = f"leave the reconstruction of its branch out by --config.loss.mse_{start.branch}=0"
         raise ValueError(f"{source.name} is an encoder of features, with no decoder to pixels: {remedy}")

@@ -206,7 +206,12 @@ def _find(run: SavedRun, tree, branch: str) -> tuple[str, ...]:
             return holder
     branches = tree.get("params") or tree
     of_images = branch == "video" and "image" in branches
-    example = ", such as one with config.image_branch.init_from of this workdir" if of_images else ""
+    example = (
+        ", such as one with config.image_branch.init_from of this workdir; or take the image encoder, by config.video_branch.inflate=mean, "
+        "or --branch=image of the command that exports"
+        if of_images
+        else ""
+    )
     raise WorkdirError(
         f"checkpoint {run.checkpoint} holds no {branch} encoder, only {', '.join(branches)}: give the workdir of a run that has one"
         f"{example}"

@@ -96,7 +96,12 @@ def read_workdir(path, step: int | None = None) -> SavedRun:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise_of_store(error)
-        why = f"{folder} is no workdir, it holds no readable config.json ({error.strerror})"
+        is_there = folder.is_dir()
+        why = (
+            f"{folder} is no workdir, it holds no readable config.json ({error.strerror})"
+            if is_there
+            else f"there is no folder {folder}"
+        )
         raise WorkdirError(f"{why}: give a folder that was the --workdir of a run") from error
     except (ValueError, RecursionError) as error:
         raise_of_store(error)

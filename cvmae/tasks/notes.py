@@ -13,6 +13,7 @@ from cvmae.interop.pretrained import Pretrained
 from cvmae.models.backbone import Backbone
 from cvmae.models.vit import Encoder
 from cvmae.objective.objective import Objective
+from cvmae.objective.terms import active_terms
 from cvmae.tasks.validate import is_contrastive
 from cvmae.training.run_schedule import Schedule
 
@@ -65,6 +66,8 @@ def _frozen_random(config) -> list[str]:
     if config.data.source == "synthetic":
         return []
     if config.task == "pretrain":
+        if not active_terms(config).video_branch:
+            return []
         section, start = "video_branch", config.video_branch.init_from or config.get("cooldown", {}).get("init_from")
     else:
         section, start = "finetune", config.get("init_from", UNTRAINED) != UNTRAINED

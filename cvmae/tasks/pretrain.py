@@ -133,7 +133,7 @@ class Pretrain(Task):
             names = ", ".join(sorted(term.name for term in left_out))
             lines.append(f"note: loss/NAME of a source leaves out {names}: its LossTerm has no clip_losses")
         video = self.objective.model.video
-        if self.part.kind != "all":
+        if video is not None and self.part.kind != "all":
             lines.append(
                 f"video_branch.train={self.config.video_branch.train}: the embedding and the first {self.depth - self.part.number} of "
                 f"{self.depth} blocks of the video encoder are frozen"

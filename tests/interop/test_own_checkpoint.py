@@ -211,6 +211,8 @@ def test_what_is_no_workdir(two_steps, tmp_path_factory):
     assert not is_workdir(empty) and not is_workdir(empty / "absent")
     with pytest.raises(WorkdirError, match="is no workdir, it holds no readable config.json .*--workdir of a run"):
         read_workdir(empty)
+    with pytest.raises(WorkdirError, match="there is no folder .*absent: give a folder that was the --workdir of a run"):
+        read_workdir(empty / "absent")
     for text, message in (("{", "is not JSON"), ('{"data": {}}', "does not describe the video branch: .*video_branch")):
         (folder / "config.json").write_text(text)
         with pytest.raises(WorkdirError, match=message):
@@ -219,7 +221,10 @@ def test_what_is_no_workdir(two_steps, tmp_path_factory):
 
 def test_damage_and_a_run_without_the_branch(tmp_path):
     write_workdir(tmp_path, encoder(), {1: state({"image": P}), 2: state({"encoder": P})})
-    with pytest.raises(WorkdirError, match="checkpoints/1 holds no video encoder, only image: give"):
+    with pytest.raises(
+        WorkdirError,
+        match="checkpoints/1 holds no video encoder, only image: give .* or take the image encoder, by config.video_branch.inflate=mean",
+    ):
         encoder_of(read_workdir(tmp_path, 1))
     assert has_branch(tmp_path, "video") and not has_branch(tmp_path, "image")
     (tmp_path / "checkpoints" / "2" / "state" / "_METADATA").unlink()

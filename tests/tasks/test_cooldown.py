@@ -183,7 +183,7 @@ def test_a_run_that_cannot_go_on_is_refused(fields, overrides, message, changed,
     [
         ("", "init_from is empty: phase=cooldown continues a run"),
         ("  ", "init_from is empty: phase=cooldown continues a run"),
-        ("/no/run", "/no/run is no workdir"),
+        ("/no/run", "there is no folder /no/run: give"),
     ],
 )
 def test_a_run_that_is_not_there_is_refused_before_anything_is_written(start, message, tmp_path):

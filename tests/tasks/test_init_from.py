@@ -223,6 +223,18 @@ def test_stage_1_starts_from_the_image_mae_of_stage_0(stage_0, train, tmp_path):
     assert all(same) if train == "frozen" else not all(same)
 
 
+def test_the_video_branch_starts_from_the_image_mae_of_stage_0(stage_0):
+    expected = flat(load_workdir(stage_0, "image").params)
+    fields = {"video_branch.init_from": str(stage_0), "video_branch.eps": 1e-6, "data.source": "synthetic", "report.labelled": 0}
+    c = load(f"{CONFIGS / 'adapt.py'}:start=mae,runlocal", fields)
+    params = flat(make_task(c).initial_state().params["video"])
+    same = [name for name, array in params.items() if name in expected and np.array_equal(array, expected[name])]
+    assert any(name.startswith("/encoder/blocks/") for name in same) and not any(name.startswith("/decoder/") for name in same)
+    c.video_branch.inflate = "none"
+    with pytest.raises(ConfigError, match="holds no video encoder, only image: .*config.video_branch.inflate=mean"):
+        make_task(c).initial_state()
+
+
 def test_fine_tuning_starts_from_an_inflated_encoder(image_mae):
     file, params = image_mae
     c = downstream("finetune", init_from=str(file), video_branch__inflate="center")

@@ -62,3 +62,9 @@ def test_an_encoder_that_transformers_cannot_express_is_noted():
     videomae = {"video_branch__cls_token": False, "video_branch__positions": "sincos1d", "video_branch__decoder__cls": "none"}
     assert make_task(config(("mse_video",), **videomae)).first_notes() == []
     assert make_task(config(("mse_image",))).first_notes() == []
+
+
+def test_a_run_without_videos_says_nothing_of_the_video_encoder():
+    c = config(("mse_image",), video_branch__train="last:1", data__source="files")
+    assert training_notes(c, Schedule(100), "cpu") == []
+    assert not any("video" in line for line in make_task(config(("mse_image",), video_branch__train="last:1")).describe())
