@@ -36,6 +36,8 @@ if ((GPUS)); then
   per_node=(--gpus-per-node="$GPUS") binding=(--gpu-bind=none) environment=(env "${gpu_environment[@]}")
 fi
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
+  [[ $dry_run == yes || -x $VENV/bin/python ]] ||
+    wrong "VENV is $VENV, which has no bin/python: make .venv by EXTRAS=gpu bash -c 'source launch/venv.sh', or give another"
   run sbatch --job-name="$NAME" --nodes="$NODES" --ntasks-per-node="$TASKS" --cpus-per-task="$CPUS" --time="$TIME" \
     ${PARTITION:+--partition="$PARTITION"} ${ACCOUNT:+--account="$ACCOUNT"} ${ARRAY:+--array="$ARRAY"} \
     ${per_node[@]+"${per_node[@]}"} \

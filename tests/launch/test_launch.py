@@ -415,9 +415,19 @@ def test_a_folder_of_packages_that_was_left_half_made_is_made_again(tmp_path):
 def test_a_command_that_is_not_installed_is_one_line(tmp_path):
     for program in ("basename", "bash", "dirname", "env"):
         (tmp_path / program).symlink_to(shutil.which(program))
-    done = subprocess.run(["bash", str(LAUNCH / "slurm.sh")], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    env = {"PATH": str(tmp_path), "VENV": str(tmp_path / "venv")}
+    done = subprocess.run(["bash", str(LAUNCH / "slurm.sh")], env=env, capture_output=True, text=True)
     assert done.returncode == 127
     assert done.stderr.splitlines()[1:] == ["error: there is no command sbatch here: install it, or run this where it is"]
+
+
+def test_a_job_that_would_find_no_python_is_not_submitted(tmp_path):
+    env = os.environ | {"VENV": str(tmp_path / "venv")}
+    done = subprocess.run(["bash", str(LAUNCH / "slurm.sh")], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: VENV is {tmp_path}/venv, which has no bin/python: make .venv")
 
 
 def test_shellcheck_finds_nothing():
