@@ -30,7 +30,6 @@ Exit codes: 0 success; 1 the data cannot be read, or writing the file of --json 
 no file that can be written; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
-import signal
 import sys
 
 from absl import app, flags, logging
@@ -43,8 +42,9 @@ from cvmae.data.bad_files import BadDataError
 from cvmae.parallel import signals
 
 EXAMPLE = "python -m cvmae.bench --config=configs/demo.py"
-flags.adopt_module_key_flags(cvmae.cli)
+GRACE_S = 5.0  # for worker processes to end and temporary videos to be removed
 define_json()
+flags.adopt_module_key_flags(cvmae.cli)
 flags.DEFINE_integer(
     "steps", 20, "Number of steps, or rounds, to time; with --loader_only batches per round, see --loader_batches.", lower_bound=2
 )
@@ -69,10 +69,6 @@ flags.DEFINE_list(
     "encoder_frames", ["16", "32", "64", "128", "256", "512", "1024"], "Numbers of frames of a clip, for --encoder."
 )
 flags.DEFINE_bool("profile", False, "Also print the time of the step by kind of operation and by part of the model.")
-
-
-class Terminated(BaseException):
-    """SIGTERM, raised so that worker processes are ended and temporary videos removed on the way out."""
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -161,17 +157,13 @@ def main(argv: list[str]) -> None:
         fail(error, 2)
     except BadDataError as error:
         fail(error, 1)
-    except KeyboardInterrupt:
-        fail("interrupted; a measurement keeps nothing", 130, leave=signals.leave_now)
-    except Terminated:
-        fail("ended by SIGTERM; a measurement keeps nothing", 128 + signal.SIGTERM, leave=signals.leave_now)
     sys.exit(0)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-bench`."""
-    signal.signal(signal.SIGTERM, signals.raising(Terminated))
-    app.run(main, flags_parser=parse)
+    with signals.ending("a measurement keeps nothing", grace_s=GRACE_S):
+        app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

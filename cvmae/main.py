@@ -12,6 +12,7 @@ same command continues from the files that are there.
 
 import pathlib
 import re
+import signal
 import sys
 import traceback
 
@@ -124,7 +125,10 @@ def run_task() -> None:
 def cli() -> None:
     """Runs the command, `cvmae`."""
     signals.repeat_lost_signals()
-    app.run(main, flags_parser=parse)
+    try:
+        app.run(main, flags_parser=parse)
+    except KeyboardInterrupt:  # before the task has begun, which answers it itself
+        fail("interrupted; nothing had begun", 128 + signal.SIGINT, leave=signals.leave_now)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,8 @@ from cvmae.parallel import signals
 from cvmae.performance.chips import EXAMPLES, GIB, Topology, parse_topology
 
 EXAMPLE = "python -m cvmae.plan --config=configs/ssv2.py:variant=B/16 --topology=v5e:4x4"
-KEEPS = "a plan keeps nothing"  # where it is interrupted
-flags.adopt_module_key_flags(cvmae.cli)
 define_json()
+flags.adopt_module_key_flags(cvmae.cli)
 flags.DEFINE_string("topology", None, f"Chips to compile for: {EXAMPLES}.")
 flags.DEFINE_integer(
     "slices",
@@ -93,15 +92,13 @@ def main(argv: list[str]) -> None:
         code = make_plan()
     except ConfigError as error:
         fail(error, 2)
-    except KeyboardInterrupt:
-        fail(f"interrupted; {KEEPS}", 130, leave=signals.leave_now)
     sys.exit(code)
 
 
 def cli() -> None:
     """Runs the command, `cvmae-plan`."""
-    signals.leave_at_signals(KEEPS)
-    app.run(main, flags_parser=parse)
+    with signals.ending("a plan keeps nothing"):
+        app.run(main, flags_parser=parse)
 
 
 if __name__ == "__main__":

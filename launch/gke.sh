@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh
 
-CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16}
+CONFIG=${CONFIG:-configs/ssv2.py:variant=B/16} # in the image, from the folder of its source
 IMAGE=${IMAGE:-}   # that docker pushed, such as us-docker.pkg.dev/PROJECT/cvmae/cvmae
 BUCKET=${BUCKET:-} # of Cloud Storage, for the workdir; pods read and write it as the service account of theirs that may
 CLAIM=${CLAIM-cvmae} # without BUCKET: a PersistentVolumeClaim that all pods can write, such as Filestore, mounted at /data
@@ -25,6 +25,7 @@ CHIPS=${CHIPS:-4} # jobset: TPU chips or GPUs of a host
 CLUSTER=${CLUSTER:-cvmae} # xpk
 TYPE=${TYPE:-v5litepod-16} # xpk: --tpu-type
 
+[[ $CONFIG != "$PWD"/* ]] || wrong "CONFIG is $CONFIG, and the image has the source in another folder: give it relative to that of the source"
 [[ $BUCKET != */* ]] || wrong "BUCKET is $BUCKET: give the name alone"
 choice BY jobset xpk
 whole_numbers 0 RESTARTS

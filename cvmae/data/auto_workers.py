@@ -16,6 +16,7 @@ import numpy as np
 from cvmae.data.pipeline import Reader, evaluation_reader
 from cvmae.data.records import Source, UnreadableError
 from cvmae.data.timeout import TimeLimitError, call_with_limit
+from cvmae.storage.counters import thread_times
 
 AUTO = "auto"
 CLIPS, SECONDS, ENOUGH = 12, 2.0, 4  # of the measurement: the seconds end it where enough clips are read
@@ -72,19 +73,10 @@ def measure(config, source: Source) -> Reading:
 
 
 def _time_clip(reader: Reader, index: int) -> list[float]:
-    """Returns the seconds of `_thread_times` that a clip takes, all of it in this thread. Raises: UnreadableError."""
-    before = _thread_times()
+    """Returns the seconds of `thread_times` that a clip takes, all of it in this thread. Raises: UnreadableError."""
+    before = thread_times()
     reader.cut(index, np.random.default_rng(0))
-    return [after - start for after, start in zip(_thread_times(), before, strict=True)]
-
-
-def _thread_times() -> tuple[float, float, float]:
-    """Returns seconds of the clock, of the processor for this thread, and in which it waited for a core, if Linux tells it."""
-    try:
-        queued = int(pathlib.Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        queued = 0.0
-    return time.perf_counter(), time.thread_time(), queued
+    return [after - start for after, start in zip(thread_times(), before, strict=True)]
 
 
 def choose(data, reading: Reading, host: Host, batch_bytes: int) -> tuple[int, int]:

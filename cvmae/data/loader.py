@@ -1,6 +1,5 @@
 """The iterator over batches, with the threads and worker processes that read them ahead."""
 
-import contextlib
 import gc
 
 import grain
@@ -34,17 +33,15 @@ class Loader:
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, data.prefetch))
             dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.end_with_parent)
-        self._iterator = iter(dataset)
-        self._has_workers = self._starts_workers = workers > 0  # which start with the first batch
+        self._has_workers = workers > 0
+        self._iterator = worker_processes.Started(iter(dataset)) if self._has_workers else iter(dataset)
         self.counts = np.zeros(len(counters.FIELDS))
 
     def __iter__(self):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        with worker_processes.start() if self._starts_workers else contextlib.nullcontext():
-            self._starts_workers = False
-            batch = next(self._iterator)
+        batch = next(self._iterator)
         if counters.KEY in batch:  # of training clips; no part of what is learned from
             self.counts = self.counts + batch.pop(counters.KEY).sum(0)
         return batch

@@ -121,11 +121,15 @@ def _by_file(fields: dict[str, list[Part]]) -> dict[str, list[Part]]:
 
 def _repeats(name, source, parts, labeled):
     again, contrary = repeated(parts, source.labels.tolist() if labeled else [0] * len(parts))
+    notes = []
     if labeled and contrary:
         text = f"{name}: {_count(len(contrary), 'video')} listed again with another label, {_examples(source, contrary)}"
         _refuse_above(2 * len(contrary), len(source), text, "give each video one label")
-        return [f"{text}; give each video one label"]
-    return [f"{name}: {_count(len(again), 'video')} listed more than once, {_examples(source, list(again))}"] if again else []
+        notes.append(f"{text}; give each video one label")
+    same = sorted(set(again) - set(contrary)) if labeled else list(again)
+    if same:
+        notes.append(f"{name}: {_count(len(same), 'video')} listed more than once, {_examples(source, same)}")
+    return notes
 
 
 def _unlabeled(name, source):

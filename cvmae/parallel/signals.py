@@ -1,7 +1,9 @@
 """Signals that end a command: by an error that reaches the main thread, or at once."""
 
+import contextlib
 import dataclasses
 import os
+import select
 import signal
 import sys
 import threading
@@ -71,25 +73,43 @@ class _RepeatingHook:
         timer.start()
 
 
-def leave_at_signals(keeps: str) -> None:
-    """Ends this process at once at Ctrl-C (130) and SIGTERM (143), with a line that ends with `keeps`; for the main thread.
+class Ended(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM in a block of `ending`; its argument is the number of the signal."""
 
-    Python alone would wait until a compiler returns, which takes minutes, and libtpu would print a trace of its own.
+
+@contextlib.contextmanager
+def ending(keeps: str, grace_s: float = 0.0):
+    """Ends this process at Ctrl-C (130) and SIGTERM (143), with one line that ends with `keeps`; for the main thread of a command.
+
+    The block is left by `Ended`, so that what it has open is closed. Where that takes more than grace_s seconds, for example until a
+    compiler returns, or at a second signal, the process ends at once. With 0 seconds the block is not left, and what runs hears
+    nothing of signals: libtpu would print a trace of its own.
     """
-    signals = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
+    causes = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in signals:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)  # what is written to the pipe counts
 
-    def wait() -> None:
-        number = signal.Signals(os.read(reader, 1)[0])
-        print(f"error: {signals[number]}; {keeps}", file=sys.stderr, flush=True)
+    def leave(number: int) -> NoReturn:
+        print(f"error: {causes[signal.Signals(number)]}; {keeps}", file=sys.stderr, flush=True)
         leave_now(128 + number)
 
-    threading.Thread(target=wait, daemon=True).start()
+    def watch() -> None:
+        number = next(number for number in iter(lambda: os.read(reader, 1)[0], None) if number in causes)
+        select.select([reader], [], [], grace_s)
+        leave(number)
+
+    def ended(number: int) -> Callable[[int, FrameType | None], None]:
+        return raising(lambda: Ended(number), once=True) if grace_s else lambda *_: None
+
+    for number in causes:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell starts a command in the background deaf to Ctrl-C
+            signal.signal(number, ended(number))
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except Ended as error:
+        leave(error.args[0])
 
 
 def leave_now(code: int) -> NoReturn:

@@ -13,9 +13,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-# clips: that were read; seconds: by the clock, of the threads that read; cpu_seconds: of the processor. bytes_read: of files, as far as the system tells it.
+# clips: that were read; seconds: by the clock, of the threads that read; cpu_seconds: of the processor; queued_seconds: of waiting for a core.
+# The last, and bytes_read, of files: as far as the system tells it.
 # unreadable: records that could not be read; retries, cache_hits, cache_misses: of sources that have such.
-FIELDS = ("clips", "seconds", "cpu_seconds", "bytes_read", "unreadable", "retries", "cache_hits", "cache_misses")
+FIELDS = (
+    "clips",
+    "seconds",
+    "cpu_seconds",
+    "queued_seconds",
+    "bytes_read",
+    "unreadable",
+    "retries",
+    "cache_hits",
+    "cache_misses",
+)
 KEY = "counters"  # of a batch: float64 [b, len(FIELDS)]
 
 
@@ -69,28 +80,39 @@ def timed(reads_files: bool = False) -> Iterator[None]:
         yield
         return
     read = _bytes_read() if reads_files else 0
-    begin, begin_cpu = time.perf_counter(), time.thread_time()
+    before = thread_times()
     try:
         yield
     finally:
-        seconds, cpu = time.perf_counter() - begin, time.thread_time() - begin_cpu
-        add(seconds=seconds, cpu_seconds=cpu, bytes_read=_bytes_read() - read if reads_files else 0)
+        seconds, cpu, queued = (after - start for after, start in zip(thread_times(), before, strict=True))
+        bytes_read = _bytes_read() - read if reads_files else 0
+        add(seconds=seconds, cpu_seconds=cpu, queued_seconds=queued, bytes_read=bytes_read)
 
 
-class _ThreadIO:
-    """The file in which Linux counts what a thread reads; absent elsewhere."""
+def thread_times() -> tuple[float, float, float]:
+    """Returns seconds of the clock, of the processor for this thread, and in which it waited for a core: 0 where Linux does not tell it."""
+    return time.perf_counter(), time.thread_time(), _of_thread("schedstat").number(1) / 1e9
 
-    def __init__(self):
+
+def _bytes_read() -> int:
+    """Returns the bytes that this thread has read by system calls, also those that the page cache gave; 0 where that is not counted."""
+    return _of_thread("io").number(1)  # behind `rchar:`
+
+
+class _ThreadFile:
+    """A file in which Linux counts something of a thread; absent elsewhere."""
+
+    def __init__(self, name: str):
         try:
-            self._file = os.open("/proc/thread-self/io", os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(f"/proc/thread-self/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             self._file = -1
 
-    def bytes_read(self) -> int:
-        """Returns the bytes read by system calls so far, also those that the page cache gave; 0 where that is not counted."""
+    def number(self, word: int) -> int:
+        """Returns one of its words as a number; 0 where there is none."""
         try:
-            return int(os.pread(self._file, 64, 0).split(b"\n", 1)[0].removeprefix(b"rchar: "))
-        except (OSError, ValueError):
+            return int(os.pread(self._file, 64, 0).split()[word])
+        except (OSError, ValueError, IndexError):
             return 0
 
     def __del__(self):
@@ -101,8 +123,10 @@ class _ThreadIO:
 _local = threading.local()
 
 
-def _bytes_read() -> int:
-    files = getattr(_local, "files", None)
-    if files is None:
-        files = _local.files = _ThreadIO()
-    return files.bytes_read()
+def _of_thread(name: str) -> _ThreadFile:
+    """Returns the file of that name of this thread, which is opened once."""
+    file = getattr(_local, name, None)
+    if file is None:
+        file = _ThreadFile(name)
+        setattr(_local, name, file)
+    return file

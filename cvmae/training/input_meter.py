@@ -114,7 +114,8 @@ class InputMeter:
             "possible_clips_per_second": mean.possible,
             "megabytes_per_second": mean.delivered * mean.bytes_read / MEGABYTE,
         }
-        shares = {"idle_share": mean.idle, "seconds_per_clip": mean.seconds, "cpu_seconds_per_clip": mean.cpu}
+        shares = {"idle_share": mean.idle, "seconds_per_clip": mean.seconds}
+        shares |= {"cpu_seconds_per_clip": mean.cpu, "queued_seconds_per_clip": mean.queued}
         events = {
             name: float(since.counts[FIELDS.index(name)]) for name in ("unreadable", "retries", "cache_hits", "cache_misses")
         }
@@ -134,6 +135,7 @@ class InputMeter:
             sums.idle / total,
             seconds,
             per_clip["cpu_seconds"],
+            per_clip["queued_seconds"],
             per_clip["bytes_read"],
         )
 
@@ -164,9 +166,15 @@ class InputMeter:
         if not rates.seconds or needed <= readers.count:
             return "clips are read fast enough, so look at what else the host does: config.data.prefetch, other programs, the copy to the devices"
         if rates.cpu < rates.seconds / 2:
+            takes = f"reading a clip takes {rates.seconds:.3g} s, of which {rates.cpu:.3g} s of a processor"
+            if rates.queued > rates.seconds / 4:
+                return (
+                    f"{takes} and {rates.queued:.3g} s of waiting for one: its cores are busy with the step, where that runs on them, or with "
+                    "other programs: take smaller files (prepare --transcode), more cores or more hosts"
+                )
             return (
-                f"reading a clip takes {rates.seconds:.3g} s, of which {rates.cpu:.3g} s of a processor, the rest is waiting: raise "
-                f"config.data.threads, for {needed} readers in place of {readers.count}, or bring the files nearer"
+                f"{takes}, the rest is waiting: raise config.data.threads, for {needed} readers in place of {readers.count}, or bring the "
+                "files nearer"
             )
         if readers.count < readers.cores:
             more = min(needed, readers.cores)
@@ -194,4 +202,5 @@ class _Rates:
     idle: float
     seconds: float
     cpu: float
+    queued: float
     bytes_read: float

@@ -75,6 +75,10 @@ def test_videos_that_are_listed_twice(tmp_path):
     assert [note.partition(":")[0] for note in notes] == ["data.split='train'", "data.eval_split='val'"]
     assert all("1 video is listed again with another label, such as" in note for note in notes)
     assert all("listed more than once" in note for note in check_rows(sources(tmp_path, rows), FIELDS, labeled=False))
+    rows = [*clean(5), "t1.mp4,0,train,,", "t2.mp4,0,train,,", "t3.mp4,1,train,,"]
+    labeled, again = check_rows(sources(tmp_path, rows), FIELDS, labeled=True)
+    assert "1 video is listed again with another label, such as t1.mp4" in labeled
+    assert again == "data.split='train': 2 videos are listed more than once, such as t2.mp4, t3.mp4"
     rows = [*clean(2), "t0.mp4,1,train,,", "t1.mp4,0,train,,"]
     with pytest.raises(ManifestError, match="data.split='train': 2 videos are listed again with another label.*one label"):
         check_rows(sources(tmp_path, rows), FIELDS, labeled=True)

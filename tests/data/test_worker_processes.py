@@ -66,6 +66,47 @@ def test_a_signal_to_all_processes_ends_no_worker(moment, tmp_path):
     assert "Traceback" not in stderr and "resource_tracker" not in stderr
 
 
+WAITS = """
+import multiprocessing, os, signal, sys, threading, time
+import grain
+from cvmae.data.loader import Loader
+from tests.data.configs import small_config
+
+def wait(index):
+    open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
+    time.sleep(600)
+
+def read():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    data = small_config(data__workers=2).data
+    try:
+        with Loader(grain.MapDataset.range(8).map(wait), data) as loader:
+            threading.Thread(target=interrupt, daemon=True).start()
+            next(loader)
+    except KeyboardInterrupt:
+        print("interrupted", len(multiprocessing.active_children()), flush=True)
+
+def interrupt():
+    while not os.listdir(sys.argv[1]):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    read()
+"""
+
+
+def test_a_wait_for_the_first_batch_can_be_interrupted(tmp_path):
+    """A disk that does not answer would be waited for as long."""
+    script, started = tmp_path / "waits.py", tmp_path / "started"
+    script.write_text(WAITS)
+    started.mkdir()
+    done = subprocess.run(
+        [sys.executable, script, started], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and done.stdout == "interrupted 0\n" and "resource_tracker" not in done.stderr, done.stderr
+
+
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="shared memory has no files here")
 def test_memory_that_a_program_still_held_is_freed_with_the_loader():
     config = small_config(data__workers=1)

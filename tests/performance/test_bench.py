@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 
 import jax
 import numpy as np
@@ -150,26 +149,6 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     words = ["--topology=cpu:1"] if program is plan else ["--loader_only"]
     code, out, err = caller(program, monkeypatch, capsys)(*words, f"--json={tmp_path / place}")
     assert code == 2 and not out and err.count("\n") == 1 and reason in err and f"error: --json={tmp_path / place} " in err
-
-
-@pytest.mark.parametrize(
-    "program, name, signaled, ends, reason",
-    [
-        (bench, "measure", KeyboardInterrupt, 130, "interrupted"),
-        (bench, "measure", bench.Terminated, 143, "ended by SIGTERM"),
-        (plan, "make_plan", KeyboardInterrupt, 130, "interrupted"),
-    ],
-)
-def test_a_signal_is_one_line(program, name, signaled, ends, reason, monkeypatch, capsys):
-    def interrupted():
-        raise signaled
-
-    monkeypatch.setattr(program, name, interrupted)
-    monkeypatch.setattr(
-        program.signals, "leave_now", sys.exit
-    )  # without the shutdown, in which a thread that compiles would crash
-    code, _, err = caller(program, monkeypatch, capsys)("--topology=cpu:1" if program is plan else "--decode")
-    assert code == ends and err.startswith(f"error: {reason}; a ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,6 @@ import importlib.metadata
 import importlib.util
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import types
 from unittest.mock import ANY
 
@@ -25,7 +21,7 @@ from cvmae.performance.compile import ProgramCost, estimate
 from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
 from cvmae.performance.oom import TooLarge
-from tests.commands import ROOT, RUNLOCAL, caller, run
+from tests.commands import RUNLOCAL, caller, run
 from tests.requirements import missing
 from tests.tiny_configs import CONFIGS, TERMS, config
 
@@ -418,20 +414,3 @@ def test_processes_read_contiguous_rows_on_real_slices(topology, sizes):
     hosts = {device.process_index for device in mesh.devices.flat}
     shards = {processes.shard_of_process(batch_sharding(mesh), process) for process in hosts}
     assert {shard.index for shard in shards} == set(range(next(iter(shards)).count))
-
-
-@pytest.mark.parametrize("number, reason", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")])
-def test_a_signal_while_a_compiler_runs_ends_the_command_at_once(number, reason):
-    """The stand-in for a compiler returns to Python only after minutes, as one does."""
-    code = (
-        # A suite that runs in the background inherits a process that ignores Ctrl-C.
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import hashlib; from cvmae import plan; from cvmae.parallel import signals;"
-        "signals.leave_at_signals(plan.KEEPS); print('compiles', flush=True); hashlib.pbkdf2_hmac('sha1', b'', b'', 10**9)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True) as process:
-        assert process.stdout.readline() == "compiles\n"
-        process.send_signal(number)
-        _, err = process.communicate()
-    assert process.returncode == 128 + number and err == f"error: {reason}; a plan keeps nothing\n"

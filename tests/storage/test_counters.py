@@ -1,6 +1,9 @@
 """What reading clips costs is counted clip by clip, in threads and worker processes, and changes no clip."""
 
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +45,23 @@ def test_the_loader_adds_up_what_its_clips_have_cost(folder, changes):
     sizes = [os.path.getsize(folder / f"{index}.mp4") for batch in batches for index in batch["index"]]
     if os.path.exists("/proc/thread-self/io"):  # a small file is read once or twice; its length is not
         assert sum(sizes) <= counts["bytes_read"] <= 4 * sum(sizes) + 4 * 65536 * counts["unreadable"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="Linux tells how long a thread waits for a core")
+def test_waiting_for_a_core_is_counted():
+    counted = counters.Counters()
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    try:
+        with counters.counting(counted), counters.timed():
+            begin = time.thread_time()
+            while time.thread_time() - begin < 0.1:
+                pass
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    values = dict(zip(FIELDS, counted.values().tolist(), strict=True))
+    assert 0 < values["queued_seconds"] <= values["seconds"] - values["cpu_seconds"] + 0.01
 
 
 class Remote:

@@ -89,6 +89,11 @@ def of(readers, wanted: float, given: float, **per_clip):
             {"seconds": 0.2, "cpu_seconds": 0.01},
             "the rest is waiting: raise config.data.threads, for 8 readers",
         ),
+        (
+            Readers(8, 1, 1, 2),
+            {"seconds": 0.2, "cpu_seconds": 0.03, "queued_seconds": 0.16},
+            "of which 0.03 s of a processor and 0.16 s of waiting for one: its cores are busy with the step",
+        ),
         (Readers(8, 2, 2, 8), {"seconds": 0.2, "cpu_seconds": 0.2}, "raise config.data.workers, for 4 readers in place of 2"),
         (Readers(8, 9, 1, 9), {"seconds": 0.1, "cpu_seconds": 0.1}, "clips are read fast enough"),
     ],
