@@ -109,7 +109,7 @@ class _ThreadFile:
             self._file = -1
 
     def number(self, word: int) -> int:
-        """Returns one of its words as a number; 0 where there is none."""
+        """Returns one of its words as a number; 0 where the file is absent or shorter."""
         try:
             return int(os.pread(self._file, 64, 0).split()[word])
         except (OSError, ValueError, IndexError):

@@ -309,7 +309,10 @@ def test_a_job_is_deleted_only_after_the_cluster_took_the_new_one(tmp_path):
 @pytest.mark.parametrize(
     "variables, reason",
     [
-        ({"CONFIG": f"{ROOT}/configs/demo.py"}, "and the image has the source in another folder: give it relative to that"),
+        (
+            {"CONFIG": f"{ROOT}/configs/demo.py"},
+            f"CONFIG is {ROOT}/configs/demo.py, and the image has the source in another folder",
+        ),
         ({"IMAGE": ""}, "IMAGE is not set: build and push one"),
         ({"TYPE": "v5litepod-256"}, "TYPE is not read with BY=jobset: leave it out"),
         ({"BY": "xpk", "TOPOLOGY": "16x16"}, "TOPOLOGY is not read with BY=xpk"),
