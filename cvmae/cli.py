@@ -5,6 +5,8 @@ Two kinds of commands use it. `cvmae.main`, `cvmae.plan` and `cvmae.bench` run a
 `parse_own`, so that flags of the same name can exist side by side in one process.
 """
 
+import contextlib
+import os
 import pathlib
 import re
 import sys
@@ -77,8 +79,19 @@ def print_help(argv: list[str], about: str, module: str) -> None:
 
 def _print_help(argv: list[str], about: str, flags_help: Callable[[], str]) -> None:
     if {"--help", "-h"} & set(argv):
-        print(about, flags_help(), sep="\n")
+        with output_for_a_pager():
+            print(about, flags_help(), sep="\n")
         sys.exit(0)
+
+
+@contextlib.contextmanager
+def output_for_a_pager():
+    """Prints what the block prints, and nothing more where the reader of a pipe has closed it, as `head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
 
 
 def parse(argv: list[str], example: str = EXAMPLE) -> list[str]:
@@ -175,12 +188,13 @@ def config_path() -> str:
 def print_config(config) -> None:
     """Prints every field of a config by its dotted name, with the comment beside it in the config files."""
     comments = field_comments(config_flags.get_config_filename(FLAGS["config"]), config)
-    for name, value in sorted(flatten(config).items()):
-        comment = comments.get(name, "")
-        if value is None:
-            is_source = name.startswith("data.sources.")
-            comment = f"that of data.{name.split('.', 3)[3]}" if is_source else "that of the weights of config.init_from"
-        print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
+    with output_for_a_pager():
+        for name, value in sorted(flatten(config).items()):
+            comment = comments.get(name, "")
+            if value is None:
+                is_source = name.startswith("data.sources.")
+                comment = f"that of data.{name.split('.', 3)[3]}" if is_source else "that of the weights of config.init_from"
+            print(f"{name} = {value!r}" + (f"  # {comment}" if comment else ""))
 
 
 def refuse_arguments(argv: list[str]) -> None:

@@ -1,5 +1,7 @@
 """The command line: whatever is wrong is one line on stderr with the fix, exit code 2, and an untouched workdir."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from cvmae import cli, main
 from cvmae.interop import WeightsError
 from cvmae.tasks import pretrain
-from tests.commands import RUNLOCAL, arguments, run, run_here
+from tests.commands import ROOT, RUNLOCAL, arguments, run, run_here
 from tests.tiny_configs import PLAIN
 
 
@@ -188,3 +190,12 @@ def test_the_lines_of_a_list_are_told_apart_on_one_line(capsys):
     cli.fail("a text\nof two lines", 2, leave=lambda code: None)
     expected = ["error: config.init_from: a.npz does not fit: mis-shaped: a; missing: b", "error: a text of two lines"]
     assert capsys.readouterr().err.splitlines() == expected
+
+
+@pytest.mark.parametrize("words", [["cvmae.bench", "--help"], ["cvmae.main", "--config=configs/demo.py", "--print_config"]])
+def test_a_reader_that_stops_early_is_no_error(words):
+    command = [sys.executable, "-m", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
