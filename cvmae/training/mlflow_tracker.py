@@ -29,8 +29,8 @@ class Mlflow:
         """Opens the run, see `Tracker.open`."""
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # as in the first use of a database
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # its errors are raised too, and are for the caller to say
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # which says much at the first use of a database
         client = MlflowClient(self._uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         if (kept.get("uri"), kept.get("experiment")) != (self._uri, name):

@@ -156,6 +156,27 @@ def test_a_server_that_is_not_there_ends_no_run(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.count("warning: mlflow does not take this run") <= 1
 
 
+def test_a_database_that_breaks_is_for_the_run_to_say(tmp_path):
+    """MLflow logs two tracebacks for the error that it raises; in a process of its own, since its handler keeps the stream of its import."""
+    need("mlflow")
+    (tmp_path / "runs").mkdir()
+    code = f"""
+import pathlib, shutil
+from cvmae.training.mlflow_tracker import Mlflow
+from cvmae.training.trackers import TrackedRun
+folder = pathlib.Path({str(tmp_path)!r})
+tracker = Mlflow(f"sqlite:///{{folder}}/runs/ml.db")
+tracker.open(TrackedRun("run", {{"seed": 0}}, folder), {{}}, lambda kept: None)
+(folder / "runs" / "ml.db").write_bytes(b"no database" * 1000)
+try:
+    tracker.write(1, {{"loss": 1.0}})
+except Exception as error:
+    print("raised", type(error).__name__)
+"""
+    done = commands.run("-c", code, program=())
+    assert done.stdout.startswith("raised ") and "Traceback" not in done.stderr and "ERROR" not in done.stderr, done.stderr
+
+
 def test_a_run_without_trackers_keeps_nothing_of_them(tmp_path):
     train(tmp_path, total="2_steps")
     assert not (tmp_path / "trackers.json").exists() and not (tmp_path / "wandb").exists()
