@@ -167,7 +167,9 @@ from cvmae.training.trackers import TrackedRun
 folder = pathlib.Path({str(tmp_path)!r})
 tracker = Mlflow(f"sqlite:///{{folder}}/runs/ml.db")
 tracker.open(TrackedRun("run", {{"seed": 0}}, folder), {{}}, lambda kept: None)
-(folder / "runs" / "ml.db").write_bytes(b"no database" * 1000)
+for file in folder.glob("runs/ml.db*"):
+    file.unlink()
+(folder / "runs" / "ml.db").mkdir()
 try:
     tracker.write(1, {{"loss": 1.0}})
 except Exception as error:
