@@ -6,7 +6,8 @@ import grain
 import numpy as np
 from absl import flags
 
-from cvmae.data import worker_processes
+from cvmae.data.worker_processes import end_with_parent
+from cvmae.data.worker_start import Started
 from cvmae.storage import counters
 
 
@@ -32,9 +33,9 @@ class Loader:
         workers = data.workers if workers is None else workers
         if workers:
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, data.prefetch))
-            dataset = dataset.mp_prefetch(options, worker_init_fn=worker_processes.end_with_parent)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=end_with_parent)
         self._has_workers = workers > 0
-        self._iterator = worker_processes.Started(iter(dataset)) if self._has_workers else iter(dataset)
+        self._iterator = Started(iter(dataset)) if self._has_workers else iter(dataset)
         self.counts = np.zeros(len(counters.FIELDS))
 
     def __iter__(self):

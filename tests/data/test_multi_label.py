@@ -420,5 +420,6 @@ def test_a_video_with_another_set_is_named(tmp_path):
     sources = {
         field: FileSource(read_manifest(str(tmp_path / "list.csv"), split, multi_label=True)) for field, split in FIELDS.items()
     }
-    [note] = check_rows(sources, FIELDS, labeled=True)
-    assert note.startswith("data.split='train': 1 video is listed again with another label, such as b.mp4")
+    other, again = check_rows(sources, FIELDS, labeled=True)
+    assert other.startswith("data.split='train': 1 video is listed again with another label, such as b.mp4")
+    assert again == "data.split='train': 1 video is listed more than once, such as a.mp4"
