@@ -5,8 +5,8 @@
     python -m cvmae.main --config=configs/adapt.py:contrast --config.video_branch.init_from=MCG-NJU/videomae-base --config.image_branch.init_from=facebook/vit-mae-base --config.data.manifest=mine.csv
 
 `start` is videomae or mae, the weights that the video branch starts from: those of transformers as they are; authors' .pth files and
-image MAEs of this package have other eps, and the refusal lists the flags to add. `contrast` adds the paper's intra- and cross-modal terms, with a frozen MAE as image
-branch. `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Every evaluation compares the encoder
+image MAEs of this package have other eps, and the refusal lists the flags to add. `contrast` adds the paper's intra- and cross-modal
+terms, with a frozen MAE as image branch. `task` is pretrain, finetune, linear, attentive, knn, retrieval, extract or visualize. Every evaluation compares the encoder
 with its start (`eval/drift/cka`, `cosine`, `std`), and a line warns where its features collapse: configs/README.md shows it on real
 videos. We have not run it from published weights; its accuracy is unknown. `:runlocal` takes under a minute on any machine.
 

@@ -192,6 +192,18 @@ def test_the_lines_of_a_list_are_told_apart_on_one_line(capsys):
     assert capsys.readouterr().err.splitlines() == expected
 
 
+def test_ctrl_c_before_the_task_begins_is_one_line(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.app, "run", interrupted)
+    monkeypatch.setattr(main.signals, "leave_now", sys.exit)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(SystemExit) as ended:
+        main.cli()
+    assert ended.value.code == 130 and capsys.readouterr().err == "error: interrupted; nothing had begun\n"
+
+
 @pytest.mark.parametrize("words", [["cvmae.bench", "--help"], ["cvmae.main", "--config=configs/demo.py", "--print_config"]])
 def test_a_reader_that_stops_early_is_no_error(words):
     command = [sys.executable, "-m", *words]

@@ -122,11 +122,11 @@ def _by_file(fields: dict[str, list[Part]]) -> dict[str, list[Part]]:
 def _repeats(name, source, parts, labeled):
     again, contrary = repeated(parts, source.labels.tolist() if labeled else [0] * len(parts))
     notes = []
-    if labeled and contrary:
+    if contrary:
         text = f"{name}: {_count(len(contrary), 'video')} listed again with another label, {_examples(source, contrary)}"
         _refuse_above(2 * len(contrary), len(source), text, "give each video one label")
         notes.append(f"{text}; give each video one label")
-    same = sorted(set(again) - set(contrary)) if labeled else list(again)
+    same = sorted(set(again) - set(contrary))
     if same:
         notes.append(f"{name}: {_count(len(same), 'video')} listed more than once, {_examples(source, same)}")
     return notes

@@ -96,12 +96,9 @@ def read_workdir(path, step: int | None = None) -> SavedRun:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise_of_store(error)
-        is_there = folder.is_dir()
-        why = (
-            f"{folder} is no workdir, it holds no readable config.json ({error.strerror})"
-            if is_there
-            else f"there is no folder {folder}"
-        )
+        why = f"there is no folder {folder}"
+        if folder.is_dir():
+            why = f"{folder} is no workdir, it holds no readable config.json ({error.strerror})"
         raise WorkdirError(f"{why}: give a folder that was the --workdir of a run") from error
     except (ValueError, RecursionError) as error:
         raise_of_store(error)

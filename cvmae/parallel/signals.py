@@ -74,7 +74,9 @@ class _RepeatingHook:
 
 
 class Ended(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM in a block of `ending`; its argument is the number of the signal."""
+    """Ctrl-C or SIGTERM in a block of `ending`."""
+
+    sent: _Sent
 
 
 @contextlib.contextmanager
@@ -98,18 +100,16 @@ def ending(keeps: str, grace_s: float = 0.0):
         select.select([reader], [], [], grace_s)
         leave(number)
 
-    def ended(number: int) -> Callable[[int, FrameType | None], None]:
-        return raising(lambda: Ended(number), once=True) if grace_s else lambda *_: None
-
+    handler = raising(Ended, once=True) if grace_s else lambda *_: None
     for number in causes:
         if signal.getsignal(number) is not signal.SIG_IGN:  # a shell starts a command in the background deaf to Ctrl-C
-            signal.signal(number, ended(number))
+            signal.signal(number, handler)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     except Ended as error:
-        leave(error.args[0])
+        leave(error.sent.number)
 
 
 def leave_now(code: int) -> NoReturn:

@@ -150,6 +150,5 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    signals.repeat_lost_signals()
     signal.signal(signal.SIGTERM, signals.raising(lambda: SystemExit(128 + signal.SIGTERM)))  # ends the running command
     app.run(main, flags_parser=parse)

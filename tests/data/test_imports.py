@@ -5,15 +5,8 @@ import sys
 
 from tests.commands import ROOT
 
-GRAIN = {
-    "auto_workers",
-    "loader",
-    "pipeline",
-    "clip_views",
-    "proportions",
-    "windows",
-    "worker_start",
-}  # Grain imports JAX if it is installed
+# Grain imports JAX if it is installed.
+GRAIN = {"auto_workers", "loader", "pipeline", "clip_views", "proportions", "windows", "worker_start"}
 LIST_SLOW_MODULES = """
 import importlib, sys
 for module in sys.argv[1:]:

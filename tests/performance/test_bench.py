@@ -151,6 +151,10 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
     assert code == 2 and not out and err.count("\n") == 1 and reason in err and f"error: --json={tmp_path / place} " in err
 
 
+def test_every_measurement_has_the_flags_that_it_reads():
+    assert bench.READS.keys() == measurements.MEASUREMENTS.keys()
+
+
 @pytest.mark.parametrize(
     "error, reason",
     [

@@ -161,7 +161,7 @@ def test_a_database_that_breaks_is_for_the_run_to_say(tmp_path):
     need("mlflow")
     (tmp_path / "runs").mkdir()
     code = f"""
-import pathlib, shutil
+import pathlib
 from cvmae.training.mlflow_tracker import Mlflow
 from cvmae.training.trackers import TrackedRun
 folder = pathlib.Path({str(tmp_path)!r})
