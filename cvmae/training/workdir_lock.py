@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cvmae.config import ConfigError
-from cvmae.files import StorageError, lost_link, set_aside, write_json
+from cvmae.files import StorageError, lost_link, replacing, set_aside
 from cvmae.parallel import processes
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
@@ -190,14 +190,14 @@ def is_alive(path: AnyPath, there: dict, wait_s: float | None = None) -> bool:
 def _create(path: AnyPath, owner: dict) -> bool:
     """Creates the file; returns False where it is there already. Raises: OSError."""
     if isinstance(path, RemotePath):
-        return path.create(json.dumps(owner).encode())
+        return path.create(_encode(owner).encode())
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps(owner))
+            file.write(_encode(owner))
     except OSError:
         with contextlib.suppress(OSError):
             path.unlink()  # the disk is full: not even the next run should have to look at it
@@ -213,35 +213,54 @@ def _is_empty(path: AnyPath) -> bool:
 
 
 def _rewrite(path: AnyPath, owner: dict) -> bool:
-    """Writes the file of this process's lock; returns False where another has it by now, which only a bucket can tell here."""
+    """Writes the file of this process's lock; returns False where another has it by now. Raises: OSError."""
     if isinstance(path, RemotePath):
         stamp = path.status().stamp
         there = _read(path)
-        return there is not None and there.get("token") == owner["token"] and path.replace_if(json.dumps(owner).encode(), stamp)
-    write_json(path, owner)
+        return there is not None and there.get("token") == owner["token"] and path.replace_if(_encode(owner).encode(), stamp)
+    # In the file that was read: one that another process puts in its place meanwhile is not touched.
+    with open(path, "r+", encoding="utf-8") as file:
+        if _parse(file.read()).get("token") != owner["token"]:
+            return False
+        file.seek(0)
+        file.write(_encode(owner))
     return True
 
 
 def _take_over(path: AnyPath, there: dict | None, owner: dict) -> bool:
     """Writes the file in place of that of a process that has ended; returns False where another process was faster."""
     if not isinstance(path, RemotePath):
-        write_json(path, owner)
+        with replacing(path) as temporary:
+            temporary.write_text(_encode(owner), encoding="utf-8")
         return True
     try:
         stamp = path.status().stamp
     except FileNotFoundError:
-        return path.create(json.dumps(owner).encode())
+        return path.create(_encode(owner).encode())
     now = _read(path)
-    return (now or {}).get("token") == (there or {}).get("token") and path.replace_if(json.dumps(owner).encode(), stamp)
+    return (now or {}).get("token") == (there or {}).get("token") and path.replace_if(_encode(owner).encode(), stamp)
 
 
 def _read(path: AnyPath) -> dict | None:
     """Returns what a lock holds, {} where that is no process, None where the file is missing."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (IsADirectoryError, ValueError, RecursionError):
+    except (IsADirectoryError, ValueError):
+        return {}
+
+
+def _encode(owner: dict) -> str:
+    """Returns the text of a lock, equally long at every beat: written over the last one it is never half of both."""
+    return json.dumps(owner).ljust(1024)
+
+
+def _parse(text: str) -> dict:
+    """Returns what the text of a lock holds, {} where that is no process."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return {}
     names = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("token", "machine"))
     return value if names and isinstance(value.get("pid"), int) and 0 < value["pid"] < 1 << 31 else {}

@@ -39,6 +39,12 @@ def holder(tmp_path):
         process.kill()
 
 
+def put(path, text):
+    """Puts a file in the place of a lock, as another process does that takes it over: the beat may be writing the old one."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
 def edit(folder, **changes):
     path = folder / LOCK
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -147,10 +153,39 @@ def test_the_beat_goes_on_and_a_lost_lock_is_left_alone(tmp_path):
             time.sleep(0.05)
         assert json.loads(path.read_text())["beat"] > 2
         other = describe_process()
-        path.write_text(json.dumps(other))
+        put(path, json.dumps(other))
         time.sleep(0.3)
         assert json.loads(path.read_text()) == other
     assert path.exists()
+
+
+def test_a_beat_does_not_replace_the_lock_of_a_run_that_took_over_meanwhile(tmp_path, monkeypatch):
+    """A process that was stopped between its look and its write, for longer than others wait."""
+    path, other = tmp_path / LOCK, json.dumps(describe_process())
+    usual, parse, stopped = workdir_lock._rewrite, workdir_lock._parse, threading.Event()
+
+    def rewrite(path, owner):
+        def stop_after_reading(text):
+            put(path, other)
+            return parse(text)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(workdir_lock, "_parse", stop_after_reading)
+            done = usual(path, owner)
+        stopped.set()
+        return done
+
+    monkeypatch.setattr(workdir_lock, "_rewrite", rewrite)
+    with locked(tmp_path):
+        assert stopped.wait(60)
+    assert path.read_text() == other
+
+
+def test_a_reader_never_sees_half_a_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir_lock, "BEAT_S", 0.0005)
+    with locked(tmp_path):
+        beats = {workdir_lock._read(tmp_path / LOCK).get("beat") for _ in range(3000)}
+    assert None not in beats and len(beats) > 3
 
 
 @pytest.mark.parametrize("task", ["pretrain", "knn"])
@@ -164,7 +199,7 @@ def test_a_second_run_is_refused_and_writes_nothing(task, tmp_path, holder):
 
 
 def take_over(workdir):
-    (workdir / LOCK).write_text(json.dumps(describe_process() | {"pid": 7, "host": "far", "started": "2099"}))
+    put(workdir / LOCK, json.dumps(describe_process() | {"pid": 7, "host": "far", "started": "2099"}))
 
 
 # What happens to the folder, and what the run says of it.
@@ -172,7 +207,7 @@ LOSSES = {
     "folder": (shutil.rmtree, "--workdir={0} is gone, deleted or unmounted during the run, which ends here"),
     "lock": (lambda workdir: (workdir / LOCK).unlink(), "{0}/run.lock is gone, deleted or unmounted during the run"),
     "another run": (take_over, "{0}/run.lock was taken over by process 7 on far, started 2099, during the run"),
-    "garbage": (lambda workdir: (workdir / LOCK).write_text("x"), "{0}/run.lock was changed by another program during the run"),
+    "garbage": (lambda workdir: put(workdir / LOCK, "x"), "{0}/run.lock was changed by another program during the run"),
 }
 
 
