@@ -99,6 +99,11 @@ def sections(data) -> dict[str, ml_collections.ConfigDict]:
     return {name: _merge(data, name, own[name]) for name in names}
 
 
+def source_kinds(data) -> set[str]:
+    """Returns the kinds of the sources of config.data, values of data.source: its own, or those of its mixture. Raises: MixtureError."""
+    return {section.source for section in sections(data).values()} or {data.source}
+
+
 def _merge(data, name, section) -> ml_collections.ConfigDict:
     changed = {field: value for field, value in flatten(section).items() if value is not None}
     for field, value in changed.items():

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from cvmae.config import UNTRAINED, flatten
+from cvmae.data.mixture import parse_mixture
 from cvmae.files import without_paths
 from cvmae.interop.hub import PREFIX, repository_of
 from cvmae.interop.pretrained import Pretrained
@@ -109,13 +110,17 @@ class Run:
 
     @property
     def data_name(self) -> str:
-        """The name of the data set: that of the config, else the kind of its source; of a trial run's random clips `synthetic`."""
+        """The name of the data set: that of the config, or those of a mixture, else the kind of its source; `synthetic` in a trial run."""
+        if mixture := self.config.get("data.mixture"):
+            return "+".join(parse_mixture(mixture))
         source = str(self.config.get("data.source", ""))
         return source if source == "synthetic" else str(self.config.get("data.name") or source)
 
     @property
     def data(self) -> str:
-        """The data set, with the kind of its source and the name of its manifest or pattern."""
+        """The data set, with the kind of its source and the name of its manifest or pattern; of a mixture the sources and weights."""
+        if mixture := self.config.get("data.mixture"):
+            return f"the mixture `{mixture}`"
         source = str(self.config.get("data.source", "not recorded"))
         field = {"files": "data.manifest", "hf": "data.hf.path", "webdataset": "data.webdataset.shards", "tfds": "data.tfds.name"}
         address = without_paths(str(self.config.get(field.get(source, ""), "")))
@@ -129,10 +134,8 @@ def _report_of(workdir: Workdir, step: int) -> tuple[Report | None, str]:
     except ValueError:
         return None, "The report of the run is damaged."
     if report is None:
-        return (
-            None,
-            f"The workdir has no `{REPORT}`: its run measured nothing at its end, or had not ended when the weights were exported.",
-        )
+        unmeasured = "its run measured nothing at its end, or had not ended when the weights were exported"
+        return None, f"The workdir has no `{REPORT}`: {unmeasured}."
     if report.step is None:
         return None, "The report of the run does not record the step that it measured."
     if report.step != step:
@@ -255,7 +258,6 @@ def _training(pretrained: Pretrained, run: Run) -> list[str]:
     average = " (moving average)" if pretrained.origin.averaged else ""
     lines = [f"Step {pretrained.origin.checkpoint.name}{average} of a run of `task={run.task}`."]
     lines += ["", f"- data: {run.data}, split `{run.config.get('data.split', 'not recorded')}`"]
-    lines += [f"- mixture: `{run.config['data.mixture']}`"] if run.config.get("data.mixture") else []
     start = _start(pretrained, run)
     lines.append(f"- started from: `{without_paths(start)}`" if start else "- started from: random weights")
     if not run.starts:

@@ -3,8 +3,9 @@
 import contextlib
 import functools
 
-from cvmae.config import UNTRAINED, ConfigError, config_errors
+from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten
 from cvmae.data.auto_workers import is_auto
+from cvmae.data.mixture import source_kinds
 from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
@@ -129,7 +130,7 @@ def training_clips(config, clips: int) -> tuple[int, str]:
     """
     if clips:
         return clips, "--clips"
-    if config.data.source == "synthetic" or config.data.manifest or config.data.tfds.name or config.data.get("mixture"):
+    if _is_given(config.data):
         with config_errors("data"):
             return len(make_source(config.data, config.data.split)), f"config.data.split={config.data.split} as it is here"
     if config.data.source == "motion":
@@ -147,12 +148,21 @@ def training_clips(config, clips: int) -> tuple[int, str]:
     return published, f"published for {name}{note}"
 
 
+def _is_given(data) -> bool:
+    """Returns True where config.data says which clips there are, False where it names at most a published set."""
+    if data.get("mixture") or data.source == "synthetic":
+        return True
+    fields = {"files": "manifest", "tfds": "tfds.name", "webdataset": "webdataset.shards", "hf": "hf.path"}
+    return bool(flatten(data).get(fields.get(data.source, "")))
+
+
 def decoders(config) -> int | None:
-    """Returns the threads that decode on each host; 0 where the data are rendered, not decoded, None for as many as it has cores."""
+    """Returns the threads that decode on each host; 0 where all data are rendered, not decoded, None for as many as it has cores."""
     data = config.data
-    if is_auto(data) and data.source in ("files", "tfds"):
-        return None
-    return max(1, data.workers) * max(1, data.threads) if data.source in ("files", "tfds") else 0
+    with config_errors("data"):
+        if source_kinds(data) <= {"motion", "synthetic"}:
+            return 0
+    return None if is_auto(data) else max(1, data.workers) * max(1, data.threads)
 
 
 def _published_clips(name: str) -> int:

@@ -58,7 +58,10 @@ class Card:
 
 def card(run: Run) -> Card:
     """Summarizes a run: task, encoder, data, progress, and its main result."""
-    facts = [("encoder", run.config.get("video_branch.variant")), ("data", run.config.get("data.source"))]
+    facts = [
+        ("encoder", run.config.get("video_branch.variant")),
+        ("data", run.config.get("data.mixture") or run.config.get("data.source")),
+    ]
     steps = max((step for values in run.series.values() for step in values), default=None)
     if steps is not None:
         total = str(run.config.get("total", "")).removesuffix("_steps").replace("_", " ")

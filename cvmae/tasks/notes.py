@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cvmae.config import UNTRAINED, config_errors, require, steps
+from cvmae.data.mixture import source_kinds
 from cvmae.data.row_checks import check_rows
 from cvmae.data.sources import Source
 from cvmae.data.video_files import is_picture
@@ -42,13 +43,19 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
     notes = _shared_notes(config, backend)
     epoch, total = schedule.steps_per_epoch, schedule.total
     warmup = steps(config.optimizer.warmup, "optimizer.warmup", steps_per_epoch=epoch, total=total)
-    if 0 < epoch < 1 and config.data.source != "synthetic":
+    trial = _is_trial(config)
+    if 0 < epoch < 1 and not trial:
         clips = round(epoch * config.batch_size)
+        of = (
+            f"an epoch of config.data.mixture={config.data.mixture!r}"
+            if config.data.get("mixture")
+            else f"config.data.split={config.data.split!r}"
+        )
         notes.append(
-            f"note: config.batch_size={config.batch_size} is more than the {clips} clips of config.data.split={config.data.split!r}: a batch "
+            f"note: config.batch_size={config.batch_size} is more than the {clips} clips of {of}: a batch "
             f"holds clips several times, and config.total={config.total} is {total} steps; take --config.batch_size={clips} or less"
         )
-    if total and warmup >= total and config.data.source != "synthetic":  # a trial run is not meant to learn
+    if total and warmup >= total and not trial:
         notes.append(
             f"note: config.optimizer.warmup={config.optimizer.warmup} is {warmup} steps, all of the run: the learning rate never "
             "reaches its peak"
@@ -61,9 +68,14 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
     return notes + _frozen_random(config)
 
 
+def _is_trial(config) -> bool:
+    """Returns True for a run on generated clips alone, which is not meant to learn."""
+    return source_kinds(config.data) == {"synthetic"}
+
+
 def _frozen_random(config) -> list[str]:
     """Returns a note if a part of an encoder is frozen that has random weights."""
-    if config.data.source == "synthetic":
+    if _is_trial(config):
         return []
     if config.task == "pretrain":
         if not active_terms(config).video_branch:

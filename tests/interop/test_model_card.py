@@ -1,5 +1,6 @@
 """Model cards: valid for the hub, true to the workdir, with lines that load the export, and without a path of the machine."""
 
+import dataclasses
 import json
 import os
 
@@ -10,10 +11,11 @@ from huggingface_hub import ModelCard
 
 import cvmae
 from cvmae.interop import __main__ as command
-from cvmae.interop import hub, read
+from cvmae.interop import hub, model_card, read
 from cvmae.interop.native import write_archive
 from cvmae.interop.pretrained import Head
 from cvmae.tasks import run as run_task
+from cvmae.workdir import Workdir
 from tests.commands import ROOT, run, run_own
 from tests.interop.pretrained_models import pretrained, videomae
 from tests.tiny_configs import downstream
@@ -49,6 +51,13 @@ def run_lines(text: str, folder, monkeypatch) -> dict:
     names: dict = {}
     exec(text.partition("```python\n")[2].partition("```")[0], names)
     return names
+
+
+def test_a_mixture_is_named_and_not_the_set_that_its_config_is_of(tmp_path):
+    config = {"data.name": "ssv2", "data.source": "files", "data.mixture": "a:1,b:2"}
+    run = model_card.Run(Workdir(tmp_path), config, None, "", [])
+    assert (run.data, run.data_name) == ("the mixture `a:1,b:2`", "a+b")
+    assert dataclasses.replace(run, config=config | {"data.mixture": ""}).data == "ssv2 (`data.source=files`)"
 
 
 @pytest.mark.parametrize("to", FORMATS)

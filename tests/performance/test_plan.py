@@ -22,6 +22,7 @@ from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
 from cvmae.performance.oom import TooLarge
 from tests.commands import RUNLOCAL, caller, run
+from tests.data.test_tar_shards import write_tar
 from tests.requirements import missing
 from tests.tiny_configs import CONFIGS, TERMS, config
 
@@ -360,7 +361,13 @@ def test_decoders_are_workers_times_threads():
     assert traced_step.decoders(c) == 8
     c.data.workers, c.data.threads = 0, 3
     assert traced_step.decoders(c) == 3
+    c.data.source = "webdataset"
+    assert traced_step.decoders(c) == 3
     assert traced_step.decoders(load(f"{CONFIGS / 'motion.py'}")) == 0
+    c = load(f"{CONFIGS / 'ssv2.py'}:sources=a+b,runlocal")
+    assert traced_step.decoders(c) == 0
+    c.data.sources.b.source = "hf"
+    assert traced_step.decoders(c) == 1
 
 
 def test_training_clips_come_from_the_flag_the_data_or_the_published_number(tmp_path):
@@ -371,6 +378,9 @@ def test_training_clips_come_from_the_flag_the_data_or_the_published_number(tmp_
     manifest.write_text("path,label,split\na.mp4,x,train\nb.mp4,y,train\nc.mp4,y,val\n")
     c.data.manifest = str(manifest)
     assert traced_step.training_clips(c, 0)[0] == 2
+    shard = write_tar(tmp_path / "train-0.tar", [(f"{name}.mp4", b"x") for name in "abcde"])
+    shards = {"data.source": "webdataset", "data.webdataset.shards": str(shard)}
+    assert traced_step.training_clips(load(f"{CONFIGS / 'ssv2.py'}", shards), 0)[0] == 5
     assert traced_step.training_clips(load(f"{CONFIGS / 'motion.py'}:size=full"), 0)[0] == 12000
     with pytest.raises(ConfigError, match="give --clips=N"):
         traced_step.training_clips(load(f"{CONFIGS / 'ssv2.py'}", {"data.name": "mine"}), 0)

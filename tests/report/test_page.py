@@ -237,6 +237,7 @@ def test_fields_that_changed_at_a_resume_are_named():
         {"step": 9, "changed_fields": {"total": ["1_steps", "2_steps"]}},
         {"changed_fields": {"loss.a": [0, 1]}},
     ]
+    assert ("data", "a:1,b:2") in card(Run("a", "", config={"data.source": "files", "data.mixture": "a:1,b:2"})).facts
     assert ("changed at a resume", "total, loss.a") in card(Run("a", "", starts=starts)).facts
     assert [name for name, _ in card(Run("a", "", starts=[{"step": 0}, {"changed_fields": 3}])).facts] == ["starts"]
 

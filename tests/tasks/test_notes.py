@@ -1,5 +1,6 @@
 """Lines at the start of a run, each where it matters and not elsewhere."""
 
+import ml_collections
 import pytest
 
 from cvmae.config import ConfigError
@@ -54,6 +55,20 @@ def test_a_batch_above_the_clips_is_noted():
     assert (
         training_notes(downstream("linear", batch_size=512), Schedule(3, steps_per_epoch=0.5), "cpu") == []
     )  # on generated videos
+
+
+@pytest.mark.parametrize(
+    "own, expected", [({"a": {"source": "files", "manifest": "a.csv"}, "b": {}}, 3), ({"a": {}, "b": {}}, 0)]
+)
+def test_a_mixture_is_a_trial_run_where_all_its_sources_are(own, expected):
+    c = config(optimizer__warmup="9_steps", video_branch__train="last:1", batch_size=512).unlock()
+    c.data.mixture, c.data.sources = "a:1,b:1", ml_collections.ConfigDict(own)
+    notes = training_notes(c.lock(), Schedule(9, steps_per_epoch=6 / 512), "cpu")
+    assert len(notes) == expected
+    if expected:
+        clips, warmup, frozen = notes
+        assert "the 6 clips of an epoch of config.data.mixture='a:1,b:1'" in clips and "never reaches its peak" in warmup
+        assert "last:1 freezes random weights" in frozen
 
 
 def test_an_encoder_that_transformers_cannot_express_is_noted():
