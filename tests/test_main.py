@@ -55,7 +55,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"video_branch__mask__ratio": 0.05}, "config.video_branch: a masking ratio of 0.05 leaves 8 of 8"),
     ({"video_branch__positions": "sincos2d"}, "config.video_branch.positions: positions='sincos2d' has no time axis"),
     ({"image_branch__decoder__width": 34}, "config.image_branch.decoder.positions: a sine-cosine axis needs an even width"),
-    ({"video_branch__decoder__heads": 3}, "config.video_branch: width=32 is not a multiple of heads=3"),
+    ({"video_branch__decoder__heads": 3}, "config.video_branch: decoder.width=32 is not a multiple of decoder.heads=3"),
     ({"video_branch__cls_token": False, "video_branch__decoder__cls": "encoder"}, "decoder.cls='encoder' needs cls_token=True"),
     # Objectives with nothing to do, or with something that does nothing.
     ({"loss__intra_video": -0.5}, "config.loss.intra_video=-0.5 cannot be used: it must be at least 0"),

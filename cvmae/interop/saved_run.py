@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 
 from cvmae.interop import remote
-from cvmae.storage.client import raise_of_store
+from cvmae.storage.client import check_scheme, raise_of_store
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.workdir import CHECKPOINTS, CONFIG
 from cvmae.workdir.saved_steps import find_damage, is_step, saved_steps
@@ -67,7 +67,8 @@ class SavedRun:
 
 
 def split_path(path) -> tuple[AnyPath, int | None]:
-    """Returns the workdir of WORKDIR, WORKDIR/checkpoints or WORKDIR/checkpoints/STEP, and the step."""
+    """Returns the workdir of WORKDIR, WORKDIR/checkpoints or WORKDIR/checkpoints/STEP, and the step. Raises: SetupError, the scheme."""
+    check_scheme(str(path))
     path = as_path(path).absolute()
     if is_step(path.name) and path.parent.name == CHECKPOINTS:
         return path.parent.parent, int(path.name)

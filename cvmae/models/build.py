@@ -109,9 +109,13 @@ def num_blocks(branch) -> tuple[int, int]:
 
 
 def decoder_spec(config, branch, rules: Rules | None = None) -> DecoderSpec:
-    """The attributes of a branch's decoder."""
+    """The attributes of a branch's decoder. Raises: ValueError, a field does not fit."""
     c = branch.decoder
-    trunk = build_trunk(config, branch, ViTSize(c.width, c.depth, c.heads), rules=rules)
+    try:
+        size = ViTSize(c.width, c.depth, c.heads)
+    except ValueError:
+        raise ValueError(f"decoder.width={c.width} is not a multiple of decoder.heads={c.heads}: change one of them") from None
+    trunk = build_trunk(config, branch, size, rules=rules)
     return DecoderSpec(trunk, c.layout, c.positions, c.cls, c.embed_bias, c.norm_eps, c.target_frames)
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 
@@ -82,7 +83,7 @@ def _decord() -> Reader:
     return read
 
 
-_TORCHCODEC = "pip install 'crossvideomae[decoders]', and FFmpeg's shared libraries on the loader's path"
+_TORCHCODEC = "pip install 'crossvideomae[decoders]', FFmpeg's shared libraries on the loader's path, and torch of the kind, CPU or CUDA, of torchcodec's wheel"
 LIBRARIES = (
     Library(OURS, "cvmae", _ours),
     Library("PyAV, full decode", "av", lambda: full_decode),
@@ -102,9 +103,17 @@ def available(libraries: Sequence[Library] = LIBRARIES) -> tuple[dict[str, Reade
         try:
             readers[library.name] = library.make()
         except (ImportError, RuntimeError, OSError) as error:
-            reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
-            notes.append(f"{library.name} cannot be loaded ({reason}): {library.install}")
+            notes.append(f"{library.name} cannot be loaded ({_reason(error)}): {library.install}")
     return readers, notes
+
+
+def _reason(error: Exception) -> str:
+    """Returns the first line of an error, and the shared libraries that it says are missing: torchcodec names them in tracebacks inside."""
+    text = str(error)
+    missing = dict.fromkeys(re.findall(r"(\S+): cannot open shared object file", text))
+    first = next(filter(None, map(str.strip, text.splitlines())), type(error).__name__)
+    unnamed = [name for name in missing if name not in first]
+    return f"{first} Missing: {', '.join(unnamed)}" if unnamed else first
 
 
 def versions(readers: dict[str, Reader]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from cvmae.performance.oom import TooLarge
 from cvmae.performance.search import Search, cheapest, fits_in_memory, with_batch
 from cvmae.performance.traced_step import TracedStep, check_task, decoders, model_flops, training_clips
 from cvmae.tasks.model_fields import fill_fields
+from cvmae.tasks.notes import check_clips
 from cvmae.tasks.validate import batch_unit
 
 
@@ -46,8 +47,9 @@ def print_plan(request: Request) -> dict:
     topology = request.topology
     jax.config.update("jax_platforms", "cpu")  # nothing runs here, so an accelerator stays free for others
     config, devices = planned_config(request), devices_of(topology)
-    search = Search(config, topology, devices, log_progress) if request.search else None
     clips, source = training_clips(config, request.clips)
+    check_clips(config, clips)
+    search = Search(config, topology, devices, log_progress, clips) if request.search else None
     step = TracedStep.of_run(config, devices, clips)
     run = planned_run(request, step, clips, source)
     print(*plan_report.header(run, topology), sep="\n", flush=True)

@@ -1,6 +1,7 @@
 """Search for the largest batch per chip, and the cheapest recomputation (config.remat), that fit in the memory of the chips."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 
@@ -56,13 +57,14 @@ class Search:
       config: stays as it is.
       topology: the chips.
       devices: of the topology.
+      clips: of the training data, of which a contrastive batch holds each at most once; 0 for no limit.
       log: takes a line before and one after each compilation, of which a policy needs several: how many depends on what fits.
 
     Raises:
       ConfigError: the memory of the chips is not known.
     """
 
-    def __init__(self, config, topology: Topology, devices, log: Callable[[str], None]):
+    def __init__(self, config, topology: Topology, devices, log: Callable[[str], None], clips: int = 0):
         if not topology.chip.hbm:
             raise ConfigError(f"--search on --topology={topology.name}: give the memory of a device, --hbm_gib=N")
         self.config, self.topology, self.devices, self.log = config, topology, devices, log
@@ -70,6 +72,7 @@ class Search:
         self.unit = batch_unit(config, make_mesh(config.mesh, devices))
         one_clip = self.unit == config.get("accumulate", 1)  # the micro-batches of the smallest batch are single clips
         self.min_units = 2 if is_contrastive(config) and one_clip else 1  # a contrastive term needs a negative
+        self.max_units = max(self.min_units, clips // self.unit) if clips and is_contrastive(config) else sys.maxsize
 
     def run(self) -> list[Trial]:
         """Returns the largest batch of every policy, cheapest policy first, without the policies under which nothing fits."""
@@ -83,7 +86,7 @@ class Search:
 
     def largest_batch(self, remat: str, start: int) -> Trial | None:
         """Returns the largest batch of a policy, to within a tenth, trying `start` first; None where the smallest does not fit."""
-        units = max(self.min_units, start // self.unit)
+        units = min(self.max_units, max(self.min_units, start // self.unit))
         fitting, too_large = None, None
         while True:
             trial = self.compile(units, remat)
@@ -92,7 +95,7 @@ class Search:
             else:
                 too_large = units
             low = fitting.batch // self.unit if fitting else 0
-            if too_large is not None and too_large - low <= max(1, low // PRECISION):
+            if low == self.max_units or (too_large is not None and too_large - low <= max(1, low // PRECISION)):
                 return fitting
             if fitting is not None:
                 units = self._next(fitting, too_large)
@@ -124,7 +127,7 @@ class Search:
         """Returns the units that should just fit, as memory grows with the batch, between what fits and what does not."""
         low = fitting.batch // self.unit
         room = self.topology.chip.hbm * HEADROOM - fitting.fixed
-        guess = max(low + max(1, low // PRECISION), int(low * room / max(1, fitting.grows)))
+        guess = min(self.max_units, max(low + max(1, low // PRECISION), int(low * room / max(1, fitting.grows))))
         return guess if too_large is None else min(guess, (low + too_large) // 2 if guess >= too_large else guess)
 
 

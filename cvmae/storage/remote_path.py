@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import IO, BinaryIO, NamedTuple
 
 from cvmae.storage import counters
-from cvmae.storage.client import SetupError, call, scheme_of
+from cvmae.storage.client import SetupError, call, check_scheme, scheme_of
 
 PART_BYTES = 16 << 20  # of a large object, one request each
 
@@ -36,6 +36,7 @@ class RemotePath:
         bucket, _, key = rest.partition("/")
         key = posixpath.normpath(key).lstrip("/") if key.strip("/") else ""
         if not bucket or key.startswith("../") or key == "..":
+            check_scheme(str(url))  # file:///x is of no store
             raise SetupError(f"{url} names no bucket: give {scheme}://BUCKET/PATH")
         self.url = f"{scheme.lower()}://{bucket}" + ("" if key in ("", ".") else f"/{key}")
 

@@ -4,6 +4,7 @@ import pytest
 
 from cvmae.interop import hub, load
 from cvmae.interop.saved_run import WorkdirError, read_workdir
+from cvmae.storage.client import SetupError
 from cvmae.storage.remote_path import RemotePath
 from cvmae.workdir.saved_steps import COMMITTED
 from tests.interop.models import random_params
@@ -32,6 +33,14 @@ def test_a_file_and_a_folder_of_weights_are_copied_once(bucket, tmp_path, monkey
     assert (hub.resolve(str(folder)) / "model.safetensors").read_text() == "trained further"
     (folder / "config.json").unlink()
     assert not (hub.resolve(str(folder)) / "config.json").exists()
+
+
+@pytest.mark.parametrize("path", ["foo://x", "http://host/w.pth", "file:///w.npz", "FOO://x/checkpoints/3"])
+def test_a_scheme_that_is_not_supported_is_refused_with_the_path_as_given(path):
+    for read in (load.read, read_workdir):
+        with pytest.raises(SetupError) as refused:
+            read(path)
+        assert str(refused.value).startswith(f"{path}: ") and ":// is not supported; give a local path" in str(refused.value)
 
 
 def test_what_is_no_weights_is_one_line(bucket, tmp_path, monkeypatch):

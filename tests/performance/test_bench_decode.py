@@ -92,7 +92,13 @@ def test_libraries_that_cannot_be_loaded_are_named():
     def broken():
         raise RuntimeError("\n  no libavcodec here\nmore")
 
+    def nested():
+        tried = "OSError: libnvrtc.so.13: cannot open shared object file: No such file or directory"
+        older = "OSError: libavutil.so.59: cannot open shared object file: No such file or directory"
+        raise RuntimeError(f"Could not load libtorchcodec.\n[start of traceback]\n{tried}\n{older}\n{tried}\n[end]")
+
     libraries = [
+        bench_decode.Library("nested", "av", nested, "pip install it"),
         bench_decode.Library("absent", "no_such_module", broken, "pip install absent"),
         bench_decode.Library("broken", "av", broken, "pip install it"),
         bench_decode.LIBRARIES[0],
@@ -100,6 +106,7 @@ def test_libraries_that_cannot_be_loaded_are_named():
     readers, notes = bench_decode.available(libraries)
     assert list(readers) == ["cvmae"]
     assert notes == [
+        "nested cannot be loaded (Could not load libtorchcodec. Missing: libnvrtc.so.13, libavutil.so.59): pip install it",
         "absent is not installed: pip install absent",
         "broken cannot be loaded (no libavcodec here): pip install it",
     ]

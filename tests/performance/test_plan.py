@@ -56,6 +56,8 @@ REFUSED = [
     (["--topology=cpu:1", "--config.bach_size=3"], "did you mean 'batch_size'?"),
     (["--topology=cpu:1", "more"], "unexpected argument 'more'"),
     (["--topology=cpu:1", "--search", *ALONE], "--hbm_gib=N"),
+    (["--topology=cpu:1", "--batch=65"], "has 64 clips, fewer than config.batch_size=65"),
+    (["--topology=cpu:1", "--clips=7", "--config.batch_size=8"], "has 7 clips, fewer than config.batch_size=8"),
 ]
 
 
@@ -270,8 +272,8 @@ class Chips:
         return fake(gib) if gib <= 15.75 else TooLarge(0, 0, ())
 
 
-def searched(**overrides):
-    return search.Search(config(**overrides), chips.parse_topology("v5e:1x1"), jax.devices()[:1], lambda line: None)
+def searched(clips=0, only=TERMS, **overrides):
+    return search.Search(config(only, **overrides), chips.parse_topology("v5e:1x1"), jax.devices()[:1], lambda line: None, clips)
 
 
 def test_the_search_says_what_it_compiles_before_it_does(monkeypatch):
@@ -289,6 +291,16 @@ def test_the_search_says_what_it_compiles_before_it_does(monkeypatch):
     assert said.count("compiled") == len(said) // 3 and any(
         line.startswith("search, policy 2 of 2, compilation ") for line in said
     )
+
+
+@pytest.mark.parametrize("start, clips, best", [(8, 9, 9), (400, 20, 16), (2, 100, 16)])
+def test_a_contrastive_batch_holds_no_clip_twice(monkeypatch, start, clips, best):
+    tried = Chips(monkeypatch, lambda batch, remat: 1.75 + 14 * batch / 16).tried
+    monkeypatch.setattr(search, "POLICIES", ("none",))
+    [trial] = searched(clips, batch_size=start).run()
+    assert best * 0.9 <= trial.batch <= best and max(tried) <= clips
+    if clips < 16:
+        assert searched(clips, ("mse_video",), batch_size=start).run()[0].batch > clips
 
 
 @pytest.mark.parametrize("start", [8, 400, 2])

@@ -34,6 +34,8 @@ def test_paths_are_joined_without_the_rules_of_the_local_system(tmp_path):
     for wrong in ("s3://", "s3:///x", "s3://b/../c"):
         with pytest.raises(SetupError, match="names no bucket"):
             RemotePath(wrong)
+    with pytest.raises(SetupError, match=r"^file:///x: file:// is not supported; give a local path"):
+        RemotePath("file:///x")
 
 
 def test_objects_are_written_whole_listed_and_read(bucket):
