@@ -226,7 +226,7 @@ def test_a_constant_clip_gives_finite_gradients(run, gradient):
         ({"video_branch__mask__ratio": 1.0}, "leaves 0 of 8 tokens"),
         ({"image_branch__positions": "sincos"}, "config.image_branch: positions is 'sincos'"),
         ({"video_branch__target_norm": "channel"}, "target_norm is 'channel'"),
-        ({"video_branch__decoder__heads": 5}, "width=32 is not a multiple of heads=5"),
+        ({"video_branch__decoder__heads": 5}, "decoder.width=32 is not a multiple of decoder.heads=5"),
     ],
 )
 def test_errors_name_the_field(change, message):
