@@ -5,8 +5,9 @@
 #   MANIFESTS=metaworld    folder of task.csv, object.csv and direction.csv
 #   SEEDS="0 1 2"          of the weights, the data order and the choice of labels
 #   VARIANTS="mae full"    some of those below; default: those up to full-color
-#     untrained; mae: reconstruction alone; intra, full: with the contrastive terms of a modality, and of both (the paper)
-#     full-stage0, full-frozen: the image branch begins as an image MAE, and stays that; full-reversed: reversed clips as negatives
+#     untrained; mae: reconstruction alone; intra, cross, full: with the contrastive terms of a modality, across both, and all (the paper)
+#     full-stage0, full-frozen, cross-frozen: the image branch begins as an image MAE, and stays that
+#     full-reversed: reversed clips as negatives
 #     mae-color, full-color: colors of both views change strongly
 #     mae-fast: with what the argument `fast` of the configs changes
 #     mae-half: half of the tokens visible; intra-closed, full-closed: that, the colors, small crops, and another crop of the frame:
@@ -31,7 +32,7 @@ choice GPU yes no
 whole_numbers 0 SEEDS
 whole_numbers 1 JOBS
 read -ra seeds <<<"$SEEDS"
-read -ra variants <<<"${VARIANTS:-untrained mae intra full full-stage0 full-frozen full-reversed mae-color full-color}"
+read -ra variants <<<"${VARIANTS:-untrained mae intra cross full full-stage0 full-frozen full-reversed mae-color full-color}"
 tasks="attentive-task attentive-object attentive-direction linear-task knn-task retrieval-task finetune-5 finetune-10"
 classes=50 # of task.csv
 
@@ -73,12 +74,13 @@ objective() { # NAME SEED: sets `changes`, the flags of a pre-training
   case $1 in
   mae | mae-* | latent) changes=(--config.loss.{mse_image,intra_video,intra_frame,cross_video,cross_frame}"=0") ;;
   intra | intra-*) changes=(--config.loss.{intra_video,intra_frame}"=$weight" --config.loss.{mse_image,cross_video,cross_frame}"=0") ;;
+  cross | cross-*) changes=(--config.loss.{cross_video,cross_frame}"=$weight" --config.loss.{intra_video,intra_frame}"=0") ;;
   full | full-*) changes=(--config.loss.{intra_video,intra_frame,cross_video,cross_frame}"=$weight") ;;
   esac
   case $1 in
-  mae | intra | full) ;;
+  mae | intra | cross | full) ;;
   full-stage0) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=full) ;;
-  full-frozen) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=frozen) ;;
+  full-frozen | cross-frozen) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=frozen) ;;
   full-reversed) changes+=(--config.contrast.time_reversed_negatives=True) ;;
   mae-color | full-color) changes+=("${colors[@]}") ;;
   latent)
@@ -104,7 +106,7 @@ has() { # NAME: succeeds if it is one of the variants
 starts() { # what others start from, or learn from
   local seed
   for seed in "${seeds[@]}"; do
-    if has full-stage0 || has full-frozen; then pretrain pretrain,stage=image stage0 "$seed"; fi
+    if has full-stage0 || has full-frozen || has cross-frozen; then pretrain pretrain,stage=image stage0 "$seed"; fi
     if has latent; then
       objective mae "$seed"
       pretrain pretrain mae "$seed" "${changes[@]}"

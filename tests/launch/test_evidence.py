@@ -68,6 +68,20 @@ def test_evidence_closes_what_views_have_in_common(dry):
     assert shift.keys() - closed.keys() == {"augment.plus_shift"}
 
 
+def test_evidence_tells_the_terms_of_a_modality_from_those_across_both(dry):
+    commands, _ = dry("evidence.sh", "out", SEEDS="1", VARIANTS="intra cross cross-frozen", TASKS="knn-task", WEIGHT="0.5")
+    stage0, intra, cross, frozen = (fields(words) for words in commands[1:5])
+    assert workdirs(commands[1:5])[0] == "out/stage0/1/pretrain" and "loss.cross_video" not in stage0
+    for name in ("video", "frame"):
+        assert (intra[f"loss.intra_{name}"], intra[f"loss.cross_{name}"]) == ("0.5", "0")
+        assert (cross[f"loss.intra_{name}"], cross[f"loss.cross_{name}"]) == ("0", "0.5")
+    assert intra["loss.mse_image"] == "0" and "loss.mse_image" not in cross and "image_branch.init_from" not in cross
+    assert {name: frozen[name] for name in frozen.keys() - cross.keys()} == {
+        "image_branch.init_from": "out/stage0/1/pretrain",
+        "image_branch.train": "frozen",
+    }
+
+
 def test_evidence_makes_mae_fast_by_what_the_argument_changes(dry):
     """In the video branch: the image branch has no loss there."""
     commands, _ = dry("evidence.sh", SEEDS="0", VARIANTS="mae mae-fast", TASKS="knn-task")
