@@ -190,13 +190,13 @@ def is_alive(path: AnyPath, there: dict, wait_s: float | None = None) -> bool:
 def _create(path: AnyPath, owner: dict) -> bool:
     """Creates the file; returns False where it is there already. Raises: OSError."""
     if isinstance(path, RemotePath):
-        return path.create(_encode(owner).encode())
+        return path.create(_encode(owner))
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with open(descriptor, "wb") as file:
             file.write(_encode(owner))
     except OSError:
         with contextlib.suppress(OSError):
@@ -217,9 +217,9 @@ def _rewrite(path: AnyPath, owner: dict) -> bool:
     if isinstance(path, RemotePath):
         stamp = path.status().stamp
         there = _read(path)
-        return there is not None and there.get("token") == owner["token"] and path.replace_if(_encode(owner).encode(), stamp)
+        return there is not None and there.get("token") == owner["token"] and path.replace_if(_encode(owner), stamp)
     # In the file that was read: one that another process puts in its place meanwhile is not touched.
-    with open(path, "r+", encoding="utf-8") as file:
+    with open(path, "r+b") as file:
         if _parse(file.read()).get("token") != owner["token"]:
             return False
         file.seek(0)
@@ -231,35 +231,35 @@ def _take_over(path: AnyPath, there: dict | None, owner: dict) -> bool:
     """Writes the file in place of that of a process that has ended; returns False where another process was faster."""
     if not isinstance(path, RemotePath):
         with replacing(path) as temporary:
-            temporary.write_text(_encode(owner), encoding="utf-8")
+            temporary.write_bytes(_encode(owner))
         return True
     try:
         stamp = path.status().stamp
     except FileNotFoundError:
-        return path.create(_encode(owner).encode())
+        return path.create(_encode(owner))
     now = _read(path)
-    return (now or {}).get("token") == (there or {}).get("token") and path.replace_if(_encode(owner).encode(), stamp)
+    return (now or {}).get("token") == (there or {}).get("token") and path.replace_if(_encode(owner), stamp)
 
 
 def _read(path: AnyPath) -> dict | None:
     """Returns what a lock holds, {} where that is no process, None where the file is missing."""
     try:
-        return _parse(path.read_text(encoding="utf-8"))
+        return _parse(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (IsADirectoryError, ValueError):
+    except IsADirectoryError:
         return {}
 
 
-def _encode(owner: dict) -> str:
-    """Returns the text of a lock, equally long at every beat: written over the last one it is never half of both."""
-    return json.dumps(owner).ljust(1024)
+def _encode(owner: dict) -> bytes:
+    """Returns the content of a lock, equally long at every beat: written over the last one it is never half of both."""
+    return json.dumps(owner).ljust(1024).encode()
 
 
-def _parse(text: str) -> dict:
-    """Returns what the text of a lock holds, {} where that is no process."""
+def _parse(content: bytes) -> dict:
+    """Returns what a lock holds, {} where that is no process."""
     try:
-        value = json.loads(text)
+        value = json.loads(content.decode())
     except (ValueError, RecursionError):
         return {}
     names = isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("token", "machine"))

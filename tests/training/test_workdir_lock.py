@@ -115,8 +115,7 @@ def test_on_another_host_the_beat_tells(tmp_path, capsys):
         number = 0
         while not stop.wait(0.1):
             number += 1
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(owner | {"beat": number}))
+            put(path, json.dumps(owner | {"beat": number}))
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -165,9 +164,9 @@ def test_a_beat_does_not_replace_the_lock_of_a_run_that_took_over_meanwhile(tmp_
     usual, parse, stopped = workdir_lock._rewrite, workdir_lock._parse, threading.Event()
 
     def rewrite(path, owner):
-        def stop_after_reading(text):
+        def stop_after_reading(content):
             put(path, other)
-            return parse(text)
+            return parse(content)
 
         with monkeypatch.context() as patch:
             patch.setattr(workdir_lock, "_parse", stop_after_reading)
@@ -179,6 +178,13 @@ def test_a_beat_does_not_replace_the_lock_of_a_run_that_took_over_meanwhile(tmp_
     with locked(tmp_path):
         assert stopped.wait(60)
     assert path.read_text() == other
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"", b"{}"])
+def test_a_beat_leaves_a_file_that_is_no_lock_by_now(content, tmp_path):
+    path = tmp_path / LOCK
+    path.write_bytes(content)
+    assert not workdir_lock._rewrite(path, describe_process()) and path.read_bytes() == content
 
 
 def test_a_reader_never_sees_half_a_lock(tmp_path, monkeypatch):
