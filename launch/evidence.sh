@@ -6,9 +6,9 @@
 #   SEEDS="0 1 2"          of the weights, the data order and the choice of labels
 #   VARIANTS="mae full"    some of those below; default: those up to full-color
 #     untrained; mae: reconstruction alone; intra, cross, full: with the contrastive terms of a modality, across both, and all (the paper)
-#     full-stage0, full-frozen, cross-frozen: the image branch begins as an image MAE, and stays that
-#     full-reversed: reversed clips as negatives
+#     full-stage0, full-frozen: the image branch begins as an image MAE, and stays that; full-reversed: reversed clips as negatives
 #     mae-color, full-color: colors of both views change strongly
+#     cross-frozen: as full-frozen, with the terms of cross
 #     mae-fast: with what the argument `fast` of the configs changes
 #     mae-half: half of the tokens visible; intra-closed, full-closed: that, the colors, small crops, and another crop of the frame:
 #       views have as little as possible in common but what they show; full-shift: and they begin up to 4 frames apart

@@ -13,6 +13,8 @@ from cvmae.data.manifest import UNLABELED
 from cvmae.data.records import Record, Source
 
 FORM = "names and weights such as 'ssv2:1.0,k400:2.0'"
+# The field of config.data that says which clips a kind of source has; the others are rendered, or come from outside.
+ADDRESSES = {"files": "manifest", "tfds": "tfds.name", "webdataset": "webdataset.shards", "hf": "hf.path"}
 # What a section may change: what its source is, and how clips are sampled from it, by the name of the field of `clips.ClipSpec`.
 SOURCE_FIELDS = (
     "name",

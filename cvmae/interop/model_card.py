@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from cvmae.config import UNTRAINED, flatten
-from cvmae.data.mixture import parse_mixture
+from cvmae.data.mixture import ADDRESSES, parse_mixture
 from cvmae.files import without_paths
 from cvmae.interop.hub import PREFIX, repository_of
 from cvmae.interop.pretrained import Pretrained
@@ -122,8 +122,7 @@ class Run:
         if mixture := self.config.get("data.mixture"):
             return f"the mixture `{mixture}`"
         source = str(self.config.get("data.source", "not recorded"))
-        field = {"files": "data.manifest", "hf": "data.hf.path", "webdataset": "data.webdataset.shards", "tfds": "data.tfds.name"}
-        address = without_paths(str(self.config.get(field.get(source, ""), "")))
+        address = without_paths(str(self.config.get(f"data.{ADDRESSES.get(source, '')}", "")))
         return f"{self.data_name or 'not recorded'} (`data.source={source}`{f', `{address}`' if address else ''})"
 
 

@@ -83,7 +83,10 @@ def _decord() -> Reader:
     return read
 
 
-_TORCHCODEC = "pip install 'crossvideomae[decoders]', FFmpeg's shared libraries on the loader's path, and torch of the kind, CPU or CUDA, of torchcodec's wheel"
+_TORCHCODEC = (
+    "pip install 'crossvideomae[decoders]', FFmpeg's shared libraries on the loader's path, and torch of the kind, CPU or CUDA, of "
+    "torchcodec's wheel"
+)
 LIBRARIES = (
     Library(OURS, "cvmae", _ours),
     Library("PyAV, full decode", "av", lambda: full_decode),

@@ -57,8 +57,8 @@ class Search:
       config: stays as it is.
       topology: the chips.
       devices: of the topology.
-      clips: of the training data, of which a contrastive batch holds each at most once; 0 for no limit.
       log: takes a line before and one after each compilation, of which a policy needs several: how many depends on what fits.
+      clips: of the training data, of which a contrastive batch holds each at most once; 0 for no limit.
 
     Raises:
       ConfigError: the memory of the chips is not known.

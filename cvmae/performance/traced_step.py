@@ -5,7 +5,7 @@ import functools
 
 from cvmae.config import UNTRAINED, ConfigError, config_errors, flatten
 from cvmae.data.auto_workers import is_auto
-from cvmae.data.mixture import source_kinds
+from cvmae.data.mixture import ADDRESSES, source_kinds
 from cvmae.data.published import CLASSES, COUNTS
 from cvmae.data.sources import make_source
 from cvmae.parallel.mesh import make_mesh
@@ -152,8 +152,7 @@ def _is_given(data) -> bool:
     """Returns True where config.data says which clips there are, False where it names at most a published set."""
     if data.get("mixture") or data.source == "synthetic":
         return True
-    fields = {"files": "manifest", "tfds": "tfds.name", "webdataset": "webdataset.shards", "hf": "hf.path"}
-    return bool(flatten(data).get(fields.get(data.source, "")))
+    return bool(flatten(data).get(ADDRESSES.get(data.source, "")))
 
 
 def decoders(config) -> int | None:

@@ -43,7 +43,7 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
     notes = _shared_notes(config, backend)
     epoch, total = schedule.steps_per_epoch, schedule.total
     warmup = steps(config.optimizer.warmup, "optimizer.warmup", steps_per_epoch=epoch, total=total)
-    trial = _is_trial(config)
+    trial = source_kinds(config.data) == {"synthetic"}  # which is not meant to learn
     if 0 < epoch < 1 and not trial:
         clips = round(epoch * config.batch_size)
         of = (
@@ -65,18 +65,11 @@ def training_notes(config, schedule: Schedule, backend: str) -> list[str]:
     if optimizer.get("schedule", "wsd") != "wsd" and unread:
         fields = " and ".join(f"config.optimizer.{name}={optimizer[name]}" for name in unread)
         notes.append(f"note: {fields}: not read with schedule={optimizer.schedule}, only with wsd")
-    return notes + _frozen_random(config)
-
-
-def _is_trial(config) -> bool:
-    """Returns True for a run on generated clips alone, which is not meant to learn."""
-    return source_kinds(config.data) == {"synthetic"}
+    return notes if trial else notes + _frozen_random(config)
 
 
 def _frozen_random(config) -> list[str]:
     """Returns a note if a part of an encoder is frozen that has random weights."""
-    if _is_trial(config):
-        return []
     if config.task == "pretrain":
         if not active_terms(config).video_branch:
             return []

@@ -231,13 +231,16 @@ def test_a_cut_run_says_how_far_it_came():
     assert card(run).facts == [("steps", "120 of 600"), ("time", "2 min 10 s"), ("speed", "20 clips/s")]
 
 
+def test_the_sources_of_a_mixture_are_its_data():
+    assert ("data", "a:1,b:2") in card(Run("a", "", config={"data.source": "files", "data.mixture": "a:1,b:2"})).facts
+
+
 def test_fields_that_changed_at_a_resume_are_named():
     starts = [
         {"step": 0},
         {"step": 9, "changed_fields": {"total": ["1_steps", "2_steps"]}},
         {"changed_fields": {"loss.a": [0, 1]}},
     ]
-    assert ("data", "a:1,b:2") in card(Run("a", "", config={"data.source": "files", "data.mixture": "a:1,b:2"})).facts
     assert ("changed at a resume", "total, loss.a") in card(Run("a", "", starts=starts)).facts
     assert [name for name, _ in card(Run("a", "", starts=[{"step": 0}, {"changed_fields": 3}])).facts] == ["starts"]
 
