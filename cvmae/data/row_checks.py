@@ -77,59 +77,95 @@ def repeated(parts: Sequence[Part], labels: Sequence) -> tuple[dict[int, int], l
     return again, contrary
 
 
-def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled: bool) -> list[str]:
+class Finding(NamedTuple):
+    """Something wrong with rows of a split.
+
+    Attributes:
+      text: which split, how many rows, and examples.
+      consequence: for a note, after `text`.
+      affected: the number of clips on which a number would mean nothing, of all `clips` of the split.
+      remedy: for the error where these are most of the clips.
+    """
+
+    text: str
+    consequence: str = ""
+    affected: int = 0
+    clips: int = 0
+    remedy: str = ""
+
+    @property
+    def note(self) -> str:
+        """The line for the start of a run that is not refused."""
+        return self.text + self.consequence
+
+
+def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled: bool, refuse: bool | None = None) -> list[str]:
     """Compares the rows of the splits of a run.
 
     Args:
       sources: by the field of config.data, `split` with the training clips, and those that numbers are computed on.
       splits: the values of these fields. A field with the value of `split` is meant to be the training clips.
-      labeled: True if the task learns or compares labels.
+      labeled: True if labels are read.
+      refuse: True if the task is about labels, so that it is refused where most of its numbers would mean nothing; None for the
+        value of `labeled`.
 
     Returns:
       Lines for the start of the run.
 
     Raises:
-      ManifestError: with labels, more than half of the clips of a split have two labels, are training clips as well, or are
-        of classes without training clips, so that a number on them would mean nothing.
+      ManifestError: with `refuse`, more than half of the clips of a split have two labels, are training clips as well, or are of
+        classes without training clips, so that a number on them would mean nothing.
     """
-    notes, seen = [], set()
-    parts = _by_file({field: parts_of(source) for field, source in sources.items()})
-    for field, source in sources.items():
-        if splits[field] not in seen:
-            seen.add(splits[field])
-            name = f"data.{field}={splits[field]!r}"
-            notes += _repeats(name, source, parts[field], labeled) + (_unlabeled(name, source) if labeled else [])
-    train = sources["split"]
-    seen = {splits["split"]}
-    for field, source in sources.items():
-        if splits[field] not in seen:
-            seen.add(splits[field])
-            names = f"data.{field}={splits[field]!r}", f"data.split={splits['split']!r}"
-            notes += _shared_clips(*names, parts["split"], source, parts[field], labeled)
+    by_split: dict[str, str] = {}
+    for field, split in splits.items():
+        by_split.setdefault(split, field)
+    named = {f"data.{field}={split!r}": sources[field] for split, field in by_split.items()}
+    findings = compare_rows(named, f"data.split={splits['split']!r}", labeled)
+    for finding in findings if (labeled if refuse is None else refuse) else ():
+        if finding.affected > _MOST * finding.clips:
+            raise ManifestError(f"{finding.text}; no number on them would mean anything: {finding.remedy}")
+    return [finding.note for finding in findings]
+
+
+def compare_rows(sources: Mapping[str, Source], train: str, labeled: bool) -> list[Finding]:
+    """Looks at the rows of every split, and at those of training beside those of each other one.
+
+    Args:
+      sources: of the splits by the name that messages have for them.
+      train: the name of the training clips; without it no two splits are compared.
+      labeled: True if labels are read.
+    """
+    findings = []
+    parts = _by_file({name: parts_of(source) for name, source in sources.items()})
+    for name, source in sources.items():
+        findings += _repeats(name, source, parts[name], labeled) + (_unlabeled(name, source) if labeled else [])
+    for name, source in sources.items():
+        if train in sources and name != train:
+            findings += _shared_clips(name, train, parts[train], source, parts[name])
             if labeled:
-                notes += _without_training(*names, train, source)
-    return notes
+                findings += _without_training(name, train, sources[train], source)
+    return findings
 
 
-def _by_file(fields: dict[str, list[Part]]) -> dict[str, list[Part]]:
+def _by_file(splits: dict[str, list[Part]]) -> dict[str, list[Part]]:
     """Returns the parts with one name for each file, also for one that hard links give several."""
-    links = hard_links(dict.fromkeys(part.file for rows in fields.values() for part in rows))
+    links = hard_links(dict.fromkeys(part.file for rows in splits.values() for part in rows))
     if not links:
-        return fields
-    return {field: [part.named(links) for part in rows] for field, rows in fields.items()}
+        return splits
+    return {name: [part.named(links) for part in rows] for name, rows in splits.items()}
 
 
 def _repeats(name, source, parts, labeled):
     again, contrary = repeated(parts, source.labels.tolist() if labeled else [0] * len(parts))
-    notes = []
+    findings = []
     if contrary:
         text = f"{name}: {_count(len(contrary), 'video')} listed again with another label, {_examples(source, contrary)}"
-        _refuse_above(2 * len(contrary), len(source), text, "give each video one label")
-        notes.append(f"{text}; give each video one label")
+        remedy = "give each video one label"
+        findings.append(Finding(text, f"; {remedy}", 2 * len(contrary), len(source), remedy))
     same = sorted(set(again) - set(contrary))
     if same:
-        notes.append(f"{name}: {_count(len(same), 'video')} listed more than once, {_examples(source, same)}")
-    return notes
+        findings.append(Finding(f"{name}: {_count(len(same), 'video')} listed more than once, {_examples(source, same)}"))
+    return findings
 
 
 def _unlabeled(name, source):
@@ -138,20 +174,17 @@ def _unlabeled(name, source):
     if not 0 < len(numbers) < len(source):
         return []
     lack = "has" if len(numbers) == 1 else "have"
-    return [
-        f"{name}: {len(numbers):,} of {counted(len(source), 'video')} {lack} no label, {_examples(source, numbers)}; numbers about classes are of "
-        f"the other {len(source) - len(numbers):,}"
-    ]
+    text = f"{name}: {len(numbers):,} of {counted(len(source), 'video')} {lack} no label, {_examples(source, numbers)}"
+    return [Finding(text, f"; numbers about classes are of the other {len(source) - len(numbers):,}")]
 
 
-def _shared_clips(name, train_name, train_parts, source, parts, labeled):
+def _shared_clips(name, train_name, train_parts, source, parts):
     numbers = shared(train_parts, parts)
     if not numbers:
         return []
     text = f"{name}: {len(numbers):,} of {_count(len(source), 'video')} also in {train_name}, {_examples(source, numbers)}"
-    if labeled:
-        _refuse_above(len(numbers), len(source), text, "remove them from one of the two, or name one split in both fields")
-    return [f"{text}; numbers on them say nothing about new videos"]
+    remedy = "remove them from one of the two, or name one split in both fields"
+    return [Finding(text, "; numbers on them say nothing about new videos", len(numbers), len(source), remedy)]
 
 
 def _without_training(name, train_name, train, source):
@@ -167,8 +200,7 @@ def _without_training(name, train_name, train, source):
     text = f"{train_name} has no video of {len(lacking)} of {count} classes ({shown}), {name} has {clips:,} of them"
     # A clip with several labels says something as long as one of them is trained.
     unknown = sum(number for labels, number in tested.items() if labels and trained.isdisjoint(labels))
-    _refuse_above(unknown, tested.total(), text, "check that both splits number their classes alike")
-    return [text]
+    return [Finding(text, "", unknown, tested.total(), "check that both splits number their classes alike")]
 
 
 def _clips_of_sets(source) -> collections.Counter[tuple[int, ...]]:
@@ -184,11 +216,6 @@ def _clips_of_sets(source) -> collections.Counter[tuple[int, ...]]:
 def parts_of(source: Source) -> list[Part]:
     """Returns the part of a file that each record is; empty for a source whose records are in no files of their own."""
     return [Part.of(*part) for part in getattr(source, "parts", list)()]
-
-
-def _refuse_above(count, total, text, remedy):
-    if count > _MOST * total:
-        raise ManifestError(f"{text}; no number on them would mean anything: {remedy}")
 
 
 def _count(number, noun):

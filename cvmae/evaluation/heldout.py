@@ -1,4 +1,4 @@
-"""Evaluation of pre-training on held-out clips: the objective, reconstruction against simple baselines, retrieval, linear probe."""
+"""Evaluation of pre-training on held-out clips: the objective, reconstruction against simple baselines, and features."""
 
 import functools
 
@@ -7,27 +7,20 @@ import numpy as np
 
 from cvmae.config import ConfigError
 from cvmae.data.bad_files import BadDataError, BadFiles
-from cvmae.data.labels import label_sets_of
 from cvmae.data.pipeline import make_eval_loader
 from cvmae.evaluation.diagnostics import (
     VIEW_FEATURES,
     accuracies_in_gray,
     effective_rank,
-    linear_cka,
     reconstruction_errors,
     view_features,
 )
-from cvmae.evaluation.features import Features, extract, make_encode
-from cvmae.evaluation.knn import knn_report
-from cvmae.evaluation.retrieval import nearest_label_agreement, partner_ranks, recall
-from cvmae.objective import registered_terms
+from cvmae.evaluation.features import make_encode
 from cvmae.objective.views_and_masks import sample_keys
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import HOST, Placement
 from cvmae.parallel.progress import evaluation_bar
 
-NEIGHBORS = 20  # of the vote, DINO's
-ONLY_IN_FILES = ("knn/accuracy", "effective_rank/image")  # rows of report.json and the HTML page, not of the printed table
 CLIPS = ("video", "frame_index")  # the columns of a batch that the objective takes
 HELD_OUT_SEED = 20250211  # of views and masks; independent of the training seed, and the same for every evaluation
 
@@ -183,116 +176,3 @@ def terms_and_features(objective, params, samples) -> dict:
     features = {branch: getattr(output, f"{branch}_features") for branch in ("video", "image")}
     _, metrics = objective.loss_and_metrics(output, inputs)
     return metrics | {branch: values for branch, values in features.items() if values is not None}
-
-
-def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, clips: int) -> dict[str, float]:
-    """Computes every number of the report of pre-training for one set of parameters.
-
-    Args:
-      held_out: the held-out clips.
-      params: parameters of the full model.
-      train_source: labeled training clips for the linear probe.
-      labeled: the number of them to fit the probe on.
-      clips: the number of held-out clips to score the probe on; 0 takes all.
-
-    Returns:
-      {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms and `gray_accuracy/*` of the same clips in
-      gray, `retrieval/*`, `effective_rank/BRANCH` and `cka/video_image` of features of unmasked clips, and `probe/accuracy` and
-      `knn/accuracy`; accuracies and recalls are fractions in 0..1. Without labels, or with several labels a clip, the last two and
-      the nearest label are absent.
-    """
-    config, encoder = held_out.objective.config, params["video"]["encoder"]
-    metrics, features = held_out.report(params)
-    ranks = partner_ranks(features["v"], features["v_plus"])
-    metrics |= {"retrieval/same_clip_r1": recall(ranks, 1), "retrieval/same_clip_r5": recall(ranks, 5)}
-    metrics["retrieval/median_rank"] = float(np.median(ranks))
-    metrics["effective_rank/video"] = effective_rank(features["v"])
-    if "frames" in features:
-        metrics["effective_rank/image"] = effective_rank(features["frames"])
-        alignment = linear_cka(features["v"], features["frames"])
-        metrics |= {"cka/video_image": alignment} if np.isfinite(alignment) else {}  # JSON has no NaN
-    test = extract(config, encoder, held_out.source, clips, encode=held_out.encode)
-    # A linear probe and a nearest clip of one class each are no measure of clips with several labels: these count as unlabeled.
-    if label_sets_of(held_out.source) is None and len(np.unique(test.labels[test.labels >= 0])) > 1:
-        metrics["retrieval/same_label_1nn"] = nearest_label_agreement(test.values, test.labels)
-        train = extract(config, encoder, train_source, labeled, encode=held_out.encode)
-        metrics |= {"probe/accuracy": linear_probe(train, test), "knn/accuracy": vote_of_neighbors(train, test)}
-    return metrics
-
-
-def report_table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
-    """Formats the numbers of `evaluate_pretraining` as a table: untrained and trained side by side."""
-    columns = {"untrained": untrained or {}, "trained": trained}
-    grays = [name for name, *_ in report_rows() if name.startswith("gray_accuracy/") and name in trained]
-    gray, hidden = "".join(grays[:1]), {*grays[1:], *ONLY_IN_FILES}  # of the terms, the first in gray is enough
-    lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, numbers in columns.items() if numbers)]
-    for name, title, is_fraction in report_rows():
-        if name in trained and name not in hidden:
-            title = "  the same clips in gray" if name == gray else title
-            cells = (f"{100 * v[name]:.1f} %" if is_fraction else f"{v[name]:.3f}" for v in columns.values() if v)
-            lines.append(f"{title:<38}" + "".join(f"{cell:>11}" for cell in cells))
-        if name == "reconstruction/model" and name in trained:
-            for baseline in ("mean_patch", "nearest_patch"):
-                title = f"  baseline: {baseline.replace('_', ' ')}"
-                lines.append(f"{title:<38}{trained[f'reconstruction/{baseline}']:>{22 if untrained else 11}.3f}")
-    return "\n".join(lines)
-
-
-def linear_probe(train: Features, test: Features, strength: float = 0.1) -> float:
-    """Returns the test accuracy (0..1) of logistic regression on standardized features (scikit-learn).
-
-    Args:
-      train: labeled features to fit.
-      test: labeled features of other videos.
-      strength: scikit-learn's C, the inverse of the l2 penalty.
-
-    Raises:
-      ValueError: fewer than two classes are labeled.
-    """
-    # Imported here because it takes a second, which no start of a run should wait for.
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    fit, score = _labeled(train), _labeled(test)
-    classes = np.unique(train.labels[fit])
-    if len(classes) < 2:
-        raise ValueError(f"a linear probe needs two labeled classes, the training clips have {len(classes)}")
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-    model.fit(train.values[fit], train.labels[fit])
-    return float(model.score(test.values[score], test.labels[score]))
-
-
-def vote_of_neighbors(train: Features, test: Features) -> float:
-    """Returns the test accuracy (0..1) of the vote of the NEIGHBORS nearest labeled training clips, see `knn`."""
-    classes = int(max(train.labels.max(), test.labels.max())) + 1
-    return knn_report(train.values, train.labels, test.values, test.labels, classes, (NEIGHBORS,))[f"top1/k={NEIGHBORS}"]
-
-
-def _labeled(features: Features):
-    return features.labels >= 0
-
-
-def report_rows() -> list[tuple[str, str, bool]]:
-    """Returns (name, title, True for a fraction in 0..1) of the numbers that a report shows, in order.
-
-    A registered loss term with a title has a row for its accuracy, so this is not a constant.
-    """
-    accuracies = [
-        (f"{prefix}accuracy/{term.name}", f"{term.title}{color}", True)
-        for term in registered_terms()
-        if term.title
-        for prefix, color in (("", ""), ("gray_", ", in gray"))
-    ]
-    return [
-        ("reconstruction/model", "held-out reconstruction error", False),
-        *accuracies,
-        ("retrieval/same_clip_r1", "retrieval of the same clip, R@1", True),
-        ("retrieval/same_clip_r5", "retrieval of the same clip, R@5", True),
-        ("retrieval/same_label_1nn", "nearest clip has the same label", True),
-        ("probe/accuracy", "linear probe", True),
-        ("knn/accuracy", f"vote of {NEIGHBORS} nearest labeled clips", True),
-        ("effective_rank/video", "effective rank of video features", False),
-        ("effective_rank/image", "effective rank of image features", False),
-        ("cka/video_image", "CKA of video and image features", False),
-    ]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvmae.evaluation.heldout import report_rows
+from cvmae.evaluation.pretraining_report import report_rows
 from cvmae.report import summary
 from cvmae.report.gather import Run
 from cvmae.report.words import TASK_TITLES, anything, duration, field, is_fraction, meaning, moment, number

@@ -20,7 +20,7 @@ from cvmae.parallel import processes
 from cvmae.parallel.mesh import Placement, batch_sharding, make_mesh, make_rules, replicated
 from cvmae.parallel.state_sharding import StateSharding
 from cvmae.tasks.mixtures import check_shares
-from cvmae.tasks.notes import check_clips, row_notes, source_notes, training_notes
+from cvmae.tasks.notes import check_clips, source_notes, training_notes
 from cvmae.tasks.results import Results, draw, write, write_page
 from cvmae.tasks.validate import is_contrastive, validate
 from cvmae.tasks.workers import resolve_workers
@@ -44,7 +44,6 @@ class Task(abc.ABC):
     Attributes:
       BATCH_KEYS: the entries of the loader's batch that reach the devices.
       PREFIX: of the numbers that `run` returns of the report.
-      LABELED: True where labels are learned.
       trains: True, beside `frozen.FrozenTask`.
       custom: the sources of data.source=custom by split.
       STACKED: leading axes of the optimizer's state that a step takes one by one, and that are not sharded.
@@ -56,7 +55,6 @@ class Task(abc.ABC):
     BATCH_KEYS: tuple[str, ...]
     PREFIX: ClassVar[str]
     trains: ClassVar[bool] = True
-    LABELED: ClassVar[bool] = False
     STACKED: ClassVar[int] = 0
     custom: Mapping[str, Source] | None = None
     evaluated_source: Source | None = None  # the clips of evaluations during training, where `check_data` opens them
@@ -122,7 +120,7 @@ class Task(abc.ABC):
             *([] if (workdir / CONFIG).exists() else self.first_notes()),
             *training_notes(config, schedule, jax.default_backend()),
             *source_notes(self.source),
-            *row_notes(config, self.compared_sources(), self.LABELED),
+            *self.row_notes(),
         )
         self.open_lists(workdir)
         state, metrics, finished = loop.run(self, self.source, schedule, workdir, trackers)
@@ -177,9 +175,9 @@ class Task(abc.ABC):
             announced, writes = f"config.data.eval_split={data.eval_split!r}", processes.is_main_process()
             self.bad_eval_files = BadFiles(workdir, len(source), data.max_bad_fraction, BAD_EVAL_FILES, writes, announced)
 
-    def compared_sources(self) -> dict[str, Source]:
-        """Returns the splits whose rows are looked at together, by their field of config.data."""
-        return {"split": self.source}
+    @abc.abstractmethod
+    def row_notes(self) -> list[str]:
+        """Returns notes about the rows of the splits of training and evaluation together. Raises: ConfigError."""
 
     def load_pretrained(self) -> dict | None:
         """Returns parameters that replace initialized ones, a part of the tree; None for none. Raises: ConfigError."""

@@ -25,6 +25,7 @@ from cvmae.parallel import processes
 from cvmae.parallel.mesh import shard_map_rows
 from cvmae.tasks.base import Task
 from cvmae.tasks.model_fields import is_sigmoid
+from cvmae.tasks.notes import row_notes
 from cvmae.tasks.results import Results
 from cvmae.training.run_schedule import Schedule
 from cvmae.training.train_state import TrainState
@@ -50,7 +51,6 @@ class ClassificationTask(Task):
 
     BATCH_KEYS = ("video", "label")
     PREFIX = "test"
-    LABELED = True
 
     def __init__(self, config, mesh, schedule: Schedule, source, num_classes: int):
         super().__init__(config, mesh, schedule, source)
@@ -85,9 +85,10 @@ class ClassificationTask(Task):
             labeled = bool((np.asarray(source.labels) >= 0).any())
             require(self.label_sets is None or most >= 0 or not labeled, no_class(self.config, field))
 
-    def compared_sources(self):
-        """Returns the splits of training, of evaluation and of the test at the end."""
-        return super().compared_sources() | {"eval_split": self.eval_source, "test_split": self.test_source}
+    def row_notes(self) -> list[str]:
+        """Returns notes about the splits of training, of evaluation and of the test at the end."""
+        sources = {"split": self.source, "eval_split": self.eval_source, "test_split": self.test_source}
+        return row_notes(self.config, sources, labeled=True)
 
     @functools.cached_property
     def eval_source(self):

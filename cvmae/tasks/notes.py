@@ -159,13 +159,14 @@ def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[st
     return notes
 
 
-def row_notes(config, sources: Mapping[str, Source], labeled: bool) -> list[str]:
+def row_notes(config, sources: Mapping[str, Source], labeled: bool, refuse: bool | None = None) -> list[str]:
     """Returns notes about the rows of splits together: files that are in two of them, classes without training clips.
 
     Args:
       config: of the run.
       sources: the splits that numbers are computed on and that of training, by their field of config.data.
-      labeled: True for a task that learns or compares labels.
+      labeled: True for a task that reads labels.
+      refuse: True for one that is about them, None for the value of `labeled`; see `check_rows`.
 
     Raises:
       ConfigError: no number of the run would mean anything.
@@ -173,7 +174,7 @@ def row_notes(config, sources: Mapping[str, Source], labeled: bool) -> list[str]
     if "split" not in sources:
         return []
     with config_errors("data"):
-        lines = check_rows(sources, {field: config.data[field] for field in sources}, labeled)
+        lines = check_rows(sources, {field: config.data[field] for field in sources}, labeled, refuse)
     return [f"note: {line}" for line in lines]
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from cvmae.config import ConfigError
 from cvmae.data.mixture import mixture_names
 from cvmae.evaluation.drift import DriftMonitor, Start
-from cvmae.evaluation.heldout import HeldOut, evaluate_pretraining, report_table
+from cvmae.evaluation.heldout import HeldOut
+from cvmae.evaluation.pretraining_report import evaluate_pretraining, report_table
 from cvmae.models.trained_part import TrainedPart
 from cvmae.models.vit import decode_variant
 from cvmae.objective.latents import TEACHER
@@ -16,7 +17,7 @@ from cvmae.parallel import processes
 from cvmae.tasks.base import Task
 from cvmae.tasks.cooldown import continue_run
 from cvmae.tasks.init_from import load_pretraining_branch
-from cvmae.tasks.notes import check_reversible, export_notes, picture_notes, valid_notes
+from cvmae.tasks.notes import check_reversible, export_notes, picture_notes, row_notes, valid_notes
 from cvmae.tasks.results import Results
 from cvmae.tasks.teacher import load_teacher
 from cvmae.training import optimizer as optim
@@ -164,6 +165,12 @@ class Pretrain(Task):
             self.evaluated_source = self.open_split("eval_split")
             self.held_out = HeldOut(self.objective, self.evaluated_source, self.placement)
 
+    def row_notes(self) -> list[str]:
+        """Returns notes about the splits of training and, where it is read, of evaluation; labels are for the report's probe alone."""
+        held_out = {} if self.evaluated_source is None else {"eval_split": self.evaluated_source}
+        labeled = bool(self.config.report.labelled) and not self.config.data.get("multi_label")
+        return row_notes(self.config, {"split": self.source} | held_out, labeled, refuse=False)
+
     def open_lists(self, workdir: Workdir) -> None:
         """Opens the list of unreadable files, which every pass over the held-out clips continues."""
         super().open_lists(workdir)
@@ -208,8 +215,10 @@ class Pretrain(Task):
             return Results(None, reconstruction=reconstruction)
         metrics = evaluate_pretraining(self.held_out, self._with_teacher(params, state), self.source, c.labelled, c.clips)
         if "probe/accuracy" not in metrics:
+            field = "split" if "retrieval/same_label_1nn" in metrics else "eval_split"
             processes.log_once(
-                "note: no linear probe: the clips of config.data.eval_split have several labels each, or fewer than two classes"
+                f"note: no linear probe: the clips of config.data.{field}={self.config.data[field]!r} have several labels each, or fewer "
+                "than two classes"
             )
         baseline = self._baseline() if c.untrained else {}
         report = Report("pretrain", metrics, baseline)

@@ -12,13 +12,8 @@ from cvmae.data.records import UnreadableError
 from cvmae.data.sources import make_source
 from cvmae.evaluation.diagnostics import effective_rank, linear_cka, nearest_visible, reconstruction_errors
 from cvmae.evaluation.features import Features, extract
-from cvmae.evaluation.heldout import (
-    HeldOut,
-    evaluate_pretraining,
-    full_batches,
-    report_table,
-    vote_of_neighbors,
-)
+from cvmae.evaluation.heldout import HeldOut, full_batches
+from cvmae.evaluation.pretraining_report import evaluate_pretraining, report_table, vote_of_neighbors
 from cvmae.models.build import build_encoder, image_grid, video_grid
 from cvmae.models.masking import from_hidden
 from cvmae.models.patches import Grid

@@ -8,7 +8,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from cvmae.evaluation import retrieval
 from cvmae.evaluation.features import Features
-from cvmae.evaluation.heldout import linear_probe
+from cvmae.evaluation.pretraining_report import linear_probe
 
 
 def noisy_pair(n=50, width=8, noise=1.0):

@@ -13,7 +13,7 @@ import pytest
 from cvmae import config as config_lib
 from cvmae import main, objective
 from cvmae.config import ConfigError
-from cvmae.evaluation.heldout import report_rows
+from cvmae.evaluation.pretraining_report import report_rows
 from cvmae.objective import LossTerm
 from cvmae.objective.objective import Objective
 from cvmae.objective.terms import active_terms, weighted_terms

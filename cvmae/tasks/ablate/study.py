@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import ml_collections
 
 from cvmae.config import ConfigError, check_key, flatten, nearest, require
-from cvmae.evaluation.heldout import report_rows
+from cvmae.evaluation.pretraining_report import report_rows
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.tasks.validate import validate
 from cvmae.workdir import Report, Workdir

@@ -6,7 +6,7 @@ import io
 
 import matplotlib.figure
 
-from cvmae.evaluation.heldout import report_rows
+from cvmae.evaluation.pretraining_report import report_rows
 from cvmae.files import replacing
 from cvmae.report.summary import cell, markdown, mean_deviation
 from cvmae.storage.path import AnyPath

@@ -1,0 +1,59 @@
+"""Rows of the splits of a pre-training: what its start says of them, and its report where labels are missing."""
+
+import pytest
+
+from cvmae.tasks import run
+from tests.data.videos import write_video
+from tests.tiny_configs import PLAIN, config
+
+
+def pretraining(folder, rows, **fields):
+    """A run of one step on the videos a to h, of which `rows` lists some; rows: path,label,split."""
+    for number, name in enumerate("abcdefgh"):
+        write_video(folder / f"{name}.mp4", 12, first=10 * number)
+    (folder / "list.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    data = {"data__source": "files", "data__manifest": str(folder / "list.csv"), "batch_size": 3, "total": "1_steps"}
+    return config(("mse_video",), **(PLAIN | {"report__labelled": 4, "eval_every": "0_steps"} | data | fields))
+
+
+TRAIN = ["a.mp4,run,train", "b.mp4,jump,train", "c.mp4,run,train", "d.mp4,jump,train"]
+VAL = ["e.mp4,run,val", "f.mp4,jump,val", "g.mp4,fly,val", "a.mp4,run,val"]
+SHARED = "note: data.eval_split='val': 1 of 4 videos are also in data.split='train', such as a.mp4"
+UNTRAINED = "note: data.split='train' has no video of 1 of 3 classes (fly), data.eval_split='val' has 1 of them"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "silent"),
+    [
+        ({}, [SHARED, UNTRAINED], []),
+        ({"report__labelled": 0, "eval_every": "1_steps"}, [SHARED], [UNTRAINED]),
+        ({"report__labelled": 0}, [], [SHARED, UNTRAINED]),  # nothing reads the split
+    ],
+)
+def test_videos_in_both_splits_and_classes_without_training_clips_are_noted(fields, said, silent, tmp_path, capsys):
+    assert run(pretraining(tmp_path, TRAIN + VAL, **fields), str(tmp_path / "run"))
+    err = capsys.readouterr().err
+    assert all(line in err for line in said) and not any(line in err for line in silent)
+
+
+def test_pretraining_is_not_refused_for_what_labels_would_refuse(tmp_path, capsys):
+    rows = [
+        *TRAIN,
+        *(row.replace("train", "val") for row in TRAIN[:3]),
+        "a.mp4,jump,train",
+        "b.mp4,run,train",
+        "c.mp4,jump,train",
+    ]
+    assert "report/probe/accuracy" in run(pretraining(tmp_path, rows), str(tmp_path / "run"))
+    err = capsys.readouterr().err
+    assert "3 of 3 videos are also in" in err and "3 videos are listed again with another label" in err
+
+
+def test_without_labels_for_training_a_report_has_no_probe_and_says_so(tmp_path, capsys):
+    rows = [row.replace("run", "").replace("jump", "") for row in TRAIN] + VAL[:2]
+    numbers = run(pretraining(tmp_path, rows), str(tmp_path / "run"))
+    assert "report/probe/accuracy" not in numbers and "report/retrieval/same_label_1nn" in numbers
+    assert (
+        "note: no linear probe: the clips of config.data.split='train' have several labels each, or fewer than two classes"
+        in capsys.readouterr().err
+    )
