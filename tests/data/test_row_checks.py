@@ -10,7 +10,7 @@ from cvmae.config import ConfigError
 from cvmae.data.custom import CheckedSource
 from cvmae.data.manifest import ManifestError, read_manifest
 from cvmae.data.prepare import prepare
-from cvmae.data.row_checks import Part, check_rows, repeated, shared
+from cvmae.data.row_checks import Part, check_rows, compare_rows, repeated, shared
 from cvmae.data.sources import FileSource, SyntheticSource
 from cvmae.data.subset import Subset
 from cvmae.tasks.notes import row_notes
@@ -19,6 +19,7 @@ from tests.data.prepare.runs import options, table
 from tests.tiny_configs import config
 
 FIELDS = {"split": "train", "eval_split": "val", "test_split": "val"}
+FIELDS_READ = {"split": "train", "eval_split": "val"}  # by pre-training
 
 
 def sources(folder, rows):
@@ -145,6 +146,27 @@ def test_a_source_in_two_splits_is_named_though_it_has_no_files():
         assert check_rows(*custom(one, other), labeled=True) == []
 
 
+def test_what_is_read_beside_what_is_learned_is_noted_and_never_refused(tmp_path):
+    (tmp_path / "classes.csv").write_text("number,name\n0,run\n1,jump\n2,fly\n")
+    rows = ["a.mp4,0,train,,", "b.mp4,1,train,,", "b.mp4,0,train,,", "a.mp4,0,val,,", "c.mp4,2,val,,", "d.mp4,2,val,,"]
+    notes = check_rows(sources(tmp_path, [*rows, "b.mp4,1,val,,"]), FIELDS, labeled=True, refuse=False)
+    assert [next(word for word in ("another label", "also in", "no video of") if word in note) for note in notes] == [
+        "another label",
+        "also in",
+        "no video of",
+    ]
+
+
+def test_splits_without_one_of_training_are_not_compared(tmp_path):
+    opened = sources(tmp_path, [*clean(3), "t0.mp4,0,val,,", "v1.mp4,1,val,,"])
+    named = {"split train": opened["split"], "split val": opened["eval_split"]}
+    again, also = [finding.note for finding in compare_rows(named, "split train", labeled=True)]
+    assert again == "split val: 1 video is listed more than once, such as v1.mp4"
+    assert also.startswith("split val: 1 of 5 videos are also in split train, such as t0.mp4")
+    [again] = [finding.note for finding in compare_rows({"split test": opened["eval_split"]}, "split train", labeled=True)]
+    assert again == "split test: 1 video is listed more than once, such as v1.mp4"
+
+
 def test_clips_without_a_label_are_counted_where_labels_are_compared(tmp_path):
     rows = [*clean(4), "u0.mp4,,val,,", "u1.mp4,,val,,", "w.mp4,,train,,"]
     assert check_rows(sources(tmp_path, rows), FIELDS, labeled=True) == [
@@ -216,7 +238,7 @@ def test_prepare_names_them(tmp_path, capsys):
     }
     assert problems == {
         ("b.mp4", "two labels", "manifest.csv train: b_000002_000003.mp4 has 'jump', b_000000_000001.mp4 has 'run'"),
-        ("a.mp4", "in two splits", "manifest.csv: train and val"),
+        ("a.mp4", "in two splits", "manifest.csv: train and val (a_000000_000002.mp4, in train as a_000000_000001.mp4)"),
         ("a.mp4", "two labels", "manifest.csv val: a_000000_000002.mp4 has 'jump', a_000000_000001.mp4 in train has 'run'"),
     }
     out = capsys.readouterr().out
@@ -224,20 +246,25 @@ def test_prepare_names_them(tmp_path, capsys):
     assert "manifest.csv: 1 of 3 classes have no training videos: fly" in out
 
 
-@pytest.mark.parametrize("linked", ["files", "folder", "hard"])
-def test_prepare_names_files_that_links_give_a_second_label(linked, tmp_path, capsys):
-    folder = tmp_path / "videos"
+def link(folder, new, linked):
+    """Gives the folder `folder`/run with the videos a and b the second name `folder`/`new`, of which each file is a link, or it is one itself."""
     (folder / "run").mkdir(parents=True)
     for name in ("a", "b"):
         videos.write_video(folder / "run" / f"{name}.mp4", 12)
     if linked == "folder":
-        (folder / "jump").symlink_to("run")
-    else:
-        (folder / "jump").mkdir()
-        for name in ("a", "b"):
-            path = folder / "jump" / f"{name}.mp4"
-            path.hardlink_to(folder / "run" / path.name) if linked == "hard" else path.symlink_to(f"../run/{path.name}")
-    prepare(options(tmp_path, "folder"))
+        (folder / new).symlink_to(folder / "run")
+        return
+    (folder / new).mkdir(parents=True)
+    for name in ("a", "b"):
+        path, there = folder / new / f"{name}.mp4", folder / "run" / f"{name}.mp4"
+        path.hardlink_to(there) if linked == "hard" else path.symlink_to(there)
+
+
+@pytest.mark.parametrize("side", [0, 32])
+@pytest.mark.parametrize("linked", ["files", "folder", "hard"])
+def test_prepare_names_files_that_links_give_a_second_label(linked, side, tmp_path, capsys):
+    link(tmp_path / "videos", "jump", linked)
+    prepare(options(tmp_path, "folder", transcode=side))
     [_, *problems] = table(tmp_path / "out" / "report.csv")
     assert problems and {problem for _, problem, _ in problems} <= {"two labels", "in two splits"}
     for path, problem, detail in problems:
@@ -245,6 +272,26 @@ def test_prepare_names_files_that_links_give_a_second_label(linked, tmp_path, ca
         if problem == "two labels":
             assert all(f"{label}/{name}" in detail and f"has '{label}'" in detail for label in ("run", "jump"))
         else:
-            other = "jump" if "/run/" in path else "run"
-            assert "in train as" in detail and detail.endswith(f"/{other}/{name}")
+            seen = detail if side else f"{path} {detail}"  # a transcoded file has one path
+            assert "in train as" in detail and all(f"{label}/{name}" in seen for label in ("run", "jump"))
     assert "no problem" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("linked", ["files", "folder", "hard"])
+def test_a_file_with_several_names_is_transcoded_once_so_that_later_runs_know_it(linked, tmp_path, capsys):
+    link(tmp_path / "set", "again", linked)
+    for split in ("train", "val"):
+        (tmp_path / "videos" / split / "run").mkdir(parents=True)
+    for name, split in (("run/a", "train"), ("run/b", "train"), ("again/a", "val")):
+        (tmp_path / "videos" / split / "run" / f"{name[-1]}.mp4").symlink_to(tmp_path / "set" / f"{name}.mp4")
+    videos.write_video(tmp_path / "videos" / "val" / "run" / "c.mp4", 12)
+    for _ in range(2):  # a rerun too
+        prepare(options(tmp_path, "folder", transcode=32))
+        assert "1 in two splits" in capsys.readouterr().out
+        assert [row[1:] for row in table(tmp_path / "out" / "report.csv")[1:]] == [
+            ["in two splits", "manifest.csv: train and val (val/run/a.mp4, in train as train/run/a.mp4)"]
+        ]
+        assert sum(path.suffix == ".mp4" for path in (tmp_path / "out" / "videos32").rglob("*")) == 3
+        opened = {split: FileSource(read_manifest(str(tmp_path / "out" / "manifest.csv"), split)) for split in ("train", "val")}
+        [note] = check_rows({"split": opened["train"], "eval_split": opened["val"]}, FIELDS_READ, labeled=False)
+        assert note.startswith("data.eval_split='val': 1 of 2 videos are also in data.split='train', such as ")

@@ -181,6 +181,33 @@ def test_the_commands_write_and_index(files, tmp_path, capsys):
         write_shards(str(files / "other.csv"), str(tmp_path / "several"))
 
 
+def test_shards_hold_copies_so_the_command_says_what_is_wrong_with_the_rows(files, tmp_path, capsys):
+    os.link(files / "clip.0.mp4", tmp_path / "linked.mp4")
+    rows = [
+        *((files / "l.csv").read_text().splitlines()),
+        f"{tmp_path / 'linked.mp4'},run,val,,",
+        f"{tmp_path / 'linked.mp4'},fly,test,,",
+    ]
+    (tmp_path / "l.csv").write_text("\n".join(rows))
+    assert (
+        run_own(
+            command, "--shards=webdataset", f"--manifest={tmp_path / 'l.csv'}", f"--root={files}", f"--out={tmp_path / 'out'}"
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert (
+        "note: split val: 1 of 3 videos are also in split train" in out
+        and "note: split test: 1 of 1 video is also in split train" in out
+    )
+    assert "note: split train has no video of 1 of 3 classes (fly), split test has 1 of them" in out
+    assert (
+        run_own(command, "--shards=webdataset", f"--manifest={tmp_path / 'l.csv'}", "--root=foo://x", f"--out={tmp_path / 'out'}")
+        == 2
+    )
+    assert "--root=foo://x: foo:// is not supported; give a local path" in capsys.readouterr().err
+
+
 VIDEO = b"0" * 700
 BROKEN = {
     r"b.tar: no such shard": None,

@@ -26,7 +26,8 @@ A run may be interrupted at any moment; the same command continues it. Files who
 are not processed again.
 """
 
-from cvmae.data.prepare.run import DATASETS, Options, prepare
+from cvmae.data.prepare.options import DATASETS, Options
+from cvmae.data.prepare.run import prepare
 from cvmae.data.prepare.text import PrepareError
 from cvmae.data.worker_pool import StopRun
 

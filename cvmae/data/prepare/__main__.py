@@ -17,7 +17,7 @@ from cvmae.cli import fail, parse_own
 from cvmae.config import ConfigError
 from cvmae.data import metaworld
 from cvmae.data.prepare import Options, PrepareError, StopRun, prepare
-from cvmae.data.prepare.run import DATASETS, RUNNERS
+from cvmae.data.prepare.options import DATASETS, RUNNERS
 from cvmae.data.prepare.tar_writer import index_shards, write_shards
 from cvmae.data.prepare.work import CHECKS
 from cvmae.storage.path import join

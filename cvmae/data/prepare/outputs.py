@@ -167,7 +167,10 @@ def _shared_rows(manifest, split, rows, parts, train_rows, train_parts) -> list[
     for n in shared(train_parts, parts):
         row, part = rows[n], parts[n]
         others = [other for there, other in by_file[part.file] if max(there.start, part.start) < min(there.end, part.end)]
-        as_other = "" if others[0].path == row.path else f", in train as {others[0].path}"
+        other = others[0]
+        as_other = f", in train as {other.path}"
+        if other.path == row.path:
+            as_other = "" if other.name == row.name else f" ({row.name}, in train as {other.name})"
         problems.append((row.path, "in two splits", f"{manifest}.csv: train and {split}{as_other}"))
         if contrary := [other for other in others if row.label and other.label not in ("", row.label)]:
             problems.append((row.path, "two labels", _labels_text(f"{manifest}.csv {split}", row, contrary[0], " in train")))

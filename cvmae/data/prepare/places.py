@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from cvmae.data.prepare.state import FOLDER
 from cvmae.data.prepare.text import PrepareError
-from cvmae.storage.path import as_path, is_remote
+from cvmae.storage.path import as_path, hard_links, is_remote, real_names
 
 _LINK, _PACKED = "videos", "packed"
 
@@ -67,6 +67,15 @@ def targets(side: int, paths: Iterable[str]) -> dict[str, str]:
     stems = collections.Counter(os.path.splitext(path)[0] for path in paths)
     unique = {path: os.path.splitext(path)[0] if stems[os.path.splitext(path)[0]] == 1 else path for path in paths}
     return {path: f"{_transcoded(side)}/{stem}.mp4" for path, stem in unique.items()}
+
+
+def same_files(videos: str, paths: Iterable[str]) -> dict[str, str]:
+    """Returns the path below `videos` that stands for each of `paths`: the first one of the same file, through whatever links."""
+    real = real_names()
+    files = {path: real(os.path.abspath(os.path.join(videos, path))) for path in paths}
+    links = hard_links(files.values())
+    first: dict[str, str] = {}
+    return {path: first.setdefault(links.get(file, file), path) for path, file in files.items()}
 
 
 def packed(out: str, manifest: str, of: int) -> str:

@@ -1,6 +1,5 @@
 """Complete run of the preparation: read label files, locate videos, check or re-encode each, write manifests, pack."""
 
-import dataclasses
 import functools
 import os
 import sys
@@ -11,8 +10,9 @@ from cvmae.data import worker_pool
 from cvmae.data.lines import has_line_break
 from cvmae.data.prepare import beam, outputs, places, val_split, work
 from cvmae.data.prepare.frame_folders import FPS, FrameFolders, open_folders
-from cvmae.data.prepare.labels import diving48, folder, hmdb51, imagenet, jester, kinetics, ssv2, ucf101
+from cvmae.data.prepare.labels import folder, imagenet
 from cvmae.data.prepare.listing import Listing, Video
+from cvmae.data.prepare.options import READERS, Options
 from cvmae.data.prepare.outputs import Row
 from cvmae.data.prepare.pack import pack
 from cvmae.data.prepare.state import State
@@ -20,65 +20,8 @@ from cvmae.data.prepare.text import PrepareError
 from cvmae.data.video_files import FolderError, VideoFiles
 from cvmae.storage.path import is_remote, join
 
-READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
-READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
-READERS |= {"diving48": diving48.read, "jester": jester.read}
-DATASETS = (*READERS, "imagenet", "folder")
-WITHOUT_LABELS = ("imagenet", "folder")  # whose folders may be the labels
-RUNNERS = ("local", "beam")
 # A file that is longer than the annotated part by more than this is taken for the uncut video.
 _SLACK_S = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Options of a run. The fields are the flags of `python -m cvmae.data.prepare`; its --help describes them.
-
-    Raises: PrepareError if a value is out of range.
-    """
-
-    dataset: str
-    videos: str
-    out: str
-    labels: str = ""
-    transcode: int = 0
-    check: str = "quick"
-    pack: bool = False
-    runner: str = "local"
-    workers: int = 0
-    timeout_s: float = 600.0
-    val_share: float = 0.1
-    seed: int = 0
-    beam_options: str = ""
-    pictures: bool = False
-
-    def __post_init__(self):
-        for field, choices in (("dataset", DATASETS), ("check", work.CHECKS), ("runner", RUNNERS)):
-            if getattr(self, field) not in choices:
-                raise PrepareError(f"--{field}={getattr(self, field)} is unknown: give one of {', '.join(choices)}")
-        for field, is_valid, expected in (
-            ("videos", self.videos, "the folder with the videos"),
-            ("out", self.out, "a folder for the manifests"),
-            ("labels", self.labels or self.dataset in WITHOUT_LABELS, "the folder or file with the label files"),
-            ("transcode", self.transcode == 0 or (self.transcode >= 16 and self.transcode % 2 == 0), "even, 16 or more, or 0"),
-            ("val_share", 0 <= self.val_share < 1, "a share, 0 or more and less than 1"),
-            ("workers", self.workers >= 0, "a number of processes, 0 for one per core"),
-            ("timeout_s", self.timeout_s >= 0, "seconds, 0 for no limit"),
-        ):
-            if not is_valid:
-                raise PrepareError(f"--{field}={getattr(self, field)} must be {expected}")
-        if self.labels and self.dataset == "folder":
-            raise PrepareError(
-                f"--labels={self.labels} does not apply to --dataset=folder, whose folders are the labels; leave it out"
-            )
-        if self.beam_options and self.runner != "beam":
-            raise PrepareError(f"--beam_options does not apply to --runner={self.runner}: set --runner=beam, or leave it out")
-        if self.pictures and self.dataset != "folder":
-            raise PrepareError(f"--pictures does not apply to --dataset={self.dataset}: it is an option of folder; leave it out")
-        if self.transcode and (self.pictures or self.dataset == "imagenet"):
-            raise PrepareError(
-                f"--transcode={self.transcode} does not apply to pictures, which are read as they are; leave it out"
-            )
 
 
 def prepare(options: Options) -> dict[str, str]:
@@ -171,11 +114,12 @@ def _locate(options, listing, files) -> tuple[dict[str, str], list[tuple[str, st
 def _check_videos(options, listing, located, problems, state) -> dict[str, Row]:
     """Checks or re-encodes all videos; returns the usable ones by name, and adds the problems of the others to `problems`."""
     uncut = {name for name, path in located.items() if _may_be_uncut(listing.videos[name], path)}
-    jobs, paths = _jobs(options, located, {located[name] for name in uncut}, state)
+    one_of = _one_of_each(options, located.values())
+    jobs, paths = _jobs(options, one_of.values(), {one_of[located[name]] for name in uncut}, state)
     answers = _answers(options, jobs, state)
     usable = {}
     for name, path in located.items():
-        answer = answers[path]
+        answer = answers[one_of[path]]
         problem, detail, (start, end) = _judge(answer, listing.videos[name].span if name in uncut else None)
         if problem or isinstance(answer, worker_pool.Failure):
             problems.append((path, problem, detail))
@@ -184,8 +128,8 @@ def _check_videos(options, listing, located, problems, state) -> dict[str, Row]:
                 problems.append((path, "looks cut", answer["cut"]))
             # That of a video in a bucket was asked for when it was checked.
             in_bucket = is_remote(options.videos) and not options.transcode
-            size = answer["file"][0] if in_bucket else os.path.getsize(os.path.join(options.out, paths[path]))
-            usable[name] = Row(name, paths[path], listing.videos[name].label, start, end, size)
+            size = answer["file"][0] if in_bucket else os.path.getsize(os.path.join(options.out, paths[one_of[path]]))
+            usable[name] = Row(name, paths[one_of[path]], listing.videos[name].label, start, end, size)
     return usable
 
 
@@ -214,9 +158,19 @@ def _draw_splits(options, listing, usable, state) -> None:
     pairs[:] = [(name, splits.get(val_split.split_key(name), "train")) for name, _ in pairs]
 
 
-def _jobs(options, located, measured, state):
+def _one_of_each(options, paths) -> dict[str, str]:
+    """Returns the path that stands for each of `paths`, which are below --videos.
+
+    What links give several names is re-encoded once: copies would hide from later runs that their rows have the same frames.
+    """
+    if options.transcode and not is_remote(options.videos):
+        return places.same_files(options.videos, paths)
+    return {path: path for path in paths}
+
+
+def _jobs(options, paths, measured, state):
     """Returns {file below --videos: job} and {file below --videos: path in manifests}."""
-    files = dict.fromkeys(located.values())
+    files = dict.fromkeys(paths)
     targets = places.targets(options.transcode, files) if options.transcode else {}
     top = places.reach(options.videos, options.out)
     jobs = {

@@ -16,6 +16,7 @@ from cvmae.data.lines import one_line
 from cvmae.data.manifest import ManifestError, read_manifest, splits_of
 from cvmae.data.prepare.outputs import write_classes
 from cvmae.data.prepare.text import PrepareError
+from cvmae.data.row_checks import compare_rows
 from cvmae.data.sources import FileSource
 from cvmae.data.tar_shards import expand, load_index
 from cvmae.data.video_files import EXTENSIONS, PICTURES
@@ -31,6 +32,8 @@ PLAN = "shards.json"  # what the shards hold: a folder of other shards is never 
 
 def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHARD_BYTES) -> list[str]:
     """Writes all splits of a manifest into tar shards, each atomically; a repeated run writes those that are missing.
+
+    Prints notes about rows, such as videos in two splits.
 
     Args:
       manifest: a CSV or JSON-lines file, see `data.manifest`.
@@ -48,10 +51,14 @@ def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHA
         sources = {split: FileSource(read_manifest(manifest, split, root)) for split in splits_of(manifest)}
     except ManifestError as error:
         # A shard has one label for a video, and this command no field of a config.
-        text = str(error).replace(
-            TO_LEARN_NONE, "shards have one label for a video, so read this manifest itself, data.source=files"
+        text = (
+            str(error)
+            .replace("data.root=", "--root=", 1)
+            .replace(TO_LEARN_NONE, "shards have one label for a video, so read this manifest itself, data.source=files")
         )
         raise PrepareError(text.replace(f"; {TO_LEARN_SEVERAL}", "")) from error
+    for note in _notes(sources):
+        print(f"note: {note}")
     plan: dict[str, tuple[FileSource, dict[int, int]]] = {}
     for split, source in sources.items():
         if not re.fullmatch(r"[\w.-]+", split):
@@ -70,6 +77,13 @@ def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHA
         load_index(path)
         paths.append(path)
     return paths
+
+
+def _notes(sources: dict[str, FileSource]) -> list[str]:
+    """Returns what a run on the manifest would say of its rows: one on shards, which hold copies, can no longer tell."""
+    of_manifest = dict.fromkeys(note for source in sources.values() for note in source.notes)
+    compared = compare_rows({f"split {split}": source for split, source in sources.items()}, "split train", labeled=True)
+    return [*of_manifest, *(finding.note for finding in compared)]
 
 
 def index_shards(pattern: str) -> tuple[int, int]:
