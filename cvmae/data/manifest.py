@@ -34,7 +34,7 @@ from cvmae.data.manifest_rows import COLUMNS, ManifestError, QuotedText, ignored
 from cvmae.data.records import SplitError
 from cvmae.data.times import TimeError, parse_part, part_notes
 from cvmae.data.video_files import FolderError, VideoFiles
-from cvmae.storage.client import LIBRARIES, SCHEMES, raise_of_store, scheme_of
+from cvmae.storage.client import LIBRARIES, SCHEMES, SetupError, check_scheme, raise_of_store, scheme_of
 from cvmae.storage.path import dirname, expand_user, is_remote, isdir, join, names_in
 
 
@@ -102,6 +102,10 @@ def read_manifest(
       ManifestError: the manifest cannot be read.
       SplitError: it has no such split.
     """
+    try:
+        check_scheme(root)
+    except SetupError as error:
+        raise ManifestError(f"data.root={error}") from error
     path, manifest_path = expand_user(path), path
     if _is_folder(path):
         return _read_folder(path, pictures)

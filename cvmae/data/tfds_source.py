@@ -7,6 +7,8 @@ import numpy as np
 
 from cvmae.data.manifest import UNLABELED
 from cvmae.data.records import Record
+from cvmae.storage.client import LIBRARIES, SCHEMES, scheme_of
+from cvmae.storage.path import dirname
 
 
 class TfdsSource:
@@ -31,6 +33,14 @@ class TfdsSource:
     def __init__(self, name: str, data_dir: str, video_feature: str, label_feature: str, split: str):
         if not name:
             raise ValueError("data.source=tfds needs data.tfds.name, a set's name or the folder of a prepared version")
+        if (scheme := scheme_of(data_dir)) and scheme not in LIBRARIES:
+            raise ValueError(
+                f"data.tfds.data_dir={data_dir!r} begins with {scheme}://; give a path of this machine, or one with {SCHEMES}"
+            )
+        if scheme_of(name):
+            raise ValueError(
+                f"data.tfds.name={name!r}: give the set's name, and data.tfds.data_dir={dirname(name)!r} or the folder above it"
+            )
         self._name, self._data_dir, self._split = name, data_dir, split
         self._video, self._label = video_feature, label_feature
         features = self._builder.info.features
@@ -51,7 +61,14 @@ class TfdsSource:
         name = os.path.expanduser(self._name)
         if os.path.isdir(name):
             return tfds.builder_from_directory(name)
-        return tfds.builder(self._name, data_dir=os.path.expanduser(self._data_dir) or None)
+        try:
+            return tfds.builder(self._name, data_dir=os.path.expanduser(self._data_dir) or None)
+        except tfds.core.DatasetNotFoundError as error:  # whose message lists a thousand sets
+            searched = f"data.tfds.data_dir={self._data_dir!r}" if self._data_dir else "the default folder of tfds"
+            raise ValueError(
+                f"data.tfds.name={self._name!r} is no folder, and no data set in {searched} or known to tensorflow-datasets; give the folder "
+                "of a prepared version, with dataset_info.json in it"
+            ) from error
 
     @functools.cached_property
     def _records(self):

@@ -13,6 +13,7 @@ from cvmae.models import autoencoder, build, classifier, masking, patches, posit
 from cvmae.models.attention import ATTENTIONS
 from cvmae.objective import latents
 from cvmae.parallel.state_sharding import MODES
+from cvmae.storage.client import scheme_of
 from cvmae.tasks import TASKS
 from cvmae.training.optimizer import COOLDOWN_SHAPES, SCHEDULES
 from cvmae.training.trace import parse_steps
@@ -52,6 +53,8 @@ COLOR = "three numbers, red, green, blue", lambda value: len(value) == 3
 SPREAD = "three numbers above 0, red, green, blue", lambda value: len(value) == 3 and min(value) > 0
 PLACE = "(time, row, column), each from 0 to 1", lambda value: len(value) == 3 and all(0 <= share <= 1 for share in value)
 MESH = "at least 1, or -1 for what the others leave", lambda value: value == -1 or value >= 1
+LOCAL = "a folder on a disk of this machine, or empty", lambda value: not scheme_of(value)
+CACHE = "auto, a folder of this machine or with gs:// or s3://, or empty", lambda value: scheme_of(value) in ("", "gs", "s3")
 FREE = "anything", lambda value: True
 
 TARGETS = ("pixels", "latent")  # of video_branch.target
@@ -60,7 +63,7 @@ TARGETS = ("pixels", "latent")  # of video_branch.target
 CHECKS = {
     "task": one_of(*TASKS),
     "init_from": FREE,
-    "compilation_cache": FREE,
+    "compilation_cache": CACHE,
     "seed": between(0, 2**31 - 1),
     "batch_size": at_least(1),
     "accumulate": at_least(1),
@@ -91,7 +94,7 @@ CHECKS = {
     "data.allow_change": FREE,
     "data.synthetic.*": at_least(1),
     "data.motion.size": FREE,  # motion's own messages name the sizes and numbers
-    "data.motion.cache_dir": FREE,
+    "data.motion.cache_dir": LOCAL,
     "data.motion.*": at_least(0),
     "data.mixture": FREE,  # its own messages name the form
     "data.tfds.*": FREE,
@@ -101,7 +104,7 @@ CHECKS = {
     "data.multi_label": FREE,
     "data.pictures": FREE,
     "data.root": FREE,
-    "data.cache_dir": FREE,
+    "data.cache_dir": LOCAL,
     "data.cache_gb": ABOVE_0,
     "data.*split": ("a word such as train", bool),
     "data.workers": ("a whole number, at least 0, or auto", lambda value: value == AUTO or is_count(value)),

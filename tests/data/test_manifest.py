@@ -459,6 +459,8 @@ def test_a_header_that_is_none_is_shown_with_what_to_change(tmp_path, header, sa
 )
 def test_a_path_with_another_scheme_is_refused_at_its_line(tmp_path, path):
     scheme = path.partition("://")[0].lower()
+    with pytest.raises(ManifestError, match=rf"^data.root={scheme}://x: {scheme}:// is not supported; give a local path"):
+        read_manifest(str(tmp_path / "list.csv"), "train", root=f"{scheme}://x")
     refused = f"list.csv:3: path '{path}' begins with {scheme}://; give a path of this machine, or one with gs://, s3://, hf://"
     with pytest.raises(ManifestError, match=refused):
         read_manifest(write(tmp_path, f"path,label,split\na.mp4,x,train\n{path},x,train\n"), "train")

@@ -205,6 +205,12 @@ def test_tfds_labels_without_records_being_decoded(tfds_dir, monkeypatch):
     "changes, message",
     [
         ({"data__tfds__name": ""}, "needs data.tfds.name"),
+        (
+            {"data__tfds__name": "nonexistent"},
+            "data.tfds.name='nonexistent' is no folder, and no data set in data.tfds.data_dir=",
+        ),
+        ({"data__tfds__name": "gs://a/b"}, "data.tfds.name='gs://a/b': give the set's name, and data.tfds.data_dir='gs://a'"),
+        ({"data__tfds__data_dir": "foo://a"}, "data.tfds.data_dir='foo://a' begins with foo://; give a path of this machine"),
         ({"data__tfds__video_feature": "clip"}, "data.tfds.video_feature='clip' is not a feature.*frames"),
         ({"data__tfds__label_feature": "class"}, "data.tfds.label_feature='class' is not a feature"),
         ({"data__tfds__video_feature": "score"}, "data.tfds.video_feature='score' holds float, not bytes or frames"),
