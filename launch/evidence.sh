@@ -9,6 +9,7 @@
 #     full-stage0, full-frozen: the image branch begins as an image MAE, and stays that; full-reversed: reversed clips as negatives
 #     mae-color, full-color: colors of both views change strongly
 #     cross-frozen: as full-frozen, with the terms of cross
+#     full-after: as full-frozen, and the video encoder begins as that seed's mae
 #     mae-fast: with what the argument `fast` of the configs changes
 #     mae-half: half of the tokens visible; intra-closed, full-closed: that, the colors, small crops, and another crop of the frame:
 #       views have as little as possible in common but what they show; full-shift: and they begin up to 4 frames apart
@@ -80,7 +81,10 @@ objective() { # NAME SEED: sets `changes`, the flags of a pre-training
   case $1 in
   mae | intra | cross | full) ;;
   full-stage0) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=full) ;;
-  full-frozen | cross-frozen) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=frozen) ;;
+  full-frozen | full-after | cross-frozen)
+    changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=frozen)
+    [[ $1 != full-after ]] || changes+=(--config.video_branch.init_from="$out/mae/$2/pretrain")
+    ;;
   full-reversed) changes+=(--config.contrast.time_reversed_negatives=True) ;;
   mae-color | full-color) changes+=("${colors[@]}") ;;
   latent)
@@ -106,8 +110,10 @@ has() { # NAME: succeeds if it is one of the variants
 starts() { # what others start from, or learn from
   local seed
   for seed in "${seeds[@]}"; do
-    if has full-stage0 || has full-frozen || has cross-frozen; then pretrain pretrain,stage=image stage0 "$seed"; fi
-    if has latent; then
+    if has full-stage0 || has full-frozen || has full-after || has cross-frozen; then
+      pretrain pretrain,stage=image stage0 "$seed"
+    fi
+    if has latent || has full-after; then
       objective mae "$seed"
       pretrain pretrain mae "$seed" "${changes[@]}"
     fi
@@ -119,7 +125,7 @@ pretrainings() {
   for seed in "${seeds[@]}"; do
     for name in "${variants[@]}"; do
       [[ $name != untrained ]] || continue
-      if [[ $name == mae ]] && has latent; then continue; fi # it is there
+      if [[ $name == mae ]] && { has latent || has full-after; }; then continue; fi # it is there
       objective "$name" "$seed" || return
       pretrain pretrain "$name" "$seed" "${changes[@]}"
     done
