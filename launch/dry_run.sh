@@ -6,6 +6,10 @@ arguments=()
 for argument in "$@"; do
   case $argument in
   --dry-run) dry_run=yes ;;
+  --dry*)
+    echo "error: unknown option $argument: did you mean --dry-run?" >&2
+    exit 2
+    ;;
   -h | --help)
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "launch/$(basename "$0")"
     sed -n 's/^\([A-Z][A-Z_]*\)=${\1:\{0,1\}-\(.*\)}\( *#.*\)\{0,1\}$/  \1=\2\3/p' "launch/$(basename "$0")"

@@ -358,14 +358,17 @@ def test_the_container_has_what_the_command_needs():
     ],
 )
 def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
-    """With no program to be found but those that print it, so that nothing else can have been run."""
+    """With no program to be found but those that print it, so that nothing else can have been run; a misspelled --dry-run likewise."""
     for program in ("basename", "bash", "dirname", "sed"):
         (tmp_path / program).symlink_to(shutil.which(program))
-    done = subprocess.run(
-        ["bash", str(ROOT / "launch" / f"{name}.sh"), "--help"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
-    )
+    call = ["bash", str(ROOT / "launch" / f"{name}.sh")]
+    done = subprocess.run([*call, "--help"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
     assert done.stdout.count("\n") >= 2 and f"Usage: ./launch/{name}.sh" in done.stdout
+    if "source launch/dry_run.sh" in (ROOT / "launch" / f"{name}.sh").read_text():
+        done = subprocess.run([*call, "--dryrun"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: unknown option --dryrun: did you mean --dry-run?\n"
 
 
 @pytest.mark.parametrize(
