@@ -24,6 +24,7 @@ Clip = tuple[str, np.ndarray]
 OURS = "cvmae"
 # Of 255. FFmpeg's releases differ in the last bits of the conversion from YUV to RGB; frames of different times differ by more.
 TOLERANCE = 3
+_MOST_CAUSES = 10  # of an error, each of which has the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +112,17 @@ def available(libraries: Sequence[Library] = LIBRARIES) -> tuple[dict[str, Reade
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error, and the shared libraries that it says are missing: torchcodec names them in tracebacks inside."""
-    text = str(error)
-    missing = dict.fromkeys(re.findall(r"(\S+): cannot open shared object file", text))
-    first = next(filter(None, map(str.strip, text.splitlines())), type(error).__name__)
+    """Returns the first line of an error, and the shared libraries that are missing.
+
+    torchcodec names them in tracebacks inside its message, or in the error that caused its own.
+    """
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(texts) < _MOST_CAUSES:
+        texts.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    missing = dict.fromkeys(re.findall(r"(\S+): cannot open shared object file", "\n".join(texts)))
+    first = next(filter(None, map(str.strip, texts[0].splitlines())), type(error).__name__)
     unnamed = [name for name in missing if name not in first]
     return f"{first} Missing: {', '.join(unnamed)}" if unnamed else first
 

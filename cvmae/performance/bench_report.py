@@ -143,19 +143,21 @@ def decode_lines(data: dict) -> list[str]:
         "",
         f"  {OURS} against the fastest of the others: {min(ahead):.2f} to {max(ahead):.2f} times as many clips per CPU-second",
     ]
-    differing = {
-        (name, row["libraries"][name]["difference"]): row
-        for row in files
-        for name in names
-        if row["libraries"][name]["difference"]
-    }
-    for (name, difference), row in differing.items():
-        verdict = "rounding of colors" if difference <= TOLERANCE else "OTHER FRAMES"
-        lines.append(
-            f"  frames of {name}: up to {difference} of 255 from a full decode ({row['coding']}, .{row['container']}): {verdict}"
-        )
-    lines.append(f"  frames: {'all others' if differing else 'all'} bit-equal to a full decode of the file in RGB")
+    differing = [line for name in names for line in _difference_lines(files, name)]
+    lines += [*differing, f"  frames: {'all others' if differing else 'all'} bit-equal to a full decode of the file in RGB"]
     return lines + [f"  left out: {note}" for note in data["missing"]]
+
+
+def _difference_lines(files: list[dict], name: str) -> list[str]:
+    """Returns a line with all files of which a library's frames differ by rounding, and one with those of which it gives other frames."""
+    differences = {f"{row['coding']}, .{row['container']}": row["libraries"][name]["difference"] for row in files}
+    rounded = {file: value for file, value in differences.items() if 0 < value <= TOLERANCE}
+    others = {file: value for file, value in differences.items() if value > TOLERANCE}
+    return [
+        f"  frames of {name}: up to {max(group.values())} of 255 from a full decode ({'; '.join(group)}): {verdict}"
+        for group, verdict in ((rounded, "rounding of colors"), (others, "OTHER FRAMES"))
+        if group
+    ]
 
 
 def _decode_cell(name: str, library: dict) -> str:

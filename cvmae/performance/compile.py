@@ -95,7 +95,8 @@ def compile_step(step: TracedStep, topology: Topology) -> ProgramCost | TooLarge
         refusal = read_refusal(str(error))
         if refusal is None:
             raise
-        return refusal
+        # The compiler knows the chip's memory, not that of --hbm_gib.
+        return dataclasses.replace(refusal, available=topology.chip.hbm) if topology.memory_given else refusal
     return _program_cost(step, topology, program, time.perf_counter() - begin)
 
 

@@ -18,6 +18,7 @@ from cvmae.performance.bench_step import CompiledStep, peak_flops, peak_memory
 from cvmae.performance.bench_videos import CODINGS, VideoSpec, has_encoder
 from cvmae.performance.profile import profile
 from cvmae.performance.traced_step import check_task, dataset_name, model_flops
+from cvmae.tasks.data_checks import check_manifest
 from cvmae.tasks.fields import check_fields
 from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import check_grid
@@ -195,6 +196,7 @@ def _check_encoder(config) -> None:
 
 def open_data(config) -> tuple[object, Source, str]:
     """Returns (config, source of its training split, note), see `with_synthetic_fallback`. Raises: ConfigError."""
+    check_manifest("data", config.data)
     config, note = with_synthetic_fallback(config)
     with config_errors("data"):
         source = make_source(config.data, config.data.split)

@@ -16,12 +16,12 @@ from cvmae.models.trained_part import TrainedPart
 from cvmae.objective.terms import active_terms, find_term
 from cvmae.parallel.mesh import BATCH, make_mesh, make_rules
 from cvmae.storage.client import check_scheme
-from cvmae.storage.path import expand_user, is_remote, isdir
+from cvmae.storage.path import is_remote
 from cvmae.tasks.block_checks import check_blocks
+from cvmae.tasks.data_checks import check_data
 from cvmae.tasks.fields import check_fields
 from cvmae.tasks.kernel_checks import check_kernel
 from cvmae.tasks.mixtures import check_mixture
-from cvmae.tasks.model_fields import is_sigmoid, loss_field
 from cvmae.tasks.schema import check_schema
 from cvmae.tasks.teacher import check_teacher
 from cvmae.training import tracker_fields
@@ -42,49 +42,12 @@ def validate(config, devices=None) -> None:
         rules = make_rules(mesh, config.sharding)
     check_batch(config, mesh)
     check_total(config)
-    for section, data in {"data": config.data, **{f"data.sources.{name}": data for name, data in own.items()}}.items():
-        require(
-            not data.manifest or data.source == "files",
-            f"config.{section}.manifest={data.manifest!r} is not read with config.{section}.source={data.source!r} (runlocal sets "
-            f"synthetic): add --config.{section}.source=files, or leave the manifest out",
-        )
-    folder = config.data.source == "files" and _is_folder(config.data.manifest)
-    require(
-        not folder or "total" not in config,
-        f"config.data.manifest={config.data.manifest!r} is a folder, which has neither splits nor labels to learn from: make a "
-        "manifest of it by python -m cvmae.data.prepare --dataset=folder",
-    )
-    check_multi_label(config)
+    check_data(config, own)
     tracker_fields.check(config.get("log", {}))
     with config_errors("image_branch.frames"):
         clip_spec(config)
     (check_pretraining if config.task == "pretrain" else check_downstream)(config)
     check_kernel(config, rules)
-
-
-def _is_folder(path: str) -> bool:
-    """Returns True for a folder of this machine or of a bucket; a path that cannot be looked at is left to its reader."""
-    try:
-        return isdir(expand_user(path))
-    except OSError:
-        return False
-
-
-def check_multi_label(config) -> None:
-    """Checks that clips with several labels come from a manifest, and that a task that learns them has the loss for it."""
-    if not config.data.get("multi_label"):
-        return
-    source, field = config.data.source, loss_field(config)
-    remedy = f", or {field}=softmax, which learns one label a video" if field and is_sigmoid(config) else ""
-    require(
-        source in ("files", "custom"),
-        f"config.data.multi_label=True does not go with config.data.source={source!r} (runlocal sets synthetic), whose videos have one "
-        f"label: take --config.data.source=files{remedy}",
-    )
-    require(
-        not field or is_sigmoid(config),
-        f"config.data.multi_label=True with config.{field}='softmax', which learns one label a video: set --config.{field}=sigmoid",
-    )
 
 
 def check_pretraining(config) -> None:

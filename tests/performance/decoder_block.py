@@ -84,6 +84,8 @@ def _only_moves(module, instruction) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 5 or "--help" in sys.argv:
+        sys.exit(__doc__)
     topology, attention, heads, remat, *rest = sys.argv[1:]
     words: dict[str, Any] = dict(zip(("clips", "tokens", "mlp"), [*map(int, rest[:2]), *rest[2:]]))
     compiled = compile_block(topology, cast(AttentionKernel, attention), int(heads), cast(Remat, remat), **words)

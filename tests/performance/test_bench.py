@@ -67,6 +67,12 @@ def test_an_error_is_one_line(command):
         (["--peer=hf"], RUNLOCAL, "take a config with parent=videomae"),
         ([], f"{CONFIGS / 'ssv2.py'}:task=knn,runlocal", "config.task='knn' trains nothing"),
         (["--config.data.source=files", "--config.data.manifest=nowhere.csv"], RUNLOCAL, "nowhere.csv"),
+        (
+            ["--config.data.manifest=any.csv"],
+            RUNLOCAL,
+            "config.data.manifest='any.csv' is not read with config.data.source='synthetic'",
+        ),
+        (["--loader_only", "--config.data.manifest=any.csv"], RUNLOCAL, "is not read with config.data.source='synthetic'"),
         (["--steps=1"], RUNLOCAL, "steps"),
         (["more"], RUNLOCAL, "unexpected argument"),
         (["--loader_only", "--steps=2", "--loader_batches=3"], RUNLOCAL, "give one of them"),

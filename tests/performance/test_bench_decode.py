@@ -97,7 +97,14 @@ def test_libraries_that_cannot_be_loaded_are_named():
         older = "OSError: libavutil.so.59: cannot open shared object file: No such file or directory"
         raise RuntimeError(f"Could not load libtorchcodec.\n[start of traceback]\n{tried}\n{older}\n{tried}\n[end]")
 
+    def caused():
+        try:
+            raise OSError("libc10_cuda.so: cannot open shared object file: No such file or directory")
+        except OSError as error:
+            raise RuntimeError("Could not load this library: libtorchcodec_image.so") from error
+
     libraries = [
+        bench_decode.Library("caused", "av", caused, "pip install it"),
         bench_decode.Library("nested", "av", nested, "pip install it"),
         bench_decode.Library("absent", "no_such_module", broken, "pip install absent"),
         bench_decode.Library("broken", "av", broken, "pip install it"),
@@ -106,6 +113,7 @@ def test_libraries_that_cannot_be_loaded_are_named():
     readers, notes = bench_decode.available(libraries)
     assert list(readers) == ["cvmae"]
     assert notes == [
+        "caused cannot be loaded (Could not load this library: libtorchcodec_image.so Missing: libc10_cuda.so): pip install it",
         "nested cannot be loaded (Could not load libtorchcodec. Missing: libnvrtc.so.13, libavutil.so.59): pip install it",
         "absent is not installed: pip install absent",
         "broken cannot be loaded (no libavcodec here): pip install it",
@@ -119,13 +127,21 @@ def test_the_table_has_rates_ratios_and_who_decodes_other_frames():
         "wrong": Times((1.0, 1.0), (1.0, 1.0)),
     }
     measured = bench_decode.DecodeTimes("VP9", "mkv", 1.25, 4, times, {"cvmae": 0, "other": 2, "wrong": 90})
-    data = {"about": "clips", "missing": ["decord is not installed: pip"], "files": bench_report.decode_data([measured])}
+    second = bench_decode.DecodeTimes("HEVC", "mp4", 1.0, 4, times, {"cvmae": 0, "other": 2, "wrong": 255})
+    third = bench_decode.DecodeTimes("H.264", "mp4", 1.0, 4, times, {"cvmae": 0, "other": 0, "wrong": 1})
+    data = {
+        "about": "clips",
+        "missing": ["decord is not installed: pip"],
+        "files": bench_report.decode_data([measured, second, third]),
+    }
     lines = bench_report.decode_lines(data)
     assert "| VP9, .mkv | 1.25 | 8.0 | 4.6 (1.75) | 4.0 (2.00) |" in lines
     text = "\n".join(lines)
     assert "1.75 to 1.75 times as many clips" in text and "left out: decord is not installed" in text
-    assert "frames of other: up to 2 of 255" in text and "rounding of colors" in text
-    assert "frames of wrong: up to 90 of 255 from a full decode (VP9, .mkv): OTHER FRAMES" in text
+    assert "frames of other: up to 2 of 255 from a full decode (VP9, .mkv; HEVC, .mp4): rounding of colors" in text
+    assert "frames of wrong: up to 1 of 255 from a full decode (H.264, .mp4): rounding of colors" in text
+    assert "frames of wrong: up to 255 of 255 from a full decode (VP9, .mkv; HEVC, .mp4): OTHER FRAMES" in text
+    assert "frames of cvmae" not in text
 
 
 def test_the_command_names_each_library(monkeypatch, capsys, tmp_path):

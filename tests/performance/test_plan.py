@@ -17,7 +17,7 @@ from cvmae.models import vit
 from cvmae.parallel import processes
 from cvmae.parallel.mesh import batch_sharding, make_mesh
 from cvmae.performance import chips, plan_report, planning, search, traced_step
-from cvmae.performance.compile import ProgramCost, estimate
+from cvmae.performance.compile import ProgramCost, compile_step, estimate
 from cvmae.performance.hlo_cost import Collective, Op
 from cvmae.performance.memory import Memory
 from cvmae.performance.oom import TooLarge
@@ -256,6 +256,19 @@ def test_the_limit_of_memory_is_the_one_that_was_compared(given, ends, monkeypat
     monkeypatch.setattr(plan, "FLAGS", types.SimpleNamespace(topology="h100:1", slices=1, hbm_gib=4.0 if given else 0.0))
     [total] = [line for line in plan_report.memory_lines(fake(2), plan.topology_from_flags()) if line.startswith("    total")]
     assert total.endswith(ends)
+
+
+def test_a_refusal_of_the_compiler_has_the_memory_that_was_given(monkeypatch):
+    """Which the compiler does not know: it refuses by the memory of the chip."""
+
+    def refuse():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.0G of 15.75G hbm.")
+
+    step = types.SimpleNamespace(traced=types.SimpleNamespace(lower=refuse))
+    for gib, available in ((0.0, 15.75), (1.0, 1.0)):
+        monkeypatch.setattr(plan, "FLAGS", types.SimpleNamespace(topology="v5e:1x1", slices=1, hbm_gib=gib))
+        refusal = compile_step(step, plan.topology_from_flags())
+        assert (refusal.used, refusal.available) == (20 * 2**30, round(available * 2**30))
 
 
 class Chips:
