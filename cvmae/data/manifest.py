@@ -103,9 +103,9 @@ def read_manifest(
       SplitError: it has no such split.
     """
     try:
-        check_scheme(root)
+        check_scheme(root, "data.root=")
     except SetupError as error:
-        raise ManifestError(f"data.root={error}") from error
+        raise ManifestError(str(error)) from error
     path, manifest_path = expand_user(path), path
     if _is_folder(path):
         return _read_folder(path, pictures)

@@ -8,7 +8,6 @@ import numpy as np
 from cvmae.data.manifest import UNLABELED
 from cvmae.data.records import Record
 from cvmae.storage.client import LIBRARIES, SCHEMES, scheme_of
-from cvmae.storage.path import dirname
 
 
 class TfdsSource:
@@ -33,13 +32,14 @@ class TfdsSource:
     def __init__(self, name: str, data_dir: str, video_feature: str, label_feature: str, split: str):
         if not name:
             raise ValueError("data.source=tfds needs data.tfds.name, a set's name or the folder of a prepared version")
-        if (scheme := scheme_of(data_dir)) and scheme not in LIBRARIES:
-            raise ValueError(
-                f"data.tfds.data_dir={data_dir!r} begins with {scheme}://; give a path of this machine, or one with {SCHEMES}"
-            )
+        for field, path in (("name", name), ("data_dir", data_dir)):
+            if (scheme := scheme_of(path)) and scheme not in LIBRARIES:
+                raise ValueError(
+                    f"data.tfds.{field}={path!r} begins with {scheme}://; give a path of this machine, or one with {SCHEMES}"
+                )
         if scheme_of(name):
             raise ValueError(
-                f"data.tfds.name={name!r}: give the set's name, and data.tfds.data_dir={dirname(name)!r} or the folder above it"
+                f"data.tfds.name={name!r}: give the set's name, and in data.tfds.data_dir the folder above the set's"
             )
         self._name, self._data_dir, self._split = name, data_dir, split
         self._video, self._label = video_feature, label_feature

@@ -28,7 +28,7 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
       {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms and `gray_accuracy/*` of the same clips in
       gray, `retrieval/*`, `effective_rank/BRANCH` and `cka/video_image` of features of unmasked clips, and `probe/accuracy` and
       `knn/accuracy`; accuracies and recalls are fractions in 0..1. The last two are
-      absent where training or held-out clips have fewer than two classes, or several labels each; the nearest label where the held-out ones do.
+      absent where training or held-out clips are no measure, see `unprobed`; the nearest label where the held-out ones are none.
     """
     config, encoder = held_out.objective.config, params["video"]["encoder"]
     metrics, features = held_out.report(params)
@@ -48,6 +48,14 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
         if _num_classes(train.labels) > 1:
             metrics |= {"probe/accuracy": linear_probe(train, test), "knn/accuracy": vote_of_neighbors(train, test)}
     return metrics
+
+
+def unprobed(source) -> str:
+    """Returns why there is no linear probe on the clips of a source, as the end of a sentence about them; empty where there is one."""
+    if label_sets_of(source) is not None:
+        return "have several labels each"
+    count = _num_classes(source.labels)
+    return {0: "have no labels", 1: "are of one class"}.get(count, "")
 
 
 def _num_classes(labels: np.ndarray) -> int:

@@ -19,7 +19,7 @@ from cvmae.performance.bench_videos import CODINGS, VideoSpec, has_encoder
 from cvmae.performance.profile import profile
 from cvmae.performance.traced_step import check_task, dataset_name, model_flops
 from cvmae.tasks.data_checks import check_manifest
-from cvmae.tasks.fields import check_fields
+from cvmae.tasks.fields import check_fields, check_paths
 from cvmae.tasks.model_fields import fill_fields
 from cvmae.tasks.validate import check_grid
 from cvmae.tasks.workers import resolve_workers
@@ -196,6 +196,7 @@ def _check_encoder(config) -> None:
 
 def open_data(config) -> tuple[object, Source, str]:
     """Returns (config, source of its training split, note), see `with_synthetic_fallback`. Raises: ConfigError."""
+    check_paths(config)
     check_manifest("data", config.data)
     config, note = with_synthetic_fallback(config)
     with config_errors("data"):

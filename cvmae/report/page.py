@@ -66,6 +66,14 @@ def render(runs: list[Run], made: datetime.datetime | None = None) -> str:
     )
 
 
+class PageError(OSError):
+    """The page cannot be written."""
+
+    def __str__(self) -> str:
+        remedy = "give --out=FILE.html, a file in a folder that is there and can be written"
+        return f"{self.filename} cannot be written ({self.strerror}): {remedy}"
+
+
 def write_page(workdirs, out: str | os.PathLike = "") -> AnyPath:
     """Writes a page about one or more workdirs, and returns its path.
 
@@ -75,7 +83,7 @@ def write_page(workdirs, out: str | os.PathLike = "") -> AnyPath:
 
     Raises:
       NoWorkdirError: a folder is not a workdir.
-      OSError: the file cannot be written.
+      PageError: the file cannot be written.
     """
     path = as_path(out) if out else as_path(workdirs[0]) / PAGE
     text = render(gather(workdirs))
@@ -83,8 +91,7 @@ def write_page(workdirs, out: str | os.PathLike = "") -> AnyPath:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="replace")  # file names may contain bytes that are not text
     except OSError as error:
-        remedy = "give --out=FILE.html, a file in a folder that is there and can be written"
-        raise OSError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from error
+        raise PageError(error.errno, error.strerror or str(error), str(path)) from error
     return path
 
 

@@ -33,6 +33,7 @@ LIBRARIES = {
     "hf": ("huggingface_hub", "hub"),
 }
 SCHEMES = ", ".join(f"{name}://" for name in LIBRARIES)  # for messages
+WRITABLE = ("gs", "s3")
 CREDENTIALS = {
     "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account",
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; FSSPEC_S3='{\"anon\": true}' reads public buckets without",
@@ -64,16 +65,24 @@ def scheme_of(path: str) -> str:
     return scheme.lower() if separator and scheme.isalnum() else ""
 
 
-def check_scheme(path: str) -> None:
-    """Raises SetupError where the scheme of a path is unknown, or its package is not installed; nothing for a local path."""
+def check_scheme(path: str, name: str = "", is_written: bool = False) -> None:
+    """Raises SetupError where the scheme of a path is unknown, or its package is not installed; nothing for a local path.
+
+    Args:
+      path: as it was given.
+      name: of the field or flag that has it, before the path in the message, such as `--out=`.
+      is_written: True where files are written there.
+    """
     scheme = scheme_of(path)
     if not scheme:
         return
-    if scheme not in LIBRARIES:
-        raise SetupError(f"{path}: {scheme}:// is not supported; give a local path, or one that begins with {SCHEMES}")
+    if scheme not in (WRITABLE if is_written else LIBRARIES):
+        fault = "cannot be written to" if scheme in LIBRARIES else "is not supported"
+        known = ", ".join(f"{known}://" for known in WRITABLE) if is_written else SCHEMES
+        raise SetupError(f"{name}{path}: {scheme}:// {fault}; give a local path, or one that begins with {known}")
     package, extra = LIBRARIES[scheme]
     if importlib.util.find_spec(package) is None:
-        raise SetupError(f"{path}: {scheme}:// needs the package {package}: pip install 'crossvideomae[{extra}]'")
+        raise SetupError(f"{name}{path}: {scheme}:// needs the package {package}: pip install 'crossvideomae[{extra}]'")
 
 
 @functools.cache
@@ -105,6 +114,9 @@ def _make(scheme: str):
         return filesystem
     if scheme == "gs":
         # Not the class that asks the kind of every bucket over gRPC, which emulators and proxies do not speak.
+        logging.getLogger("gcsfs").setLevel(
+            logging.CRITICAL
+        )  # it logs its settings, and errors, with tracebacks, that it also raises
         from gcsfs.core import GCSFileSystem
 
         class Client(GCSFileSystem):
@@ -112,7 +124,6 @@ def _make(scheme: str):
 
             _request = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
 
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs errors, with tracebacks, that it also raises
         token = {"token": "anon"} if os.environ.get("STORAGE_EMULATOR_HOST") else {}
         return Client(requests_timeout=TIMEOUT_S, **token, **fresh)
     from huggingface_hub import HfFileSystem

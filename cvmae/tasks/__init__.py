@@ -54,6 +54,7 @@ def run(config, workdir: str | os.PathLike, *, source=None, report_page: bool = 
     """
     from cvmae.files import storage_errors
     from cvmae.parallel import processes
+    from cvmae.tasks.fields import check_paths
     from cvmae.tasks.model_fields import fill_fields
     from cvmae.tasks.schema import check_schema
     from cvmae.training import compilation_cache
@@ -61,6 +62,7 @@ def run(config, workdir: str | os.PathLike, *, source=None, report_page: bool = 
 
     check_path(workdir)
     check_schema(config)
+    check_paths(config)
     config, custom = _with_source(config, source)
     config = _keep_cooldown(config, workdir)
     compilation_cache.enable(config.get("compilation_cache", "auto"))

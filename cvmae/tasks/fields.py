@@ -13,7 +13,7 @@ from cvmae.models import autoencoder, build, classifier, masking, patches, posit
 from cvmae.models.attention import ATTENTIONS
 from cvmae.objective import latents
 from cvmae.parallel.state_sharding import MODES
-from cvmae.storage.client import scheme_of
+from cvmae.storage.client import LIBRARIES, SCHEMES, WRITABLE, scheme_of
 from cvmae.tasks import TASKS
 from cvmae.training.optimizer import COOLDOWN_SHAPES, SCHEDULES
 from cvmae.training.trace import parse_steps
@@ -53,8 +53,9 @@ COLOR = "three numbers, red, green, blue", lambda value: len(value) == 3
 SPREAD = "three numbers above 0, red, green, blue", lambda value: len(value) == 3 and min(value) > 0
 PLACE = "(time, row, column), each from 0 to 1", lambda value: len(value) == 3 and all(0 <= share <= 1 for share in value)
 MESH = "at least 1, or -1 for what the others leave", lambda value: value == -1 or value >= 1
+PATH = f"a path of this machine, or one with {SCHEMES}", lambda value: scheme_of(value) in ("", *LIBRARIES)
 LOCAL = "a folder on a disk of this machine, or empty", lambda value: not scheme_of(value)
-CACHE = "auto, a folder of this machine or with gs:// or s3://, or empty", lambda value: scheme_of(value) in ("", "gs", "s3")
+CACHE = "auto, a folder of this machine or with gs:// or s3://, or empty", lambda value: scheme_of(value) in ("", *WRITABLE)
 FREE = "anything", lambda value: True
 
 TARGETS = ("pixels", "latent")  # of video_branch.target
@@ -62,7 +63,7 @@ TARGETS = ("pixels", "latent")  # of video_branch.target
 # Field, or pattern of fields, to (what is expected, test). The first match counts, and every field matches one.
 CHECKS = {
     "task": one_of(*TASKS),
-    "init_from": FREE,
+    "init_from": PATH,
     "compilation_cache": CACHE,
     "seed": between(0, 2**31 - 1),
     "batch_size": at_least(1),
@@ -98,12 +99,13 @@ CHECKS = {
     "data.motion.*": at_least(0),
     "data.mixture": FREE,  # its own messages name the form
     "data.tfds.*": FREE,
-    "data.webdataset.*": FREE,
+    "data.webdataset.shards": PATH,
+    "data.hf.path": PATH,
     "data.hf.*": FREE,
-    "data.manifest": FREE,
+    "data.manifest": PATH,
     "data.multi_label": FREE,
     "data.pictures": FREE,
-    "data.root": FREE,
+    "data.root": PATH,
     "data.cache_dir": LOCAL,
     "data.cache_gb": ABOVE_0,
     "data.*split": ("a word such as train", bool),
@@ -160,11 +162,11 @@ CHECKS = {
     "image_branch.crop": one_of("shared", "independent"),
     "image_branch.train": one_of("full", "frozen"),
     "video_branch.target": one_of(*TARGETS),
-    "video_branch.teacher.init_from": FREE,
+    "video_branch.teacher.init_from": PATH,
     "video_branch.teacher.norm": one_of(*latents.LATENT_NORMS),
     "video_branch.teacher.*": FREE,  # fill_teacher_fields compares them with the weights
     "video_branch.train": FREE,  # TrainedPart.parse names its forms
-    "*_branch.init_from": FREE,
+    "*_branch.init_from": PATH,
     "*_branch.init_decoder": FREE,
     "video_branch.inflate": one_of(*inflate.KINDS),
     "*_branch.*": at_least(1),
@@ -175,7 +177,7 @@ CHECKS = {
     "contrast.time_reversed_negatives": FREE,
     "loss.*": at_least(0),
     "loss_warmup.*": FREE,
-    "cooldown.init_from": FREE,
+    "cooldown.init_from": PATH,
     "optimizer.warmup": FREE,
     "optimizer.schedule": one_of(*SCHEDULES),
     "optimizer.cooldown": FREE,
@@ -223,7 +225,7 @@ CHECKS = {
     "visualize.query": one_of(*attention.QUERIES),
     "visualize.position": PLACE,
     "visualize.semantic": one_of("auto", "image", "pca"),
-    "visualize.image_from": FREE,
+    "visualize.image_from": PATH,
     "visualize.target_norm": one_of("auto", *reconstruction.NORMS),
     "visualize.formats": some_of(*animation.FORMATS),
     "visualize.fps": between(0.1, 100),  # GIFs count hundredths of a second
@@ -250,11 +252,23 @@ def check_of(field: str):
     return next((check for pattern, check in CHECKS.items() if fnmatch.fnmatchcase(field, pattern)), None)
 
 
+def _of_section(field: str) -> str:
+    """Returns the name of a field of a mixture's source as that of config.data, which is checked likewise."""
+    return re.sub(r"^data\.sources\.[^.]+", "data", field)
+
+
 def _near(value, expected: str) -> str:
     """Returns a hint that names the word of `one_of` nearest to a value; empty where none is near."""
     words = expected.removeprefix("one of ").split(", ") if expected.startswith("one of ") else []
     hint = did_you_mean(str(value), words)
     return hint and f"; {hint}"
+
+
+def check_paths(config) -> None:
+    """Raises ConfigError for the first field with a path that has an unsupported scheme, before any of them is read."""
+    for field, value in flatten(config).items():
+        if check_of(_of_section(field)) is PATH and isinstance(value, str):
+            check_field(field, value)
 
 
 def check_fields(config) -> None:
@@ -267,7 +281,7 @@ def check_field(field: str, value) -> None:
     """Checks one field by itself."""
     if field.startswith(("data.sources.", "video_branch.teacher.")) and value is None:
         return  # the source of a mixture has that of config.data; the fields of no teacher are open
-    expected, holds = check_of(re.sub(r"^data\.sources\.[^.]+", "data", field)) or (
+    expected, holds = check_of(_of_section(field)) or (
         f"known to {__name__}.CHECKS",
         lambda _: False,
     )

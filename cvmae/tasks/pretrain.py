@@ -7,7 +7,7 @@ from cvmae.config import ConfigError
 from cvmae.data.mixture import mixture_names
 from cvmae.evaluation.drift import DriftMonitor, Start
 from cvmae.evaluation.heldout import HeldOut
-from cvmae.evaluation.pretraining_report import evaluate_pretraining, report_table
+from cvmae.evaluation.pretraining_report import evaluate_pretraining, report_table, unprobed
 from cvmae.models.trained_part import TrainedPart
 from cvmae.models.vit import decode_variant
 from cvmae.objective.latents import TEACHER
@@ -146,10 +146,6 @@ class Pretrain(Task):
             )
         lines += valid_notes(self.config, self.objective)
         lines += picture_notes(self.config, self.source) if video is not None else []
-        if self.config.report.labelled and self.config.data.get("multi_label"):
-            lines.append(
-                "note: config.data.multi_label=True: the report counts clips as unlabeled, without a linear probe and the nearest label"
-            )
         return lines
 
     def first_notes(self) -> list[str]:
@@ -167,9 +163,17 @@ class Pretrain(Task):
 
     def row_notes(self) -> list[str]:
         """Returns notes about the splits of training and, where it is read, of evaluation; labels are for the report's probe alone."""
-        held_out = {} if self.evaluated_source is None else {"eval_split": self.evaluated_source}
-        labeled = bool(self.config.report.labelled) and not self.config.data.get("multi_label")
-        return row_notes(self.config, {"split": self.source} | held_out, labeled, refuse=False)
+        sources = {"split": self.source}
+        if self.evaluated_source is not None:
+            sources["eval_split"] = self.evaluated_source
+        has_probe = bool(self.config.report.labelled)
+        notes = row_notes(self.config, sources, has_probe and not self.config.data.get("multi_label"), refuse=False)
+        reasons = {field: unprobed(source) for field, source in sources.items()} if has_probe else {}
+        return notes + [
+            f"note: the clips of config.data.{field}={self.config.data[field]!r} {reason}, so the report has no linear probe"
+            for field, reason in reasons.items()
+            if reason
+        ]
 
     def open_lists(self, workdir: Workdir) -> None:
         """Opens the list of unreadable files, which every pass over the held-out clips continues."""
@@ -215,10 +219,8 @@ class Pretrain(Task):
             return Results(None, reconstruction=reconstruction)
         metrics = evaluate_pretraining(self.held_out, self._with_teacher(params, state), self.source, c.labelled, c.clips)
         if "probe/accuracy" not in metrics:
-            field = "split" if "retrieval/same_label_1nn" in metrics else "eval_split"
             processes.log_once(
-                f"note: no linear probe: the clips of config.data.{field}={self.config.data[field]!r} have several labels each, or fewer "
-                "than two classes"
+                "note: no linear probe: the clips that it would be fitted to, or tested on, are of fewer than two classes"
             )
         baseline = self._baseline() if c.untrained else {}
         report = Report("pretrain", metrics, baseline)

@@ -11,7 +11,7 @@ from typing import Any
 from cvmae.config import ConfigError, require
 from cvmae.files import REMEDIES, lost_link, write_json
 from cvmae.parallel import processes
-from cvmae.storage.client import check_scheme, raise_of_store, reason_of_store, scheme_of
+from cvmae.storage.client import WRITABLE, check_scheme, raise_of_store, reason_of_store, scheme_of
 from cvmae.storage.path import AnyPath, as_path
 from cvmae.storage.remote_path import RemotePath
 
@@ -37,7 +37,6 @@ PAGE = "report.html"
 PROFILE = "profile"
 TRACKERS = "trackers.json"
 
-WRITABLE = ("gs", "s3")  # schemes of buckets that a run can write to
 _MOVE = "bring back the one that the run wrote, or move it away, or give another --workdir"
 PROBES = ("linear", "attentive")  # tasks that train a classifier on a frozen encoder
 FROZEN_TASKS = ("knn", "retrieval", "extract", "visualize")  # whose old report.json held their name and nothing else

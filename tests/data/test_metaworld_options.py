@@ -28,7 +28,9 @@ def test_appearance_that_is_unseen_is_of_other_ranges():
         ({"frames": 1}, "--frames=1 must be"),
         ({"seed": -1}, "--seed=-1 must be"),
         ({"tasks": "door-opn"}, "Meta-World has no task 'door-opn': did you mean 'door-open'"),
-        ({"out": ""}, "--out= must be a folder"),
+        ({"out": ""}, "--out= must be a local folder"),
+        ({"out": "foo://x"}, "--out=foo://x must be a local folder"),
+        ({"out": "gs://bucket/x"}, "--out=gs://bucket/x must be a local folder"),
     ],
 )
 def test_options_out_of_range(changes, message):

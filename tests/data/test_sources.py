@@ -209,7 +209,11 @@ def test_tfds_labels_without_records_being_decoded(tfds_dir, monkeypatch):
             {"data__tfds__name": "nonexistent"},
             "data.tfds.name='nonexistent' is no folder, and no data set in data.tfds.data_dir=",
         ),
-        ({"data__tfds__name": "gs://a/b"}, "data.tfds.name='gs://a/b': give the set's name, and data.tfds.data_dir='gs://a'"),
+        (
+            {"data__tfds__name": "gs://a/b"},
+            "data.tfds.name='gs://a/b': give the set's name, and in data.tfds.data_dir the folder",
+        ),
+        ({"data__tfds__name": "foo://a/b"}, "data.tfds.name='foo://a/b' begins with foo://; give a path of this machine"),
         ({"data__tfds__data_dir": "foo://a"}, "data.tfds.data_dir='foo://a' begins with foo://; give a path of this machine"),
         ({"data__tfds__video_feature": "clip"}, "data.tfds.video_feature='clip' is not a feature.*frames"),
         ({"data__tfds__label_feature": "class"}, "data.tfds.label_feature='class' is not a feature"),

@@ -49,11 +49,16 @@ def test_pretraining_is_not_refused_for_what_labels_would_refuse(tmp_path, capsy
     assert "3 of 3 videos are also in" in err and "3 videos are listed again with another label" in err
 
 
-def test_without_labels_for_training_a_report_has_no_probe_and_says_so(tmp_path, capsys):
-    rows = [row.replace("run", "").replace("jump", "") for row in TRAIN] + VAL[:2]
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row.replace("run", "").replace("jump", "") for row in TRAIN] + VAL[:2], "data.split='train' have no labels"),
+        ([row.replace("jump", "run") for row in TRAIN] + VAL[:2], "data.split='train' are of one class"),
+        (TRAIN + VAL[:1], "data.eval_split='val' are of one class"),
+    ],
+)
+def test_without_two_classes_a_report_has_no_probe_and_the_start_says_why(rows, said, tmp_path, capsys):
     numbers = run(pretraining(tmp_path, rows), str(tmp_path / "run"))
-    assert "report/probe/accuracy" not in numbers and "report/retrieval/same_label_1nn" in numbers
-    assert (
-        "note: no linear probe: the clips of config.data.split='train' have several labels each, or fewer than two classes"
-        in capsys.readouterr().err
-    )
+    assert "report/probe/accuracy" not in numbers and "report/retrieval/same_clip_r1" in numbers
+    assert ("report/retrieval/same_label_1nn" in numbers) == ("eval_split" not in said)
+    assert f"note: the clips of config.{said}, so the report has no linear probe" in capsys.readouterr().err

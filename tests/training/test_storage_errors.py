@@ -10,6 +10,8 @@ import pytest
 
 from cvmae.config import ConfigError
 from cvmae.files import REMEDIES, StorageError, storage_error_number, storage_errors, write_json
+from cvmae.report import page
+from cvmae.tasks.results import write_page
 from cvmae.training.checkpoint import Checkpoints
 from cvmae.training.metric_writer import MetricsWriter, read_metrics
 from cvmae.workdir import Workdir
@@ -171,3 +173,23 @@ def test_other_paths_are_folders(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_json(Workdir.create(path) / "x.json", 1)
     assert pathlib.Path(path, "x.json").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_page_that_cannot_be_written_at_the_end_of_a_run_is_one_line_of_the_run(number, tmp_path, monkeypatch):
+    """Of a run `cvmae.report` has another remedy, its own flag."""
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), str(tmp_path / "report.html.part"))
+
+    monkeypatch.setattr(page, "gather", lambda _: [])
+    monkeypatch.setattr(page, "render", lambda _: "")
+    monkeypatch.setattr(page, "replacing", refuse)
+    workdir = Workdir.create(str(tmp_path / "run"))
+    with pytest.raises(StorageError) as raised, storage_errors("a file of the run", workdir):
+        write_page(True, workdir)
+    message = str(raised.value)
+    assert message.startswith(
+        f"a file of the run cannot be written: {tmp_path / 'run' / 'report.html'} ({os.strerror(number)}): "
+    )
+    assert "--out" not in message and "same command resumes" in message

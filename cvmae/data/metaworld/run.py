@@ -19,6 +19,7 @@ from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError, write_table
 from cvmae.data.prepare.work import identity
 from cvmae.data.worker_pool import StopRun
+from cvmae.storage.client import scheme_of
 
 _CLIPS_PER_JOB = 10  # what a killed run repeats for each process at most
 _SETTINGS = "settings"  # key of the options on which the frames depend, in the state of --out
@@ -45,7 +46,7 @@ class Options:
 
     def __post_init__(self):
         for field, is_valid, expected in (
-            ("out", self.out, "a folder for the clips and manifests"),
+            ("out", self.out and not scheme_of(self.out), "a local folder for the clips and manifests"),
             ("clips", 0 < self.clips <= 9999, "a number of training clips a task, 1 to 9999"),
             ("val_clips", 0 < self.val_clips <= 9999, "a number of validation clips a task, 1 to 9999"),
             ("test_clips", 0 < self.test_clips <= 9999, "a number of test clips a task, 1 to 9999"),

@@ -5,6 +5,7 @@ import dataclasses
 from cvmae.data.prepare import work
 from cvmae.data.prepare.labels import diving48, hmdb51, jester, kinetics, ssv2, ucf101
 from cvmae.data.prepare.text import PrepareError
+from cvmae.storage.client import check_scheme
 
 READERS = dict.fromkeys(("k400", "k600", "k700"), kinetics.read)
 READERS |= {"ssv2": ssv2.read, "ucf101": ucf101.read, "hmdb51": hmdb51.read}
@@ -18,7 +19,7 @@ RUNNERS = ("local", "beam")
 class Options:
     """Options of a run. The fields are the flags of `python -m cvmae.data.prepare`; its --help describes them.
 
-    Raises: PrepareError if a value is out of range.
+    Raises: PrepareError or ConfigError if a value is out of range.
     """
 
     dataset: str
@@ -51,6 +52,8 @@ class Options:
         ):
             if not is_valid:
                 raise PrepareError(f"--{field}={getattr(self, field)} must be {expected}")
+        for field in ("videos", "labels", "out"):
+            check_scheme(getattr(self, field), f"--{field}=", is_written=field == "out")
         if self.labels and self.dataset == "folder":
             raise PrepareError(
                 f"--labels={self.labels} does not apply to --dataset=folder, whose folders are the labels; leave it out"

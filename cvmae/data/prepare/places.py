@@ -7,16 +7,18 @@ from collections.abc import Iterable
 
 from cvmae.data.prepare.state import FOLDER
 from cvmae.data.prepare.text import PrepareError
-from cvmae.storage.path import as_path, hard_links, is_remote, real_names
+from cvmae.storage.path import as_path, exists, hard_links, is_remote, join, real_names
 
 _LINK, _PACKED = "videos", "packed"
 
 
 def check_places(videos: str, out: str, side: int, pack: bool) -> None:
-    """Checks the folders of a run. Raises: PrepareError if --videos is no folder, or if the run would write into it."""
+    """Checks the folders of a run. Raises: PrepareError if --videos is no folder, or if the run would write into it; OSError of a bucket."""
     if is_remote(out) and (side or pack):
         option = f"--transcode={side}" if side else "--pack"
         raise PrepareError(f"{option} writes to a local folder, not to --out={out}: give a local --out, and copy what is written")
+    if is_remote(out):
+        exists(join(out, "manifest.csv"))  # a bucket that does not answer is an error before all videos are checked, not after
     if is_remote(videos) or is_remote(out):
         if not is_remote(videos) and not os.path.isdir(videos):
             raise PrepareError(f"{videos}: not a folder; --videos is the folder with the videos")

@@ -22,7 +22,7 @@ from cvmae.data.tar_shards import expand, load_index
 from cvmae.data.video_files import EXTENSIONS, PICTURES
 from cvmae.files import replacing, write_json
 from cvmae.storage.cache import RemoteFile, open_binary
-from cvmae.storage.client import raise_of_store
+from cvmae.storage.client import check_scheme, raise_of_store
 from cvmae.storage.path import as_path, exists, is_remote, join
 from cvmae.storage.remote_path import RemotePath
 
@@ -46,15 +46,17 @@ def write_shards(manifest: str, out: str, root: str = "", shard_bytes: int = SHA
 
     Raises:
       PrepareError: the manifest or a video cannot be read, or `out` has other shards.
+      ConfigError: a path has a scheme that is not supported.
     """
+    check_scheme(manifest, "--manifest=")
+    check_scheme(root, "--root=")
+    check_scheme(out, "--out=", is_written=True)
     try:
         sources = {split: FileSource(read_manifest(manifest, split, root)) for split in splits_of(manifest)}
     except ManifestError as error:
         # A shard has one label for a video, and this command no field of a config.
-        text = (
-            str(error)
-            .replace("data.root=", "--root=", 1)
-            .replace(TO_LEARN_NONE, "shards have one label for a video, so read this manifest itself, data.source=files")
+        text = str(error).replace(
+            TO_LEARN_NONE, "shards have one label for a video, so read this manifest itself, data.source=files"
         )
         raise PrepareError(text.replace(f"; {TO_LEARN_SEVERAL}", "")) from error
     for note in _notes(sources):
@@ -87,7 +89,8 @@ def _notes(sources: dict[str, FileSource]) -> list[str]:
 
 
 def index_shards(pattern: str) -> tuple[int, int]:
-    """Makes the indices of the shards of a pattern that lack one; returns the numbers of shards and of videos. Raises: PrepareError."""
+    """Makes the indices of the shards of a pattern that lack one; returns the numbers of shards and of videos. Raises: PrepareError or ConfigError."""
+    check_scheme(pattern, "--index=", is_written=True)
     try:
         paths = expand(pattern)
         videos = 0

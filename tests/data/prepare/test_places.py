@@ -1,15 +1,21 @@
 """Where videos lie, where their twins go, and what is never written to."""
 
 import contextlib
+import dataclasses
+import importlib
 import os
 import pathlib
 
 import pytest
 
 from cvmae.data import decode
-from cvmae.data.prepare import Options, PrepareError, prepare
+from cvmae.data.prepare import Options, PrepareError, prepare, work
+from cvmae.storage import client
+from cvmae.storage.settings import SetupError
 from tests.data import layouts, videos
 from tests.data.prepare.runs import options, snapshot, table
+from tests.requirements import missing
+from tests.servers import free_port
 
 
 def test_files_of_one_name_are_both_made(tmp_path):
@@ -79,3 +85,39 @@ def test_videos_must_not_lie_where_things_are_written(tmp_path):
         prepare(Options("folder", str(tmp_path / "videos32"), str(tmp_path), transcode=32))
     assert snapshot(tmp_path / "videos32") == before
     prepare(Options("folder", str(tmp_path / "videos32"), str(tmp_path), transcode=16, workers=1))
+
+
+@pytest.mark.parametrize(
+    ("field", "path", "said"),
+    [
+        ("out", "foo://x", "--out=foo://x: foo:// is not supported; give a local path, or one that begins with gs://, s3://$"),
+        (
+            "out",
+            "hf://a/b",
+            "--out=hf://a/b: hf:// cannot be written to; give a local path, or one that begins with gs://, s3://$",
+        ),
+        ("videos", "http://h/x", "--videos=http://h/x: http:// is not supported; .* gs://, s3://, hf://$"),
+        ("labels", "FILE:///x", "--labels=FILE:///x: file:// is not supported"),
+    ],
+)
+def test_a_scheme_that_is_not_supported_is_refused_with_the_flag(field, path, said):
+    with pytest.raises(SetupError, match=f"^{said}"):
+        Options(**{"dataset": "hmdb51", "videos": "v", "out": "o", "labels": "l"} | {field: path})
+
+
+def test_a_bucket_that_does_not_answer_is_told_before_a_video_is_read(tmp_path, monkeypatch):
+    try:
+        importlib.import_module("s3fs")
+    except ImportError as error:
+        missing("buckets", str(error))
+    layouts.put(tmp_path / "videos" / "run" / "a.mp4", 3)
+    monkeypatch.setattr(work, "process", lambda job: pytest.fail("read a video"))
+    monkeypatch.setattr(client, "BACKOFF_S", 0.0)
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}"),
+        ("AWS_ACCESS_KEY_ID", "a"),
+        ("AWS_SECRET_ACCESS_KEY", "b"),
+    ):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError, match="s3://nowhere/out/manifest.csv: Could not connect"):
+        prepare(dataclasses.replace(options(tmp_path, "folder", check="none"), out="s3://nowhere/out"))
