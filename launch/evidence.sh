@@ -9,7 +9,7 @@
 #     full-stage0, full-frozen: the image branch begins as an image MAE, and stays that; full-reversed: reversed clips as negatives
 #     mae-color, full-color: colors of both views change strongly
 #     cross-frozen: as full-frozen, with the terms of cross
-#     full-after: as full-frozen, and the video encoder begins as that seed's mae
+#     mae-after, full-after: as mae and as full-frozen, and the video encoder begins as that seed's mae
 #     mae-fast: with what the argument `fast` of the configs changes
 #     mae-half: half of the tokens visible; intra-closed, full-closed: that, the colors, small crops, and another crop of the frame:
 #       views have as little as possible in common but what they show; full-shift: and they begin up to 4 frames apart
@@ -72,6 +72,7 @@ colors+=(--config.augment.{hue,grayscale}"=0.2")
 closed=("${half[@]}" "${colors[@]}" "--config.augment.scale=(0.3,1.0)" "--config.augment.plus_scale=(0.3,1.0)")
 
 objective() { # NAME SEED: sets `changes`, the flags of a pre-training
+  local after=(--config.video_branch.init_from="$out/mae/$2/pretrain")
   case $1 in
   mae | mae-* | latent) changes=(--config.loss.{mse_image,intra_video,intra_frame,cross_video,cross_frame}"=0") ;;
   intra | intra-*) changes=(--config.loss.{intra_video,intra_frame}"=$weight" --config.loss.{mse_image,cross_video,cross_frame}"=0") ;;
@@ -83,8 +84,9 @@ objective() { # NAME SEED: sets `changes`, the flags of a pre-training
   full-stage0) changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=full) ;;
   full-frozen | full-after | cross-frozen)
     changes+=(--config.image_branch.init_from="$out/stage0/$2/pretrain" --config.image_branch.train=frozen)
-    [[ $1 != full-after ]] || changes+=(--config.video_branch.init_from="$out/mae/$2/pretrain")
+    [[ $1 != full-after ]] || changes+=("${after[@]}")
     ;;
+  mae-after) changes+=("${after[@]}") ;;
   full-reversed) changes+=(--config.contrast.time_reversed_negatives=True) ;;
   mae-color | full-color) changes+=("${colors[@]}") ;;
   latent)
@@ -113,7 +115,7 @@ starts() { # what others start from, or learn from
     if has full-stage0 || has full-frozen || has full-after || has cross-frozen; then
       pretrain pretrain,stage=image stage0 "$seed"
     fi
-    if has latent || has full-after; then
+    if has latent || has mae-after || has full-after; then
       objective mae "$seed"
       pretrain pretrain mae "$seed" "${changes[@]}"
     fi
@@ -125,7 +127,7 @@ pretrainings() {
   for seed in "${seeds[@]}"; do
     for name in "${variants[@]}"; do
       [[ $name != untrained ]] || continue
-      if [[ $name == mae ]] && { has latent || has full-after; }; then continue; fi # it is there
+      if [[ $name == mae ]] && { has latent || has mae-after || has full-after; }; then continue; fi # it is there
       objective "$name" "$seed" || return
       pretrain pretrain "$name" "$seed" "${changes[@]}"
     done

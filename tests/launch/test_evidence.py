@@ -167,9 +167,10 @@ else:
 
 
 def test_evidence_gives_the_six_terms_an_encoder_that_reconstruction_has_trained(dry):
-    commands, _ = dry("evidence.sh", "w", SEEDS="3", VARIANTS="mae full-frozen full-after", TASKS="knn-task")
-    runs = ("stage0", "mae", "full-frozen", "full-after")
-    assert workdirs(commands[1:5]) == [f"w/{name}/3/pretrain" for name in runs]
-    frozen, after = (fields(words) for words in commands[3:5])
-    assert {name: after[name] for name in after.keys() - frozen.keys()} == {"video_branch.init_from": "w/mae/3/pretrain"}
-    assert all(after[name] == value for name, value in frozen.items())
+    commands, _ = dry("evidence.sh", "w", SEEDS="3", VARIANTS="mae full-frozen mae-after full-after", TASKS="knn-task")
+    runs = ("stage0", "mae", "full-frozen", "mae-after", "full-after")
+    assert workdirs(commands[1:6]) == [f"w/{name}/3/pretrain" for name in runs]
+    mae, frozen, mae_after, full_after = (fields(words) for words in commands[2:6])
+    for before, after in ((mae, mae_after), (frozen, full_after)):
+        assert {name: after[name] for name in after.keys() - before.keys()} == {"video_branch.init_from": "w/mae/3/pretrain"}
+        assert all(after[name] == value for name, value in before.items())
