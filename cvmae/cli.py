@@ -11,7 +11,7 @@ import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import ml_collections
@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from cvmae.config import ConfigError, check_key, find_config, flatten, load
 from cvmae.config_comments import field_comments
 from cvmae.files import as_path, write_json
+from cvmae.storage.client import check_scheme, scheme_of
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Config file or name, with its argument after a colon.", lock_config=True)
@@ -37,6 +38,7 @@ def define_json() -> None:
 
 def check_json() -> None:
     """Raises ConfigError where --json names a file that cannot be written, before the minutes that its numbers take."""
+    check_scheme(FLAGS.json, "--json=", is_written=True)
     path = as_path(FLAGS.json) if FLAGS.json else None
     if not isinstance(path, pathlib.Path):
         return  # a bucket's answer comes with the file
@@ -203,17 +205,41 @@ def refuse_arguments(argv: list[str]) -> None:
         fail(ConfigError(f"unexpected argument {argv[1]!r}: options start with --"), 2)
 
 
-def parse_own(argv: list[str], command_flags: flags.FlagValues, about: str) -> list[str]:
+def parse_own(
+    argv: list[str],
+    command_flags: flags.FlagValues,
+    about: str,
+    reads: Sequence[str] = (),
+    writes: Sequence[str] = (),
+    local: Sequence[str] = (),
+) -> list[str]:
     """Parses the flags of a command without a config, and returns the program and its positional arguments.
 
     --help prints `about` and the flags, and exits with code 0.
 
+    Args:
+      argv: the command line.
+      command_flags: the flags of the command.
+      about: the text of --help.
+      reads, writes: names of the flags with a path that is read or written, here or in a bucket.
+      local: of those with a path of this machine.
+
     Raises:
       flags.Error: a flag that does not exist, or a value that it does not take.
+      ConfigError: a path has a scheme that is not supported there.
     """
     _print_help(argv, about, command_flags.get_help)
     FLAGS(argv[:1])  # app.run expects the global flags to be parsed
-    return command_flags(argv)
+    rest = command_flags(argv)
+    for name in (*reads, *writes):
+        check_scheme(command_flags[name].value or "", f"--{name}=", is_written=name in writes)
+    for name in local:
+        path = command_flags[name].value or ""
+        if scheme_of(path):
+            raise ConfigError(
+                f"--{name}={path}: {scheme_of(path)}:// is not supported there; give a path of this machine, and copy what is written"
+            )
+    return rest
 
 
 def fail(error: Exception | str, code: int, prefix: str = "", leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:

@@ -59,6 +59,7 @@ def make_loader(config, source: Source, *, start_step: int = 0, process_index: i
         label        int32 [b]      -1: unlabeled
         index        int64 [b]      record in the source
         failures     uint8 [b, 512] records that had to be replaced (see `bad_files`), zeros for none
+        draw         int64 [b, 2]   seed of what is random about the clip, and how many records were replaced before it
         source       int32 [b]      only of a mixture: the number of the source
 
     With config.probe.clips = N, T is that of N clips of a video, one after the other, see `clips.clip_indices`.
@@ -244,7 +245,8 @@ class _ReadTraining(grain.transforms.RandomMap):
         part, (low, high) = self.reader.part_of(index), part_range(self.reader.source, index)
         while len(failures) < ATTEMPTS:
             # Each attempt has its own generator: a decoder that ran into the time limit may still be using the previous one.
-            attempt_rng = np.random.default_rng([key, len(failures)])
+            draw = np.array([key, len(failures)], np.int64)
+            attempt_rng = np.random.default_rng(draw)
             if failures:
                 index = low + int(attempt_rng.integers(high - low))
             try:
@@ -255,7 +257,7 @@ class _ReadTraining(grain.transforms.RandomMap):
                 own.add(unreadable=1)
             else:
                 own.add(clips=1)
-                example |= {"failures": pack_failures(failures), counters.KEY: own.values()}
+                example |= {"failures": pack_failures(failures), "draw": draw, counters.KEY: own.values()}
                 return example if part is None else example | {"source": np.int32(part)}
         names = ", ".join(dict.fromkeys(one_line(name) for name, _ in failures))
         raise BadDataError(f"{ATTEMPTS} videos in a row cannot be read ({names}); the first: {failures[0][1]}")

@@ -217,7 +217,7 @@ def evaluate() -> list[str]:
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error ends the process with one line."""
     try:
-        rest = parse_own(argv, FLAGS, __doc__)
+        rest = parse_own(argv, FLAGS, __doc__, reads=("encoder",), local=("out",))
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}: options start with --")
         for name in ("encoder", "tasks", "out"):

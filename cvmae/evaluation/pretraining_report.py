@@ -28,7 +28,7 @@ def evaluate_pretraining(held_out: HeldOut, params, train_source, labeled: int, 
       {name: value}: `reconstruction/*` errors, `accuracy/*` of the contrastive terms and `gray_accuracy/*` of the same clips in
       gray, `retrieval/*`, `effective_rank/BRANCH` and `cka/video_image` of features of unmasked clips, and `probe/accuracy` and
       `knn/accuracy`; accuracies and recalls are fractions in 0..1. The last two are
-      absent where training or held-out clips are no measure, see `unprobed`; the nearest label where the held-out ones are none.
+      absent where training or held-out clips cannot be a measure, see `unprobed`; the nearest label where the held-out ones are not.
     """
     config, encoder = held_out.objective.config, params["video"]["encoder"]
     metrics, features = held_out.report(params)

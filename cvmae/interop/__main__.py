@@ -32,6 +32,7 @@ from cvmae.interop.onnx_export import write_onnx
 from cvmae.interop.pretrained import PARTS, Pretrained
 from cvmae.interop.stablehlo import export_stablehlo
 from cvmae.models.patches import Grid
+from cvmae.storage.client import scheme_of
 from cvmae.workdir import PROBES
 
 FORMATS = ("hf-videomae", *ARRAYS, "stablehlo", "onnx")
@@ -87,11 +88,13 @@ NEEDED = {"import": ("weights", "out"), "export": ("checkpoint", "to", "out"), "
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error ends the program with one line."""
     try:
-        rest = parse_own(argv, FLAGS, __doc__)
+        rest = parse_own(argv, FLAGS, __doc__, reads=("weights", "checkpoint"), local=("out",))
         if len(rest) < 2 or rest[1] not in NEEDED or (rest[1] != "push" and len(rest) > 2):
             raise ValueError(f"give what to do: {' or '.join(NEEDED)} (then options, which start with --)")
-        if rest[1] == "push" and len(rest) != 3:
-            raise ValueError("push takes one folder that export wrote: python -m cvmae.interop push DIR --to=hf:USER/NAME")
+        if rest[1] == "push" and (len(rest) != 3 or scheme_of(rest[2])):
+            raise ValueError(
+                "push takes one folder of this machine that export wrote: python -m cvmae.interop push DIR --to=hf:USER/NAME"
+            )
         for name in NEEDED[rest[1]]:
             if not FLAGS[name].value:
                 raise ValueError(f"--{name} is missing: {FLAGS[name].help}")

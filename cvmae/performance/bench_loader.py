@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from cvmae.data import clips, pipeline
 from cvmae.data.bad_files import BadDataError, unpack_failures
 from cvmae.data.sources import Source
 from cvmae.performance.timing import Times, ratio, timed
+
+Draw = tuple[int, Sequence[int]]  # number of a record, and the seed of what is random about its clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class LoaderTimes:
 def measure_loader(config, source: Source, *, batches: int, rounds: int) -> LoaderTimes:
     """Times a new loader per round in its steady state: batches that it has ready when the clock starts do not count.
 
-    The bare loop reads the same clips, in the order of the loader.
+    The bare loop reads the same clips, from the same starts and in the order of the loader.
 
     Raises:
       BadDataError: the loader met too many videos that cannot be read: several in a row, or more than config.data.max_bad_fraction.
@@ -57,14 +59,14 @@ def measure_loader(config, source: Source, *, batches: int, rounds: int) -> Load
     loader_times, bare_times = [], []
     unreadable: dict[str, str] = {}
     for _ in range(rounds):
-        numbers: list[int] = []
-        loader_times.append(time_loader(config, source, batches, numbers, unreadable))
+        read: list[Draw] = []
+        loader_times.append(time_loader(config, source, batches, read, unreadable))
         if len(unreadable) > data.max_bad_fraction * len(source):
             raise BadDataError(
                 f"{len(unreadable)} of {len(source)} videos cannot be read, more than config.data.max_bad_fraction={data.max_bad_fraction:g}: "
                 f"{describe_unreadable(unreadable)}; repair them, leave them out of the data, or raise that field"
             )
-        bare_times.append(timed(lambda: bare_loop(source, spec, numbers, threads)))  # noqa: B023
+        bare_times.append(timed(lambda: bare_loop(source, spec, read, threads)))  # noqa: B023
     times = Times(*zip(*loader_times)), Times(*zip(*bare_times))
     return LoaderTimes(batches * config.batch_size, threads, data.workers, *times, unreadable)
 
@@ -76,55 +78,55 @@ def describe_unreadable(unreadable: Mapping[str, str]) -> str:
 
 
 def time_loader(
-    config, source: Source, batches: int, numbers: list[int], unreadable: dict[str, str] | None = None
+    config, source: Source, batches: int, read: list[Draw], unreadable: dict[str, str] | None = None
 ) -> tuple[float, float]:
     """Returns (wall, cpu) seconds of `batches` of a new loader in its steady state.
 
-    Appends the record numbers of their clips to `numbers`, and adds the videos that cannot be read to `unreadable`, {name: reason}.
+    Appends their clips to `read`, and adds the videos that cannot be read to `unreadable`, {name: reason}.
     """
     data = config.data
     workers = max(1, data.workers)
     ready = max(data.prefetch, data.threads) * workers + workers * max(1, data.threads)  # made or begun when the clock starts
     with pipeline.make_loader(config, source) as loader:
         reports = [batch["failures"] for batch in itertools.islice(loader, ready)]
-        times = timed(lambda: _read_batches(loader, batches, numbers, reports))
+        times = timed(lambda: _read_batches(loader, batches, read, reports))
     if unreadable is not None:
         unreadable.update(pair for report in reports for pair in unpack_failures(report))
     return times
 
 
-def _read_batches(loader, batches: int, numbers: list[int], reports: list[np.ndarray]) -> None:
-    """Reads batches and appends the record numbers of their clips, and their reports of videos that cannot be read."""
+def _read_batches(loader, batches: int, read: list[Draw], reports: list[np.ndarray]) -> None:
+    """Reads batches and appends their clips, and their reports of videos that cannot be read."""
     for batch in itertools.islice(loader, batches):
-        numbers += batch["index"].tolist()
+        read += zip(batch["index"].tolist(), batch["draw"].tolist(), strict=True)
         reports.append(batch["failures"])
 
 
-def bare_loop(source: Source, spec: clips.ClipSpec, numbers: Iterable[int], threads: int) -> None:
+def bare_loop(source: Source, spec: clips.ClipSpec, read: Iterable[Draw], threads: int) -> None:
     """Decodes and fits clips as the loader does, and discards them: no shuffling, batches, time limit or replacement.
 
     Args:
       source: the videos.
       spec: how a clip is cut.
-      numbers: of records; they wrap around the source.
+      read: the clips.
       threads: that decode at the same time.
 
     Raises:
       DecodeError: a video cannot be read.
     """
-    remaining, lock = iter(numbers), threading.Lock()
+    remaining, lock = iter(read), threading.Lock()
     errors: list[Exception] = []
 
     def decode_remaining():
-        """Decodes records until none remains, or one cannot be read in any thread."""
+        """Decodes clips until none remains, or one cannot be read in any thread."""
         while not errors:
             with lock:
-                number = next(remaining, None)
-            if number is None:
+                clip = next(remaining, None)
+            if clip is None:
                 return
             try:
-                record = source[number % len(source)]
-                pipeline.cut_clip(record, spec, np.random.default_rng(number))
+                number, draw = clip
+                pipeline.cut_clip(source[number], spec, np.random.default_rng(draw))
             except Exception as error:  # raised where the threads are joined
                 errors.append(error)
 

@@ -144,8 +144,8 @@ def main(argv: list[str]) -> None:
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; --help explains the command."""
     try:
-        return parse_own(argv, FLAGS, __doc__)
-    except flags.Error as error:
+        return parse_own(argv, FLAGS, __doc__, local=("out",))
+    except (flags.Error, ConfigError) as error:
         fail(error, 2)
 
 

@@ -21,7 +21,7 @@ flags.DEFINE_string("out", "", "File to write; empty: report.html in the first w
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error ends the process with one line."""
     try:
-        rest = parse_own(argv, FLAGS, __doc__)
+        rest = parse_own(argv, FLAGS, __doc__, writes=("out",))
         if len(rest) < 2:
             raise ValueError("no workdir is given: python -m cvmae.report WORKDIR [WORKDIR ...]")
         return rest

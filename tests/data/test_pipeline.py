@@ -83,6 +83,7 @@ def test_shapes_and_dtypes_of_a_batch():
         "label": ((4,), "int32"),
         "index": ((4,), "int64"),
         "failures": ((4, 512), "uint8"),
+        "draw": ((4, 2), "int64"),
     }
     np.testing.assert_array_equal(batch["label"], batch["index"] % 3)
 

@@ -1,6 +1,7 @@
 """Medians, quartiles and ratios of alternating calls; the loader against the bare loop; profiles by kind and by layer."""
 
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from cvmae.data.decode import DecodeError
-from cvmae.data.pipeline import clip_spec, make_loader
+from cvmae.data.pipeline import clip_spec, cut_clip, make_loader
 from cvmae.data.sources import make_source
 from cvmae.performance import bench_loader, bench_report, hlo, profile, timing
 from cvmae.performance.hlo import PACKAGE
+from tests.data import videos
 from tests.performance.programs import TPU
 from tests.tiny_configs import config
 
@@ -49,7 +51,7 @@ def synthetic():
 def test_the_bare_loop_reads_the_clips_that_the_loader_gave(synthetic, monkeypatch):
     c, source = synthetic
     bare, read = [], []
-    monkeypatch.setattr(bench_loader, "bare_loop", lambda source, spec, numbers, threads: bare.append((list(numbers), threads)))
+    monkeypatch.setattr(bench_loader, "bare_loop", lambda source, spec, read, threads: bare.append((list(read), threads)))
     real = bench_loader.pipeline.make_loader
 
     class Watched:
@@ -67,15 +69,38 @@ def test_the_bare_loop_reads_the_clips_that_the_loader_gave(synthetic, monkeypat
 
         def __next__(self):
             batch = next(self.inner)
-            read.append(batch["index"].tolist())
+            read.append(list(zip(batch["index"].tolist(), batch["draw"].tolist(), strict=True)))
             return batch
 
     monkeypatch.setattr(bench_loader.pipeline, "make_loader", Watched)
     times = bench_loader.measure_loader(c, source, batches=3, rounds=2)
-    numbers = [i for batch in read[-3:] for i in batch]
-    assert bare[-1] == (numbers, 2) and len(bare) == 2
+    clips = [clip for batch in read[-3:] for clip in batch]
+    assert bare[-1] == (clips, 2) and len(bare) == 2
     assert len(read) % 2 == 0 and len(read) > 2 * 3  # batches that were ready before the clock started are discarded
     assert (times.clips, times.threads, times.workers, len(times.loader.wall)) == (12, 2, 0, 2)
+
+
+def test_the_bare_loop_cuts_the_frames_that_the_loader_gave(tmp_path, monkeypatch):
+    """Also where a video is read again: from another start, as the loader does."""
+    lines = ["path,label,split"]
+    for number in range(2):
+        videos.write_video(tmp_path / f"{number}.mp4", 40, first=40 * number, size=(64, 64))
+        lines.append(f"{number}.mp4,0,train")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    c = config(data__source="files", data__manifest=str(tmp_path / "list.csv"), batch_size=2)
+    source = make_source(c.data, "train")
+    with make_loader(c, source) as loader:
+        batches = [{name: np.array(value) for name, value in next(loader).items()} for _ in range(4)]
+    read = [clip for batch in batches for clip in zip(batch["index"].tolist(), batch["draw"].tolist(), strict=True)]
+    cut = []
+    pipeline = types.SimpleNamespace(
+        cut_clip=lambda *args: cut.append(cut_clip(*args)[0])
+    )  # not the module: the loader may still read ahead
+    monkeypatch.setattr(bench_loader, "pipeline", pipeline)
+    bench_loader.bare_loop(source, clip_spec(c), read, 1)
+    expected = np.concatenate([batch["video"] for batch in batches])
+    np.testing.assert_array_equal(np.stack(cut), expected)
+    assert len({clip.tobytes() for clip in expected}) > 2
 
 
 def test_the_bare_loop_cuts_every_clip_once_and_raises_for_a_bad_file(synthetic, monkeypatch):
@@ -85,7 +110,7 @@ def test_the_bare_loop_cuts_every_clip_once_and_raises_for_a_bad_file(synthetic,
     cut = []
     real = bench_loader.pipeline.cut_clip
     monkeypatch.setattr(bench_loader.pipeline, "cut_clip", lambda record, spec, rng: cut.append(real(record, spec, rng)[0].shape))
-    bench_loader.bare_loop(source, clip_spec(c), range(7), 3)
+    bench_loader.bare_loop(source, clip_spec(c), [(number, [number, 0]) for number in range(7)], 3)
     assert cut == [shape] * 7
 
     def broken(record, spec, rng):
@@ -93,7 +118,7 @@ def test_the_bare_loop_cuts_every_clip_once_and_raises_for_a_bad_file(synthetic,
 
     monkeypatch.setattr(bench_loader.pipeline, "cut_clip", broken)
     with pytest.raises(DecodeError, match="v.mp4"):
-        bench_loader.bare_loop(source, clip_spec(c), range(7), 3)
+        bench_loader.bare_loop(source, clip_spec(c), [(number, [number, 0]) for number in range(7)], 3)
 
 
 def test_kinds_of_operations_come_from_the_program():

@@ -32,7 +32,7 @@ flags.DEFINE_float("tolerance", 1e-3, "Of the fits; smaller is slower and change
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error in it ends the program with one line on stderr and exit code 2."""
     try:
-        rest = parse_own(argv, FLAGS, __doc__)
+        rest = parse_own(argv, FLAGS, __doc__, reads=("manifest",))
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}: options start with --")
         if not FLAGS.manifest:

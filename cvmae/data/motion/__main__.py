@@ -70,7 +70,7 @@ def contact_sheet(manifest: str, clips_per_class: int = 3, enlarge: int = 2) -> 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line; an error in it ends the program with one line on stderr and exit code 2."""
     try:
-        rest = parse_own(argv, FLAGS, __doc__)
+        rest = parse_own(argv, FLAGS, __doc__, local=("out", "sheet"))
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}: options start with --")
         return rest
