@@ -147,6 +147,14 @@ def compare_rows(sources: Mapping[str, Source], train: str, labeled: bool) -> li
     return findings
 
 
+def count_trained_on(train: Source, test: Source) -> int:
+    """Returns how many clips of `test` are, in whole or in part, clips of `train` too."""
+    if test is train:
+        return len(test)
+    parts = _by_file({"train": parts_of(train), "test": parts_of(test)})
+    return len(shared(parts["train"], parts["test"]))
+
+
 def _by_file(splits: dict[str, list[Part]]) -> dict[str, list[Part]]:
     """Returns the parts with one name for each file, also for one that hard links give several."""
     links = hard_links(dict.fromkeys(part.file for rows in splits.values() for part in rows))
@@ -183,7 +191,7 @@ def _shared_clips(name, train_name, train_parts, source, parts):
     if not numbers:
         return []
     text = f"{name}: {len(numbers):,} of {_count(len(source), 'video')} also in {train_name}, {_examples(source, numbers)}"
-    remedy = "remove them from one of the two, or name one split in both fields"
+    remedy = "remove them from one of the two, or name one split in all data.*split fields"
     return [Finding(text, "; numbers on them say nothing about new videos", len(numbers), len(source), remedy)]
 
 

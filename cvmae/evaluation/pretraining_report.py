@@ -62,12 +62,12 @@ def _num_classes(labels: np.ndarray) -> int:
     return len(np.unique(labels[labels >= 0]))
 
 
-def report_table(trained: dict[str, float], untrained: dict[str, float] | None = None) -> str:
-    """Formats the numbers of `evaluate_pretraining` as a table: untrained and trained side by side."""
+def report_table(trained: dict[str, float], untrained: dict[str, float] | None = None, clips: str = "not trained on") -> str:
+    """Formats the numbers of `evaluate_pretraining` as a table, untrained and trained side by side; `clips` says on which clips."""
     columns = {"untrained": untrained or {}, "trained": trained}
     grays = [name for name, *_ in report_rows() if name.startswith("gray_accuracy/") and name in trained]
     gray, hidden = "".join(grays[:1]), {*grays[1:], *ONLY_IN_FILES}  # of the terms, the first in gray is enough
-    lines = [f"{'on clips not trained on':<38}" + "".join(f"{name:>11}" for name, numbers in columns.items() if numbers)]
+    lines = [f"{f'on clips {clips}':<38}" + "".join(f"{name:>11}" for name, numbers in columns.items() if numbers)]
     for name, title, is_fraction in report_rows():
         if name in trained and name not in hidden:
             title = "  the same clips in gray" if name == gray else title

@@ -135,7 +135,8 @@ def results(runs: list[Run]) -> list[Table]:
 def report_title(report: Report) -> str:
     """Returns the title of the table of a report."""
     if report.task == "pretrain":
-        return "Pre-training, evaluated on held-out clips"
+        clips = "clips of which some were trained on" if "trained_on" in report.details else "held-out clips"
+        return f"Pre-training, evaluated on {clips}"
     return "Test" if "views" in report.details else TASK_TITLES.get(report.task, report.task)
 
 
@@ -146,7 +147,7 @@ def report_cells(report: Report) -> dict[str, Cell]:
     details = {title: best[name] for name, title in titles.items() if best.get(name) is not None}
     details |= {
         name: report.details[name]
-        for name in ("clips", "unlabeled", "unreadable", "views", "clips_together")
+        for name in ("clips", "trained_on", "unlabeled", "unreadable", "views", "clips_together")
         if name in report.details
     }
     cells = {name: _cell(name, value, report.baseline.get(name)) for name, value in (report.metrics | details).items()}

@@ -25,7 +25,7 @@ MEANINGS = {
 }
 FRACTION = re.compile(r"accuracy|(^|[/_])(top|r)\d+($|/)|(^|/)(map$|mAP($|/))|_1nn$|_(share|right)$")
 COUNT = re.compile(
-    r"(^|/)(clips|files|queries|left_out|videos|written|rewritten|skipped|not_in_source|bytes|unreadable|unlabeled|windows|replaced_clips)$"
+    r"(^|/)(clips|trained_on|files|queries|left_out|videos|written|rewritten|skipped|not_in_source|bytes|unreadable|unlabeled|windows|replaced_clips)$"
 )
 
 

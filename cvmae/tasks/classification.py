@@ -18,6 +18,7 @@ from cvmae.data.clip_views import TestViews
 from cvmae.data.label_texts import NONE_OF_THEM
 from cvmae.data.labels import label_sets_of, missing_hint
 from cvmae.data.pipeline import clip_spec
+from cvmae.data.row_checks import count_trained_on
 from cvmae.evaluation.classification import summarize
 from cvmae.evaluation.multi_label import MAP, labels_of, mean_average_precision
 from cvmae.evaluation.multi_view import Predictions, predict_views
@@ -194,6 +195,8 @@ class ClassificationTask(Task):
             "views": f"{c.test.clips} x {c.test.crops}",
         }
         details |= {"unlabeled": readable - labeled} if 0 < labeled < readable else {}
+        trained_on = count_trained_on(self.source, source)
+        details |= {"trained_on": trained_on} if trained_on else {}
         details |= {"clips_together": self.clips} if self.clips > 1 else {}
         paths = tuple(source.key(index) for index in range(len(source)))
         report = Report(c.task, self.scores(predictions), details=details)
@@ -267,4 +270,5 @@ def text_of(report: Report, split: str) -> str:
     views = f"{report.details['views']} views each{f', {together} clips read together' if together else ''}"
     unlabeled = report.details.get("unlabeled")
     others = f" ({unlabeled} more have no label)" if unlabeled else ""
+    others += f", {report.details['trained_on']} of them trained on" if "trained_on" in report.details else ""
     return f"{clips} videos of {split}{others}, {views}: {percent}{head}"

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from cvmae.config import ConfigError
 from cvmae.data.mixture import mixture_names
+from cvmae.data.row_checks import count_trained_on
 from cvmae.evaluation.drift import DriftMonitor, Start
 from cvmae.evaluation.heldout import HeldOut
 from cvmae.evaluation.pretraining_report import evaluate_pretraining, report_table, unprobed
@@ -223,8 +224,10 @@ class Pretrain(Task):
                 "note: no linear probe: the clips that it would be fitted to, or tested on, are of fewer than two classes"
             )
         baseline = self._baseline() if c.untrained else {}
-        report = Report("pretrain", metrics, baseline)
-        return Results(report, report_table(metrics, baseline), reconstruction=reconstruction)
+        clips, trained_on = len(self.held_out.source), count_trained_on(self.source, self.held_out.source)
+        report = Report("pretrain", metrics, baseline, {"clips": clips, "trained_on": trained_on} if trained_on else {})
+        which = f"({trained_on} of {clips} trained on)" if trained_on else "not trained on"
+        return Results(report, report_table(metrics, baseline, which), reconstruction=reconstruction)
 
     def _baseline(self) -> dict[str, float]:
         """Returns the report of the model before the first step; empty where the run that it went on from is gone by now."""

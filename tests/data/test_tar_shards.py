@@ -83,7 +83,7 @@ def test_clips_are_bit_equal_to_those_of_local_files(files, shards):
             with make_loader(c, source, start_step=start) as loader:
                 rows.append([{key: np.array(value) for key, value in next(loader).items()} for _ in range(4)])
         for one, other in zip(*rows, strict=True):
-            assert all((one[key] == other[key]).all() for key in one) and len(one) == 5
+            assert all((one[key] == other[key]).all() for key in one) and len(one) == 6
 
 
 def the_library():

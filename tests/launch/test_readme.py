@@ -283,7 +283,7 @@ def test_a_dry_run_prints_the_commands_of_a_run_and_runs_none(recorded, script, 
     assert names and [name for words in printed if (name := words[0].rpartition("/")[2]) in names] == names
 
 
-@pytest.mark.parametrize("args", [("--dryrun",), ("w", "more")])
+@pytest.mark.parametrize("args", [("--recorded",), ("w", "more")])
 def test_an_argument_that_figures_does_not_take_is_refused(recorded, args):
     calls, said = recorded("figures.sh", *args, code=2)
     assert not calls and len(said) == 1 and said[0].startswith("error: unexpected argument '")

@@ -1,10 +1,12 @@
 """Rows of the splits of a pre-training: what its start says of them, and its report where labels are missing."""
 
+import json
+
 import pytest
 
 from cvmae.tasks import run
 from tests.data.videos import write_video
-from tests.tiny_configs import PLAIN, config
+from tests.tiny_configs import PLAIN, config, downstream
 
 
 def pretraining(folder, rows, **fields):
@@ -47,6 +49,38 @@ def test_pretraining_is_not_refused_for_what_labels_would_refuse(tmp_path, capsy
     assert "report/probe/accuracy" in run(pretraining(tmp_path, rows), str(tmp_path / "run"))
     err = capsys.readouterr().err
     assert "3 of 3 videos are also in" in err and "3 videos are listed again with another label" in err
+
+
+@pytest.mark.parametrize(
+    ("rows", "fields", "count", "heading"),
+    [
+        (VAL, {}, 1, "on clips (1 of 4 trained on) "),
+        (VAL[:3], {"data__eval_split": "train"}, 4, "on clips (4 of 4 trained on) "),
+        (VAL[:3], {}, 0, "on clips not trained on "),
+    ],
+)
+def test_the_report_says_how_many_of_its_clips_were_trained_on(rows, fields, count, heading, tmp_path, capsys):
+    run(pretraining(tmp_path, TRAIN + rows, **fields), str(tmp_path / "run"), report_page=True)
+    assert heading in capsys.readouterr().out
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["details"].get("trained_on", 0) == count
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ("evaluated on clips of which some were trained on" in page) == bool(count)
+    assert ("evaluated on held-out clips" in page) == (not count)
+
+
+def test_the_test_of_a_classifier_says_it_too(tmp_path, capsys):
+    c = pretraining(tmp_path, TRAIN + VAL)
+    data = {
+        "data__source": "files",
+        "data__manifest": c.data.manifest,
+        "batch_size": 2,
+        "total": "1_steps",
+        "eval_every": "0_steps",
+    }
+    run(downstream("linear", **data), str(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["details"]["trained_on"] == 1
+    assert "4 videos of val, 1 of them trained on, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
