@@ -109,13 +109,17 @@ has() { # NAME: succeeds if it is one of the variants
   [[ " ${variants[*]} " == *" $1 "* ]]
 }
 
+starts_from_mae() { # succeeds if a variant starts from a seed's mae, or learns its features
+  has latent || has mae-after || has full-after
+}
+
 starts() { # what others start from, or learn from
   local seed
   for seed in "${seeds[@]}"; do
     if has full-stage0 || has full-frozen || has full-after || has cross-frozen; then
       pretrain pretrain,stage=image stage0 "$seed"
     fi
-    if has latent || has mae-after || has full-after; then
+    if starts_from_mae; then
       objective mae "$seed"
       pretrain pretrain mae "$seed" "${changes[@]}"
     fi
@@ -127,7 +131,7 @@ pretrainings() {
   for seed in "${seeds[@]}"; do
     for name in "${variants[@]}"; do
       [[ $name != untrained ]] || continue
-      if [[ $name == mae ]] && { has latent || has mae-after || has full-after; }; then continue; fi # it is there
+      if [[ $name == mae ]] && starts_from_mae; then continue; fi # it is there
       objective "$name" "$seed" || return
       pretrain pretrain "$name" "$seed" "${changes[@]}"
     done

@@ -99,21 +99,20 @@ class Finding(NamedTuple):
         return self.text + self.consequence
 
 
-def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled: bool, refuse: bool | None = None) -> list[str]:
+def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled: bool, refuse: bool = True) -> list[str]:
     """Compares the rows of the splits of a run.
 
     Args:
       sources: by the field of config.data, `split` with the training clips, and those that numbers are computed on.
       splits: the values of these fields. A field with the value of `split` is meant to be the training clips.
       labeled: True if labels are read.
-      refuse: True if the task is about labels, so that it is refused where most of its numbers would mean nothing; None for the
-        value of `labeled`.
+      refuse: False for labels that are read beside what is learned, for which nothing is refused.
 
     Returns:
       Lines for the start of the run.
 
     Raises:
-      ManifestError: with `refuse`, more than half of the clips of a split have two labels, are training clips as well, or are of
+      ManifestError: with labels and `refuse`, more than half of the clips of a split have two labels, are training clips as well, or are of
         classes without training clips, so that a number on them would mean nothing.
     """
     by_split: dict[str, str] = {}
@@ -121,7 +120,7 @@ def check_rows(sources: Mapping[str, Source], splits: Mapping[str, str], labeled
         by_split.setdefault(split, field)
     named = {f"data.{field}={split!r}": sources[field] for split, field in by_split.items()}
     findings = compare_rows(named, f"data.split={splits['split']!r}", labeled)
-    for finding in findings if (labeled if refuse is None else refuse) else ():
+    for finding in findings if labeled and refuse else ():
         if finding.affected > _MOST * finding.clips:
             raise ManifestError(f"{finding.text}; no number on them would mean anything: {finding.remedy}")
     return [finding.note for finding in findings]

@@ -7,6 +7,7 @@ import itertools
 import pathlib
 import re
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 
 import av
@@ -24,7 +25,6 @@ Clip = tuple[str, np.ndarray]
 OURS = "cvmae"
 # Of 255. FFmpeg's releases differ in the last bits of the conversion from YUV to RGB; frames of different times differ by more.
 TOLERANCE = 3
-_MOST_CAUSES = 10  # of an error, each of which has the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +116,9 @@ def _reason(error: Exception) -> str:
 
     torchcodec names them in tracebacks inside its message, or in the error that caused its own.
     """
-    texts: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None and len(texts) < _MOST_CAUSES:
-        texts.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
-    missing = dict.fromkeys(re.findall(r"(\S+): cannot open shared object file", "\n".join(texts)))
-    first = next(filter(None, map(str.strip, texts[0].splitlines())), type(error).__name__)
+    with_causes = "".join(traceback.format_exception(error, limit=0))  # without lines of source
+    missing = dict.fromkeys(re.findall(r"(\S+): cannot open shared object file", with_causes))
+    first = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
     unnamed = [name for name in missing if name not in first]
     return f"{first} Missing: {', '.join(unnamed)}" if unnamed else first
 

@@ -33,7 +33,7 @@ LIBRARIES = {
     "hf": ("huggingface_hub", "hub"),
 }
 SCHEMES = ", ".join(f"{name}://" for name in LIBRARIES)  # for messages
-WRITABLE = ("gs", "s3")
+WRITABLE = ("gs", "s3")  # schemes of buckets that files can be written to
 CREDENTIALS = {
     "gs": "run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account",
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; FSSPEC_S3='{\"anon\": true}' reads public buckets without",
@@ -113,10 +113,9 @@ def _make(scheme: str):
         filesystem.connect()  # only makes the client: what is wrong in a setting shows here, and not in the first request
         return filesystem
     if scheme == "gs":
+        # It logs its settings where it is imported, and errors, with tracebacks, that it also raises.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         # Not the class that asks the kind of every bucket over gRPC, which emulators and proxies do not speak.
-        logging.getLogger("gcsfs").setLevel(
-            logging.CRITICAL
-        )  # it logs its settings, and errors, with tracebacks, that it also raises
         from gcsfs.core import GCSFileSystem
 
         class Client(GCSFileSystem):

@@ -148,6 +148,14 @@ def hard_links(files: Iterable[str]) -> dict[str, str]:
     return same
 
 
+def one_names(paths: Iterable[str]) -> dict[str, str]:
+    """Returns {path: the name of its file}, one name for all paths of a file, through whatever links."""
+    real = real_names()
+    names = {path: real(path) for path in paths}
+    links = hard_links(names.values())
+    return {path: links.get(name, name) for path, name in names.items()}
+
+
 def _numbers_of(folder: str) -> tuple[int, dict[str, int]]:
     """Returns the number of the disk of a folder, and the inode numbers of what is in it, by name."""
     try:

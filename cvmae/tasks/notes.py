@@ -159,14 +159,14 @@ def frozen_notes(config, sources: Mapping[str, Source], backend: str) -> list[st
     return notes
 
 
-def row_notes(config, sources: Mapping[str, Source], labeled: bool, refuse: bool | None = None) -> list[str]:
+def row_notes(config, sources: Mapping[str, Source], labeled: bool, refuse: bool = True) -> list[str]:
     """Returns notes about the rows of splits together: files that are in two of them, classes without training clips.
 
     Args:
       config: of the run.
       sources: the splits that numbers are computed on and that of training, by their field of config.data.
       labeled: True for a task that reads labels.
-      refuse: True for one that is about them, None for the value of `labeled`; see `check_rows`.
+      refuse: False for one that is not about them, see `check_rows`.
 
     Raises:
       ConfigError: no number of the run would mean anything.

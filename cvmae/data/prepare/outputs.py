@@ -8,7 +8,7 @@ from cvmae.data import published
 from cvmae.data.prepare.listing import Listing
 from cvmae.data.prepare.text import write_table
 from cvmae.data.row_checks import Part, repeated, shared
-from cvmae.storage.path import hard_links, join, real_names
+from cvmae.storage.path import join, one_names
 
 _MAX_TABLE = 20  # classes
 _SHOWN = 10  # names in a line
@@ -133,17 +133,16 @@ def row_problems(listing: Listing, usable: dict[str, Row], out: str) -> list[tup
 
     Paths of rows are relative to `out`; a file is the same through whatever links.
     """
-    problems, real = [], real_names()
+    problems = []
+    files = {row.path: join(out, row.path) for row in usable.values()}
+    names = one_names(files.values())
     for manifest, pairs in listing.manifests.items():
         rows: dict[str, list[Row]] = collections.defaultdict(list)
         for name, split in pairs:
             if name in usable:
                 rows[split].append(usable[name])
-        files = {row.path: real(join(out, row.path)) for of_split in rows.values() for row in of_split}
-        links = hard_links(files.values())
         parts = {
-            split: [Part.of(files[row.path], row.start, row.end).named(links) for row in of_split]
-            for split, of_split in rows.items()
+            split: [Part.of(names[files[row.path]], row.start, row.end) for row in of_split] for split, of_split in rows.items()
         }
         for split, of_split in rows.items():
             again, contrary = repeated(parts[split], [row.label for row in of_split])

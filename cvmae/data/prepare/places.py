@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from cvmae.data.prepare.state import FOLDER
 from cvmae.data.prepare.text import PrepareError
-from cvmae.storage.path import as_path, exists, hard_links, is_remote, join, real_names
+from cvmae.storage.path import as_path, exists, is_remote, join, one_names
 
 _LINK, _PACKED = "videos", "packed"
 
@@ -73,11 +73,10 @@ def targets(side: int, paths: Iterable[str]) -> dict[str, str]:
 
 def same_files(videos: str, paths: Iterable[str]) -> dict[str, str]:
     """Returns the path below `videos` that stands for each of `paths`: the first one of the same file, through whatever links."""
-    real = real_names()
-    files = {path: real(os.path.abspath(os.path.join(videos, path))) for path in paths}
-    links = hard_links(files.values())
+    files = {path: os.path.abspath(os.path.join(videos, path)) for path in paths}
+    names = one_names(files.values())
     first: dict[str, str] = {}
-    return {path: first.setdefault(links.get(file, file), path) for path, file in files.items()}
+    return {path: first.setdefault(names[file], path) for path, file in files.items()}
 
 
 def packed(out: str, manifest: str, of: int) -> str:
