@@ -10,6 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/dry_run.sh
+source launch/evidence_runs.sh
 
 OUT=${OUT:-workdir/ablations}
 BASE=${BASE:-demo}
@@ -55,5 +56,6 @@ commands | sed 's/^/+ /' >&2
 if [[ $dry_run == no ]]; then
   [[ $OUT == /* ]] && kept=$OUT || kept=$PWD/$OUT
   export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$kept/.compiled}
-  commands | tr '\n' '\0' | xargs -0 -n 1 -P "$JOBS" bash -c
+  # shellcheck disable=SC2016  # expanded by the shell of each run
+  each_line "$JOBS" 'eval "$1"' "$(commands)"
 fi

@@ -28,14 +28,16 @@ read_arguments workdir/evidence-metaworld "$@"
 manifests=${MANIFESTS:-metaworld}
 weight=${WEIGHT:-1}
 SEEDS=${SEEDS:-0 1 2}
-JOBS=${JOBS:-1} GPU=${GPU:-}
+JOBS=${JOBS:-1}
+GPU=${GPU:-}
 choice GPU yes no
 whole_numbers 0 SEEDS
 whole_numbers 1 JOBS
 read -ra seeds <<<"$SEEDS"
 read -ra variants <<<"${VARIANTS:-untrained mae intra cross full full-stage0 full-frozen full-reversed mae-color full-color}"
 tasks="attentive-task attentive-object attentive-direction linear-task knn-task retrieval-task finetune-5 finetune-10"
-classes=50 # of task.csv
+classes=50 # of task.csv, or of that of fewer tasks
+[[ ! -e $manifests/task.csv ]] || classes=$(awk -F, '$3 == "train" && !seen[$2]++ { count++ } END { print count + 0 }' "$manifests/task.csv")
 
 size=
 every=() # flags of every run
@@ -52,7 +54,10 @@ if [[ $GPU == yes ]]; then
   source launch/gpu_environment.sh
   export "${gpu_environment[@]}"
 fi
-STEPS=${STEPS:-1500} BATCH=${BATCH:-64} PROBE_STEPS=${PROBE_STEPS:-600} FINETUNE_STEPS=${FINETUNE_STEPS:-300}
+STEPS=${STEPS:-1500}
+BATCH=${BATCH:-64}
+PROBE_STEPS=${PROBE_STEPS:-600}
+FINETUNE_STEPS=${FINETUNE_STEPS:-300}
 whole_numbers 1 STEPS BATCH PROBE_STEPS FINETUNE_STEPS
 
 metaworld() { # ARGUMENT MANIFEST SEED WORKDIR FILE FLAGS...

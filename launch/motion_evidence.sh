@@ -60,4 +60,6 @@ downstream() {
   done
 }
 
-make_table "$(pretrainings)" "$(downstream)"
+first=$(pretrainings)
+second=$(downstream)
+make_table "$first" "$second"

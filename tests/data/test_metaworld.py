@@ -182,6 +182,28 @@ def test_a_run_that_is_killed_is_continued_with_equal_files(small, tmp_path, mon
         metaworld.prepare(metaworld.Options(**options | {"side": 48}))
 
 
+def test_clips_that_other_options_leave_out_of_the_manifests_are_said(tmp_path):
+    listed = [f"clips/train/{task}/{number:04d}.mp4,{task},train" for task in ("door-open", "door-close") for number in range(3)]
+    (tmp_path / "task.csv").write_text("\n".join(["path,label,split", *listed]) + "\n")
+    options = {name: metaworld.Options(str(tmp_path), **SMALL | fields) for name, fields in LATER.items()}
+    assert run.left_out(options["more"]) == ""
+    assert run.left_out(options["fewer clips"]).startswith(
+        f"note: {tmp_path / 'task.csv'} listed 2 clips that these options leave out: "
+    )
+    assert "listed 3 clips that these options leave out (the tasks door-close among them): " in run.left_out(
+        options["one task less"]
+    )
+
+
+LATER = {"more": {"clips": 4}, "fewer clips": {"clips": 2}, "one task less": {"tasks": "door-open"}}
+
+
+@pytest.mark.parametrize("frames", [1, 301])
+def test_frames_are_those_of_an_episode(frames, tmp_path):
+    with pytest.raises(PrepareError, match=f"--frames={frames} must be a number of frames, 2 to 300, the steps of the longest"):
+        metaworld.Options(str(tmp_path), frames=frames)
+
+
 def test_another_seed_gives_other_clips(small, backend, tmp_path):
     job = {"out": str(tmp_path), "temporary": str(tmp_path), "backend": backend, "side": 32, "frames": 8}
     job |= {"task": "door-open", "split": "train", "numbers": [0]}

@@ -1,10 +1,13 @@
 """The scripts of tables of objectives: the commands of each run, what a rerun leaves out, and what is refused."""
 
 import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -122,8 +125,9 @@ def test_motion_evidence_is_a_dry_run_too(dry):
     assert is_the_command(commands[1], config="configs/demo.py:task=pretrain", workdir="w/mae/1/pretrain")
 
 
-def test_a_rerun_leaves_out_what_is_finished_and_a_failure_is_the_exit_code(tmp_path):
-    """With a stand-in for Python that writes what a run leaves, except where the workdir has a file `broken` beside it."""
+@pytest.fixture
+def evidence(tmp_path):
+    """Runs `evidence.sh` with a stand-in for Python; returns its exit code, the workdirs of what it started, and what it says."""
     (tmp_path / "launch").mkdir()
     for name in ("evidence.sh", "evidence_runs.sh", "dry_run.sh"):
         shutil.copy(LAUNCH / name, tmp_path / "launch")
@@ -133,31 +137,117 @@ def test_a_rerun_leaves_out_what_is_finished_and_a_failure_is_the_exit_code(tmp_
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SEEDS": "0", "STEPS": "7"}
     env |= {"VARIANTS": "mae intra", "TASKS": "knn-task linear-task"}
 
-    def call() -> tuple[int, list[str]]:
-        done = subprocess.run([tmp_path / "launch" / "evidence.sh", "o"], env=env, capture_output=True, text=True, check=False)
-        assert done.stdout.splitlines() == ["-m cvmae.report.summary o"]  # also after a failure
-        started = [shlex.split(line)[1:] for line in done.stderr.splitlines() if line.startswith("+ ")]
-        assert sum("failed, see o/log: " in line for line in done.stderr.splitlines()) == (done.returncode == 1)
-        return done.returncode, workdirs(started)
+    def call(*arguments: str, number: int = 0, **variables: str) -> tuple[int, list[str], str]:
+        command = [tmp_path / "launch" / "evidence.sh", *(arguments or ("o",))]
+        process = subprocess.Popen(command, env=env | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if number:
+            while process.poll() is None and not (tmp_path / "o" / "waits").exists():
+                time.sleep(0.05)
+            process.send_signal(number)
+        printed, said = process.communicate(timeout=60)
+        started = workdirs([shlex.split(line)[1:] for line in said.splitlines() if line.startswith("+ ")])
+        # The table is printed after a failure too.
+        assert printed.splitlines() == ([f"-m cvmae.report.summary {command[-1]}"] if process.returncode in (0, 1) else [])
+        return process.returncode, started, [line for line in said.splitlines() if not line.startswith("+ ")]
 
+    return call
+
+
+NAMES = [f"o/{name}/0/{task}" for name in ("mae", "intra") for task in ("knn-task", "linear-task")]
+
+
+def test_a_rerun_leaves_out_what_is_finished_and_a_failure_is_the_exit_code(evidence, tmp_path):
+    """The stand-in fails where the workdir has a file `broken` beside it, and so do the tasks after it."""
     (tmp_path / "o" / "intra" / "0").mkdir(parents=True)
     (tmp_path / "o" / "intra" / "0" / "broken").touch()
-    names = [f"o/{name}/0/{task}" for name in ("mae", "intra") for task in ("knn-task", "linear-task")]
-    assert call() == (1, ["o/mae/0/pretrain", "o/intra/0/pretrain", *names])
-    assert call() == (0, ["o/intra/0/pretrain"])
-    assert call() == (0, [])
+    code, started, said = evidence()
+    assert (code, started) == (1, ["o/mae/0/pretrain", "o/intra/0/pretrain", *NAMES])
+    assert len(said) == 3 and all(line.startswith("failed, see o/log: ") for line in said)
+    assert evidence()[:2] == (0, ["o/intra/0/pretrain", *NAMES[2:]])
+    assert evidence()[:2] == (0, [])
+    assert evidence(f"{tmp_path}/o")[:2] == (0, [])  # the same folder by another name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        ((), {"STEPS": "8"}, "o/mae/0/pretrain, .* with --config.total=7_steps, not with --config.total=8_steps: "),
+        ((), {"WEIGHT": "0.5", "VARIANTS": "intra"}, "o/intra/0/pretrain, .*intra_video=1, not with .*intra_video=0.5: "),
+        ((), {"MANIFESTS": "x"}, "with --config.data.manifest=metaworld/task.csv, not with --config.data.manifest=x/task.csv: "),
+        (("o", "--config.log_every=1_steps"), {}, "was begun without --config.log_every=1_steps: "),
+        ((), {"VARIANTS": "untrained", "PROBE_STEPS": "3"}, "o/untrained/0/linear-task, .*=600_steps, not with .*=3_steps: "),
+    ],
+)
+def test_results_of_other_settings_are_not_taken_for_those_of_these(evidence, arguments, variables, said):
+    assert evidence(VARIANTS="untrained mae intra")[0] == 0
+    code, started, error = evidence(*arguments, **variables)
+    assert (code, started) == (2, [])
+    assert len(error) == 1 and re.search(said, error[0]) and "give another folder than o, or delete o/" in error[0]
+
+
+def test_a_probe_of_an_encoder_that_was_trained_again_is_refused(evidence, tmp_path):
+    assert evidence()[0] == 0
+    shutil.rmtree(tmp_path / "o" / "mae" / "0" / "pretrain")
+    code, _, said = evidence(STEPS="8", VARIANTS="mae")
+    assert code == 2 and said == [
+        "error: o/mae/0/knn-task starts from o/mae/0/pretrain, which is gone: delete o/mae/0/knn-task too"
+    ]
+    for name in ("knn-task", "linear-task"):
+        shutil.rmtree(tmp_path / "o" / "mae" / "0" / name)
+    assert evidence(STEPS="8", VARIANTS="mae")[:2] == (0, [f"o/mae/0/{name}" for name in ("pretrain", "knn-task", "linear-task")])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_runs_and_waits_until_they_have_saved(evidence, tmp_path, number):
+    (tmp_path / "o" / "mae" / "0").mkdir(parents=True)
+    (tmp_path / "o" / "mae" / "0" / "wait").touch()
+    code, started, _ = evidence(number=number)
+    assert (code, started) == (128 + number, ["o/mae/0/pretrain"])
+    assert (tmp_path / "o" / "mae" / "0" / "saved").exists()
+    assert evidence()[:2] == (0, ["o/mae/0/pretrain", "o/intra/0/pretrain", *NAMES])
+
+
+def test_two_folders_are_refused(evidence):
+    code, started, said = evidence("a", "b")
+    assert (code, started, said) == (2, [], ["error: two folders are given, a and b: give one"])
+
+
+def test_labels_a_class_are_of_the_classes_of_the_manifest(dry, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("metaworld")
+    rows = [f"{number}.mp4,{label},{split}" for number, (label, split) in enumerate(SOME_ROWS)]
+    (folder / "task.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    commands, _ = dry("evidence.sh", VARIANTS="untrained", TASKS="finetune-5", SEEDS="2", MANIFESTS=str(folder))
+    assert fields(commands[1])["data.split"] == "train[20:30]"
+
+
+SOME_ROWS = [("open", "train"), ("open", "train"), ("close", "train"), ("push", "test")]
 
 
 EVIDENCE_PYTHON = f"""#!{sys.executable}
-import pathlib, sys
+import pathlib, signal, sys, time
 flags = dict(word.split("=", 1) for word in sys.argv if word.startswith("--"))
 if "cvmae.main" not in sys.argv:
     print(*sys.argv[1:])
     sys.exit()
 workdir = pathlib.Path(flags["--workdir"])
+
+
+def save(number, _):
+    time.sleep(0.5)
+    (workdir.parent / "wait").rename(workdir.parent / "saved")
+    sys.exit(128 + number)
+
+
+if (workdir.parent / "wait").exists():
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, save)
+    (workdir.parent.parent.parent / "waits").touch()
+    time.sleep(60)
 if workdir.name == "pretrain" and (workdir.parent / "broken").exists():
     (workdir.parent / "broken").unlink()
     sys.exit("no such manifest")
+if not pathlib.Path(flags.get("--config.init_from", ".").replace("untrained", ".")).exists():
+    sys.exit("no such run")
 workdir.mkdir(parents=True)
 if workdir.name == "pretrain":
     (workdir / "checkpoints" / flags["--config.total"].partition("_")[0]).mkdir(parents=True)

@@ -365,6 +365,7 @@ def test_help_is_the_head_of_a_script_and_starts_nothing(name, tmp_path):
     done = subprocess.run([*call, "--help"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
     assert done.stdout.count("\n") >= 2 and f"Usage: ./launch/{name}.sh" in done.stdout
+    assert not re.search(r"(?m)^[^{\n]*\}", done.stdout)  # a default that ends within another
     if "source launch/dry_run.sh" in (ROOT / "launch" / f"{name}.sh").read_text():
         done = subprocess.run([*call, "--dryrun"], env={"PATH": str(tmp_path)}, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")

@@ -1,6 +1,7 @@
 """Preparation of the Meta-World set: renders the clips that are missing, and writes the manifests."""
 
 import collections
+import csv
 import dataclasses
 import json
 import os
@@ -12,9 +13,10 @@ from tqdm import tqdm
 
 from cvmae.config import nearest
 from cvmae.data import worker_pool
+from cvmae.data.lines import counted
 from cvmae.data.metaworld import clips, system
 from cvmae.data.metaworld.clips import Clip
-from cvmae.data.metaworld.spec import DIRECTIONS, LABELS, OBJECT_OF, SPLITS, TASKS, VERSION
+from cvmae.data.metaworld.spec import DIRECTIONS, LABELS, MAX_STEPS, OBJECT_OF, SPLITS, TASKS, VERSION
 from cvmae.data.prepare.state import State
 from cvmae.data.prepare.text import PrepareError, write_table
 from cvmae.data.prepare.work import identity
@@ -51,7 +53,7 @@ class Options:
             ("val_clips", 0 < self.val_clips <= 9999, "a number of validation clips a task, 1 to 9999"),
             ("test_clips", 0 < self.test_clips <= 9999, "a number of test clips a task, 1 to 9999"),
             ("side", 16 <= self.side <= 1024 and self.side % 2 == 0, "the side of the frames in pixels, even, 16 to 1024"),
-            ("frames", self.frames > 1, "a number of frames, 2 or more"),
+            ("frames", 1 < self.frames <= MAX_STEPS, f"a number of frames, 2 to {MAX_STEPS}, the steps of the longest episode"),
             ("seed", self.seed >= 0, "a number, 0 or more"),
             ("workers", self.workers >= 0, "a number of processes, 0 for one per core"),
             ("timeout_s", self.timeout_s >= 0, "seconds, 0 for no limit"),
@@ -94,8 +96,9 @@ def prepare(options: Options) -> dict[str, str]:
                 state.remember(_key(clip), {"facts": clip_facts, "files": _identities(options, clip)})
                 facts[clip] = clip_facts
                 bar.update()
+        note = left_out(options)
         manifests = write_manifests(options, facts)
-    print(summary(options, manifests))
+    print(note + summary(options, manifests))
     return manifests
 
 
@@ -148,6 +151,24 @@ def _render(options: Options, jobs: list[dict]) -> Iterator[tuple[Clip, dict]]:
             shown = f"clips {numbers[0]} to {numbers[-1]} of {task} in {split}"
             raise StopRun(f"{options.out}: {shown} cannot be rendered: {answer}; the same command continues with them")
         yield from ((Clip(split, task, number), facts) for number, facts in zip(numbers, answer["facts"], strict=True))
+
+
+def left_out(options: Options) -> str:
+    """Returns a line about clips that the manifest in `out` lists and these options leave out; '' without any."""
+    path = os.path.join(options.out, "task.csv")
+    if not os.path.exists(path):
+        return ""
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        listed = {row.get("path"): row.get("label") for row in csv.DictReader(file)}
+    gone = listed.keys() - {clip.path for clip in options.all_clips}
+    if not gone:
+        return ""
+    tasks = sorted({listed[clip] or "" for clip in gone} - set(options.task_names))
+    of_tasks = f" (the tasks {', '.join(tasks)} among them)" if tasks else ""
+    return (
+        f"note: {path} listed {counted(len(gone), 'clip')} that these options leave out{of_tasks}: their files stay, and options "
+        "that name them list them again\n"
+    )
 
 
 def write_manifests(options: Options, facts: dict[Clip, dict]) -> dict[str, str]:

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MAX_STEPS = 300  # of an episode; policies that succeed do so in 30 to 200
+from cvmae.data.metaworld.spec import MAX_STEPS
+
 _AFTER = (4, 11)  # steps after the success, at least and below
 _MAX_ATTEMPTS = 30  # the weakest policy, of push-back, succeeds in two of three
 
@@ -69,7 +70,7 @@ class Simulator:
         self._env.seed(int(rng.integers(2**31)))
         observation, _ = self._env.reset()
         policy, states, steps_left = self._policy(), [self.data.qpos.copy()], None
-        for _ in range(_MAX_STEPS):
+        for _ in range(MAX_STEPS):
             observation, _, _, _, info = self._env.step(policy.get_action(observation))
             states.append(self.data.qpos.copy())
             if steps_left is None and info["success"]:

@@ -53,6 +53,7 @@ SINGLE = (
 OBJECT_OF = {task: name for name, pair in PAIRS.items() for task in pair} | {task: task for task in SINGLE}
 TASKS = tuple(sorted(OBJECT_OF))
 
+MAX_STEPS = 300  # of an episode; policies that succeed do so in 30 to 200
 DIRECTIONS = ("forwards", "backwards")
 LABELS = ("task", "object", "direction")  # a manifest for each
 
