@@ -207,6 +207,25 @@ def test_a_signal_ends_the_runs_and_waits_until_they_have_saved(evidence, tmp_pa
     assert evidence()[:2] == (0, ["o/mae/0/pretrain", "o/intra/0/pretrain", *NAMES])
 
 
+def test_a_signal_ends_the_studies_too(evidence, tmp_path):
+    shutil.copy(LAUNCH / "ablations.sh", tmp_path / "launch")
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "wait").touch()
+    env = os.environ | {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "OUT": "o",
+        "STUDIES": "masking frames",
+        "JOBS": "1",
+    }
+    process = subprocess.Popen([tmp_path / "launch" / "ablations.sh"], env=env, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "waits").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and (tmp_path / "o" / "saved").exists()
+    assert not (tmp_path / "o" / "frames").exists()
+
+
 def test_two_folders_are_refused(evidence):
     code, started, said = evidence("a", "b")
     assert (code, started, said) == (2, [], ["error: two folders are given, a and b: give one"])
