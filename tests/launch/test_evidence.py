@@ -137,7 +137,7 @@ def evidence(tmp_path):
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SEEDS": "0", "STEPS": "7"}
     env |= {"VARIANTS": "mae intra", "TASKS": "knn-task linear-task"}
 
-    def call(*arguments: str, number: int = 0, **variables: str) -> tuple[int, list[str], str]:
+    def call(*arguments: str, number: int = 0, **variables: str) -> tuple[int, list[str], list[str]]:
         command = [tmp_path / "launch" / "evidence.sh", *(arguments or ("o",))]
         process = subprocess.Popen(command, env=env | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if number:
