@@ -54,8 +54,6 @@ commands() {
 run source launch/venv.sh
 commands | sed 's/^/+ /' >&2
 if [[ $dry_run == no ]]; then
-  [[ $OUT == /* ]] && kept=$OUT || kept=$PWD/$OUT
-  export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$kept/.compiled}
-  # shellcheck disable=SC2016  # expanded by the shell of each run
-  each_line "$JOBS" 'eval "$1"' "$(commands)"
+  keep_compiled "$OUT"
+  each_line "$JOBS" eval "$(commands)"
 fi

@@ -125,6 +125,18 @@ def test_motion_evidence_is_a_dry_run_too(dry):
     assert is_the_command(commands[1], config="configs/demo.py:task=pretrain", workdir="w/mae/1/pretrain")
 
 
+def stand_in_first(folder) -> dict[str, str]:
+    """Returns an environment in which `python` is the one in `folder`."""
+    return os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+def send_once_there(process: subprocess.Popen, number: int, file) -> None:
+    """Sends a signal to a process once the file is there."""
+    while process.poll() is None and not file.exists():
+        time.sleep(0.05)
+    process.send_signal(number)
+
+
 @pytest.fixture
 def evidence(tmp_path):
     """Runs `evidence.sh` with a stand-in for Python; returns its exit code, the workdirs of what it started, and what it says."""
@@ -134,16 +146,14 @@ def evidence(tmp_path):
     (tmp_path / "launch" / "venv.sh").touch()
     (tmp_path / "python").write_text(EVIDENCE_PYTHON)
     (tmp_path / "python").chmod(0o755)
-    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SEEDS": "0", "STEPS": "7"}
+    env = stand_in_first(tmp_path) | {"SEEDS": "0", "STEPS": "7"}
     env |= {"VARIANTS": "mae intra", "TASKS": "knn-task linear-task"}
 
     def call(*arguments: str, number: int = 0, **variables: str) -> tuple[int, list[str], list[str]]:
         command = [tmp_path / "launch" / "evidence.sh", *(arguments or ("o",))]
         process = subprocess.Popen(command, env=env | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if number:
-            while process.poll() is None and not (tmp_path / "o" / "waits").exists():
-                time.sleep(0.05)
-            process.send_signal(number)
+            send_once_there(process, number, tmp_path / "o" / "waits")
         printed, said = process.communicate(timeout=60)
         started = workdirs([shlex.split(line)[1:] for line in said.splitlines() if line.startswith("+ ")])
         # The table is printed after a failure too.
@@ -211,16 +221,9 @@ def test_a_signal_ends_the_studies_too(evidence, tmp_path):
     shutil.copy(LAUNCH / "ablations.sh", tmp_path / "launch")
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "wait").touch()
-    env = os.environ | {
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "OUT": "o",
-        "STUDIES": "masking frames",
-        "JOBS": "1",
-    }
+    env = stand_in_first(tmp_path) | {"OUT": "o", "STUDIES": "masking frames", "JOBS": "1"}
     process = subprocess.Popen([tmp_path / "launch" / "ablations.sh"], env=env, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (tmp_path / "waits").exists():
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    send_once_there(process, signal.SIGTERM, tmp_path / "waits")
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and (tmp_path / "o" / "saved").exists()
     assert not (tmp_path / "o" / "frames").exists()
