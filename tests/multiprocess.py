@@ -3,13 +3,13 @@
 import dataclasses
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
 from tests.commands import ROOT
+from tests.servers import free_port
 
 PATIENCE_S = 300  # after this a process is taken to hang and is killed; no test takes a tenth of it
 
@@ -26,9 +26,7 @@ class Ended:
 
 def free_address() -> str:
     """Returns 127.0.0.1 and a free port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def flags(address: str, count: int, process: int) -> list[str]:

@@ -18,10 +18,20 @@ import pytest
 BUCKET = "bucket-of-tests"
 
 
+_RESERVED: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Returns a port of 127.0.0.1 where nothing listens. It stays reserved until the process ends.
+
+    No other process is given the port, as those of tests in parallel could be, and what connects to it is refused until a server of the
+    tests listens there: servers set SO_REUSEADDR, as the socket that reserves the port does.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    _RESERVED.append(reserved)
+    return reserved.getsockname()[1]
 
 
 @contextlib.contextmanager
