@@ -145,10 +145,8 @@ class _Gallery:
         if self.branches.video.decoder is None:
             decoder = f"No reconstruction: {self.branches.video.missing}."
         else:
-            decoder = (
-                "Reconstruction: visible patches are copied; masked patches are predicted, with the true mean and standard "
-                "deviation of each."
-            )
+            given = self.branches.video.predicted.given
+            decoder = f"Reconstruction: visible patches are copied; masked patches are predicted, {given}."
         return (
             f"{100 * ratio:g} % of patches masked ({self.c.mask}). {decoder} Attention: "
             f"{self.analyze.spec.describe(self.encoder)}; of the unmasked clip. Semantic map: {semantic.name}{image}."

@@ -40,6 +40,13 @@ class Predicted:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def given(self) -> str:
+        """Words for a caption: the statistics of a masked patch that `rebuild` takes from the clip."""
+        if self.norm in ("none", PIXELS):
+            return "brightness and contrast too"
+        return "with the true mean and standard deviation of each"
+
 
 @flax.struct.dataclass
 class Reconstruction:
@@ -53,8 +60,8 @@ class Reconstruction:
 def rebuild(pixels, mask: masking.Mask, predictions, about: Predicted) -> Reconstruction:
     """Converts predictions to pixels and puts them among the visible patches.
 
-    Predictions of normalized targets are denormalized by the true mean and standard deviation of each patch: the texture is
-    predicted, the brightness is the clip's. Visible patches are copied. If the decoder predicts fewer frames than the clip has
+    Predictions of targets that are normalized patch by patch are denormalized by the true mean and standard deviation of each: the
+    texture is predicted, the brightness is the clip's. Visible patches are copied. If the decoder predicts fewer frames than the clip has
     (mae_st), all three arrays hold those frames.
 
     Args:

@@ -119,6 +119,16 @@ def test_the_figure_is_the_same_every_time_and_says_what_it_shows(weights, usual
     assert "Semantic map: PCA of the video's tokens." in pca
 
 
+def test_a_caption_says_whether_a_patch_has_its_true_mean(weights, usual, tmp_path):
+    true = "masked patches are predicted, with the true mean and standard deviation of each."
+    assert true in captions(usual)[FIGURE]
+    for norm in ("patch", "patch_channel"):
+        assert true in captions(drawn(tmp_path / norm, weights | ONE | {"target_norm": norm}))[FIGURE]
+    for norm in ("none", "pixels"):
+        said = captions(drawn(tmp_path / norm, weights | ONE | {"target_norm": norm}))[FIGURE]
+        assert "masked patches are predicted, brightness and contrast too." in said
+
+
 def test_a_query_patch_has_a_position(weights, usual, tmp_path):
     first = drawn(tmp_path, weights | ONE | {"query": "patch"})
     other = drawn(tmp_path, weights | ONE | {"query": "patch", "position": (0.0, 0.9, 0.9)})
