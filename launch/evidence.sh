@@ -14,7 +14,7 @@
 #     mae-half: half of the tokens visible; intra-closed, full-closed: that, the colors, small crops, and another crop of the frame:
 #       views have as little as possible in common but what they show; full-shift: and they begin up to 4 frames apart
 #     latent: the features of a frozen teacher, that seed's mae, in place of pixels
-#   TASKS="linear-task"    some of {attentive,linear,knn,retrieval}-{task,object,direction}, finetune-N (labels a class), finetune-all
+#   TASKS="linear-task"    some of {attentive,linear,knn,retrieval}-{task,object,direction}, finetune-N (labels a class), finetune-all; " ": none
 #   STEPS=1500 BATCH=64    of every pre-training
 #   PROBE_STEPS=600 FINETUNE_STEPS=300    of every probe, and of fine-tuning with few labels; with all, STEPS
 #   WEIGHT=1               of the contrastive terms

@@ -61,6 +61,11 @@ def test_evidence_takes_part_of_the_table_and_larger_sizes(dry):
     assert all("side=64,variant=S/16" in words[3] and fields(words)["dtype"] == "bfloat16" for words in runs)
 
 
+def test_evidence_without_tasks_is_pretraining_alone(dry):
+    commands, _ = dry("evidence.sh", "o", VARIANTS="untrained mae", SEEDS="0", TASKS=" ")
+    assert workdirs(commands) == ["o/mae/0/pretrain"]
+
+
 def test_evidence_closes_what_views_have_in_common(dry):
     commands, _ = dry("evidence.sh", SEEDS="0", VARIANTS="mae-half intra-closed full-closed full-shift", TASKS="knn-task")
     mae, intra, closed, shift = (fields(words) for words in commands[1:5])
