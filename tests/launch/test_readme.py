@@ -23,8 +23,8 @@ PAGES = {
     )
 }
 SPANS = [span for text in PAGES.values() for span in re.findall(r"(?<!`)`([^`\n]+)`", text)]
-BLOCKS = [line.strip() for text in PAGES.values() for line in text.splitlines() if line.startswith("    ")]
-COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:taskset -c 0 )?(?:python -m cvmae\S*|\./launch/\S+)(?: .*)?")
+BLOCKS = [line.strip() for text in PAGES.values() for line in text.replace("\\\n", "").splitlines() if line.startswith("    ")]
+COMMAND = re.compile(r"(?:[A-Z_]+=(?:\"[^\"]*\"|\S+) )*(?:taskset -c 0 )?(?:python -m cvmae\S*|\./launch/\S+)(?: .*)?")
 PLACES = ("init_from", "image_from", "manifest")  # fields whose value in a text stands for the reader's own path
 OWN = {"variance.py"}  # the reader's own config in cvmae/objective/README.md, which a test of its own writes and runs
 CONFIGS = sorted(
