@@ -3,7 +3,7 @@
 # reconstruction alone, in pixels as they are, so that a person can judge what it fills in; then draws a clip of test. A rerun resumes.
 # Usage: ./launch/metaworld_figure.sh [--dry-run] [OUT] [--config.FIELD=VALUE ...]      fields of pre-training, whose messages are in OUT/log
 #   MANIFESTS=metaworld    folder of task.csv, see python -m cvmae.data.prepare --dataset=metaworld
-#   STEPS=1500             of pre-training: 10 minutes on two CPU cores, at the rate of its first minute
+#   STEPS=1500             of pre-training: 11 minutes on two CPU cores
 #   CLIP=0                 number of the clip in test
 set -euo pipefail
 cd "$(dirname "$0")/.."
